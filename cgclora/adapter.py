@@ -1,0 +1,512 @@
+"""Put an adapter on a backbone, tell it the tasks of a batch, fold a task in, save and load.
+
+    adapter = Adapter.attach(model, AdapterConfig(tasks=("NER", "Summary")))
+    with adapter.route(["NER", "Summary", "NER"]):      # one task a row
+        logits = model(input_ids).logits
+    adapter.save("my-adapter")
+
+The expert layers stand inside the backbone's own tree, so that whatever walks a model (optimizers,
+DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never written to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cgclora import files, provenance
+from cgclora.backbone import Backbone, fingerprint
+from cgclora.config import AdapterConfig
+from cgclora.layer import ExpertLinear, Route, Routing, TaskGate
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "adapter.safetensors"
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+GATES = "task_gates"
+
+
+class AdapterError(RuntimeError):
+    """An adapter that does not fit its backbone, its files or its use; the message says why."""
+
+
+class Adapter:
+    """A named adapter on a backbone. Made by `attach` or `load`.
+
+    Attributes:
+        model: The backbone that carries it.
+        config: What it is.
+        name: Its name on this backbone.
+        layers: The adapted layers by their path in the unadapted backbone, in gate order.
+        gate: The task gate.
+        manifest: What its folder says of it; empty for a new one.
+        backbone_name: Where the backbone came from, for the manifest.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: AdapterConfig,
+        name: str,
+        layers: dict[str, ExpertLinear],
+        gate: TaskGate,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.name = name
+        self.layers = layers
+        self.gate = gate
+        self.manifest: dict[str, Any] = {}
+        self.backbone_name: str = getattr(model, "name_or_path", "")
+        self._routing = next(iter(layers.values())).routing
+
+    # Life on a backbone -------------------------------------------------------------------
+
+    @classmethod
+    def attach(
+        cls,
+        backbone: Backbone | PreTrainedModel,
+        config: AdapterConfig,
+        *,
+        name: str = "default",
+        seed: int = 0,
+    ) -> Self:
+        """Give a backbone a new adapter that does not change its outputs yet (B is zero).
+
+        The backbone's own parameters stop requiring gradients.
+
+        Args:
+            backbone: A loaded backbone, or any `transformers` model.
+            config: What to attach.
+            name: Letters, digits, `_` and `-`; several adapters may live on one backbone.
+            seed: Of the experts' and the gate's first values.
+
+        Raises:
+            AdapterError: The name is taken or malformed, or no layer has a wanted name.
+        """
+        model = backbone.model if isinstance(backbone, Backbone) else backbone
+        taken = any(hasattr(kind, name) for kind in (nn.ModuleDict, nn.ParameterDict))
+        if taken or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise AdapterError(
+                f"adapter name {name!r} cannot be used: take letters, digits, '_' and '-', and "
+                "not a word that torch modules use, such as 'train'."
+            )
+        if name in getattr(model, GATES, {}):
+            raise AdapterError(f"an adapter named {name!r} is attached already: detach it first.")
+        paths = linear_paths(model, config.target_modules)
+        for parameter in _frozen_parameters(model):
+            parameter.requires_grad_(False)
+        routing = _routing_of(model)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            gate = TaskGate(config, len(paths))
+            layers = {}
+            for row, path in enumerate(paths):
+                layers[path] = _wrapped(model, path, routing)
+                layers[path].add(name, config, row)
+        if not hasattr(model, GATES):
+            model.add_module(GATES, nn.ModuleDict())
+        gate.to(next(iter(layers.values())).base_layer.weight.device)
+        cast(nn.ModuleDict, getattr(model, GATES))[name] = gate
+        adapter = cls(model, config, name, layers, gate)
+        if isinstance(backbone, Backbone):
+            adapter.backbone_name = backbone.name
+        return adapter
+
+    def detach(self) -> None:
+        """Take the adapter off; with the last one gone the backbone is as it came."""
+        self.unfold()
+        for path, layer in self.layers.items():
+            layer.remove(self.name)
+            if not layer.gate_row:
+                self.model.set_submodule(path, layer.base_layer)
+        gates = cast(nn.ModuleDict, getattr(self.model, GATES))
+        del gates[self.name]
+        if not gates:
+            delattr(self.model, GATES)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The adapter's own parameters under the names that its file uses."""
+        for path, layer in self.layers.items():
+            for table in ExpertLinear.adapter_parameter_names:
+                yield f"{path}.{table}", getattr(layer, table)[self.name]
+        for gate_name, parameter in self.gate.named_parameters():
+            yield f"gate.{gate_name}", parameter
+
+    def num_parameters(self) -> int:
+        """Number of trained values."""
+        return sum(parameter.numel() for _, parameter in self.named_parameters())
+
+    # Tasks of a batch ---------------------------------------------------------------------
+
+    def gates(self) -> Tensor:
+        """The gate weights of all layers and tasks, [L, T, E], detached."""
+        with torch.no_grad():
+            return cast(Tensor, self.gate().clone())
+
+    def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
+        """The route of a batch, for use with `route` once or many times.
+
+        Args:
+            tasks: A task name a row, None for a row that the bare backbone answers; or a tensor
+                of task ids [batch].
+            gates: Use these weights instead of the gate's: [batch, E], or [L, batch, E].
+
+        Raises:
+            ConfigError: A task is unknown.
+            AdapterError: `gates` has another shape.
+        """
+        device = self.gate.access.device
+        if isinstance(tasks, Tensor):
+            ids, bare = tasks.to(device), None
+        else:
+            names = [self.config.tasks[0] if task is None else task for task in tasks]
+            ids = torch.tensor([self.config.task_index(name) for name in names], device=device)
+            bare = torch.tensor([task is None for task in tasks]) if None in tasks else None
+        if gates is None:
+            gates = self.gate()[:, ids]
+        else:
+            shape = (len(self.layers), len(tasks), self.config.num_experts)
+            if gates.shape not in (shape, shape[1:]):
+                raise AdapterError(
+                    f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
+                    f"{list(shape)} (layers, batch, experts)."
+                )
+            gates = gates.to(device).expand(shape)
+        if bare is not None:
+            gates = gates.masked_fill(bare.to(device)[:, None], 0)
+        weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+        return Route(self.name, weights.unsqueeze(2).unbind(0))
+
+    @contextmanager
+    def route(
+        self, tasks: Sequence[str | None] | Tensor | Route, *, gates: Tensor | None = None
+    ) -> Iterator[None]:
+        """Within this context the backbone answers each row with its task's experts.
+
+        A training step keeps the context open through `backward`, since gradient checkpointing
+        runs the layers again there.
+
+        Args:
+            tasks: As for `plan`, or what `plan` returned.
+            gates: As for `plan`.
+
+        Raises:
+            ConfigError: A task is unknown.
+            AdapterError: A task is folded in, or `gates` has another shape.
+        """
+        if self._routing.folded is not None:
+            name, task = self._routing.folded
+            raise AdapterError(
+                f"task {task!r} of adapter {name!r} is folded in: unfold() it before route()."
+            )
+        route = tasks if isinstance(tasks, Route) else self.plan(tasks, gates=gates)
+        previous = self._routing.route
+        self._routing.route = route
+        try:
+            yield
+        finally:
+            self._routing.route = previous
+
+    # One task as part of the backbone -----------------------------------------------------
+
+    @property
+    def folded_task(self) -> str | None:
+        """The task of this adapter that is folded in, if any."""
+        name, task = self._routing.folded or (None, None)
+        return task if name == self.name else None
+
+    def fold(self, task: str) -> None:
+        """Add one task's experts to the frozen weights: its answers then cost nothing extra.
+
+        It takes the place of what this or another adapter had folded in.
+
+        Raises:
+            ConfigError: The task is unknown.
+            AdapterError: The backbone is quantised, so that there is no weight to add to, or a
+                route is open.
+        """
+        if self._routing.route is not None:
+            raise AdapterError("fold() within route(): leave the route first.")
+        for path, layer in self.layers.items():
+            if not layer.base_layer.weight.is_floating_point():
+                raise AdapterError(f"{path} is quantised: fold into an unquantised backbone.")
+        with torch.no_grad():
+            weights = self.plan([task]).weights
+        for module in self.model.modules():
+            if isinstance(module, ExpertLinear):
+                module.unfold()
+        for layer, row in zip(self.layers.values(), weights, strict=True):
+            layer.fold(self.name, row.flatten())
+        self._routing.folded = (self.name, task)
+
+    def unfold(self) -> None:
+        """Undo this adapter's `fold` exactly; without a folded task nothing happens."""
+        if self.folded_task is not None:
+            for layer in self.layers.values():
+                layer.unfold()
+            self._routing.folded = None
+
+    # Folder -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The adapter's weights by name, on the CPU."""
+        return {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in self.named_parameters()
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over weights by name.
+
+        Raises:
+            AdapterError: A name is missing or unknown, or a shape differs; nothing is changed then.
+        """
+        own = dict(self.named_parameters())
+        if missing := sorted(own.keys() - tensors.keys()):
+            raise AdapterError(f"{len(missing)} tensors are missing, the first is {missing[0]!r}.")
+        if unknown := sorted(tensors.keys() - own.keys()):
+            raise AdapterError(f"{len(unknown)} tensors are unknown, the first is {unknown[0]!r}.")
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise AdapterError(
+                    f"{name} has shape {list(tensors[name].shape)}, "
+                    f"expected {list(parameter.shape)}."
+                )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write config, weights and manifest as a folder that appears whole or not at all.
+
+        Args:
+            folder: Where; an older adapter there is replaced.
+            dtype: Of the written weights; None keeps theirs.
+            facts: What else the manifest shall say: data hash, seed, hyper-parameters, results.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            AdapterError: The folder is there and holds something else.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file():
+            raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
+        tensors = {
+            name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()
+        }
+        with files.replace_folder(folder) as new:
+            files.write_json(new / CONFIG_FILE, self.config.to_dict())
+            save_file(tensors, new / WEIGHTS_FILE)
+            manifest = {
+                "format": MANIFEST_FORMAT,
+                "backbone": {
+                    "name": _public_name(self.backbone_name),
+                    "fingerprint": fingerprint(self.model),
+                },
+                "tasks": list(self.config.tasks),
+                "total_rank": self.config.total_rank,
+                "active_rank": self.config.active_rank,
+                "trainable_parameters": self.num_parameters(),
+                **provenance.stamp(),
+                **(facts or {}),
+                "files": {
+                    name: {
+                        "bytes": (new / name).stat().st_size,
+                        "sha256": files.sha256_file(new / name),
+                    }
+                    for name in (CONFIG_FILE, WEIGHTS_FILE)
+                },
+            }
+            files.write_json(new / MANIFEST_FILE, manifest)
+        self.manifest = manifest
+        return manifest
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, backbone: Backbone | PreTrainedModel, *, name: str | None = None
+    ) -> Self:
+        """Attach an adapter that was saved. Reads JSON and safetensors only.
+
+        Args:
+            folder: What `save` wrote.
+            backbone: The backbone it was trained on.
+            name: Its name on this backbone; None takes the folder's.
+
+        Raises:
+            AdapterError: The folder is not an adapter or is damaged, or its format is newer, or it
+                was trained on another backbone, or its shapes do not fit.
+        """
+        folder = Path(folder)
+        manifest, config = read_manifest(folder)
+        model = backbone.model if isinstance(backbone, Backbone) else backbone
+        found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
+        wanted = manifest["backbone"]["fingerprint"]
+        if found != wanted:
+            raise AdapterError(
+                f"{folder} was trained on {manifest['backbone'].get('name') or 'another backbone'} "
+                f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
+            )
+        tensors = _read_tensors(folder / WEIGHTS_FILE)
+        adapter = cls.attach(model, config, name=name or folder.name)
+        try:
+            adapter.load_state_dict(tensors)
+        except AdapterError as error:
+            adapter.detach()
+            raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
+        adapter.manifest = manifest
+        return adapter
+
+
+def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
+    """The manifest and config of a saved adapter, after checking its files' hashes.
+
+    Raises:
+        AdapterError: The folder is not an adapter, is damaged, or has a newer format.
+    """
+    folder = Path(folder)
+    files.recover_folder(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise AdapterError(f"{folder} holds no adapter: {MANIFEST_FILE} is missing.")
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        written = manifest["format"]
+        if not isinstance(written, int) or written > MANIFEST_FORMAT:
+            raise AdapterError(
+                f"{folder} has format {written!r}, this version reads up to {MANIFEST_FORMAT}: "
+                "update cgclora."
+            )
+        manifest["backbone"]["fingerprint"][:12]
+        listed = {name: manifest["files"][name]["sha256"] for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
+    for name, sha256 in listed.items():
+        if not (folder / name).is_file() or files.sha256_file(folder / name) != sha256:
+            raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
+    try:
+        config = AdapterConfig.from_dict(
+            json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        )
+    except ValueError as error:
+        raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
+    return manifest, config
+
+
+def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to a saved adapter's manifest, for instance scores taken after training.
+
+    Raises:
+        AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
+    """
+    manifest, _ = read_manifest(folder)
+    if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
+        raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
+    files.write_json(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
+
+
+def read_gates(folder: str | Path) -> Tensor:
+    """The gate weights of a saved adapter, [L, T, E], without a backbone.
+
+    Raises:
+        AdapterError: As `read_manifest`.
+    """
+    _, config = read_manifest(folder)
+    tensors = _read_tensors(Path(folder) / WEIGHTS_FILE)
+    layers = sum(name.endswith(".expert_A") for name in tensors)
+    gate = TaskGate(config, layers)
+    try:
+        gate.load_state_dict(
+            {
+                name.removeprefix("gate."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("gate.")
+            }
+        )
+    except RuntimeError as error:
+        raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
+    with torch.no_grad():
+        return cast(Tensor, gate().clone())
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is damaged: {error}.") from error
+
+
+def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """The backbone's own parameters: all but those of adapters that are attached already."""
+    for name, parameter in model.named_parameters():
+        if not any(f"{table}." in name for table in (*ExpertLinear.adapter_parameter_names, GATES)):
+            yield parameter
+
+
+def _routing_of(model: PreTrainedModel) -> Routing:
+    for module in model.modules():
+        if isinstance(module, ExpertLinear):
+            return module.routing
+    return Routing()
+
+
+def _wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinear:
+    """The expert layer at a path, put there if no earlier adapter did."""
+    module = model.get_submodule(path)
+    if not isinstance(module, ExpertLinear):
+        module = ExpertLinear(cast(nn.Linear, module), routing).train(module.training)
+        model.set_submodule(path, module)
+    return module
+
+
+def _public_name(source: str) -> str:
+    """A backbone's source without the folders that lead to it, which are nobody else's business."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def linear_paths(model: PreTrainedModel, names: Sequence[str] | None = None) -> list[str]:
+    """Paths of the linear layers to adapt; without names all but the output head.
+
+    Raises:
+        AdapterError: A name fits no linear layer, or there is none at all.
+    """
+    head = model.get_output_embeddings()
+    linear = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | ExpertLinear)
+        and module is not head
+        and not path.endswith(".base_layer")
+    ]
+    if names is None:
+        if not linear:
+            raise AdapterError(f"{type(model).__name__} has no linear layer to adapt.")
+        return linear
+    chosen = [path for path in linear if any(_fits(path, name) for name in names)]
+    for name in names:
+        if not any(_fits(path, name) for path in linear):
+            present = sorted({path.rpartition(".")[2] for path in linear})
+            raise AdapterError(f"no linear layer is named {name!r}; there are {present}.")
+    return chosen
+
+
+def _fits(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")

@@ -1,0 +1,264 @@
+"""One description for every method: LoRA, MOE-LoRA, CGC-LoRA and the ablations are its values.
+
+A config says which task may use which expert (`common`, `specific`), how a task weighs the experts
+that it may use (`gate`), and how large everything is. The layer reads nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+FORMAT = 1
+"""Version of the saved form of a config; a folder with a larger one is refused."""
+
+Gate = Literal["task", "uniform", "none"]
+GateScope = Literal["layer", "model"]
+ScaleRule = Literal["expert", "active", "total", "sqrt"]
+
+
+class ConfigError(ValueError):
+    """A config value that no adapter can have; the message names the field, value and remedy."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _names(field: str, values: object) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not values:
+        raise ConfigError(f"{field} must be a list of at least one name, got {values!r}.")
+    if any(not isinstance(name, str) or not name.strip() for name in values):
+        raise ConfigError(f"{field} must be non-empty names, got {list(values)!r}.")
+    return tuple(values)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter is, apart from its weights.
+
+    With T tasks there are E = `common` + T * `specific` experts, each of rank k = `expert_rank`.
+    Task t may use the common experts and its own. The adapted layer computes
+
+        h = W0 x + scale * sum_e g[t, e] * B_e A_e x
+
+    Attributes:
+        tasks: Task names, in the order of their ids.
+        common: Number of experts that every task uses (C).
+        specific: Number of experts that one task has to itself (S).
+        expert_rank: Rank of one expert (k).
+        gate: `task`, a learned softmax over the task's experts (arXiv 2402.01684);
+            `uniform`, 1 / (C + S) each; `none`, weight 1 each, a plain sum.
+        gate_scope: One gate a layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
+        embedding_size: Width of the task embedding that the gate reads.
+        alpha: Numerator of the scale.
+        scale_rule: Denominator of the scale: `expert` k, `active` (C + S) * k, `total` E * k, or
+            `sqrt`, the root of the active rank (rsLoRA, arXiv 2312.03732). With `expert` and
+            uniform weights the update is that of a LoRA of the active rank with the same alpha.
+        dropout: Probability of dropping an input feature of the experts while training.
+        target_modules: Names of the linear layers to adapt (`q_proj`, or a full path); None takes
+            every linear layer but the output head.
+        separator: Text between a prompt and its answer, in training and decoding alike.
+
+    Raises:
+        ConfigError: A value is out of range, or no task could use any expert.
+    """
+
+    tasks: tuple[str, ...]
+    common: int = 4
+    specific: int = 1
+    expert_rank: int = 2
+    gate: Gate = "task"
+    gate_scope: GateScope = "layer"
+    embedding_size: int = 32
+    alpha: float = 16.0
+    scale_rule: ScaleRule = "expert"
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+    separator: str = "\n"
+
+    def __post_init__(self) -> None:
+        """Check every field, since a config may come from a file or a form."""
+        object.__setattr__(self, "tasks", _names("tasks", self.tasks))
+        if self.target_modules is not None:
+            object.__setattr__(
+                self, "target_modules", _names("target_modules", self.target_modules)
+            )
+        repeated = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
+        if repeated:
+            raise ConfigError(f"tasks names {repeated} more than once: each task needs one id.")
+        for field, least in (
+            ("common", 0),
+            ("specific", 0),
+            ("expert_rank", 1),
+            ("embedding_size", 1),
+        ):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{field} must be a whole number >= {least}, got {value!r}.")
+        if self.experts_per_task == 0:
+            raise ConfigError("common and specific are both 0: give every task at least 1 expert.")
+        for field, choices in (
+            ("gate", get_args(Gate)),
+            ("gate_scope", get_args(GateScope)),
+            ("scale_rule", get_args(ScaleRule)),
+        ):
+            if getattr(self, field) not in choices:
+                raise ConfigError(
+                    f"{field} must be one of {choices}, got {getattr(self, field)!r}."
+                )
+        if not _is_number(self.alpha) or self.alpha <= 0:
+            raise ConfigError(f"alpha must be a positive number, got {self.alpha!r}.")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}.")
+        if not isinstance(self.separator, str):
+            raise ConfigError(f"separator must be text, got {self.separator!r}.")
+
+    # Counts -------------------------------------------------------------------------------
+
+    @property
+    def num_experts(self) -> int:
+        """E, the experts of all tasks together."""
+        return self.common + len(self.tasks) * self.specific
+
+    @property
+    def experts_per_task(self) -> int:
+        """C + S, the experts that one task may use."""
+        return self.common + self.specific
+
+    @property
+    def total_rank(self) -> int:
+        """E * k, the rank that is stored."""
+        return self.num_experts * self.expert_rank
+
+    @property
+    def active_rank(self) -> int:
+        """(C + S) * k, the rank that one task uses."""
+        return self.experts_per_task * self.expert_rank
+
+    @property
+    def scale(self) -> float:
+        """The factor s in front of the experts' sum."""
+        denominator = {
+            "expert": self.expert_rank,
+            "active": self.active_rank,
+            "total": self.total_rank,
+            "sqrt": math.sqrt(self.active_rank),
+        }[self.scale_rule]
+        return self.alpha / denominator
+
+    def access(self) -> list[list[bool]]:
+        """The table of which task may use which expert: T rows of E values.
+
+        Experts stand in the order: common ones, then those of task 0, of task 1, and so on.
+        """
+        owners = [t for t in range(len(self.tasks)) for _ in range(self.specific)]
+        common = [True] * self.common
+        return [common + [owner == t for owner in owners] for t in range(len(self.tasks))]
+
+    def expert_names(self) -> list[str]:
+        """A name for each expert: `common 1`, ..., then `<task> 1`, ..."""
+        names = [f"common {i + 1}" for i in range(self.common)]
+        return names + [f"{task} {i + 1}" for task in self.tasks for i in range(self.specific)]
+
+    def task_index(self, task: str) -> int:
+        """The id of a task.
+
+        Raises:
+            ConfigError: The adapter does not know the task.
+        """
+        try:
+            return self.tasks.index(task)
+        except ValueError:
+            raise ConfigError(
+                f"unknown task {task!r}: this adapter knows {', '.join(self.tasks)}."
+            ) from None
+
+    def trainable_parameters(self, shapes: Iterable[tuple[int, int]]) -> int:
+        """Number of trained values for adapted layers of the given (in, out) features."""
+        shapes = list(shapes)
+        experts = sum(self.total_rank * (inner + outer) for inner, outer in shapes)
+        if self.gate != "task":
+            return experts
+        gates = len(shapes) if self.gate_scope == "layer" else 1
+        return experts + self.embedding_size * (len(self.tasks) + gates * self.num_experts)
+
+    # Methods by name ----------------------------------------------------------------------
+
+    @classmethod
+    def lora(cls, tasks: Sequence[str], rank: int = 16, **changes: Any) -> AdapterConfig:
+        """Plain LoRA (arXiv 2106.09685): one expert for all tasks, no gate."""
+        settings = {"common": 1, "specific": 0, "expert_rank": rank, "gate": "none"}
+        return cls(
+            tuple(tasks), **{**settings, "scale_rule": "active", "alpha": 2.0 * rank, **changes}
+        )
+
+    @classmethod
+    def moe_lora(
+        cls, tasks: Sequence[str], experts: int = 8, rank: int = 16, **changes: Any
+    ) -> AdapterConfig:
+        """MOE-LoRA (arXiv 2310.18339): shared experts of total rank `rank`, one gate a model.
+
+        Raises:
+            ConfigError: `rank` does not divide into `experts` equal parts.
+        """
+        if experts < 1 or rank % experts:
+            raise ConfigError(f"rank {rank} does not divide into {experts} equal experts.")
+        settings = {"common": experts, "specific": 0, "expert_rank": rank // experts}
+        published = {
+            "gate_scope": "model",
+            "embedding_size": 64,
+            "alpha": 32.0,
+            "scale_rule": "total",
+            "dropout": 0.1,
+        }
+        return cls(tuple(tasks), **{**settings, **published, **changes})
+
+    def matched_lora(self, to: Literal["total", "active"]) -> AdapterConfig:
+        """The plain LoRA of the same total or the same active rank, on the same layers."""
+        rank = self.total_rank if to == "total" else self.active_rank
+        return AdapterConfig.lora(
+            self.tasks,
+            rank,
+            dropout=self.dropout,
+            target_modules=self.target_modules,
+            separator=self.separator,
+        )
+
+    # Saved form ---------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON values, stamped with the format's version."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AdapterConfig:
+        """Read what `to_dict` wrote. Keys this version does not know are named in a warning.
+
+        Raises:
+            ConfigError: The format is newer than this code, or a field is missing or wrong.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a config must be an object, got {type(values).__name__}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        written = values.get("format")
+        if not isinstance(written, int) or written > FORMAT:
+            raise ConfigError(
+                f"config format {written!r} is not one that this version reads (up to {FORMAT}): "
+                "update cgclora."
+            )
+        unknown = sorted(set(values) - known - {"format"})
+        if unknown:
+            warnings.warn(
+                f"config keys ignored, not known to this version: {unknown}", stacklevel=2
+            )
+        try:
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except TypeError as error:
+            raise ConfigError(
+                f"config is not complete or has a value of a wrong type: {error}"
+            ) from error

@@ -1,0 +1,151 @@
+"""Files that a crash never leaves half-written: hashes, and atomic writes of files and folders."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+_SWAP_SECONDS = 60.0  # a swap takes milliseconds; whoever waits longer should be told
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 so that `path` holds, at any moment, all of the old or all of the new.
+
+    Raises:
+        OSError: the folder is missing, full or not writable; `path` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON through `write_text`, keys in the order given.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot say.
+        TypeError: a value is of a type that JSON does not know.
+    """
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replace_folder(target: str | Path) -> Iterator[Path]:
+    """Fill a fresh folder, then put it in the place of `target` in one swap.
+
+    Yields an empty sibling of `target`. When the block ends, its files are synced to disk and it
+    takes the name of `target`; when the block raises, it is removed and `target` stays as it was.
+    Writers of the same target, in whatever process, wait for one another. A writer that is killed
+    leaves siblings behind that the next `replace_folder` or `recover_folder` sorts out.
+
+    Raises:
+        NotADirectoryError: `target` exists and is not a folder.
+    """
+    target = Path(target).resolve()
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is not a folder: move it away or choose another name.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target, timeout=-1):
+        _recover(target)
+        fresh, backup = _siblings(target)
+        fresh.mkdir()
+        try:
+            yield fresh
+            for path in (*fresh.rglob("*"), fresh):
+                _sync(path)
+            if target.exists():
+                target.rename(backup)
+            fresh.rename(target)
+        except BaseException:
+            _recover(target)
+            raise
+        _sync(target.parent)
+        shutil.rmtree(backup, ignore_errors=True)
+
+
+def recover_folder(target: str | Path) -> None:
+    """Clean up after a writer of `target` that was killed; call it before reading `target`.
+
+    If it died between the two renames of its swap, the old folder gets its name back. Its other
+    leftovers are removed. What a living writer is filling is left alone.
+
+    Raises:
+        TimeoutError: `target` is missing because a swap has been under way for a minute.
+    """
+    target = Path(target).resolve()
+    if not any(path.exists() for path in (*_siblings(target), _lock_file(target))):
+        return
+    _, backup = _siblings(target)
+    swapping = backup.exists() and not target.exists()
+    try:
+        with _lock(target, timeout=_SWAP_SECONDS if swapping else 0):
+            _recover(target)
+    except Timeout:
+        if swapping:
+            raise
+
+
+def _siblings(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
+@contextmanager
+def _lock(target: Path, timeout: float) -> Iterator[None]:
+    """Hold the writers' lock of `target`. The system releases it when its holder dies."""
+    path = _lock_file(target)
+    with FileLock(path, timeout=timeout):
+        try:
+            yield
+        finally:
+            # Safe while the lock is held: whoever gets the lock of an unlinked file tries again.
+            with suppress(PermissionError):  # Windows, where the lock removes its own file
+                path.unlink(missing_ok=True)
+
+
+def _recover(target: Path) -> None:
+    fresh, backup = _siblings(target)
+    if backup.exists() and not target.exists():
+        backup.rename(target)
+    for leftover in (fresh, backup):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or the renames inside a folder, last through a power cut.
+
+    Only where the system can sync a folder: elsewhere nothing promises the order of renames anyway.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""The method: an expert layer beside every adapted linear layer, and a gate that reads the task.
+
+CGC-LoRA (arXiv 2402.01684) adds to a frozen linear layer W0 a sum of low-rank experts:
+
+    h = W0 x + s * sum_e g[t, e] * B_e (A_e x)
+
+`g[t]` is a softmax over the experts that task t may use (the common ones and its own) and zero for
+all others. It depends on the task alone, never on the token. Two things follow:
+
+* All A_e lie in one matrix A [E*k, in], all B_e in one matrix B [out, E*k], so a batch of any tasks
+  costs two products and one row-wise scaling, however many experts there are:
+
+      z = A x                        [batch, tokens, E*k]
+      h = W0 x + B (z * w)           w = s * g[t], each weight repeated k times
+
+* For one task, B diag(w) A is an ordinary matrix: it folds into W0, or leaves as a plain LoRA.
+
+LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts: other values of
+`AdapterConfig`, the same layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgclora.config import AdapterConfig
+
+
+class TaskGate(nn.Module):
+    """Task ids in, expert weights out, for all adapted layers at once.
+
+    The logits of layer l for task t are `projection[l] @ embedding[t]`, without bias, as in MOELoRA
+    (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform (our choice).
+    With `config.gate` `uniform` or `none` there is nothing to learn and the weights are constant.
+
+    Args:
+        config: Tasks, experts, gate kind and scope.
+        num_layers: Number of adapted layers (L); with `gate_scope` `model` they share one gate.
+    """
+
+    access: Tensor
+
+    def __init__(self, config: AdapterConfig, num_layers: int) -> None:
+        super().__init__()
+        self.kind = config.gate
+        self.num_layers = num_layers
+        self.register_buffer("access", torch.tensor(config.access()), persistent=False)
+        if self.kind == "task":
+            gates = num_layers if config.gate_scope == "layer" else 1
+            self.embedding = nn.Parameter(torch.randn(len(config.tasks), config.embedding_size))
+            self.projection = nn.Parameter(
+                torch.zeros(gates, config.num_experts, config.embedding_size)
+            )
+
+    def forward(self) -> Tensor:
+        """The gates of all layers and tasks, [L, T, E]; rows sum to 1 unless the kind is `none`."""
+        if self.kind == "task":
+            logits = torch.einsum("led,td->lte", self.projection, self.embedding)
+            weights = logits.masked_fill(~self.access, -torch.inf).softmax(dim=-1)
+        else:
+            weights = self.access.float()
+            if self.kind == "uniform":
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+        return weights.expand(self.num_layers, -1, -1)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which adapter the current batch uses, and how each row weighs its experts.
+
+    Attributes:
+        adapter: The adapter's name.
+        weights: For each adapted layer a [batch, 1, E*k] tensor: scale times gate, a value a rank.
+    """
+
+    adapter: str
+    weights: tuple[Tensor, ...]
+
+
+class Routing:
+    """What all expert layers of a backbone share.
+
+    Attributes:
+        route: The current batch's route; None outside of one.
+        folded: Name of the adapter and of its task that are folded into the weights, if any.
+    """
+
+    def __init__(self) -> None:
+        self.route: Route | None = None
+        self.folded: tuple[str, str] | None = None
+
+
+class ExpertLinear(nn.Module):
+    """A frozen linear layer with the experts of any number of adapters beside it.
+
+    Args:
+        base_layer: The linear layer to adapt; neither copied nor changed.
+        routing: Shared by all expert layers of the backbone. Without a route the layer is the
+            frozen one.
+
+    Attributes:
+        frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
+    """
+
+    adapter_parameter_names = ("expert_A", "expert_B")
+    frozen_weight: nn.Parameter | None
+
+    def __init__(self, base_layer: nn.Linear, routing: Routing) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.routing = routing
+        self.expert_A = nn.ParameterDict()
+        self.expert_B = nn.ParameterDict()
+        self.dropout: dict[str, float] = {}
+        self.gate_row: dict[str, int] = {}
+        self.register_parameter("frozen_weight", None)
+
+    def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
+        """Add an adapter's experts: A uniform as in LoRA's code, B zero, so nothing changes yet.
+
+        Args:
+            name: The adapter's name.
+            config: Its sizes.
+            gate_row: This layer's place among the adapter's layers.
+        """
+        inner, outer = self.base_layer.in_features, self.base_layer.out_features
+        device = self.base_layer.weight.device
+        A = torch.empty(config.total_rank, inner, device=device)
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+        self.expert_A[name] = nn.Parameter(A)
+        self.expert_B[name] = nn.Parameter(torch.zeros(outer, config.total_rank, device=device))
+        self.dropout[name] = config.dropout
+        self.gate_row[name] = gate_row
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter's experts."""
+        for table in (self.expert_A, self.expert_B, self.dropout, self.gate_row):
+            del table[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for x [batch, tokens, in], or [batch, in]: [..., out].
+
+        Raises:
+            ValueError: The batch has another number of rows than the current route has tasks.
+        """
+        y = self.base_layer(x)
+        route = self.routing.route
+        if route is None or route.adapter not in self.gate_row:
+            return cast(Tensor, y)
+        name = route.adapter
+        weights = route.weights[self.gate_row[name]]
+        if x.shape[0] != weights.shape[0]:
+            raise ValueError(
+                f"the batch has {x.shape[0]} rows but the route names {weights.shape[0]} tasks: "
+                "give one task a row, batch first."
+            )
+        if x.dim() == 2:
+            weights = weights.squeeze(1)
+        # Master weights may be fp32 beside a bf16 backbone: casting them costs less than casting x.
+        A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].to(x.dtype)
+        z = F.linear(F.dropout(x, self.dropout[name], self.training), A)
+        return cast(Tensor, y + F.linear(z * weights.to(z.dtype), B))
+
+    def update(self, name: str, weights: Tensor) -> Tensor:
+        """B diag(weights) A in fp32, [out, in]: what the experts add to the frozen weight.
+
+        Args:
+            name: The adapter's name.
+            weights: Scale times gate, a value a rank, [E*k].
+        """
+        A, B = self.expert_A[name].float(), self.expert_B[name].float()
+        return cast(Tensor, (B * weights.float()) @ A)
+
+    @torch.no_grad()
+    def fold(self, name: str, weights: Tensor) -> None:
+        """Put frozen weight plus update in the frozen weight's place, and keep the frozen one.
+
+        The frozen tensor is set aside, not written to, so that `unfold` is exact.
+        """
+        self.unfold()
+        frozen = cast(nn.Parameter, self.base_layer.weight)
+        folded = (frozen.float() + self.update(name, weights)).to(frozen.dtype)
+        self.frozen_weight = frozen
+        self.base_layer.weight = nn.Parameter(folded, requires_grad=False)
+
+    def unfold(self) -> None:
+        """Put the frozen weight back, bit for bit."""
+        if self.frozen_weight is not None:
+            self.base_layer.weight = self.frozen_weight
+            self.frozen_weight = None

@@ -1,0 +1,68 @@
+"""Where a result comes from: versions, commit and hardware, for every manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("cgclora", "torch", "transformers", "accelerate", "safetensors", "gguf")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def commit() -> dict[str, Any]:
+    """The commit of this code and whether the tree had changes; empty outside a git checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(  # noqa: S603 - fixed words, no user input
+            command, cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, threads and accelerator."""
+    facts: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def stamp() -> dict[str, Any]:
+    """All of it, with the time in UTC."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }

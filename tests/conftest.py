@@ -1,0 +1,28 @@
+"""What all tests share: no network, one thread, tiny models on demand."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from cgclora.backbone import Backbone
+from tests.tiny import make_backbone, make_tokenizer
+
+torch.set_num_threads(1)  # tiny tensors lose more to handing work over than they gain
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 300 tokens."""
+    return make_tokenizer()
+
+
+@pytest.fixture
+def tiny_backbone() -> Callable[..., Backbone]:
+    """Make a fresh tiny backbone: `tiny_backbone("llama", seed=1)`."""
+    return make_backbone
