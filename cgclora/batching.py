@@ -1,0 +1,130 @@
+"""Which records make a batch, and how they become tensors."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from cgclora.data import Encoded
+
+LENGTHS = tuple(step << octave for octave in range(3, 11) for step in (4, 5, 6, 7))
+"""Padded lengths, 32 to 7168, four an octave: few, since bf16 on CPU compiles each new shape."""
+
+Sampling = Literal["proportional", "uniform", "temperature"]
+
+
+class TaskSampler(Sampler[int]):
+    """Record indices of an epoch: tasks mixed within a batch, lengths alike within a batch.
+
+    Tasks are drawn in the wanted shares, each going through its own records in a shuffled order
+    again and again. Blocks of 32 batches are then sorted by length and their batches shuffled. The
+    order is a function of seed and epoch alone, so that a resumed run meets the same batches.
+
+    Args:
+        data: The encoded records.
+        batch_size: Records in a step of all processes together.
+        sampling: See `TrainingSettings`.
+        temperature: See `TrainingSettings`.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Encoded],
+        batch_size: int,
+        sampling: Sampling = "proportional",
+        temperature: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        self.lengths = [len(item.ids) for item in data]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        groups = defaultdict(list)
+        for index, item in enumerate(data):
+            groups[item.task].append(index)
+        self.groups = [groups[task] for task in sorted(groups)]
+        power = {"proportional": 1.0, "uniform": 0.0, "temperature": 1 / temperature}[sampling]
+        shares = [len(group) ** power for group in self.groups]
+        self.draws = _whole_shares(shares, len(data))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - reproducible order
+        order: list[int] = []
+        for group, draws in zip(self.groups, self.draws, strict=True):
+            for drawn in range(0, draws, len(group)):
+                order += generator.sample(group, min(draws - drawn, len(group)))
+        generator.shuffle(order)
+        block = 32 * self.batch_size
+        for start in range(0, len(order), block):
+            piece = sorted(order[start : start + block], key=self.lengths.__getitem__)
+            batches = [
+                piece[i : i + self.batch_size] for i in range(0, len(piece), self.batch_size)
+            ]
+            short = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+            generator.shuffle(batches)
+            # A batch that is not full must come last, or it would shift all that follow.
+            for batch in batches + short:
+                yield from batch
+
+
+def _whole_shares(shares: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in the given proportions that add up to `total` (largest remainder)."""
+    exact = [share * total / sum(shares) for share in shares]
+    whole = [math.floor(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
+    for index in by_remainder[: total - sum(whole)]:
+        whole[index] += 1
+    return whole
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Encoded records to a batch, padded on the right to one of a few lengths.
+
+    The batch has `input_ids` and `attention_mask` [batch, tokens], `tasks` [batch], and for each
+    target token its place in the flattened batch, its id and its task: `positions`, `targets`,
+    `target_tasks` [N].
+    """
+
+    pad_id: int
+
+    def __call__(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Make a batch of these records."""
+        longest = max(len(item.ids) for item in items)
+        width = next((length for length in LENGTHS if length >= longest), longest)
+        ids = torch.full((len(items), width), self.pad_id)
+        mask = torch.zeros(len(items), width, dtype=torch.long)
+        positions: list[int] = []
+        targets: list[int] = []
+        tasks: list[int] = []
+        for row, item in enumerate(items):
+            ids[row, : len(item.ids)] = torch.tensor(item.ids)
+            mask[row, : len(item.ids)] = 1
+            first, end = item.prompt_length - 1, len(item.ids) - 1
+            positions += range(row * width + first, row * width + end)
+            targets += item.ids[item.prompt_length :]
+            tasks += [item.task] * (end - first)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "tasks": torch.tensor([item.task for item in items]),
+            "positions": torch.tensor(positions),
+            "targets": torch.tensor(targets),
+            "target_tasks": torch.tensor(tasks),
+        }

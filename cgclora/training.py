@@ -1,0 +1,639 @@
+"""Train an adapter on many tasks at once, on `transformers.Trainer`.
+
+The trainer's own loop, optimizer, schedule and distributed code are used as they are. What is
+ours: which records make a batch (`TaskSampler`), the loss (`TargetLoss`), the route of a batch, a
+learning rate of the gate's own, a log of loss per task and gates, and checkpoints that hold the
+adapter alone and count only when they are complete.
+
+A run folder:
+
+    run.json            settings, config, data hash: what a resumed run must agree with
+    log.jsonl           a line per logging step and per evaluation
+    checkpoints/        what an interrupted run resumes from
+    adapter/            the result: the weights with the lowest dev loss
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from cgclora import files
+from cgclora.adapter import WEIGHTS_FILE, Adapter
+from cgclora.batching import Collator, Sampling, TaskSampler
+from cgclora.checkpoint import fingerprint
+from cgclora.config import ConfigError
+from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
+from cgclora.loss import TargetLoss
+
+COMPLETE_FILE = "complete.json"
+
+
+class TrainingError(RuntimeError):
+    """A training run that cannot start or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: Records in one forward pass of one process.
+        accumulation: Forward passes in one step.
+        learning_rate: Peak rate of the experts.
+        gate_learning_rate: Peak rate of gate and task embedding; None takes `learning_rate`.
+        warmup: Share of the steps over which the rates rise; a cosine to zero follows.
+        weight_decay: Of the experts; the gate has none.
+        sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
+            `temperature`, records to the power 1 / temperature.
+        temperature: For that sampling; 1 is proportional, large is uniform.
+        max_length: Most tokens of a record; longer ones are left out and counted.
+        records_per_task: Most training records of a task, drawn with `seed` from those that fit;
+            0 takes all.
+        records_of: Other numbers for some tasks.
+        dev_records_per_task: The same for the dev loss.
+        evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
+        patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        seed: Of the records' order and of dropout.
+    """
+
+    epochs: float = 2.0
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    gate_learning_rate: float | None = None
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    sampling: Sampling = "proportional"
+    temperature: float = 2.0
+    max_length: int = 1024
+    records_per_task: int = 0
+    records_of: Mapping[str, int] = field(default_factory=dict)
+    dev_records_per_task: int = 0
+    evaluations: int = 8
+    patience: int = 0
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field, since settings may come from a form."""
+        for name, least in (
+            ("batch_size", 1),
+            ("accumulation", 1),
+            ("max_length", 2),
+            ("records_per_task", 0),
+            ("dev_records_per_task", 0),
+            ("evaluations", 1),
+            ("patience", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
+        for name in ("epochs", "learning_rate", "temperature"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{name} must be a positive number, got {value!r}.")
+        for name in ("gate_learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and (not math.isfinite(value) or value < 0):
+                raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
+        if self.sampling not in get_args(Sampling):
+            raise ConfigError(
+                f"sampling must be one of {get_args(Sampling)}, got {self.sampling!r}."
+            )
+        if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
+            raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")
+
+
+class _TaskLosses:
+    """Sums of loss and of target tokens a task, on the device, without waiting for it."""
+
+    def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
+        self.tasks = tasks
+        self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+
+    def add(self, losses: Tensor, tasks: Tensor) -> None:
+        values = torch.stack([losses.detach(), torch.ones_like(losses)]).to(self.sums.dtype)
+        self.sums.index_add_(1, tasks, values)
+
+    def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean loss in nats a token of each task seen since the last call, over all processes."""
+        loss, count = reduce(self.sums).tolist()
+        self.sums.zero_()
+        return {task: loss[i] / count[i] for i, task in enumerate(self.tasks) if count[i]}
+
+
+class AdapterTrainer(Trainer):
+    """`transformers.Trainer` for one adapter; made and run by `train`."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        settings: TrainingSettings,
+        *,
+        arguments: TrainingArguments,
+        train_data: Sequence[Encoded],
+        dev_data: Sequence[Encoded],
+        log_file: Path,
+        collator: Collator,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        # Declared first: Trainer's own constructor already asks for a sampler's settings.
+        self.adapter = adapter
+        self.settings = settings
+        self.log_file = log_file
+        super().__init__(
+            model=TargetLoss(adapter.model),
+            args=arguments,
+            data_collator=collator,
+            train_dataset=cast(Any, train_data),
+            eval_dataset=cast(Any, sorted(dev_data, key=lambda item: len(item.ids))),
+            callbacks=callbacks,
+        )
+        # The loss is divided by the target tokens of the whole step, across processes and
+        # accumulated batches, so the trainer must not average once more.
+        self.model_accepts_loss_kwargs = True
+        self.losses = _TaskLosses(adapter.config.tasks, self.args.device)
+
+    # Batches and loss ---------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        records_in_a_step = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+        )
+        self.sampler = TaskSampler(
+            cast(Sequence[Encoded], train_dataset or self.train_dataset),
+            records_in_a_step,
+            self.settings.sampling,
+            self.settings.temperature,
+            self.settings.seed,
+        )
+        return self.sampler
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        count = sum(len(batch["targets"]) for batch in batch_samples)
+        return self._sum(torch.tensor(float(count), device=device))
+
+    def _sum(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(value, reduction="sum"))
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One forward and backward pass within the route of the batch's tasks."""
+        with self.adapter.route(inputs["tasks"]):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        # On a GPU this look would make it wait, so there it is left to the logging steps.
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise self._not_finite("loss", float(loss), self.state.global_step + 1)
+        return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of the batch's losses over the target tokens of the whole step."""
+        tasks = inputs["target_tasks"]
+        losses = model(**{name: inputs[name] for name in _MODEL_INPUTS})
+        self.losses.add(losses, tasks)
+        # DDP averages gradients over processes; the sum over the global count wants their sum.
+        loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, losses) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The trainer's optimizer with a group for the experts and one for the gate."""
+        if self.optimizer is None:
+            gate = list(self.adapter.gate.parameters())
+            inside = {id(parameter) for parameter in gate}
+            experts = [p for _, p in self.adapter.named_parameters() if id(p) not in inside]
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            rate = self.settings.gate_learning_rate
+            if rate is None:
+                rate = self.settings.learning_rate
+            groups: list[dict[str, Any]] = [
+                {"params": experts, "weight_decay": self.settings.weight_decay}
+            ]
+            if gate:
+                groups.append({"params": gate, "weight_decay": 0.0, "lr": rate})
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Dev loss of each task in nats a target token, and their mean as `eval_loss`."""
+        model = cast(TargetLoss, self.model).eval()
+        losses = _TaskLosses(self.adapter.config.tasks, self.args.device)
+        with torch.no_grad():
+            for inputs in self._dev_batches():
+                with self.adapter.route(inputs["tasks"]):
+                    values = model(**{name: inputs[name] for name in _MODEL_INPUTS})
+                losses.add(values, inputs["target_tasks"])
+        per_task = losses.take(self._sum)
+        if not all(map(math.isfinite, per_task.values())):
+            raise self._not_finite("dev loss", math.nan, self.state.global_step)
+        metrics = {f"{metric_key_prefix}_loss": sum(per_task.values()) / len(per_task)}
+        self.log(dict(metrics))
+        self._write_log({"dev_loss": metrics[f"{metric_key_prefix}_loss"], "dev_losses": per_task})
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _dev_batches(self) -> Iterator[dict[str, Tensor]]:
+        """This process's share of the dev records, each exactly once.
+
+        The trainer's loader would repeat some to give every process as many batches.
+        """
+        data = cast(list[Any], self.eval_dataset)
+        mine = data[self.args.process_index :: self.args.world_size]
+        for start in range(0, len(mine), self.args.eval_batch_size):
+            batch = self.data_collator(mine[start : start + self.args.eval_batch_size])
+            yield cast(dict[str, Tensor], self._prepare_inputs(batch))
+
+    # Log ----------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the losses per task and the gates to what the trainer logs."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise self._not_finite("loss", logs["loss"], self.state.global_step)
+            gates = self.adapter.gates().mean(dim=0)
+            self._write_log(
+                {
+                    "loss": logs["loss"],
+                    "losses": self.losses.take(self._sum),
+                    "gates": [[round(weight, 4) for weight in row] for row in gates.tolist()],
+                    "learning_rate": logs["learning_rate"],
+                    "grad_norm": logs.get("grad_norm"),
+                }
+            )
+        super().log(logs, start_time)
+
+    def _write_log(self, facts: Mapping[str, Any]) -> None:
+        if not self.is_world_process_zero():
+            return
+        line = {
+            "step": self.state.global_step,
+            "steps": self.state.max_steps,
+            "time": round(time.time(), 1),
+            **facts,
+        }
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _not_finite(self, name: str, value: float, step: int) -> TrainingError:
+        return TrainingError(
+            f"the {name} became {value} at step {step}: lower the learning rate (the last "
+            "checkpoint is from before) or look for broken records."
+        )
+
+    # Checkpoints --------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or cast(str, self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.adapter.state_dict(), folder / WEIGHTS_FILE)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            folder = Path(cast(str, self.args.output_dir))
+            _mark_complete(folder / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.adapter.load_state_dict(load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
+
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "positions", "targets")
+
+
+def _mark_complete(checkpoint: Path) -> None:
+    """Write the hashes of a checkpoint's files; without them a checkpoint does not count."""
+    hashes = {
+        path.name: files.sha256_file(path)
+        for path in sorted(checkpoint.iterdir())
+        if path.is_file() and path.name != COMPLETE_FILE
+    }
+    files.write_json(checkpoint / COMPLETE_FILE, hashes)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint under a folder whose files all have the hashes noted for them."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return next((path for path in found if _is_complete(path)), None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        hashes = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
+        return all(files.sha256_file(checkpoint / name) == value for name, value in hashes.items())
+    except (OSError, ValueError):
+        return False
+
+
+class _Rhythm(TrainerCallback):
+    """What the trainer's own rhythm leaves out: the last step's dev loss, and each epoch's order.
+
+    The trainer tells a sampler its epoch in one process, but not where several share the batches.
+    """
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A resumed epoch is a fraction; a whole one may fall short by a rounding error.
+        self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
+class _Progress(TrainerCallback):
+    """Tells a listener where the run is, on logging steps and evaluations."""
+
+    def __init__(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        self.listener = listener
+        self.started: tuple[float, int] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.started is None:
+            self.started = (time.monotonic(), state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or self.started is None:
+            return
+        seconds, first = time.monotonic() - self.started[0], self.started[1]
+        done = state.global_step - first
+        left = seconds / done * (state.max_steps - state.global_step) if done else None
+        self.listener(
+            {"step": state.global_step, "steps": state.max_steps, "seconds_left": left, **logs}
+        )
+
+
+def print_progress(facts: Mapping[str, Any]) -> None:
+    """Write a line of progress to standard error."""
+    left = facts["seconds_left"]
+    parts = [f"step {facts['step']}/{facts['steps']}"]
+    parts += [f"{key} {facts[key]:.4f}" for key in ("loss", "eval_loss") if key in facts]
+    parts += [] if left is None else [f"{left / 60:.1f} min left"]
+    print(" · ".join(parts), file=sys.stderr, flush=True)
+
+
+def train(
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    train_records: Sequence[Record],
+    dev_records: Sequence[Record],
+    settings: TrainingSettings,
+    run_folder: str | Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[dict[str, Any]], None] = print_progress,
+) -> dict[str, Any]:
+    """Train an attached adapter, or go on with a run that was interrupted in this folder.
+
+    Afterwards the adapter holds the weights with the lowest dev loss. Under `accelerate launch` the
+    processes share each step's batch, and process 0 writes.
+
+    Args:
+        adapter: A fresh adapter, just attached.
+        tokenizer: The backbone's.
+        train_records: What to learn from; every task needs some.
+        dev_records: What the dev loss is taken on; every task needs some.
+        settings: How.
+        run_folder: Where the run lives.
+        facts: More for the adapter's manifest.
+        dtype: Of the saved weights; None keeps fp32.
+        progress: Called with step, steps, seconds_left and losses.
+
+    Returns:
+        The manifest of the saved adapter.
+
+    Raises:
+        DataError: A task has no usable record.
+        TrainingError: The folder holds another run, or the loss is not finite.
+    """
+    folder = Path(run_folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = adapter.config.tasks
+    if unknown := sorted(settings.records_of.keys() - set(tasks)):
+        raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
+    wanted = {
+        "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
+        "dev": [settings.dev_records_per_task for _ in tasks],
+    }
+    data, too_long = {}, Counter[str]()
+    for split, records in (("train", train_records), ("dev", dev_records)):
+        encoded, skipped = encode(
+            records,
+            tokenizer,
+            tasks,
+            separator=adapter.config.separator,
+            max_length=settings.max_length,
+        )
+        data[split] = sample_per_task(encoded, wanted[split], settings.seed)
+        too_long += skipped
+    if too_long:
+        print(f"left out as longer than max_length: {dict(too_long)}", file=sys.stderr)
+    identity = {
+        "config": adapter.config.to_dict(),
+        "settings": dataclasses.asdict(settings),
+        "backbone": fingerprint(adapter.model),
+        "train_data": data_hash(train_records),
+        "dev_data": data_hash(dev_records),
+    }
+    trainer = AdapterTrainer(
+        adapter,
+        settings,
+        arguments=_arguments(settings, len(data["train"]), folder, adapter.gate.access.device),
+        train_data=data["train"],
+        dev_data=data["dev"],
+        log_file=folder / "log.jsonl",
+        collator=Collator(cast(int, tokenizer.pad_token_id)),
+        callbacks=[_Progress(progress)],
+    )
+    trainer.add_callback(_Rhythm(trainer))
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    if settings.patience:
+        trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
+    if trainer.is_world_process_zero():
+        _claim(folder, identity)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    if trainer.is_world_process_zero():
+        _cut_log(trainer.log_file, checkpoint)
+    started = time.monotonic()
+    state = _state_at_the_end(checkpoint)
+    if state is not None:  # only the adapter was not saved yet
+        trainer.state = state
+        trainer._load_best_model()
+    else:
+        _run(trainer, checkpoint)
+    manifest: dict[str, Any] = {}
+    if trainer.is_world_process_zero():
+        manifest = adapter.save(
+            folder / "adapter",
+            dtype=dtype,
+            facts={
+                "training": {
+                    **identity,
+                    "records": {split: len(items) for split, items in data.items()},
+                    "too_long": dict(too_long),
+                    "steps": trainer.state.global_step,
+                    "best_step": trainer.state.best_global_step,
+                    "best_dev_loss": trainer.state.best_metric,
+                    "resumed_at": _step_of(checkpoint) if checkpoint else None,
+                    "seconds": round(time.monotonic() - started, 1),
+                },
+                **(facts or {}),
+            },
+        )
+    return manifest
+
+
+def _state_at_the_end(checkpoint: Path | None) -> TrainerState | None:
+    """The trainer's state at a checkpoint, if it is the one at which the run ended."""
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return state if ended else None
+
+
+def _run(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
+    """Train from the checkpoint on, and leave the backbone as it was but for the adapter."""
+    model = trainer.adapter.model
+    if trainer.settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        if trainer.settings.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.eval()
+
+
+def _arguments(
+    settings: TrainingSettings, records: int, folder: Path, device: torch.device
+) -> TrainingArguments:
+    """Our settings in the trainer's words."""
+    processes = _world_size()
+    batches = math.ceil(records / (settings.batch_size * processes))
+    steps = max(1, round(settings.epochs * math.ceil(batches / settings.accumulation)))
+    interval = math.ceil(steps / settings.evaluations)
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        max_steps=steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup * steps),
+        max_grad_norm=1.0,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,
+        seed=settings.seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _world_size() -> int:
+    """Number of processes that `accelerate launch` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Note what this run is, or check that the folder's run is this one.
+
+    Raises:
+        TrainingError: The folder holds a run with other settings, config or data.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        files.write_json(path, identity)
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        key for key in identity if json.dumps(earlier.get(key)) != json.dumps(identity[key])
+    ]
+    if differing:
+        raise TrainingError(
+            f"{folder} holds a run that differs in {', '.join(differing)}: "
+            "repeat its settings to resume it, or choose another folder."
+        )
+
+
+def _cut_log(log_file: Path, checkpoint: Path | None) -> None:
+    """Drop what was logged after the checkpoint: those steps are run again."""
+    if not log_file.exists():
+        return
+    step = _step_of(checkpoint) if checkpoint else 0
+    kept = []
+    for line in log_file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            break  # the line that a crash cut short; none can follow it
+    files.write_text(log_file, "".join(f"{line}\n" for line in kept))

@@ -1,0 +1,199 @@
+"""Reading records, their hash, subsets, and token ids."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from cgclora.data import (
+    DataError,
+    Encoded,
+    Record,
+    data_hash,
+    encode,
+    encode_prompts,
+    read_prompts,
+    read_records,
+    sample_per_task,
+)
+
+GOOD = {"task": "mood", "input": "今天心情怎么样？", "target": "很好"}
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines),
+        encoding="utf-8",
+    )
+    return path
+
+
+# Reading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["task", "task_dataset", "kind"])
+def test_the_task_may_stand_under_any_of_three_names(tmp_path: Path, field: str) -> None:
+    path = write(tmp_path / "a.jsonl", {field: "mood", "input": "问", "target": "答"})
+    assert read_records(path) == [Record("a-1", "mood", "问", "答")]
+
+
+def test_a_record_keeps_its_id_its_choices_and_its_text_unchanged(tmp_path: Path) -> None:
+    text = " 第一行\n第二行\u2028同一行 "
+    path = write(
+        tmp_path / "a.jsonl",
+        {**GOOD, "input": text, "sample_id": 17, "answer_choices": ["好", "坏"]},
+    )
+    (record,) = read_records(path)
+    assert record == Record("17", "mood", text, "很好", ("好", "坏"))
+
+
+def test_empty_lines_are_passed_over_but_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "", GOOD, "   ", GOOD, "")
+    assert [record.id for record in read_records(path)] == ["a-2", "a-4"]
+
+
+def test_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\r\n".join([json.dumps(GOOD).encode()] * 2))
+    assert len(read_records(path)) == 2
+
+
+def test_only_wanted_tasks_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *({**GOOD, "task": name} for name in "abcab"))
+    assert [record.task for record in read_records(path, tasks=["a", "c"])] == ["a", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{not json", ["not JSON"]),
+        ("[1, 2]", ["object", "list"]),
+        ({"input": "问", "target": "答"}, ["task", "task_dataset", "kind"]),
+        ({**GOOD, "task": 3}, ["'task'", "3"]),
+        ({**GOOD, "input": "  "}, ["'input'", "'  '"]),
+        ({**GOOD, "target": None}, ["'target'", "None"]),
+        ({"task": "mood", "input": "问"}, ["'target'", "None"]),
+        ({**GOOD, "answer_choices": "好"}, ["'answer_choices'", "'好'"]),
+        ({**GOOD, "answer_choices": ["好", 1]}, ["'answer_choices'", "1"]),
+    ],
+)
+def test_a_bad_line_is_named_with_file_line_field_and_value(
+    tmp_path: Path, line: object, words: list[str]
+) -> None:
+    path = write(tmp_path / "bad.jsonl", GOOD, line)
+    with pytest.raises(DataError) as caught:
+        read_records(path)
+    message = str(caught.value)
+    assert f"{path}, line 2" in message
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_an_empty_and_a_binary_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    for path, word in (
+        (tmp_path / "missing.jsonl", "No such file"),
+        (write(tmp_path / "empty.jsonl", ""), "no record"),
+        (tmp_path / "binary.jsonl", "UTF-8"),
+    ):
+        with pytest.raises(DataError, match=word) as caught:
+            read_records(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_wanted_task_without_records_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(DataError, match=r"\['weather'\].*\['mood'\]"):
+        read_records(path, tasks=["mood", "weather"])
+
+
+def test_prompts_need_no_target(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"task": "mood", "input": "问"}, {**GOOD, "target": None})
+    assert [record.target for record in read_prompts(path)] == ["", ""]
+
+
+# Hash and subset --------------------------------------------------------------------------
+
+
+def test_the_hash_is_sha256_of_task_prompt_and_target_in_order() -> None:
+    records = [Record("1", "a", "问一", "答一"), Record("2", "b", "问二", "答二")]
+    joined = "".join(json.dumps([r.task, r.prompt, r.target]) for r in records)
+    assert data_hash(records) == hashlib.sha256(joined.encode()).hexdigest()
+
+
+def test_the_hash_sees_every_change_but_that_of_an_id() -> None:
+    base = [Record("1", "a", "x", "y"), Record("2", "a", "xx", "z")]
+    others = [
+        base[::-1],
+        base[:1],
+        [Record("1", "b", "x", "y"), base[1]],
+        [Record("1", "a", "xy", ""), base[1]],
+        [Record("1", "a", "x", "Y"), base[1]],
+    ]
+    assert len({data_hash(records) for records in (base, *others)}) == 6
+    assert data_hash([Record("9", "a", "x", "y"), base[1]]) == data_hash(base)
+
+
+def test_a_subset_has_so_many_of_each_task_in_the_first_order() -> None:
+    items = [Encoded([i, i], 1, i % 3 % 2) for i in range(30)]  # 20 of task 0, 10 of task 1
+    chosen = sample_per_task(items, [7, 3], seed=1)
+    assert Counter(item.task for item in chosen) == {0: 7, 1: 3}
+    assert [item.ids[0] for item in chosen] == sorted(item.ids[0] for item in chosen)
+    assert chosen == sample_per_task(items, [7, 3], seed=1)
+    assert chosen != sample_per_task(items, [7, 3], seed=2)
+    assert sample_per_task(items, [0, 30], seed=1) == items
+
+
+# Token ids --------------------------------------------------------------------------------
+
+
+def test_training_sees_the_prompt_ids_that_decoding_sees(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    # "the" is one token of this tokenizer, so a joint tokenisation would merge across the seam.
+    records = [Record("1", "a", "Is it about t", "he weather?"), Record("2", "a", "天气", "很好")]
+    encoded, _ = encode(records, tiny_tokenizer, ["a"], separator="", max_length=99)
+    prompts = encode_prompts([record.prompt for record in records], tiny_tokenizer, "")
+    for item, prompt, record in zip(encoded, prompts, records, strict=True):
+        assert item.ids[: item.prompt_length] == prompt
+        assert item.ids[0] == tiny_tokenizer.bos_token_id
+        assert item.ids[-1] == tiny_tokenizer.eos_token_id
+        assert tiny_tokenizer.decode(item.ids[item.prompt_length : -1]) == record.target
+        assert tiny_tokenizer.decode(item.ids[1 : item.prompt_length]) == record.prompt
+    joint = tiny_tokenizer(records[0].prompt + records[0].target)["input_ids"]
+    assert encoded[0].ids[1:-1] != joint
+
+
+def test_the_separator_ends_the_prompt(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    (ids,) = encode_prompts(["天气"], tiny_tokenizer, "\n答：")
+    assert tiny_tokenizer.decode(ids[1:]) == "天气\n答："
+
+
+def test_no_prompts_give_no_ids(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert encode_prompts([], tiny_tokenizer, "\n") == []
+
+
+def test_too_long_records_are_counted_by_task(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    records = [Record(str(n), task, "x" * n, "y") for task in "ab" for n in (1, 5, 50, 60)]
+    fits = len(tiny_tokenizer("x" * 50 + "\n")["input_ids"]) + 3  # start, target, end
+    encoded, too_long = encode(records, tiny_tokenizer, ["a", "b"], separator="\n", max_length=fits)
+    assert too_long == {"a": 1, "b": 1}
+    assert [item.task for item in encoded] == [0, 0, 0, 1, 1, 1]
+    assert max(len(item.ids) for item in encoded) == fits
+
+
+def test_a_task_without_a_record_that_fits_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    records = [Record("1", "a", "x", "y"), Record("2", "b", "x" * 99, "y")]
+    with pytest.raises(DataError, match=r"'b'.*20 tokens.*1 are longer"):
+        encode(records, tiny_tokenizer, ["a", "b"], separator="", max_length=20)
+    with pytest.raises(DataError, match="'a'"):
+        encode([], tiny_tokenizer, ["a"], separator="", max_length=20)
+
+
+def test_an_unknown_task_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(DataError, match=r"\['c'\]"):
+        encode([Record("1", "c", "x", "y")], tiny_tokenizer, ["a"], separator="", max_length=20)
