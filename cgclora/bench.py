@@ -1,0 +1,341 @@
+"""How fast the method is, side by side with what people use, in one run on one machine.
+
+Each part times its methods in turn, round after round, so that a slow minute of the machine hits
+all of them; a method's figure is the median, and a bar is a ratio of medians. All methods of a part
+share one set of frozen weights and the same batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from cgclora import provenance
+from cgclora.adapter import Adapter, linear_paths
+from cgclora.backbone import EMBEDDED, Backbone
+from cgclora.config import AdapterConfig, ConfigError
+from cgclora.data import encode_prompts
+from cgclora.decoding import Batch, Request
+from cgclora.loss import TargetLoss
+
+TASKS = ("first", "second", "third")
+BATCH, TOKENS, TARGETS = 8, 128, 16
+NEW_TOKENS = 24
+PROMPT = "判断下面两句话的意思是否相同：\n“今天天气怎么样”，“今天会下雨吗”\n选项：是的，不是\n答："
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a method of a part has to reach.
+
+    Attributes:
+        of: The method measured.
+        least: The least allowed value of the reference's time over the method's.
+        against: The method that is the reference, or a number of seconds.
+    """
+
+    of: str
+    least: float
+    against: str | float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Methods to time against one another, and the bars on their ratios."""
+
+    methods: Mapping[str, Callable[[], None]]
+    bars: Sequence[Bar]
+
+
+def run(
+    backbone: Backbone, *, only: Sequence[str] | None = None, repeats: int = 5
+) -> dict[str, Any]:
+    """Run the benchmark.
+
+    Args:
+        backbone: What to measure on; left as it was.
+        only: Names of parts; None runs all.
+        repeats: Timings of each method.
+
+    Returns:
+        For each part the seconds of every timing, medians and bars, with where they come from.
+
+    Raises:
+        ConfigError: A part is unknown, or there is nothing to repeat.
+    """
+    if unknown := set(only or ()) - PARTS.keys():
+        raise ConfigError(f"unknown parts {sorted(unknown)}: choose from {', '.join(PARTS)}.")
+    if repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, got {repeats}.")
+    parts = {}
+    for name in only or PARTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        with PARTS[name](backbone) as part:
+            parts[name] = _measure(part, repeats)
+    return {"backbone": backbone.name, **provenance.stamp(), "repeats": repeats, "parts": parts}
+
+
+def _measure(part: Part, repeats: int) -> dict[str, Any]:
+    for warm_up in part.methods.values():
+        warm_up()
+    seconds: dict[str, list[float]] = {name: [] for name in part.methods}
+    for _ in range(repeats):
+        for name, method in part.methods.items():
+            started = time.perf_counter()
+            method()
+            _wait()
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    bars = []
+    for bar in part.bars:
+        reference = bar.against if isinstance(bar.against, float) else medians[bar.against]
+        ratio = reference / medians[bar.of]
+        bars.append({**vars(bar), "ratio": ratio, "reached": ratio >= bar.least})
+    return {"seconds": seconds, "medians": medians, "bars": bars}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report as text: medians in seconds, then each bar with what was reached."""
+    lines = []
+    for name, part in report["parts"].items():
+        lines.append(name)
+        lines += [f"  {method:<34} {value:9.3f} s" for method, value in part["medians"].items()]
+        for bar in part["bars"]:
+            verdict = "reached" if bar["reached"] else "MISSED"
+            against = bar["against"]
+            reference = f"{against:.0f} s" if isinstance(against, float) else against
+            lines.append(
+                f"  {bar['of']}: {bar['ratio']:.2f} x as fast as {reference} "
+                f"(bar {bar['least']:.2f}): {verdict}"
+            )
+    return "\n".join(lines)
+
+
+# Training ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _training(backbone: Backbone) -> Iterator[Part]:
+    """Nine experts of rank 2 against PEFT of rank 18, a loop over experts, and a plain Trainer."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only this benchmark needs it
+
+    config = AdapterConfig(TASKS, common=6, specific=1, expert_rank=2)
+    batch = _training_batch(backbone)
+    ours = _ours(backbone, config, batch)
+    lora = LoraConfig(
+        r=config.total_rank, lora_alpha=16, target_modules=linear_paths(backbone.model)
+    )
+    tuned: Any = get_peft_model(_twin(backbone.model), lora)
+    loop_model = _with_loop(_twin(backbone.model), config)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = get_peft_model(_twin(backbone.model), lora)
+        yield Part(
+            {
+                "cgclora, fused experts": ours,
+                "PEFT LoRA, same total rank": _step(
+                    TargetLoss(cast(PreTrainedModel, tuned.get_base_model())), batch
+                ),
+                "loop over experts": _step(TargetLoss(loop_model), batch),
+                "PEFT + Trainer, full logits": _plain_trainer(plain, batch, folder),
+            },
+            [
+                Bar("cgclora, fused experts", 1 / 1.05, "PEFT LoRA, same total rank"),
+                Bar("cgclora, fused experts", 5, "loop over experts"),
+                Bar("cgclora, fused experts", 3, "PEFT + Trainer, full logits"),
+            ],
+        )
+
+
+@contextlib.contextmanager
+def _experts(backbone: Backbone) -> Iterator[Part]:
+    """4 experts of rank 16 against 64 experts of rank 1: the same total rank."""
+    batch = _training_batch(backbone)
+    few, many = (
+        _ours(
+            backbone,
+            AdapterConfig(TASKS, common=count, specific=0, expert_rank=64 // count),
+            batch,
+        )
+        for count in (4, 64)
+    )
+    yield Part({"4 experts": few, "64 experts": many}, [Bar("64 experts", 1 / 1.1, "4 experts")])
+
+
+def _training_batch(backbone: Backbone) -> dict[str, Tensor]:
+    """Random tokens of which the last ones of each row are targets."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = cast(nn.Embedding, backbone.model.get_input_embeddings()).num_embeddings
+    ids = torch.randint(3, vocabulary, (BATCH, TOKENS), generator=generator)
+    places = torch.arange(BATCH * TOKENS).view(BATCH, TOKENS)[:, -TARGETS - 1 : -1].flatten()
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "positions": places,
+        "targets": ids[:, -TARGETS:].flatten(),
+    }
+    return {name: tensor.to(backbone.model.device) for name, tensor in batch.items()}
+
+
+def _twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules that shares the frozen weights, so that copies cost no memory."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def _ours(
+    backbone: Backbone, config: AdapterConfig, batch: Mapping[str, Tensor]
+) -> Callable[[], None]:
+    adapter = Adapter.attach(_twin(backbone.model), config)
+    tasks = torch.arange(BATCH) % len(TASKS)
+    return _step(TargetLoss(adapter.model), batch, functools.partial(adapter.route, tasks))
+
+
+def _step(
+    loss: TargetLoss,
+    batch: Mapping[str, Tensor],
+    route: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Callable[[], None]:
+    """Forward, backward and optimizer step, with the loss on target positions only."""
+    trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    loss.train()
+
+    def step() -> None:
+        with route():
+            loss(**batch).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _plain_trainer(model: Any, batch: Mapping[str, Tensor], folder: str) -> Callable[[], None]:
+    """The step of an unchanged `transformers.Trainer`: the head runs at every position."""
+    arguments = TrainingArguments(
+        folder, report_to="none", use_cpu=batch["input_ids"].device.type == "cpu"
+    )
+    trainer = Trainer(model=model, args=arguments)
+    optimizer = trainer.create_optimizer()
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels.view(-1)[batch["positions"] + 1] = batch["targets"]
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"labels": labels}
+
+    def step() -> None:
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.training_step(model, dict(inputs))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class _LoopLinear(nn.Module):
+    """One small product after another for every expert, as MOELoRA's public code has it."""
+
+    def __init__(self, base_layer: nn.Linear, config: AdapterConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.scale = config.scale
+        rank, experts = config.expert_rank, range(config.num_experts)
+        inner, outer = base_layer.in_features, base_layer.out_features
+        self.A = nn.ModuleList(nn.Linear(inner, rank, bias=False) for _ in experts)
+        self.B = nn.ModuleList(nn.Linear(rank, outer, bias=False) for _ in experts)
+        self.embedding = nn.Embedding(len(TASKS), config.embedding_size)
+        self.gate = nn.Linear(config.embedding_size, config.num_experts, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base_layer(x)
+        tasks = torch.arange(len(x), device=x.device) % len(TASKS)
+        gates = self.gate(self.embedding(tasks)).softmax(-1)
+        for index, (A, B) in enumerate(zip(self.A, self.B, strict=True)):
+            y = y + self.scale * B(A(x)) * gates[:, index, None, None]
+        return cast(Tensor, y)
+
+
+def _with_loop(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
+    for path in linear_paths(model):
+        layer = cast(nn.Linear, model.get_submodule(path))
+        model.set_submodule(path, _LoopLinear(layer, config).to(layer.weight))
+    return model
+
+
+# Decoding ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _decoding(backbone: Backbone) -> Iterator[Part]:
+    """A folded task against the bare backbone, 1 row; mixed tasks unfolded against it, 16 rows."""
+    config = AdapterConfig(TASKS)
+    folded, mixed = (dataclasses.replace(backbone, model=_twin(backbone.model)) for _ in range(2))
+    Adapter.attach(folded, config).fold(TASKS[0])
+    adapter = Adapter.attach(mixed, config)
+    tasks = [TASKS[row % len(TASKS)] for row in range(16)]
+    yield Part(
+        {
+            "bare, 1 row": lambda: _decode(backbone, [None]),
+            "folded, 1 row": lambda: _decode(folded, [None]),
+            "bare, 16 rows": lambda: _decode(backbone, [None] * 16),
+            "mixed tasks, 16 rows": lambda: _decode(mixed, tasks, adapter),
+        },
+        [
+            Bar("folded, 1 row", 0.98, "bare, 1 row"),
+            Bar("mixed tasks, 16 rows", 1 / 1.15, "bare, 16 rows"),
+        ],
+    )
+
+
+def _decode(
+    backbone: Backbone, tasks: Sequence[str | None], adapter: Adapter | None = None
+) -> None:
+    """Greedy decoding of exactly `NEW_TOKENS` tokens a row."""
+    prompts = encode_prompts([PROMPT] * len(tasks), backbone.tokenizer, "\n")
+    batch = Batch(backbone, adapter, [Request(task, PROMPT) for task in tasks], prompts)
+    logits = batch.prefill()
+    for _ in range(NEW_TOKENS - 1):
+        logits = batch.step(logits.argmax(-1).tolist())
+
+
+# Start ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _start(backbone: Backbone) -> Iterator[Part]:
+    """A new process to its first token, its cache warm: ten seconds at most."""
+    command = [sys.executable, "-m", "cgclora", "generate", PROMPT, "--max-new-tokens", "4"]
+    if backbone.name != EMBEDDED:
+        command += ["--backbone", backbone.name]
+
+    def first_token() -> None:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
+            if process.stdout is None or not process.stdout.read(1):
+                raise RuntimeError("the command line gave no answer")
+            process.terminate()
+
+    yield Part({"start to first token": first_token}, [Bar("start to first token", 1, 10.0)])
+
+
+PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]]] = {
+    "training": _training,
+    "experts": _experts,
+    "decoding": _decoding,
+    "start": _start,
+}

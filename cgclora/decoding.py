@@ -1,0 +1,392 @@
+"""Answers: streamed or whole, one or a batch, each row with its own task, gates and constraints.
+
+    for piece in stream(backbone, [Request("NER", prompt)], adapter):
+        print(piece.text, end="")
+
+Rows share one forward pass a token whatever their tasks; a row of task None is answered by the bare
+backbone in the same batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone
+from cgclora.data import encode_prompts
+from cgclora.layer import Route
+
+Finish = Literal["end", "stop", "length"]
+
+
+class DecodingError(ValueError):
+    """A request that cannot be answered; the message names the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes:
+        task: Whose experts answer; None is the bare backbone.
+        prompt: The whole prompt, without the separator that the adapter's config adds.
+        max_new_tokens: Most tokens of the answer.
+        stop: Texts at which the answer ends; they are not part of it.
+        temperature: 0 takes the likeliest token, otherwise tokens are drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        seed: Of the draw.
+        choices: The answer is one of these texts; None leaves it free.
+        gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+    """
+
+    task: str | None
+    prompt: str
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    choices: tuple[str, ...] | None = None
+    gates: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, since a request may come from a form."""
+        if self.max_new_tokens < 1:
+            raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if not math.isfinite(self.temperature) or self.temperature < 0:
+            raise DecodingError(f"temperature must be 0 or more, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise DecodingError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if "" in self.stop:
+            raise DecodingError("stop holds an empty text, which would end every answer.")
+        if self.choices is not None and not all(self.choices or [""]):
+            raise DecodingError("choices is empty or holds an empty text: name what may be said.")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got.
+
+    Attributes:
+        text: The answer.
+        finish: Why it ended: its `end` token, a `stop` text, or `length`.
+        prompt_tokens: Tokens of the prompt.
+        tokens: Tokens generated, the end token included.
+        seconds: From the start of its batch to its end.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer, as it comes.
+
+    Attributes:
+        index: Which request it belongs to.
+        text: What is new; may be empty.
+        answer: The whole answer, with the request's last piece only.
+    """
+
+    index: int
+    text: str
+    answer: Answer | None = None
+
+
+def stream(
+    backbone: Backbone, requests: Sequence[Request], adapter: Adapter | None = None
+) -> Iterator[Piece]:
+    """Answer requests as one batch, a piece as soon as it is known.
+
+    Closing the iterator stops the work. Between pieces the backbone is free for other uses.
+
+    Args:
+        backbone: Who answers.
+        requests: One or more; their tasks may differ.
+        adapter: Whose tasks they name; with a task folded in, all must be of that task.
+
+    Raises:
+        ConfigError: The adapter does not know a task.
+        DecodingError: A prompt is empty or longer than the backbone reads, or a task is named
+            without an adapter or beside another that is folded in.
+        AdapterError: A request's gates have a wrong shape.
+    """
+    if not requests:
+        return
+    separator = adapter.config.separator if adapter else "\n"
+    prompts = encode_prompts(
+        [request.prompt for request in requests], backbone.tokenizer, separator
+    )
+    _check(backbone, requests, prompts, adapter)
+    started = time.monotonic()
+    rows = [
+        _Row(index, request, len(prompt), backbone.tokenizer)
+        for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
+    ]
+    batch = Batch(backbone, adapter, requests, prompts)
+    logits = batch.prefill()
+    while rows:
+        tokens = [row.choose(logits[place]) for place, row in enumerate(rows)]
+        for row, token in zip(rows, tokens, strict=True):
+            if row.finish is not None:
+                continue
+            text = row.add(token)
+            if row.finish is not None:
+                yield Piece(row.index, text, row.answer(time.monotonic() - started))
+            elif text:
+                yield Piece(row.index, text)
+        alive = [place for place, row in enumerate(rows) if row.finish is None]
+        if not alive:
+            return
+        # Dropping rows copies the cache, so it waits until it pays.
+        if len(alive) <= len(rows) // 2:
+            batch.keep(alive)
+            rows = [rows[place] for place in alive]
+            tokens = [tokens[place] for place in alive]
+        logits = batch.step(tokens)
+
+
+def generate(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    adapter: Adapter | None = None,
+    *,
+    batch_size: int = 16,
+) -> list[Answer]:
+    """Answer any number of requests, longest prompts first, in batches of mixed tasks.
+
+    Raises:
+        The errors of `stream`.
+    """
+    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        for piece in stream(backbone, [requests[i] for i in places], adapter):
+            if piece.answer is not None:
+                answers[places[piece.index]] = piece.answer
+    return [answers[i] for i in range(len(requests))]
+
+
+def _check(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    prompts: Sequence[Sequence[int]],
+    adapter: Adapter | None,
+) -> None:
+    most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
+    for request, prompt in zip(requests, prompts, strict=True):
+        if not request.prompt.strip():
+            raise DecodingError("the prompt is empty: write a question.")
+        if len(prompt) + request.max_new_tokens > most:
+            raise DecodingError(
+                f"prompt ({len(prompt)} tokens) and answer (up to {request.max_new_tokens}) exceed "
+                f"the {most} tokens that this backbone reads: shorten the prompt."
+            )
+        if request.task is not None and adapter is None:
+            raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
+        if request.task is None and request.gates is not None:
+            raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
+    if adapter is not None and adapter.model is not backbone.model:
+        raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
+    if adapter is not None and adapter.folded_task is not None:
+        others = {request.task for request in requests} - {adapter.folded_task}
+        if others or any(request.gates is not None for request in requests):
+            raise DecodingError(
+                f"task {adapter.folded_task!r} is folded in: unfold() to answer other tasks, the "
+                "bare backbone, or with gates of your own."
+            )
+
+
+class Batch:
+    """The model's side of a batch: token ids in, logits of the next token out."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter | None,
+        requests: Sequence[Request],
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
+        self.backbone = backbone
+        self.adapter = adapter if adapter and adapter.folded_task is None else None
+        self.device = backbone.model.device
+        with backbone.lock:  # the head's first use runs the backbone, which no route may touch
+            self.head = backbone.head
+        self.cache = DynamicCache(config=backbone.model.config)
+        width = max(len(prompt) for prompt in prompts)
+        pad = backbone.tokenizer.pad_token_id
+        self.ids = torch.tensor(
+            [[pad] * (width - len(p)) + list(p) for p in prompts], device=self.device
+        )
+        self.mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
+        )
+        self.route = self._plan(requests) if self.adapter else None
+
+    @torch.inference_mode()
+    def _plan(self, requests: Sequence[Request]) -> Route:
+        adapter = self.adapter
+        if adapter is None:
+            raise TypeError("a batch without an adapter has no route")
+        tasks = [request.task for request in requests]
+        if all(request.gates is None for request in requests):
+            return adapter.plan(tasks)
+        own = adapter.gate()
+        rows = []
+        for request in requests:
+            if request.gates is not None:
+                gates = request.gates.to(own)
+                _check_gates(gates, own)
+                rows.append(gates.expand(own.shape[0], own.shape[2]))
+            else:
+                rows.append(
+                    own[:, adapter.config.task_index(request.task or adapter.config.tasks[0])]
+                )
+        return adapter.plan(tasks, gates=torch.stack(rows, dim=1))
+
+    def prefill(self) -> Tensor:
+        """Logits [batch, V] after the prompts."""
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        return self._forward(self.ids, positions)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Logits [batch, V] after one more token a row."""
+        ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
+        positions = self.mask.sum(-1, keepdim=True)
+        self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+        return self._forward(ids, positions)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        index = torch.tensor(places, device=self.device)
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        if self.route is not None:
+            weights = tuple(weights[index] for weights in self.route.weights)
+            self.route = Route(self.route.adapter, weights)
+
+    @torch.inference_mode()
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": self.mask,
+            "position_ids": positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        routed: AbstractContextManager[None] = nullcontext()
+        if self.adapter is not None and self.route is not None:
+            routed = self.adapter.route(self.route)
+        with self.backbone.lock, routed:
+            output = self.backbone.model.get_decoder()(**inputs)
+            return self.head(output.last_hidden_state[:, -1])
+
+
+def _check_gates(gates: Tensor, own: Tensor) -> None:
+    layers, _, experts = own.shape
+    if gates.shape not in ((experts,), (layers, experts)):
+        raise DecodingError(
+            f"gates has shape {list(gates.shape)}, expected [{experts}] or [{layers}, {experts}]."
+        )
+    if not torch.isfinite(gates).all():
+        raise DecodingError("gates holds a value that is not a finite number.")
+
+
+@dataclass
+class _Row:
+    """The text's side of a request: which token next, what it says, and whether that is the end."""
+
+    index: int
+    request: Request
+    prompt_tokens: int
+    tokenizer: PreTrainedTokenizerBase
+    finish: Finish | None = None
+    ids: list[int] = field(default_factory=list)
+    sent: str = ""
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.request.seed)
+        self.allowed = _allowed_next(self.request.choices, self.tokenizer)
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token id, from logits [V]. A finished row repeats its last one."""
+        if self.finish is not None:
+            return self.ids[-1]
+        if self.allowed is not None:
+            ids = torch.tensor(self.allowed[tuple(self.ids)], device=logits.device)
+            return int(ids[self._pick(logits[ids])])
+        return self._pick(logits)
+
+    def _pick(self, logits: Tensor) -> int:
+        if self.request.temperature == 0:
+            return int(logits.argmax())
+        probabilities = (logits / self.request.temperature).softmax(-1)
+        ordered, ids = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
+        return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
+
+    def add(self, token: int) -> str:
+        """Take a token; returns the text that is now certain.
+
+        A character's bytes may come one token each, and until the last one is there they, and with
+        some tokenizers the whole characters just before them, decode to U+FFFD. So those at the end
+        are never shown, and a text that got shorter adds nothing.
+        """
+        self.ids.append(token)
+        ended = token == self.tokenizer.eos_token_id
+        said = self.ids[:-1] if ended else self.ids
+        text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True)).rstrip("\ufffd")
+        cut = min((text.find(stop) for stop in self.request.stop if stop in text), default=-1)
+        if cut >= 0:
+            text, self.finish = text[:cut], "stop"
+        elif ended:
+            self.finish = "end"
+        elif len(self.ids) >= self.request.max_new_tokens:
+            self.finish = "length"
+        else:
+            text = text[: len(text) - self._uncertain(text)]
+        new = text[len(self.sent) :]
+        self.sent += new
+        return new
+
+    def _uncertain(self, text: str) -> int:
+        """How many last characters may turn out to be the start of a stop text."""
+        longest = max(map(len, self.request.stop), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self.request.stop):
+                return length
+        return 0
+
+    def answer(self, seconds: float) -> Answer:
+        """The finished answer."""
+        if self.finish is None:
+            raise ValueError("the answer has not ended yet")
+        return Answer(self.sent, self.finish, self.prompt_tokens, len(self.ids), seconds)
+
+
+def _allowed_next(
+    choices: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+) -> dict[tuple[int, ...], list[int]] | None:
+    """For each beginning of a choice, as token ids, the ids that may follow."""
+    if choices is None:
+        return None
+    following: dict[tuple[int, ...], set[int]] = {}
+    for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]:
+        whole = [*ids, tokenizer.eos_token_id]
+        for length, token in enumerate(whole):
+            following.setdefault(tuple(whole[:length]), set()).add(token)
+    return {start: sorted(tokens) for start, tokens in following.items()}
