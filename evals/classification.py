@@ -1,0 +1,120 @@
+"""How often an adapter and the bare backbone name the right label, task by task.
+
+The table that stands in an adapter's manifest. Each method answers the same test records, greedily:
+
+    adapter             the task's experts, free to say anything
+    backbone            no experts, free to say anything
+    backbone, labels    no experts, and may say one of the record's labels only: the fairer rival,
+                        since an untrained model does not know that a label is wanted
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cgclora import provenance
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone
+from cgclora.data import Record, data_hash
+from cgclora.decoding import Request, generate
+from evals.tasks import Task, get_task, is_correct
+
+METHODS = ("adapter", "backbone", "backbone, labels")
+
+
+def compare(
+    backbone: Backbone,
+    adapter: Adapter,
+    records: Sequence[Record],
+    *,
+    most: int = 0,
+    batch_size: int = 16,
+) -> dict[str, Any]:
+    """Accuracy with its 95 % interval for each classification task of the adapter and each method.
+
+    Args:
+        backbone: Who answers.
+        adapter: Attached to it.
+        records: Test records; those of other tasks are passed over.
+        most: Take the first so many of each task; 0 takes all.
+        batch_size: Requests in one batch.
+
+    Returns:
+        For each task the number of records, how many each method got right, accuracy and interval;
+        with the hash of the records and where the numbers come from.
+
+    Raises:
+        ValueError: The adapter has no classification task with records.
+    """
+    chosen: dict[str, list[Record]] = {}
+    for record in records:
+        if record.task in adapter.config.tasks and get_task(record.task).kind == "classification":
+            group = chosen.setdefault(record.task, [])
+            if not most or len(group) < most:
+                group.append(record)
+    if not chosen:
+        raise ValueError("the adapter has no classification task among these records")
+    scores: dict[str, Any] = {}
+    for name, group in chosen.items():
+        right = {
+            method: _count_right(backbone, adapter, get_task(name), group, method, batch_size)
+            for method in METHODS
+        }
+        scores[name] = {"records": len(group)} | {
+            method: {
+                "right": count,
+                "accuracy": count / len(group),
+                "interval": wilson_interval(count, len(group)),
+            }
+            for method, count in right.items()
+        }
+        shown = " · ".join(f"{method} {count / len(group):.3f}" for method, count in right.items())
+        print(f"{name}: {shown}", file=sys.stderr, flush=True)
+    return {
+        "data": data_hash([record for group in chosen.values() for record in group]),
+        **provenance.stamp(),
+        "tasks": scores,
+    }
+
+
+def _count_right(
+    backbone: Backbone,
+    adapter: Adapter,
+    task: Task,
+    records: Sequence[Record],
+    method: str,
+    batch_size: int,
+) -> int:
+    requests = [
+        Request(
+            task.name if method == "adapter" else None,
+            record.prompt,
+            max_new_tokens=task.max_new_tokens,
+            stop=("\n",),
+            choices=task.answers(record.choices) if method == "backbone, labels" else None,
+        )
+        for record in records
+    ]
+    answers = generate(backbone, requests, adapter, batch_size=batch_size)
+    return sum(
+        is_correct(task, answer.text, record.target, record.choices)
+        for answer, record in zip(answers, records, strict=True)
+    )
+
+
+def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927), which stays in [0, 1] for few records.
+
+    Raises:
+        ValueError: `total` is not positive, or `right` is not among 0 ... `total`.
+    """
+    if total < 1 or not 0 <= right <= total:
+        raise ValueError(f"{right} of {total} is not a proportion")
+    share = right / total
+    centre = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return (centre - half) / scale, (centre + half) / scale
