@@ -1,0 +1,163 @@
+"""The whole app as a visitor meets it: real backbone, shipped adapters, a real browser."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser import find_browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.backbone]
+
+ROOT = Path(__file__).parents[1]
+ADAPTERS = Path(os.environ.get("CGCLORA_ADAPTERS", ROOT / "assets" / "adapters"))
+TASKS = ("SentimentAnalyze", "CHIP-STS", "KUAKE-QIC")  # short answers, whichever is shipped
+LONG_TASKS = ("CMeIE", "Summary")
+MINUTES = 60_000
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def shipped_task(*, long: bool = False) -> tuple[str, str]:
+    """Cluster and name of a task with a short answer, or with a long one."""
+    for config in sorted(ADAPTERS.glob("*/config.json")):
+        for task in LONG_TASKS if long else TASKS:
+            if f'"{task}"' in config.read_text(encoding="utf-8"):
+                return config.parent.name, task
+    pytest.skip(f"no adapter with such a task lies in {ADAPTERS}: train and ship one first")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    shipped_task()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    settings = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            env={**os.environ, **settings, "CGCLORA_ADAPTERS": str(ADAPTERS)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not answers(port):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+            assert "Traceback" not in log.read_text(), log.read_text()
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page, what went wrong on it, and whom it asked."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    context = browser.new_context(locale="zh-CN", viewport={"width": 1280, "height": 900})
+    visit = Visit(context.new_page())
+    page = visit.page
+    page.set_default_timeout(5 * MINUTES)  # a first start converts the backbone
+    page.on("console", lambda said: said.type == "error" and visit.errors.append(said.text))
+    page.on("pageerror", lambda error: visit.errors.append(str(error)))
+    page.on("request", lambda sent: visit.hosts.add(urlsplit(sent.url).hostname or ""))
+    yield visit
+    context.close()
+    assert visit.errors == []
+    assert visit.hosts <= {"127.0.0.1", ""}
+
+
+def test_a_task_is_picked_a_sample_answered_and_its_gate_shown(server: str, visit: Visit) -> None:
+    cluster, task = shipped_task()
+    page = visit.page
+    page.goto(f"{server}/?cluster={cluster}")
+    page.locator(f"#tasks label:has(input[value='{task}'])").click()
+    expect(page.locator(".task code")).to_have_text(task)
+    expect(page).to_have_url(re.compile(f"task={task}"))
+    page.locator(".status.ready").wait_for()
+
+    page.locator("#samples button").first.click()
+    page.locator("#adapted .card.done").wait_for()
+    page.locator("#bare .card.done").wait_for()
+    answer = page.locator("#adapted .said").inner_text()
+    assert answer.strip()
+    assert page.locator("#parsed .chip.big").inner_text() == answer.strip()
+    assert page.locator("#parsed .verdict").count() == 1
+    assert re.search(r"\d 词元/秒", page.locator("#adapted .facts").inner_text())
+
+    shares = [int(share) for share in re.findall(r"(\d+)%", page.locator(".shares").inner_text())]
+    assert sum(shares) in (99, 100, 101)  # rounded
+    assert page.locator("#share-bar .bars path").count() >= 1
+    assert page.locator("#heat-map .hm image").count() >= 1
+    page.screenshot()  # what cannot be painted raises
+
+
+def test_what_a_visitor_types_is_never_markup(server: str, visit: Visit) -> None:
+    cluster, task = shipped_task()
+    page = visit.page
+    page.goto(f"{server}/?cluster={cluster}&task={task}&lang=en")
+    expect(page.locator("#run")).to_have_text("Answer")
+    page.locator(".status.ready").wait_for()
+    page.locator("#field-0 textarea, #field-0 input").fill("<img src=x onerror=alert(1)>{{x}}${y}")
+    page.locator("#run").click()
+    page.locator("#adapted .card.done").wait_for()
+    assert page.locator("#work img").count() == 0
+
+
+def test_stop_ends_the_answer_and_the_next_one_works(server: str, visit: Visit) -> None:
+    cluster, task = shipped_task(long=True)  # a label could be out before the click
+    page = visit.page
+    page.goto(f"{server}/?cluster={cluster}&task={task}")
+    page.locator(".status.ready").wait_for()
+    page.locator("#run").click()
+    page.locator("#stop").click()
+    page.locator("#run").wait_for()
+    page.locator("#adapted .card.done").wait_for()
+    page.locator("#run").click()
+    page.locator("#stop").wait_for()
+    page.locator("#adapted .card.done").wait_for()
+    assert page.locator("#adapted .said").inner_text().strip()
+
+
+def test_a_telephone_shows_the_page_without_sideways_scrolling(server: str, visit: Visit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(server)
+    page.locator("#tasks label").first.wait_for()
+    page.locator(".status.ready").wait_for()
+    page.locator("#heat-map .js-plotly-plot").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

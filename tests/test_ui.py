@@ -1,0 +1,431 @@
+"""The app without a browser: figures, words, engine, HTML, endpoints."""
+
+import json
+import string
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+import app
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone
+from cgclora.config import AdapterConfig
+from evals.tasks import TASKS
+from tests.tiny import make_backbone
+from ui import answering, forms, render
+from ui.answering import Form
+from ui.engine import BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question
+from ui.figures import heat_map, share_bar
+from ui.gates import TaskGates
+from ui.texts import I18N, LANGUAGES, TEXTS, language_of, text
+from ui.theme import COMMON, FROZEN, SPECIFIC
+
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"
+
+
+def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Backbone:
+    """An adapter whose experts and gate are not zero, on a fresh tiny backbone."""
+    backbone = make_backbone()
+    adapter = Adapter.attach(backbone, AdapterConfig(tasks=tasks), name="saved", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in adapter.named_parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    adapter.save(folder)
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    save_adapter(folder / "general", ("SentimentAnalyze", "NER", "Couplet"))
+    save_adapter(folder / "my-own", ("greet", "<b>bold</b>"))
+    save_adapter(folder / "damaged", ("x",))
+    (folder / "damaged" / "adapter.safetensors").write_bytes(b"no tensors here")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(adapters: Path) -> Engine:
+    engine = Engine(adapters, load=lambda progress: make_backbone())
+    engine.start()
+    assert engine.wait(60)
+    assert engine.status.ready, engine.status
+    return engine
+
+
+def some_gates(common: int = 2, specific: int = 1) -> TaskGates:
+    layers = tuple(f"model.layers.{depth}.{kind}" for depth in range(3) for kind in ("q", "up"))
+    weights = np.random.default_rng(0).dirichlet(np.ones(common + specific), size=len(layers))
+    return TaskGates("NER", layers, weights, common)
+
+
+# Gates and figures --------------------------------------------------------------------------
+
+
+def test_shares_are_the_mean_over_all_layers_and_add_up_to_one() -> None:
+    gates = some_gates()
+    expected = [sum(row[e] for row in gates.weights) / len(gates.layers) for e in range(3)]
+    assert gates.shares() == pytest.approx(expected)
+    assert gates.shares().sum() == pytest.approx(1)
+    assert gates.common_share() == pytest.approx(expected[0] + expected[1])
+
+
+def test_shares_of_a_plain_sum_add_up_to_one() -> None:
+    gates = TaskGates("NER", ("a", "b"), np.ones((2, 5)), common=4)
+    assert gates.common_share() == pytest.approx(0.8)
+
+
+def test_the_bar_shows_the_shares() -> None:
+    gates = some_gates()
+    bars = share_bar(gates).data
+    assert [bar.x[0] for bar in bars] == pytest.approx(list(gates.shares()))
+    assert [bar.marker.color for bar in bars] == [COMMON, COMMON, SPECIFIC]
+
+
+def test_the_heat_map_shows_the_gates_of_one_module() -> None:
+    gates = some_gates()
+    common, specific = heat_map(gates, "up").data
+    for depth in range(3):
+        row = gates.weights[gates.layers.index(f"model.layers.{depth}.up")]
+        assert [common.z[e][depth] for e in (0, 1)] == pytest.approx(list(row[:2]))
+        assert specific.z[2][depth] == pytest.approx(row[2])
+    assert list(common.x) == ["0", "1", "2"]
+    assert all(value is None for value in common.z[2])
+    assert all(value is None for row in specific.z[:2] for value in row)
+
+
+def test_the_heat_map_averages_over_modules_by_default() -> None:
+    gates = some_gates()
+    common, _ = heat_map(gates).data
+    of_layer_one = [w for p, w in zip(gates.layers, gates.weights, strict=True) if ".1." in p]
+    assert common.z[0][1] == pytest.approx(sum(w[0] for w in of_layer_one) / 2)
+
+
+def test_the_heat_map_says_what_its_palest_and_strongest_colours_mean() -> None:
+    gates = some_gates()
+    figure = heat_map(gates, "up", "en")
+    of_up = [w for p, w in zip(gates.layers, gates.weights, strict=True) if p.endswith("up")]
+    least, most = min(map(min, of_up)), max(map(max, of_up))
+    assert f"({least:.2f} to {most:.2f})" in figure.layout.xaxis.title.text
+    assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(least, most)}
+
+
+def test_equal_weights_are_drawn_alike() -> None:
+    uniform = TaskGates("NER", ("model.layers.0.q",), np.full((1, 5), 0.2), common=4)
+    assert {(trace.zmin, trace.zmax) for trace in heat_map(uniform).data} == {(0.0, 0.2)}
+
+
+@pytest.mark.parametrize(("common", "specific"), [(1, 0), (0, 2), (8, 0)])
+def test_figures_of_every_method_can_be_drawn(common: int, specific: int) -> None:
+    gates = some_gates(common, specific)
+    assert json.loads(share_bar(gates, "en").to_json())["data"]
+    assert json.loads(heat_map(gates, None, "en").to_json())["data"]
+
+
+def test_figures_fetch_nothing_and_leave_the_background_to_the_page() -> None:
+    for figure in (share_bar(some_gates()), heat_map(some_gates())):
+        assert "http" not in figure.to_json()
+        assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
+
+
+# Words ----------------------------------------------------------------------------------------
+
+
+def test_every_text_is_there_in_both_languages_with_the_same_places_to_fill() -> None:
+    for key, words in TEXTS.items():
+        assert len(words) == len(LANGUAGES), key
+        assert all(word.strip() for word in words), key
+        places = [{p[1] for p in string.Formatter().parse(word) if p[1]} for word in words]
+        assert places[0] == places[1], key
+    assert set(I18N.translations) == set(LANGUAGES)
+
+
+def test_chinese_texts_are_chinese_and_english_ones_are_not() -> None:
+    def chinese(word: str) -> bool:
+        return any("\u4e00" <= letter <= "\u9fff" for letter in word)
+
+    for key, words in TEXTS.items():
+        # The language button alone says the other language's name.
+        zh, en = reversed(words) if key == "other_language" else words
+        assert chinese(zh) or not any(letter.isalpha() for letter in zh), key
+        assert not chinese(en), key
+
+
+def test_every_task_of_the_collections_has_words_for_its_kind() -> None:
+    assert all(text(task.kind, "en") for task in TASKS.values())
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "expected"),
+    [
+        ({}, "", "zh"),
+        ({}, "en-GB,en;q=0.9,zh;q=0.8", "en"),
+        ({}, "zh-TW,zh;q=0.9,en;q=0.8", "zh"),
+        ({}, "fr-FR,fr;q=0.9,en;q=0.8", "en"),
+        ({"lang": "zh"}, "en-US", "zh"),
+        ({"lang": "en"}, "zh-CN", "en"),
+        ({"lang": "<script>"}, "de", "zh"),
+    ],
+)
+def test_the_language_is_the_address_s_then_the_browser_s_then_chinese(
+    query: dict[str, str], header: str, expected: str
+) -> None:
+    asked = SimpleNamespace(query_params=query, headers={"accept-language": header})
+    assert language_of(asked) == expected  # type: ignore[arg-type]
+
+
+def test_the_style_sheet_has_the_same_three_colours() -> None:
+    css = (Path(app.__file__).parent / "assets" / "style.css").read_text(encoding="utf-8")
+    for name, colour in (("frozen", FROZEN), ("common", COMMON), ("specific", SPECIFIC)):
+        assert f"--{name}: {colour};" in css
+    assert "http" not in css
+    assert "@import" not in css
+
+
+# HTML -----------------------------------------------------------------------------------------
+
+
+def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
+    label = TASKS["SentimentAnalyze"].parse(MARKUP)
+    entities = TASKS["NER"].parse(f"人名：{MARKUP}\n{MARKUP}")
+    pages = [
+        render.answer_card("adapted", render.Reply("done", MARKUP, (MARKUP,)), "en"),
+        render.parsed_answer(label, "en", reference=label, reference_text=MARKUP),
+        render.parsed_answer(entities, "en", reference=entities, reference_text=MARKUP),
+        render.notice(MARKUP, MARKUP),
+        render.task_head(forms.task_named(MARKUP), "en"),
+    ]
+    for page in pages:
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "&lt;script&gt;" in page
+
+
+def test_lines_that_cannot_be_parsed_are_shown() -> None:
+    parsed = TASKS["NER"].parse("人名：小林\n我不知道")
+    page = render.parsed_answer(parsed, "zh")
+    assert "小林" in page
+    assert "我不知道" in page
+
+
+def test_mentions_are_marked_in_the_text_the_longer_one_first() -> None:
+    parsed = TASKS["NER"].parse("地名：北京，北京西站")
+    pieces = forms.highlighted("从北京西站到北京", parsed, "zh")
+    assert pieces == [("从", None), ("北京西站", "地名"), ("到", None), ("北京", "地名")]
+    assert "".join(piece for piece, _ in pieces) == "从北京西站到北京"
+
+
+def test_nothing_is_marked_where_no_mention_occurs() -> None:
+    assert forms.highlighted("今天下雨", TASKS["NER"].parse("人名：小林"), "zh") == []
+
+
+# Engine ---------------------------------------------------------------------------------------
+
+
+def test_a_damaged_adapter_is_named_and_the_others_work(engine: Engine) -> None:
+    assert set(engine.problems) == {"damaged", "empty"}
+    assert engine.clusters() == ("general", "my-own")
+    page = render.problems(engine, "en")
+    assert "damaged" in page
+    assert str(engine.folder) not in page
+
+
+def test_tasks_are_known_before_the_model_is_loaded(adapters: Path) -> None:
+    engine = Engine(adapters, load=lambda progress: make_backbone())
+    assert engine.configs["general"].tasks == ("SentimentAnalyze", "NER", "Couplet")
+    assert not engine.status.ready
+
+
+def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path) -> None:
+    def broken(progress: Callable[[str, float], None]) -> Backbone:
+        raise RuntimeError("the disk is full: make room")
+
+    engine = Engine(adapters, load=broken)
+    engine.start()
+    assert engine.wait(60)
+    assert "make room" in render.problems(engine, "en")
+    with pytest.raises(EngineError, match="make room"):
+        next(engine.ask(Question("general", "NER", "你好", 4)))
+
+
+def test_without_adapters_the_page_says_how_to_train_one(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "none", load=lambda progress: make_backbone())
+    assert engine.clusters() == ()
+    assert "python -m cgclora train" in render.problems(engine, "en")
+
+
+def test_gates_are_the_adapter_s_own(engine: Engine, adapters: Path) -> None:
+    adapter = Adapter.load(adapters / "general", make_backbone())
+    expected = adapter.gates()[:, 1]  # NER
+    gates = engine.gates("general", "NER")
+    usable = [*range(4), 5]
+    assert gates.weights == pytest.approx(expected[:, usable].numpy(), abs=1e-6)
+    assert expected.sum(-1) == pytest.approx(gates.weights.sum(axis=1), abs=1e-6)
+    assert gates.layers == tuple(adapter.layers)
+
+
+def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine: Engine) -> None:
+    question = Question("general", "NER", "你好", BARE_TOKENS + 8)
+    answers = {piece.index: piece.answer for piece in engine.ask(question) if piece.answer}
+    assert set(answers) == {0, 1}
+    assert answers[1].tokens <= BARE_TOKENS
+    assert answers[0].text != answers[1].text
+
+
+def test_closing_the_stream_leaves_the_engine_free(engine: Engine) -> None:
+    pieces = engine.ask(Question("general", "NER", "你好", 64))
+    next(pieces)
+    pieces.close()
+    assert list(engine.ask(Question("general", "NER", "你好", 2)))
+
+
+def test_several_questions_at_once_get_the_answers_they_get_alone(engine: Engine) -> None:
+    questions = [Question("general", task, "你好", 12) for task in ("NER", "Couplet")]
+    questions += [Question("my-own", "greet", "你好", 12)]
+
+    def answers(question: Question) -> list[str]:
+        return [piece.answer.text for piece in engine.ask(question) if piece.answer]
+
+    alone = [answers(question) for question in questions]
+    together: list[list[str]] = [[] for _ in questions]
+    threads = [
+        threading.Thread(target=lambda i=i, q=q: together.__setitem__(i, answers(q)))
+        for i, q in enumerate(questions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert together == alone
+
+
+# Answering ------------------------------------------------------------------------------------
+
+
+def form(task: str, values: dict[str, str], **changes: object) -> Form:
+    settings = {"own_prompt": None, "labels_only": False, "max_new_tokens": 6}
+    cluster = "general" if task in TASKS else "my-own"
+    return Form(cluster, forms.task_named(task), values, **{**settings, **changes})
+
+
+def test_an_empty_field_is_named(engine: Engine) -> None:
+    *_, view = answering.answer(engine, form("NER", {"text": " "}), "zh")
+    assert "新闻语句" in view.problem
+
+
+def test_a_too_long_input_is_refused_with_both_numbers(engine: Engine) -> None:
+    asked = form("NER", {"text": "长" * MAX_CHARACTERS})
+    *_, view = answering.answer(engine, asked, "en")
+    assert str(MAX_CHARACTERS) in view.problem
+
+
+def test_what_the_model_refuses_becomes_a_sentence(engine: Engine) -> None:
+    *_, view = answering.answer(engine, form("NER", {"text": "长" * 400}), "en")  # 256 positions
+    assert "shorten the prompt" in view.problem
+
+
+def test_only_labels_are_said_when_only_labels_are_allowed(engine: Engine) -> None:
+    asked = form("SentimentAnalyze", {"text": "好"}, labels_only=True, max_new_tokens=32)
+    *_, view = answering.answer(engine, asked, "zh")
+    assert view.problem == ""
+    assert {reply.text for reply in view.replies} <= {"积极", "消极"}
+    assert view.replies[0].text in view.parsed
+
+
+def test_a_sample_as_it_stands_is_judged_and_an_edited_one_is_not(engine: Engine) -> None:
+    (sample, *_) = forms.samples(TASKS["SentimentAnalyze"])
+    *_, judged = answering.answer(engine, form("SentimentAnalyze", sample.fields), "zh")
+    *_, own = answering.answer(engine, form("SentimentAnalyze", {"text": "好"}), "zh")
+    assert judged.replies[0].right is not None
+    assert sample.reference in judged.parsed
+    assert own.replies[0].right is None
+
+
+def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: Engine) -> None:
+    asked = form("Couplet", {"text": "春"}, max_new_tokens=200)
+    started = time.monotonic()
+    *_, view = answering.answer(engine, asked, "en", stopped=lambda: True)
+    assert [reply.state for reply in view.replies] == ["done", "done"]
+    assert "stopped" in view.replies[0].facts
+    assert time.monotonic() - started < 5
+
+
+def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: Engine) -> None:
+    *_, view = answering.answer(engine, form("greet", {"text": "你好 {name}"}), "en")
+    assert view.problem == ""
+    assert view.replies[0].state == "done"
+
+
+# Server ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine) -> Iterator[Client]:
+    page = app.build(engine)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield Client(url, verbose=False)
+    page.close()
+
+
+def test_tasks_endpoint_lists_every_task_of_the_usable_adapters(client: Client) -> None:
+    tasks = client.predict(api_name="/tasks")["tasks"]
+    assert [(task["cluster"], task["name"]) for task in tasks] == [
+        ("general", "Couplet"),
+        ("general", "SentimentAnalyze"),
+        ("general", "NER"),
+        ("my-own", "greet"),
+        ("my-own", "<b>bold</b>"),
+    ]
+
+
+def test_answer_endpoint_gives_answer_parsed_result_and_gates(client: Client) -> None:
+    reply = client.predict(task="NER", prompt="你好", api_name="/answer")
+    assert reply["cluster"] == "general"
+    assert reply["tokens"] >= 1
+    assert reply["parsed"]["columns"] == ["type", "mention"]
+    assert reply["gates"]["common"] + reply["gates"]["specific"] == pytest.approx(1)
+
+
+def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: Engine) -> None:
+    gates = client.predict(task="NER", api_name="/gates")
+    assert len(gates["weights"]) == len(gates["layers"]) == 14
+    assert len(gates["experts"]) == 5
+    assert gates["weights"] == pytest.approx(engine.gates("general", "NER").weights, abs=1e-6)
+
+
+def test_an_unknown_task_is_answered_with_those_that_are_known(client: Client) -> None:
+    with pytest.raises(AppError, match="SentimentAnalyze"):
+        client.predict(task="nothing", prompt="你好", api_name="/answer")
+
+
+def test_only_the_named_endpoints_are_public(client: Client) -> None:
+    api = client.view_api(return_format="dict")
+    assert set(api["named_endpoints"]) == {"/answer", "/tasks", "/gates"}
+    assert not api["unnamed_endpoints"]
+
+
+def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
+    import httpx
+
+    for path in ("app.py", "assets/style.css", "../../etc/passwd", app.__file__):
+        reply = httpx.get(f"{client.src}gradio_api/file={path}")
+        assert reply.status_code in (403, 404), path
+
+
+def test_the_theme_asks_for_no_outside_font() -> None:
+    from ui.theme import theme
+
+    made = theme()
+    assert isinstance(made, gr.themes.Base)
+    assert "http" not in " ".join(made._stylesheets)

@@ -1,0 +1,1 @@
+"""The web app, one file a tab; `app.py` puts it together."""

@@ -1,0 +1,205 @@
+"""From a filled-in form to a stream of views: the answer as it grows, then what it means."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cgclora.config import ConfigError
+from evals.tasks import Language, Task, exact_match
+from evals.tasks.samples import Sample
+from ui import forms, render
+from ui.engine import MAX_CHARACTERS, Engine, EngineError, Question
+from ui.render import Reply
+from ui.texts import text
+
+if TYPE_CHECKING:
+    from cgclora.decoding import Answer
+
+_SECONDS_BETWEEN_VIEWS = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a visitor asks.
+
+    Attributes:
+        cluster: Name of the adapter.
+        task: One of its tasks.
+        values: A value for each of the task's fields.
+        own_prompt: The prompt as the visitor rewrote it; None takes the one that the fields make.
+        labels_only: Whether the answer must be one of the task's labels.
+        max_new_tokens: Most tokens of the answer.
+    """
+
+    cluster: str
+    task: Task
+    values: Mapping[str, str]
+    own_prompt: str | None
+    labels_only: bool
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows at one moment.
+
+    Attributes:
+        replies: Of backbone + experts, and of the bare backbone.
+        highlights: The input's text in pieces, each with what the answer calls it.
+        parsed: The parsed answer and its verdict, as HTML.
+        problem: Why there is no answer; empty otherwise.
+    """
+
+    replies: tuple[Reply, Reply]
+    highlights: tuple[tuple[str, str | None], ...] = ()
+    parsed: str = ""
+    problem: str = ""
+
+
+def empty_view(language: Language) -> View:
+    """Before the first question."""
+    hints = (text("nothing_yet", language), text("nothing_bare_yet", language))
+    return View((Reply(hint=hints[0]), Reply(hint=hints[1])), parsed=_later(language))
+
+
+def waiting_view(language: Language, *, ready: bool) -> View:
+    """Between the click and the first token."""
+    reply = Reply("live", hint=text("reading" if ready else "waiting_model", language))
+    return View((reply, reply), parsed=_later(language))
+
+
+def _later(language: Language) -> str:
+    return f'<p class="quiet">{text("parsed_later", language)}</p>'
+
+
+def answer(
+    engine: Engine, form: Form, language: Language, stopped: Callable[[], bool] = lambda: False
+) -> Generator[View]:
+    """Ask the experts and the bare backbone, and show both answers as they grow.
+
+    Closing the iterator stops the work; so does `stopped`, which is asked after every piece, and
+    then keeps what has been said. What goes wrong is said in `View.problem`, never raised.
+    """
+    try:
+        yield from _answer(engine, form, language, stopped)
+    except (EngineError, ConfigError, ValueError) as error:
+        problem = text("refused", language, reason=str(error))
+        yield replace(empty_view(language), problem=problem)
+    except Exception:  # a visitor gets a sentence, the log the traceback
+        _log.exception("no answer to a question of task %r", form.task.name)
+        yield replace(empty_view(language), problem=text("internal", language))
+
+
+def _answer(
+    engine: Engine, form: Form, language: Language, stopped: Callable[[], bool]
+) -> Generator[View]:
+    if problem := _problem(form, language):
+        yield replace(empty_view(language), problem=problem)
+        return
+    view = waiting_view(language, ready=engine.status.ready)
+    yield view
+    shown = time.monotonic()
+    with closing(engine.ask(_question(form))) as pieces:
+        for piece in pieces:
+            reply = view.replies[piece.index]
+            reply = replace(reply, text=reply.text + piece.text)
+            if piece.answer is not None:
+                reply = _finished(reply, piece.answer, form, language)
+            view = _with_reply(view, piece.index, reply)
+            if piece.index == 0 and piece.answer is not None:
+                view = _judged(view, form, language)
+            if stopped():
+                break
+            if piece.answer is not None or time.monotonic() - shown > _SECONDS_BETWEEN_VIEWS:
+                yield view
+                shown = time.monotonic()
+    for index, reply in enumerate(view.replies):
+        if reply.state == "live":
+            ended = replace(reply, state="done", facts=(text("stopped", language),), hint="")
+            view = _with_reply(view, index, ended)
+    yield view
+
+
+def _problem(form: Form, language: Language) -> str:
+    """What a visitor can set right before anything is asked."""
+    if form.own_prompt is None:
+        field = forms.missing_field(form.task, form.values)
+        if field is not None:
+            return text("fill_in", language, field=forms.label(field, language))
+    elif not form.own_prompt.strip():
+        return text("fill_in", language, field=text("prompt_short", language))
+    count = len(_prompt(form))
+    return (
+        text("too_long", language, count=count, most=MAX_CHARACTERS)
+        if count > MAX_CHARACTERS
+        else ""
+    )
+
+
+def _prompt(form: Form) -> str:
+    return form.task.prompt(form.values) if form.own_prompt is None else form.own_prompt
+
+
+def _choices(form: Form) -> tuple[str, ...] | None:
+    """What the prompt offers; a prompt of the visitor's own may lack fields."""
+    try:
+        return form.task.choices(form.values)
+    except ValueError:
+        return None
+
+
+def _question(form: Form) -> Question:
+    choices = form.task.answers(_choices(form)) if form.labels_only else ()
+    return Question(
+        form.cluster, form.task.name, _prompt(form), form.max_new_tokens, choices or None
+    )
+
+
+def _with_reply(view: View, index: int, reply: Reply) -> View:
+    experts, bare = view.replies
+    return replace(view, replies=(reply, bare) if index == 0 else (experts, reply))
+
+
+def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> Reply:
+    facts = [
+        text("tokens", language, count=answer.tokens),
+        text("speed", language, speed=f"{answer.tokens / max(answer.seconds, 1e-9):.1f}"),
+        text("seconds", language, seconds=f"{answer.seconds:.1f}"),
+    ]
+    if answer.finish == "length":
+        facts.append(text("cut", language))
+    right = None
+    sample = _sample(form)
+    if sample is not None and form.task.kind != "generation":
+        right = exact_match(form.task, answer.text, sample.reference, sample.choices)
+    return Reply("done", answer.text, tuple(facts), right, hint=text("empty_answer", language))
+
+
+def _judged(view: View, form: Form, language: Language) -> View:
+    """The same view with the experts' answer read and compared."""
+    sample = _sample(form)
+    parsed = form.task.parse(view.replies[0].text, _choices(form))
+    original = form.own_prompt or max(form.values.values(), key=len, default="")
+    return replace(
+        view,
+        highlights=tuple(forms.highlighted(original, parsed, language)),
+        parsed=render.parsed_answer(
+            parsed,
+            language,
+            reference=form.task.parse(sample.reference, sample.choices) if sample else None,
+            reference_text=sample.reference if sample else "",
+            open_ended=form.task.kind == "generation",
+        ),
+    )
+
+
+def _sample(form: Form) -> Sample | None:
+    """The sample that is being asked, if it is one as it stands."""
+    return forms.sample_with(form.task, form.values) if form.own_prompt is None else None

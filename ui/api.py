@@ -1,0 +1,127 @@
+"""The named endpoints, for programs. Their docstrings are what the API page shows."""
+
+from contextlib import closing
+from typing import Any
+
+import gradio as gr
+
+from cgclora.config import ConfigError
+from ui.engine import Engine, EngineError, Question
+from ui.figures import expert_names
+from ui.forms import task_named
+
+MODEL_QUEUE = "model"
+MODEL_LIMIT = 4
+"""So many answers are worked on at once; their steps take turns on the backbone."""
+
+
+def add_endpoints(engine: Engine) -> None:
+    """Add `/answer`, `/tasks` and `/gates` to the app that is being built."""
+
+    def answer(
+        task: str, prompt: str, cluster: str = "", labels_only: bool = False
+    ) -> dict[str, Any]:
+        """Answer one prompt with a task's experts.
+
+        Args:
+            task: Name of the task, see /tasks.
+            prompt: The whole prompt.
+            cluster: Name of the adapter; by default the first one that knows the task.
+            labels_only: Allow the task's own labels only; for classification tasks.
+
+        Returns:
+            `answer` (text), `finish` (end, stop or length), `tokens`, `seconds`, `parsed` (kind,
+            columns, items, unparsed) and `gates` (share of common and specific experts).
+        """
+        try:
+            found = engine.find(task, cluster)
+            form = task_named(task)
+            choices = form.answers() if labels_only and form.labels else None
+            question = Question(
+                found, task, prompt, form.max_new_tokens, choices, beside_bare=False
+            )
+            with closing(engine.ask(question)) as pieces:
+                reply = next(piece.answer for piece in pieces if piece.answer is not None)
+            gates = engine.gates(found, task)
+        except (EngineError, ConfigError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        parsed = form.parse(reply.text)
+        columns, items = parsed.table("en")
+        return {
+            "cluster": found,
+            "task": task,
+            "answer": reply.text,
+            "finish": reply.finish,
+            "tokens": reply.tokens,
+            "seconds": reply.seconds,
+            "parsed": {
+                "kind": parsed.kind,
+                "columns": list(columns),
+                "items": [list(item) for item in items],
+                "unparsed": list(parsed.unparsed),
+            },
+            "gates": {
+                "common": gates.common_share(),
+                "specific": 1 - gates.common_share(),
+            },
+        }
+
+    def tasks() -> dict[str, list[dict[str, Any]]]:
+        """List the tasks of all adapters that can be used.
+
+        Returns:
+            `tasks`: for each its cluster, name, titles, descriptions, kind, field names and labels.
+        """
+        listed = [
+            (cluster, task_named(name))
+            for cluster in engine.clusters()
+            for name in engine.tasks(cluster)
+        ]
+        return {
+            "tasks": [
+                {
+                    "cluster": cluster,
+                    "name": task.name,
+                    "title": {"zh": task.title_zh, "en": task.title_en},
+                    "description": {"zh": task.description_zh, "en": task.description_en},
+                    "kind": task.kind,
+                    "fields": [field.name for field in task.fields],
+                    "labels": list(task.labels),
+                }
+                for cluster, task in listed
+            ]
+        }
+
+    def gates(task: str, cluster: str = "") -> dict[str, Any]:
+        """The gate of a task: how it weighs its experts in every adapted layer.
+
+        Args:
+            task: Name of the task, see /tasks.
+            cluster: Name of the adapter; by default the first one that knows the task.
+
+        Returns:
+            `layers` (L paths), `experts` (names), `weights` (L rows, a value for each expert) and
+            `shares` (a value for each expert, averaged over the layers, sum 1).
+        """
+        try:
+            found = engine.find(task, cluster)
+            of_task = engine.gates(found, task)
+        except (EngineError, ConfigError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return {
+            "cluster": found,
+            "task": task,
+            "layers": list(of_task.layers),
+            "experts": expert_names(of_task, "en"),
+            "weights": of_task.weights.tolist(),
+            "shares": of_task.shares().tolist(),
+        }
+
+    gr.api(
+        answer,
+        api_name="answer",
+        concurrency_limit=MODEL_LIMIT,
+        concurrency_id=MODEL_QUEUE,
+    )
+    gr.api(tasks, api_name="tasks")
+    gr.api(gates, api_name="gates", concurrency_limit=None)

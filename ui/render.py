@@ -1,0 +1,224 @@
+"""Pieces of the page as HTML. Whatever a visitor or a model wrote is escaped here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from evals.tasks import Language, Parsed, Task
+from ui.engine import Engine, Status
+from ui.forms import description, title
+from ui.gates import TaskGates
+from ui.texts import Word, text
+
+_TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"
+
+State = Literal["empty", "live", "done"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One side's answer as far as it has come.
+
+    Attributes:
+        state: How far that is.
+        text: What has been said.
+        facts: About the answer, such as its speed.
+        right: Whether it agrees with the reference; None where nobody can say.
+        hint: Stands in for a text that is not there.
+    """
+
+    state: State = "empty"
+    text: str = ""
+    facts: tuple[str, ...] = ()
+    right: bool | None = None
+    hint: str = ""
+
+
+def header(word: Word) -> str:
+    """The idea in one line, and what the three colours mean."""
+    legend = "".join(
+        f'<li class="{part}">{word(part)}</li>' for part in ("frozen", "common", "specific")
+    )
+    return (
+        f'<header><p class="name">CGC-LoRA</p><h1>{word("tagline")}</h1>'
+        f'<p class="idea">{word("idea")}</p><ul class="legend">{legend}</ul></header>'
+    )
+
+
+def heading(key: str) -> Callable[[Word], str]:
+    """A section's heading, for any source of words."""
+    return lambda word: f"<h2>{word(key)}</h2>"
+
+
+def paragraph(key: str) -> Callable[[Word], str]:
+    """A quiet line of explanation, for any source of words."""
+    return lambda word: f'<p class="quiet">{word(key)}</p>'
+
+
+def status(now: Status, language: Language) -> str:
+    """How far loading has come, as one short line."""
+    if now.problem:
+        return ""
+    if now.ready:
+        return f'<p class="status ready">{text("ready", language)}</p>'
+    return (
+        f'<p class="status" title="{escape(now.stage)}">{text("loading", language)} '
+        f'{now.fraction:.0%}<progress max="1" value="{now.fraction:.2f}"></progress></p>'
+    )
+
+
+def problems(engine: Engine, language: Language) -> str:
+    """What is wrong with backbone or adapters, and what to do about it; empty if all is well."""
+    notes = []
+    if engine.status.problem:
+        what = f"{text('load_failed', language)}: {engine.status.problem}"
+        notes.append(notice(what, text("load_failed_advice", language)))
+    notes += [
+        notice(text("adapter_failed", language, name=name), reason)
+        for name, reason in engine.problems.items()
+    ]
+    if not engine.configs:
+        words = text("no_adapters", language, folder=engine.folder)
+        notes.append(notice(words, command=_TRAIN))
+    return "".join(notes)
+
+
+def notice(what: str, advice: str = "", command: str = "") -> str:
+    """A problem, and what to do about it."""
+    more = f"<p>{escape(advice)}</p>" if advice else ""
+    more += f"<pre>{escape(command)}</pre>" if command else ""
+    return f'<div class="notice" role="alert"><p><strong>{escape(what)}</strong></p>{more}</div>'
+
+
+def task_head(task: Task, language: Language) -> str:
+    """Title, name and one-line explanation of a task."""
+    kind = text(task.kind, language)
+    return (
+        f'<div class="task"><h2>{escape(title(task, language))}</h2>'
+        f"<p>{escape(description(task, language))}</p>"
+        f'<p class="quiet"><code>{escape(task.name)}</code> · {kind}</p></div>'
+    )
+
+
+def answer_card(side: Literal["adapted", "bare"], reply: Reply, language: Language) -> str:
+    """One side's answer: who speaks, what was said, how fast, whether it is right."""
+    said = (
+        f'<div class="said" aria-live="polite">{escape(reply.text)}</div>'
+        if reply.text
+        else f'<div class="said hint">{escape(reply.hint)}</div>'
+    )
+    facts = "".join(f"<span>{escape(fact)}</span>" for fact in reply.facts)
+    mark = "" if reply.right is None else verdict(reply.right, language)
+    return (
+        f'<section class="card {side} {reply.state}"><h3>{text(side, language)}</h3>{said}'
+        f'<footer>{mark}<span class="facts">{facts}</span></footer></section>'
+    )
+
+
+def verdict(right: bool, language: Language) -> str:
+    """Right or wrong, as a sign and as words."""
+    key = "right" if right else "wrong"
+    return f'<span class="verdict {key}">{text(key, language)}</span>'
+
+
+def parsed_answer(
+    parsed: Parsed,
+    language: Language,
+    *,
+    reference: Parsed | None = None,
+    reference_text: str = "",
+    open_ended: bool = False,
+) -> str:
+    """What the answer says, beside what the reference says.
+
+    Args:
+        parsed: The answer, read.
+        language: Of the words around it.
+        reference: The right answer, read.
+        reference_text: The right answer as it was written.
+        open_ended: Whether there is no one right answer.
+    """
+    parts = [_items(parsed, reference, language)]
+    if parsed.unparsed:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in parsed.unparsed)
+        parts.append(
+            f'<div class="strays"><h4>{text("unparsed", language)}</h4><ul>{lines}</ul></div>'
+        )
+    if reference is None:
+        parts.append(f'<p class="quiet">{text("no_reference", language)}</p>')
+    else:
+        parts.append(_comparison(parsed, reference, reference_text, open_ended, language))
+    return f'<div class="parsed {parsed.kind}">{"".join(parts)}</div>'
+
+
+def _items(parsed: Parsed, reference: Parsed | None, language: Language) -> str:
+    if not parsed.items:
+        return f'<p class="quiet">{text("nothing_found", language)}</p>'
+    if parsed.kind == "label":
+        return "".join(f'<p class="chip big">{escape(label)}</p>' for (label,) in parsed.items)
+    if parsed.kind == "text":
+        return ""  # the answer itself stands above already
+    if parsed.kind == "terms":
+        terms = "".join(f'<span class="chip">{escape(term)}</span>' for (term,) in parsed.items)
+        return f'<p class="chips">{terms}</p>'
+    return _table(parsed, reference, language)
+
+
+def _table(parsed: Parsed, reference: Parsed | None, language: Language) -> str:
+    columns, rows = parsed.table(language)
+    known = None if reference is None or parsed.kind == "sections" else set(reference.items)
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr{_row_class(row, known)}>"
+        + "".join(f"<td>{escape(cell) or '–'}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="table"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row_class(row: Sequence[str], known: set[tuple[str, ...]] | None) -> str:
+    if known is None:
+        return ""
+    return ' class="right"' if tuple(row) in known else ' class="wrong"'
+
+
+def _comparison(
+    parsed: Parsed, reference: Parsed, written: str, open_ended: bool, language: Language
+) -> str:
+    expected, found = set(reference.items), set(parsed.items)
+    if open_ended:
+        judgement = f'<p class="quiet">{text("open_ended", language)}</p>'
+    else:
+        judgement = verdict(expected == found, language)
+        if parsed.kind != "label":
+            counts = text(
+                "hits",
+                language,
+                hits=len(expected & found),
+                expected=len(expected),
+                extra=len(found - expected),
+            )
+            judgement += f' <span class="quiet">{counts}</span>'
+    return (
+        f'<div class="reference"><h4>{text("reference", language)}</h4>'
+        f"<blockquote>{escape(written)}</blockquote>{judgement}</div>"
+    )
+
+
+def gate_shares(gates: TaskGates, language: Language) -> str:
+    """The two shares in large figures."""
+    common = gates.common_share()
+    even = 1 / gates.weights.shape[1]
+    figures = "".join(
+        f'<div class="{side}"><b>{share:.0%}</b>{text(f"share_{side}", language)}</div>'
+        for side, share in (("common", common), ("specific", 1 - common))
+    )
+    return (
+        f'<div class="shares">{figures}</div>'
+        f'<p class="quiet">{text("even", language, share=f"{even:.0%}")}</p>'
+    )

@@ -1,0 +1,191 @@
+"""Every sentence of the app, in Chinese and English, and which of the two a visitor reads."""
+
+import re
+from collections.abc import Callable
+
+import gradio as gr
+
+from evals.tasks import Language
+
+Word = Callable[[str], str]
+"""A key of `TEXTS` in, words out: either a language's, or a marker that the browser translates."""
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # Head of the page
+    "page": (
+        "CGC-LoRA · 一个冻结的大模型，许多任务的专家",
+        "CGC-LoRA · one frozen model, many experts",
+    ),
+    "tagline": (
+        "一个冻结的大模型，许多任务的专家。",
+        "One frozen language model, experts for many tasks.",
+    ),
+    "idea": (
+        "公共专家学各任务的共性，专属专家学一个任务的个性；门控只看任务，调配它们的权重。",
+        "Common experts learn what tasks share, specific experts what one task has to itself; "
+        "a gate that reads only the task mixes them.",
+    ),
+    "frozen": ("冻结的基座", "Frozen backbone"),
+    "common": ("公共专家", "Common experts"),
+    "specific": ("专属专家", "Specific experts"),
+    "other_language": ("English", "中文"),
+    # Loading
+    "loading": ("正在加载模型", "Loading the model"),
+    "ready": ("模型就绪", "Model ready"),
+    "load_failed": ("模型没有加载成功", "The model could not be loaded"),
+    "load_failed_advice": (
+        "按上面的提示处理后，重新启动应用。",
+        "Do as the message says, then start the app again.",
+    ),
+    "adapter_failed": (
+        "适配器 {name} 无法使用，其余照常。",
+        "The adapter {name} cannot be used; the others work.",
+    ),
+    "no_adapters": (
+        "还没有适配器。用下面的命令训练一个，把得到的适配器文件夹放进 {folder}，再重新启动应用。",
+        "There is no adapter yet. Train one with the command below, put its folder into {folder} "
+        "and start the app again.",
+    ),
+    # Choosing
+    "cluster": ("任务簇", "Task cluster"),
+    "cluster medical": ("医疗", "Medical"),
+    "cluster general": ("通用", "General"),
+    "task": ("任务", "Task"),
+    "classification": ("分类", "classification"),
+    "extraction": ("抽取", "extraction"),
+    "normalization": ("标准化", "normalization"),
+    "generation": ("生成", "generation"),
+    "unknown_task": (
+        "自定义任务：输入会原样成为提示词。",
+        "A task of your own: the input is the prompt, word for word.",
+    ),
+    # Asking
+    "input": ("输入", "Input"),
+    "samples": ("点一个示例，直接看回答", "Click an example to see it answered"),
+    "text": ("文本", "Text"),
+    "prompt_settings": ("提示词与选项", "Prompt and options"),
+    "prompt": ("模型读到的提示词（可以改）", "The prompt that the model reads (you may edit it)"),
+    "prompt_short": ("提示词", "Prompt"),
+    "prompt_placeholder": (
+        "填好上面的字段，提示词就出现在这里。",
+        "Fill in the fields above and the prompt appears here.",
+    ),
+    "most_tokens": ("回答最多多少词元", "Most tokens of the answer"),
+    "labels_only": ("只允许这个任务的标签", "Only allow this task's labels"),
+    "labels_only_info": (
+        "两侧都只能从提示词列出的标签里选。",
+        "Both sides must choose among the labels that the prompt lists.",
+    ),
+    "run": ("回答", "Answer"),
+    "stop": ("停止", "Stop"),
+    # Answers
+    "answers": ("回答", "Answer"),
+    "adapted": ("基座 + 专家", "Backbone + experts"),
+    "bare": ("裸基座", "Bare backbone"),
+    "nothing_yet": ("回答会逐字出现在这里。", "The answer appears here, word by word."),
+    "nothing_bare_yet": (
+        "同一个问题，不用专家。",
+        "The same question, without experts.",
+    ),
+    "waiting_model": ("模型加载完就开始…", "Starts as soon as the model is loaded…"),
+    "reading": ("读提示词…", "Reading the prompt…"),
+    "empty_answer": ("（空回答）", "(an empty answer)"),
+    "tokens": ("{count} 词元", "{count} tokens"),
+    "speed": ("{speed} 词元/秒", "{speed} tokens/s"),
+    "seconds": ("{seconds} 秒", "{seconds} s"),
+    "cut": ("到上限为止", "cut at the limit"),
+    "stopped": ("已停止", "stopped"),
+    # Parsed
+    "parsed": ("解析结果", "Parsed result"),
+    "parsed_later": (
+        "回答结束后，这里显示解析出的标签、实体或表格，并与参考答案对照。",
+        "When the answer is complete, its labels, entities or rows are shown here and compared "
+        "with the reference.",
+    ),
+    "in_text": ("在原文中", "In the text"),
+    "nothing_found": ("没有解析出任何条目。", "No item was found in the answer."),
+    "unparsed": ("没能解析的部分", "Could not be parsed"),
+    "head": ("头实体", "head"),
+    "tail": ("尾实体", "tail"),
+    "reference": ("参考答案", "Reference"),
+    "right": ("与参考答案一致", "Agrees with the reference"),
+    "wrong": ("与参考答案不一致", "Differs from the reference"),
+    "hits": (
+        "命中 {hits} / {expected}，多出 {extra}",
+        "{hits} of {expected} found, {extra} extra",
+    ),
+    "no_reference": (
+        "自己写的输入没有参考答案，结果请自行判断。",
+        "Your own input has no reference answer: judge for yourself.",
+    ),
+    "open_ended": (
+        "生成任务没有唯一答案，参考仅供对照。",
+        "A generation task has no single right answer; the reference is for comparison.",
+    ),
+    # Gates
+    "gates": ("门控", "Gate"),
+    "gates_intro": (
+        "这个任务怎样分配专家的权重。门控只看任务，不看文字：同一任务的任何输入，权重都一样。",
+        "How this task weighs its experts. The gate reads the task, not the words: every input of "
+        "a task gets the same weights.",
+    ),
+    "gates_later": ("模型加载完后显示。", "Shown as soon as the model is loaded."),
+    "share_common": ("公共专家", "common"),
+    "share_specific": ("专属专家", "specific"),
+    "common_n": ("公共 {n}", "Common {n}"),
+    "specific_n": ("专属 {n}", "Specific {n}"),
+    "even": (
+        "均匀分配时，每个专家 {share}。",
+        "An even split would give each expert {share}.",
+    ),
+    "module": ("哪些线性层", "Which linear layers"),
+    "all_modules": ("平均", "Mean"),
+    "layer": ("第 {n} 层", "Layer {n}"),
+    "layer_axis": (
+        "Transformer 层 · 颜色越浓，权重越大（{least} 至 {most}）",
+        "Transformer layer · the stronger the colour, the larger the weight ({least} to {most})",
+    ),
+    "weight": ("权重", "Weight"),
+    # Errors
+    "fill_in": ("请先填写“{field}”。", "Fill in “{field}” first."),
+    "too_long": (
+        "输入有 {count} 个字符，最多 {most} 个：请缩短。",
+        "The input has {count} characters, at most {most} are read: shorten it.",
+    ),
+    "refused": ("这个请求无法回答：{reason}", "This request cannot be answered: {reason}"),
+    "internal": (
+        "出了意外，没有得到回答。请再试一次；若仍如此，请查看服务器日志。",
+        "Something unexpected happened and there is no answer. Try again; if it stays so, read the "
+        "server's log.",
+    ),
+}
+
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+I18N = gr.I18n(
+    **{
+        language: {key: words[place] for key, words in TEXTS.items()}
+        for place, language in enumerate(LANGUAGES)
+    }
+)
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """The words of a key, with `values` filled in."""
+    return TEXTS[key][LANGUAGES.index(language)].format(**values)
+
+
+def marker(key: str) -> str:
+    """A stand-in that the browser replaces by the words of a key, in its own language."""
+    return str(I18N(key))
+
+
+def language_of(request: gr.Request | None) -> Language:
+    """What a visitor reads: `?lang=`, else the first that the browser asks for, else Chinese."""
+    if request is None:
+        return "zh"
+    wanted = [
+        str(request.query_params.get("lang", "")),
+        *re.findall(r"(?:^|,)\s*([A-Za-z]+)", request.headers.get("accept-language", "")),
+    ]
+    known = [language for word in wanted for language in LANGUAGES if word.lower() == language]
+    return known[0] if known else "zh"
