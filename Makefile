@@ -1,0 +1,52 @@
+# make app    the web app in its own environment      make test   everything that CI checks
+# Words for the app or for pytest go into ARGS:       make test ARGS="-k layer"
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export GRADIO_ANALYTICS_ENABLED := False
+
+python := .venv/bin/python
+
+.PHONY: app test lint format bench browser clean
+.DELETE_ON_ERROR:
+
+app: .venv/app
+	$(python) app.py $(ARGS)
+
+test: lint browser
+	$(python) -m pytest $(ARGS)
+
+lint: .venv/dev
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+
+format: .venv/dev
+	$(python) -m ruff check --fix
+	$(python) -m ruff format
+
+bench: .venv/dev
+	$(python) -m cgclora bench $(ARGS)
+
+browser: .venv/dev
+	$(python) -m tests.browser
+
+clean:
+	rm -rf .venv build dist cgclora.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find app.py cgclora evals ui tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/app: requirements.txt pyproject.toml | $(python)
+	$(python) -m pip install --editable .
+	@touch $@
+
+.venv/dev: .venv/app
+	$(python) -m pip install --editable '.[dev]'
+	@touch $@
+
+# The first Python that runs (a version manager's stub may not) and is new enough.
+$(python):
+	@for found in $(PYTHON) python3.11 python3.12 python3; do \
+		$$found -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		echo "$$found -m venv .venv"; \
+		exec $$found -m venv --clear .venv; \
+	done; \
+	echo 'No Python 3.11 or newer found: install it, or name one with PYTHON=...' >&2; exit 1
