@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cgclora.decoding import Request as Request
     from cgclora.decoding import generate as generate
     from cgclora.decoding import stream as stream
-    from cgclora.training import TrainingSettings as TrainingSettings
+    from cgclora.settings import TrainingSettings as TrainingSettings
     from cgclora.training import train as train
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ _HOMES = {
     "Backbone": "backbone",
     "Record": "data",
     "Request": "decoding",
-    "TrainingSettings": "training",
+    "TrainingSettings": "settings",
     "generate": "decoding",
     "load_backbone": "backbone",
     "read_records": "data",

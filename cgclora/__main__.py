@@ -82,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _exit_code(error: Exception) -> int | None:
     """The code of an error that the user can do something about; None for one of ours."""
-    from cgclora.adapter import AdapterError
     from cgclora.backbone import BackboneError
     from cgclora.config import ConfigError
     from cgclora.data import DataError
     from cgclora.decoding import DecodingError
-    from cgclora.training import TrainingError
+    from cgclora.run_folder import TrainingError
+    from cgclora.storage import AdapterError
 
     codes: dict[type[Exception], int] = {
         ConfigError: 2,
@@ -215,6 +215,12 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         "--sampling", choices=("proportional", "uniform", "temperature"), default="proportional"
     )
     how.add_argument("--temperature", type=float, default=2.0, help="of that sampling")
+    how.add_argument(
+        "--weighting",
+        choices=("token", "record"),
+        default="token",
+        help="what counts alike in the loss (default: each target token)",
+    )
     how.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
     how.add_argument("--weight-decay", type=float, default=0.0)
     how.add_argument("--evaluations", type=int, default=8, help="dev losses, evenly spread")
@@ -240,7 +246,8 @@ def _train(options: argparse.Namespace) -> None:
 
     from cgclora.adapter import Adapter
     from cgclora.data import read_records
-    from cgclora.training import TrainingSettings, train
+    from cgclora.settings import TrainingSettings
+    from cgclora.training import train
 
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     options.records_of = dict(options.records_of)
@@ -350,7 +357,7 @@ def _requests(options: argparse.Namespace) -> list[Any]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from cgclora.adapter import read_gates, read_manifest
+    from cgclora.storage import read_gates, read_manifest
 
     manifest, config = read_manifest(options.adapter)
     gates = read_gates(options.adapter).mean(dim=0)

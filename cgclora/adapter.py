@@ -11,7 +11,6 @@ DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never writ
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,25 +18,16 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora import files, provenance
+from cgclora import provenance, storage
 from cgclora.backbone import Backbone, fingerprint
 from cgclora.config import AdapterConfig
 from cgclora.layer import ExpertLinear, Route, Routing, TaskGate
+from cgclora.storage import AdapterError
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "adapter.safetensors"
-MANIFEST_FILE = "manifest.json"
-MANIFEST_FORMAT = 1
 GATES = "task_gates"
-
-
-class AdapterError(RuntimeError):
-    """An adapter that does not fit its backbone, its files or its use; the message says why."""
 
 
 class Adapter:
@@ -307,17 +297,11 @@ class Adapter:
         Raises:
             AdapterError: The folder is there and holds something else.
         """
-        folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file():
-            raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
-        tensors = {
-            name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()
-        }
-        with files.replace_folder(folder) as new:
-            files.write_json(new / CONFIG_FILE, self.config.to_dict())
-            save_file(tensors, new / WEIGHTS_FILE)
-            manifest = {
-                "format": MANIFEST_FORMAT,
+        self.manifest = storage.write(
+            folder,
+            self.config,
+            {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()},
+            {
                 "backbone": {
                     "name": _public_name(self.backbone_name),
                     "fingerprint": fingerprint(self.model),
@@ -328,17 +312,9 @@ class Adapter:
                 "trainable_parameters": self.num_parameters(),
                 **provenance.stamp(),
                 **(facts or {}),
-                "files": {
-                    name: {
-                        "bytes": (new / name).stat().st_size,
-                        "sha256": files.sha256_file(new / name),
-                    }
-                    for name in (CONFIG_FILE, WEIGHTS_FILE)
-                },
-            }
-            files.write_json(new / MANIFEST_FILE, manifest)
-        self.manifest = manifest
-        return manifest
+            },
+        )
+        return self.manifest
 
     @classmethod
     def load(
@@ -356,7 +332,7 @@ class Adapter:
                 was trained on another backbone, or its shapes do not fit.
         """
         folder = Path(folder)
-        manifest, config = read_manifest(folder)
+        manifest, config = storage.read_manifest(folder)
         model = backbone.model if isinstance(backbone, Backbone) else backbone
         found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
         wanted = manifest["backbone"]["fingerprint"]
@@ -365,7 +341,7 @@ class Adapter:
                 f"{folder} was trained on {manifest['backbone'].get('name') or 'another backbone'} "
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
-        tensors = _read_tensors(folder / WEIGHTS_FILE)
+        tensors = storage.read_tensors(folder)
         adapter = cls.attach(model, config, name=name or folder.name)
         try:
             adapter.load_state_dict(tensors)
@@ -374,84 +350,6 @@ class Adapter:
             raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest = manifest
         return adapter
-
-
-def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
-    """The manifest and config of a saved adapter, after checking its files' hashes.
-
-    Raises:
-        AdapterError: The folder is not an adapter, is damaged, or has a newer format.
-    """
-    folder = Path(folder)
-    files.recover_folder(folder)
-    if not (folder / MANIFEST_FILE).is_file():
-        raise AdapterError(f"{folder} holds no adapter: {MANIFEST_FILE} is missing.")
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        written = manifest["format"]
-        if not isinstance(written, int) or written > MANIFEST_FORMAT:
-            raise AdapterError(
-                f"{folder} has format {written!r}, this version reads up to {MANIFEST_FORMAT}: "
-                "update cgclora."
-            )
-        manifest["backbone"]["fingerprint"][:12]
-        listed = {name: manifest["files"][name]["sha256"] for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
-    for name, sha256 in listed.items():
-        if not (folder / name).is_file() or files.sha256_file(folder / name) != sha256:
-            raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
-    try:
-        config = AdapterConfig.from_dict(
-            json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        )
-    except ValueError as error:
-        raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
-    return manifest, config
-
-
-def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
-    """Add facts to a saved adapter's manifest, for instance scores taken after training.
-
-    Raises:
-        AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
-    """
-    manifest, _ = read_manifest(folder)
-    if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
-        raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
-    files.write_json(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
-
-
-def read_gates(folder: str | Path) -> Tensor:
-    """The gate weights of a saved adapter, [L, T, E], without a backbone.
-
-    Raises:
-        AdapterError: As `read_manifest`.
-    """
-    _, config = read_manifest(folder)
-    tensors = _read_tensors(Path(folder) / WEIGHTS_FILE)
-    layers = sum(name.endswith(".expert_A") for name in tensors)
-    gate = TaskGate(config, layers)
-    try:
-        gate.load_state_dict(
-            {
-                name.removeprefix("gate."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("gate.")
-            }
-        )
-    except RuntimeError as error:
-        raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
-    with torch.no_grad():
-        return cast(Tensor, gate().clone())
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise AdapterError(f"{path} is damaged: {error}.") from error
 
 
 def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:

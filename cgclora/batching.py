@@ -19,6 +19,7 @@ LENGTHS = tuple(step << octave for octave in range(3, 11) for step in (4, 5, 6, 
 """Padded lengths, 32 to 7168, four an octave: few, since bf16 on CPU compiles each new shape."""
 
 Sampling = Literal["proportional", "uniform", "temperature"]
+Weighting = Literal["token", "record"]
 
 
 class TaskSampler(Sampler[int]):
@@ -98,11 +99,12 @@ class Collator:
     """Encoded records to a batch, padded on the right to one of a few lengths.
 
     The batch has `input_ids` and `attention_mask` [batch, tokens], `tasks` [batch], and for each
-    target token its place in the flattened batch, its id and its task: `positions`, `targets`,
-    `target_tasks` [N].
+    target token its place in the flattened batch, its id, its task and its weight in the loss:
+    `positions`, `targets`, `target_tasks`, `weights` [N].
     """
 
     pad_id: int
+    weighting: Weighting = "token"
 
     def __call__(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         """Make a batch of these records."""
@@ -113,6 +115,7 @@ class Collator:
         positions: list[int] = []
         targets: list[int] = []
         tasks: list[int] = []
+        weights: list[float] = []
         for row, item in enumerate(items):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             mask[row, : len(item.ids)] = 1
@@ -120,6 +123,7 @@ class Collator:
             positions += range(row * width + first, row * width + end)
             targets += item.ids[item.prompt_length :]
             tasks += [item.task] * (end - first)
+            weights += [1.0 if self.weighting == "token" else 1 / (end - first)] * (end - first)
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -127,4 +131,5 @@ class Collator:
             "positions": torch.tensor(positions),
             "targets": torch.tensor(targets),
             "target_tasks": torch.tensor(tasks),
+            "weights": torch.tensor(weights),
         }

@@ -3,14 +3,7 @@
 The trainer's own loop, optimizer, schedule and distributed code are used as they are. What is
 ours: which records make a batch (`TaskSampler`), the loss (`TargetLoss`), the route of a batch, a
 learning rate of the gate's own, a log of loss per task and gates, and checkpoints that hold the
-adapter alone and count only when they are complete.
-
-A run folder:
-
-    run.json            settings, config, data hash: what a resumed run must agree with
-    log.jsonl           a line per logging step and per evaluation
-    checkpoints/        what an interrupted run resumes from
-    adapter/            the result: the weights with the lowest dev loss
+adapter alone and count only when they are complete (`run_folder`).
 """
 
 from __future__ import annotations
@@ -23,9 +16,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 import transformers
@@ -36,100 +28,26 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 
-from cgclora import files
-from cgclora.adapter import WEIGHTS_FILE, Adapter
-from cgclora.batching import Collator, Sampling, TaskSampler
+from cgclora.adapter import Adapter
+from cgclora.batching import Collator, TaskSampler
 from cgclora.checkpoint import fingerprint
 from cgclora.config import ConfigError
 from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.loss import TargetLoss
-
-COMPLETE_FILE = "complete.json"
-
-
-class TrainingError(RuntimeError):
-    """A training run that cannot start or go on; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the data.
-        batch_size: Records in one forward pass of one process.
-        accumulation: Forward passes in one step.
-        learning_rate: Peak rate of the experts.
-        gate_learning_rate: Peak rate of gate and task embedding; None takes `learning_rate`.
-        warmup: Share of the steps over which the rates rise; a cosine to zero follows.
-        weight_decay: Of the experts; the gate has none.
-        sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
-            `temperature`, records to the power 1 / temperature.
-        temperature: For that sampling; 1 is proportional, large is uniform.
-        max_length: Most tokens of a record; longer ones are left out and counted.
-        records_per_task: Most training records of a task, drawn with `seed` from those that fit;
-            0 takes all.
-        records_of: Other numbers for some tasks.
-        dev_records_per_task: The same for the dev loss.
-        evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
-        patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
-        gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        seed: Of the records' order and of dropout.
-    """
-
-    epochs: float = 2.0
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    gate_learning_rate: float | None = None
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    sampling: Sampling = "proportional"
-    temperature: float = 2.0
-    max_length: int = 1024
-    records_per_task: int = 0
-    records_of: Mapping[str, int] = field(default_factory=dict)
-    dev_records_per_task: int = 0
-    evaluations: int = 8
-    patience: int = 0
-    gradient_checkpointing: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every field, since settings may come from a form."""
-        for name, least in (
-            ("batch_size", 1),
-            ("accumulation", 1),
-            ("max_length", 2),
-            ("records_per_task", 0),
-            ("dev_records_per_task", 0),
-            ("evaluations", 1),
-            ("patience", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
-        for name in ("epochs", "learning_rate", "temperature"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-        for name in ("gate_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and (not math.isfinite(value) or value < 0):
-                raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
-        if self.sampling not in get_args(Sampling):
-            raise ConfigError(
-                f"sampling must be one of {get_args(Sampling)}, got {self.sampling!r}."
-            )
-        if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
-            raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")
+from cgclora.run_folder import (
+    TrainingError,
+    claim,
+    cut_log,
+    last_checkpoint,
+    mark_complete,
+    state_at_the_end,
+    step_of,
+)
+from cgclora.settings import TrainingSettings
+from cgclora.storage import WEIGHTS_FILE
 
 
 class _TaskLosses:
@@ -177,7 +95,7 @@ class AdapterTrainer(Trainer):
             eval_dataset=cast(Any, sorted(dev_data, key=lambda item: len(item.ids))),
             callbacks=callbacks,
         )
-        # The loss is divided by the target tokens of the whole step, across processes and
+        # The loss is divided by the target weights of the whole step, across processes and
         # accumulated batches, so the trainer must not average once more.
         self.model_accepts_loss_kwargs = True
         self.losses = _TaskLosses(adapter.config.tasks, self.args.device)
@@ -200,8 +118,8 @@ class AdapterTrainer(Trainer):
         return self.sampler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        count = sum(len(batch["targets"]) for batch in batch_samples)
-        return self._sum(torch.tensor(float(count), device=device))
+        total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum()
+        return self._sum(total.to(device))
 
     def _sum(self, value: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(value, reduction="sum"))
@@ -227,12 +145,14 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Sum of the batch's losses over the target tokens of the whole step."""
+        """The batch's share of the weighted mean over the target tokens of the whole step."""
         tasks = inputs["target_tasks"]
         losses = model(**{name: inputs[name] for name in _MODEL_INPUTS})
         self.losses.add(losses, tasks)
-        # DDP averages gradients over processes; the sum over the global count wants their sum.
-        loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        # DDP averages gradients over processes; the mean over all of them wants their sum.
+        loss = (
+            (losses * inputs["weights"]).sum() * self.accelerator.num_processes / num_items_in_batch
+        )
         return (loss, losses) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -335,7 +255,7 @@ class AdapterTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(cast(str, self.args.output_dir))
-            _mark_complete(folder / f"checkpoint-{self.state.global_step}")
+            mark_complete(folder / f"checkpoint-{self.state.global_step}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.adapter.load_state_dict(load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE))
@@ -345,34 +265,6 @@ class AdapterTrainer(Trainer):
 
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "positions", "targets")
-
-
-def _mark_complete(checkpoint: Path) -> None:
-    """Write the hashes of a checkpoint's files; without them a checkpoint does not count."""
-    hashes = {
-        path.name: files.sha256_file(path)
-        for path in sorted(checkpoint.iterdir())
-        if path.is_file() and path.name != COMPLETE_FILE
-    }
-    files.write_json(checkpoint / COMPLETE_FILE, hashes)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint under a folder whose files all have the hashes noted for them."""
-    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
-    return next((path for path in found if _is_complete(path)), None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        hashes = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
-        return all(files.sha256_file(checkpoint / name) == value for name, value in hashes.items())
-    except (OSError, ValueError):
-        return False
 
 
 class _Rhythm(TrainerCallback):
@@ -495,7 +387,7 @@ def train(
         train_data=data["train"],
         dev_data=data["dev"],
         log_file=folder / "log.jsonl",
-        collator=Collator(cast(int, tokenizer.pad_token_id)),
+        collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting),
         callbacks=[_Progress(progress)],
     )
     trainer.add_callback(_Rhythm(trainer))
@@ -503,13 +395,13 @@ def train(
     if settings.patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
     if trainer.is_world_process_zero():
-        _claim(folder, identity)
+        claim(folder, identity)
     trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(folder / "checkpoints")
     if trainer.is_world_process_zero():
-        _cut_log(trainer.log_file, checkpoint)
+        cut_log(trainer.log_file, checkpoint)
     started = time.monotonic()
-    state = _state_at_the_end(checkpoint)
+    state = state_at_the_end(checkpoint)
     if state is not None:  # only the adapter was not saved yet
         trainer.state = state
         trainer._load_best_model()
@@ -528,22 +420,13 @@ def train(
                     "steps": trainer.state.global_step,
                     "best_step": trainer.state.best_global_step,
                     "best_dev_loss": trainer.state.best_metric,
-                    "resumed_at": _step_of(checkpoint) if checkpoint else None,
+                    "resumed_at": step_of(checkpoint) if checkpoint else None,
                     "seconds": round(time.monotonic() - started, 1),
                 },
                 **(facts or {}),
             },
         )
     return manifest
-
-
-def _state_at_the_end(checkpoint: Path | None) -> TrainerState | None:
-    """The trainer's state at a checkpoint, if it is the one at which the run ended."""
-    if checkpoint is None:
-        return None
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-    return state if ended else None
 
 
 def _run(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
@@ -601,39 +484,3 @@ def _arguments(
 def _world_size() -> int:
     """Number of processes that `accelerate launch` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Note what this run is, or check that the folder's run is this one.
-
-    Raises:
-        TrainingError: The folder holds a run with other settings, config or data.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        files.write_json(path, identity)
-        return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        key for key in identity if json.dumps(earlier.get(key)) != json.dumps(identity[key])
-    ]
-    if differing:
-        raise TrainingError(
-            f"{folder} holds a run that differs in {', '.join(differing)}: "
-            "repeat its settings to resume it, or choose another folder."
-        )
-
-
-def _cut_log(log_file: Path, checkpoint: Path | None) -> None:
-    """Drop what was logged after the checkpoint: those steps are run again."""
-    if not log_file.exists():
-        return
-    step = _step_of(checkpoint) if checkpoint else 0
-    kept = []
-    for line in log_file.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break  # the line that a crash cut short; none can follow it
-    files.write_text(log_file, "".join(f"{line}\n" for line in kept))

@@ -36,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _classification(options: argparse.Namespace) -> None:
-    from cgclora.adapter import Adapter, annotate
+    from cgclora.adapter import Adapter
     from cgclora.backbone import EMBEDDED, load_backbone
     from cgclora.data import read_records
+    from cgclora.storage import annotate
     from evals.classification import compare
 
     records = read_records(options.data)

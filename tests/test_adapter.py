@@ -17,19 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import cgclora.adapter
-from cgclora import files
-from cgclora.adapter import (
+from cgclora import files, storage
+from cgclora.adapter import Adapter
+from cgclora.config import FORMAT, AdapterConfig, ConfigError
+from cgclora.layer import ExpertLinear
+from cgclora.storage import (
     CONFIG_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
-    Adapter,
     AdapterError,
+    annotate,
     read_gates,
     read_manifest,
 )
-from cgclora.config import FORMAT, AdapterConfig, ConfigError
-from cgclora.layer import ExpertLinear
 from tests.reference import (
     METHODS,
     TASKS,
@@ -659,11 +659,11 @@ def test_the_manifest_says_what_the_adapter_is(saved):
 
 
 def test_facts_added_later_leave_the_adapter_loadable(saved):
-    cgclora.adapter.annotate(saved, {"results": {"names": 0.5}})
+    annotate(saved, {"results": {"names": 0.5}})
     assert Adapter.load(saved, make_model()).manifest["results"] == {"names": 0.5}
     for fixed in ("format", "backbone", "tasks", "files"):
         with pytest.raises(AdapterError, match=fixed):
-            cgclora.adapter.annotate(saved, {fixed: 1})
+            annotate(saved, {fixed: 1})
 
 
 def test_an_adapter_is_saved_alike_whether_or_not_something_is_folded(tmp_path):
@@ -706,7 +706,7 @@ def test_a_save_that_fails_leaves_the_old_adapter(saved, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(cgclora.adapter, "save_file", fail)
+    monkeypatch.setattr(storage, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         attach(make_model(), METHODS["LoRA"]).save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before

@@ -181,6 +181,10 @@ def test_every_target_token_is_predicted_from_the_place_before_it(seed: int) -> 
     assert torch.equal(ours, shifted)
     rows = batch["positions"] // labels.shape[1]
     assert torch.equal(batch["target_tasks"], batch["tasks"][rows])
+    assert torch.equal(batch["weights"], torch.ones(len(rows)))
+    sums = torch.zeros(len(items))
+    sums.index_add_(0, rows, Collator(pad_id=0, weighting="record")(items)["weights"])
+    torch.testing.assert_close(sums, torch.ones(len(items)))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma3"])

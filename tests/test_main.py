@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from cgclora.__main__ import main
-from cgclora.adapter import MANIFEST_FILE, Adapter, read_gates, read_manifest
+from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
 from cgclora.decoding import Request, generate
+from cgclora.storage import MANIFEST_FILE, read_gates, read_manifest
 from tests.tiny import save_backbone
 
 PROMPT = "今天天气很好"

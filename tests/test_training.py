@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import multiprocessing
+import operator
 import os
 import random
 import shutil
@@ -21,11 +22,14 @@ import torch
 from safetensors.torch import load_file
 
 import cgclora.training
-from cgclora.adapter import Adapter, read_manifest
+from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import DataError, Record, data_hash
-from cgclora.training import TrainingError, TrainingSettings, last_checkpoint, train
+from cgclora.data import DataError, Record, data_hash, encode_prompts
+from cgclora.run_folder import TrainingError, last_checkpoint
+from cgclora.settings import TrainingSettings
+from cgclora.storage import read_manifest
+from cgclora.training import train
 from tests.tiny import make_backbone, save_backbone
 
 TASKS = ("mood", "weather", "last letter")
@@ -271,6 +275,37 @@ def test_a_gate_learning_rate_of_zero_leaves_the_gate_alone(tmp_path: Path) -> N
     assert same(adapter.gate.state_dict(), fresh.gate.state_dict())
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("weighting", ["token", "record"])
+def test_the_loss_of_a_step_is_the_mean_over_tokens_or_over_records(
+    tmp_path: Path, weighting: str, accumulation: int
+) -> None:
+    backbone = make_backbone()
+    losses: list[float] = []  # of each record by itself, before anything is learned
+    lengths: list[int] = []
+    with torch.no_grad():
+        for record in TRAIN:
+            [prompt] = encode_prompts([record.prompt], backbone.tokenizer, CONFIG.separator)
+            target = backbone.tokenizer(record.target, add_special_tokens=False)["input_ids"]
+            target = [*target, backbone.tokenizer.eos_token_id]
+            ids, labels = [*prompt, *target], [-100] * len(prompt) + target
+            output = backbone.model(torch.tensor([ids]), labels=torch.tensor([labels]))
+            losses.append(output.loss.item())
+            lengths.append(len(target))
+    run(
+        tmp_path,
+        backbone,
+        weighting=weighting,
+        epochs=1,
+        evaluations=1,
+        batch_size=len(TRAIN) // accumulation,
+        accumulation=accumulation,
+    )
+    weights = lengths if weighting == "token" else [1] * len(TRAIN)
+    expected = sum(map(operator.mul, losses, weights)) / sum(weights)
+    assert losses_of(tmp_path) == [pytest.approx(expected, rel=1e-4)]
+
+
 def test_an_adapter_without_a_gate_to_learn_trains(tmp_path: Path) -> None:
     run(tmp_path, config=AdapterConfig.lora(TASKS, 4), epochs=10)
     losses = losses_of(tmp_path)
@@ -293,6 +328,7 @@ def test_an_adapter_without_a_gate_to_learn_trains(tmp_path: Path) -> None:
         ("warmup", 1.0),
         ("temperature", 0),
         ("sampling", "often"),
+        ("weighting", "word"),
         ("max_length", 1),
         ("evaluations", 0),
         ("patience", -1),
@@ -456,7 +492,7 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
     elif where == "optimizer":
         torch.save = die_at_call(torch.save, write_half)
     elif where == "complete":
-        training._mark_complete = die_at_call(training._mark_complete)
+        training.mark_complete = die_at_call(training.mark_complete)
     elif where == "removal":
         shutil.rmtree = die_at_call(
             shutil.rmtree, lambda path, **__: (Path(path) / "optimizer.pt").unlink()

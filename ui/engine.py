@@ -203,7 +203,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            from cgclora.adapter import Adapter, AdapterError  # noqa: PLC0415 - slow, see above
+            from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
+            from cgclora.storage import AdapterError  # noqa: PLC0415
 
             self._backbone = self.load(self._report)
             for name in self.configs:

@@ -1,0 +1,102 @@
+"""A training run on disk: what it is, its log, and the checkpoints that it resumes from.
+
+    run.json            settings, config, data hash: what a resumed run must agree with
+    log.jsonl           a line per logging step and per evaluation
+    checkpoints/        what an interrupted run resumes from
+    adapter/            the result: the weights with the lowest dev loss
+
+A checkpoint counts only when the hashes of all its files are there, which are written last: a run
+that was killed while it wrote one resumes from the one before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from cgclora import files
+
+COMPLETE_FILE = "complete.json"
+
+
+class TrainingError(RuntimeError):
+    """A training run that cannot start or go on; the message says why and what to do."""
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Note what this run is, or check that the folder's run is this one.
+
+    Raises:
+        TrainingError: The folder holds a run with other settings, config or data.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        files.write_json(path, identity)
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        key for key in identity if json.dumps(earlier.get(key)) != json.dumps(identity[key])
+    ]
+    if differing:
+        raise TrainingError(
+            f"{folder} holds a run that differs in {', '.join(differing)}: "
+            "repeat its settings to resume it, or choose another folder."
+        )
+
+
+def cut_log(log_file: Path, checkpoint: Path | None) -> None:
+    """Drop what was logged after the checkpoint: those steps are run again."""
+    if not log_file.exists():
+        return
+    step = step_of(checkpoint) if checkpoint else 0
+    kept = []
+    for line in log_file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            break  # the line that a crash cut short; none can follow it
+    files.write_text(log_file, "".join(f"{line}\n" for line in kept))
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the hashes of a checkpoint's files; without them a checkpoint does not count."""
+    hashes = {
+        path.name: files.sha256_file(path)
+        for path in sorted(checkpoint.iterdir())
+        if path.is_file() and path.name != COMPLETE_FILE
+    }
+    files.write_json(checkpoint / COMPLETE_FILE, hashes)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint under a folder whose files all have the hashes noted for them."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    return next((path for path in found if _is_complete(path)), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        hashes = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
+        return all(files.sha256_file(checkpoint / name) == value for name, value in hashes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def state_at_the_end(checkpoint: Path | None) -> TrainerState | None:
+    """The trainer's state at a checkpoint, if it is the one at which the run ended."""
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return state if ended else None

@@ -1,0 +1,89 @@
+"""How to train, as values that are checked when they are set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from cgclora.batching import Sampling, Weighting
+from cgclora.config import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: Records in one forward pass of one process.
+        accumulation: Forward passes in one step.
+        learning_rate: Peak rate of the experts.
+        gate_learning_rate: Peak rate of gate and task embedding; None takes `learning_rate`.
+        warmup: Share of the steps over which the rates rise; a cosine to zero follows.
+        weight_decay: Of the experts; the gate has none.
+        sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
+            `temperature`, records to the power 1 / temperature.
+        temperature: For that sampling; 1 is proportional, large is uniform.
+        weighting: Of a target token in the training loss: `token`, all count alike; `record`, those
+            of a record share a weight of 1, so that a label counts as much as a report.
+        max_length: Most tokens of a record; longer ones are left out and counted.
+        records_per_task: Most training records of a task, drawn with `seed` from those that fit;
+            0 takes all.
+        records_of: Other numbers for some tasks.
+        dev_records_per_task: The same for the dev loss.
+        evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
+        patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        seed: Of the records' order and of dropout.
+    """
+
+    epochs: float = 2.0
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    gate_learning_rate: float | None = None
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    sampling: Sampling = "proportional"
+    temperature: float = 2.0
+    weighting: Weighting = "token"
+    max_length: int = 1024
+    records_per_task: int = 0
+    records_of: Mapping[str, int] = field(default_factory=dict)
+    dev_records_per_task: int = 0
+    evaluations: int = 8
+    patience: int = 0
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field, since settings may come from a form."""
+        for name, least in (
+            ("batch_size", 1),
+            ("accumulation", 1),
+            ("max_length", 2),
+            ("records_per_task", 0),
+            ("dev_records_per_task", 0),
+            ("evaluations", 1),
+            ("patience", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
+        for name in ("epochs", "learning_rate", "temperature"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{name} must be a positive number, got {value!r}.")
+        for name in ("gate_learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and (not math.isfinite(value) or value < 0):
+                raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
+        for name, kinds in (("sampling", get_args(Sampling)), ("weighting", get_args(Weighting))):
+            if getattr(self, name) not in kinds:
+                raise ConfigError(f"{name} must be one of {kinds}, got {getattr(self, name)!r}.")
+        if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
+            raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")

@@ -1,0 +1,155 @@
+"""An adapter as a folder: config, weights, and a manifest of where they come from.
+
+JSON and safetensors only, never pickle. The manifest holds the hashes of the other two, so that a
+damaged folder is noticed before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cgclora import files
+from cgclora.config import AdapterConfig
+from cgclora.layer import TaskGate
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "adapter.safetensors"
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+
+
+class AdapterError(RuntimeError):
+    """An adapter that does not fit its backbone, its files or its use; the message says why."""
+
+
+def write(
+    folder: str | Path,
+    config: AdapterConfig,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write config, weights and manifest as a folder that appears whole or not at all.
+
+    Args:
+        folder: Where; an older adapter there is replaced.
+        config: What the adapter is.
+        tensors: Its weights by name.
+        facts: The manifest, but for its format and the files' hashes.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        AdapterError: The folder is there and holds something else.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file():
+        raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
+    with files.replace_folder(folder) as new:
+        files.write_json(new / CONFIG_FILE, config.to_dict())
+        save_file(dict(tensors), new / WEIGHTS_FILE)
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            **facts,
+            "files": {
+                name: {
+                    "bytes": (new / name).stat().st_size,
+                    "sha256": files.sha256_file(new / name),
+                }
+                for name in (CONFIG_FILE, WEIGHTS_FILE)
+            },
+        }
+        files.write_json(new / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
+    """The manifest and config of a saved adapter, after checking its files' hashes.
+
+    Raises:
+        AdapterError: The folder is not an adapter, is damaged, or has a newer format.
+    """
+    folder = Path(folder)
+    files.recover_folder(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise AdapterError(f"{folder} holds no adapter: {MANIFEST_FILE} is missing.")
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        written = manifest["format"]
+        if not isinstance(written, int) or written > MANIFEST_FORMAT:
+            raise AdapterError(
+                f"{folder} has format {written!r}, this version reads up to {MANIFEST_FORMAT}: "
+                "update cgclora."
+            )
+        manifest["backbone"]["fingerprint"][:12]
+        listed = {name: manifest["files"][name]["sha256"] for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
+    for name, sha256 in listed.items():
+        if not (folder / name).is_file() or files.sha256_file(folder / name) != sha256:
+            raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
+    try:
+        config = AdapterConfig.from_dict(
+            json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        )
+    except ValueError as error:
+        raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
+    return manifest, config
+
+
+def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to a saved adapter's manifest, for instance scores taken after training.
+
+    Raises:
+        AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
+    """
+    manifest, _ = read_manifest(folder)
+    if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
+        raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
+    files.write_json(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
+
+
+def read_gates(folder: str | Path) -> Tensor:
+    """The gate weights of a saved adapter, [L, T, E], without a backbone.
+
+    Raises:
+        AdapterError: As `read_manifest`.
+    """
+    _, config = read_manifest(folder)
+    tensors = read_tensors(folder)
+    layers = sum(name.endswith(".expert_A") for name in tensors)
+    gate = TaskGate(config, layers)
+    try:
+        gate.load_state_dict(
+            {
+                name.removeprefix("gate."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("gate.")
+            }
+        )
+    except RuntimeError as error:
+        raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
+    with torch.no_grad():
+        return cast(Tensor, gate().clone())
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """The weights of a saved adapter by name, on the CPU.
+
+    Raises:
+        AdapterError: The file is damaged.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is damaged: {error}.") from error
