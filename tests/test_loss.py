@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgclora.loss
@@ -193,3 +193,12 @@ def test_the_head_follows_its_model():
     model.bfloat16()
     assert head.weight is model.get_output_embeddings().weight
     assert head(torch.randn(2, 32)).dtype == torch.float32
+
+
+def test_dropout_neither_disturbs_the_check_nor_is_switched_off_by_it():
+    model = make_model().train()
+    model.model.norm = nn.Sequential(model.model.norm, nn.Dropout(0.9))
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    OutputHead(model)
+    assert [module.training for module in model.modules()] == before
