@@ -304,7 +304,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     requests = _requests(options)
     backbone = _load(options)
-    adapter = Adapter.load(options.adapter, backbone) if options.adapter else None
+    adapter = Adapter.load(options.adapter, backbone).for_inference() if options.adapter else None
     if options.file is None and not options.json:
         for piece in stream(backbone, requests, adapter):
             print(piece.text, end="", flush=True)

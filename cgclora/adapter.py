@@ -85,7 +85,7 @@ class Adapter:
             AdapterError: The name is taken or malformed, or no layer has a wanted name.
         """
         model = backbone.model if isinstance(backbone, Backbone) else backbone
-        taken = any(hasattr(kind, name) for kind in (nn.ModuleDict, nn.ParameterDict))
+        taken = any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict))
         if taken or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise AdapterError(
                 f"adapter name {name!r} cannot be used: take letters, digits, '_' and '-', and "
@@ -137,6 +137,20 @@ class Adapter:
         """Number of trained values."""
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
+    def for_inference(self) -> Self:
+        """Hold the experts in the backbone's dtype, which saves casting them at every pass.
+
+        The answers stay the same. Train before, not after: updates get lost in bf16.
+        """
+        for layer in self.layers.values():
+            dtype = layer.base_layer.weight.dtype
+            if not dtype.is_floating_point:
+                continue  # quantised: the pass decides
+            for table in layer.adapter_parameter_names:
+                parameter = getattr(layer, table)[self.name].requires_grad_(False)
+                parameter.data = parameter.data.to(dtype)
+        return self
+
     # Tasks of a batch ---------------------------------------------------------------------
 
     def gates(self) -> Tensor:
@@ -176,6 +190,7 @@ class Adapter:
         if bare is not None:
             gates = gates.masked_fill(bare.to(device)[:, None], 0)
         weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+        weights = weights.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
         return Route(self.name, weights.unsqueeze(2).unbind(0))
 
     @contextmanager

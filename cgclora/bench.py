@@ -303,7 +303,7 @@ def _decoding(backbone: Backbone) -> Iterator[Part]:
     config = AdapterConfig(TASKS)
     folded, mixed = (dataclasses.replace(backbone, model=_twin(backbone.model)) for _ in range(2))
     Adapter.attach(folded, config).fold(TASKS[0])
-    adapter = Adapter.attach(mixed, config)
+    adapter = Adapter.attach(mixed, config).for_inference()
     tasks = [TASKS[row % len(TASKS)] for row in range(16)]
     yield Part(
         {

@@ -164,7 +164,9 @@ class ExpertLinear(nn.Module):
             weights = weights.squeeze(1)
         # Master weights may be fp32 beside a bf16 backbone: casting them costs less than casting x.
         A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].to(x.dtype)
-        z = F.linear(F.dropout(x, self.dropout[name], self.training), A)
+        if self.training:
+            x = F.dropout(x, self.dropout[name])
+        z = F.linear(x, A)
         return cast(Tensor, y + F.linear(z * weights.to(z.dtype), B))
 
     def update(self, name: str, weights: Tensor) -> Tensor:

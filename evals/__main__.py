@@ -44,7 +44,7 @@ def _classification(options: argparse.Namespace) -> None:
 
     records = read_records(options.data)
     backbone = load_backbone(options.backbone or EMBEDDED)
-    adapter = Adapter.load(options.adapter, backbone)
+    adapter = Adapter.load(options.adapter, backbone).for_inference()
     report = compare(backbone, adapter, records, most=options.most, batch_size=options.batch_size)
     if options.write:
         annotate(options.adapter, {"classification": report})

@@ -394,6 +394,20 @@ def test_the_seed_gives_the_weights_and_the_global_generator_goes_on_undisturbed
 # Several adapters -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@ALL_METHODS
+def test_answers_for_inference_are_the_same_bit_for_bit(config, dtype):
+    adapter = attach(make_model().to(dtype), config)
+    tasks, ids = list(config.tasks), token_ids(len(config.tasks))
+    before = routed(adapter, tasks, ids)
+    assert adapter.for_inference() is adapter
+    assert torch.equal(routed(adapter, tasks, ids), before)
+    for layer in adapter.layers.values():
+        for table in (layer.expert_A, layer.expert_B):
+            assert table[adapter.name].dtype == dtype
+            assert not table[adapter.name].requires_grad
+
+
 def two_adapters() -> tuple[Adapter, Adapter]:
     """One on all layers, one on some, with other tasks and sizes."""
     model = make_model()

@@ -209,7 +209,9 @@ class Engine:
             self._backbone = self.load(self._report)
             for name in self.configs:
                 try:
-                    self._adapters[name] = Adapter.load(self.folder / name, self._backbone)
+                    self._adapters[name] = Adapter.load(
+                        self.folder / name, self._backbone
+                    ).for_inference()
                 except (AdapterError, ConfigError) as error:
                     self.problems[name] = self._words(error)
             self.status = Status("", 1.0, ready=True)
