@@ -1,6 +1,8 @@
 """Facts that must stand in two files, because two tools read them, agree."""
 
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,26 @@ def test_notice_carries_the_sentence_that_gemmas_terms_ask_for():
     terms = (ROOT / "GEMMA_TERMS.md").read_text(encoding="utf-8")
     (sentence,) = re.findall(r'following notice:\s+"\*\*(.+?)\*\*"', terms)
     assert sentence in (ROOT / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_the_table_of_choices_says_what_its_runs_say():
+    results = ROOT / "assets" / "results"
+    text = (results / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+?)` \|(.+)\|$", text, re.MULTILINE)
+    assert {name for name, _ in rows} == {path.name for path in (results / "choice").iterdir()}
+    for name, row in rows:
+        manifest = json.loads((results / "choice" / name / "manifest.json").read_text())
+        log = (results / "choice" / name / "log.jsonl").read_text().splitlines()
+        losses = json.loads(log[-1])["dev_losses"]
+        config, settings = (manifest["training"][key] for key in ("config", "settings"))
+        rate = settings["learning_rate"]
+        assert [cell.strip() for cell in row.split("|")] == [
+            *(str(config[key]) for key in ("common", "specific", "expert_rank")),
+            f"{config['alpha']:g}",
+            f"{rate:g}",
+            f"{settings['gate_learning_rate'] or rate:g}",
+            settings.get("weighting", "token"),  # the first runs are older than the choice
+            f"{manifest['trainable_parameters'] / 1e6:.1f} M",
+            f"{statistics.mean(losses.values()):.3f}",
+            f"{statistics.mean(loss for task, loss in losses.items() if task != 'CHIP-STS'):.3f}",
+        ]
