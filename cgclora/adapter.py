@@ -325,7 +325,7 @@ class Adapter:
                 "total_rank": self.config.total_rank,
                 "active_rank": self.config.active_rank,
                 "trainable_parameters": self.num_parameters(),
-                **provenance.stamp(),
+                **provenance.stamp(self.model),
                 **(facts or {}),
             },
         )

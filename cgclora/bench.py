@@ -86,7 +86,12 @@ def run(
         print(f"{name} ...", file=sys.stderr, flush=True)
         with PARTS[name](backbone) as part:
             parts[name] = _measure(part, repeats)
-    return {"backbone": backbone.name, **provenance.stamp(), "repeats": repeats, "parts": parts}
+    return {
+        "backbone": backbone.name,
+        **provenance.stamp(backbone.model),
+        "repeats": repeats,
+        "parts": parts,
+    }
 
 
 def _measure(part: Part, repeats: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 PACKAGES = ("cgclora", "torch", "transformers", "accelerate", "safetensors", "gguf")
 
@@ -46,23 +47,25 @@ def commit() -> dict[str, Any]:
         return {}
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, threads and accelerator."""
+def hardware(model: PreTrainedModel) -> dict[str, Any]:
+    """Processor, threads and accelerator, and the dtype that the model computes in."""
     facts: dict[str, Any] = {
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
 
 
-def stamp() -> dict[str, Any]:
-    """All of it, with the time in UTC."""
+def stamp(model: PreTrainedModel) -> dict[str, Any]:
+    """All of it for a result that a model gave, with the time in UTC."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": commit(),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware(model),
     }

@@ -75,7 +75,7 @@ def compare(
         print(f"{name}: {shown}", file=sys.stderr, flush=True)
     return {
         "data": data_hash([record for group in chosen.values() for record in group]),
-        **provenance.stamp(),
+        **provenance.stamp(backbone.model),
         "tasks": scores,
     }
 

@@ -57,6 +57,7 @@ def test_every_method_is_timed(measured: tuple[Backbone, dict[str, Any], torch.T
     assert report["backbone"] == "tiny-qwen2"
     assert report["repeats"] == 1
     assert {"versions", "hardware", "code", "created"} <= report.keys()
+    assert report["hardware"]["dtype"] == "float32"
     for name, methods in METHODS.items():
         part = report["parts"][name]
         assert part["seconds"].keys() == part["medians"].keys() == methods
