@@ -399,7 +399,25 @@ def _describe(
         f"{task:<{width}}  {share['common']:6.1%}  {share['specific']:8.1%}"
         for task, share in shares.items()
     ]
+    lines += _score_lines(manifest.get("classification", {}).get("tasks", {}))
     return "\n".join(lines)
+
+
+def _score_lines(tasks: Mapping[str, Any]) -> list[str]:
+    """The table of accuracies that `python -m evals classification --write` left, if it did."""
+    if not tasks:
+        return []
+    methods = [name for name in next(iter(tasks.values())) if name != "records"]
+    rows = [("accuracy (95 % interval)", *methods)]
+    for task, scores in tasks.items():
+        cells = [
+            f"{scores[method]['accuracy']:.3f} ({low:.3f}-{high:.3f})"
+            for method in methods
+            for low, high in [scores[method]["interval"]]
+        ]
+        rows.append((f"{task}, {scores['records']} records", *cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
 
 
 # bench ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
 from cgclora.decoding import Request, generate
-from cgclora.storage import MANIFEST_FILE, read_gates, read_manifest
+from cgclora.storage import MANIFEST_FILE, annotate, read_gates, read_manifest
 from tests.tiny import save_backbone
 
 PROMPT = "今天天气很好"
@@ -218,6 +219,19 @@ def test_inspect_shows_sizes_origin_and_shares(
         assert shares["common"] == pytest.approx(float(gates[:, row, :2].sum(-1).mean()), abs=1e-6)
         assert shares["common"] + shares["specific"] == pytest.approx(1)
         assert f"{shares['common']:.1%}" in text
+
+
+def test_inspect_shows_the_accuracies_that_the_manifest_holds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = shutil.copytree(folder / "run" / "adapter", tmp_path / "adapter")
+    score = {"right": 3, "accuracy": 0.75, "interval": [0.301, 0.954]}
+    annotate(adapter, {"classification": {"tasks": {"mood": {"records": 4, "adapter": score}}}})
+    assert main(["inspect", str(adapter)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "accuracy (95 % interval)  adapter",
+        "mood, 4 records           0.750 (0.301-0.954)",
+    ]
 
 
 # Errors -----------------------------------------------------------------------------------
