@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgclora.exit_codes import EXIT_CODES, run
+
 if TYPE_CHECKING:
     from cgclora.backbone import Backbone
-
-EXIT_CODES = """exit codes:
-  0  done
-  1  a file or folder cannot be read or written
-  2  the arguments are wrong
-  3  the backbone cannot be loaded
-  4  the data cannot be used
-  5  the adapter cannot be used
-  6  training had to stop
-  7  the request cannot be answered
-  130  interrupted (a training run resumes when the same command is given again)"""
 
 TRAIN = """Train one adapter on many tasks. The data is JSONL, an object a line:
 
@@ -61,45 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        options.command(options)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The interpreter flushes once more when it ends, and would complain of the same pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
-        print(f"cgclora: {error}", file=sys.stderr)
-        return code
-    return 0
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The code of an error that the user can do something about; None for one of ours."""
-    from cgclora.backbone import BackboneError
-    from cgclora.config import ConfigError
-    from cgclora.data import DataError
-    from cgclora.decoding import DecodingError
-    from cgclora.run_folder import TrainingError
-    from cgclora.storage import AdapterError
-
-    codes: dict[type[Exception], int] = {
-        ConfigError: 2,
-        BackboneError: 3,
-        DataError: 4,
-        AdapterError: 5,
-        TrainingError: 6,
-        DecodingError: 7,
-    }
-    if isinstance(error, OSError):
-        return 1
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+    return run(lambda: options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -427,9 +379,9 @@ def _bench(options: argparse.Namespace) -> None:
     from cgclora import bench, files
 
     report = bench.run(_load(options), only=options.only, repeats=options.repeats)
+    print(json.dumps(report) if options.json else bench.table(report), flush=True)
     if options.out:
         files.write_json(options.out, report)
-    print(json.dumps(report) if options.json else bench.table(report))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from cgclora.exit_codes import EXIT_CODES, run
 
 DESCRIPTION = """Score the classification tasks of an adapter beside the bare backbone.
 
@@ -14,9 +17,14 @@ DESCRIPTION = """Score the classification tasks of an adapter beside the bare ba
 With --write the table goes into the adapter's manifest, under `classification`."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command."""
-    parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evals",
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     table = commands.add_parser(
         "classification",
@@ -32,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.add_argument("--write", action="store_true", help="put the table into the manifest")
     table.set_defaults(command=_classification)
     options = parser.parse_args(arguments)
-    options.command(options)
+    return run(lambda: options.command(options))
 
 
 def _classification(options: argparse.Namespace) -> None:
@@ -52,4 +60,4 @@ def _classification(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,9 +18,9 @@ from typing import Any
 from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
-from cgclora.data import Record, data_hash
+from cgclora.data import DataError, Record, data_hash
 from cgclora.decoding import Request, generate
-from evals.tasks import Task, get_task, is_correct
+from evals.tasks import TASKS, Task, get_task, is_correct
 
 METHODS = ("adapter", "backbone", "backbone, labels")
 
@@ -47,16 +47,20 @@ def compare(
         with the hash of the records and where the numbers come from.
 
     Raises:
-        ValueError: The adapter has no classification task with records.
+        DataError: The adapter has no classification task with records.
     """
     chosen: dict[str, list[Record]] = {}
     for record in records:
-        if record.task in adapter.config.tasks and get_task(record.task).kind == "classification":
+        task = TASKS.get(record.task)  # an adapter may have tasks that are not known here
+        if record.task in adapter.config.tasks and task and task.kind == "classification":
             group = chosen.setdefault(record.task, [])
             if not most or len(group) < most:
                 group.append(record)
     if not chosen:
-        raise ValueError("the adapter has no classification task among these records")
+        raise DataError(
+            "none of these records belongs to a classification task of the adapter: give the "
+            "test file of its dataset."
+        )
     scores: dict[str, Any] = {}
     for name, group in chosen.items():
         right = {

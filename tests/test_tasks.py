@@ -279,6 +279,13 @@ def test_an_empty_label_becomes_the_first_one(
     assert TASKS[name].parse(" \n", choices).items == ((expected,),)
 
 
+@pytest.mark.parametrize("name", ["SentimentAnalyze", "TextMatching"])
+def test_elsewhere_an_empty_answer_is_no_label(name: str) -> None:
+    task = TASKS[name]
+    assert task.parse(" \n").items == ()
+    assert not any(is_correct(task, "", label) for label in task.labels)
+
+
 def test_a_label_outside_the_choices_is_kept_and_wrong() -> None:
     task = TASKS["CHIP-CTC"]
     assert task.parse("国籍", ["疾病", "年龄"]).items == (("国籍",),)

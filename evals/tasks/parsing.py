@@ -60,10 +60,14 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(SEPARATOR) if part.strip())
 
 
-def label(text: str, choices: Sequence[str]) -> Parsed:
-    """One label; no answer means the first choice, and a label that was not offered is kept."""
-    answer = text.strip() or next(iter(choices), "")
-    return Parsed("label", ((answer,),))
+def label(text: str, _choices: Sequence[str]) -> Parsed:
+    """One label, whether or not it was offered; no item when there is none."""
+    return _parsed("label", [(text.strip(),)] if text.strip() else [])
+
+
+def label_or_first(text: str, choices: Sequence[str]) -> Parsed:
+    """`label`, but no answer means the first choice: PromptCBLUE's rule."""
+    return label(text.strip() or next(iter(choices), ""), choices)
 
 
 def free_text(text: str, _choices: Sequence[str]) -> Parsed:

@@ -166,7 +166,7 @@ TASKS = (
             Field("second", "问句二", "Second question"),
         ),
         template="以下两句话的意思相同的吗？\n“{first}”，“{second}”\n选项：{choices}\n答：",
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=("是的", "不是"),
     ),
     _medical(
@@ -182,7 +182,7 @@ TASKS = (
             _choices("类型", "Types", *_TRIAL_CRITERIA),
         ),
         template="判断临床试验筛选标准的类型：\n{text}\n选项：{choices}\n答：",
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=_TRIAL_CRITERIA,
         catch_all=_NONE_OF_THESE,
     ),
@@ -201,7 +201,7 @@ TASKS = (
         template=(
             "医疗搜索：{query}\n回答内容：{answer}\n上述搜索和回答是否相关？\n选项: {choices}\n答："
         ),
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=("相关", "不相关"),
     ),
     _medical(
@@ -217,7 +217,7 @@ TASKS = (
             _choices("意图", "Intents", *_SEARCH_INTENTS),
         ),
         template="判断下面搜索词的意图：\n{text}\n选项：{choices}\n答：",
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=_SEARCH_INTENTS,
         catch_all=_NONE_OF_THESE,
     ),
@@ -236,7 +236,7 @@ TASKS = (
         template=(
             "我想知道下面两个搜索词的意思有多相同。\n“{first}”，“{second}”。\n选项：{choices}\n答："
         ),
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=("完全一致", "后者是前者的语义子集", "后者是前者的语义父集或语义毫无关联"),
     ),
     _medical(
@@ -254,7 +254,7 @@ TASKS = (
         template=(
             "我想知道下面两句话的意思有多相似。\n“{query}”，“{title}”\n选项：{choices}\n答："
         ),
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=("完全不匹配或者没有参考价值", "很少匹配有一些参考价值", "部分匹配", "完全匹配"),
     ),
     _medical(
@@ -307,7 +307,7 @@ TASKS = (
         max_new_tokens=16,
         fields=(_DIALOGUE, _choices("意图", "Acts", *_DIALOGUE_ACTS)),
         template="请问最后一句对话是什么意图类型？\n{dialogue}\n意图选项：{choices}\n答：",
-        reader=parsing.label,
+        reader=parsing.label_or_first,
         labels=_DIALOGUE_ACTS,
         catch_all=_NONE_OF_THESE,
     ),

@@ -1,0 +1,61 @@
+"""How a command ends: what it prints when something is wrong, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  a file or folder cannot be read or written
+  2  the arguments are wrong
+  3  the backbone cannot be loaded
+  4  the data cannot be used
+  5  the adapter cannot be used
+  6  training had to stop
+  7  the request cannot be answered
+  130  interrupted (a training run resumes when the same command is given again)"""
+
+
+def run(command: Callable[[], None]) -> int:
+    """Run a command; returns its exit code. An error of ours is raised, not hidden."""
+    try:
+        command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends, and would complain of the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = _code(error)
+        if code is None:
+            raise
+        print(f"cgclora: {error}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _code(error: Exception) -> int | None:
+    """The code of an error that the user can do something about; None for one of ours."""
+    from cgclora.backbone import BackboneError
+    from cgclora.config import ConfigError
+    from cgclora.data import DataError
+    from cgclora.decoding import DecodingError
+    from cgclora.run_folder import TrainingError
+    from cgclora.storage import AdapterError
+
+    codes: dict[type[Exception], int] = {
+        ConfigError: 2,
+        BackboneError: 3,
+        DataError: 4,
+        AdapterError: 5,
+        TrainingError: 6,
+        DecodingError: 7,
+    }
+    if isinstance(error, OSError):
+        return 1
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
