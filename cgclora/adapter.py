@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -58,6 +58,7 @@ class Adapter:
         self.gate = gate
         self.manifest: dict[str, Any] = {}
         self.backbone_name: str = getattr(model, "name_or_path", "")
+        self._lock: AbstractContextManager[Any] = nullcontext()
         self._routing = next(iter(layers.values())).routing
 
     # Life on a backbone -------------------------------------------------------------------
@@ -111,6 +112,7 @@ class Adapter:
         adapter = cls(model, config, name, layers, gate)
         if isinstance(backbone, Backbone):
             adapter.backbone_name = backbone.name
+            adapter._lock = backbone.lock
         return adapter
 
     def detach(self) -> None:
@@ -248,19 +250,21 @@ class Adapter:
                 raise AdapterError(f"{path} is quantised: fold into an unquantised backbone.")
         with torch.no_grad():
             weights = self.plan([task]).weights
-        for module in self.model.modules():
-            if isinstance(module, ExpertLinear):
-                module.unfold()
-        for layer, row in zip(self.layers.values(), weights, strict=True):
-            layer.fold(self.name, row.flatten())
-        self._routing.folded = (self.name, task)
+        with self._lock:  # not between two layers of a pass
+            _unfold(self.model, self._routing)
+            try:
+                for layer, row in zip(self.layers.values(), weights, strict=True):
+                    layer.fold(self.name, row.flatten())
+            except BaseException:  # out of memory, say: a part of a task is no task
+                _unfold(self.model, self._routing)
+                raise
+            self._routing.folded = (self.name, task)
 
     def unfold(self) -> None:
         """Undo this adapter's `fold` exactly; without a folded task nothing happens."""
         if self.folded_task is not None:
-            for layer in self.layers.values():
-                layer.unfold()
-            self._routing.folded = None
+            with self._lock:
+                _unfold(self.model, self._routing)
 
     # Folder -------------------------------------------------------------------------------
 
@@ -340,7 +344,7 @@ class Adapter:
         Args:
             folder: What `save` wrote.
             backbone: The backbone it was trained on.
-            name: Its name on this backbone; None takes the folder's.
+            name: Its name on this backbone; None takes the folder's, as far as its letters go.
 
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or its format is newer, or it
@@ -357,7 +361,7 @@ class Adapter:
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
         tensors = storage.read_tensors(folder)
-        adapter = cls.attach(model, config, name=name or folder.name)
+        adapter = cls.attach(model, config, name=name or _name_of(folder))
         try:
             adapter.load_state_dict(tensors)
         except AdapterError as error:
@@ -372,6 +376,18 @@ def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     for name, parameter in model.named_parameters():
         if not any(f"{table}." in name for table in (*ExpertLinear.adapter_parameter_names, GATES)):
             yield parameter
+
+
+def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
+    """Name of the adapter and of its task that are folded into a backbone, if any."""
+    return _routing_of(model).folded
+
+
+def _unfold(model: PreTrainedModel, routing: Routing) -> None:
+    for module in model.modules():
+        if isinstance(module, ExpertLinear):
+            module.unfold()
+    routing.folded = None
 
 
 def _routing_of(model: PreTrainedModel) -> Routing:
@@ -390,6 +406,11 @@ def _wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinea
     return module
 
 
+def _name_of(folder: Path) -> str:
+    """A folder's name without what no module's name may hold."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"
+
+
 def _public_name(source: str) -> str:
     """A backbone's source without the folders that lead to it, which are nobody else's business."""
     return Path(source).name if Path(source).exists() else source
@@ -398,14 +419,20 @@ def _public_name(source: str) -> str:
 def linear_paths(model: PreTrainedModel, names: Sequence[str] | None = None) -> list[str]:
     """Paths of the linear layers to adapt; without names all but the output head.
 
+    Layers of a mixture-of-experts block are left out: they may see tokens without their rows.
+
     Raises:
         AdapterError: A name fits no linear layer, or there is none at all.
     """
     head = model.get_output_embeddings()
+    blocks = tuple(
+        f"{path}." for path, module in model.named_modules() if hasattr(module, "experts")
+    )
     linear = [
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | ExpertLinear)
+        if not path.startswith(blocks)
+        and isinstance(module, nn.Linear | ExpertLinear)
         and module is not head
         and not path.endswith(".base_layer")
     ]

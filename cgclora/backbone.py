@@ -57,7 +57,7 @@ class Backbone:
         """The output head by itself.
 
         Raises:
-            ValueError: See `OutputHead`.
+            BackboneError: See `OutputHead`.
         """
         return OutputHead(self.model)
 

@@ -141,7 +141,10 @@ def table(report: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _training(backbone: Backbone) -> Iterator[Part]:
     """The shape of a cluster of 16 tasks, 20 experts of rank 2, against PEFT LoRA of rank 40."""
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only this benchmark needs it
+    try:
+        from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only this benchmark needs it
+    except ImportError as error:
+        raise ConfigError(f"this part needs the package peft ({error}): install it.") from error
 
     config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2)
     batch = _training_batch(backbone)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from cgclora.adapter import Adapter
+from cgclora.adapter import Adapter, folded_in
 from cgclora.backbone import Backbone
 from cgclora.data import encode_prompts
 from cgclora.layer import Route
@@ -41,10 +41,11 @@ class Request:
         prompt: The whole prompt, without the separator that the adapter's config adds.
         max_new_tokens: Most tokens of the answer.
         stop: Texts at which the answer ends; they are not part of it.
-        temperature: 0 takes the likeliest token, otherwise tokens are drawn.
+        temperature: 0 takes the likeliest token, otherwise (1e-6 to 1e6) tokens are drawn.
         top_p: Draw from the likeliest tokens that together have this probability.
         seed: Of the draw.
-        choices: The answer is one of these texts; None leaves it free.
+        choices: The answer is one of these texts, whole unless `stop` or `max_new_tokens` ends it;
+            None leaves it free.
         gates: Weights instead of the gate's: [E] for all layers, or [L, E].
     """
 
@@ -62,8 +63,12 @@ class Request:
         """Check every field, since a request may come from a form."""
         if self.max_new_tokens < 1:
             raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        if not math.isfinite(self.temperature) or self.temperature < 0:
-            raise DecodingError(f"temperature must be 0 or more, got {self.temperature}.")
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise DecodingError(
+                f"temperature must be 0, or from 1e-6 to 1e6, got {self.temperature}."
+            )
+        if not 0 <= self.seed < 1 << 63:
+            raise DecodingError(f"seed must be in [0, 2^63), got {self.seed}.")
         if not 0 < self.top_p <= 1:
             raise DecodingError(f"top_p must be in (0, 1], got {self.top_p}.")
         if "" in self.stop:
@@ -120,8 +125,9 @@ def stream(
 
     Raises:
         ConfigError: The adapter does not know a task.
-        DecodingError: A prompt is empty or longer than the backbone reads, or a task is named
-            without an adapter or beside another that is folded in.
+        DecodingError: A prompt is empty or longer than the backbone reads, a task is named without
+            an adapter or beside another that is folded in, or a task is folded in or out while the
+            answer runs.
         AdapterError: A request's gates have a wrong shape.
     """
     if not requests:
@@ -169,8 +175,11 @@ def generate(
     """Answer any number of requests, longest prompts first, in batches of mixed tasks.
 
     Raises:
+        DecodingError: `batch_size` is less than 1.
         The errors of `stream`.
     """
+    if batch_size < 1:
+        raise DecodingError(f"batch_size must be at least 1, got {batch_size}.")
     order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
@@ -202,12 +211,13 @@ def _check(
             raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
     if adapter is not None and adapter.model is not backbone.model:
         raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
-    if adapter is not None and adapter.folded_task is not None:
-        others = {request.task for request in requests} - {adapter.folded_task}
-        if others or any(request.gates is not None for request in requests):
+    if (folded := folded_in(backbone.model)) is not None:
+        name, task = folded
+        other = adapter is None or adapter.name != name
+        if other or any(r.task != task or r.gates is not None for r in requests):
             raise DecodingError(
-                f"task {adapter.folded_task!r} is folded in: unfold() to answer other tasks, the "
-                "bare backbone, or with gates of your own."
+                f"task {task!r} of adapter {name!r} is folded in: unfold() to answer other tasks, "
+                "the bare backbone, or with gates of your own."
             )
 
 
@@ -223,6 +233,7 @@ class Batch:
     ) -> None:
         self.backbone = backbone
         self.adapter = adapter if adapter and adapter.folded_task is None else None
+        self.folded = folded_in(backbone.model)
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             self.head = backbone.head
@@ -292,6 +303,8 @@ class Batch:
         if self.adapter is not None and self.route is not None:
             routed = self.adapter.route(self.route)
         with self.backbone.lock, routed:
+            if folded_in(self.backbone.model) != self.folded:
+                raise DecodingError("a task was folded in or out while the answer ran: ask again.")
             output = self.backbone.model.get_decoder()(**inputs)
             return self.head(output.last_hidden_state[:, -1])
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cgclora.checkpoint import BackboneError
+
 
 class OutputHead:
     """Hidden states to logits, as the backbone itself would compute them.
@@ -20,7 +22,8 @@ class OutputHead:
         softcap: The bound of the logits in Gemma 2 (arXiv 2408.00118); None elsewhere.
 
     Raises:
-        ValueError: The backbone does something else to its logits, so that the two would disagree.
+        BackboneError: The backbone does something else to its logits, so that the two would
+            disagree.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -60,8 +63,8 @@ class OutputHead:
         if (own - ours).abs().mean() > 0.05:
             raise self._unknown()
 
-    def _unknown(self) -> ValueError:
-        return ValueError(
+    def _unknown(self) -> BackboneError:
+        return BackboneError(
             f"{type(self._model).__name__} changes its logits in a way that is not known here: "
             "use a backbone of another family (Qwen, Llama, GLM and Gemma are tested)."
         )

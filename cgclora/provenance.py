@@ -15,6 +15,9 @@ from transformers import PreTrainedModel
 
 PACKAGES = ("cgclora", "torch", "transformers", "accelerate", "safetensors", "gguf")
 
+CODE = (":(top)*.py", ":(top)requirements.txt", ":(top)pyproject.toml", ":(top,exclude)tests")
+"""What makes a result, in git's words for paths."""
+
 
 def versions() -> dict[str, str]:
     """Installed versions of Python and of the packages that shape a result."""
@@ -29,7 +32,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> dict[str, Any]:
-    """The commit of this code and whether the tree had changes; empty outside a git checkout."""
+    """The commit of this code, and whether code or pins were changed since; empty without git.
+
+    Taken once a process, when it is first asked for.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -41,7 +47,7 @@ def commit() -> dict[str, Any]:
     try:
         return {
             "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", ".")),
+            "dirty": bool(git("status", "--porcelain", "--", *CODE)),
         }
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -51,7 +51,8 @@ def write(
         AdapterError: The folder is there and holds something else.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file():
+    ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
         raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
     with files.replace_folder(folder) as new:
         files.write_json(new / CONFIG_FILE, config.to_dict())

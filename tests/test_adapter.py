@@ -408,6 +408,57 @@ def test_answers_for_inference_are_the_same_bit_for_bit(config, dtype):
             assert not table[adapter.name].requires_grad
 
 
+def test_a_fold_that_fails_leaves_the_frozen_weights(monkeypatch):
+    adapter = attach(make_model())
+    tasks, ids = [adapter.config.tasks[1]] * 2, token_ids(2)
+    bare, before = logits(adapter.model, ids), routed(adapter, tasks, ids)
+    adapter.fold(adapter.config.tasks[0])
+    fold, calls = ExpertLinear.fold, iter(range(100))
+
+    def fail(layer, *arguments):
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("too much")
+        fold(layer, *arguments)
+
+    monkeypatch.setattr(ExpertLinear, "fold", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        adapter.fold(adapter.config.tasks[1])
+    assert adapter.folded_task is None
+    assert torch.equal(logits(adapter.model, ids), bare)
+    assert torch.equal(routed(adapter, tasks, ids), before)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("v1.0", "v1_0"), ("医疗", "default"), ("my adapter", "my_adapter")]
+)
+def test_any_folder_name_loads(folder, name, tmp_path, monkeypatch):
+    attach(make_model()).save(tmp_path / folder)
+    assert Adapter.load(tmp_path / folder, make_model()).name == name
+    monkeypatch.chdir(tmp_path / folder)
+    assert Adapter.load(".", make_model()).name == name
+
+
+def test_a_folder_that_only_looks_like_an_adapter_is_kept(tmp_path):
+    for name in ("manifest.json", "predictions.parquet"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(AdapterError, match="something other than an adapter"):
+        attach(make_model()).save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.json",
+        "predictions.parquet",
+    ]
+
+
+def test_layers_that_see_tokens_without_their_rows_are_left_alone(monkeypatch):
+    sizes = {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+    monkeypatch.setitem(ARCHITECTURES, "qwen2_moe", sizes)
+    model = make_model("qwen2_moe")
+    adapter = attach(model)
+    tasks, ids = list(adapter.config.tasks), token_ids(len(adapter.config.tasks))
+    assert not torch.equal(routed(adapter, tasks, ids), logits(model, ids))
+    assert not any(".mlp." in path for path in adapter.layers)
+
+
 def two_adapters() -> tuple[Adapter, Adapter]:
     """One on all layers, one on some, with other tasks and sizes."""
     model = make_model()

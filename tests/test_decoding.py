@@ -17,6 +17,7 @@ from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import encode_prompts
 from cgclora.decoding import Answer, DecodingError, Request, generate, stream
+from cgclora.storage import AdapterError
 from tests.tiny import ARCHITECTURES, make_backbone
 
 TASKS = ("mood", "weather", "names")
@@ -462,8 +463,38 @@ def test_with_a_task_folded_in_nothing_else_is_answered(request_: Request) -> No
     backbone = make_backbone()
     adapter = with_adapter(backbone)
     adapter.fold("names")
-    with pytest.raises(DecodingError, match="'names' is folded in"):
+    with pytest.raises(DecodingError, match="is folded in: unfold"):
         generate(backbone, [request_], adapter)
+
+
+def test_without_an_adapter_a_folded_task_does_not_answer_as_the_bare_backbone() -> None:
+    backbone = make_backbone()
+    adapter = with_adapter(backbone)
+    adapter.fold("names")
+    with pytest.raises(DecodingError, match="'names' of adapter 'default' is folded in"):
+        generate(backbone, [Request(None, SHORT)])
+    other = Adapter.attach(backbone, adapter.config, name="other")
+    with pytest.raises(DecodingError, match="'names' of adapter 'default' is folded in"):
+        generate(backbone, [Request("names", SHORT)], other)
+
+
+@pytest.mark.parametrize("folded_first", [False, True])
+def test_an_answer_does_not_go_on_with_other_weights(folded_first: bool) -> None:
+    backbone = make_backbone()
+    adapter = with_adapter(backbone)
+    if folded_first:
+        adapter.fold("names")
+    pieces = stream(backbone, [Request("names", SHORT, max_new_tokens=40)], adapter)
+    next(pieces)
+    adapter.unfold() if folded_first else adapter.fold("names")
+    with pytest.raises((DecodingError, AdapterError), match="folded in"):
+        list(pieces)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(batch_size: int) -> None:
+    with pytest.raises(DecodingError, match="batch_size"):
+        generate(make_backbone(), [Request(None, SHORT)], batch_size=batch_size)
 
 
 # Life of a stream -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgclora.loss
 from cgclora.adapter import Adapter
+from cgclora.checkpoint import BackboneError
 from cgclora.head import OutputHead, cap
 from cgclora.loss import TargetLoss
 from tests.reference import METHODS, TASKS, scatter, token_ids
@@ -183,7 +184,7 @@ def test_cap_is_a_scaled_tanh():
 def test_a_backbone_that_changes_its_logits_otherwise_is_refused(architecture):
     model = make_model(architecture)
     for user in (OutputHead, TargetLoss):
-        with pytest.raises(ValueError, match=type(model).__name__):
+        with pytest.raises(BackboneError, match=type(model).__name__):
             user(model)
 
 
