@@ -367,6 +367,17 @@ def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: Engine) 
     assert view.replies[0].state == "done"
 
 
+# Page -----------------------------------------------------------------------------------------
+
+
+def test_all_that_a_question_holds_comes_from_the_browser(engine: Engine) -> None:
+    # What lay on the server would be ahead of the rest by the messages on their way.
+    page = app.build(engine)
+    inputs = {part for event in page.fns.values() for part in event.inputs}
+    assert inputs
+    assert not [part for part in inputs if isinstance(part, gr.State)]
+
+
 # Server ---------------------------------------------------------------------------------------
 
 

@@ -115,7 +115,9 @@ class TryIt:
                 self.most = add(
                     gr.Slider, {"label": "most_tokens"}, minimum=1, maximum=MAX_TOKENS, step=1
                 )
-            self.made_prompt = gr.State("")  # what the fields made; another prompt is the visitor's
+            # What the fields made; another prompt is the visitor's own. Kept in the browser, as the
+            # prompt is: a state on the server would be ahead of it by a message on its way.
+            self.made_prompt = gr.Textbox(visible="hidden")
             with gr.Row(elem_id="actions"):
                 size = {"scale": 0, "min_width": 128}
                 self.run = add(
