@@ -4,7 +4,8 @@ import json
 import string
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,6 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 import app
 from cgclora.adapter import Adapter
@@ -44,9 +43,8 @@ def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Back
     return backbone
 
 
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters")
+def save_adapters(folder: Path) -> Path:
+    """Two usable adapters and two that are not."""
     save_adapter(folder / "general", ("SentimentAnalyze", "NER", "Couplet"))
     save_adapter(folder / "my-own", ("greet", "<b>bold</b>"))
     save_adapter(folder / "damaged", ("x",))
@@ -55,11 +53,22 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def engine(adapters: Path) -> Engine:
-    engine = Engine(adapters, load=lambda progress: make_backbone())
+def loaded_engine(folder: Path) -> Engine:
+    """An engine whose loading has ended."""
+    engine = Engine(folder, load=lambda progress: make_backbone())
     engine.start()
     assert engine.wait(60)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapters(tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="module")
+def engine(adapters: Path) -> Engine:
+    engine = loaded_engine(adapters)
     assert engine.status.ready, engine.status
     return engine
 
@@ -356,82 +365,25 @@ def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: Engine) -> 
     asked = form("Couplet", {"text": "春"}, max_new_tokens=200)
     started = time.monotonic()
     *_, view = answering.answer(engine, asked, "en", stopped=lambda: True)
-    assert [reply.state for reply in view.replies] == ["done", "done"]
-    assert "stopped" in view.replies[0].facts
     assert time.monotonic() - started < 5
+    said = replace(view, replies=(replace(view.replies[0], text="花"), view.replies[1]))
+    stopped = answering.stopped_view(said, "en")
+    assert [reply.state for reply in stopped.replies] == ["done", "done"]
+    assert "stopped" in stopped.replies[0].facts
+    assert stopped.replies[0].text == "花"
+
+
+def test_a_question_that_waits_for_the_model_can_be_stopped(adapters: Path) -> None:
+    engine = Engine(adapters, load=lambda progress: make_backbone())  # never started
+    asked = form("NER", {"text": "你好"})
+    (view,) = answering.answer(engine, asked, "en", stopped=lambda: True)
+    assert view.replies[0].state == "live"
 
 
 def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: Engine) -> None:
     *_, view = answering.answer(engine, form("greet", {"text": "你好 {name}"}), "en")
     assert view.problem == ""
     assert view.replies[0].state == "done"
-
-
-# Page -----------------------------------------------------------------------------------------
-
-
-def test_all_that_a_question_holds_comes_from_the_browser(engine: Engine) -> None:
-    # What lay on the server would be ahead of the rest by the messages on their way.
-    page = app.build(engine)
-    inputs = {part for event in page.fns.values() for part in event.inputs}
-    assert inputs
-    assert not [part for part in inputs if isinstance(part, gr.State)]
-
-
-# Server ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def client(engine: Engine) -> Iterator[Client]:
-    page = app.build(engine)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield Client(url, verbose=False)
-    page.close()
-
-
-def test_tasks_endpoint_lists_every_task_of_the_usable_adapters(client: Client) -> None:
-    tasks = client.predict(api_name="/tasks")["tasks"]
-    assert [(task["cluster"], task["name"]) for task in tasks] == [
-        ("general", "Couplet"),
-        ("general", "SentimentAnalyze"),
-        ("general", "NER"),
-        ("my-own", "greet"),
-        ("my-own", "<b>bold</b>"),
-    ]
-
-
-def test_answer_endpoint_gives_answer_parsed_result_and_gates(client: Client) -> None:
-    reply = client.predict(task="NER", prompt="你好", api_name="/answer")
-    assert reply["cluster"] == "general"
-    assert reply["tokens"] >= 1
-    assert reply["parsed"]["columns"] == ["type", "mention"]
-    assert reply["gates"]["common"] + reply["gates"]["specific"] == pytest.approx(1)
-
-
-def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: Engine) -> None:
-    gates = client.predict(task="NER", api_name="/gates")
-    assert len(gates["weights"]) == len(gates["layers"]) == 14
-    assert len(gates["experts"]) == 5
-    assert gates["weights"] == pytest.approx(engine.gates("general", "NER").weights, abs=1e-6)
-
-
-def test_an_unknown_task_is_answered_with_those_that_are_known(client: Client) -> None:
-    with pytest.raises(AppError, match="SentimentAnalyze"):
-        client.predict(task="nothing", prompt="你好", api_name="/answer")
-
-
-def test_only_the_named_endpoints_are_public(client: Client) -> None:
-    api = client.view_api(return_format="dict")
-    assert set(api["named_endpoints"]) == {"/answer", "/tasks", "/gates"}
-    assert not api["unnamed_endpoints"]
-
-
-def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
-    import httpx
-
-    for path in ("app.py", "assets/style.css", "../../etc/passwd", app.__file__):
-        reply = httpx.get(f"{client.src}gradio_api/file={path}")
-        assert reply.status_code in (403, 404), path
 
 
 def test_the_theme_asks_for_no_outside_font() -> None:

@@ -75,6 +75,15 @@ def waiting_view(language: Language, *, ready: bool) -> View:
     return View((reply, reply), parsed=_later(language))
 
 
+def stopped_view(view: View, language: Language) -> View:
+    """What has been said so far, and that it ends there."""
+    for index, reply in enumerate(view.replies):
+        if reply.state == "live":
+            ended = replace(reply, state="done", facts=(text("stopped", language),), hint="")
+            view = _with_reply(view, index, ended)
+    return view
+
+
 def _later(language: Language) -> str:
     return f'<p class="quiet">{text("parsed_later", language)}</p>'
 
@@ -84,8 +93,8 @@ def answer(
 ) -> Generator[View]:
     """Ask the experts and the bare backbone, and show both answers as they grow.
 
-    Closing the iterator stops the work; so does `stopped`, which is asked after every piece, and
-    then keeps what has been said. What goes wrong is said in `View.problem`, never raised.
+    Closing the iterator stops the work; so does `stopped`, which is asked after every piece and
+    while the model is loading. What goes wrong is said in `View.problem`, never raised.
     """
     try:
         yield from _answer(engine, form, language, stopped)
@@ -105,6 +114,12 @@ def _answer(
         return
     view = waiting_view(language, ready=engine.status.ready)
     yield view
+    if not engine.status.ready:
+        while not engine.wait(_SECONDS_BETWEEN_VIEWS):
+            if stopped():
+                return
+        view = waiting_view(language, ready=True)
+        yield view
     shown = time.monotonic()
     with closing(engine.ask(_question(form))) as pieces:
         for piece in pieces:
@@ -116,15 +131,10 @@ def _answer(
             if piece.index == 0 and piece.answer is not None:
                 view = _judged(view, form, language)
             if stopped():
-                break
+                return
             if piece.answer is not None or time.monotonic() - shown > _SECONDS_BETWEEN_VIEWS:
                 yield view
                 shown = time.monotonic()
-    for index, reply in enumerate(view.replies):
-        if reply.state == "live":
-            ended = replace(reply, state="done", facts=(text("stopped", language),), hint="")
-            view = _with_reply(view, index, ended)
-    yield view
 
 
 def _problem(form: Form, language: Language) -> str:

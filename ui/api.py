@@ -1,5 +1,6 @@
 """The named endpoints, for programs. Their docstrings are what the API page shows."""
 
+import threading
 from contextlib import closing
 from typing import Any
 
@@ -10,33 +11,45 @@ from ui.engine import Engine, EngineError, Question
 from ui.figures import expert_names
 from ui.forms import task_named
 
-MODEL_QUEUE = "model"
-MODEL_LIMIT = 4
-"""So many answers are worked on at once; their steps take turns on the backbone."""
+_ANSWERS_AT_ONCE = 2
 
 
 def add_endpoints(engine: Engine) -> None:
     """Add `/answer`, `/tasks` and `/gates` to the app that is being built."""
+    # No endpoint waits, for the queue is shared: who waited there would keep visitors out.
+    turns = threading.BoundedSemaphore(_ANSWERS_AT_ONCE)
 
     def answer(
         task: str, prompt: str, cluster: str = "", labels_only: bool = False
     ) -> dict[str, Any]:
         """Answer one prompt with a task's experts.
 
+        Two calls are answered at once; a third is refused, and so are all while the model is
+        loading: call again a few seconds later.
+
         Args:
             task: Name of the task, see /tasks.
             prompt: The whole prompt.
             cluster: Name of the adapter; by default the first one that knows the task.
-            labels_only: Allow the task's own labels only; for classification tasks.
+            labels_only: Allow the task's own labels only; without effect where the task is not a
+                classification.
 
         Returns:
             `answer` (text), `finish` (end, stop or length), `tokens`, `seconds`, `parsed` (kind,
             columns, items, unparsed) and `gates` (share of common and specific experts).
         """
+        # Gradio checks no types here.
+        if not isinstance(prompt, str):
+            raise _refusal("prompt must be a text.")
+        if not isinstance(labels_only, bool):
+            raise _refusal("labels_only must be true or false.")
+        if not turns.acquire(blocking=False):
+            raise _refusal("other programs are being answered: call again in a few seconds.")
         try:
             found = engine.find(task, cluster)
             form = task_named(task)
-            choices = form.answers() if labels_only and form.labels else None
+            to_label = labels_only and form.kind == "classification"
+            choices = form.answers() if to_label else None
             question = Question(
                 found, task, prompt, form.max_new_tokens, choices, beside_bare=False
             )
@@ -44,7 +57,9 @@ def add_endpoints(engine: Engine) -> None:
                 reply = next(piece.answer for piece in pieces if piece.answer is not None)
             gates = engine.gates(found, task)
         except (EngineError, ConfigError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _refusal(str(error)) from error
+        finally:
+            turns.release()
         parsed = form.parse(reply.text)
         columns, items = parsed.table("en")
         return {
@@ -107,7 +122,7 @@ def add_endpoints(engine: Engine) -> None:
             found = engine.find(task, cluster)
             of_task = engine.gates(found, task)
         except (EngineError, ConfigError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _refusal(str(error)) from error
         return {
             "cluster": found,
             "task": task,
@@ -117,11 +132,9 @@ def add_endpoints(engine: Engine) -> None:
             "shares": of_task.shares().tolist(),
         }
 
-    gr.api(
-        answer,
-        api_name="answer",
-        concurrency_limit=MODEL_LIMIT,
-        concurrency_id=MODEL_QUEUE,
-    )
-    gr.api(tasks, api_name="tasks")
-    gr.api(gates, api_name="gates", concurrency_limit=None)
+    for endpoint in (answer, tasks, gates):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _refusal(reason: str) -> gr.Error:
+    return gr.Error(reason, print_exception=False)

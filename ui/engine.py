@@ -155,12 +155,12 @@ class Engine:
         )
 
     def ask(self, question: Question) -> Generator[Piece]:
-        """Answer as a stream; closing it stops the work. Waits while the model is loading.
+        """Answer as a stream; closing it stops the work.
 
         Piece index 0 is the adapted answer, 1 the bare backbone's.
 
         Raises:
-            EngineError: Nothing was loaded, or the prompt is too long.
+            EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The request cannot be answered.
         """
         backbone, adapter = self._loaded(question.cluster)
@@ -179,10 +179,10 @@ class Engine:
         yield from stream(backbone, requests, adapter)
 
     def gates(self, cluster: str, task: str) -> TaskGates:
-        """The gate of a task. Waits while the model is loading.
+        """The gate of a task.
 
         Raises:
-            EngineError: Nothing was loaded.
+            EngineError: The model is not loaded.
             ConfigError: The task is unknown.
         """
         _, adapter = self._loaded(cluster)
@@ -193,9 +193,14 @@ class Engine:
         return TaskGates(task, tuple(adapter.layers), weights, config.common)
 
     def _loaded(self, cluster: str) -> tuple[Backbone, Adapter]:
-        self._finished.wait()
-        if self._backbone is None:
-            raise EngineError(f"the model could not be loaded: {self.status.problem}")
+        # Never waits: those who wait would hold all of the server's threads.
+        now = self.status
+        if now.problem:
+            raise EngineError(f"the model could not be loaded: {now.problem}")
+        if self._backbone is None or not now.ready:
+            raise EngineError(
+                f"the model is still loading ({now.fraction:.0%}): ask again in a few seconds."
+            )
         if cluster not in self._adapters:
             reason = self.problems.get(cluster, "there is no such folder")
             raise EngineError(f"the adapter {cluster!r} cannot be used: {reason}")

@@ -153,6 +153,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The input has {count} characters, at most {most} are read: shorten it.",
     ),
     "refused": ("这个请求无法回答：{reason}", "This request cannot be answered: {reason}"),
+    "not_taken": (
+        "问题没有送到：服务器太忙，或连接断了。请过几秒再问一次。",
+        "The question did not get through: the server is busy, or the connection failed. Ask again "
+        "in a few seconds.",
+    ),
     "internal": (
         "出了意外，没有得到回答。请再试一次；若仍如此，请查看服务器日志。",
         "Something unexpected happened and there is no answer. Try again; if it stays so, read the "

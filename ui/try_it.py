@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
 from evals.tasks import Language
 from ui import answering, forms, render
 from ui.answering import Form, View
-from ui.api import MODEL_LIMIT, MODEL_QUEUE
-from ui.bilingual import Bilingual
-from ui.engine import MAX_CHARACTERS, MAX_TOKENS, Engine
+from ui.engine import Engine
 from ui.figures import heat_map, share_bar
+from ui.layout import SIDES, Layout
 from ui.texts import language_of, text
 from ui.theme import MENTIONS
+from ui.visits import Visits
 
 Updates = dict[Any, Any]
 
-_SIDES: tuple[Literal["adapted", "bare"], ...] = ("adapted", "bare")
 _ALL_MODULES = ""
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_AT_ONCE: dict[str, Any] = {**_QUIET, "queue": False}
+_ANSWERS_AT_ONCE = 4  # their steps take turns on the backbone
 
 # The address says what is shown, so that it can be shared; the list shows what is chosen.
 _KEEP_UP = """(cluster, task, otherLanguage) => {
@@ -45,7 +47,7 @@ _SWITCH_LANGUAGE = """(name) => {
 }"""
 
 
-class TryIt:
+class TryIt(Layout):
     """The tab's components and what they do.
 
     Args:
@@ -54,181 +56,93 @@ class TryIt:
     """
 
     def __init__(self, page: gr.Blocks, engine: Engine) -> None:
+        super().__init__()
         self.engine = engine
-        self.bilingual = Bilingual()
-        self._stopped: set[str] = set()
-        self._lay_out()
+        self.visits = Visits()
         self._wire(page)
-
-    # Layout ---------------------------------------------------------------------------------
-
-    def _lay_out(self) -> None:
-        add = self.bilingual
-        with gr.Row(elem_id="top"):
-            add(gr.HTML, {"value": render.header}, elem_id="head")
-            with gr.Column(scale=0, min_width=200, elem_id="corner"):
-                self.other_language = add(
-                    gr.Button, {"value": "other_language"}, size="sm", elem_id="language"
-                )
-                self.status = gr.HTML(elem_id="status")
-        self.problems = gr.HTML()
-        with gr.Row(elem_id="page") as self.body:
-            with gr.Column(scale=0, min_width=272, elem_id="choose"):
-                self.cluster = add(
-                    gr.Radio, {"label": "cluster"}, container=False, elem_id="clusters"
-                )
-                self.task = add(gr.Radio, {"label": "task"}, container=False, elem_id="tasks")
-            with gr.Column(elem_id="work", min_width=300):
-                self.task_head = gr.HTML()
-                self._lay_out_input()
-                self._lay_out_answers()
-                self._lay_out_gates()
-
-    def _lay_out_input(self) -> None:
-        add = self.bilingual
-        with gr.Column(elem_classes="step"):
-            add(gr.HTML, {"value": render.heading("input")})
-            self.samples = add(
-                gr.Dataset,
-                {"label": "samples"},
-                components=[gr.Textbox(visible=False)],
-                samples=[],
-                type="index",
-                elem_id="samples",
-            )
-            self.slots = [
-                (
-                    gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
-                    gr.Radio(visible=False, elem_classes="options"),
-                )
-                for place in range(forms.SLOTS)
-            ]
-            with add(gr.Accordion, {"label": "prompt_settings"}, open=False, elem_id="settings"):
-                self.prompt = add(
-                    gr.Textbox,
-                    {"label": "prompt", "placeholder": "prompt_placeholder"},
-                    lines=4,
-                    max_lines=14,
-                    max_length=MAX_CHARACTERS,
-                    elem_id="prompt",
-                )
-                self.most = add(
-                    gr.Slider, {"label": "most_tokens"}, minimum=1, maximum=MAX_TOKENS, step=1
-                )
-            # What the fields made; another prompt is the visitor's own. Kept in the browser, as the
-            # prompt is: a state on the server would be ahead of it by a message on its way.
-            self.made_prompt = gr.Textbox(visible="hidden")
-            with gr.Row(elem_id="actions"):
-                size = {"scale": 0, "min_width": 128}
-                self.run = add(
-                    gr.Button, {"value": "run"}, variant="primary", elem_id="run", **size
-                )
-                self.stop = add(gr.Button, {"value": "stop"}, visible=False, elem_id="stop", **size)
-                self.labels_only = add(
-                    gr.Checkbox,
-                    {"label": "labels_only", "info": "labels_only_info"},
-                    container=False,
-                    visible=False,
-                    elem_id="labels-only",
-                )
-
-    def _lay_out_answers(self) -> None:
-        add = self.bilingual
-        with gr.Column(elem_classes="step"):
-            add(gr.HTML, {"value": render.heading("answers")})
-            with gr.Row(equal_height=True, elem_id="answers"):
-                self.replies = [gr.HTML(elem_id=side, min_width=260) for side in _SIDES]
-        with gr.Column(elem_classes="step"):
-            add(gr.HTML, {"value": render.heading("parsed")})
-            self.highlights = add(
-                gr.HighlightedText,
-                {"label": "in_text"},
-                visible=False,
-                show_label=False,
-                elem_id="highlights",
-            )
-            self.parsed = gr.HTML(elem_id="parsed")
-
-    def _lay_out_gates(self) -> None:
-        add = self.bilingual
-        with gr.Column(elem_classes="step", elem_id="gates"):
-            add(gr.HTML, {"value": render.heading("gates")})
-            add(gr.HTML, {"value": render.paragraph("gates_intro")})
-            self.gate_shares = gr.HTML(elem_id="gate-shares")
-            self.share_bar = gr.Plot(show_label=False, container=False, elem_id="share-bar")
-            self.module = add(
-                gr.Radio,
-                {"label": "module"},
-                visible=False,
-                elem_classes="options",
-                elem_id="modules",
-            )
-            self.heat_map = gr.Plot(show_label=False, container=False, elem_id="heat-map")
 
     # Events ---------------------------------------------------------------------------------
 
     def _wire(self, page: gr.Blocks) -> None:
         """Say what happens when. Public endpoints are those of `ui.api` alone."""
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        at_once: dict[str, Any] = {**quiet, "queue": False}
-        chosen = [self.cluster, self.task]
-        boxes = self._boxes = [component for slot in self.slots for component in slot]
-        outcome = [self.run, self.stop, *self.replies, self.highlights, self.parsed]
-        gate = [self.gate_shares, self.share_bar, self.heat_map, self.module]
-        task = [
-            *(self.task, self.task_head, self.samples, *boxes, self.prompt, self.made_prompt),
-            *(self.most, self.labels_only, *outcome),
+        self._chosen = [self.cluster, self.task]
+        self._boxes = [component for slot in self.slots for component in slot]
+        self._outcome_parts = [
+            *(self.ticket, self.run, self.stop, *self.replies, self.highlights, self.parsed)
         ]
+        self._gate_parts = [self.gate_shares, self.share_bar, self.heat_map, self.module]
+        task_parts = [
+            *(self.task, self.task_head, self.samples, *self._boxes, self.prompt),
+            *(self.made_prompt, self.most, self.labels_only, *self._outcome_parts),
+        ]
+        self._wire_choosing(page, task_parts)
+        self._wire_asking()
 
+    def _wire_choosing(self, page: gr.Blocks, task_parts: list[Any]) -> None:
         def then_gates(event: Any) -> None:
-            event.then(self._show_gates, [*chosen, self.module], gate, **at_once)
+            event.then(self._show_gates, [*self._chosen, self.module], self._gate_parts, **_AT_ONCE)
 
         def keep_up(event: Any) -> None:
-            event.then(None, [*chosen, self.other_language], None, js=_KEEP_UP, **at_once)
+            event.then(None, [*self._chosen, self.other_language], None, js=_KEEP_UP, **_AT_ONCE)
 
         opened = page.load(
             self._open,
             None,
-            [*self.bilingual.components, self.body, self.cluster, *task],
-            **at_once,
+            [*self.bilingual.components, self.body, self.cluster, *task_parts],
+            **_AT_ONCE,
         )
-        # Waiting costs nothing, so any number of pages may.
-        loading = [self.status, self.problems, self.cluster]
-        then_gates(opened.then(self._watch, None, loading, concurrency_limit=None, **quiet))
+        loading = [self.status, self.problems, self.clock, self.body, self.cluster]
+        for look in (opened.then, self.clock.tick):
+            look(
+                self._watch,
+                [*self._chosen, self.module],
+                [*loading, *task_parts, *self._gate_parts],
+                **_AT_ONCE,
+            )
         keep_up(opened)
         page.unload(self._forget)
-        self.other_language.click(None, self.other_language, None, js=_SWITCH_LANGUAGE, **at_once)
+        self.other_language.click(None, self.other_language, None, js=_SWITCH_LANGUAGE, **_AT_ONCE)
 
         for choice, handler in (
             (self.cluster, self._choose_cluster),
             (self.task, self._choose_task),
         ):
-            changed = choice.input(handler, choice, task, **at_once)
+            changed = choice.input(
+                handler, choice, task_parts, trigger_mode="always_last", **_AT_ONCE
+            )
             keep_up(changed)
             then_gates(changed)
-        self.module.input(self._show_gates, [*chosen, self.module], gate, **at_once)
-
-        rewritten = [self.prompt, self.made_prompt]
-        for box in boxes:
-            # Not `input`, which an input method's or pasted characters do not trigger.
-            box.change(
-                self._rewrite, [self.task, *boxes], rewritten, trigger_mode="always_last", **at_once
-            )
-
-        filled = self.samples.click(
-            self._fill, [self.task, self.samples], [*boxes, *rewritten], **at_once
+        self.module.input(
+            self._show_gates, [*self._chosen, self.module], self._gate_parts, **_AT_ONCE
         )
-        question = [*chosen, *rewritten, self.labels_only, self.most, *boxes]
-        for start in (self.run.click, filled.then, *(box.submit for box, _ in self.slots)):
-            start(self._begin, None, outcome, **at_once).then(
+
+    def _wire_asking(self) -> None:
+        last: dict[str, Any] = {"trigger_mode": "always_last", **_AT_ONCE}
+        each: dict[str, Any] = {"trigger_mode": "multiple", **_AT_ONCE}
+        prompts, outcome = [self.prompt, self.made_prompt], self._outcome_parts
+        for box in self._boxes:
+            # Not `input`, which an input method's or pasted characters do not trigger.
+            box.change(self._rewrite, [self.task, *self._boxes], prompts, **last)
+        submitted = [self.run.click, *(box.submit for box, _ in self.slots)]
+        for begun in (
+            gr.on(submitted, self._begin, None, outcome, **_AT_ONCE),
+            self.samples.click(
+                self._fill, [self.task, self.samples], [*self._boxes, *prompts, *outcome], **last
+            ),
+        ):
+            answered = begun.success(
                 self._answer,
-                question,
+                [self.ticket, *self._chosen, *prompts, self.labels_only, self.most, *self._boxes],
                 outcome,
-                concurrency_limit=MODEL_LIMIT,
-                concurrency_id=MODEL_QUEUE,
-                **quiet,
+                trigger_mode="multiple",  # the one before may not have ended yet
+                concurrency_limit=_ANSWERS_AT_ONCE,
+                concurrency_id="page",
+                **_QUIET,
             )
-        self.stop.click(self._stop, None, None, **at_once)
+            # Both, since Gradio calls what comes `then` after a success alone.
+            answered.then(self._catch_up, None, outcome, **each)
+            answered.failure(self._refused, None, outcome, **each)
+        self.stop.click(self._stop, None, outcome, **_AT_ONCE)
 
     # What the page shows --------------------------------------------------------------------
 
@@ -246,30 +160,37 @@ class TryIt:
             updates,
             {self.cluster: gr.update(choices=self._clusters(language), value=cluster)},
             self._task_list(cluster, task, language),
-            self._task(task, language),
+            self._choose_task(task, request),
         )
 
-    async def _watch(self, request: gr.Request) -> AsyncIterator[Updates]:
-        """Show how far loading has come, until it has ended."""
+    def _watch(
+        self, cluster: str | None, task: str | None, module: str | None, request: gr.Request
+    ) -> Updates:
+        """How far loading has come; once it has ended, the gates, too."""
         language = language_of(request)
-        while True:
-            now = self.engine.status
-            yield {
-                self.status: render.status(now, language),
-                self.problems: render.problems(self.engine, language),
-                self.cluster: gr.update(choices=self._clusters(language)),
-            }
-            if now.ready or now.problem:
-                return
-            await asyncio.sleep(0.4)
+        now = self.engine.status
+        updates: Updates = {
+            self.status: render.status(now, language),
+            self.problems: render.problems(self.engine, language),
+        }
+        if not (now.ready or now.problem):
+            return updates
+        updates[self.clock] = gr.Timer(active=False)
+        usable = self.engine.clusters()
+        if not usable:
+            return {**updates, self.body: gr.update(visible=False)}
+        updates[self.cluster] = gr.update(choices=self._clusters(language))
+        if cluster not in usable:  # its files were found damaged
+            cluster, task, module = usable[0], self.engine.tasks(usable[0])[0], None
+            updates[self.cluster]["value"] = cluster
+            updates.update(self._choose_cluster(cluster, request))
+        return {**updates, **self._show_gates(cluster, task, module, request)}
 
     def _choose_cluster(self, cluster: str, request: gr.Request) -> Updates:
-        language = language_of(request)
         task = self.engine.tasks(cluster)[0]
-        return _merged(self._task_list(cluster, task, language), self._task(task, language))
-
-    def _choose_task(self, task: str, request: gr.Request) -> Updates:
-        return self._task(task, language_of(request))
+        return _merged(
+            self._task_list(cluster, task, language_of(request)), self._choose_task(task, request)
+        )
 
     def _clusters(self, language: Language) -> list[tuple[str, str]]:
         return [(forms.cluster_title(name, language), name) for name in self.engine.clusters()]
@@ -283,8 +204,9 @@ class TryIt:
         ]
         return {self.task: gr.update(choices=choices, value=task)}
 
-    def _task(self, name: str, language: Language) -> Updates:
+    def _choose_task(self, name: str, request: gr.Request) -> Updates:
         """A task's form with the first sample in it, and no answer yet."""
+        language = language_of(request)
         task = forms.task_named(name)
         samples = forms.samples(task)
         values = samples[0].fields if samples else {}
@@ -314,7 +236,7 @@ class TryIt:
                     updates[options] = gr.update(choices=list(field.options), **words)
                 else:
                     updates[box] = gr.update(lines=3 if field.multiline else 1, **words)
-        return {**updates, **self._outcome(answering.empty_view(language), language, busy=False)}
+        return {**updates, **self._show(answering.empty_view(language), request, busy=False)}
 
     def _show_gates(
         self, cluster: str | None, task: str | None, module: str | None, request: gr.Request
@@ -338,10 +260,15 @@ class TryIt:
             self.module: gr.update(choices=names, value=chosen or _ALL_MODULES, visible=True),
         }
 
+    def _show(self, view: View, request: gr.Request, *, busy: bool) -> Updates:
+        """Something new, which ends whatever was being answered on this page."""
+        ticket = self.visits.begin(_session(request), view, busy=busy)
+        return {self.ticket: ticket, **self._outcome(view, language_of(request), busy=busy)}
+
     def _outcome(self, view: View, language: Language, *, busy: bool) -> Updates:
         cards = [
             render.answer_card(side, reply, language)
-            for side, reply in zip(_SIDES, view.replies, strict=True)
+            for side, reply in zip(SIDES, view.replies, strict=True)
         ]
         kinds = [kind for _, kind in view.highlights if kind]
         if view.problem:
@@ -368,15 +295,16 @@ class TryIt:
         prompt = "" if forms.missing_field(form, values) else form.prompt(values)
         return prompt, prompt
 
-    def _fill(self, task: str, index: int) -> list[Any]:
-        """A sample's values in their boxes, and its prompt."""
+    def _fill(self, task: str, index: int, request: gr.Request) -> Updates:
+        """A sample's values in their boxes, its prompt, and the wait for the answer."""
         form = forms.task_named(task)
         values = forms.samples(form)[index].fields
-        boxes: list[Any] = [gr.skip()] * len(self._boxes)
-        for place, field in enumerate(form.fields):
-            boxes[2 * place + bool(field.options)] = values[field.name]
-        prompt = form.prompt(values)
-        return [*boxes, prompt, prompt]
+        updates: Updates = {
+            self.slots[place][bool(field.options)]: values[field.name]
+            for place, field in enumerate(form.fields)
+        }
+        updates[self.prompt] = updates[self.made_prompt] = form.prompt(values)
+        return {**updates, **self._begin(request)}
 
     def _values(self, task: str, boxes: tuple[str | None, ...]) -> dict[str, str]:
         """A value for each field of the task, from its text box or its options."""
@@ -386,14 +314,13 @@ class TryIt:
         }
 
     def _begin(self, request: gr.Request) -> Updates:
-        self._stopped.discard(request.session_hash or "")
-        language = language_of(request)
-        view = answering.waiting_view(language, ready=self.engine.status.ready)
-        return self._outcome(view, language, busy=True)
+        view = answering.waiting_view(language_of(request), ready=self.engine.status.ready)
+        return self._show(view, request, busy=True)
 
     def _answer(
         self,
         request: gr.Request,
+        ticket: int,
         cluster: str,
         task: str,
         prompt: str,
@@ -402,7 +329,7 @@ class TryIt:
         most: int,
         *boxes: str | None,  # Gradio wants the request first then
     ) -> Iterator[Updates]:
-        language, session = language_of(request), request.session_hash or ""
+        language, session = language_of(request), _session(request)
         form = Form(
             cluster=cluster,
             task=forms.task_named(task),
@@ -412,18 +339,46 @@ class TryIt:
             max_new_tokens=int(most),
         )
         view = answering.empty_view(language)
-        views = answering.answer(self.engine, form, language, lambda: session in self._stopped)
+        views = answering.answer(
+            self.engine, form, language, lambda: not self.visits.is_newest(session, ticket)
+        )
         with closing(views):
             for view in views:
+                if not self.visits.go_on(session, ticket, view, busy=True):
+                    return
                 yield self._outcome(view, language, busy=True)
-        yield self._outcome(view, language, busy=False)
+        if self.visits.go_on(session, ticket, view, busy=False):
+            yield self._outcome(view, language, busy=False)
 
-    def _stop(self, request: gr.Request) -> None:
-        """The running answer of this page asks for this after every piece."""
-        self._stopped.add(request.session_hash or "")
+    def _catch_up(self, request: gr.Request) -> Updates:
+        """What the page must show by now.
+
+        The last piece of an answer that was given up may have reached the page after what took its
+        place.
+        """
+        shown = self.visits.shown(_session(request))
+        if shown is None:
+            return {}
+        return self._outcome(shown.view, language_of(request), busy=shown.busy)
+
+    def _refused(self, request: gr.Request) -> Updates:
+        """The question was not even taken: the queue is full, or the connection failed."""
+        language = language_of(request)
+        view = replace(answering.empty_view(language), problem=text("not_taken", language))
+        return self._show(view, request, busy=False)
+
+    def _stop(self, request: gr.Request) -> Updates:
+        """What has been said so far stays; a question that still waits is given up."""
+        language, shown = language_of(request), self.visits.shown(_session(request))
+        view = shown.view if shown else answering.empty_view(language)
+        return self._show(answering.stopped_view(view, language), request, busy=False)
 
     def _forget(self, request: gr.Request) -> None:
-        self._stopped.discard(request.session_hash or "")
+        self.visits.forget(_session(request))
+
+
+def _session(request: gr.Request) -> str:
+    return request.session_hash or ""
 
 
 def _merged(*parts: Updates) -> Updates:
