@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -101,15 +102,22 @@ class Collator:
     The batch has `input_ids` and `attention_mask` [batch, tokens], `tasks` [batch], and for each
     target token its place in the flattened batch, its id, its task and its weight in the loss:
     `positions`, `targets`, `target_tasks`, `weights` [N].
+
+    Attributes:
+        pad_id: Token id of the padding.
+        weighting: See `TrainingSettings`.
+        positions: How many the backbone has: padding goes no further.
     """
 
     pad_id: int
     weighting: Weighting = "token"
+    positions: int = sys.maxsize
 
     def __call__(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         """Make a batch of these records."""
         longest = max(len(item.ids) for item in items)
         width = next((length for length in LENGTHS if length >= longest), longest)
+        width = min(width, max(longest, self.positions))
         ids = torch.full((len(items), width), self.pad_id)
         mask = torch.zeros(len(items), width, dtype=torch.long)
         positions: list[int] = []

@@ -182,8 +182,14 @@ def encode(
         max_length: Most tokens of prompt and target together.
 
     Raises:
-        DataError: A record's task is not among `tasks`, or a task has no record that fits.
+        DataError: A record's task is not among `tasks`, a task has no record that fits, or the
+            tokenizer has no token to end a target with.
     """
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            "the backbone's tokenizer has no end token, so no target could end: "
+            "name its `eos_token` in tokenizer_config.json."
+        )
     ids = {task: index for index, task in enumerate(tasks)}
     if unknown := sorted({record.task for record in records} - ids.keys()):
         raise DataError(f"the data has tasks that the adapter does not know: {unknown}.")
@@ -203,7 +209,8 @@ def encode(
         if not kept[index]:
             raise DataError(
                 f"task {task!r} has no record within {max_length} tokens "
-                f"({too_long[task]} are longer): give it data or raise max_length."
+                f"({too_long[task]} are longer): give it data, or raise max_length as far as the "
+                "backbone goes."
             )
     return encoded, too_long
 

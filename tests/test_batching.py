@@ -63,7 +63,7 @@ def test_tasks_are_drawn_in_the_wanted_shares(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
     batch_size=st.integers(1, 9),
     sampling=st.sampled_from(["proportional", "uniform", "temperature"]),
-    temperature=st.floats(0.5, 50),
+    temperature=st.floats(1, 50),
 )
 def test_an_epoch_has_as_many_draws_as_records_spread_evenly_within_a_task(
     counts: list[int], batch_size: int, sampling: str, temperature: float
@@ -72,6 +72,7 @@ def test_an_epoch_has_as_many_draws_as_records_spread_evenly_within_a_task(
     sampler = TaskSampler(data, batch_size, sampling, temperature)
     order = epoch_of(sampler)
     assert len(order) == len(sampler) == len(data)
+    assert min(sampler.draws) >= 1
     times = Counter(order)
     for task in range(len(counts)):
         own = [times[index] for index, item in enumerate(data) if item.task == task]
@@ -148,6 +149,12 @@ def test_a_batch_is_padded_to_the_next_of_these_lengths(longest: int, width: int
     assert batch["attention_mask"].sum(-1).tolist() == [2, longest]
     assert batch["input_ids"][0].tolist() == [3, 4] + [7] * (width - 2)
     assert batch["tasks"].tolist() == [0, 1]
+
+
+def test_padding_goes_no_further_than_the_positions_of_the_backbone() -> None:
+    for longest in (57, 60):
+        batch = Collator(pad_id=7, positions=60)([Encoded([5] * longest, 1, 0)])
+        assert batch["input_ids"].shape == (1, 60)
 
 
 def random_items(seed: int) -> list[Encoded]:
