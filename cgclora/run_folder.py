@@ -1,5 +1,6 @@
 """A training run on disk: what it is, its log, and the checkpoints that it resumes from.
 
+    .lock               held by the process that trains here
     run.json            settings, config, data hash: what a resumed run must agree with
     log.jsonl           a line per logging step and per evaluation
     checkpoints/        what an interrupted run resumes from
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -26,6 +29,20 @@ COMPLETE_FILE = "complete.json"
 
 class TrainingError(RuntimeError):
     """A training run that cannot start or go on; the message says why and what to do."""
+
+
+def hold(folder: Path) -> AbstractContextManager[Any]:
+    """Keep other processes out of a run folder; the system lets go when the holder dies.
+
+    Raises:
+        TrainingError: Another process holds it.
+    """
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise TrainingError(
+            f"another process trains in this folder, {folder}: wait for it, or choose another one."
+        ) from error
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -78,6 +95,24 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint under a folder whose files all have the hashes noted for them."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
     return next((path for path in found if _is_complete(path)), None)
+
+
+def best_checkpoint(folder: Path, step: int | None) -> Path:
+    """The checkpoint under a folder that was written at the step with the lowest dev loss.
+
+    The path that the trainer notes for it is that of the folder where the run began, which may have
+    been copied or moved since.
+
+    Raises:
+        TrainingError: It is not there, or its files do not have the hashes noted for them.
+    """
+    checkpoint = folder / f"checkpoint-{step}"
+    if not _is_complete(checkpoint):
+        raise TrainingError(
+            f"{checkpoint}, which has the lowest dev loss, is missing or damaged: put back a copy, "
+            f"or remove {folder} and give the command again to train anew."
+        )
+    return checkpoint
 
 
 def step_of(checkpoint: Path) -> int:

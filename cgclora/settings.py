@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from transformers import TrainingArguments
 
 from cgclora.batching import Sampling, Weighting
 from cgclora.config import ConfigError
+from cgclora.run_folder import TrainingError
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,11 @@ class TrainingSettings:
         weight_decay: Of the experts; the gate has none.
         sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
             `temperature`, records to the power 1 / temperature.
-        temperature: For that sampling; 1 is proportional, large is uniform.
+        temperature: For that sampling, 1 or more; 1 is proportional, large is uniform.
         weighting: Of a target token in the training loss: `token`, all count alike; `record`, those
             of a record share a weight of 1, so that a label counts as much as a report.
-        max_length: Most tokens of a record; longer ones are left out and counted.
+        max_length: Most tokens of a record; longer ones are left out and counted. So are those that
+            the backbone has no positions for.
         records_per_task: Most training records of a task, drawn with `seed` from those that fit;
             0 takes all.
         records_of: Other numbers for some tasks.
@@ -36,7 +43,7 @@ class TrainingSettings:
         evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
         patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        seed: Of the records' order and of dropout.
+        seed: Of the records' order and of dropout, from 0 to 2^32 - 1.
     """
 
     epochs: float = 2.0
@@ -68,22 +75,94 @@ class TrainingSettings:
             ("dev_records_per_task", 0),
             ("evaluations", 1),
             ("patience", 0),
+            ("seed", 0),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
-        for name in ("epochs", "learning_rate", "temperature"):
+        if self.seed >= 2**32:  # what numpy takes
+            raise ConfigError(f"seed must be less than 2^32, got {self.seed!r}.")
+        for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
+            if not _is_number(value) or value <= 0:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-        for name in ("gate_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and (not math.isfinite(value) or value < 0):
+        gate_rate = 0 if self.gate_learning_rate is None else self.gate_learning_rate
+        for name, value in (("gate_learning_rate", gate_rate), ("weight_decay", self.weight_decay)):
+            if not _is_number(value) or value < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
-        if not 0 <= self.warmup < 1:
+        # Below 1 a task with few records would be drawn less than its share, down to never.
+        if not _is_number(self.temperature) or self.temperature < 1:
+            raise ConfigError(f"temperature must be 1 or more, got {self.temperature!r}.")
+        if not _is_number(self.warmup) or not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
         for name, kinds in (("sampling", get_args(Sampling)), ("weighting", get_args(Weighting))):
             if getattr(self, name) not in kinds:
                 raise ConfigError(f"{name} must be one of {kinds}, got {getattr(self, name)!r}.")
         if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
             raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def trainer_arguments(
+    settings: TrainingSettings, records: int, checkpoints: Path, device: torch.device
+) -> TrainingArguments:
+    """Our settings in the trainer's words.
+
+    Args:
+        settings: Ours.
+        records: Number of training records.
+        checkpoints: The folder for checkpoints.
+        device: Where the backbone is.
+
+    Raises:
+        TrainingError: The trainer would move the backbone to another GPU.
+    """
+    processes = _world_size()
+    batches = math.ceil(records / (settings.batch_size * processes))
+    steps = max(1, round(settings.epochs * math.ceil(batches / settings.accumulation)))
+    interval = math.ceil(steps / settings.evaluations)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        max_steps=steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup * steps),
+        max_grad_norm=1.0,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,
+        seed=settings.seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if processes == 1:
+        if (device.index or 0) != (arguments.device.index or 0):
+            raise TrainingError(
+                f"the backbone is on {device}, but a single process trains on {arguments.device}: "
+                f"set CUDA_VISIBLE_DEVICES={device.index}, and load the backbone to `cuda`."
+            )
+        # With more GPUs the trainer would spread each batch over them, which knows no routes.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _world_size() -> int:
+    """Number of processes that `accelerate launch` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

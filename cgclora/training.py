@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -25,12 +24,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import rotate_checkpoints
 
+from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.batching import Collator, TaskSampler
 from cgclora.checkpoint import fingerprint
@@ -39,14 +41,16 @@ from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.loss import TargetLoss
 from cgclora.run_folder import (
     TrainingError,
+    best_checkpoint,
     claim,
     cut_log,
+    hold,
     last_checkpoint,
     mark_complete,
     state_at_the_end,
     step_of,
 )
-from cgclora.settings import TrainingSettings
+from cgclora.settings import TrainingSettings, trainer_arguments
 from cgclora.storage import WEIGHTS_FILE
 
 
@@ -55,7 +59,8 @@ class _TaskLosses:
 
     def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
         self.tasks = tasks
-        self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(2, len(tasks), dtype=dtype, device=device)
 
     def add(self, losses: Tensor, tasks: Tensor) -> None:
         values = torch.stack([losses.detach(), torch.ones_like(losses)]).to(self.sums.dtype)
@@ -256,19 +261,34 @@ class AdapterTrainer(Trainer):
         if self.is_world_process_zero():
             folder = Path(cast(str, self.args.output_dir))
             mark_complete(folder / f"checkpoint-{self.state.global_step}")
+            # Not sooner: until the new one counts, all depends on the old ones.
+            best = folder / f"checkpoint-{self.state.best_global_step}"
+            rotate_checkpoints(str(folder), save_total_limit=2, best_model_checkpoint=str(best))
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.adapter.load_state_dict(load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE))
 
+    def load_best(self) -> None:
+        """Give the adapter the weights with the lowest dev loss.
+
+        Raises:
+            TrainingError: See `best_checkpoint`.
+        """
+        folder = Path(cast(str, self.args.output_dir))
+        self._load_from_checkpoint(str(best_checkpoint(folder, self.state.best_global_step)))
+
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
+        """Left to `train`: the trainer would pass over a missing checkpoint in silence."""
 
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "positions", "targets")
 
 
 class _Rhythm(TrainerCallback):
-    """What the trainer's own rhythm leaves out: the last step's dev loss, and each epoch's order.
+    """What the trainer's own rhythm leaves out.
+
+    That is the last step's dev loss, a line of the log at each checkpoint, and each epoch's order.
 
     The trainer tells a sampler its epoch in one process, but not where several share the batches.
     """
@@ -283,6 +303,8 @@ class _Rhythm(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
+        # What was summed since the last line of the log is not in a checkpoint: leave nothing.
+        control.should_log = control.should_log or control.should_save
 
 
 class _Progress(TrainerCallback):
@@ -349,8 +371,10 @@ def train(
 
     Raises:
         DataError: A task has no usable record.
-        TrainingError: The folder holds another run, or the loss is not finite.
+        TrainingError: The folder holds another run or one that is under way, its best checkpoint
+            is gone, the backbone is on another GPU than the trainer's, or the loss is not finite.
     """
+    provenance.commit()  # kept from here on: a commit made during the run is not the run's code
     folder = Path(run_folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tasks = adapter.config.tasks
@@ -360,6 +384,8 @@ def train(
         "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
         "dev": [settings.dev_records_per_task for _ in tasks],
     }
+    positions = _positions(adapter.model)
+    max_length = min(settings.max_length, positions)
     data, too_long = {}, Counter[str]()
     for split, records in (("train", train_records), ("dev", dev_records)):
         encoded, skipped = encode(
@@ -367,12 +393,12 @@ def train(
             tokenizer,
             tasks,
             separator=adapter.config.separator,
-            max_length=settings.max_length,
+            max_length=max_length,
         )
         data[split] = sample_per_task(encoded, wanted[split], settings.seed)
         too_long += skipped
     if too_long:
-        print(f"left out as longer than max_length: {dict(too_long)}", file=sys.stderr)
+        print(f"left out as longer than {max_length} tokens: {dict(too_long)}", file=sys.stderr)
     identity = {
         "config": adapter.config.to_dict(),
         "settings": dataclasses.asdict(settings),
@@ -383,20 +409,46 @@ def train(
     trainer = AdapterTrainer(
         adapter,
         settings,
-        arguments=_arguments(settings, len(data["train"]), folder, adapter.gate.access.device),
+        arguments=trainer_arguments(
+            settings, len(data["train"]), folder / "checkpoints", adapter.gate.access.device
+        ),
         train_data=data["train"],
         dev_data=data["dev"],
         log_file=folder / "log.jsonl",
-        collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting),
+        collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting, positions),
         callbacks=[_Progress(progress)],
     )
     trainer.add_callback(_Rhythm(trainer))
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     if settings.patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
-    if trainer.is_world_process_zero():
+    counts = {
+        "records": {split: len(items) for split, items in data.items()},
+        "too_long": dict(too_long),
+    }
+    if not trainer.is_world_process_zero():
+        trainer.accelerator.wait_for_everyone()  # until process 0 has the folder
+        _run(trainer, folder)
+        return {}
+    with hold(folder):
         claim(folder, identity)
-    trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.wait_for_everyone()
+        outcome = _run(trainer, folder)
+        return adapter.save(
+            folder / "adapter",
+            dtype=dtype,
+            facts={"training": {**identity, **counts, **outcome}, **(facts or {})},
+        )
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens a backbone can tell the places of."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return known if known and known > 0 else sys.maxsize
+
+
+def _run(trainer: AdapterTrainer, folder: Path) -> dict[str, Any]:
+    """Train, or go on, until the adapter has the weights with the lowest dev loss."""
     checkpoint = last_checkpoint(folder / "checkpoints")
     if trainer.is_world_process_zero():
         cut_log(trainer.log_file, checkpoint)
@@ -404,32 +456,19 @@ def train(
     state = state_at_the_end(checkpoint)
     if state is not None:  # only the adapter was not saved yet
         trainer.state = state
-        trainer._load_best_model()
     else:
-        _run(trainer, checkpoint)
-    manifest: dict[str, Any] = {}
-    if trainer.is_world_process_zero():
-        manifest = adapter.save(
-            folder / "adapter",
-            dtype=dtype,
-            facts={
-                "training": {
-                    **identity,
-                    "records": {split: len(items) for split, items in data.items()},
-                    "too_long": dict(too_long),
-                    "steps": trainer.state.global_step,
-                    "best_step": trainer.state.best_global_step,
-                    "best_dev_loss": trainer.state.best_metric,
-                    "resumed_at": step_of(checkpoint) if checkpoint else None,
-                    "seconds": round(time.monotonic() - started, 1),
-                },
-                **(facts or {}),
-            },
-        )
-    return manifest
+        _take_steps(trainer, checkpoint)
+    trainer.load_best()
+    return {
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "best_dev_loss": trainer.state.best_metric,
+        "resumed_at": step_of(checkpoint) if checkpoint else None,
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
-def _run(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
+def _take_steps(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
     """Train from the checkpoint on, and leave the backbone as it was but for the adapter."""
     model = trainer.adapter.model
     if trainer.settings.gradient_checkpointing:
@@ -440,47 +479,3 @@ def _run(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
         if trainer.settings.gradient_checkpointing:
             model.gradient_checkpointing_disable()
         model.eval()
-
-
-def _arguments(
-    settings: TrainingSettings, records: int, folder: Path, device: torch.device
-) -> TrainingArguments:
-    """Our settings in the trainer's words."""
-    processes = _world_size()
-    batches = math.ceil(records / (settings.batch_size * processes))
-    steps = max(1, round(settings.epochs * math.ceil(batches / settings.accumulation)))
-    interval = math.ceil(steps / settings.evaluations)
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        max_steps=steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(settings.warmup * steps),
-        max_grad_norm=1.0,
-        eval_strategy="steps",
-        eval_steps=interval,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=max(1, min(10, steps // 20)),
-        logging_nan_inf_filter=False,
-        seed=settings.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
-
-
-def _world_size() -> int:
-    """Number of processes that `accelerate launch` started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -19,15 +19,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
+import cgclora.data
+import cgclora.settings
 import cgclora.training
+from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, data_hash, encode_prompts
-from cgclora.run_folder import TrainingError, last_checkpoint
-from cgclora.settings import TrainingSettings
+from cgclora.run_folder import TrainingError, hold, last_checkpoint
+from cgclora.settings import TrainingSettings, trainer_arguments
 from cgclora.storage import read_manifest
 from cgclora.training import train
 from tests.tiny import make_backbone, save_backbone
@@ -326,7 +330,16 @@ def test_an_adapter_without_a_gate_to_learn_trains(tmp_path: Path) -> None:
         ("weight_decay", math.nan),
         ("weight_decay", -0.1),
         ("warmup", 1.0),
+        ("epochs", "2"),
+        ("learning_rate", "1e-3"),
+        ("weight_decay", None),
+        ("warmup", "0.1"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 0.5),
         ("temperature", 0),
+        ("temperature", 0.9),
+        ("temperature", math.inf),
         ("sampling", "often"),
         ("weighting", "word"),
         ("max_length", 1),
@@ -362,6 +375,55 @@ def test_too_long_records_are_counted_on_the_screen_and_in_the_manifest(
     assert manifest["training"]["too_long"] == {"mood": 3}
     assert manifest["training"]["records"]["train"] == len(TRAIN)
     assert "{'mood': 3}" in capsys.readouterr().err
+
+
+def test_records_beyond_the_positions_of_the_backbone_count_as_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [Record(f"long-{n}", "mood", "x" * 253, "好") for n in range(2)]
+    _, manifest = run(tmp_path, train_records=TRAIN + long, max_length=1024, evaluations=1)
+    assert manifest["training"]["too_long"] == {"mood": 2}  # the backbone has 256 positions
+    assert "longer than 256 tokens" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
+    backbone = make_backbone()
+    backbone.tokenizer.eos_token = None
+    with pytest.raises(DataError, match="end token"):
+        run(tmp_path, backbone)
+
+
+def test_the_commit_is_asked_for_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provenance.commit.cache_clear()
+    known: list[int] = []
+
+    def encode(*arguments: Any, **options: Any) -> Any:
+        known.append(provenance.commit.cache_info().currsize)
+        return cgclora.data.encode(*arguments, **options)
+
+    monkeypatch.setattr(cgclora.training, "encode", encode)
+    run(tmp_path, epochs=0.5, evaluations=1)
+    assert known == [1, 1]
+
+
+def test_of_several_gpus_one_is_trained_on_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnTwoGPUs(TrainingArguments):
+        @property
+        def device(self) -> torch.device:
+            self._n_gpu = 2
+            return torch.device("cuda:0")
+
+    monkeypatch.setattr(cgclora.settings, "TrainingArguments", OnTwoGPUs)
+    settings = TrainingSettings(**SETTINGS)
+    arguments = trainer_arguments(settings, len(TRAIN), tmp_path, torch.device("cuda:0"))
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == SETTINGS["batch_size"]
+    with pytest.raises(TrainingError, match="CUDA_VISIBLE_DEVICES=1"):
+        trainer_arguments(settings, len(TRAIN), tmp_path, torch.device("cuda:1"))
 
 
 def test_a_task_without_records_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -499,6 +561,11 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
         )
     elif where == "adapter":
         Adapter.save = die_at_call(Adapter.save)
+    elif where == "pause":
+        owner = training.AdapterTrainer
+        owner.training_step = die_at_call(
+            owner.training_step, lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+        )
     run(folder, **changes)
 
 
@@ -591,6 +658,97 @@ def test_a_run_may_move_to_another_folder_between_two_starts(tmp_path: Path, who
     assert not (tmp_path / "here").exists()
 
 
+def other_weights(checkpoints: Path) -> None:
+    """Overwrite the weights in all checkpoints with valid ones of another seed."""
+    fresh = Adapter.attach(make_backbone(), CONFIG, seed=7).state_dict()
+    for checkpoint in checkpoints.iterdir():
+        save_file(fresh, checkpoint / "adapter.safetensors")
+
+
+def test_a_copy_of_a_finished_run_takes_nothing_from_where_it_was_copied(
+    tmp_path: Path, whole: Path
+) -> None:
+    run(tmp_path / "original")
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    other_weights(tmp_path / "original" / "checkpoints")
+    run(tmp_path / "copy")
+    assert_same_run(tmp_path / "copy", whole)
+
+
+def test_a_finished_run_without_its_adapter_may_move(tmp_path: Path, whole: Path) -> None:
+    run(tmp_path / "here")
+    shutil.rmtree(tmp_path / "here" / "adapter")
+    (tmp_path / "here").rename(tmp_path / "there")
+    run(tmp_path / "there")
+    assert_same_run(tmp_path / "there", whole)
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("moment", ["step 13", "adapter"])
+def test_without_its_best_checkpoint_a_run_says_how_to_go_on(tmp_path: Path, moment: str) -> None:
+    changes = {"dev_records": WRONG, "epochs": 5, "evaluations": 10, "patience": 3}
+    run(tmp_path / "whole", **changes)
+    assert dev_losses_of(tmp_path / "whole").index(min(dev_losses_of(tmp_path / "whole"))) < 3
+    folder = tmp_path / "run"
+    assert killed(folder, moment, **changes)
+    newest = last_checkpoint(folder / "checkpoints")
+    [best] = [path for path in (folder / "checkpoints").iterdir() if path != newest]
+    (best / "adapter.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(TrainingError, match=rf"{best.name}.*missing or damaged.*remove"):
+        run(folder, **changes)
+    shutil.rmtree(best)
+    with pytest.raises(TrainingError, match=rf"{best.name}.*missing or damaged.*remove"):
+        run(folder, **changes)
+    shutil.rmtree(folder / "checkpoints")
+    run(folder, **changes)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_older_checkpoints_stay_until_the_new_one_counts(tmp_path: Path) -> None:
+    assert killed(tmp_path, "complete 3")
+    names = {path.parent.name for path in tmp_path.glob("checkpoints/*/complete.json")}
+    assert names == {"checkpoint-3", "checkpoint-6"}
+
+
+def test_no_more_checkpoints_stay_than_the_best_and_the_newest(tmp_path: Path) -> None:
+    _, manifest = run(tmp_path, dev_records=WRONG, epochs=5, evaluations=10)
+    best = manifest["training"]["best_step"]
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {f"checkpoint-{best}", "checkpoint-30"}
+
+
+def test_a_folder_in_which_a_run_is_under_way_is_refused(tmp_path: Path, whole: Path) -> None:
+    process = PROCESSES.Process(target=run_until, args=(tmp_path, "pause 5", {}))
+    process.start()
+    log = tmp_path / "log.jsonl"
+    try:
+        while not (log.exists() and '"step": 4' in log.read_text(encoding="utf-8")):
+            assert process.is_alive()
+            time.sleep(0.01)
+        before = log.read_bytes()
+        with pytest.raises(TrainingError, match="another process"):
+            run(tmp_path)
+        assert log.read_bytes() == before
+    finally:
+        process.kill()
+        process.join()
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_resumed_log_is_the_same_where_checkpoints_fall_between_its_lines(
+    tmp_path: Path,
+) -> None:
+    # 42 steps: a line every 2 of them, a checkpoint every 7.
+    changes = {"batch_size": 2, "epochs": 3.5, "evaluations": 6}
+    run(tmp_path / "whole", **changes)
+    steps = [line["step"] for line in log_of(tmp_path / "whole") if "loss" in line]
+    assert steps == [step for step in range(1, 43) if step % 2 == 0 or step % 7 == 0]
+    assert killed(tmp_path / "run", "step 9", **changes)
+    run(tmp_path / "run", **changes)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_patience_is_counted_across_an_interruption(tmp_path: Path) -> None:
     changes = {"dev_records": WRONG, "epochs": 5, "evaluations": 10, "patience": 2}
     run(tmp_path / "whole", **changes)
@@ -644,7 +802,7 @@ def test_the_folder_of_another_run_is_refused(
 # Two processes ----------------------------------------------------------------------------
 
 
-def launch(folder: Path) -> None:
+def launch(folder: Path) -> subprocess.CompletedProcess[str]:
     """The run of `plain` by two processes of half the batch size, as a user would start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -658,7 +816,7 @@ def launch(folder: Path) -> None:
         --common 2 --specific 1 --epochs 2 --batch-size 4 --learning-rate 0.01 --evaluations 3
         --warmup 0.1
     """.split()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *words, *(word for task in TASKS for word in ("--task", task))],
         cwd=Path(cgclora.training.__file__).parent.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -667,7 +825,6 @@ def launch(folder: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -679,7 +836,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [{"task": r.task, "input": r.prompt, "target": r.target} for r in split]
         text = "\n".join(json.dumps(line) for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    launch(folder)
+    done = launch(folder)
+    assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
@@ -702,5 +860,17 @@ def test_two_processes_resume_within_an_epoch(two_processes: Path, tmp_path: Pat
     resumed_at = last_checkpoint(folder / "run" / "checkpoints")
     assert resumed_at is not None
     assert resumed_at.name == "checkpoint-4"  # the second of three steps of the second epoch
-    launch(folder)
+    done = launch(folder)
+    assert done.returncode == 0, done.stderr[-4000:]
     assert_same_run(folder / "run", two_processes / "run")
+
+
+def test_two_processes_end_where_another_trains(two_processes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    shutil.copytree(two_processes, folder)
+    shutil.rmtree(folder / "run" / "adapter")
+    with hold(folder / "run"):
+        done = launch(folder)
+    assert done.returncode != 0
+    assert "another process trains in this folder" in done.stderr
+    assert not (folder / "run" / "adapter").exists()
