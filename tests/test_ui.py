@@ -1,6 +1,7 @@
 """The app without a browser: figures, words, engine, HTML, endpoints."""
 
 import json
+import re
 import string
 import threading
 import time
@@ -18,14 +19,15 @@ import app
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig
-from evals.tasks import TASKS
+from cgclora.decoding import Answer
+from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import answering, forms, render
 from ui.answering import Form
-from ui.engine import BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question
+from ui.engine import BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question, Status
 from ui.figures import heat_map, share_bar
 from ui.gates import TaskGates
-from ui.texts import I18N, LANGUAGES, TEXTS, language_of, text
+from ui.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
 from ui.theme import COMMON, FROZEN, SPECIFIC
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"
@@ -268,6 +270,26 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
         next(engine.ask(Question("general", "NER", "你好", 4)))
 
 
+def test_chinese_pages_name_the_stages_of_loading_in_chinese() -> None:
+    root = Path(app.__file__).parent / "cgclora"
+    source = "".join((root / name).read_text("utf-8") for name in ("backbone.py", "embedded.py"))
+    for start, words in STAGES.items():
+        assert f'"{start} ' in source, start
+        page = render.status(Status(f"{start} something", 0.5), "zh")
+        assert words in page
+        assert start not in page
+
+
+def test_the_others_work_only_if_there_are_others(adapters: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    others = text("others_work", "zh")
+    pages = [
+        render.problems(Engine(folder, load=lambda progress: make_backbone()), "zh")
+        for folder in (adapters, tmp_path)
+    ]
+    assert [others in page for page in pages] == [True, False]
+
+
 def test_without_adapters_the_page_says_how_to_train_one(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "none", load=lambda progress: make_backbone())
     assert engine.clusters() == ()
@@ -341,7 +363,38 @@ def test_a_too_long_input_is_refused_with_both_numbers(engine: Engine) -> None:
 
 def test_what_the_model_refuses_becomes_a_sentence(engine: Engine) -> None:
     *_, view = answering.answer(engine, form("NER", {"text": "长" * 400}), "en")  # 256 positions
-    assert "shorten the prompt" in view.problem
+    assert "shorten it" in view.problem
+    assert "256 tokens" in view.detail
+
+
+def test_what_a_library_says_in_english_stands_below_a_chinese_sentence(engine: Engine) -> None:
+    *_, view = answering.answer(engine, form("NER", {"text": "长" * 400}), "zh")
+    assert "请缩短" in view.problem
+    assert not re.search("[a-z]{3}", view.problem)
+    page = render.notice(view.problem, verbatim=view.detail)
+    assert f'<pre lang="en">{view.detail}</pre>' in page
+
+
+def test_a_list_without_an_item_is_named() -> None:
+    (task, *_) = [task for task in TASKS.values() if CHOICES in {f.name for f in task.fields}]
+    values = {field.name: "，" if field.name == CHOICES else "咳嗽" for field in task.fields}
+    missing = forms.missing_field(task, values)
+    assert missing is not None
+    assert missing.name == CHOICES
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "expected"),
+    [
+        ("IMCS-V2-NER", {"text": "宝宝咳嗽", CHOICES: "症状，药物类别，医疗操作"}, "宝宝咳嗽"),
+        ("CHIP-CDN", {"text": "右肺结节转移可能大", CHOICES: "肺占位"}, "肺占位"),
+        ("CHIP-STS", {"text_a": "一", "text_b": "二三"}, "二三"),
+    ],
+)
+def test_mentions_are_looked_for_where_answers_come_from(
+    task: str, values: dict[str, str], expected: str
+) -> None:
+    assert forms.searched(TASKS[task], values) == expected
 
 
 def test_only_labels_are_said_when_only_labels_are_allowed(engine: Engine) -> None:
@@ -359,6 +412,18 @@ def test_a_sample_as_it_stands_is_judged_and_an_edited_one_is_not(engine: Engine
     assert judged.replies[0].right is not None
     assert sample.reference in judged.parsed
     assert own.replies[0].right is None
+
+
+@pytest.mark.parametrize("task", ["KUAKE-QIC", "SentimentAnalyze"])
+def test_silence_is_neither_right_nor_wrong(task: str) -> None:
+    sample = forms.samples(TASKS[task])[0]
+    asked, silence = form(task, sample.fields), Answer("", "end", 9, 1, 0.1)
+    reply = answering._finished(render.Reply("live"), silence, asked, "en")
+    assert reply.right is None
+    view = answering._judged(answering.View((reply, reply)), asked, "en")
+    assert sample.reference in view.parsed
+    assert "verdict" not in view.parsed
+    assert "chip" not in view.parsed
 
 
 def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: Engine) -> None:

@@ -54,13 +54,15 @@ class View:
         replies: Of backbone + experts, and of the bare backbone.
         highlights: The input's text in pieces, each with what the answer calls it.
         parsed: The parsed answer and its verdict, as HTML.
-        problem: Why there is no answer; empty otherwise.
+        problem: Why there is no answer, and what to do; empty otherwise.
+        detail: The library's own words about it, in English.
     """
 
     replies: tuple[Reply, Reply]
     highlights: tuple[tuple[str, str | None], ...] = ()
     parsed: str = ""
     problem: str = ""
+    detail: str = ""
 
 
 def empty_view(language: Language) -> View:
@@ -99,11 +101,18 @@ def answer(
     try:
         yield from _answer(engine, form, language, stopped)
     except (EngineError, ConfigError, ValueError) as error:
-        problem = text("refused", language, reason=str(error))
-        yield replace(empty_view(language), problem=problem)
+        problem = text(_refusal(error), language)
+        yield replace(empty_view(language), problem=problem, detail=str(error))
     except Exception:  # a visitor gets a sentence, the log the traceback
         _log.exception("no answer to a question of task %r", form.task.name)
         yield replace(empty_view(language), problem=text("internal", language))
+
+
+def _refusal(error: EngineError | ValueError) -> str:
+    """The key of what a visitor reads about an error."""
+    if isinstance(error, EngineError):
+        return "refused_by_engine"
+    return "refused_task" if isinstance(error, ConfigError) else "refused_prompt"
 
 
 def _answer(
@@ -187,7 +196,7 @@ def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> R
         facts.append(text("cut", language))
     right = None
     sample = _sample(form)
-    if sample is not None and form.task.kind != "generation":
+    if answer.text.strip() and sample is not None and form.task.kind != "generation":
         right = exact_match(form.task, answer.text, sample.reference, sample.choices)
     return Reply("done", answer.text, tuple(facts), right, hint=text("empty_answer", language))
 
@@ -195,13 +204,15 @@ def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> R
 def _judged(view: View, form: Form, language: Language) -> View:
     """The same view with the experts' answer read and compared."""
     sample = _sample(form)
-    parsed = form.task.parse(view.replies[0].text, _choices(form))
-    original = form.own_prompt or max(form.values.values(), key=len, default="")
+    said = view.replies[0].text
+    parsed = form.task.parse(said, _choices(form))
+    original = form.own_prompt or forms.searched(form.task, form.values)
     return replace(
         view,
         highlights=tuple(forms.highlighted(original, parsed, language)),
         parsed=render.parsed_answer(
-            parsed,
+            # Scoring may read a label into silence; a visitor would take it for said.
+            parsed if said.strip() else None,
             language,
             reference=form.task.parse(sample.reference, sample.choices) if sample else None,
             reference_text=sample.reference if sample else "",

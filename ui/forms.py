@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
-from evals.tasks import TASKS, Field, Language, Parsed, Task, parsing
+from evals.tasks import CHOICES, TASKS, Field, Language, Parsed, Task, parsing
 from evals.tasks.samples import Sample, load_samples
 from ui.texts import TEXTS, text
 
@@ -71,8 +71,23 @@ def sample_label(sample: Sample, most: int = 22) -> str:
 
 
 def missing_field(task: Task, values: Mapping[str, str]) -> Field | None:
-    """The first field that must be filled in and is not."""
-    return next((field for field in task.fields if not values[field.name].strip()), None)
+    """The first field that must be filled in and is not; a list must have an item."""
+    return next((field for field in task.fields if not _is_filled(field, values)), None)
+
+
+def _is_filled(field: Field, values: Mapping[str, str]) -> bool:
+    value = values[field.name]
+    return bool(parsing.split_list(value) if field.name == CHOICES else value.strip())
+
+
+def searched(task: Task, values: Mapping[str, str]) -> str:
+    """The text in which the answer's mentions stand: the longest, the list of choices aside.
+
+    Normalization alone answers with terms of that list.
+    """
+    from_choices = task.kind == "normalization"
+    texts = (value for name, value in values.items() if (name == CHOICES) == from_choices)
+    return max(texts, key=len, default="")
 
 
 def sample_with(task: Task, values: Mapping[str, str]) -> Sample | None:

@@ -9,7 +9,7 @@ from evals.tasks import Language, Parsed, Task
 from ui.engine import Engine, Status
 from ui.forms import description, title
 from ui.gates import TaskGates
-from ui.texts import Word, text
+from ui.texts import STAGES, Word, text
 
 _TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"
 
@@ -63,31 +63,38 @@ def status(now: Status, language: Language) -> str:
     if now.ready:
         return f'<p class="status ready">{text("ready", language)}</p>'
     return (
-        f'<p class="status" title="{escape(now.stage)}">{text("loading", language)} '
+        f'<p class="status" title="{escape(_stage(now, language))}">{text("loading", language)} '
         f'{now.fraction:.0%}<progress max="1" value="{now.fraction:.2f}"></progress></p>'
     )
+
+
+def _stage(now: Status, language: Language) -> str:
+    if language == "en":
+        return now.stage
+    return next((words for start, words in STAGES.items() if now.stage.startswith(start)), "")
 
 
 def problems(engine: Engine, language: Language) -> str:
     """What is wrong with backbone or adapters, and what to do about it; empty if all is well."""
     notes = []
     if engine.status.problem:
-        what = f"{text('load_failed', language)}: {engine.status.problem}"
-        notes.append(notice(what, text("load_failed_advice", language)))
+        advice = text("load_failed_advice", language)
+        notes.append(notice(text("load_failed", language), advice, engine.status.problem))
+    others = text("others_work", language) if engine.clusters() else ""
     notes += [
-        notice(text("adapter_failed", language, name=name), reason)
+        notice(text("adapter_failed", language, name=name), others, reason)
         for name, reason in engine.problems.items()
     ]
     if not engine.configs:
         words = text("no_adapters", language, folder=engine.folder)
-        notes.append(notice(words, command=_TRAIN))
+        notes.append(notice(words, verbatim=_TRAIN))
     return "".join(notes)
 
 
-def notice(what: str, advice: str = "", command: str = "") -> str:
-    """A problem, and what to do about it."""
+def notice(what: str, advice: str = "", verbatim: str = "") -> str:
+    """A problem, what to do about it, and a command or a library's own words."""
     more = f"<p>{escape(advice)}</p>" if advice else ""
-    more += f"<pre>{escape(command)}</pre>" if command else ""
+    more += f'<pre lang="en">{escape(verbatim)}</pre>' if verbatim else ""
     return f'<div class="notice" role="alert"><p><strong>{escape(what)}</strong></p>{more}</div>'
 
 
@@ -123,7 +130,7 @@ def verdict(right: bool, language: Language) -> str:
 
 
 def parsed_answer(
-    parsed: Parsed,
+    parsed: Parsed | None,
     language: Language,
     *,
     reference: Parsed | None = None,
@@ -133,14 +140,14 @@ def parsed_answer(
     """What the answer says, beside what the reference says.
 
     Args:
-        parsed: The answer, read.
+        parsed: The answer, read; None where nothing was said, which nobody judges.
         language: Of the words around it.
         reference: The right answer, read.
         reference_text: The right answer as it was written.
         open_ended: Whether there is no one right answer.
     """
     parts = [_items(parsed, reference, language)]
-    if parsed.unparsed:
+    if parsed and parsed.unparsed:
         lines = "".join(f"<li>{escape(line)}</li>" for line in parsed.unparsed)
         parts.append(
             f'<div class="strays"><h4>{text("unparsed", language)}</h4><ul>{lines}</ul></div>'
@@ -149,11 +156,11 @@ def parsed_answer(
         parts.append(f'<p class="quiet">{text("no_reference", language)}</p>')
     else:
         parts.append(_comparison(parsed, reference, reference_text, open_ended, language))
-    return f'<div class="parsed {parsed.kind}">{"".join(parts)}</div>'
+    return f'<div class="parsed {parsed.kind if parsed else "silent"}">{"".join(parts)}</div>'
 
 
-def _items(parsed: Parsed, reference: Parsed | None, language: Language) -> str:
-    if not parsed.items:
+def _items(parsed: Parsed | None, reference: Parsed | None, language: Language) -> str:
+    if not (parsed and parsed.items):
         return f'<p class="quiet">{text("nothing_found", language)}</p>'
     if parsed.kind == "label":
         return "".join(f'<p class="chip big">{escape(label)}</p>' for (label,) in parsed.items)
@@ -188,12 +195,14 @@ def _row_class(row: Sequence[str], known: set[tuple[str, ...]] | None) -> str:
 
 
 def _comparison(
-    parsed: Parsed, reference: Parsed, written: str, open_ended: bool, language: Language
+    parsed: Parsed | None, reference: Parsed, written: str, open_ended: bool, language: Language
 ) -> str:
-    expected, found = set(reference.items), set(parsed.items)
     if open_ended:
         judgement = f'<p class="quiet">{text("open_ended", language)}</p>'
+    elif parsed is None:
+        judgement = ""
     else:
+        expected, found = set(reference.items), set(parsed.items)
         judgement = verdict(expected == found, language)
         if parsed.kind != "label":
             counts = text(

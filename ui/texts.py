@@ -34,13 +34,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "ready": ("模型就绪", "Model ready"),
     "load_failed": ("模型没有加载成功", "The model could not be loaded"),
     "load_failed_advice": (
-        "按上面的提示处理后，重新启动应用。",
-        "Do as the message says, then start the app again.",
+        "按下面的英文提示处理后，重新启动应用。",
+        "Do as the message below says, then start the app again.",
     ),
-    "adapter_failed": (
-        "适配器 {name} 无法使用，其余照常。",
-        "The adapter {name} cannot be used; the others work.",
-    ),
+    "adapter_failed": ("适配器 {name} 无法使用", "The adapter {name} cannot be used"),
+    "others_work": ("其余适配器照常可用。", "The other adapters work."),
     "no_adapters": (
         "还没有适配器。用下面的命令训练一个，把得到的适配器文件夹放进 {folder}，再重新启动应用。",
         "There is no adapter yet. Train one with the command below, put its folder into {folder} "
@@ -130,6 +128,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a task gets the same weights.",
     ),
     "gates_later": ("模型加载完后显示。", "Shown as soon as the model is loaded."),
+    "gates_never": (
+        "模型没有加载成功，读不到门控。",
+        "The model could not be loaded, so there is no gate to show.",
+    ),
     "share_common": ("公共专家", "common"),
     "share_specific": ("专属专家", "specific"),
     "common_n": ("公共 {n}", "Common {n}"),
@@ -152,7 +154,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         "输入有 {count} 个字符，最多 {most} 个：请缩短。",
         "The input has {count} characters, at most {most} are read: shorten it.",
     ),
-    "refused": ("这个请求无法回答：{reason}", "This request cannot be answered: {reason}"),
+    "refused_by_engine": (
+        "模型或这个适配器没有加载成功，所以没有回答。请按下面的英文说明处理。",
+        "The model or this adapter could not be loaded, so there is no answer. Do as the message "
+        "below says.",
+    ),
+    "refused_task": (
+        "这个适配器答不了这个任务，请换一个任务。英文原因见下。",
+        "This adapter cannot answer this task: choose another one. The reason is below.",
+    ),
+    "refused_prompt": (
+        "提示词太长，或者无法读取：请缩短它，或调低回答的词元上限。",
+        "The prompt is too long or cannot be read: shorten it, or allow fewer tokens of the "
+        "answer.",
+    ),
     "not_taken": (
         "问题没有送到：服务器太忙，或连接断了。请过几秒再问一次。",
         "The question did not get through: the server is busy, or the connection failed. Ask again "
@@ -164,6 +179,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "server's log.",
     ),
 }
+
+STAGES = {
+    "downloading": "下载模型",
+    "loading": "读入模型",
+    "waiting for another process": "另一个进程正在转换同一个模型，等它完成",
+    "joining the parts": "拼合模型文件",
+    "converting the tokenizer": "转换分词器（只需一次，约半分钟）",
+    "converting the weights": "转换权重（只需一次，约一分钟）",
+    "saving": "保存转换好的模型",
+}
+"""How the loader's English sentence about a stage begins, and what it means in Chinese."""
 
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 I18N = gr.I18n(

@@ -243,8 +243,9 @@ class TryIt(Layout):
     ) -> Updates:
         language = language_of(request)
         if not (self.engine.status.ready and cluster in self.engine.clusters() and task):
+            key = "gates_never" if self.engine.status.problem else "gates_later"
             return {
-                self.gate_shares: render.paragraph("gates_later")(partial(text, language=language)),
+                self.gate_shares: render.paragraph(key)(partial(text, language=language)),
                 self.share_bar: None,
                 self.heat_map: None,
                 self.module: gr.update(visible=False),
@@ -272,7 +273,7 @@ class TryIt(Layout):
         ]
         kinds = [kind for _, kind in view.highlights if kind]
         if view.problem:
-            cards[0] = render.notice(view.problem)
+            cards[0] = render.notice(view.problem, verbatim=view.detail)
         return {
             self.run: gr.update(visible=not busy),
             self.stop: gr.update(visible=busy),
