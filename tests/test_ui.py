@@ -132,6 +132,35 @@ def test_the_heat_map_says_what_its_palest_and_strongest_colours_mean() -> None:
     assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(least, most)}
 
 
+def test_the_heat_map_s_numbers_can_be_read_out() -> None:
+    gates = some_gates()
+    table = render.gate_table(gates, "up", "en")
+    assert table.count('<th scope="col">') == 3
+    assert table.count('<th scope="row">') == 3
+    for path, weights in zip(gates.layers, gates.weights, strict=True):
+        cells = "".join(f"<td>{weight:.3f}</td>" for weight in weights)
+        assert (cells in table) == path.endswith("up")
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_small_words_on_figures_are_readable() -> None:
+    for bar in share_bar(some_gates()).data:
+        assert bar.textfont.color == "black"
+        assert contrast("#000000", bar.marker.color) >= 4.5
+    assert contrast(heat_map(some_gates()).layout.font.color, "#fbfbfc") >= 4.5
+
+
 def test_equal_weights_are_drawn_alike() -> None:
     uniform = TaskGates("NER", ("model.layers.0.q",), np.full((1, 5), 0.2), common=4)
     assert {(trace.zmin, trace.zmax) for trace in heat_map(uniform).data} == {(0.0, 0.2)}
@@ -221,6 +250,13 @@ def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
         assert "<script" not in page
         assert "<img" not in page
         assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(("state", "grows"), [("live", True), ("done", False), ("empty", False)])
+def test_an_answer_is_not_read_out_while_it_grows(state: render.State, grows: bool) -> None:
+    card = render.answer_card("adapted", render.Reply(state, "你好"), "zh")
+    assert ('aria-busy="true"' in card) == grows
+    assert "aria-live" not in card  # it would be a new region with every piece
 
 
 def test_lines_that_cannot_be_parsed_are_shown() -> None:

@@ -27,7 +27,7 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
             textangle=0,
             insidetextanchor="middle",
             textposition="inside",
-            textfont={"color": "white"},
+            textfont={"color": "black"},  # at least 4.5:1 on both colours, which white is not
             marker={
                 "color": COMMON if is_common else SPECIFIC,
                 "line": {"width": 1, "color": "rgba(255,255,255,0.5)"},
@@ -83,8 +83,8 @@ def heat_map(gates: TaskGates, module: str | None = None, language: Language = "
             ),
         )
     figure.update_layout(
-        _layout(height=64 + 34 * len(names)),
-        margin={"l": 4, "r": 4, "t": 4, "b": 40},
+        _layout(height=82 + 34 * len(names)),
+        margin={"l": 4, "r": 4, "t": 4, "b": 58},
         xaxis={
             "title": {
                 "text": text("layer_axis", language, least=f"{lowest:.2f}", most=f"{most:.2f}"),
@@ -126,7 +126,7 @@ def _layout(height: int) -> dict[str, object]:
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": ", ".join(FONT), "size": 12, "color": "#7a8494"},
+        "font": {"family": ", ".join(FONT), "size": 12, "color": "#667085"},
         "hoverlabel": {"font": {"family": ", ".join(FONT), "size": 13}},
         "dragmode": False,
     }

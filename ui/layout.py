@@ -55,25 +55,18 @@ class Layout:
                 type="index",
                 elem_id="samples",
             )
-            self.slots = [
-                (
-                    gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
-                    gr.Radio(visible=False, elem_classes="options"),
-                )
-                for place in range(forms.SLOTS)
-            ]
-            with add(gr.Accordion, {"label": "prompt_settings"}, open=False, elem_id="settings"):
-                self.prompt = add(
-                    gr.Textbox,
-                    {"label": "prompt", "placeholder": "prompt_placeholder"},
-                    lines=4,
-                    max_lines=14,
-                    max_length=MAX_CHARACTERS,
-                    elem_id="prompt",
-                )
-                self.most = add(
-                    gr.Slider, {"label": "most_tokens"}, minimum=1, maximum=MAX_TOKENS, step=1
-                )
+            with gr.Row(elem_id="asking"):
+                with gr.Column(min_width=260):
+                    self.slots = [self._slot(place) for place in range(forms.SLOTS)]
+                with gr.Column(min_width=260):
+                    self.prompt = add(
+                        gr.Textbox,
+                        {"label": "prompt", "placeholder": "prompt_placeholder"},
+                        lines=3,
+                        max_lines=10,
+                        max_length=MAX_CHARACTERS,
+                        elem_id="prompt",
+                    )
             # What the fields made; another prompt is the visitor's own. Kept in the browser, as the
             # prompt is: a state on the server would be ahead of it by a message on its way.
             self.made_prompt = gr.Textbox(visible="hidden")
@@ -91,6 +84,24 @@ class Layout:
                     visible=False,
                     elem_id="labels-only",
                 )
+                self.most = add(
+                    gr.Slider,
+                    {"label": "most_tokens"},
+                    minimum=1,
+                    maximum=MAX_TOKENS,
+                    step=1,
+                    buttons=[],
+                    scale=0,
+                    min_width=260,
+                    elem_id="most",
+                )
+
+    def _slot(self, place: int) -> tuple[gr.Textbox, gr.Radio]:
+        """Room for one field: free text, or a choice among a few."""
+        return (
+            gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
+            gr.Radio(visible=False, elem_classes="options"),
+        )
 
     def _lay_out_answers(self) -> None:
         add = self.bilingual

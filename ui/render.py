@@ -7,6 +7,7 @@ from typing import Literal
 
 from evals.tasks import Language, Parsed, Task
 from ui.engine import Engine, Status
+from ui.figures import expert_names
 from ui.forms import description, title
 from ui.gates import TaskGates
 from ui.texts import STAGES, Word, text
@@ -111,14 +112,16 @@ def task_head(task: Task, language: Language) -> str:
 def answer_card(side: Literal["adapted", "bare"], reply: Reply, language: Language) -> str:
     """One side's answer: who speaks, what was said, how fast, whether it is right."""
     said = (
-        f'<div class="said" aria-live="polite">{escape(reply.text)}</div>'
+        f'<div class="said">{escape(reply.text)}</div>'
         if reply.text
         else f'<div class="said hint">{escape(reply.hint)}</div>'
     )
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in reply.facts)
     mark = "" if reply.right is None else verdict(reply.right, language)
+    # What grows is read out once it is complete; the block around the card is the live region.
+    busy = ' aria-busy="true"' if reply.state == "live" else ""
     return (
-        f'<section class="card {side} {reply.state}"><h3>{text(side, language)}</h3>{said}'
+        f'<section class="card {side} {reply.state}"{busy}><h3>{text(side, language)}</h3>{said}'
         f'<footer>{mark}<span class="facts">{facts}</span></footer></section>'
     )
 
@@ -230,4 +233,20 @@ def gate_shares(gates: TaskGates, language: Language) -> str:
     return (
         f'<div class="shares">{figures}</div>'
         f'<p class="quiet">{text("even", language, share=f"{even:.0%}")}</p>'
+    )
+
+
+def gate_table(gates: TaskGates, module: str | None, language: Language) -> str:
+    """The numbers of the heat map, for those who cannot see it."""
+    depths, weights = gates.by_depth(module)
+    head = "".join(f'<th scope="col">{name}</th>' for name in expert_names(gates, language))
+    rows = "".join(
+        f'<tr><th scope="row">{text("layer", language, n=depth)}</th>'
+        + "".join(f"<td>{weight:.3f}</td>" for weight in row)
+        + "</tr>"
+        for depth, row in zip(depths, weights, strict=True)
+    )
+    return (
+        f'<table class="unseen"><caption>{text("gate_table", language)}</caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )

@@ -61,14 +61,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     "input": ("输入", "Input"),
     "samples": ("点一个示例，直接看回答", "Click an example to see it answered"),
     "text": ("文本", "Text"),
-    "prompt_settings": ("提示词与选项", "Prompt and options"),
-    "prompt": ("模型读到的提示词（可以改）", "The prompt that the model reads (you may edit it)"),
+    "prompt": ("模型读到的提示词（可以改）", "The prompt the model reads (editable)"),
     "prompt_short": ("提示词", "Prompt"),
     "prompt_placeholder": (
         "填好上面的字段，提示词就出现在这里。",
         "Fill in the fields above and the prompt appears here.",
     ),
-    "most_tokens": ("回答最多多少词元", "Most tokens of the answer"),
+    "most_tokens": ("回答最多多少词元", "Longest answer, in tokens"),
     "labels_only": ("只允许这个任务的标签", "Only allow this task's labels"),
     "labels_only_info": (
         "两侧都只能从提示词列出的标签里选。",
@@ -140,12 +139,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "均匀分配时，每个专家 {share}。",
         "An even split would give each expert {share}.",
     ),
+    "gate_table": ("每一层各专家的权重", "Weight of each expert in each layer"),
     "module": ("哪些线性层", "Which linear layers"),
     "all_modules": ("平均", "Mean"),
     "layer": ("第 {n} 层", "Layer {n}"),
     "layer_axis": (
-        "Transformer 层 · 颜色越浓，权重越大（{least} 至 {most}）",
-        "Transformer layer · the stronger the colour, the larger the weight ({least} to {most})",
+        "Transformer 层<br>颜色越浓，权重越大（{least} 至 {most}）",
+        "Transformer layer<br>stronger colour, larger weight ({least} to {most})",
     ),
     "weight": ("权重", "Weight"),
     # Errors

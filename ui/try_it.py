@@ -27,7 +27,8 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 _AT_ONCE: dict[str, Any] = {**_QUIET, "queue": False}
 _ANSWERS_AT_ONCE = 4  # their steps take turns on the backbone
 
-# The address says what is shown, so that it can be shared; the list shows what is chosen.
+# The address says what is shown, so that it can be shared; the list shows what is chosen; answers
+# are read out. Gradio sets no such attribute on a block, and what is inside is replaced.
 _KEEP_UP = """(cluster, task, otherLanguage) => {
   if (!task) return;
   const address = new URL(location);
@@ -35,6 +36,9 @@ _KEEP_UP = """(cluster, task, otherLanguage) => {
   address.searchParams.set("task", task);
   history.replaceState(null, "", address);
   document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
+  for (const side of ["adapted", "bare"]) {
+    document.getElementById(side).setAttribute("aria-live", "polite");
+  }
   requestAnimationFrame(() => {
     const row = document.querySelector("#tasks label.selected");
     row?.parentElement.scrollTo({ left: row.offsetLeft - 24, top: row.offsetTop - 120 });
@@ -255,7 +259,8 @@ class TryIt(Layout):
         names = [(text("all_modules", language), _ALL_MODULES)]
         names += [(name, name) for name in gates.modules()]
         return {
-            self.gate_shares: render.gate_shares(gates, language),
+            self.gate_shares: render.gate_shares(gates, language)
+            + render.gate_table(gates, chosen, language),
             self.share_bar: share_bar(gates, language),
             self.heat_map: heat_map(gates, chosen, language),
             self.module: gr.update(choices=names, value=chosen or _ALL_MODULES, visible=True),
