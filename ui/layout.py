@@ -67,6 +67,14 @@ class Layout:
                         max_length=MAX_CHARACTERS,
                         elem_id="prompt",
                     )
+                    self.most = add(
+                        gr.Slider,
+                        {"label": "most_tokens"},
+                        minimum=1,
+                        maximum=MAX_TOKENS,
+                        step=1,
+                        buttons=[],
+                    )
             # What the fields made; another prompt is the visitor's own. Kept in the browser, as the
             # prompt is: a state on the server would be ahead of it by a message on its way.
             self.made_prompt = gr.Textbox(visible="hidden")
@@ -83,17 +91,6 @@ class Layout:
                     container=False,
                     visible=False,
                     elem_id="labels-only",
-                )
-                self.most = add(
-                    gr.Slider,
-                    {"label": "most_tokens"},
-                    minimum=1,
-                    maximum=MAX_TOKENS,
-                    step=1,
-                    buttons=[],
-                    scale=0,
-                    min_width=260,
-                    elem_id="most",
                 )
 
     def _slot(self, place: int) -> tuple[gr.Textbox, gr.Radio]:

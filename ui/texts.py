@@ -145,7 +145,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "layer": ("第 {n} 层", "Layer {n}"),
     "layer_axis": (
         "Transformer 层<br>颜色越浓，权重越大（{least} 至 {most}）",
-        "Transformer layer<br>stronger colour, larger weight ({least} to {most})",
+        "Transformer layer<br>stronger: more weight ({least} to {most})",
     ),
     "weight": ("权重", "Weight"),
     # Errors
