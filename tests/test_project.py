@@ -9,6 +9,10 @@ import pytest
 from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 
+from cgclora.storage import read_manifest
+from evals.classification import METHODS
+from evals.tasks import clusters, get_task
+
 ROOT = Path(__file__).parents[1]
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
@@ -80,3 +84,31 @@ def test_the_table_of_choices_says_what_its_runs_say():
             f"{statistics.mean(losses.values()):.3f}",
             f"{statistics.mean(loss for task, loss in losses.items() if task != 'CHIP-STS'):.3f}",
         ]
+
+
+ADAPTERS = sorted(path.parent for path in (ROOT / "assets" / "adapters").glob("*/manifest.json"))
+
+
+def test_both_clusters_have_an_adapter():
+    assert [path.name for path in ADAPTERS] == sorted(clusters())
+
+
+@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda path: path.name)
+def test_a_shipped_adapter_knows_its_cluster_its_licence_and_its_scores(folder):
+    manifest, config = read_manifest(folder)
+    assert set(config.tasks) == set(clusters()[folder.name])
+    assert "Gemma" in manifest["licence"]
+    assert "research only" in manifest["licence"]
+    assert not manifest["code"]["dirty"]
+    assert not manifest["classification"]["code"]["dirty"]
+    scores = manifest["classification"]["tasks"]
+    classified = {task for task in config.tasks if get_task(task).kind == "classification"}
+    assert scores.keys() == classified
+    table = (folder.parent / "README.md").read_text(encoding="utf-8")
+    for task, row in scores.items():
+        cells = [
+            f"{row[method]['accuracy']:.3f} ({low:.3f}-{high:.3f})"
+            for method in METHODS
+            for low, high in [row[method]["interval"]]
+        ]
+        assert f"| {task} | {row['records']} | {' | '.join(cells)} |" in table
