@@ -1,7 +1,8 @@
 """How fast the method is, side by side with what people use, in one run on one machine.
 
 Each part times its methods in turn, round after round, so that a slow minute of the machine hits
-all of them; a method's figure is the median, and a bar is a ratio of medians. All methods of a part
+all of them. A method's figure is the median, and a bar is judged by the median of the rounds'
+ratios, which a machine that grows slower over the minutes does not move. All methods of a part
 share one set of frozen weights and the same batch.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import operator
 import statistics
 import subprocess
 import sys
@@ -107,8 +109,9 @@ def _measure(part: Part, repeats: int) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     bars = []
     for bar in part.bars:
-        reference = bar.against if isinstance(bar.against, float) else medians[bar.against]
-        ratio = reference / medians[bar.of]
+        fixed = isinstance(bar.against, float)
+        reference = [bar.against] * repeats if fixed else seconds[cast(str, bar.against)]
+        ratio = statistics.median(map(operator.truediv, reference, seconds[bar.of]))
         bars.append({**vars(bar), "ratio": ratio, "reached": ratio >= bar.least})
     return {"seconds": seconds, "medians": medians, "bars": bars}
 

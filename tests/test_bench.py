@@ -138,7 +138,7 @@ def test_all_ways_to_train_start_from_the_same_loss(monkeypatch: pytest.MonkeyPa
 def test_medians_and_bars_are_taken_over_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    durations = {"slow": iter([9.0, 4.0, 6.0, 5.0]), "fast": iter([9.0, 1.0, 3.0, 2.0])}
+    durations = {"slow": iter([9.0, 4.0, 6.0, 5.0]), "fast": iter([9.0, 1.0, 2.0, 3.0])}
 
     def method(name: str) -> None:
         nonlocal now
@@ -148,14 +148,14 @@ def test_medians_and_bars_are_taken_over_the_repeats(monkeypatch: pytest.MonkeyP
     def made(_: Backbone) -> Iterator[Part]:
         yield Part(
             {"slow": lambda: method("slow"), "fast": lambda: method("fast")},
-            [Bar("fast", 2.5, "slow"), Bar("fast", 2.6, "slow"), Bar("slow", 2, 10.0)],
+            [Bar("fast", 3, "slow"), Bar("fast", 3.1, "slow"), Bar("slow", 2, 10.0)],
         )
 
     monkeypatch.setattr(bench, "PARTS", {"made": made})
     part = bench.run(make_backbone(), repeats=3)["parts"]["made"]
-    assert part["seconds"] == {"slow": [4, 6, 5], "fast": [1, 3, 2]}  # the first is the warm-up
+    assert part["seconds"] == {"slow": [4, 6, 5], "fast": [1, 2, 3]}  # the first is the warm-up
     assert part["medians"] == {"slow": statistics.median([4, 6, 5]), "fast": 2}
-    assert [bar["ratio"] for bar in part["bars"]] == [2.5, 2.5, 2]
+    assert [bar["ratio"] for bar in part["bars"]] == [3, 3, 2]
     assert [bar["reached"] for bar in part["bars"]] == [True, False, True]
 
 
