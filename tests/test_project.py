@@ -112,3 +112,19 @@ def test_a_shipped_adapter_knows_its_cluster_its_licence_and_its_scores(folder):
             for low, high in [row[method]["interval"]]
         ]
         assert f"| {task} | {row['records']} | {' | '.join(cells)} |" in table
+
+
+def test_the_table_of_speeds_says_what_the_benchmark_measured():
+    report = json.loads((ROOT / "assets" / "results" / "bench.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for part in report["parts"].values():
+        for bar in part["bars"]:
+            against = bar["against"]
+            cells = [
+                bar["of"],
+                f"{against:.0f} s" if isinstance(against, float) else against,
+                f"{bar['ratio']:.2f}",
+                f"{bar['least']:.2f}",
+                "reached" if bar["reached"] else "missed",
+            ]
+            assert f"| {' | '.join(cells)} |" in readme
