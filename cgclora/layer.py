@@ -163,11 +163,14 @@ class ExpertLinear(nn.Module):
         if x.dim() == 2:
             weights = weights.squeeze(1)
         # Master weights may be fp32 beside a bf16 backbone: casting them costs less than casting x.
-        A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].to(x.dtype)
+        A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].to(y.dtype)
         if self.training:
             x = F.dropout(x, self.dropout[name])
         z = F.linear(x, A)
-        return cast(Tensor, y + F.linear(z * weights.to(z.dtype), B))
+        z = (z * weights.to(z.dtype)).to(y.dtype)
+        # In place: y is nobody else's yet, and a sum of its own would move more than the products.
+        y.view(-1, y.shape[-1]).addmm_(z.flatten(0, -2), B.t())
+        return cast(Tensor, y)
 
     def update(self, name: str, weights: Tensor) -> Tensor:
         """B diag(weights) A in fp32, [out, in]: what the experts add to the frozen weight.

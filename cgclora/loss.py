@@ -1,9 +1,10 @@
 """Cross entropy over target positions only, through a frozen output head.
 
 The head of a small model is its largest matrix (262,144 words for Gemma 3 270M), and most positions
-of a batch are prompt. The head is applied to the target positions alone, in pieces, and since it
-is frozen the gradient of the hidden states is formed in the same pass: the logits of one piece are
-the most that memory ever holds.
+of a batch are prompt. So the head is applied to the target positions alone, and to a block of words
+at a time. Since it is frozen, the gradient of the hidden states is summed up in the same pass, the
+way FlashAttention (arXiv 2205.14135) sums up its values: no logit outlives its block, and a block
+is small enough to stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -18,35 +19,52 @@ from transformers import PreTrainedModel
 
 from cgclora.head import OutputHead, cap
 
-MOST_LOGITS = 1 << 26
-"""Logits held at once: 256 MB of fp32."""
+BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
+"""Logits of a block: 8 MB of fp32 for a processor's cache, 256 MB where launching costs more."""
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
-    """Hidden states [N, H], frozen head [V, H], target ids [N] -> loss of each target [N]."""
+    """Hidden states [N, H], frozen head [V, H], target ids [N] -> loss of each target [N].
+
+    With l the logits and t a target, the loss is log(sum_v exp l_v) - l_t, and its gradient by the
+    hidden state sum_v p_v W_v - W_t. The target is kept out of the sum over the blocks: next to it,
+    a small sum over the other words would drown in rounding errors.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None
     ) -> Tensor:
-        step = max(1, MOST_LOGITS // weight.shape[0])
-        wanted = ctx.needs_input_grad[0]
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden) if wanted else None
-        for start in range(0, len(targets), step):
-            piece = slice(start, start + step)
-            logits = cap(F.linear(hidden[piece], weight).float(), softcap)
-            chosen = targets[piece, None]
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            losses[piece] = (normaliser - logits.gather(1, chosen)).squeeze(1)
+        count, words = len(targets), len(weight)
+        most = BLOCK_LOGITS.get(hidden.device.type, BLOCK_LOGITS["other"])
+        width = min(words, max(1, most // max(1, count)))
+        chosen = weight[targets].float()
+        target = cap((hidden.float() * chosen).sum(-1, keepdim=True), softcap)
+        largest = target  # what all exponentials are taken relative to, [N, 1]
+        others = torch.zeros_like(target)
+        gradient = torch.zeros_like(chosen) if ctx.needs_input_grad[0] else None
+        for start in range(0, words, width):
+            block = weight[start : start + width]
+            logits = cap(F.linear(hidden, block).float(), softcap)
+            place = (targets - start).unsqueeze(1)
+            inside = (place >= 0) & (place < len(block))
+            place = place.clamp(0, len(block) - 1)
+            logits.scatter_(1, place, logits.gather(1, place).masked_fill(inside, -torch.inf))
+            previous, largest = largest, largest.maximum(logits.amax(1, keepdim=True))
+            slope = None if softcap is None else 1 - (logits / softcap).clamp_(-1) ** 2
+            share = logits.sub_(largest).exp_()
+            shrink = (previous - largest).exp_()
+            others = others * shrink + share.sum(1, keepdim=True)
             if gradient is not None:
-                slope = (logits - normaliser).exp_()
-                slope.scatter_add_(1, chosen, -torch.ones_like(normaliser))
-                if softcap is not None:
-                    slope *= 1 - (logits / softcap) ** 2
-                gradient[piece] = slope.to(weight.dtype) @ weight
+                if slope is not None:
+                    share.mul_(slope)
+                gradient.mul_(shrink).add_(share.to(weight.dtype) @ block)
+        total = others + (target - largest).exp()
+        if gradient is not None:
+            rest = others if softcap is None else others * (1 - (target / softcap) ** 2)
+            gradient = (gradient - rest * chosen).div_(total).to(hidden.dtype)
         ctx.save_for_backward(gradient)
-        return losses
+        return (largest + total.log() - target).squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:

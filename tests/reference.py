@@ -121,4 +121,4 @@ class Operations(TorchDispatchMode):
     def products(self) -> int:
         """How many matrix products ran."""
         names = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "mv", "addmv", "dot")
-        return sum(self.count[name] for name in names)
+        return sum(self.count[name] + self.count[f"{name}_"] for name in names)
