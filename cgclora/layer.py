@@ -94,6 +94,17 @@ class Routing:
     def __init__(self) -> None:
         self.route: Route | None = None
         self.folded: tuple[str, str] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def product(self, x: Tensor, A: Tensor) -> Tensor:
+        """A x for layers that read the same x one after another: computed for the first of them."""
+        if self._last is None or self._last[0] is not x or self._last[1] is not A:
+            self._last = (x, A, F.linear(x, A))
+        return self._last[2]
+
+    def forget(self) -> None:
+        """Drop what `product` keeps."""
+        self._last = None
 
 
 class ExpertLinear(nn.Module):
@@ -106,6 +117,8 @@ class ExpertLinear(nn.Module):
 
     Attributes:
         frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
+        prepared: For inference, by adapter: the A of all layers that read this layer's input, one
+            above the other, which of its rows are this layer's, and B transposed.
     """
 
     adapter_parameter_names = ("expert_A", "expert_B")
@@ -119,6 +132,7 @@ class ExpertLinear(nn.Module):
         self.expert_B = nn.ParameterDict()
         self.dropout: dict[str, float] = {}
         self.gate_row: dict[str, int] = {}
+        self.prepared: dict[str, tuple[Tensor, slice, Tensor]] = {}
         self.register_parameter("frozen_weight", None)
 
     def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
@@ -142,6 +156,7 @@ class ExpertLinear(nn.Module):
         """Forget an adapter's experts."""
         for table in (self.expert_A, self.expert_B, self.dropout, self.gate_row):
             del table[name]
+        self.prepared.pop(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for x [batch, tokens, in], or [batch, in]: [..., out].
@@ -151,25 +166,28 @@ class ExpertLinear(nn.Module):
         """
         y = self.base_layer(x)
         route = self.routing.route
-        if route is None or route.adapter not in self.gate_row:
+        row = None if route is None else self.gate_row.get(route.adapter)
+        if route is None or row is None:
             return cast(Tensor, y)
-        name = route.adapter
-        weights = route.weights[self.gate_row[name]]
-        if x.shape[0] != weights.shape[0]:
+        name, weights = route.adapter, route.weights[row]
+        if len(x) != len(weights):
             raise ValueError(
-                f"the batch has {x.shape[0]} rows but the route names {weights.shape[0]} tasks: "
+                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
                 "give one task a row, batch first."
             )
         if x.dim() == 2:
             weights = weights.squeeze(1)
-        # Master weights may be fp32 beside a bf16 backbone: casting them costs less than casting x.
-        A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].to(y.dtype)
-        if self.training:
-            x = F.dropout(x, self.dropout[name])
-        z = F.linear(x, A)
-        z = (z * weights.to(z.dtype)).to(y.dtype)
+        prepared = self.prepared.get(name)
+        if prepared is None or self.training or prepared[0].dtype is not y.dtype:
+            # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
+            A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].t().to(y.dtype)
+            z = F.linear(F.dropout(x, self.dropout[name]) if self.training else x, A)
+            z = (z * weights.to(z.dtype)).to(y.dtype)
+        else:
+            A, rows, B = prepared
+            z = self.routing.product(x, A)[..., rows] * weights
         # In place: y is nobody else's yet, and a sum of its own would move more than the products.
-        y.view(-1, y.shape[-1]).addmm_(z.flatten(0, -2), B.t())
+        y.view(-1, B.shape[1]).addmm_(z.view(-1, B.shape[0]), B)
         return cast(Tensor, y)
 
     def update(self, name: str, weights: Tensor) -> Tensor:
