@@ -6,12 +6,15 @@ The table that stands in an adapter's manifest. Each method answers the same tes
     backbone            no experts, free to say anything
     backbone, labels    no experts, and may say one of the record's labels only: the fairer rival,
                         since an untrained model does not know that a label is wanted
+    commonest label     no model: the label that most of the records have, which is known only
+                        afterwards; who does not beat it has not shown that it reads the question
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +26,7 @@ from cgclora.decoding import Request, generate
 from evals.tasks import TASKS, Task, get_task, is_correct
 
 METHODS = ("adapter", "backbone", "backbone, labels")
+COMMONEST = "commonest label"
 
 
 def compare(
@@ -67,6 +71,7 @@ def compare(
             method: _count_right(backbone, adapter, get_task(name), group, method, batch_size)
             for method in METHODS
         }
+        right[COMMONEST] = max(Counter(record.target for record in group).values())
         scores[name] = {"records": len(group)} | {
             method: {
                 "right": count,
