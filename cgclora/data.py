@@ -11,18 +11,40 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # slow to import, and reading needs none
 
 TASK_FIELDS = ("task", "task_dataset", "kind")
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file, line, field and value."""
+
+
+class FieldError(ValueError):
+    """A field that no record can be made of.
+
+    Attributes:
+        field: Its name; None when the fault lies with the object as a whole.
+        message: What is wrong, such as "must be non-empty text".
+        value: What was found.
+    """
+
+    def __init__(self, field: str | None, message: str, value: object) -> None:
+        super().__init__(field, message, value)
+        self.field = field
+        self.message = message
+        self.value = value
+
+    def __str__(self) -> str:
+        if self.field is None:
+            return self.message
+        return f"field {self.field!r} {self.message}, got {self.value!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +136,38 @@ def _parse(line: str, path: Path, number: int, required: Sequence[str]) -> Recor
         raise fail(f"not JSON ({error})") from error
     if not isinstance(fields, dict):
         raise fail(f"expected an object, got {type(fields).__name__}")
+    try:
+        return parse_fields(fields, f"{path.stem}-{number}", required)
+    except FieldError as error:
+        raise fail(str(error)) from error
+
+
+def parse_fields(fields: Mapping[str, Any], default_id: str, required: Sequence[str]) -> Record:
+    """The record that the fields of one object make.
+
+    Args:
+        fields: The object.
+        default_id: The record's id when the object has no `sample_id`.
+        required: Which of `input` and `target` must be non-empty text.
+
+    Raises:
+        FieldError: A field is missing or is not what it should be.
+    """
     name = next((field for field in TASK_FIELDS if field in fields), None)
     if name is None:
-        raise fail(f"none of the fields {TASK_FIELDS} is there to name the task")
+        problem = f"none of the fields {TASK_FIELDS} is there to name the task"
+        raise FieldError(None, problem, list(fields))
     for field in (name, *required):
         value = fields.get(field)
         if not isinstance(value, str) or not value.strip():
-            raise fail(f"field {field!r} must be non-empty text, got {value!r}")
+            raise FieldError(field, "must be non-empty text", value)
     choices = fields.get("answer_choices")
     if choices is not None and not (
         isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
     ):
-        raise fail(f"field 'answer_choices' must be a list of texts or null, got {choices!r}")
+        raise FieldError("answer_choices", "must be a list of texts or null", choices)
     return Record(
-        id=str(fields.get("sample_id", f"{path.stem}-{number}")),
+        id=str(fields.get("sample_id", default_id)),
         task=fields[name],
         prompt=fields["input"],
         target=fields.get("target") or "",

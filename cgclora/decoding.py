@@ -165,14 +165,16 @@ def stream(
         logits = batch.step(tokens)
 
 
-def generate(
+def answers(
     backbone: Backbone,
     requests: Sequence[Request],
     adapter: Adapter | None = None,
     *,
     batch_size: int = 16,
-) -> list[Answer]:
+) -> Iterator[tuple[int, Answer]]:
     """Answer any number of requests, longest prompts first, in batches of mixed tasks.
+
+    Yields each request's place with its answer, as soon as it has ended.
 
     Raises:
         DecodingError: `batch_size` is less than 1.
@@ -181,13 +183,23 @@ def generate(
     if batch_size < 1:
         raise DecodingError(f"batch_size must be at least 1, got {batch_size}.")
     order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
-    answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         for piece in stream(backbone, [requests[i] for i in places], adapter):
             if piece.answer is not None:
-                answers[places[piece.index]] = piece.answer
-    return [answers[i] for i in range(len(requests))]
+                yield places[piece.index], piece.answer
+
+
+def generate(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    adapter: Adapter | None = None,
+    *,
+    batch_size: int = 16,
+) -> list[Answer]:
+    """What `answers` yields, all at once and in the order of the requests."""
+    found = dict(answers(backbone, requests, adapter, batch_size=batch_size))
+    return [found[place] for place in range(len(requests))]
 
 
 def _check(

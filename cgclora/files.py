@@ -21,6 +21,11 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256(content: bytes) -> str:
+    """The sha256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 so that `path` holds, at any moment, all of the old or all of the new.
 
@@ -48,7 +53,12 @@ def write_json(path: str | Path, value: Any) -> None:
         ValueError: a number is NaN or infinite, which JSON cannot say.
         TypeError: a value is of a type that JSON does not know.
     """
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as readable JSON, as `write_json` writes it; raises what that raises."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager

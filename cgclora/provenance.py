@@ -67,11 +67,14 @@ def hardware(model: PreTrainedModel) -> dict[str, Any]:
     return facts
 
 
-def stamp(model: PreTrainedModel) -> dict[str, Any]:
-    """All of it for a result that a model gave, with the time in UTC."""
+def stamp(model: PreTrainedModel | None) -> dict[str, Any]:
+    """All of it for a result that a model gave, with the time in UTC.
+
+    Without a model, which ran elsewhere then, the hardware is not known.
+    """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": commit(),
         "versions": versions(),
-        "hardware": hardware(model),
+        "hardware": None if model is None else hardware(model),
     }

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from evals.tasks import firefly, promptcblue
+from evals.tasks import firefly, firefly_corpus, promptcblue
 from evals.tasks.parsing import Language, Parsed
 from evals.tasks.task import CHOICES, Field, Task
 
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (*promptcblue.TASKS, *firefly.TASKS)}
+    {task.name: task for task in (*promptcblue.TASKS, *firefly.TASKS, *firefly_corpus.TASKS)}
 )
-"""Every task by name, in a fixed order: PromptCBLUE, then Firefly."""
+"""Every task by name, in a fixed order: PromptCBLUE, then Firefly, the kinds with data first."""
 
 
 class UnknownTaskError(KeyError):
@@ -53,7 +53,10 @@ def get_task(name: str) -> Task:
 
 
 def clusters() -> dict[str, tuple[str, ...]]:
-    """Names of the tasks in each cluster, both in the order of `TASKS`."""
+    """Names of the tasks in each cluster, both in the order of `TASKS`.
+
+    An adapter of the cluster may know fewer: its config says which.
+    """
     names: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():
         names[task.cluster] = (*names.get(task.cluster, ()), task.name)

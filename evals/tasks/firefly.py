@@ -1,4 +1,4 @@
-r"""Eight general-language kinds of the Firefly collection.
+r"""Eight of the 23 Firefly kinds: those that our data pack covers.
 
 One record, as the files hold it (the sentence is ours):
 
@@ -7,7 +7,9 @@ One record, as the files hold it (the sentence is ours):
      "target": "积极"}
 
 A record names no choices: a kind has one fixed answer format. Its prompts are worded in several
-ways; `template` is one that the data uses often.
+ways; `template` is one that the data uses often. Answer formats and licences are those of our pack,
+which has only kinds and schema in common with the Firefly corpus. `firefly_corpus` has the other
+kinds.
 """
 
 from functools import partial
@@ -96,7 +98,7 @@ TASKS = (
         max_new_tokens=48,
         fields=(_ABSTRACT,),
         template="为下面的文本生成关键词：\n{text}",
-        reader=parsing.terms(),
+        reader=parsing.terms,
         licence="Apache-2.0",
     ),
     _general(
@@ -109,7 +111,8 @@ TASKS = (
         max_new_tokens=8,
         fields=(Field("text", "评论", "Review", multiline=True),),
         template="判断下面这句评论的情感倾向是积极还是消极：\n{text}",
-        reader=parsing.label,
+        reader=parsing.label(),
+        strict_reader=parsing.label(strict=True),
         labels=("积极", "消极"),
         licence="MIT",
     ),
@@ -123,9 +126,10 @@ TASKS = (
         max_new_tokens=64,
         fields=(Field("text", "新闻语句", "Line of news", multiline=True),),
         template="从下面的新闻语句中抽取人名、地名、机构名：\n{text}",
-        reader=parsing.entities(nothing="无"),
+        reader=parsing.entities(nothing="无", strict=True),
         labels=("人名", "地名", "机构名"),
         licence="MIT",
+        version="2",
     ),
     _general(
         name="TextMatching",
@@ -143,7 +147,8 @@ TASKS = (
             "判断下面两个问题的意思是否相似，回答“相似”或“不相似”：\n"
             "问题1：{first}\n问题2：{second}"
         ),
-        reader=parsing.label,
+        reader=parsing.label(),
+        strict_reader=parsing.label(strict=True),
         labels=("相似", "不相似"),
         licence="CC-BY-NC-4.0",
     ),

@@ -1,13 +1,17 @@
 """Reading answers back: one small reader for each answer format.
 
-The rules are those of the official PromptCBLUE scorer (arXiv 2310.14151): an answer is read line by
-line, a line that does not parse is lost, and no answer, however strange, is an error. What was lost
-is kept in `Parsed.unparsed`, for display.
+The rules for PromptCBLUE are those of its official scorer (github.com/michael-wzhu/PromptCBLUE,
+src/evaluation/post_generate_process.py and evaluators.py), odd ones included, so that scores mean
+what they mean there. Where a rule lets a malformed answer count, `strict` says otherwise: a strict
+reader finds some of the items that the official one finds, never others.
+
+No answer, however strange, is an error. What a reader could not use is kept in `Parsed.unparsed`,
+for display.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 Language = Literal["zh", "en"]
@@ -39,7 +43,7 @@ class Parsed:
         items: the rows read, each once, in the order of the answer; a row has one value for each
             column of its kind (see `table`). An event's several descriptors or body sites are one
             value, joined by "，".
-        unparsed: what the reader could not use: lines, or parts of lines, as they were written.
+        unparsed: what the reader could not use: lines, or parts of lines, trimmed.
     """
 
     kind: str
@@ -60,155 +64,247 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(SEPARATOR) if part.strip())
 
 
-def label(text: str, _choices: Sequence[str]) -> Parsed:
-    """One label, whether or not it was offered; no item when there is none."""
-    return _parsed("label", [(text.strip(),)] if text.strip() else [])
-
-
-def label_or_first(text: str, choices: Sequence[str]) -> Parsed:
-    """`label`, but no answer means the first choice: PromptCBLUE's rule."""
-    return label(text.strip() or next(iter(choices), ""), choices)
-
-
 def free_text(text: str, _choices: Sequence[str]) -> Parsed:
     """The whole answer, trimmed; no item when there is none."""
     return _parsed("text", [(text.strip(),)] if text.strip() else [])
 
 
-def terms(*, nothing: str = "") -> Reader:
-    """`a，b`; with choices only those offered count. `nothing` is the phrase for an empty list."""
+def terms(text: str, _choices: Sequence[str]) -> Parsed:
+    """`a，b`, on one line or several."""
+    return _parsed("terms", ((term,) for line in text.split("\n") for term in split_list(line)))
+
+
+def label(
+    *,
+    empty: str = "",
+    synonyms: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = False,
+) -> Reader:
+    """One label, whether or not it was offered.
+
+    Args:
+        empty: the label that no answer at all counts as; "" when it counts as none.
+        synonyms: other wordings, each with the label that it counts as.
+        strict: no answer is no label, and neither is one that was not offered.
+    """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
-        found = [term for line in _lines(text, (nothing,)) for term in split_list(line)]
-        if not choices:
-            return _parsed("terms", ((term,) for term in found))
-        offered = frozenset(choices)
+        said = text.strip()
+        meant = synonyms.get(said, said)
+        offered = {synonyms.get(choice, choice) for choice in choices}
+        if strict and not (meant and meant in offered):
+            return _parsed("label", (), (said,))
+        return _parsed("label", ((name,) for name in (meant or empty,) if name))
+
+    return read
+
+
+def listed_terms(*, nothing: str) -> Reader:
+    """`a，b` on the last line; only terms that were offered count.
+
+    A line break at the end leaves the last line empty, and so the answer.
+
+    Args:
+        nothing: the phrase for an empty list.
+    """
+
+    def read(text: str, choices: Sequence[str]) -> Parsed:
+        *before, last = text.split("\n")
+        found = split_list(last)
         return _parsed(
             "terms",
-            ((term,) for term in found if term in offered),
-            (term for term in found if term not in offered),
+            ((term,) for term in found if term in choices),
+            (*before, *(term for term in found if term not in choices)),
+            framing=(nothing,),
         )
 
     return read
 
 
-def entities(*, suffix: str = "", framing: Sequence[str] = (), nothing: str = "") -> Reader:
+def entities(
+    *,
+    suffix: str = "",
+    framing: Sequence[str] = (),
+    nothing: str = "",
+    strict: bool = False,
+) -> Reader:
     """A line `<type><suffix>：a，b` for each type offered.
+
+    A line belongs to the types that it starts with. Officially its colon may be missing, and then
+    the type itself is a part of the first mention.
 
     Args:
         suffix: stands between the type and the colon.
         framing: whole lines that say nothing by themselves.
         nothing: stands where a type has no mention.
+        strict: type, suffix and colon start the line and do not come again in it.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
         found: list[tuple[str, ...]] = []
         strays: list[str] = []
-        for line in _lines(text, framing):
-            name, colon, mentions = line.partition(f"{suffix}：")
-            if colon and name in choices:
-                found += [(name, mention) for mention in split_list(mentions) if mention != nothing]
-            else:
+        for line in text.split("\n"):
+            claimed = False
+            for name in choices:
+                lead = f"{name}{suffix}："
+                mentions = line.replace(lead, "")
+                if line == f"{lead}{mentions}" or (
+                    not strict and line.startswith(f"{name}{suffix}")
+                ):
+                    claimed = True
+                    found += [(name, word) for word in split_list(mentions) if word != nothing]
+            if not claimed:
                 strays.append(line)
-        return _parsed("entities", found, strays)
+        return _parsed("entities", found, strays, framing)
 
     return read
 
 
-_RELATION_LINE = re.compile(r"具有(.+?)关系的头尾实体对如下：(.*)")
-_PAIR = re.compile(r"头实体为(.+?)，尾实体为(.+)")
+def triples(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
+    """A line `具有R关系的头尾实体对如下：头实体为a，尾实体为b。…` for each relation R.
 
+    Officially the relation is what stands before "关系的头尾实体对", less two characters, offered
+    or not; a line without these words is a relation as a whole.
 
-def triples(*, framing: Sequence[str] = ()) -> Reader:
-    """A line `具有R关系的头尾实体对如下：头实体为a，尾实体为b。…` for each relation R offered."""
+    Args:
+        framing: whole lines that say nothing by themselves.
+        strict: the relation was offered, the line starts as above, and a pair is written as above
+            with neither side empty.
+    """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
         found: list[tuple[str, ...]] = []
         strays: list[str] = []
-        for line in _lines(text, framing):
-            relation = _RELATION_LINE.fullmatch(line)
-            if relation is None or relation[1] not in choices:
+        for line in text.split("\n"):
+            relation = line.split("关系的头尾实体对")[0][2:].strip()
+            lead = f"具有{relation}关系的头尾实体对如下："
+            if strict and not (relation in choices and line.startswith(lead)):
                 strays.append(line)
                 continue
-            for piece in filter(None, map(str.strip, relation[2].split("。"))):
-                if pair := _PAIR.fullmatch(piece):
-                    found.append((pair[1].strip(), relation[1], pair[2].strip()))
-                else:
+            for piece in line.replace(lead, "").split("。"):
+                before, *after = piece.split("，尾实体为")
+                head = before.replace("头实体为", "").strip()
+                tail = after[0].replace("尾实体为", "").strip() if after else ""
+                as_written = piece.strip() == f"头实体为{head}，尾实体为{tail}"
+                if not after or (strict and not (head and tail and as_written)):
                     strays.append(piece)
-        return _parsed("triples", found, strays)
+                    continue
+                found.append((head, relation, tail))
+                strays += after[1:]
+        return _parsed("triples", found, strays, framing)
 
     return read
 
 
-def events(*, framing: Sequence[str] = ()) -> Reader:
-    """A line `主体词：…；发生状态：…；描述词：…；解剖部位：…` for each event.
+def events(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
+    """After the first line, a line `主体词：…；发生状态：…；描述词：…；解剖部位：…` for each event.
 
-    A line counts when it starts with its 主体词; attributes that are missing are empty.
+    Officially every line is an event, even a blank one; attributes that are missing are empty, and
+    of those that come twice the last counts.
+
+    Args:
+        framing: whole lines that say nothing by themselves.
+        strict: an event has a 主体词, and each part of its line is another attribute.
     """
     names = _COLUMNS["events"]["zh"]
 
+    def attributes_of(piece: str) -> dict[str, str]:
+        values = {}
+        for name in names:  # a value that starts with the next name fills that one too
+            if piece.startswith(f"{name}："):
+                piece = piece.replace(f"{name}：", "").strip()
+                several = name in {"描述词", "解剖部位"}
+                values[name] = SEPARATOR.join(split_list(piece)) if several else piece
+        return values
+
     def read(text: str, _choices: Sequence[str]) -> Parsed:
+        first, *lines = text.split("\n")
         found: list[tuple[str, ...]] = []
-        strays: list[str] = []
-        for line in _lines(text, framing):
-            if not line.startswith(f"{names[0]}："):
+        strays = [first]
+        for line in lines:
+            pieces = [piece for piece in line.split("；") if piece.strip()]
+            parts = [attributes_of(piece) for piece in pieces]
+            event = {name: value for part in parts for name, value in part.items()}
+            each_another = len(event) == len(parts) and all(len(part) == 1 for part in parts)
+            if strict and not (event.get(names[0]) and each_another):
                 strays.append(line)
                 continue
-            event = dict.fromkeys(names, "")
-            for piece in line.split("；"):
-                name, colon, value = piece.strip().partition("：")
-                if colon and name in event:
-                    event[name] = SEPARATOR.join(split_list(value))
-                elif piece.strip():
-                    strays.append(piece.strip())
-            found.append(tuple(event.values()))
-        return _parsed("events", found, strays)
+            found.append(tuple(event.get(name, "") for name in names))
+            strays += [piece for piece, part in zip(pieces, parts, strict=True) if not part]
+        return _parsed("events", found, strays, framing)
 
     return read
 
 
-def attributes(*, framing: Sequence[str] = ()) -> Reader:
-    """A line `finding：status` for each finding; a line needs exactly one colon.
+def attributes(*, otherwise: str, framing: Sequence[str] = (), strict: bool = False) -> Reader:
+    """After the first line, a line `finding：status` for each finding, with exactly one colon.
 
-    A status that was not offered is kept: it counts as wrong.
+    Args:
+        otherwise: what a status that was not offered, to the letter, officially counts as.
+        framing: whole lines that say nothing by themselves.
+        strict: there is a finding, and its status was offered.
+    """
+
+    def read(text: str, choices: Sequence[str]) -> Parsed:
+        first, *lines = text.split("\n")
+        found: list[tuple[str, ...]] = []
+        strays = [first]
+        for line in lines:
+            parts = line.split("：")
+            finding, status = parts[0].strip(), parts[-1]
+            offered = status in choices
+            if len(parts) != 2 or (strict and not (finding and offered)):
+                strays.append(line)
+            else:
+                found.append((finding, status if offered else otherwise))
+        return _parsed("attributes", found, strays, framing)
+
+    return read
+
+
+def sections(titles: Sequence[str], *, framing: Sequence[str] = (), strict: bool = False) -> Reader:
+    """After the first line, a line `<title>：content` for each section.
+
+    Officially the last line of a title counts, and in it what follows the title's last occurrence.
+
+    Args:
+        titles: the sections there may be.
+        framing: whole lines that say nothing by themselves.
+        strict: a title that comes twice is no section.
     """
 
     def read(text: str, _choices: Sequence[str]) -> Parsed:
+        first, *lines = text.strip().split("\n")
+        contents: dict[str, list[str]] = {}
+        strays = [first]
+        for line in lines:
+            title = next((title for title in titles if line.startswith(f"{title}：")), None)
+            if title is None:
+                strays.append(line)
+            else:
+                contents.setdefault(title, []).extend(line.split(f"{title}：")[1:])
         found: list[tuple[str, ...]] = []
-        strays: list[str] = []
-        for line in _lines(text, framing):
-            parts = tuple(part.strip() for part in line.split("："))
-            if len(parts) == 2 and all(parts):
-                found.append(parts)
+        for title, (*earlier, last) in contents.items():
+            if strict and earlier:
+                strays += [*earlier, last]
             else:
-                strays.append(line)
-        return _parsed("attributes", found, strays)
+                strays += earlier
+                found.append((title, last.strip()))
+        return _parsed("sections", found, strays, framing)
 
     return read
 
 
-def sections(titles: Sequence[str], *, framing: Sequence[str] = ()) -> Reader:
-    """A line `<title>：content` for each section; of a title that comes twice the first counts."""
-
-    def read(text: str, _choices: Sequence[str]) -> Parsed:
-        found: dict[str, str] = {}
-        strays: list[str] = []
-        for line in _lines(text, framing):
-            title, colon, content = line.partition("：")
-            if colon and title in titles and title not in found:
-                found[title] = content.strip()
-            else:
-                strays.append(line)
-        return _parsed("sections", found.items(), strays)
-
-    return read
-
-
-def _lines(text: str, framing: Sequence[str]) -> Iterator[str]:
-    for line in map(str.strip, text.split("\n")):
-        if line and line not in framing:
-            yield line
-
-
-def _parsed(kind: str, items: Iterable[tuple[str, ...]], unparsed: Iterable[str] = ()) -> Parsed:
-    return Parsed(kind, tuple(dict.fromkeys(items)), tuple(unparsed))
+def _parsed(
+    kind: str,
+    items: Iterable[tuple[str, ...]],
+    strays: Iterable[str] = (),
+    framing: Sequence[str] = (),
+) -> Parsed:
+    """Each item once; of the strays what says something."""
+    unparsed = (stray.strip() for stray in strays)
+    return Parsed(
+        kind,
+        tuple(dict.fromkeys(items)),
+        tuple(stray for stray in unparsed if stray and stray not in framing),
+    )

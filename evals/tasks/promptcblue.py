@@ -8,18 +8,61 @@ One record, as the files hold it (the sentence is ours):
      "task_type": "cls",
      "task_dataset": "KUAKE-QIC",
      "sample_id": "train-1"}
+
+Answers are read, and scored first, as the official scorer does it (see `parsing`); its name for
+CMeIE is CMeIE-V2. Where it speaks of micro F1 over labels, its code takes the weighted F1.
 """
 
 from functools import partial
 
 from evals.tasks import parsing
+from evals.tasks import promptcblue_labels as labels
 from evals.tasks.parsing import SEPARATOR
 from evals.tasks.task import CHOICES, Field, Task
 
 _medical = partial(Task, dataset="promptcblue", cluster="medical", licence="CC-BY-NC-4.0")
 
+# The label of an empty answer is the scorer's first one, wherever the record lists it.
 _NONE_OF_THESE = "非上述类型"
-_ENTITIES_FOLLOW = "上述句子中的实体包含："
+_one_of_many = partial(
+    _medical,
+    kind="classification",
+    reader=parsing.label(empty=_NONE_OF_THESE),
+    strict_reader=parsing.label(strict=True),
+    catch_all=_NONE_OF_THESE,
+    metrics=("macro-f1", "accuracy", "weighted-f1"),
+)
+_one_of_few = partial(
+    _medical,
+    kind="classification",
+    metrics=("weighted-f1", "micro-f1/labels", "accuracy"),
+    version="2",
+)
+
+_entities = partial(
+    parsing.entities,
+    suffix="实体",
+    framing=("上述句子中的实体包含：", "上述句子没有指定类型实体"),
+)
+_triples = partial(parsing.triples, framing=("没有指定类型的三元组",))
+_events = partial(parsing.events, framing=("上述句子中的临床发现事件如下：",))
+_findings = partial(
+    parsing.attributes,
+    otherwise="不标注",
+    framing=("上述对话中临床发现实体以及其阴阳性判别如下：",),
+)
+_symptoms = partial(
+    parsing.attributes,
+    otherwise="无法根据上下文确定病人是否患有该症状",
+    framing=("当前对话中的症状及其阴阳性判断为：",),
+)
+_report = partial(
+    parsing.sections,
+    ("主诉", "现病史", "辅助检查", "既往史", "诊断", "建议"),
+    framing=("上述问诊对话的诊疗报告如下：",),
+)
+_same_question = partial(parsing.label, synonyms={"相同": "是的", "不同": "不是"})
+
 _DIALOGUE = Field("dialogue", "对话", "Dialogue", multiline=True)
 
 
@@ -36,52 +79,6 @@ def _choices(label_zh: str, label_en: str, *default: str) -> Field:
     )
 
 
-_CMEEE_TYPES = (
-    "疾病",
-    "临床表现",
-    "身体部位",
-    "药物",
-    "医疗程序",
-    "医学检验项目",
-    "医疗设备",
-    "微生物类",
-    "医院科室",
-)
-_IMCS_TYPES = ("症状", "具体的药物名称", "药物类别", "医学检查检验", "医疗操作")
-
-# Frequent relations first: the form offers the first few.
-_RELATIONS = (
-    *("临床表现", "药物治疗", "病因", "并发症", "相关（导致）", "同义词", "病理分型"),
-    *("实验室检查", "影像学检查", "辅助治疗", "鉴别诊断", "手术治疗", "多发群体", "辅助检查"),
-    *("发病部位", "高危因素", "发病率", "组织学检查", "发病年龄", "阶段", "预后状况"),
-    *("多发季节", "相关（症状）", "多发地区", "传播途径", "风险评估因素", "发病性别倾向", "预防"),
-    *("侵及周围组织转移的症状", "相关（转化）", "死亡率", "放射治疗", "内窥镜检查", "病史"),
-    *("病理生理", "化疗", "发病机制", "转移部位", "治疗后症状", "外侵部位", "筛查", "遗传因素"),
-    *("预后生存率", "就诊科室"),
-)
-
-_TRIAL_CRITERIA = (
-    *("疾病", "治疗或手术", "实验室检查", "诊断", "怀孕相关", "知情同意", "药物", "年龄"),
-    *("风险评估", "过敏耐受", "参与其它试验", "器官组织状态", "特殊病人特征", "研究者决定"),
-    *("能力", "预期寿命", "依存性", "体征(医生检测）", "症状(患者感受)", "疾病分期", "肿瘤进展"),
-    *("受体状态", "成瘾行为", "酒精使用", "吸烟状况", "睡眠", "饮食", "锻炼", "性别", "性取向"),
-    *("种族", "居住情况", "教育情况", "读写能力", "设备", "数据可及性", "伦理审查", "病例来源"),
-    *("健康群体", "残疾群体", "护理", "献血", "口腔相关"),
-)
-
-_SEARCH_INTENTS = (
-    *("治疗方案", "病情诊断", "注意事项", "疾病描述", "就医建议", "功效作用", "后果表述"),
-    *("指标解读", "病因分析", "医疗费用"),
-)
-
-_DIALOGUE_ACTS = (
-    *("关于症状的询问", "关于症状的回答", "关于病因的询问", "关于病因的回答"),
-    *("关于个人基本信息的询问", "关于个人基本信息的回答", "关于已有检查和治疗的提问"),
-    *("关于已有检查和治疗的回答", "关于用药建议的提问", "关于用药建议的解答"),
-    *("关于就医建议的提问", "关于就医建议的解答", "关于注意事项的提问", "关于注意事项的解答"),
-    "给出诊断",
-)
-
 TASKS = (
     _medical(
         name="CMeEE-V2",
@@ -93,13 +90,13 @@ TASKS = (
         max_new_tokens=160,
         fields=(
             _text("医学文本", "Medical text"),
-            _choices("实体类型", "Entity types", *_CMEEE_TYPES[:4]),
+            _choices("实体类型", "Entity types", *labels.CMEEE_TYPES[:4]),
         ),
         template="找出指定的实体：\n{text}\n实体类型选项：{choices}\n答：",
-        reader=parsing.entities(
-            suffix="实体", framing=(_ENTITIES_FOLLOW, "上述句子没有指定类型实体")
-        ),
-        labels=_CMEEE_TYPES,
+        reader=_entities(),
+        strict_reader=_entities(strict=True),
+        labels=labels.CMEEE_TYPES,
+        version="2",
     ),
     _medical(
         name="CMeIE",
@@ -111,14 +108,16 @@ TASKS = (
         max_new_tokens=320,
         fields=(
             _text("医学文本", "Medical text"),
-            _choices("关系类型", "Relations", *_RELATIONS[:4]),
+            _choices("关系类型", "Relations", *labels.RELATIONS[:4]),
         ),
         template=(
             "根据给定的实体间的关系，抽取具有这些关系的实体对：\n{text}\n"
             "实体间关系标签：{choices}\n答："
         ),
-        reader=parsing.triples(framing=("没有指定类型的三元组",)),
-        labels=_RELATIONS,
+        reader=_triples(),
+        strict_reader=_triples(strict=True),
+        labels=labels.RELATIONS,
+        version="2",
     ),
     _medical(
         name="CHIP-CDN",
@@ -136,7 +135,8 @@ TASKS = (
             "诊断归一化：\n{text}\n选项：{choices}\n"
             "说明：从候选的若干个ICD-10诊断标准词中选择出与原诊断描述匹配的词\n答："
         ),
-        reader=parsing.terms(nothing="没有对应的标准化实体"),
+        reader=parsing.listed_terms(nothing="没有对应的标准化实体"),
+        version="2",
     ),
     _medical(
         name="CHIP-CDEE",
@@ -151,48 +151,46 @@ TASKS = (
             "临床发现事件抽取：\n{text}\n说明：临床发现事件的主体词包含发生状态，"
             "描述词和解剖部位这三种属性，其中描述词和解剖部位可能有多个值\n答："
         ),
-        reader=parsing.events(framing=("上述句子中的临床发现事件如下：",)),
+        reader=_events(),
+        strict_reader=_events(strict=True),
+        version="2",
     ),
-    _medical(
+    _one_of_few(
         name="CHIP-STS",
         title_zh="疾病问句匹配",
         title_en="Question similarity",
         description_zh="判断两个疾病问句的意思是否相同。",
         description_en="Decide whether two questions about a disease mean the same.",
-        kind="classification",
         max_new_tokens=8,
         fields=(
             Field("first", "问句一", "First question"),
             Field("second", "问句二", "Second question"),
         ),
         template="以下两句话的意思相同的吗？\n“{first}”，“{second}”\n选项：{choices}\n答：",
-        reader=parsing.label_or_first,
+        reader=_same_question(empty="是的"),
+        strict_reader=_same_question(strict=True),
         labels=("是的", "不是"),
     ),
-    _medical(
+    _one_of_many(
         name="CHIP-CTC",
         title_zh="临床试验筛选标准分类",
         title_en="Trial criteria",
         description_zh="判断一条临床试验筛选标准属于哪一类。",
         description_en="Decide what kind of criterion a line of a clinical trial protocol is.",
-        kind="classification",
         max_new_tokens=16,
         fields=(
             _text("筛选标准", "Criterion"),
-            _choices("类型", "Types", *_TRIAL_CRITERIA),
+            _choices("类型", "Types", *labels.TRIAL_CRITERIA),
         ),
         template="判断临床试验筛选标准的类型：\n{text}\n选项：{choices}\n答：",
-        reader=parsing.label_or_first,
-        labels=_TRIAL_CRITERIA,
-        catch_all=_NONE_OF_THESE,
+        labels=labels.TRIAL_CRITERIA,
     ),
-    _medical(
+    _one_of_few(
         name="KUAKE-IR",
         title_zh="搜索与回答相关性",
         title_en="Search relevance",
         description_zh="判断一段回答与医疗搜索是否相关。",
         description_en="Decide whether an answer is relevant to a medical search.",
-        kind="classification",
         max_new_tokens=8,
         fields=(
             Field("query", "医疗搜索", "Medical search"),
@@ -201,33 +199,30 @@ TASKS = (
         template=(
             "医疗搜索：{query}\n回答内容：{answer}\n上述搜索和回答是否相关？\n选项: {choices}\n答："
         ),
-        reader=parsing.label_or_first,
+        reader=parsing.label(empty="相关"),
+        strict_reader=parsing.label(strict=True),
         labels=("相关", "不相关"),
     ),
-    _medical(
+    _one_of_many(
         name="KUAKE-QIC",
         title_zh="医疗搜索意图分类",
         title_en="Search intent",
         description_zh="判断一条医疗搜索词的意图。",
         description_en="Decide what a medical search wants to know.",
-        kind="classification",
         max_new_tokens=8,
         fields=(
             _text("搜索词", "Search", multiline=False),
-            _choices("意图", "Intents", *_SEARCH_INTENTS),
+            _choices("意图", "Intents", *labels.SEARCH_INTENTS),
         ),
         template="判断下面搜索词的意图：\n{text}\n选项：{choices}\n答：",
-        reader=parsing.label_or_first,
-        labels=_SEARCH_INTENTS,
-        catch_all=_NONE_OF_THESE,
+        labels=labels.SEARCH_INTENTS,
     ),
-    _medical(
+    _one_of_few(
         name="KUAKE-QQR",
         title_zh="搜索词语义关系",
         title_en="Search pair relation",
         description_zh="判断两条搜索词的主题是一致、包含还是其他关系。",
         description_en="Decide whether two searches are about the same, one within the other.",
-        kind="classification",
         max_new_tokens=16,
         fields=(
             Field("first", "搜索词一", "First search"),
@@ -236,16 +231,16 @@ TASKS = (
         template=(
             "我想知道下面两个搜索词的意思有多相同。\n“{first}”，“{second}”。\n选项：{choices}\n答："
         ),
-        reader=parsing.label_or_first,
+        reader=parsing.label(empty="完全一致"),
+        strict_reader=parsing.label(strict=True),
         labels=("完全一致", "后者是前者的语义子集", "后者是前者的语义父集或语义毫无关联"),
     ),
-    _medical(
+    _one_of_few(
         name="KUAKE-QTR",
         title_zh="搜索词与标题匹配",
         title_en="Search and title",
         description_zh="判断搜索词与页面标题的匹配程度（四级）。",
         description_en="Grade how well a page title matches a search, in four steps.",
-        kind="classification",
         max_new_tokens=16,
         fields=(
             Field("query", "搜索词", "Search"),
@@ -254,7 +249,8 @@ TASKS = (
         template=(
             "我想知道下面两句话的意思有多相似。\n“{query}”，“{title}”\n选项：{choices}\n答："
         ),
-        reader=parsing.label_or_first,
+        reader=parsing.label(empty="完全不匹配或者没有参考价值"),
+        strict_reader=parsing.label(strict=True),
         labels=("完全不匹配或者没有参考价值", "很少匹配有一些参考价值", "部分匹配", "完全匹配"),
     ),
     _medical(
@@ -273,13 +269,15 @@ TASKS = (
             "给出对话中临床发现实体的阴阳性判断：\n{dialogue}\n临床发现实体：{mentions}\n"
             "阴阳性选项：{choices}\n说明：临床发现是临床医学下，病人状态描述的概念集合\n答："
         ),
-        reader=parsing.attributes(framing=("上述对话中临床发现实体以及其阴阳性判别如下：",)),
+        reader=_findings(),
+        strict_reader=_findings(strict=True),
         labels=(
             "已有症状疾病或者假设未来可能发生的疾病等",
             "未患有症状疾病",
             "没有回答、不知道、回答不明确或者模棱两可不好推断",
             "无实际意义的不标注或者和病人当前的状态独立不标注",
         ),
+        version="2",
     ),
     _medical(
         name="IMCS-V2-NER",
@@ -291,25 +289,24 @@ TASKS = (
         max_new_tokens=64,
         fields=(
             _text("问诊语句", "Line of a consultation", multiline=False),
-            _choices("实体类型", "Entity types", *_IMCS_TYPES),
+            _choices("实体类型", "Entity types", *labels.IMCS_TYPES),
         ),
         template="找出下面句子中的{choices}实体：\n{text}\n答：",
-        reader=parsing.entities(suffix="实体", framing=(_ENTITIES_FOLLOW,)),
-        labels=_IMCS_TYPES,
+        reader=_entities(),
+        strict_reader=_entities(strict=True),
+        labels=labels.IMCS_TYPES,
+        version="2",
     ),
-    _medical(
+    _one_of_many(
         name="IMCS-V2-DAC",
         title_zh="问诊意图分类",
         title_en="Dialogue acts",
         description_zh="判断问诊对话最后一句的意图。",
         description_en="Decide what the last line of a consultation does.",
-        kind="classification",
         max_new_tokens=16,
-        fields=(_DIALOGUE, _choices("意图", "Acts", *_DIALOGUE_ACTS)),
+        fields=(_DIALOGUE, _choices("意图", "Acts", *labels.DIALOGUE_ACTS)),
         template="请问最后一句对话是什么意图类型？\n{dialogue}\n意图选项：{choices}\n答：",
-        reader=parsing.label_or_first,
-        labels=_DIALOGUE_ACTS,
-        catch_all=_NONE_OF_THESE,
+        labels=labels.DIALOGUE_ACTS,
     ),
     _medical(
         name="IMCS-V2-SR",
@@ -327,8 +324,10 @@ TASKS = (
             "根据对话历史和当前对话，抽取症状实体，以及这些实体的阴阳性：\n"
             "对话历史：\n{history}\n当前对话：\n{current}\n候选：{choices}\n答："
         ),
-        reader=parsing.attributes(framing=("当前对话中的症状及其阴阳性判断为：",)),
+        reader=_symptoms(),
+        strict_reader=_symptoms(strict=True),
         labels=("没有患有该症状", "患有该症状", "无法根据上下文确定病人是否患有该症状"),
+        version="2",
     ),
     _medical(
         name="IMCS-V2-MRG",
@@ -343,10 +342,10 @@ TASKS = (
             "根据下面的问诊对话自动生成对应的诊疗报告：\n问诊对话历史：\n{dialogue}\n"
             "说明：诊疗报告分为主诉, 现病史, 辅助检查, 既往史, 诊断, 建议这六个章节。\n答："
         ),
-        reader=parsing.sections(
-            ("主诉", "现病史", "辅助检查", "既往史", "诊断", "建议"),
-            framing=("上述问诊对话的诊疗报告如下：",),
-        ),
+        reader=_report(),
+        strict_reader=_report(strict=True),
+        metrics=("rouge-l/sections", "rouge-l/char", "rouge-l/jieba"),
+        version="2",
     ),
     _medical(
         name="MedDG",
@@ -359,6 +358,7 @@ TASKS = (
         fields=(_DIALOGUE,),
         template="根据医生和患者交流的对话历史预测出医生的下一句回复：\n{dialogue}\n答：",
         reader=parsing.free_text,
+        metrics=("rouge-l/char/promptcblue", "rouge-l/jieba", "bleu-4/char", "chrf"),
     ),
 )
 """In the order of the collection's own table."""

@@ -27,7 +27,7 @@ class Sample:
 
 
 def load_samples(folder: Path = _FOLDER) -> dict[str, list[Sample]]:
-    """The examples of every task, tasks in the order of `TASKS`.
+    """The examples of every task that has some, tasks in the order of `TASKS`.
 
     Args:
         folder: holds JSON files, each a list of objects with the attributes of `Sample`.
@@ -55,4 +55,4 @@ def load_samples(folder: Path = _FOLDER) -> dict[str, list[Sample]]:
                 raise ValueError(
                     f"{path.name}, entry {number}: not a sample ({error!r})"
                 ) from error
-    return samples
+    return {name: found for name, found in samples.items() if found}

@@ -9,6 +9,18 @@ from evals.tasks.parsing import SEPARATOR, Parsed, Reader, split_list
 CHOICES = "choices"
 """Name of the field that lists a record's choices, in the tasks whose records bring their own."""
 
+Kind = Literal["classification", "extraction", "normalization", "generation"]
+
+_METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro-f1"),
+    "extraction": ("micro-f1/items", "exact-match"),
+    "normalization": ("micro-f1/items", "exact-match"),
+    "generation": (
+        *("rouge-l/jieba", "rouge-1/jieba", "rouge-2/jieba", "rouge-l/char", "bleu-4/char"),
+        "chrf",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -43,15 +55,18 @@ class Task:
         title_en: title in English.
         description_zh: one line for people, in Chinese.
         description_en: one line for people, in English.
-        kind: what an answer is; it decides how the task is scored.
+        kind: what an answer is; it decides how the task is scored, unless `metrics` says.
         max_new_tokens: cap on an answer: about the 99th percentile of the training targets, in
-            tokens of the embedded backbone; the longest label for classification.
+            tokens of the embedded backbone; the longest label for classification; a round number
+            where we have no data.
         fields: what a person fills in.
-        template: the published prompt wording, with `{field}` where a value goes; `{choices}` is
-            the choices field or, in tasks without one, `labels`.
-        reader: reads an answer.
+        template: the prompt wording, with `{field}` where a value goes; `{choices}` is the choices
+            field or, in tasks without one, `labels`.
+        reader: reads an answer by the dataset's own rules.
+        strict_reader: reads it by stricter rules; None when `reader` is strict already.
         labels: labels, entity types or relations that the task knows. A record's own choices win.
         catch_all: the label for "none of those offered", which is never among the choices itself.
+        metrics: names of the metrics, the main one first; without any, those of the kind.
         version: changes when the prompt or the reading of an answer changes.
         licence: SPDX id of the data that the task comes from.
     """
@@ -63,15 +78,22 @@ class Task:
     title_en: str
     description_zh: str
     description_en: str
-    kind: Literal["classification", "extraction", "normalization", "generation"]
+    kind: Kind
     max_new_tokens: int
     fields: tuple[Field, ...]
     template: str
     reader: Reader
     licence: str
+    strict_reader: Reader | None = None
     labels: tuple[str, ...] = ()
     catch_all: str = ""
+    metrics: tuple[str, ...] = ()
     version: str = "1"
+
+    def __post_init__(self) -> None:
+        """Without metrics of its own, a task has those of its kind."""
+        if not self.metrics:
+            object.__setattr__(self, "metrics", _METRICS[self.kind])  # the class is frozen
 
     def prompt(self, fields: Mapping[str, str]) -> str:
         """The full prompt for these fields, in the wording of the training data.
@@ -95,7 +117,7 @@ class Task:
         return split_list(self._complete(fields).get(CHOICES, SEPARATOR.join(self.labels)))
 
     def answers(self, choices: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Every label an answer may be, the one for an empty answer first.
+        """Every label an answer may be, the catch-all first.
 
         Args:
             choices: the record's own choices; without them those of the task.
@@ -103,14 +125,18 @@ class Task:
         catch_all = (self.catch_all,) if self.catch_all else ()
         return (*catch_all, *(choices or self.labels))
 
-    def parse(self, text: str, choices: Sequence[str] | None = None) -> Parsed:
+    def parse(
+        self, text: str, choices: Sequence[str] | None = None, *, strict: bool = False
+    ) -> Parsed:
         """Reads an answer; any text is allowed.
 
         Args:
             text: what the model said.
             choices: the record's own choices; without them those of the task.
+            strict: let nothing malformed count, even where the dataset's own rules do.
         """
-        return self.reader(text, self.answers(choices))
+        reader = (strict and self.strict_reader) or self.reader
+        return reader(text, self.answers(choices))
 
     def _complete(self, fields: Mapping[str, str]) -> dict[str, str]:
         names = [field.name for field in self.fields]

@@ -1,0 +1,267 @@
+"""A run = one method x tasks x split: first predictions, then scores, each by itself.
+
+Predictions need a model and the data; scores need the predictions, the data and the scoring
+packages. So answers can be made on one machine and scored on another, and scored again later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cgclora.data import DataError, Record, data_hash
+from cgclora.decoding import Answer, Request
+from evals import results
+from evals.data import Dataset
+from evals.metrics import Metric, Pair, get_metric, sample_scores
+from evals.results import Prediction, Run, RunError, Unfinished
+from evals.statistics import RESAMPLES, replicates, summarise, task_seed
+from evals.tasks import TASKS, Task
+
+KEPT_REPLICATES = 2_000
+"""So many of the resamples' main scores stay with a run: enough for an interval of a difference."""
+
+FLUSH_SECONDS = 10.0
+"""How often the log notes how far a run is."""
+
+
+def _plain(record: Record, _task: Task) -> str:
+    return record.prompt
+
+
+def _named(record: Record, task: Task) -> str:
+    return f"任务：{task.title_zh}\n{record.prompt}"
+
+
+PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {"plain": _plain, "task name": _named}
+"""How a record becomes a prompt: as it is, or with the task's name before it (LoRA (Full+TP))."""
+
+
+class Engine(Protocol):
+    """Whoever answers: a model in this process, or a server."""
+
+    def facts(self, tasks: Sequence[str]) -> Mapping[str, Any]:
+        """What the manifest says of it: `backbone`, `adapters`, `decoding` and the like."""
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Each request's place with its answer, in any order, as soon as there is one."""
+
+
+def predict(
+    run: str,
+    engine: Engine,
+    dataset: Dataset,
+    *,
+    method: str,
+    label: str = "",
+    seed: int | None = None,
+    prompt: str = "plain",
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Run:
+    """Answer every record of a dataset, or go on where an earlier call was cut short.
+
+    Args:
+        run: Folder of the run.
+        engine: Who answers.
+        dataset: What; all of its tasks must be known.
+        method: What the leaderboard calls it.
+        label: What tells it from other runs of the method.
+        seed: Of its training.
+        prompt: One of `PROMPTS`.
+        progress: Called with records done, of all, and seconds left.
+
+    Raises:
+        DataError: The dataset has a task that is not known.
+        RunError: See `Unfinished`.
+    """
+    if unknown := [name for name in dataset.tasks if name not in TASKS]:
+        raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
+    if prompt not in PROMPTS:
+        raise RunError(f"prompt is {prompt!r}: choose one of {', '.join(PROMPTS)}.")
+    requests = [_request(record, prompt) for record in dataset.records]
+    keys = [(record.task, record.id) for record in dataset.records]
+    facts = engine.facts(dataset.tasks)
+    what = {
+        "method": method,
+        "label": label,
+        "seed": seed,
+        "split": dataset.split,
+        "prompt": prompt,
+        **{name: facts[name] for name in ("backbone", "adapters", "decoding") if name in facts},
+        "data": _data_facts(dataset),
+        "tasks": {
+            name: {
+                "version": TASKS[name].version,
+                "prompts": _hash([r.prompt for r in requests if r.task == name]),
+            }
+            for name in dataset.tasks
+        },
+    }
+    with Unfinished(run, what) as unfinished:
+        left = [place for place, key in enumerate(keys) if key not in unfinished.done]
+        clock = _Clock(unfinished, len(keys), progress)
+        for place, answer in engine.answers([requests[place] for place in left]):
+            task, identity = keys[left[place]]
+            said = Prediction(task, identity, answer.text, answer.finish, answer.tokens)
+            unfinished.add([said])
+            clock.tick()
+        clock.note()
+        return unfinished.finish(
+            {
+                **what,
+                **engine.facts(dataset.tasks),  # anew: time and memory are those of the end
+                "seconds": round(unfinished.seconds, 2),
+                "tokens": sum(said.tokens for said in unfinished.done.values()),
+            },
+            keys,
+        )
+
+
+class _Clock:
+    """Notes time and progress every few seconds; a run that is cut short loses no more of it."""
+
+    def __init__(
+        self, unfinished: Unfinished, total: int, progress: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        self.unfinished = unfinished
+        self.total = total
+        self.progress = progress
+        self.started = self.noted = time.monotonic()
+        self.first = len(unfinished.done)
+
+    def tick(self) -> None:
+        if time.monotonic() - self.noted >= FLUSH_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        now = time.monotonic()
+        done = len(self.unfinished.done)
+        self.unfinished.log_progress(done, now - self.noted)
+        self.noted = now
+        rate = (now - self.started) / max(1, done - self.first)
+        facts = {"done": done, "total": self.total, "seconds_left": rate * (self.total - done)}
+        self.progress(facts)
+
+
+def _request(record: Record, prompt: str) -> Request:
+    task = TASKS[record.task]
+    return Request(
+        record.task,
+        PROMPTS[prompt](record, task),
+        max_new_tokens=task.max_new_tokens,
+        stop=("\n",) if task.kind == "classification" else (),
+    )
+
+
+def _data_facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "hash": dataset.hash,
+        "tasks": {
+            name: {"records": len(records), "hash": data_hash(records)}
+            for name in dataset.tasks
+            for records in [dataset.of_task(name)]
+        },
+    }
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+# Scores -----------------------------------------------------------------------------------
+
+
+def score(run: Run, dataset: Dataset, *, resamples: int = RESAMPLES) -> Run:
+    """Give a run its metrics, from its predictions and the data they answer.
+
+    Of each task: `samples`, `main` (its main metric), `scores` (for each metric `value`, the 95 %
+    interval `low` to `high`, `standard_error` and `version`), `unread` (answers of which something
+    could not be read) and `cut` (answers that reached their most tokens).
+
+    Raises:
+        DataError: The data is not what was answered.
+        RunError: The predictions are damaged.
+    """
+    references = {(record.task, record.id): record for record in dataset.records}
+    rows = run.predictions()
+    said = list(zip(rows["task"], rows["id"], rows["prediction"], rows["finish"], strict=True))
+    missing = [
+        f"{task} {identity}" for task, identity, *_ in said if (task, identity) not in references
+    ]
+    if missing:
+        raise DataError(
+            f"{dataset.name} lacks {len(missing)} of the records that {run.folder.name} answers, "
+            f"the first is {missing[0]}: give the data that it was made with."
+        )
+    for name, facts in run.manifest["data"]["tasks"].items():
+        answered = [references[t, i] for t, i, *_ in said if t == name]
+        if data_hash(answered) != facts["hash"]:
+            raise DataError(
+                f"the records of {name} in {dataset.name} are not those that {run.folder.name} "
+                "answers: give the data that it was made with."
+            )
+    metrics: dict[str, Any] = {}
+    kept: dict[str, npt.NDArray[np.float32]] = {}
+    parsed: list[str] = [""] * len(said)
+    scores: list[float] = [math.nan] * len(said)
+    for name in run.manifest["data"]["tasks"]:
+        task = TASKS[name]
+        places = [place for place, row in enumerate(said) if row[0] == name]
+        pairs = [_pair(task, references[name, said[p][1]], said[p][2]) for p in places]
+        metrics[name], kept[name], own = _score_task(task, pairs, resamples)
+        metrics[name]["cut"] = Counter(said[p][3] for p in places)["length"]
+        for place, pair, value in zip(places, pairs, own, strict=True):
+            parsed[place] = json.dumps(pair.predicted.items, ensure_ascii=False)
+            scores[place] = value
+    return results.write_scores(run, metrics, kept, {"parsed": parsed, "score": scores})
+
+
+def _pair(task: Task, record: Record, prediction: str) -> Pair:
+    return Pair(
+        prediction,
+        record.target,
+        task.parse(prediction, record.choices),
+        task.parse(record.target, record.choices),
+    )
+
+
+def _score_task(
+    task: Task, pairs: Sequence[Pair], resamples: int
+) -> tuple[dict[str, Any], npt.NDArray[np.float32], list[float]]:
+    found: dict[str, Any] = {}
+    main: npt.NDArray[np.float32] | None = None
+    own: list[float] = []
+    for name in task.metrics:
+        metric: Metric = get_metric(name)
+        statistics = metric.statistics(pairs)
+        drawn = replicates(statistics, metric.score, resamples=resamples, seed=task_seed(task.name))
+        value = float(metric.score(statistics.sum(axis=0)))
+        estimate = summarise(value, drawn, len(pairs))
+        found[name] = {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "standard_error": estimate.standard_error,
+            "version": metric.version,
+        }
+        if main is None:
+            main = drawn[:KEPT_REPLICATES].astype(np.float32)
+            own = [float(one) for one in sample_scores(metric, statistics)]
+    if main is None:
+        raise ValueError(f"{task.name} has no metric")
+    facts = {
+        "samples": len(pairs),
+        "main": task.metrics[0],
+        "scores": found,
+        "unread": sum(bool(pair.predicted.unparsed) for pair in pairs),
+    }
+    return facts, main, own
