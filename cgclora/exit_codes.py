@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 EXIT_CODES = """exit codes:
   0  done
@@ -13,13 +13,18 @@ EXIT_CODES = """exit codes:
   3  the backbone cannot be loaded
   4  the data cannot be used
   5  the adapter cannot be used
-  6  training had to stop
+  6  training or evaluation had to stop
   7  the request cannot be answered
   130  interrupted (a training run resumes when the same command is given again)"""
 
 
-def run(command: Callable[[], None]) -> int:
-    """Run a command; returns its exit code. An error of ours is raised, not hidden."""
+def run(command: Callable[[], None], also: Mapping[type[Exception], int] | None = None) -> int:
+    """Run a command; returns its exit code. An error of ours is raised, not hidden.
+
+    Args:
+        command: What to run.
+        also: Codes of further errors that the user can do something about.
+    """
     try:
         command()
         sys.stdout.flush()
@@ -31,7 +36,7 @@ def run(command: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        code = _code(error)
+        code = _code(error, also or {})
         if code is None:
             raise
         print(f"cgclora: {error}", file=sys.stderr)
@@ -39,7 +44,7 @@ def run(command: Callable[[], None]) -> int:
     return 0
 
 
-def _code(error: Exception) -> int | None:
+def _code(error: Exception, also: Mapping[type[Exception], int]) -> int | None:
     """The code of an error that the user can do something about; None for one of ours."""
     from cgclora.backbone import BackboneError
     from cgclora.config import ConfigError
@@ -55,6 +60,7 @@ def _code(error: Exception) -> int | None:
         AdapterError: 5,
         TrainingError: 6,
         DecodingError: 7,
+        **also,
     }
     if isinstance(error, OSError):
         return 1

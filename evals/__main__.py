@@ -1,16 +1,41 @@
-"""The judge's command line: `python -m evals classification`."""
+"""The judge's command line: `python -m evals run | predict | score | classification`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cgclora.exit_codes import EXIT_CODES, run
 
-DESCRIPTION = """Score the classification tasks of an adapter beside the bare backbone.
+if TYPE_CHECKING:
+    from evals.benchmark import Engine
+    from evals.data import Dataset
+    from evals.results import Run
+
+PREDICT = """Answer every record of a data file, with adapters, the bare backbone, or a server.
+
+  python -m evals predict --adapter assets/adapters/medical --data test.jsonl --run runs/medical
+  python -m evals predict --method Backbone --data test.jsonl --run runs/backbone
+  python -m evals predict --server http://127.0.0.1:8000/v1 --model '*=medical' ...
+
+Several --adapter share the tasks out; a task that none of them knows is left out, or with no
+--adapter at all answered by the bare backbone. Without --data the folder in CGCLORA_DATA is read.
+A call that was cut short goes on when it is given again. Needs no scoring packages: score later,
+here or elsewhere."""
+
+SCORE = """Score a run from its predictions and the data that it answered. It may be scored again.
+
+  python -m evals score runs/medical --data test.jsonl"""
+
+RUN = """Predict, then score: the two commands one after the other, with the options of `predict`.
+
+  python -m evals run --adapter assets/adapters/medical --data test.jsonl --run runs/medical"""
+
+CLASSIFICATION = """Score the classification tasks of an adapter beside the bare backbone.
 
   python -m evals classification --adapter runs/mine/adapter --data test.jsonl --write
 
@@ -19,28 +44,196 @@ With --write the table goes into the adapter's manifest, under `classification`.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    from evals.results import RunError
+
+    options = _parser().parse_args(arguments)
+    return run(lambda: options.command(options), also={RunError: 6})
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evals",
-        description=__doc__,
+        description="Judge adapters on Chinese tasks: answer the data, then score the answers.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    table = commands.add_parser(
-        "classification",
-        help="accuracy of an adapter and of the bare backbone",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+    def command(
+        name: str, text: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text.splitlines()[0].split(". ")[0].rstrip(".") + ".",
+            description=text,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        return added
+
+    _predict_options(command("run", RUN, _run))
+    _predict_options(command("predict", PREDICT, lambda options: _report(_predict(options))))
+
+    score = command("score", SCORE, _score)
+    score.add_argument("run", type=Path, help="run folder")
+    _data_options(score)
+
+    table = command("classification", CLASSIFICATION, _classification)
     table.add_argument("--adapter", type=Path, required=True, help="adapter folder")
     table.add_argument("--data", type=Path, required=True, help="test records, JSONL")
     table.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
     table.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
     table.add_argument("--batch-size", type=int, default=16)
     table.add_argument("--write", action="store_true", help="put the table into the manifest")
-    table.set_defaults(command=_classification)
-    options = parser.parse_args(arguments)
-    return run(lambda: options.command(options))
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
+    parser.add_argument("--split", default="test", help="of a folder or hub id (default test)")
+    parser.add_argument("--skip-bad", action="store_true", help="pass over bad lines, counted")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def _predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, help="run folder to make")
+    _data_options(parser)
+    parser.add_argument("--task", action="append", help="these tasks only (repeat)")
+    parser.add_argument("--per-task", type=int, default=0, help="records of a task; 0 takes all")
+    parser.add_argument("--adapter", type=Path, action="append", default=[], help="may repeat")
+    parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
+    parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
+    parser.add_argument("--server", metavar="URL", help="completions API that answers instead")
+    parser.add_argument(
+        "--model",
+        type=_task_model,
+        action="append",
+        default=[],
+        metavar="TASK=NAME",
+        help="the server's model for a task; '*' stands for all others (repeat)",
+    )
+    parser.add_argument("--method", help="name on the leaderboard (default: the adapter's method)")
+    parser.add_argument("--label", default="", help="what tells this run from others of its method")
+    parser.add_argument(
+        "--prompt", choices=("plain", "task name"), default="plain", help="see LoRA (Full+TP)"
+    )
+
+
+def _task_model(text: str) -> tuple[str, str]:
+    """`TASK=NAME` as a pair, for argparse, which reports the ValueError of anything else."""
+    task, equals, name = text.partition("=")
+    if not (task and equals and name):
+        raise ValueError(text)
+    return task, name
+
+
+# predict and score ------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> None:
+    from evals.benchmark import score
+
+    dataset = _dataset(options)
+    _report(score(_predict(options, dataset), dataset), as_json=options.json)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from evals.benchmark import score
+    from evals.results import read_run
+
+    _report(score(read_run(options.run), _dataset(options)), as_json=options.json)
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    from evals import data
+
+    dataset = data.read(options.data, split=options.split, skip_bad=options.skip_bad)
+    if dataset.problems:
+        print(f"passed over {len(dataset.problems)} bad lines:", file=sys.stderr)
+        for problem in dataset.problems[:5]:
+            print(f"  {problem}", file=sys.stderr)
+    return dataset
+
+
+def _predict(options: argparse.Namespace, whole: Dataset | None = None) -> Run:
+    from evals import data
+    from evals.benchmark import predict
+
+    dataset = _dataset(options) if whole is None else whole
+    engine, known, method, seed = _engine(options)
+    wanted = options.task or [name for name in dataset.tasks if known is None or name in known]
+    chosen = data.only(dataset, wanted)
+    return predict(
+        options.run,
+        engine,
+        data.limit(chosen, options.per_task, seed=0),
+        method=options.method or method,
+        label=options.label,
+        seed=seed,
+        prompt=options.prompt,
+        progress=_print_progress,
+    )
+
+
+def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
+    """Who answers, the tasks it knows (None: any), its method's name and training seed."""
+    from cgclora.config import ConfigError
+    from evals.engines import LocalEngine, ServerEngine
+
+    if options.server:
+        if options.adapter or not options.model or not options.method:
+            raise ConfigError("--server needs --model and --method, and takes no --adapter.")
+        return ServerEngine(options.server, dict(options.model)), None, options.method, None
+
+    from cgclora.adapter import Adapter
+    from cgclora.backbone import EMBEDDED, load_backbone
+
+    backbone = load_backbone(
+        options.backbone or EMBEDDED, device=options.device, dtype=options.dtype
+    )
+    adapters: dict[str, Adapter] = {}
+    manifests: list[Mapping[str, Any]] = []
+    for number, folder in enumerate(options.adapter):
+        adapter = Adapter.load(folder, backbone, name=f"adapter{number}").for_inference()
+        manifests.append(adapter.manifest)
+        for task in adapter.config.tasks:
+            if adapters.setdefault(task, adapter) is not adapter:
+                raise ConfigError(f"two adapters know the task {task}: leave one of them out.")
+    engine = LocalEngine(backbone, adapters, batch_size=options.batch_size)
+    methods = {str(manifest.get("method", "adapter")) for manifest in manifests}
+    seeds = {manifest.get("training", {}).get("settings", {}).get("seed") for manifest in manifests}
+    return (
+        engine,
+        set(adapters) if adapters else None,
+        " + ".join(sorted(methods)) or "Backbone",
+        seeds.pop() if len(seeds) == 1 else None,
+    )
+
+
+def _print_progress(facts: Mapping[str, Any]) -> None:
+    left = facts["seconds_left"] / 60
+    print(f"{facts['done']}/{facts['total']} · {left:.1f} min left", file=sys.stderr, flush=True)
+
+
+def _report(run: Run, *, as_json: bool = False) -> None:
+    if as_json:
+        print(json.dumps({"manifest": run.manifest, "metrics": run.metrics}, ensure_ascii=False))
+        return
+    if run.metrics is None:
+        print(f"{run.folder}: {sum(1 for _ in run.predictions().index)} answers, not scored yet")
+        return
+    width = max(map(len, run.metrics))
+    for task, facts in run.metrics.items():
+        main = facts["scores"][facts["main"]]
+        interval = f"({main['low']:.3f}-{main['high']:.3f})"
+        score = f"{main['value']:.3f} {interval}"
+        print(f"{task:<{width}}  {score}  {facts['main']}, n {facts['samples']}")
+
+
+# classification ---------------------------------------------------------------------------
 
 
 def _classification(options: argparse.Namespace) -> None:

@@ -553,6 +553,21 @@ def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
     )
 
 
+def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
+    """The records of these tasks, in the order they had.
+
+    Raises:
+        DataError: A task has no record.
+    """
+    if missing := [task for task in tasks if task not in dataset.tasks]:
+        raise DataError(
+            f"{dataset.name} has no record of {', '.join(missing)}; it has "
+            f"{', '.join(dataset.tasks)}."
+        )
+    records = tuple(record for record in dataset.records if record.task in set(tasks))
+    return dataclasses.replace(dataset, records=records, duplicates=_duplicates(records))
+
+
 def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
     """At most so many records of each task, in the order they had.
 
