@@ -170,12 +170,11 @@ class Adapter:
 
     def _prepare(self, layers: Sequence[ExpertLinear]) -> None:
         own = [layer.expert_A[self.name] for layer in layers]
-        A, start = torch.cat([one.data for one in own]), 0
-        for layer, one in zip(layers, own, strict=True):
-            rows = slice(start, start + len(one))
-            one.data = A[rows]
-            layer.prepared[self.name] = A, rows, layer.expert_B[self.name].data.t()
-            start = rows.stop
+        A = torch.cat([one.data for one in own])
+        for place, (layer, one) in enumerate(zip(layers, own, strict=True)):
+            one.data = A.chunk(len(own))[place]
+            B = layer.expert_B[self.name].data.t()
+            layer.prepared[self.name] = A, len(own), place, B
 
     # Tasks of a batch ---------------------------------------------------------------------
 

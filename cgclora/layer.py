@@ -94,12 +94,13 @@ class Routing:
     def __init__(self) -> None:
         self.route: Route | None = None
         self.folded: tuple[str, str] | None = None
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
 
-    def product(self, x: Tensor, A: Tensor) -> Tensor:
+    def product(self, x: Tensor, A: Tensor, layers: int) -> tuple[Tensor, ...]:
         """A x for layers that read the same x one after another: computed for the first of them."""
         if self._last is None or self._last[0] is not x or self._last[1] is not A:
-            self._last = (x, A, F.linear(x, A))
+            z = F.linear(x, A)
+            self._last = (x, A, z.chunk(layers, dim=-1) if layers > 1 else (z,))
         return self._last[2]
 
     def forget(self) -> None:
@@ -118,7 +119,7 @@ class ExpertLinear(nn.Module):
     Attributes:
         frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
         prepared: For inference, by adapter: the A of all layers that read this layer's input, one
-            above the other, which of its rows are this layer's, and B transposed.
+            above the other, how many they are, which of them this one is, and B transposed.
     """
 
     adapter_parameter_names = ("expert_A", "expert_B")
@@ -132,7 +133,7 @@ class ExpertLinear(nn.Module):
         self.expert_B = nn.ParameterDict()
         self.dropout: dict[str, float] = {}
         self.gate_row: dict[str, int] = {}
-        self.prepared: dict[str, tuple[Tensor, slice, Tensor]] = {}
+        self.prepared: dict[str, tuple[Tensor, int, int, Tensor]] = {}
         self.register_parameter("frozen_weight", None)
 
     def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
@@ -184,10 +185,11 @@ class ExpertLinear(nn.Module):
             z = F.linear(F.dropout(x, self.dropout[name]) if self.training else x, A)
             z = (z * weights.to(z.dtype)).to(y.dtype)
         else:
-            A, rows, B = prepared
-            z = self.routing.product(x, A)[..., rows] * weights
+            A, layers, place, B = prepared
+            z = self.routing.product(x, A, layers)[place] * weights
         # In place: y is nobody else's yet, and a sum of its own would move more than the products.
-        y.view(-1, B.shape[1]).addmm_(z.view(-1, B.shape[0]), B)
+        rank, outer = B.shape
+        y.view(-1, outer).addmm_(z.view(-1, rank), B)
         return cast(Tensor, y)
 
     def update(self, name: str, weights: Tensor) -> Tensor:
