@@ -357,10 +357,12 @@ def _start(backbone: Backbone) -> Iterator[Part]:
     yield Part({"start to first token": first_token}, [Bar("start to first token", 1, 10.0)])
 
 
+# Decoding comes first: a process that answers has not trained before, which leaves its memory in
+# pieces and every large allocation slower.
 PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]]] = {
+    "decoding": _decoding,
     "training": _training,
     "loop": _loop,
     "experts": _experts,
-    "decoding": _decoding,
     "start": _start,
 }
