@@ -160,7 +160,7 @@ def test_medians_and_bars_are_taken_over_the_repeats(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_part_and_no_repeats_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"\['speed'\].*training, loop, experts, decoding, start"):
+    with pytest.raises(ConfigError, match=r"\['speed'\].*decoding, training, loop, experts, start"):
         bench.run(make_backbone(), only=["speed"])
     with pytest.raises(ConfigError, match="repeats"):
         bench.run(make_backbone(), repeats=0)
