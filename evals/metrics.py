@@ -16,7 +16,6 @@ use.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from evals.names import UnknownNameError
 from evals.tasks.parsing import Parsed
 
 if TYPE_CHECKING:
@@ -77,11 +77,8 @@ class Metric:
     score: Callable[[FloatArray], FloatArray]
 
 
-class UnknownMetricError(KeyError):
+class UnknownMetricError(UnknownNameError):
     """No metric has this name."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def get_metric(name: str) -> Metric:
@@ -90,11 +87,9 @@ def get_metric(name: str) -> Metric:
     Raises:
         UnknownMetricError: there is none; the message lists similar names, or all.
     """
-    if name in METRICS:
-        return METRICS[name]
-    near = difflib.get_close_matches(name.lower(), METRICS)
-    hint = f"did you mean {', '.join(near)}?" if near else f"the metrics are {', '.join(METRICS)}"
-    raise UnknownMetricError(f"no metric is called {name!r}; {hint}")
+    if name not in METRICS:
+        raise UnknownMetricError("metric", name, METRICS)
+    return METRICS[name]
 
 
 def sample_scores(metric: Metric, statistics: FloatArray) -> FloatArray:

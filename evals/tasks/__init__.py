@@ -3,10 +3,10 @@
 Nothing here needs a model: the package imports neither torch nor transformers.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from evals.names import UnknownNameError
 from evals.tasks import firefly, firefly_corpus, promptcblue
 from evals.tasks.parsing import Language, Parsed
 from evals.tasks.task import CHOICES, Field, Task
@@ -31,11 +31,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 """Every task by name, in a fixed order: PromptCBLUE, then Firefly, the kinds with data first."""
 
 
-class UnknownTaskError(KeyError):
+class UnknownTaskError(UnknownNameError):
     """No task has this name."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def get_task(name: str) -> Task:
@@ -44,12 +41,9 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownTaskError: there is none; the message lists similar names, or all.
     """
-    if name in TASKS:
-        return TASKS[name]
-    by_lower = {known.lower(): known for known in TASKS}
-    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower)]
-    hint = f"did you mean {', '.join(near)}?" if near else f"the tasks are {', '.join(TASKS)}"
-    raise UnknownTaskError(f"no task is called {name!r}; {hint}")
+    if name not in TASKS:
+        raise UnknownTaskError("task", name, TASKS)
+    return TASKS[name]
 
 
 def clusters() -> dict[str, tuple[str, ...]]:
