@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.exit_codes import EXIT_CODES, run
+from cgclora.commands import command_line
+from cgclora.exit_codes import run
 
 if TYPE_CHECKING:
     from cgclora.backbone import Backbone
@@ -55,26 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cgclora",
-        description="CGC-LoRA: one frozen language model, many tasks, experts shared and specific.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser, command = command_line(
+        "python -m cgclora",
+        "CGC-LoRA: one frozen language model, many tasks, experts shared and specific.",
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(
-        name: str, text: str, run: Callable[[argparse.Namespace], None]
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=text.splitlines()[0].split(". ")[0].rstrip(".:") + ".",
-            description=text,
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(command=run)
-        return added
 
     _train_options(command("train", TRAIN, _train))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.exit_codes import EXIT_CODES, run
+from cgclora.commands import command_line
+from cgclora.exit_codes import run
 
 if TYPE_CHECKING:
     from evals.benchmark import Engine
@@ -51,29 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m evals",
-        description="Judge adapters on Chinese tasks: answer the data, then score the answers.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser, command = command_line(
+        "python -m evals",
+        "Judge adapters on Chinese tasks: answer the data, then score the answers.",
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(
-        name: str, text: str, run: Callable[[argparse.Namespace], None]
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=text.splitlines()[0].split(". ")[0].rstrip(".") + ".",
-            description=text,
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(command=run)
-        return added
 
     _predict_options(command("run", RUN, _run))
-    _predict_options(command("predict", PREDICT, lambda options: _report(_predict(options))))
+    _predict_options(command("predict", PREDICT, _predict_only))
 
     score = command("score", SCORE, _score)
     score.add_argument("run", type=Path, help="run folder")
@@ -140,6 +125,10 @@ def _run(options: argparse.Namespace) -> None:
     _report(score(_predict(options, dataset), dataset), as_json=options.json)
 
 
+def _predict_only(options: argparse.Namespace) -> None:
+    _report(_predict(options, _dataset(options)), as_json=options.json)
+
+
 def _score(options: argparse.Namespace) -> None:
     from evals.benchmark import score
     from evals.results import read_run
@@ -158,11 +147,10 @@ def _dataset(options: argparse.Namespace) -> Dataset:
     return dataset
 
 
-def _predict(options: argparse.Namespace, whole: Dataset | None = None) -> Run:
+def _predict(options: argparse.Namespace, dataset: Dataset) -> Run:
     from evals import data
     from evals.benchmark import predict
 
-    dataset = _dataset(options) if whole is None else whole
     engine, known, method, seed = _engine(options)
     wanted = options.task or [name for name in dataset.tasks if known is None or name in known]
     chosen = data.only(dataset, wanted)

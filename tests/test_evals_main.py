@@ -76,3 +76,9 @@ def test_a_finished_run_is_not_overwritten(tmp_path, options, capsys):
     assert main(words) == 0
     assert main(words) == 6
     assert "finished run" in capsys.readouterr().err
+
+
+def test_predict_answers_machines_in_json_too(tmp_path, options, capsys):
+    words = ["--run", str(tmp_path / "run"), "--per-task", "1", "--json"]
+    assert main(["predict", *options, *words]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] is None

@@ -1,0 +1,45 @@
+"""The frame of a command line: one parser, a command each with its text and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from cgclora.exit_codes import EXIT_CODES
+
+AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+"""Name, help text and what to run to the command's own parser."""
+
+
+def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, AddCommand]:
+    """A parser, and the function that gives it a command.
+
+    The first sentence of a command's text is its line in the list of commands; the parsed options
+    hold what it runs as `command`.
+
+    Args:
+        prog: How the program is called.
+        description: What it is for.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(
+        name: str, text: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text.splitlines()[0].split(". ")[0].rstrip(".:") + ".",
+            description=text,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        return added
+
+    return parser, add
