@@ -3,6 +3,7 @@
     .lock               held by the process that trains here
     run.json            settings, config, data hash: what a resumed run must agree with
     log.jsonl           a line per logging step and per evaluation
+    seconds.json        training time so far, over all processes that ended by themselves
     checkpoints/        what an interrupted run resumes from
     adapter/            the result: the weights with the lowest dev loss
 
@@ -13,8 +14,9 @@ that was killed while it wrote one resumes from the one before.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from cgclora import files
 
 COMPLETE_FILE = "complete.json"
+SECONDS_FILE = "seconds.json"
 
 
 class TrainingError(RuntimeError):
     """A training run that cannot start or go on; the message says why and what to do."""
+
+
+class TrainingStopped(TrainingError):  # noqa: N818 - no error: somebody wanted it
+    """A training run that was told to stop, and can be gone on with."""
 
 
 def hold(folder: Path) -> AbstractContextManager[Any]:
@@ -64,6 +71,28 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
             f"{folder} holds a run that differs in {', '.join(differing)}: "
             "repeat its settings to resume it, or choose another folder."
         )
+
+
+@contextmanager
+def spent(folder: Path | None) -> Iterator[None]:
+    """Add the time within this context to the training time of a run, however it ends.
+
+    Args:
+        folder: The run folder; None does nothing, for the processes that do not write.
+    """
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if folder is not None:
+            seconds = seconds_spent(folder) + time.monotonic() - started
+            files.write_json(folder / SECONDS_FILE, round(seconds, 1))
+
+
+def seconds_spent(folder: Path) -> float:
+    """The training time of a run so far."""
+    path = folder / SECONDS_FILE
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
 
 
 def cut_log(log_file: Path, checkpoint: Path | None) -> None:

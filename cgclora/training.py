@@ -41,12 +41,15 @@ from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.loss import TargetLoss
 from cgclora.run_folder import (
     TrainingError,
+    TrainingStopped,
     best_checkpoint,
     claim,
     cut_log,
     hold,
     last_checkpoint,
     mark_complete,
+    seconds_spent,
+    spent,
     state_at_the_end,
     step_of,
 )
@@ -307,6 +310,24 @@ class _Rhythm(TrainerCallback):
         control.should_log = control.should_log or control.should_save
 
 
+class _Stop(TrainerCallback):
+    """Ends a run between two steps, after a checkpoint, when it is told to."""
+
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
+        self.stopping = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step < state.max_steps and self.wanted():
+            self.stopping = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.stopping:
+            raise TrainingStopped(
+                f"stopped at step {state.global_step} of {state.max_steps}: the same call goes on."
+            )
+
+
 class _Progress(TrainerCallback):
     """Tells a listener where the run is, on logging steps and evaluations."""
 
@@ -349,6 +370,7 @@ def train(
     facts: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[dict[str, Any]], None] = print_progress,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
 
@@ -365,6 +387,8 @@ def train(
         facts: More for the adapter's manifest.
         dtype: Of the saved weights; None keeps fp32.
         progress: Called with step, steps, seconds_left and losses.
+        stop: Asked after each step; once it says yes a checkpoint is written and the run ends, to
+            be gone on with later. For a single process.
 
     Returns:
         The manifest of the saved adapter.
@@ -373,6 +397,7 @@ def train(
         DataError: A task has no usable record.
         TrainingError: The folder holds another run or one that is under way, its best checkpoint
             is gone, the backbone is on another GPU than the trainer's, or the loss is not finite.
+        TrainingStopped: `stop` said so.
     """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
     folder = Path(run_folder).absolute()
@@ -418,6 +443,8 @@ def train(
         collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting, positions),
         callbacks=[_Progress(progress)],
     )
+    if stop is not None:  # before the rhythm, which lets a log follow each checkpoint
+        trainer.add_callback(_Stop(stop))
     trainer.add_callback(_Rhythm(trainer))
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     if settings.patience:
@@ -452,19 +479,19 @@ def _run(trainer: AdapterTrainer, folder: Path) -> dict[str, Any]:
     checkpoint = last_checkpoint(folder / "checkpoints")
     if trainer.is_world_process_zero():
         cut_log(trainer.log_file, checkpoint)
-    started = time.monotonic()
     state = state_at_the_end(checkpoint)
     if state is not None:  # only the adapter was not saved yet
         trainer.state = state
     else:
-        _take_steps(trainer, checkpoint)
+        with spent(folder if trainer.is_world_process_zero() else None):
+            _take_steps(trainer, checkpoint)
     trainer.load_best()
     return {
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "best_dev_loss": trainer.state.best_metric,
         "resumed_at": step_of(checkpoint) if checkpoint else None,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": seconds_spent(folder),
     }
 
 

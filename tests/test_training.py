@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,13 @@ from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, data_hash, encode_prompts
-from cgclora.run_folder import TrainingError, hold, last_checkpoint
+from cgclora.run_folder import (
+    TrainingError,
+    TrainingStopped,
+    hold,
+    last_checkpoint,
+    seconds_spent,
+)
 from cgclora.settings import TrainingSettings, trainer_arguments
 from cgclora.storage import read_manifest
 from cgclora.training import train
@@ -72,6 +78,7 @@ def run(
     config: AdapterConfig = CONFIG,
     train_records: Sequence[Record] = TRAIN,
     dev_records: Sequence[Record] = DEV,
+    stop: Callable[[], bool] | None = None,
     **changes: Any,
 ) -> tuple[Adapter, dict[str, Any]]:
     """Train on a tiny backbone in this process, without progress on the screen."""
@@ -85,6 +92,7 @@ def run(
         TrainingSettings(**{**SETTINGS, **changes}),
         folder,
         progress=lambda facts: None,
+        stop=stop,
     )
     return adapter, manifest
 
@@ -625,6 +633,21 @@ def test_a_run_killed_again_and_again_at_random_ends_as_if_it_had_not_been(
         process.join()
     run(tmp_path)
     assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("after", [1, 4, 7])
+def test_a_run_told_to_stop_goes_on_to_the_same_weights(
+    tmp_path: Path, whole: Path, after: int
+) -> None:
+    asked = iter(range(1, 100))
+    with pytest.raises(TrainingStopped, match=f"step {after} of 9"):
+        run(tmp_path, stop=lambda: next(asked) >= after)
+    before = seconds_spent(tmp_path)
+    assert before > 0
+    _, manifest = run(tmp_path, stop=lambda: False)
+    assert manifest["training"]["resumed_at"] == after
+    assert manifest["training"]["seconds"] > before
+    assert same(weights_of(tmp_path), weights_of(whole))
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "adapter.safetensors", "rng_state.pth"])
