@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cgclora.commands import command_line
 from cgclora.exit_codes import run
 
 if TYPE_CHECKING:
+    from cgclora.backbone import Backbone
     from evals.benchmark import Engine
     from evals.data import Dataset
     from evals.results import Run
@@ -35,6 +37,15 @@ SCORE = """Score a run from its predictions and the data that it answered. It ma
 RUN = """Predict, then score: the two commands one after the other, with the options of `predict`.
 
   python -m evals run --adapter assets/adapters/medical --data test.jsonl --run runs/medical"""
+
+MATRIX = """Run a comparison: train and answer what is missing until the time is up.
+
+  python -m evals matrix small --out runs/small --minutes 60
+  python -m evals matrix my-recipe.toml --data my-data --out runs/mine
+
+The recipe, a TOML file or the name of one that comes with the package, says data, sizes, steps and
+tuning for all methods alike. The same command goes on where it was, here or on another machine that
+the folder was copied to; given twice at the same time, the two share the work out."""
 
 CLASSIFICATION = """Score the classification tasks of an adapter beside the bare backbone.
 
@@ -64,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("run", type=Path, help="run folder")
     _data_options(score)
 
+    matrix = command("matrix", MATRIX, _matrix)
+    matrix.add_argument("recipe", help="TOML file, or small or full")
+    matrix.add_argument("--out", type=Path, required=True, help="folder of the comparison")
+    matrix.add_argument(
+        "--minutes", type=float, default=math.inf, help="then stop (default: never)"
+    )
+    matrix.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
+    _backbone_options(matrix)
+    matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
+
     table = command("classification", CLASSIFICATION, _classification)
     table.add_argument("--adapter", type=Path, required=True, help="adapter folder")
     table.add_argument("--data", type=Path, required=True, help="test records, JSONL")
@@ -87,10 +108,7 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", help="these tasks only (repeat)")
     parser.add_argument("--per-task", type=int, default=0, help="records of a task; 0 takes all")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="may repeat")
-    parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
-    parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
-    parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
+    _backbone_options(parser)
     parser.add_argument("--server", metavar="URL", help="completions API that answers instead")
     parser.add_argument(
         "--model",
@@ -105,6 +123,13 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", choices=("plain", "task name"), default="plain", help="see LoRA (Full+TP)"
     )
+
+
+def _backbone_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
+    parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
 
 
 def _task_model(text: str) -> tuple[str, str]:
@@ -177,11 +202,8 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
         return ServerEngine(options.server, dict(options.model)), None, options.method, None
 
     from cgclora.adapter import Adapter
-    from cgclora.backbone import EMBEDDED, load_backbone
 
-    backbone = load_backbone(
-        options.backbone or EMBEDDED, device=options.device, dtype=options.dtype
-    )
+    backbone = _load(options)
     adapters: dict[str, Adapter] = {}
     manifests: list[Mapping[str, Any]] = []
     for number, folder in enumerate(options.adapter):
@@ -199,6 +221,12 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
         " + ".join(sorted(methods)) or "Backbone",
         seeds.pop() if len(seeds) == 1 else None,
     )
+
+
+def _load(options: argparse.Namespace) -> Backbone:
+    from cgclora.backbone import EMBEDDED, load_backbone
+
+    return load_backbone(options.backbone or EMBEDDED, device=options.device, dtype=options.dtype)
 
 
 def _print_progress(facts: Mapping[str, Any]) -> None:
@@ -219,6 +247,30 @@ def _report(run: Run, *, as_json: bool = False) -> None:
         interval = f"({main['low']:.3f}-{main['high']:.3f})"
         score = f"{main['value']:.3f} {interval}"
         print(f"{task:<{width}}  {score}  {facts['main']}, n {facts['samples']}")
+
+
+# matrix -----------------------------------------------------------------------------------
+
+
+def _matrix(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from evals.matrix import Matrix, print_line
+    from evals.recipe import read_recipe
+
+    recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
+    matrix = Matrix(
+        recipe, _load(options), options.data, options.out, batch_size=options.batch_size
+    )
+    outcome = matrix.run(60 * options.minutes, print_line)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(outcome), default=str, ensure_ascii=False))
+        return
+    print(f"{outcome.done} cells are done, {len(outcome.left)} are left")
+    if outcome.elsewhere:
+        print("another process works on what is left")
+    if outcome.unscored:
+        print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
 
 
 # classification ---------------------------------------------------------------------------

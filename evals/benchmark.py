@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +57,7 @@ class Engine(Protocol):
 
 
 def predict(
-    run: str,
+    run: str | Path,
     engine: Engine,
     dataset: Dataset,
     *,
@@ -64,6 +65,7 @@ def predict(
     label: str = "",
     seed: int | None = None,
     prompt: str = "plain",
+    facts: Mapping[str, Any] | None = None,
     progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Run:
     """Answer every record of a dataset, or go on where an earlier call was cut short.
@@ -76,6 +78,7 @@ def predict(
         label: What tells it from other runs of the method.
         seed: Of its training.
         prompt: One of `PROMPTS`.
+        facts: More for the manifest, such as the recipe.
         progress: Called with records done, of all, and seconds left.
 
     Raises:
@@ -88,14 +91,15 @@ def predict(
         raise RunError(f"prompt is {prompt!r}: choose one of {', '.join(PROMPTS)}.")
     requests = [_request(record, prompt) for record in dataset.records]
     keys = [(record.task, record.id) for record in dataset.records]
-    facts = engine.facts(dataset.tasks)
+    known = engine.facts(dataset.tasks)
     what = {
+        **(facts or {}),
         "method": method,
         "label": label,
         "seed": seed,
         "split": dataset.split,
         "prompt": prompt,
-        **{name: facts[name] for name in ("backbone", "adapters", "decoding") if name in facts},
+        **{name: known[name] for name in ("backbone", "adapters", "decoding") if name in known},
         "data": _data_facts(dataset),
         "tasks": {
             name: {

@@ -1,0 +1,136 @@
+"""The methods that a leaderboard compares: what each one trains, and what it is asked.
+
+All of them share data, steps and tuning; see `evals.recipe`. Rank is counted as in `AdapterConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from cgclora.config import AdapterConfig, ConfigError
+
+Adapters = Literal["none", "one a task", "one for all", "composed"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the adapters of a comparison are.
+
+    Attributes:
+        lora_rank: Of LoRA (Single), (Full), (Full+TP), and so of LoRAHub.
+        common: Common experts of CGC-LoRA.
+        specific: Specific experts a task.
+        expert_rank: Of each of them.
+        moe_experts: Experts of MOE-LoRA.
+        moe_rank: Their total rank.
+    """
+
+    lora_rank: int = 8
+    common: int = 4
+    specific: int = 1
+    expert_rank: int = 2
+    moe_experts: int = 8
+    moe_rank: int = 16
+
+    def __post_init__(self) -> None:
+        """Check every field, since a recipe is written by hand."""
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"sizes.{name} must be a whole number >= 1, got {value!r}.")
+
+
+Build = Callable[[Sequence[str], Sizes], AdapterConfig]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a leaderboard.
+
+    Attributes:
+        name: What it is called.
+        adapters: `none`; `one a task`, trained on that task alone; `one for all` tasks of the
+            cluster; or `composed` of those of LoRA (Single) without training.
+        config: The adapter for some tasks; None where nothing is trained.
+        prompt: One of `evals.benchmark.PROMPTS`, in training and answering alike.
+    """
+
+    name: str
+    adapters: Adapters
+    config: Build | None = None
+    prompt: str = "plain"
+
+
+def _lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    return AdapterConfig.lora(tasks, sizes.lora_rank)
+
+
+def _moe_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    # The published alpha is twice the published rank.
+    rank = sizes.moe_rank
+    return AdapterConfig.moe_lora(tasks, sizes.moe_experts, rank, alpha=2.0 * rank)
+
+
+def _cgc_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    return AdapterConfig(
+        tuple(tasks),
+        common=sizes.common,
+        specific=sizes.specific,
+        expert_rank=sizes.expert_rank,
+    )
+
+
+def _without_gate(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    return dataclasses.replace(_cgc_lora(tasks, sizes), gate="uniform")
+
+
+# What an ablation takes away it gives to the other kind, as far as whole experts go: with fewer
+# parameters it would lose for two reasons.
+
+
+def _without_common(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    whole = _cgc_lora(tasks, sizes)
+    share = max(1, round(whole.num_experts / len(tasks)))
+    return dataclasses.replace(whole, common=0, specific=share)
+
+
+def _without_specific(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    whole = _cgc_lora(tasks, sizes)
+    return dataclasses.replace(whole, common=whole.num_experts, specific=0)
+
+
+def _total_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    return _cgc_lora(tasks, sizes).matched_lora("total")
+
+
+def _active_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    return _cgc_lora(tasks, sizes).matched_lora("active")
+
+
+SINGLE = "LoRA (Single)"
+LORAHUB = "LoRAHub"
+CGC_LORA = "CGC-LoRA"
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method("Backbone", "none"),
+            Method(SINGLE, "one a task", _lora),
+            Method("LoRA (Full)", "one for all", _lora),
+            Method("MOE-LoRA", "one for all", _moe_lora),
+            Method(CGC_LORA, "one for all", _cgc_lora),
+            Method("LoRA (Full+TP)", "one for all", _lora, "task name"),
+            Method(LORAHUB, "composed"),
+            Method("LoRA (total rank)", "one for all", _total_rank),
+            Method("LoRA (active rank)", "one for all", _active_rank),
+            Method("CGC-LoRA w/o gate", "one for all", _without_gate),
+            Method("CGC-LoRA w/o common", "one for all", _without_common),
+            Method("CGC-LoRA w/o specific", "one for all", _without_specific),
+        )
+    }
+)
+"""By name, in the order in which a comparison runs them: the main ones first."""

@@ -1,0 +1,242 @@
+"""A whole comparison on a tiny model: every method, in bits, resumed, and shared by two."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from cgclora.config import ConfigError
+from evals import matrix as matrix_module
+from evals.matrix import Matrix
+from evals.methods import METHODS
+from evals.recipe import Recipe, _recipe
+from evals.results import RunError, find_runs, read_run
+from tests.tiny import make_backbone
+
+VALUES: dict[str, Any] = {
+    "name": "tiny",
+    "learning_rates": [1e-3, 1e-2],
+    "clusters": {"medical": ["KUAKE-QIC", "IMCS-V2-NER"], "general": ["NER"]},
+    "records": {"train": 4, "dev": 2, "test": 3},
+    "sizes": {"lora_rank": 2, "common": 2, "moe_experts": 2, "moe_rank": 4},
+    "training": {"epochs": 1, "batch_size": 2, "evaluations": 2},
+    "search": {"examples": 2, "evaluations": 6},
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return _recipe({**VALUES, **changes})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "dev", "test"):
+        lines = []
+        for place in range(5):
+            for task, target in (
+                ("KUAKE-QIC", "治疗方案"),
+                ("IMCS-V2-NER", "症状实体：头痛"),
+                ("NER", "人名：王小明"),
+            ):
+                record = {
+                    "task_dataset": task,
+                    "input": f"{split} {place} {task}",
+                    "target": target,
+                    "sample_id": f"{split}-{task}-{place}",
+                }
+                if task == "KUAKE-QIC":
+                    record["answer_choices"] = ["治疗方案", "病情诊断"]
+                lines.append(json.dumps(record, ensure_ascii=False))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def made(source: Path, out: Path, **changes: Any) -> Matrix:
+    return Matrix(recipe(**changes), make_backbone(), source, out)
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole")
+    outcome = made(source, out).run()
+    assert (outcome.done, outcome.left) == (2 * len(METHODS), ())
+    return out
+
+
+def said(out: Path) -> dict[str, list[str]]:
+    """The answers of each run by its place."""
+    runs = [read_run(folder) for folder in find_runs(out / "runs")]
+    return {
+        str(run.folder.relative_to(out)): run.predictions()["prediction"].tolist() for run in runs
+    }
+
+
+def manifest_of(out: Path, cell: str) -> dict[str, Any]:
+    return dict(read_run(out / "runs" / cell / "seed-0").manifest)
+
+
+def test_every_method_has_a_scored_run_in_every_cluster(whole):
+    runs = [read_run(folder) for folder in find_runs(whole / "runs")]
+    methods = sorted(run.manifest["method"] for run in runs)
+    assert methods == sorted([*METHODS, *METHODS])
+    assert all(run.metrics is not None for run in runs)
+    assert all(run.manifest["recipe"]["name"] == "tiny" for run in runs)
+
+
+def test_the_learning_rate_with_the_lowest_dev_loss_answers(whole):
+    facts = manifest_of(whole, "medical/cgc-lora")
+    tried = {float(rate): loss for rate, loss in facts["dev_losses"].items()}
+    assert set(tried) == {1e-3, 1e-2}
+    assert facts["learning_rate"] == min(tried, key=tried.__getitem__)
+    (adapter,) = facts["adapters"]
+    settings = adapter["manifest"]["training"]["settings"]
+    assert settings["learning_rate"] == facts["learning_rate"]
+    assert settings["gate_learning_rate"] == pytest.approx(3 * facts["learning_rate"])
+
+
+def test_single_has_an_adapter_a_task_and_the_backbone_none(whole):
+    single = manifest_of(whole, "medical/lora-single")
+    assert [adapter["tasks"] for adapter in single["adapters"]] == [["KUAKE-QIC"], ["IMCS-V2-NER"]]
+    assert single["active_rank"] == 2
+    bare = manifest_of(whole, "medical/backbone")
+    assert bare["adapters"] == []
+    assert bare["seed"] is None
+    assert bare["learning_rate"] is None
+
+
+def test_the_task_name_stands_in_the_prompts_of_one_method_only(whole):
+    prompts = {
+        cell: manifest_of(whole, f"medical/{cell}")["tasks"]["KUAKE-QIC"]["prompts"]
+        for cell in ("lora-full", "lora-full-tp", "cgc-lora")
+    }
+    assert prompts["lora-full"] == prompts["cgc-lora"] != prompts["lora-full-tp"]
+
+
+def test_lorahub_counts_the_training_of_its_modules(whole):
+    single, hub = (manifest_of(whole, f"medical/{name}") for name in ("lora-single", "lorahub"))
+    (adapter,) = hub["adapters"]
+    found = adapter["manifest"]["training"]["search"]
+    assert set(found) == {"KUAKE-QIC", "IMCS-V2-NER"}
+    assert set(found["KUAKE-QIC"]["weights"]) == {"KUAKE-QIC", "IMCS-V2-NER"}
+    searched = sum(one["seconds"] for one in found.values())
+    assert searched > 0
+    assert hub["training_seconds"] == pytest.approx(single["training_seconds"] + searched, abs=0.1)
+
+
+def test_ranks_are_those_of_the_sizes(whole):
+    facts = manifest_of(whole, "medical/cgc-lora")
+    assert (facts["total_rank"], facts["active_rank"]) == (8, 6)
+    assert manifest_of(whole, "medical/lora-total-rank")["total_rank"] == 8
+    assert manifest_of(whole, "medical/lora-active-rank")["total_rank"] == 6
+    for name in ("w-o-common", "w-o-specific", "w-o-gate"):
+        assert manifest_of(whole, f"medical/cgc-lora-{name}")["total_rank"] == 8
+
+
+class Clock:
+    """A clock by which the time is up after it was looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def monotonic(self) -> float:
+        self.left -= 1
+        return 0.0 if self.left > 0 else 1e9
+
+
+def test_a_comparison_in_bits_gives_what_one_in_a_piece_gives(source, whole, tmp_path, monkeypatch):
+    methods = ("LoRA (Single)", "LoRAHub", "CGC-LoRA")
+    only: Sequence[str] = methods
+    bits = 0
+    while True:
+        with monkeypatch.context() as patch:
+            patch.setattr(matrix_module.time, "monotonic", Clock(8 + bits).monotonic)
+            outcome = made(source, tmp_path, methods=list(only)).run(1e6)
+        bits += 1
+        if not outcome.left:
+            break
+        assert bits < 200
+    assert bits > 3
+    theirs = said(whole)
+    assert said(tmp_path) == {place: theirs[place] for place in said(tmp_path)}
+    assert len(said(tmp_path)) == 2 * len(methods)
+
+
+def test_a_finished_comparison_takes_no_more_time(source, whole):
+    matrix = made(source, whole)
+    lines: list[str] = []
+    assert matrix.run(say=lines.append).left == ()
+    assert lines == []
+
+
+def test_seeds_and_methods_may_be_added(source, tmp_path):
+    first = made(source, tmp_path, methods=["LoRA (Full)"], learning_rates=[1e-2])
+    assert first.run().done == 2
+    more = made(
+        source, tmp_path, methods=["LoRA (Full)", "Backbone"], learning_rates=[1e-2], seeds=[0, 1]
+    )
+    outcome = more.run()
+    assert (outcome.done, outcome.left) == (6, ())
+    one, other = (
+        read_run(tmp_path / f"runs/medical/lora-full/seed-{seed}").manifest for seed in (0, 1)
+    )
+    assert (one["seed"], other["seed"]) == (0, 1)
+    hashes = [
+        run["adapters"][0]["manifest"]["files"]["adapter.safetensors"] for run in (one, other)
+    ]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_folder_of_another_comparison_is_refused(source, tmp_path):
+    made(source, tmp_path, methods=["Backbone"])
+    with pytest.raises(RunError, match=r"differs in hash: choose"):
+        made(source, tmp_path, methods=["Backbone"], gate_rate=1.0)
+
+
+def test_what_another_process_holds_is_passed_over(source, tmp_path):
+    matrix = made(source, tmp_path, methods=["Backbone", "LoRA (Full)"], learning_rates=[1e-2])
+    (tmp_path / ".locks").mkdir()
+    with FileLock(tmp_path / ".locks" / "train-adapters-medical-lora-full-seed-0-rate-0-01"):
+        outcome = matrix.run()
+    assert outcome.left == ("medical/lora-full/seed-0",)
+    assert outcome.elsewhere
+    assert matrix.run().left == ()
+
+
+def test_without_the_scoring_packages_answers_wait_for_a_call_with_them(
+    source, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(matrix_module, "_can_score", lambda: False)
+        outcome = made(source, tmp_path, methods=["Backbone"]).run()
+    assert len(outcome.unscored) == 2
+    assert read_run(outcome.unscored[0]).metrics is None
+    assert made(source, tmp_path, methods=["Backbone"]).run().unscored == ()
+    assert read_run(outcome.unscored[0]).metrics is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clusters": {"medical": ["NER"]}}, r"clusters.medical has no task 'NER'"),
+        ({"clusters": {}}, "at least one cluster"),
+        ({"clusters": {"medical": "KUAKE-QIC"}}, "table of lists"),
+        ({"methods": ["QLoRA"]}, r"methods \['QLoRA'\] are not known"),
+        ({"seeds": []}, "at least one value"),
+        ({"learning_rates": [-1.0]}, "learning_rate must be a positive number, got -1.0"),
+        ({"learning_rates": 1e-3}, "learning_rates must be a list"),
+        ({"records": {"train": -1}}, "records.train must be a whole number >= 0, got -1"),
+        ({"records": {"tests": 1}}, r"keys \['tests'\] of records"),
+        ({"training": {"seed": 1}}, r"keys \['seed'\] of training"),
+        ({"sizes": {"common": 0}}, "sizes.common must be a whole number >= 1, got 0"),
+        ({"search": {"l1": -1}}, "search.l1 must be 0 or more, got -1"),
+        ({"name": ""}, "name must be non-empty"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changes)
