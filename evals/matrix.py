@@ -236,7 +236,7 @@ class Matrix:
             return None, None
         # What is composed of others has their rate.
         trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
-        first = _Cell(cell.cluster, trained, self.recipe.seeds[0])
+        first = _Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
         tried = {rate: self._train(first, rate) for rate in self.recipe.learning_rates}
         best = min(tried, key=tried.__getitem__)
         return best, {f"{rate:g}": round(loss, 6) for rate, loss in tried.items()}

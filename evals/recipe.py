@@ -2,7 +2,7 @@
 
     name = "small"
     seeds = [0]
-    learning_rates = [6e-4, 2e-3]
+    learning_rates = [6e-4, 2e-3, 6e-3]
 
     [records]            # of each task; 0 takes all
     train = 200
@@ -76,6 +76,7 @@ class Recipe:
         methods: Names of methods, in the order in which they are run.
         seeds: Of training. The learning rates are tried with the first.
         learning_rates: What each method tries; the one with the lowest dev loss counts.
+        tune_on: The cluster on which they are tried, for all clusters; None tries them on each.
         gate_rate: The gate's learning rate in units of the experts'.
         records: How many.
         sizes: Of the adapters.
@@ -91,6 +92,7 @@ class Recipe:
     methods: tuple[str, ...] = tuple(METHODS)
     seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (6e-4,)
+    tune_on: str | None = None
     gate_rate: float = 3.0
     records: Records = field(default_factory=Records)
     sizes: Sizes = field(default_factory=Sizes)
@@ -110,6 +112,8 @@ class Recipe:
                 if task not in TASKS or TASKS[task].cluster != cluster:
                     own = [name for name, known in TASKS.items() if known.cluster == cluster]
                     raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {own}.")
+        if self.tune_on is not None and self.tune_on not in self.clusters:
+            raise ConfigError(f"tune_on is {self.tune_on!r}, not one of {list(self.clusters)}.")
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ConfigError(f"methods {unknown} are not known; there are {list(METHODS)}.")
         if not self.seeds or not self.learning_rates:

@@ -191,6 +191,16 @@ def test_seeds_and_methods_may_be_added(source, tmp_path):
     assert hashes[0] != hashes[1]
 
 
+def test_learning_rates_may_be_tried_on_one_cluster_for_all(source, tmp_path):
+    matrix = made(source, tmp_path, methods=["LoRA (Full)", "LoRAHub"], tune_on="general")
+    assert matrix.run().left == ()
+    chosen = manifest_of(tmp_path, "general/lora-full")
+    assert manifest_of(tmp_path, "medical/lora-full")["dev_losses"] == chosen["dev_losses"]
+    for method in ("lora-full", "lora-single"):
+        assert len([*(tmp_path / "adapters/general" / method / "seed-0").iterdir()]) == 2
+        assert len([*(tmp_path / "adapters/medical" / method / "seed-0").iterdir()]) == 1
+
+
 def test_a_folder_of_another_comparison_is_refused(source, tmp_path):
     made(source, tmp_path, methods=["Backbone"])
     with pytest.raises(RunError, match=r"differs in hash: choose"):
@@ -226,6 +236,7 @@ def test_without_the_scoring_packages_answers_wait_for_a_call_with_them(
         ({"clusters": {}}, "at least one cluster"),
         ({"clusters": {"medical": "KUAKE-QIC"}}, "table of lists"),
         ({"methods": ["QLoRA"]}, r"methods \['QLoRA'\] are not known"),
+        ({"tune_on": "legal"}, r"tune_on is 'legal', not one of \['medical', 'general'\]"),
         ({"seeds": []}, "at least one value"),
         ({"learning_rates": [-1.0]}, "learning_rate must be a positive number, got -1.0"),
         ({"learning_rates": 1e-3}, "learning_rates must be a list"),
