@@ -16,6 +16,9 @@ from cgclora.backbone import Backbone
 from cgclora.decoding import Answer, Finish, Request, answers
 from evals.results import RunError
 
+KEY_VARIABLE = "CGCLORA_SERVER_KEY"
+"""Environment variable that holds a server's API key, so that no command line shows it."""
+
 
 class LocalEngine:
     """A backbone in this process, bare or with adapters.
@@ -169,6 +172,14 @@ class ServerEngine:
             raise RunError(f"no model name is given for task {task}: add it, or one for '*'.")
         return model
 
+    def _post(self, client: httpx.Client, body: Mapping[str, Any]) -> httpx.Response:
+        """Asks again where a server hangs up: it may close a kept connection as it is used."""
+        address = f"{self.url}/completions"
+        try:
+            return client.post(address, json=body)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return client.post(address, json=body)
+
     def _ask(self, client: httpx.Client, request: Request) -> Answer:
         body = {
             "model": self._model(request.task),
@@ -178,25 +189,34 @@ class ServerEngine:
             **({"stop": list(request.stop)} if request.stop else {}),
         }
         try:
-            response = client.post(f"{self.url}/completions", json=body)
+            response = self._post(client, body)
             response.raise_for_status()
             found = response.json()
             choice = found["choices"][0]
             usage = found.get("usage") or {}
             finish: Finish = "length" if choice.get("finish_reason") == "length" else "end"
+            text, stopped = _before_stop(choice["text"], request.stop)
             return Answer(
-                choice["text"],
-                finish,
+                text,
+                "stop" if stopped else finish,
                 int(usage.get("prompt_tokens", 0)),
                 int(usage.get("completion_tokens", 0)),
                 response.elapsed.total_seconds(),
             )
         except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            key = f" Its key goes into {KEY_VARIABLE}." if status in {401, 403} else ""
             raise RunError(
                 f"the server refuses a request for model {body['model']} with status "
-                f"{error.response.status_code}: {error.response.text[:200]}"
+                f"{status}: {error.response.text[:200]}{key}"
             ) from error
         except httpx.HTTPError as error:
             raise RunError(f"no answer from {self.url}: {error!r}. Is the server up?") from error
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise RunError(f"{self.url} does not speak the completions API: {error!r}.") from error
+
+
+def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop text, and whether there was one: some servers leave it in."""
+    ends = [at for at in map(text.find, stop) if at >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)

@@ -1,12 +1,10 @@
-"""Readers for PromptCBLUE and Firefly files: forms, places, complaints; overlap and limit."""
+"""Records of PromptCBLUE and Firefly files: forms, complaints; overlap and limit."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-import types
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgclora.data import DataError, Record, data_hash, read_records
-from evals.data import Dataset, Problem, data_folder, limit, overlap, read
+from evals.data import Dataset, Problem, data_folder, limit, only, overlap, read
+from evals.tasks import TASKS
+from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, TURNS, complaint, lines
 
-PROMPTCBLUE = {
-    "input": "判断下面搜索词的意图：\n尿酸520算高吗\n选项：治疗方案，指标解读\n答：",
-    "target": "指标解读",
-    "answer_choices": ["治疗方案", "指标解读"],
-    "task_type": "cls",
-    "task_dataset": "KUAKE-QIC",
-    "sample_id": "test-40",
-}
-FIREFLY = {"kind": "Couplet", "input": "上联：春风", "target": "秋雨"}
-TURNS = [
-    {"human": "你是谁？", "assistant": "一个模型。"},
-    {"human": "真的？", "assistant": "真的。"},
-]
-CONVERSATION = {"conversation_id": 1, "category": "OpenQA", "conversation": TURNS}
-
-
-def lines(path: Path, *items: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    texts = [item if isinstance(item, str) else json.dumps(item) for item in items]
-    path.write_text("\n".join(texts), encoding="utf-8")
-    return path
+FORM = {"task": "Couplet", "fields": {"text": "春风"}, "reference": "秋雨", "choices": None}
 
 
 def dataset(*records: Record) -> Dataset:
     return Dataset("made here", None, records)
-
-
-def complaint(source: str | Path | None, **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        read(source, **options)
-    return str(caught.value)
 
 
 # Forms ------------------------------------------------------------------------------------
@@ -83,6 +57,17 @@ def test_both_firefly_forms_make_the_same_record(tmp_path: Path) -> None:
     assert (first.turns_left_out, second.turns_left_out) == (0, 0)
 
 
+def test_of_a_filled_in_form_the_task_makes_the_prompt(tmp_path: Path) -> None:
+    fields = {"text": "尿酸520算高吗", "choices": "治疗方案，指标解读"}
+    offered = ["治疗方案", "指标解读"]
+    chosen = {"task": "KUAKE-QIC", "fields": fields, "reference": "指标解读", "choices": offered}
+    found = read(lines(tmp_path / "x.json", json.dumps([FORM, chosen])))
+    assert found.records == (
+        Record("x-1", "Couplet", TASKS["Couplet"].prompt({"text": "春风"}), "秋雨"),
+        Record("x-2", "KUAKE-QIC", TASKS["KUAKE-QIC"].prompt(fields), "指标解读", tuple(offered)),
+    )
+
+
 def test_later_turns_are_left_out_and_counted_for_the_records_kept(tmp_path: Path) -> None:
     other = {**CONVERSATION, "category": "MRC", "conversation": TURNS * 2}
     path = lines(tmp_path / "a.jsonl", CONVERSATION, other, FIREFLY)
@@ -90,6 +75,7 @@ def test_later_turns_are_left_out_and_counted_for_the_records_kept(tmp_path: Pat
     assert [record.prompt for record in found.records] == ["你是谁？", "你是谁？", "上联：春风"]
     assert found.turns_left_out == 1 + 3
     assert read(path, tasks=["MRC"]).turns_left_out == 3
+    assert only(found, ["OpenQA", "Couplet"]).turns_left_out == 1
 
 
 def test_conversations_with_the_same_number_are_kept(tmp_path: Path) -> None:
@@ -210,6 +196,12 @@ BAD = [
         "conversation[0].assistant",
         "must be non-empty text, got None",
     ),
+    ({**FORM, "task": "couplet"}, "task", "must be a known task, since it makes the prompt, got"),
+    ({**FORM, "fields": ["春风"]}, "fields", "must be an object of texts, got ['春风']"),
+    ({**FORM, "fields": {"text": 3}}, "fields", "must be an object of texts, got {'text': 3}"),
+    ({**FORM, "fields": {}}, "fields", "(Couplet: the field text (上联) is empty; fill it in)"),
+    ({**FORM, "reference": ""}, "reference", "must be non-empty text, got ''"),
+    ({**FORM, "choices": "好，坏"}, "choices", "texts or null, got '好，坏'"),
     ("[" * 100_000, None, "not usable (maximum recursion depth"),
     ('{"kind": ' + "9" * 5000 + "}", None, "not usable (Exceeds the limit"),
 ]  # fmt: skip
@@ -281,49 +273,6 @@ def test_a_bad_item_of_a_list_is_named_by_its_place_too(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('[\n{"kind": "a"},\n{"kind": "b', "line 3, column 10: Unterminated string starting at"),
-        ("[\n{},\n{}", "line 3, column 3: expected ',' or ']' after 2 items"),
-        ("[\n{},\n", "line 3, column 1: Expecting value after 1 items"),
-        ("[\n{},\n]", "line 3, column 1: nothing follows the comma after 1 items"),
-        ("[{} {}]", "line 1, column 5: expected ',' or ']' after 1 items"),
-        ("[{}]\n[{}]", "line 2, column 1: expected nothing more after 1 items"),
-        ("[", "line 1, column 2: Expecting value after 0 items"),
-        ("\ufeff[}", "line 1, column 2: Expecting value after 0 items"),
-        ("[" * 100_000, "line 1, column 2: maximum recursion depth exceeded"),
-    ],
-)
-def test_a_broken_list_is_an_error_with_its_position_even_when_skipping(
-    tmp_path: Path, text: str, words: str
-) -> None:
-    path = tmp_path / "x.json"
-    path.write_text(text, encoding="utf-8")
-    message = complaint(path, skip_bad=True)
-    assert message.startswith(f"{path}, {words}")
-    assert message.endswith("of the JSON list. Is the file cut off? Get it whole.")
-
-
-def test_text_that_is_not_utf8_is_named_with_byte_and_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    text = json.dumps(FIREFLY, ensure_ascii=False)
-    path.write_bytes(json.dumps(PROMPTCBLUE).encode() + b"\n" + text.encode("gb18030"))
-    message = complaint(path)
-    assert message.startswith("x.jsonl, line 2: not UTF-8 text (byte 0xc9 at position 30 of the l")
-    assert "iconv -f GB18030 -t UTF-8" in message
-    assert len(read(path, skip_bad=True).problems) == 1
-    path.write_bytes(f"[{text}]".encode("gb18030"))
-    assert "byte 0xc9 at position 31 of the file" in complaint(path, skip_bad=True)
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_wide_text_is_refused_as_a_whole(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(json.dumps(FIREFLY).encode(encoding))
-    assert complaint(path, skip_bad=True) == f"{path} is UTF-16 or UTF-32 text: save it as UTF-8."
-
-
 def test_nothing_usable_is_an_error_that_counts_the_bad_lines(tmp_path: Path) -> None:
     for text in ("", "\n \n", "[]", "\ufeff"):
         path = lines(tmp_path / "x.jsonl", text)
@@ -338,195 +287,7 @@ def test_only_wanted_tasks_are_kept_and_a_missing_one_is_named(tmp_path: Path) -
     path = lines(tmp_path / "x.jsonl", FIREFLY, PROMPTCBLUE, FIREFLY)
     assert [record.id for record in read(path, tasks=["Couplet"]).records] == ["x-1", "x-3"]
     message = complaint(path, tasks=["Couplet", "NER"])
-    assert message == f"{path} has no record of ['NER']; it has ['Couplet', 'KUAKE-QIC']."
-
-
-# Places -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file", ["dev.json", "valid.jsonl", "validation.json", "dev.jsonl"])
-@pytest.mark.parametrize("split", ["dev", "valid", "validation"])
-def test_a_split_is_found_under_each_of_its_names(tmp_path: Path, file: str, split: str) -> None:
-    lines(tmp_path / "set" / file, FIREFLY)
-    lines(tmp_path / "set" / "train.jsonl", PROMPTCBLUE)
-    found = read(tmp_path / "set", split=split)
-    assert (found.name, found.split, found.tasks) == ("set", "dev", ("Couplet",))
-    assert read(tmp_path / "set" / file).split == "dev"
-
-
-def test_both_families_below_a_folder_are_read_as_one(tmp_path: Path) -> None:
-    lines(tmp_path / "promptcblue" / "test.jsonl", {**PROMPTCBLUE, "sample_id": "test-1"})
-    lines(tmp_path / "firefly" / "test.jsonl", FIREFLY, {**FIREFLY, "kind": ""})
-    found = read(str(tmp_path), skip_bad=True)
-    assert [record.id for record in found.records] == ["test-1", "firefly-test-1"]
-    assert [problem.file for problem in found.problems] == ["firefly/test.jsonl"]
-    assert str(tmp_path / "firefly" / "test.jsonl") not in str(found.problems[0])
-    assert found.hash == data_hash(found.records)
-
-
-def test_a_file_in_the_folder_comes_before_those_below(tmp_path: Path) -> None:
-    lines(tmp_path / "firefly" / "test.jsonl", FIREFLY)
-    lines(tmp_path / "test.jsonl", PROMPTCBLUE)
-    assert read(tmp_path).tasks == ("KUAKE-QIC",)
-
-
-def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
-    lines(tmp_path / "valid.jsonl", FIREFLY)
-    lines(tmp_path / "dev.json", FIREFLY)
-    message = complaint(tmp_path, split="dev")
-    assert "more than one dev split (dev.json, valid.jsonl): name the file" in message
-
-
-def test_a_split_that_is_not_there_is_named_with_where_it_may_lie(tmp_path: Path) -> None:
-    lines(tmp_path / "train.jsonl", FIREFLY)
-    message = complaint(tmp_path, split="validation")
-    assert f"{tmp_path} has no dev split" in message
-    assert "dev.jsonl or valid.jsonl or validation.jsonl" in message
-    assert "promptcblue and firefly" in message
-
-
-def test_an_unknown_split_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    message = complaint(tmp_path, split="tests")
-    assert message == (
-        "there is no split 'tests'; name one of: train, dev, valid, validation, test."
-    )
-
-
-def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub() -> None:
-    for source in ("nowhere/test.jsonl", Path("owner/name"), "./owner/name"):
-        assert "No such file or directory" in complaint(source)
-
-
-def test_a_folder_that_is_here_comes_before_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines(tmp_path / "owner" / "name" / "test.jsonl", FIREFLY)
-    monkeypatch.chdir(tmp_path)
-    assert read("owner/name").name == "name"
-
-
-def test_the_folder_comes_from_the_argument_else_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines(tmp_path / "named" / "test.jsonl", FIREFLY)
-    monkeypatch.setenv("CGCLORA_DATA", str(tmp_path / "named"))
-    assert data_folder(None) == tmp_path / "named"
-    assert data_folder(str(tmp_path)) == tmp_path
-    assert read(None).name == "named"
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_without_a_folder_both_ways_to_name_one_are_said(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
-    monkeypatch.delenv("CGCLORA_DATA", raising=False)
-    if value is not None:
-        monkeypatch.setenv("CGCLORA_DATA", value)
-    message = complaint(None)
-    assert "as argument" in message
-    assert "environment variable CGCLORA_DATA" in message
-
-
-def test_a_folder_that_is_none_is_named_with_who_named_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(DataError, match="gone is not a folder"):
-        data_folder(tmp_path / "gone")
-    monkeypatch.setenv("CGCLORA_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match="gone, which CGCLORA_DATA names, is not a folder"):
-        data_folder(None)
-
-
-# The hub ----------------------------------------------------------------------------------
-
-
-def fake_hub(monkeypatch: pytest.MonkeyPatch, splits: object, rows: object = ()) -> None:
-    """Stands in for the library `datasets`; an exception in place of a value is raised."""
-
-    def give(value: object) -> object:
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    class DatasetsError(Exception):
-        pass
-
-    module: Any = types.ModuleType("datasets")
-    module.get_dataset_split_names = lambda _: give(splits)
-    module.load_dataset = lambda _, split: [{**row, "split": split} for row in give(rows)]  # type: ignore[attr-defined]
-    exceptions: Any = types.ModuleType("datasets.exceptions")
-    exceptions.DatasetsError = DatasetsError
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
-
-
-def test_a_hub_dataset_is_read_row_by_row_without_its_nulls(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    empty = {"conversation": None, "task_dataset": None, "sample_id": None}
-    fake_hub(monkeypatch, ["train", "validation"], [{**FIREFLY, **empty}, {**FIREFLY, "kind": ""}])
-    found = read("owner/name", split="dev", skip_bad=True)
-    assert (found.name, found.split) == ("owner/name", "dev")
-    assert found.records == (Record("dev-1", "Couplet", "上联：春风", "秋雨"),)
-    assert str(found.problems[0]).startswith("owner/name, line 2, field 'kind': must be")
-
-
-def test_a_hub_id_without_the_library_is_answered_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    message = complaint("owner/name")
-    assert "neither a file nor a folder" in message
-    assert "pip install 'cgclora[data]'" in message
-
-
-@pytest.mark.parametrize(
-    ("splits", "rows", "words"),
-    [
-        (ConnectionError("no route"), (), ["cannot be reached (no route)", "connect"]),
-        (["test"], ConnectionError("no route"), ["cannot be reached (no route)", "connect"]),
-        (FileNotFoundError("there is no owner/name"), (), ["cannot load", "there is no owner"]),
-        (ValueError("Config name is missing"), (), ["cannot load", "Config name is missing"]),
-        (RuntimeError("scripts are no longer supported"), (), ["cannot load", "scripts"]),
-        (["train", "dev"], (), ["has no test split; it has ['dev', 'train']"]),
-        (["test"], (), ["owner/name holds no usable record"]),
-    ],
-)
-def test_what_goes_wrong_on_the_hub_is_said(
-    monkeypatch: pytest.MonkeyPatch, splits: object, rows: object, words: Iterable[str]
-) -> None:
-    fake_hub(monkeypatch, splits, rows)
-    message = complaint("owner/name")
-    assert message.startswith(("owner/name", "cannot load owner/name"))
-    assert all(word in message for word in words), message
-
-
-def test_the_real_library_reads_a_local_dataset_in_both_firefly_forms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    from evals import data
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(data, "_is_hub_id", lambda _: True)  # a folder passes for a hub id
-    for split in ("train", "dev"):  # the library wants the same fields in every file
-        lines(tmp_path / "set" / f"{split}.jsonl", PROMPTCBLUE, FIREFLY)
-    lines(tmp_path / "talk" / "test.jsonl", CONVERSATION)
-    lines(tmp_path / "none" / "test.jsonl", FIREFLY, "{not json")
-    found = read(str(tmp_path / "set"), split="dev")
-    by_file = read(lines(tmp_path / "dev.jsonl", PROMPTCBLUE, FIREFLY))
-    assert (found.split, found.records) == ("dev", by_file.records)
-    talk = read(str(tmp_path / "talk"))
-    assert [record.prompt for record in talk.records] == ["你是谁？"]
-    assert talk.turns_left_out == 1
-    assert "has no test split" in complaint(str(tmp_path / "set"))
-    assert "cannot load" in complaint(str(tmp_path / "none"))
-
-
-def test_the_real_library_without_a_network_says_so() -> None:
-    pytest.importorskip("datasets")
-    message = complaint("nobody/nothing")  # the tests run offline, see conftest.py
-    assert "the Hugging Face hub cannot be reached" in message
+    assert message == "x.jsonl has no record of NER; it has KUAKE-QIC, Couplet."
 
 
 # Sets of records --------------------------------------------------------------------------
@@ -598,7 +359,7 @@ def test_a_limit_draws_by_id_and_seed_not_by_place() -> None:
 def test_a_limit_keeps_problems_and_looks_for_duplicates_anew() -> None:
     problem = Problem("x.jsonl", 1, None, "", "bad")
     records = tuple(Record(str(number), "NER", "问", "答") for number in range(9))
-    whole = Dataset("x", "test", records, (problem,), (("0", "1"),))
+    whole = Dataset("x", "test", records, (problem,))
     part = limit(whole, 2, 3)
     assert (part.name, part.split, part.problems) == ("x", "test", (problem,))
     assert part.duplicates == ((part.records[0].id, part.records[1].id),)

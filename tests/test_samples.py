@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.data import read
 from evals.tasks import CHOICES, TASKS
 from evals.tasks.samples import Sample, load_samples
 
@@ -32,6 +33,22 @@ def test_every_task_of_a_shipped_adapter_has_four_different_samples() -> None:
     }
     assert adapted
     assert {name: len(found) for name, found in prompts.items()} == dict.fromkeys(adapted, 4)
+
+
+def test_the_samples_can_be_answered_and_scored_as_data() -> None:
+    found = read(ROOT / "assets" / "samples")
+    assert (found.problems, found.duplicates) == ((), ())
+    asked = {
+        name: [(record.prompt, record.target, record.choices) for record in found.of_task(name)]
+        for name in found.tasks
+    }
+    assert asked == {
+        name: [
+            (TASKS[name].prompt(sample.fields), sample.reference, sample.choices)
+            for sample in samples
+        ]
+        for name, samples in SAMPLES.items()
+    }
 
 
 @ALL_SAMPLES
@@ -82,11 +99,12 @@ def test_both_answers_of_every_two_way_task_occur() -> None:
 
 
 def test_a_bad_sample_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"medical\.json"):
+    with pytest.raises(FileNotFoundError, match=r"firefly/test\.json"):
         load_samples(tmp_path)
     entry: dict[str, object] = {"task": "MedGD", "fields": {}, "reference": "", "choices": None}
-    (tmp_path / "broken.json").write_text(json.dumps([entry]), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"broken\.json, entry 1: .*MedGD"):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.json").write_text(json.dumps([entry]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine/broken\.json, entry 1: .*MedGD"):
         load_samples(tmp_path)
 
 

@@ -30,16 +30,16 @@ def load_samples(folder: Path = _FOLDER) -> dict[str, list[Sample]]:
     """The examples of every task that has some, tasks in the order of `TASKS`.
 
     Args:
-        folder: holds JSON files, each a list of objects with the attributes of `Sample`.
+        folder: holds folders of JSON files, each a list of objects with the attributes of `Sample`.
 
     Raises:
-        FileNotFoundError: the folder holds no JSON file.
+        FileNotFoundError: they hold no JSON file.
         ValueError: an entry is not a sample of a known task; the message names file and entry.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in TASKS}
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(folder.glob("*/*.json"))
     if not paths:
-        raise FileNotFoundError(f"no samples in {folder}: expected files such as medical.json")
+        raise FileNotFoundError(f"no samples in {folder}: expected files such as firefly/test.json")
     for path in paths:
         for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
             try:
@@ -52,7 +52,5 @@ def load_samples(folder: Path = _FOLDER) -> dict[str, list[Sample]]:
                 )
                 samples[sample.task].append(sample)
             except (KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path.name}, entry {number}: not a sample ({error!r})"
-                ) from error
+                raise ValueError(f"{path}, entry {number}: not a sample ({error!r})") from error
     return {name: found for name, found in samples.items() if found}
