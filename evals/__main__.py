@@ -1,10 +1,11 @@
-"""The judge's command line: `python -m evals run | predict | score | classification`."""
+"""The judge's command line: `python -m evals run | predict | score | report | compare | ...`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ PREDICT = """Answer every record of a data file, with adapters, the bare backbon
 
 Several --adapter share the tasks out; a task that none of them knows is left out, or with no
 --adapter at all answered by the bare backbone. Without --data the folder in CGCLORA_DATA is read.
-A call that was cut short goes on when it is given again. Needs no scoring packages: score later,
-here or elsewhere."""
+A call that was cut short goes on when it is given again. A server's API key, if it wants one, is
+read from CGCLORA_SERVER_KEY. Needs no scoring packages: score later, here or elsewhere."""
 
 SCORE = """Score a run from its predictions and the data that it answered. It may be scored again.
 
@@ -47,6 +48,22 @@ The recipe, a TOML file or the name of one that comes with the package, says dat
 tuning for all methods alike. The same command goes on where it was, here or on another machine that
 the folder was copied to; given twice at the same time, the two share the work out."""
 
+REPORT = """Rank methods by the runs below some folders. Needs neither a model nor the data.
+
+  python -m evals report
+  python -m evals report runs --reference 'LoRA (Full)' --markdown --out report.md
+
+Runs that answered the same records stand on one board; runs of a method that differ in the seed
+alone are one row of it. Without a folder the results that come with the package are shown."""
+
+COMPARE = """Compare two runs task by task: who answers better, and whether that may be chance.
+
+  python -m evals compare runs/cgc runs/lora
+  python -m evals compare runs/cgc runs/lora --data test.jsonl
+
+Without --data the replicates that stay with each run are compared (paired bootstrap). With it the
+answers are scored anew, and the test is a paired permutation of the answers."""
+
 CLASSIFICATION = """Score the classification tasks of an adapter beside the bare backbone.
 
   python -m evals classification --adapter runs/mine/adapter --data test.jsonl --write
@@ -56,10 +73,11 @@ With --write the table goes into the adapter's manifest, under `classification`.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    from evals.names import UnknownNameError
     from evals.results import RunError
 
     options = _parser().parse_args(arguments)
-    return run(lambda: options.command(options), also={RunError: 6})
+    return run(lambda: options.command(options), also={RunError: 6, UnknownNameError: 2})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +103,19 @@ def _parser() -> argparse.ArgumentParser:
     _backbone_options(matrix)
     matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
 
+    report = command("report", REPORT, _report_boards)
+    report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
+    report.add_argument("--reference", help="over whom gains are shown (default: LoRA (Single))")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="Markdown instead of plain text")
+    form.add_argument("--json", action="store_true", help="JSON, for machines")
+    report.add_argument("--out", type=Path, help="file to write instead of printing")
+
+    compare = command("compare", COMPARE, _compare)
+    compare.add_argument("first", type=Path, metavar="RUN_A", help="run folder")
+    compare.add_argument("second", type=Path, metavar="RUN_B", help="run folder")
+    _data_options(compare, default="the runs' own replicates")
+
     table = command("classification", CLASSIFICATION, _classification)
     table.add_argument("--adapter", type=Path, required=True, help="adapter folder")
     table.add_argument("--data", type=Path, required=True, help="test records, JSONL")
@@ -95,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
+def _data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA") -> None:
+    parser.add_argument("--data", help=f"file, folder or hub id; default: {default}")
     parser.add_argument("--split", default="test", help="of a folder or hub id (default test)")
     parser.add_argument("--skip-bad", action="store_true", help="pass over bad lines, counted")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -177,8 +208,7 @@ def _predict(options: argparse.Namespace, dataset: Dataset) -> Run:
     from evals.benchmark import predict
 
     engine, known, method, seed = _engine(options)
-    wanted = options.task or [name for name in dataset.tasks if known is None or name in known]
-    chosen = data.only(dataset, wanted)
+    chosen = data.only(dataset, _wanted(options.task, dataset, known))
     return predict(
         options.run,
         engine,
@@ -191,15 +221,30 @@ def _predict(options: argparse.Namespace, dataset: Dataset) -> Run:
     )
 
 
+def _wanted(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
+    """The tasks to answer: those that are named, else all that somebody knows."""
+    from cgclora.data import DataError
+
+    wanted = named or [name for name in dataset.tasks if known is None or name in known]
+    strange = [name for name in wanted if known is not None and name not in known]
+    if strange or not wanted:
+        raise DataError(
+            f"no adapter that is given knows {', '.join(strange or dataset.tasks)}: "
+            "add one that does with --adapter, or leave --adapter out to ask the bare backbone."
+        )
+    return wanted
+
+
 def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
     """Who answers, the tasks it knows (None: any), its method's name and training seed."""
     from cgclora.config import ConfigError
-    from evals.engines import LocalEngine, ServerEngine
+    from evals.engines import KEY_VARIABLE, LocalEngine, ServerEngine
 
     if options.server:
         if options.adapter or not options.model or not options.method:
             raise ConfigError("--server needs --model and --method, and takes no --adapter.")
-        return ServerEngine(options.server, dict(options.model)), None, options.method, None
+        server = ServerEngine(options.server, dict(options.model), key=os.environ.get(KEY_VARIABLE))
+        return server, None, options.method, None
 
     from cgclora.adapter import Adapter
 
@@ -213,7 +258,7 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
             if adapters.setdefault(task, adapter) is not adapter:
                 raise ConfigError(f"two adapters know the task {task}: leave one of them out.")
     engine = LocalEngine(backbone, adapters, batch_size=options.batch_size)
-    methods = {str(manifest.get("method", "adapter")) for manifest in manifests}
+    methods = {_leaderboard_name(str(manifest.get("method", "adapter"))) for manifest in manifests}
     seeds = {manifest.get("training", {}).get("settings", {}).get("seed") for manifest in manifests}
     return (
         engine,
@@ -221,6 +266,13 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
         " + ".join(sorted(methods)) or "Backbone",
         seeds.pop() if len(seeds) == 1 else None,
     )
+
+
+def _leaderboard_name(method: str) -> str:
+    """The leaderboard's spelling of a method that `cgclora train` calls, say, `cgc-lora`."""
+    from evals.methods import METHODS
+
+    return next((name for name in METHODS if name.lower() == method), method)
 
 
 def _load(options: argparse.Namespace) -> Backbone:
@@ -247,6 +299,45 @@ def _report(run: Run, *, as_json: bool = False) -> None:
         interval = f"({main['low']:.3f}-{main['high']:.3f})"
         score = f"{main['value']:.3f} {interval}"
         print(f"{task:<{width}}  {score}  {facts['main']}, n {facts['samples']}")
+
+
+# report and compare -----------------------------------------------------------------------
+
+
+def _report_boards(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from evals import tables
+    from evals.leaderboard import boards
+    from evals.results import RunError
+
+    roots = options.roots or [Path(__file__).parents[1] / "assets" / "results"]
+    found = boards(roots)
+    if not (found.boards or found.unscored or found.damaged):
+        raise RunError(f"no run lies below {', '.join(map(str, roots))}: name another folder.")
+    text = (
+        files.json_text(tables.values(found, options.reference))
+        if options.json
+        else tables.report(found, options.reference, markdown=options.markdown)
+    )
+    if options.out:
+        files.write_text(options.out, text)
+    else:
+        print(text, end="")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from evals.comparison import compare
+    from evals.results import read_run
+    from evals.tables import comparison_table
+
+    runs = read_run(options.first), read_run(options.second)
+    found = compare(*runs, _dataset(options) if options.data else None)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+    else:
+        print(comparison_table(found).text())
 
 
 # matrix -----------------------------------------------------------------------------------

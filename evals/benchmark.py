@@ -195,38 +195,49 @@ def score(run: Run, dataset: Dataset, *, resamples: int = RESAMPLES) -> Run:
         DataError: The data is not what was answered.
         RunError: The predictions are damaged.
     """
+    rows = run.predictions()
+    metrics: dict[str, Any] = {}
+    kept: dict[str, npt.NDArray[np.float32]] = {}
+    parsed: list[str] = [""] * len(rows)
+    scores: list[float] = [math.nan] * len(rows)
+    for name, own_pairs in pairs(run, dataset).items():
+        places = [place for place, task in enumerate(rows["task"]) if task == name]
+        metrics[name], kept[name], own = _score_task(TASKS[name], own_pairs, resamples)
+        metrics[name]["cut"] = Counter(rows["finish"][place] for place in places)["length"]
+        for place, pair, value in zip(places, own_pairs, own, strict=True):
+            parsed[place] = json.dumps(pair.predicted.items, ensure_ascii=False)
+            scores[place] = value
+    return results.write_scores(run, metrics, kept, {"parsed": parsed, "score": scores})
+
+
+def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
+    """For each task the answers beside their references, in the order of the predictions' rows.
+
+    Raises:
+        DataError: The data is not what was answered.
+        RunError: The predictions are damaged.
+    """
     references = {(record.task, record.id): record for record in dataset.records}
     rows = run.predictions()
-    said = list(zip(rows["task"], rows["id"], rows["prediction"], rows["finish"], strict=True))
+    said = list(zip(rows["task"], rows["id"], rows["prediction"], strict=True))
     missing = [
-        f"{task} {identity}" for task, identity, *_ in said if (task, identity) not in references
+        f"{task} {identity}" for task, identity, _ in said if (task, identity) not in references
     ]
     if missing:
         raise DataError(
             f"{dataset.name} lacks {len(missing)} of the records that {run.folder.name} answers, "
             f"the first is {missing[0]}: give the data that it was made with."
         )
+    found: dict[str, list[Pair]] = {}
     for name, facts in run.manifest["data"]["tasks"].items():
-        answered = [references[t, i] for t, i, *_ in said if t == name]
-        if data_hash(answered) != facts["hash"]:
+        answered = [(references[task, one], text) for task, one, text in said if task == name]
+        if data_hash(record for record, _ in answered) != facts["hash"]:
             raise DataError(
                 f"the records of {name} in {dataset.name} are not those that {run.folder.name} "
                 "answers: give the data that it was made with."
             )
-    metrics: dict[str, Any] = {}
-    kept: dict[str, npt.NDArray[np.float32]] = {}
-    parsed: list[str] = [""] * len(said)
-    scores: list[float] = [math.nan] * len(said)
-    for name in run.manifest["data"]["tasks"]:
-        task = TASKS[name]
-        places = [place for place, row in enumerate(said) if row[0] == name]
-        pairs = [_pair(task, references[name, said[p][1]], said[p][2]) for p in places]
-        metrics[name], kept[name], own = _score_task(task, pairs, resamples)
-        metrics[name]["cut"] = Counter(said[p][3] for p in places)["length"]
-        for place, pair, value in zip(places, pairs, own, strict=True):
-            parsed[place] = json.dumps(pair.predicted.items, ensure_ascii=False)
-            scores[place] = value
-    return results.write_scores(run, metrics, kept, {"parsed": parsed, "score": scores})
+        found[name] = [_pair(TASKS[name], record, text) for record, text in answered]
+    return found
 
 
 def _pair(task: Task, record: Record, prediction: str) -> Pair:

@@ -109,7 +109,9 @@ class Run:
         """
         import pandas as pd  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
 
-        return pd.read_parquet(io.BytesIO(self._content(PREDICTIONS_FILE)))
+        # Arrow's threads and a Python file may abort the process as it ends (apache/arrow#34314).
+        content = io.BytesIO(self._content(PREDICTIONS_FILE))
+        return pd.read_parquet(content, use_threads=False)
 
     def replicates(self) -> dict[str, npt.NDArray[np.float32]]:
         """For each task its main score on each of the first shared resamples, [R].
@@ -121,7 +123,7 @@ class Run:
             raise RunError(f"{self.folder} has no scores yet: python -m evals score.")
         import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
 
-        table = pq.read_table(io.BytesIO(self._content(REPLICATES_FILE)))
+        table = pq.ParquetFile(io.BytesIO(self._content(REPLICATES_FILE))).read(use_threads=False)
         return {task: table[task].to_numpy() for task in table.column_names}
 
     def _content(self, name: str) -> bytes:

@@ -11,6 +11,7 @@ from evals.__main__ import main
 from evals.results import read_run
 from tests.tiny import make_backbone, save_backbone
 
+ASSETS = Path(__file__).parents[1] / "assets"
 LINES = [
     {"kind": "SentimentAnalyze", "input": f"第{place}句：灯光柔和", "target": "积极"}
     for place in range(3)
@@ -55,6 +56,11 @@ def test_predictions_made_first_are_scored_later(tmp_path, options, capsys):
         (["--task", "NER"], 4, "no record of NER"),
         (["--server", "http://127.0.0.1:9"], 2, "--server needs --model"),
         (["--adapter", "nowhere"], 5, "holds no adapter"),
+        (
+            ["--adapter", "adapter", "--task", "Couplet"],
+            4,
+            "no adapter that is given knows Couplet:",
+        ),
         (["--adapter", "adapter", "--adapter", "adapter"], 2, "two adapters know"),
         (
             ["--server", "http://127.0.0.1:9", "--model", "*=x", "--method", "y"],
@@ -82,3 +88,27 @@ def test_predict_answers_machines_in_json_too(tmp_path, options, capsys):
     words = ["--run", str(tmp_path / "run"), "--per-task", "1", "--json"]
     assert main(["predict", *options, *words]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] is None
+
+
+def test_an_adapter_that_knows_no_task_of_the_data_answers_nothing(tmp_path, options, capsys):
+    other = tmp_path / "couplets.jsonl"
+    other.write_text(json.dumps(LINES[-1]), encoding="utf-8")
+    words = ["--adapter", str(tmp_path / "adapter"), "--run", str(tmp_path / "run")]
+    assert main(["run", *options[:2], "--data", str(other), *words]) == 4
+    assert "no adapter that is given knows Couplet: add one" in capsys.readouterr().err
+    assert list(tmp_path.glob("run*")) == []
+
+
+@pytest.mark.backbone
+def test_shipped_samples_run_end_to_end_with_a_shipped_adapter(tmp_path, capsys):
+    words = ["--adapter", str(ASSETS / "adapters" / "medical"), "--data", str(ASSETS / "samples")]
+    tasks = ["--task", "KUAKE-QIC", "--task", "CHIP-CTC", "--per-task", "2"]
+    assert main(["run", *words, *tasks, "--run", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    run = read_run(tmp_path / "run")
+    assert run.manifest["method"] == "CGC-LoRA"
+    assert run.metrics is not None
+    for facts in run.metrics.values():
+        assert (facts["samples"], facts["unread"], facts["cut"]) == (2, 0, 0)
+    assert set(run.predictions()["finish"]) == {"end"}  # labels, each with its end token
+    assert run.predictions()["score"].sum() >= 3
