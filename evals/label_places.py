@@ -1,0 +1,132 @@
+"""Where the names of points in a scatter plot stand, so that they stay clear of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+_LETTER = 6.8
+_LINE = 15.0
+_GAP = 9.0
+"""Pixels: the size of a letter of a name, and how far the name is from the middle of its point."""
+
+_PLACES = (
+    ("middle right", 1, 0),
+    ("middle left", -1, 0),
+    ("top right", 1, 1),
+    ("bottom right", 1, -1),
+    ("top left", -1, 1),
+    ("bottom left", -1, -1),
+)
+"""Plotly's name of a place, and where it lies from the point, the preferred ones first.
+
+None is straight above or below: there the point's own interval stands.
+"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a plot whose sides have the length 1.
+
+    Attributes:
+        x: From the left.
+        y: From the bottom.
+        low: Lower end of its interval.
+        high: Upper end.
+        name: To be written beside it.
+        across: It is a line from side to side, and `x` is where its name stands.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+    name: str
+    across: bool = False
+
+
+def label_places(
+    points: Sequence[Point], lines: Sequence[Box], widths: Sequence[float], height: float
+) -> list[str | None]:
+    """A place for each name, by plotly's name of it; None where there is no room.
+
+    No name covers a point or another name. It crosses a line or an interval if it has to.
+
+    Args:
+        points: The ones whose names matter most first: they choose first.
+        lines: Level or upright, in a plot whose sides have the length 1.
+        widths: Of the plot in pixels, all of which the places have to suit.
+        height: Of the plot in pixels.
+    """
+    plots = [_Plot.of(points, lines, width, height) for width in widths]
+    places: list[str | None] = []
+    for point in points:
+        ways = [way for way in _PLACES if way[2] or not point.across]
+        place, right, up = next(
+            (
+                way
+                for strict in (True, False)
+                for way in ways
+                if all(plot.is_free(plot.label(point, *way[1:]), strict=strict) for plot in plots)
+            ),
+            (None, 0, 0),
+        )
+        if place is not None:
+            for plot in plots:
+                plot.taken.append(plot.label(point, right, up))
+        places.append(place)
+    return places
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A plot of a certain size in pixels.
+
+    Attributes:
+        width: From the left to the right.
+        height: From the bottom to the top.
+        taken: What no name may cover.
+        thin: What a name should not cross.
+    """
+
+    width: float
+    height: float
+    taken: list[Box]
+    thin: list[Box]
+
+    @classmethod
+    def of(
+        cls, points: Sequence[Point], lines: Sequence[Box], width: float, height: float
+    ) -> _Plot:
+        """With its points and lines, and without names."""
+        plot = cls(width, height, [], [])
+        for left, bottom, right, top in lines:
+            plot.thin.append((left * width, bottom * height, right * width, top * height))
+        for point in points:
+            x, y = point.x * width, point.y * height
+            if point.across:
+                plot.taken.append((0, y - 1, width, y + 1))
+            else:
+                reach = _GAP / 2
+                plot.taken.append((x - reach, y - reach, x + reach, y + reach))
+                plot.thin.append((x - 1, point.low * height, x + 1, point.high * height))
+        return plot
+
+    def label(self, point: Point, right: int, up: int) -> Box:
+        """What the name of a point covers in a place."""
+        long = _LETTER * len(point.name)
+        x = point.x * self.width + right * (_GAP + long / 2)
+        y = point.y * self.height + up * (_GAP + _LINE / 2)
+        return x - long / 2, y - _LINE / 2, x + long / 2, y + _LINE / 2
+
+    def is_free(self, box: Box, *, strict: bool) -> bool:
+        """Whether a name may stand there; `strict` keeps it off lines and intervals, too."""
+        left, bottom, right, top = box
+        inside = left >= 0 and bottom >= 0 and right <= self.width and top <= self.height
+        return inside and not any(
+            left <= other[2] and other[0] <= right and bottom <= other[3] and other[1] <= top
+            for other in (*self.taken, *(self.thin if strict else ()))
+        )
