@@ -233,7 +233,7 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
         _dodged(rows, max(len(main), len(others) // 2), len(others), language),
         xaxis=value_axis(
             axis,
-            range=span(found[look.entry.name][row] for look in others for row in rows),
+            autorange=True,  # anew with each entry that is switched on or off
             zeroline=True,
             zerolinecolor=INK,
             zerolinewidth=2,

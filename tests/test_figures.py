@@ -354,11 +354,17 @@ def test_each_task_shows_each_entry_with_its_interval(board: Board) -> None:
 
 
 def test_no_interval_leaves_the_axis(board: Board) -> None:
-    for figure in (figures.overall(board), figures.per_task(board), figures.seesaw(board)):
+    for figure in (figures.overall(board), figures.per_task(board)):
         ends = [end for trace in figure.data for mark in marks(trace) for end in mark]
         low, high = figure.layout.xaxis.range
         assert low < min(ends)
         assert max(ends) < high
+
+
+def test_the_seesaw_has_room_for_what_is_switched_on_alone(board: Board) -> None:
+    axis = figures.seesaw(board).layout.xaxis
+    assert axis.autorange is True
+    assert axis.range is None
 
 
 def test_the_seesaw_shows_the_gains_over_its_reference(board: Board) -> None:
