@@ -359,7 +359,7 @@ def _matrix(options: argparse.Namespace) -> None:
         return
     print(f"{outcome.done} cells are done, {len(outcome.left)} are left")
     if outcome.elsewhere:
-        print("another process works on what is left")
+        print("what is left is in another process's hands, or needs the package cma")
     if outcome.unscored:
         print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
 

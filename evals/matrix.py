@@ -48,6 +48,9 @@ from evals.tasks import TASKS
 SCORING = ("jieba", "rouge_chinese", "sacrebleu", "sklearn")
 """Packages without which answers are kept unscored."""
 
+SEARCHING = "cma"
+"""Package without which LoRAHub is left for a machine that has it."""
+
 DRAW = 0
 """Seed of which records take part: the same for all methods and training seeds."""
 
@@ -67,7 +70,7 @@ class Outcome:
     Attributes:
         done: Cells that are answered.
         left: Cells that are not, as `cluster/method/seed`.
-        elsewhere: Whether another process works on some of them.
+        elsewhere: Whether they wait for another process, or for a machine with `SEARCHING`.
         unscored: Run folders that lack scores, since the scoring packages are not installed.
     """
 
@@ -174,6 +177,8 @@ class Matrix:
 
     def _work_on(self, cell: _Cell) -> bool:
         """Whether anything of a cell could be done."""
+        if cell.method.adapters == "composed" and not find_spec(SEARCHING):
+            return False
         try:
             with self._held(f"run {cell.name}"):
                 if not _is_run(self._run_folder(cell)):

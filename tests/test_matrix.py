@@ -217,6 +217,15 @@ def test_what_another_process_holds_is_passed_over(source, tmp_path):
     assert matrix.run().left == ()
 
 
+def test_without_the_search_package_lorahub_is_left_for_later(source, tmp_path, monkeypatch):
+    methods = ["LoRAHub", "Backbone"]
+    with monkeypatch.context() as patch:
+        patch.setattr(matrix_module, "SEARCHING", "no_such_package")
+        outcome = made(source, tmp_path, methods=methods, learning_rates=[1e-2]).run()
+    assert outcome.left == ("medical/lorahub/seed-0", "general/lorahub/seed-0")
+    assert made(source, tmp_path, methods=methods, learning_rates=[1e-2]).run().left == ()
+
+
 def test_without_the_scoring_packages_answers_wait_for_a_call_with_them(
     source, tmp_path, monkeypatch
 ):
