@@ -346,7 +346,7 @@ class Adapter:
             {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()},
             {
                 "backbone": {
-                    "name": _public_name(self.backbone_name),
+                    "name": public_name(self.backbone_name),
                     "fingerprint": fingerprint(self.model),
                 },
                 "tasks": list(self.config.tasks),
@@ -437,7 +437,7 @@ def _name_of(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"
 
 
-def _public_name(source: str) -> str:
+def public_name(source: str) -> str:
     """A backbone's source without the folders that lead to it, which are nobody else's business."""
     return Path(source).name if Path(source).exists() else source
 

@@ -1,5 +1,10 @@
 """What this machine has: devices, the number formats that they compute in, free memory."""
 
+import ctypes
+import gc
+import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -40,6 +45,35 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if chosen not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"{dtype!r} is no dtype: use auto, float32, bfloat16 or float16.")
     return chosen
+
+
+class PeakMemory:
+    """The most memory held from now on: on a CUDA device that of its tensors, else the process's.
+
+    On Linux what was freed before is given back first; elsewhere the peak since the process began
+    is all that the system knows.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            with suppress(OSError, AttributeError):  # not every libc can
+                ctypes.CDLL(None).malloc_trim(0)
+            with suppress(OSError):  # proc(5): 5 resets the peak resident set size
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        for line in _read_text("/proc/self/status").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
 
 def free_memory(device: torch.device) -> int | None:

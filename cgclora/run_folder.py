@@ -3,7 +3,7 @@
     .lock               held by the process that trains here
     run.json            settings, config, data hash: what a resumed run must agree with
     log.jsonl           a line per logging step and per evaluation
-    seconds.json        training time so far, over all processes that ended by themselves
+    seconds.json        training time up to the last checkpoint, over all processes
     checkpoints/        what an interrupted run resumes from
     adapter/            the result: the weights with the lowest dev loss
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ SECONDS_FILE = "seconds.json"
 
 class TrainingError(RuntimeError):
     """A training run that cannot start or go on; the message says why and what to do."""
+
+
+class TrainingDiverged(TrainingError):  # noqa: N818 - as TrainingStopped
+    """The loss or its gradient is no number any more."""
 
 
 class TrainingStopped(TrainingError):  # noqa: N818 - no error: somebody wanted it
@@ -73,20 +77,22 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-@contextmanager
-def spent(folder: Path | None) -> Iterator[None]:
-    """Add the time within this context to the training time of a run, however it ends.
+class Stopwatch:
+    """The training time of a run: that before this process, and that since it was made.
 
-    Args:
-        folder: The run folder; None does nothing, for the processes that do not write.
+    It is noted with each checkpoint, so that steps which a killed process lost, and another one
+    takes again, count once.
     """
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        if folder is not None:
-            seconds = seconds_spent(folder) + time.monotonic() - started
-            files.write_json(folder / SECONDS_FILE, round(seconds, 1))
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SECONDS_FILE
+        self._before = seconds_spent(folder)
+        self._started = time.monotonic()
+
+    def note(self) -> None:
+        """Write it down."""
+        seconds = self._before + time.monotonic() - self._started
+        files.write_json(self._path, round(seconds, 1))
 
 
 def seconds_spent(folder: Path) -> float:

@@ -40,7 +40,8 @@ from cgclora.config import ConfigError
 from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.loss import TargetLoss
 from cgclora.run_folder import (
-    TrainingError,
+    Stopwatch,
+    TrainingDiverged,
     TrainingStopped,
     best_checkpoint,
     claim,
@@ -49,7 +50,6 @@ from cgclora.run_folder import (
     last_checkpoint,
     mark_complete,
     seconds_spent,
-    spent,
     state_at_the_end,
     step_of,
 )
@@ -95,6 +95,7 @@ class AdapterTrainer(Trainer):
         self.adapter = adapter
         self.settings = settings
         self.log_file = log_file
+        self.stopwatch: Stopwatch
         super().__init__(
             model=TargetLoss(adapter.model),
             args=arguments,
@@ -245,8 +246,8 @@ class AdapterTrainer(Trainer):
         with self.log_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _not_finite(self, name: str, value: float, step: int) -> TrainingError:
-        return TrainingError(
+    def _not_finite(self, name: str, value: float, step: int) -> TrainingDiverged:
+        return TrainingDiverged(
             f"the {name} became {value} at step {step}: lower the learning rate (the last "
             "checkpoint is from before) or look for broken records."
         )
@@ -263,6 +264,7 @@ class AdapterTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(cast(str, self.args.output_dir))
+            self.stopwatch.note()
             mark_complete(folder / f"checkpoint-{self.state.global_step}")
             # Not sooner: until the new one counts, all depends on the old ones.
             best = folder / f"checkpoint-{self.state.best_global_step}"
@@ -396,7 +398,8 @@ def train(
     Raises:
         DataError: A task has no usable record.
         TrainingError: The folder holds another run or one that is under way, its best checkpoint
-            is gone, the backbone is on another GPU than the trainer's, or the loss is not finite.
+            is gone, or the backbone is on another GPU than the trainer's.
+        TrainingDiverged: The loss is not finite.
         TrainingStopped: `stop` said so.
     """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
@@ -483,8 +486,8 @@ def _run(trainer: AdapterTrainer, folder: Path) -> dict[str, Any]:
     if state is not None:  # only the adapter was not saved yet
         trainer.state = state
     else:
-        with spent(folder if trainer.is_world_process_zero() else None):
-            _take_steps(trainer, checkpoint)
+        trainer.stopwatch = Stopwatch(folder)
+        _take_steps(trainer, checkpoint)
     trainer.load_best()
     return {
         "steps": trainer.state.global_step,

@@ -96,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     matrix = command("matrix", MATRIX, _matrix)
     matrix.add_argument("recipe", help="TOML file, or small or full")
     matrix.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    matrix.add_argument(
-        "--minutes", type=float, default=math.inf, help="then stop (default: never)"
-    )
+    matrix.add_argument("--minutes", type=_minutes, default=math.inf, help="default: no end")
     matrix.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
     _backbone_options(matrix)
     matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -161,6 +159,14 @@ def _backbone_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
     parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
+
+
+def _minutes(text: str) -> float:
+    """A positive number, for argparse, which reports the ValueError of anything else."""
+    minutes = float(text)
+    if not minutes > 0:  # nan, too
+        raise ValueError(text)
+    return minutes
 
 
 def _task_model(text: str) -> tuple[str, str]:

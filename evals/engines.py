@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -11,9 +9,10 @@ from typing import Any
 import httpx
 
 from cgclora import provenance
-from cgclora.adapter import Adapter
+from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
 from cgclora.decoding import Answer, Finish, Request, answers
+from cgclora.hardware import PeakMemory
 from evals.results import RunError
 
 KEY_VARIABLE = "CGCLORA_SERVER_KEY"
@@ -36,6 +35,7 @@ class LocalEngine:
         self.backbone = backbone
         self.adapters = adapters
         self.batch_size = batch_size
+        self._memory = PeakMemory(backbone.model.device)
 
     def facts(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Backbone, adapters with their sizes and training, decoding, versions and hardware."""
@@ -46,14 +46,17 @@ class LocalEngine:
                 used.setdefault(id(adapter), (adapter, []))[1].append(task)
         distinct = [adapter for adapter, _ in used.values()]
         return {
-            "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+            "backbone": {
+                "name": public_name(self.backbone.name),
+                "fingerprint": self.backbone.fingerprint,
+            },
             "adapters": [_adapter_facts(adapter, names) for adapter, names in used.values()],
             "trainable_parameters": sum(a.num_parameters() for a in distinct) or None,
-            "total_rank": max((a.config.total_rank for a in distinct), default=None),
+            "total_rank": sum(a.config.total_rank for a in distinct) or None,
             "active_rank": max((a.config.active_rank for a in distinct), default=None),
             "training_seconds": sum(_training(a).get("seconds", 0) for a in distinct) or None,
             "decoding": {"engine": "cgclora", "temperature": 0, "batch_size": self.batch_size},
-            "peak_memory": peak_memory(),
+            "peak_memory": self._memory.bytes(),
             **provenance.stamp(self.backbone.model),
         }
 
@@ -82,12 +85,6 @@ def _adapter_facts(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:
 def _training(adapter: Adapter) -> Mapping[str, Any]:
     found: Mapping[str, Any] = adapter.manifest.get("training", {})
     return found
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
 
 class ServerEngine:
@@ -212,7 +209,7 @@ class ServerEngine:
             ) from error
         except httpx.HTTPError as error:
             raise RunError(f"no answer from {self.url}: {error!r}. Is the server up?") from error
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RunError(f"{self.url} does not speak the completions API: {error!r}.") from error
 
 

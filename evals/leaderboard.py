@@ -1,7 +1,7 @@
 """Leaderboards from run folders alone: who answers a set of tasks best, and how sure that is.
 
-A board holds the runs that answered the same records of the same tasks of one cluster by the same
-prompts' version. An entry of it is a method; its runs differ in the training seed alone.
+A board holds the runs that answered the same records of the same tasks of one cluster in the same
+version. An entry of it is a method; its runs differ in the training seed alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Entry:
         total_rank: Ranks that are stored, see `AdapterConfig`.
         active_rank: Ranks that one task uses.
         training_seconds: Mean over the seeds; None where nothing was trained.
-        peak_memory: Of the answering process in bytes, mean over the seeds; None if not known.
+        peak_memory: While answering in bytes, mean over the seeds; None if not known.
         tokens_per_second: Answered, over all runs; None if not known.
     """
 

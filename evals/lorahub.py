@@ -1,6 +1,7 @@
-"""LoRAHub (arXiv 2307.13269): LoRAs of other tasks, composed for a task without gradients.
+"""LoRAHub (arXiv 2307.13269): LoRAs of several tasks, composed for one without gradients.
 
-The adapters of LoRA (Single) are the modules. For a task a weight w_i each is searched, and
+The adapters of LoRA (Single) are the modules, the task's own among them. For a task a weight w_i
+each is searched, and
 
     A = sum_i w_i A_i        B = sum_i w_i B_i
 
@@ -29,6 +30,7 @@ from cgclora.batching import Collator
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import Record, encode
 from cgclora.loss import TargetLoss
+from evals.values import number, whole
 
 BOUND = 1.5
 """Largest weight, as published."""
@@ -51,11 +53,8 @@ class Search:
     def __post_init__(self) -> None:
         """Check every field, since a recipe is written by hand."""
         for name in ("examples", "evaluations"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"search.{name} must be a whole number >= 1, got {value!r}.")
-        if not isinstance(self.l1, int | float) or not math.isfinite(self.l1) or self.l1 < 0:
-            raise ConfigError(f"search.l1 must be 0 or more, got {self.l1!r}.")
+            whole(f"search.{name}", getattr(self, name), 1)
+        number("search.l1", self.l1, 0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class Composer:
         tasks: Those to compose for.
 
     Attributes:
+        name: The composed adapter's.
         adapter: The composed one: each task has an expert to itself, with weight 1.
 
     Raises:
@@ -92,6 +92,7 @@ class Composer:
         self, backbone: Backbone, modules: Mapping[str, Adapter], tasks: Sequence[str]
     ) -> None:
         self.backbone = backbone
+        self.name = "lorahub"
         self.names = tuple(modules)
         configs = [module.config for module in modules.values()]
         first = configs[0]
@@ -112,16 +113,16 @@ class Composer:
             target_modules=first.target_modules,
             separator=first.separator,
         )
-        self.adapter = Adapter.attach(backbone, config, name="lorahub")
         self._A, self._B = (
             {
                 path: torch.stack(
                     [getattr(m.layers[path], table)[m.name].detach() for m in modules.values()]
                 )
-                for path in self.adapter.layers
+                for path in next(iter(modules.values())).layers
             }
             for table in ("expert_A", "expert_B")
         )
+        self.adapter = Adapter.attach(backbone, config, name=self.name)
 
     def set(self, task: str, weights: Sequence[float]) -> None:
         """Give a task the composition with these weights, in the order of the modules."""
@@ -130,7 +131,7 @@ class Composer:
         rows = slice(place * rank, (place + 1) * rank)
         with torch.no_grad():
             for path, layer in self.adapter.layers.items():
-                A, B = layer.expert_A["lorahub"], layer.expert_B["lorahub"]
+                A, B = layer.expert_A[self.name], layer.expert_B[self.name]
                 w = torch.tensor(list(weights), dtype=self._A[path].dtype, device=A.device)
                 A[rows] = torch.einsum("n,nri->ri", w, self._A[path]).to(A.dtype)
                 B[:, rows] = torch.einsum("n,nor->or", w, self._B[path]).to(B.dtype)
@@ -161,7 +162,10 @@ class Composer:
         def objective(weights: npt.NDArray[np.float64]) -> float:
             check()
             self.set(task, [float(weight) for weight in weights])
-            return loss() + settings.l1 * float(np.abs(weights).mean())
+            found = loss()
+            if not math.isfinite(found):  # which CMA-ES could not rank
+                return sys.float_info.max
+            return found + settings.l1 * float(np.abs(weights).mean())
 
         # Seed 0 would mean the clock.
         options = {"bounds": [-BOUND, BOUND], "seed": seed + 1, "verbose": -9}

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,19 +32,24 @@ from filelock import FileLock, Timeout
 from cgclora import files, provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
-from cgclora.data import Record
-from cgclora.run_folder import TrainingStopped
+from cgclora.data import DataError, Record
+from cgclora.run_folder import TrainingDiverged, TrainingError, TrainingStopped
 from cgclora.storage import read_manifest
 from cgclora.training import train
 from evals import benchmark, data
 from evals.benchmark import PROMPTS
 from evals.data import Dataset
 from evals.engines import LocalEngine
-from evals.lorahub import Composer
+from evals.lorahub import Composer, Found
 from evals.methods import METHODS, SINGLE, Method
 from evals.recipe import Recipe
 from evals.results import MANIFEST_FILE, METRICS_FILE, RunError, read_run
 from evals.tasks import TASKS
+
+SPLITS = ("train", "dev", "test")
+
+DIVERGED_FILE = "diverged.json"
+"""Stands in a training folder instead of an adapter, and says how it went."""
 
 SCORING = ("jieba", "rouge_chinese", "sacrebleu", "sklearn")
 """Packages without which answers are kept unscored."""
@@ -104,7 +110,8 @@ class Matrix:
 
     Raises:
         RunError: The folder holds another comparison.
-        DataError: A task of the recipe has no record, or a split is missing or bad.
+        DataError: A task of the recipe has no record, a split is missing or bad, or a prompt of the
+            test split is in another one.
     """
 
     def __init__(
@@ -121,11 +128,11 @@ class Matrix:
         self.out = Path(out)
         self.batch_size = batch_size
         tasks = [task for tasks in recipe.clusters.values() for task in tasks]
+        whole = {split: data.read(source, split=split, tasks=tasks) for split in SPLITS}
+        _check_apart(whole)
         self.splits: Mapping[str, Dataset] = {
-            split: data.limit(
-                data.read(source, split=split, tasks=tasks), getattr(recipe.records, split), DRAW
-            )
-            for split in ("train", "dev", "test")
+            split: data.limit(found, getattr(recipe.records, split), DRAW)
+            for split, found in whole.items()
         }
         self._ends = float("inf")
         self._say: Callable[[str], None] = lambda _: None
@@ -137,11 +144,12 @@ class Matrix:
         """Work on what is missing until all is there or the time is up.
 
         Args:
-            seconds: From now; between two training steps or answers the work ends.
+            seconds: From now; the work ends between two training steps, or within ten seconds while
+                records are answered.
             say: Told in a line what is done.
 
         Raises:
-            TrainingError: A training run diverged, or its folder is damaged.
+            TrainingError: A method diverged with every learning rate, or a folder is damaged.
         """
         self._ends = time.monotonic() + seconds
         self._say = say
@@ -190,8 +198,8 @@ class Matrix:
     def _answer(self, cell: _Cell) -> None:
         tasks = self.recipe.clusters[cell.cluster]
         rate, tried = self._learning_rate(cell)
-        adapters = self._adapters(cell, tasks, rate)
-        try:
+        with ExitStack() as attached:
+            adapters = self._adapters(cell, tasks, rate, attached)
             engine = LocalEngine(self.backbone, adapters, batch_size=self.batch_size)
             test = data.only(self.splits["test"], tasks)
             run = benchmark.predict(
@@ -211,9 +219,6 @@ class Matrix:
             )
             if _can_score():
                 benchmark.score(run, test)
-        finally:
-            for adapter in {id(one): one for one in adapters.values()}.values():
-                adapter.detach()
         self._say(f"{cell.name}: done")
 
     def _progress(self, name: str) -> Callable[[Mapping[str, Any]], None]:
@@ -229,14 +234,17 @@ class Matrix:
         for cell in self._cells():
             folder = self._run_folder(cell)
             if _is_run(folder) and not (folder / METRICS_FILE).exists():
-                tasks = self.recipe.clusters[cell.cluster]
-                benchmark.score(read_run(folder), data.only(self.splits["test"], tasks))
-                self._say(f"{cell.name}: scored")
+                with suppress(_Busy), self._held(f"run {cell.name}"):
+                    run = read_run(folder)
+                    if run.metrics is None:
+                        tasks = self.recipe.clusters[cell.cluster]
+                        benchmark.score(run, data.only(self.splits["test"], tasks))
+                        self._say(f"{cell.name}: scored")
 
     # Adapters -----------------------------------------------------------------------------
 
-    def _learning_rate(self, cell: _Cell) -> tuple[float | None, dict[str, float] | None]:
-        """The rate with the lowest dev loss for a method, and the dev loss of each rate."""
+    def _learning_rate(self, cell: _Cell) -> tuple[float | None, dict[str, float | None] | None]:
+        """The rate with the lowest dev loss, and the dev loss of each, None where it diverged."""
         if cell.method.adapters == "none":
             return None, None
         # What is composed of others has their rate.
@@ -244,10 +252,20 @@ class Matrix:
         first = _Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
         tried = {rate: self._train(first, rate) for rate in self.recipe.learning_rates}
         best = min(tried, key=tried.__getitem__)
-        return best, {f"{rate:g}": round(loss, 6) for rate, loss in tried.items()}
+        if math.isinf(tried[best]):
+            raise TrainingError(
+                f"{trained.name} diverged with every learning rate: give the recipe lower ones."
+            )
+        return best, {
+            f"{rate:g}": None if math.isinf(loss) else round(loss, 6)
+            for rate, loss in tried.items()
+        }
 
     def _train(self, cell: _Cell, rate: float) -> float:
-        """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks."""
+        """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.
+
+        Where the training diverged it is infinite.
+        """
         tasks = self.recipe.clusters[cell.cluster]
         groups = [(task,) for task in tasks] if cell.method.adapters == "one a task" else [tasks]
         losses = [self._train_one(cell, rate, group) for group in groups]
@@ -255,11 +273,15 @@ class Matrix:
 
     def _train_one(self, cell: _Cell, rate: float, tasks: tuple[str, ...]) -> float:
         folder = self._training_folder(cell, rate, tasks)
-        if not (folder / "adapter" / MANIFEST_FILE).exists():
+        if not _is_trained(folder):
             with self._held(f"train {folder.relative_to(self.out)}"):
-                if not (folder / "adapter" / MANIFEST_FILE).exists():
+                if not _is_trained(folder):
                     self._check()
                     self._take_steps(cell, rate, tasks, folder)
+        if (folder / DIVERGED_FILE).exists():
+            return math.inf
+        # Nothing resumes any more; a process may have been killed before it removed them.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         manifest, _ = read_manifest(folder / "adapter")
         return float(manifest["training"]["best_dev_loss"])
 
@@ -281,9 +303,12 @@ class Matrix:
                 progress=lambda _: None,
                 stop=lambda: time.monotonic() > self._ends,
             )
+        except TrainingDiverged as error:
+            files.write_json(folder / DIVERGED_FILE, str(error))
+            self._say(f"{name}: {error}")
+            return
         finally:
             adapter.detach()
-        shutil.rmtree(folder / "checkpoints")  # the adapter is there, and nothing resumes any more
         facts = manifest["training"]
         self._say(f"{name}: dev loss {facts['best_dev_loss']:.3f}, {facts['seconds']:.0f} s")
 
@@ -295,47 +320,58 @@ class Matrix:
         ]
 
     def _adapters(
-        self, cell: _Cell, tasks: tuple[str, ...], rate: float | None
+        self, cell: _Cell, tasks: tuple[str, ...], rate: float | None, attached: ExitStack
     ) -> dict[str, Adapter]:
-        """The adapter of each task, attached and ready to answer."""
+        """The adapter of each task, ready to answer; `attached` takes them off again."""
         if rate is None:
             return {}
         if cell.method.adapters == "composed":
-            adapter = self._composed(cell, tasks, rate)
-            return dict.fromkeys(tasks, adapter)
-        self._train(cell, rate)
+            folder = self._composed_folder(cell, rate)
+            if not (folder / MANIFEST_FILE).exists():
+                self._compose(cell, tasks, rate)
+            return dict.fromkeys(tasks, self._load(folder, "composed", attached))
+        if math.isinf(self._train(cell, rate)):
+            raise TrainingError(f"{cell.name} diverged with a learning rate of {rate:g}.")
         if cell.method.adapters == "one a task":
             return {
-                task: self._load(self._training_folder(cell, rate, (task,)), f"single{place}")
+                task: self._load(
+                    self._training_folder(cell, rate, (task,)) / "adapter",
+                    f"single{place}",
+                    attached,
+                )
                 for place, task in enumerate(tasks)
             }
-        return dict.fromkeys(tasks, self._load(self._training_folder(cell, rate, tasks), "one"))
+        folder = self._training_folder(cell, rate, tasks) / "adapter"
+        return dict.fromkeys(tasks, self._load(folder, "one", attached))
 
-    def _load(self, folder: Path, name: str) -> Adapter:
-        return Adapter.load(folder / "adapter", self.backbone, name=name).for_inference()
+    def _load(self, folder: Path, name: str, attached: ExitStack) -> Adapter:
+        adapter = Adapter.load(folder, self.backbone, name=name)
+        attached.callback(adapter.detach)
+        return adapter.for_inference()
 
-    def _composed(self, cell: _Cell, tasks: tuple[str, ...], rate: float) -> Adapter:
-        """LoRAHub's adapter: searched if it is not there yet."""
-        folder = self.out / "adapters" / cell.name
-        if not (folder / MANIFEST_FILE).exists():
-            single = _Cell(cell.cluster, METHODS[SINGLE], cell.seed)
-            self._train(single, rate)
-            self._search(cell, tasks, folder, self._adapters(single, tasks, rate))
-        return Adapter.load(folder, self.backbone, name="composed").for_inference()
-
-    def _search(
-        self, cell: _Cell, tasks: Sequence[str], folder: Path, modules: Mapping[str, Adapter]
-    ) -> None:
+    def _compose(self, cell: _Cell, tasks: tuple[str, ...], rate: float) -> None:
+        """Make LoRAHub's adapter. What is found for a task stays, should the time be up."""
         self._say(f"{cell.name}: searching")
-        composer = Composer(self.backbone, modules, tasks)
-        try:
+        folder = self._composed_folder(cell, rate)
+        single = _Cell(cell.cluster, METHODS[SINGLE], cell.seed)
+        with ExitStack() as attached:
+            modules = self._adapters(single, tasks, rate, attached)
+            composer = Composer(self.backbone, modules, tasks)
+            attached.callback(composer.adapter.detach)
             found = {}
             for task in tasks:
+                path = folder.parent / f"{_slug(task)}.json"
+                if path.exists():
+                    found[task] = Found(**json.loads(path.read_text(encoding="utf-8")))
+                    composer.set(task, [found[task].weights[name] for name in composer.names])
+                    continue
                 own = data.only(self.splits["train"], [task])
                 examples = data.limit(own, self.recipe.search.examples, DRAW).records
                 found[task] = composer.search(
                     task, examples, self.recipe.search, seed=cell.seed, check=self._check
                 )
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(path, dataclasses.asdict(found[task]))
             spent = sum(one.seconds for one in found.values())
             trained = [module.manifest["training"]["seconds"] for module in modules.values()]
             composer.adapter.save(
@@ -350,9 +386,6 @@ class Matrix:
                     },
                 },
             )
-        finally:
-            for adapter in (composer.adapter, *modules.values()):
-                adapter.detach()
 
     # Folder -------------------------------------------------------------------------------
 
@@ -361,7 +394,7 @@ class Matrix:
         path = self.out / "recipe.json"
         facts = {
             "hash": self.recipe.hash,
-            "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+            "backbone": self.backbone.fingerprint,
             "data": {split: found.hash for split, found in self.splits.items()},
         }
         if path.exists():
@@ -382,6 +415,9 @@ class Matrix:
         folder = self.out / "adapters" / cell.name / f"rate-{rate:g}"
         return folder / _slug(tasks[0]) if cell.method.adapters == "one a task" else folder
 
+    def _composed_folder(self, cell: _Cell, rate: float) -> Path:
+        return self.out / "adapters" / cell.name / f"rate-{rate:g}" / "adapter"
+
     @contextmanager
     def _held(self, what: str) -> Iterator[None]:
         """Keep other processes from the same piece of work.
@@ -391,11 +427,14 @@ class Matrix:
         """
         path = self.out / ".locks" / _slug(what)
         path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path, timeout=0)
         try:
-            with FileLock(path, timeout=0):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise _Busy from error
+        with lock:
+            lock.release()  # the context holds it too
+            yield
 
     def _check(self) -> None:
         if time.monotonic() > self._ends:
@@ -408,7 +447,32 @@ def _slug(name: str) -> str:
 
 
 def _is_run(folder: Path) -> bool:
+    files.recover_folder(folder)
     return (folder / MANIFEST_FILE).exists()
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / "adapter" / MANIFEST_FILE).exists() or (folder / DIVERGED_FILE).exists()
+
+
+def _check_apart(splits: Mapping[str, Dataset]) -> None:
+    """Refuse data that would let a method see what it is tested on.
+
+    Raises:
+        DataError: Splits are one and the same file, or prompts of one are in the test split.
+    """
+    for split, found in splits.items():
+        if found.split != split:
+            raise DataError(
+                f"{found.name} is one file, and not the {split} split: give a folder with "
+                f"{', '.join(splits)}."
+            )
+    for split in ("train", "dev"):
+        if shared := data.overlap(splits[split], splits["test"]):
+            raise DataError(
+                f"{len(shared)} prompts of the test split are in the {split} split too, the first "
+                f"is {shared[0][1]} as {shared[0][0]}: take them out of one."
+            )
 
 
 def _can_score() -> bool:

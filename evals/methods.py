@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from cgclora.config import AdapterConfig, ConfigError
+from cgclora.config import AdapterConfig
+from evals.values import number, whole
 
 Adapters = Literal["none", "one a task", "one for all", "composed"]
 
@@ -25,22 +26,27 @@ class Sizes:
         common: Common experts of CGC-LoRA.
         specific: Specific experts a task.
         expert_rank: Of each of them.
+        alpha: Of CGC-LoRA; its ablations have the same for each rank that is active, the others
+            the published twice their rank.
         moe_experts: Experts of MOE-LoRA.
-        moe_rank: Their total rank.
+        moe_rank: Their total rank; 0 takes that of CGC-LoRA.
     """
 
     lora_rank: int = 8
     common: int = 4
     specific: int = 1
     expert_rank: int = 2
+    alpha: float = 16.0
     moe_experts: int = 8
-    moe_rank: int = 16
+    moe_rank: int = 0
 
     def __post_init__(self) -> None:
         """Check every field, since a recipe is written by hand."""
         for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"sizes.{name} must be a whole number >= 1, got {value!r}.")
+            if name == "alpha":
+                number("sizes.alpha", value, 0)
+            else:
+                whole(f"sizes.{name}", value, 0 if name == "moe_rank" else 1)
 
 
 Build = Callable[[Sequence[str], Sizes], AdapterConfig]
@@ -69,8 +75,7 @@ def _lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
 
 
 def _moe_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
-    # The published alpha is twice the published rank.
-    rank = sizes.moe_rank
+    rank = sizes.moe_rank or _cgc_lora(tasks, sizes).total_rank
     return AdapterConfig.moe_lora(tasks, sizes.moe_experts, rank, alpha=2.0 * rank)
 
 
@@ -80,6 +85,7 @@ def _cgc_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
         common=sizes.common,
         specific=sizes.specific,
         expert_rank=sizes.expert_rank,
+        alpha=sizes.alpha,
     )
 
 
@@ -87,19 +93,27 @@ def _without_gate(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     return dataclasses.replace(_cgc_lora(tasks, sizes), gate="uniform")
 
 
-# What an ablation takes away it gives to the other kind, as far as whole experts go: with fewer
-# parameters it would lose for two reasons.
+# What an ablation takes away it gives to the other kind: with a smaller total rank it would lose
+# for two reasons.
+
+
+def _as_strong(whole: AdapterConfig, **changes: int) -> AdapterConfig:
+    """Other experts, whose sum under a uniform gate is scaled as before: alpha / active rank."""
+    changed = dataclasses.replace(whole, **changes)  # type: ignore[arg-type]
+    alpha = whole.alpha * changed.active_rank / whole.active_rank
+    return dataclasses.replace(changed, alpha=alpha)
 
 
 def _without_common(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     whole = _cgc_lora(tasks, sizes)
-    share = max(1, round(whole.num_experts / len(tasks)))
-    return dataclasses.replace(whole, common=0, specific=share)
+    share = max(1, whole.num_experts // len(tasks))
+    rank = max(1, round(whole.total_rank / (share * len(tasks))))
+    return _as_strong(whole, common=0, specific=share, expert_rank=rank)
 
 
 def _without_specific(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     whole = _cgc_lora(tasks, sizes)
-    return dataclasses.replace(whole, common=whole.num_experts, specific=0)
+    return _as_strong(whole, common=whole.num_experts, specific=0)
 
 
 def _total_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:

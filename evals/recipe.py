@@ -16,8 +16,8 @@
     [training]           # of `TrainingSettings`, but for what the recipe says elsewhere
     [search]             # of `Search`, for LoRAHub
 
-What is left out has its default. Seeds and methods may be added to a recipe that is under way;
-anything else makes it another one.
+What is left out has its default. Further seeds and methods may be added to a recipe that is under
+way; anything else makes it another one.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cgclora.settings import TrainingSettings
 from evals.lorahub import Search
 from evals.methods import METHODS, Sizes
 from evals.tasks import TASKS
+from evals.values import number, whole
 
 FOLDER = Path(__file__).parent / "recipes"
 """Where the recipes lie that are known by name."""
@@ -62,8 +63,7 @@ class Records:
     def __post_init__(self) -> None:
         """Check every field, since a recipe is written by hand."""
         for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"records.{name} must be a whole number >= 0, got {value!r}.")
+            whole(f"records.{name}", value, 0)
 
 
 @dataclass(frozen=True)
@@ -105,23 +105,32 @@ class Recipe:
             raise ConfigError(f"name must be non-empty text, got {self.name!r}.")
         if not self.clusters:
             raise ConfigError("clusters must name the tasks of at least one cluster.")
+        for name in ("methods", "seeds", "learning_rates"):
+            _each_once(name, getattr(self, name))
         for cluster, tasks in self.clusters.items():
-            if not tasks or len(set(tasks)) < len(tasks):
-                raise ConfigError(f"clusters.{cluster} must name tasks, each once: {list(tasks)}.")
+            _each_once(f"clusters.{cluster}", tasks)
             for task in tasks:
                 if task not in TASKS or TASKS[task].cluster != cluster:
                     own = [name for name, known in TASKS.items() if known.cluster == cluster]
                     raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {own}.")
-        if self.tune_on is not None and self.tune_on not in self.clusters:
+        if self.tune_on is not None and self.tune_on not in [*self.clusters]:
             raise ConfigError(f"tune_on is {self.tune_on!r}, not one of {list(self.clusters)}.")
+        self._check_methods()
+
+    def _check_methods(self) -> None:
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ConfigError(f"methods {unknown} are not known; there are {list(METHODS)}.")
-        if not self.seeds or not self.learning_rates:
-            raise ConfigError("seeds and learning_rates must each have at least one value.")
-        for seed in self.seeds:
-            self.settings(self.learning_rates[0], seed)
+        number("gate_rate", self.gate_rate, 0)
         for rate in self.learning_rates:
+            number("learning_rates", rate, 0)
             self.settings(rate, self.seeds[0])
+        for seed in self.seeds:
+            whole("seeds", seed, 0)
+            self.settings(self.learning_rates[0], seed)
+        for method in self.methods:
+            for tasks in self.clusters.values():
+                if METHODS[method].config is not None:
+                    self.config(method, tasks)  # what no adapter can have is said before training
 
     def settings(self, learning_rate: float, seed: int) -> TrainingSettings:
         """How one adapter is trained.
@@ -146,7 +155,8 @@ class Recipe:
     @property
     def hash(self) -> str:
         """sha256 of what may not change while the recipe is under way."""
-        fixed = {k: v for k, v in self.to_dict().items() if k not in {"seeds", "methods"}}
+        fixed = {k: v for k, v in self.to_dict().items() if k != "methods"}
+        fixed["seeds"] = self.seeds[0]  # the one that the learning rates are tried with
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def config(self, method: str, tasks: Sequence[str]) -> AdapterConfig:
@@ -155,6 +165,11 @@ class Recipe:
         if build is None:
             raise ConfigError(f"{method} trains no adapter.")
         return build(tasks, self.sizes)
+
+
+def _each_once(name: str, values: Sequence[object]) -> None:
+    if not values or any(values.count(value) > 1 for value in values):
+        raise ConfigError(f"{name} must have values, each once, got {list(values)!r}.")
 
 
 def read_recipe(source: str | Path) -> Recipe:

@@ -21,13 +21,14 @@ Fields of the manifest:
     backbone          name and fingerprint of the backbone; null for a remote engine
     adapters          each adapter's manifest, and the tasks that it answered
     trainable_parameters, total_rank, active_rank
-                      of the adapter, summed over several (ranks: the largest); null without any
+                      of the adapter, summed over several (active rank: the largest); null
+                      without any
     training_seconds  summed over the adapters; null without any
     data              name of the source, its hash, and for each task records and hash
     tasks             for each task its version and the hash of its prompts
     decoding          most tokens and stop texts of each task, and what the engine adds
     seconds, tokens   of answering: wall time, and tokens generated
-    peak_memory       of the answering process, in bytes
+    peak_memory       while answering, in bytes: of the process, or on a GPU of its tensors
     created, code, versions, hardware
                       see `cgclora.provenance`
     files             sha256 of the other files

@@ -104,7 +104,7 @@ class Scored:
         values: [T] main scores, in [0, 1].
         replicates: [T, R] main scores on shared resamples.
         training_seconds: Of this cluster's adapters; None where nothing was trained.
-        peak_memory: Of the answering process in bytes; None if not known.
+        peak_memory: While answering in bytes; None if not known.
         tokens: Generated.
         seconds: Of answering.
     """
@@ -204,7 +204,7 @@ def _scored(
     sizes = _sizes(manifest, {task.name for task in tasks})
     return Scored(
         folder=str(run.folder),
-        place=Place(cluster, manifest.get("split"), tuple(tasks), replicates.shape[1]),
+        place=Place(cluster, _text(manifest.get("split")), tuple(tasks), replicates.shape[1]),
         key=Key(
             method=str(manifest["method"]),
             label=str(manifest.get("label") or ""),
@@ -227,16 +227,20 @@ def _scored(
     )
 
 
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
 def _sizes(manifest: Mapping[str, Any], tasks: set[str]) -> Mapping[str, Any]:
     """What the manifest says of its adapters, or of those alone that answered these tasks."""
     adapters = manifest.get("adapters") or []
     own = [one["manifest"] for one in adapters if tasks.intersection(one["tasks"])]
-    if len(own) == len(adapters):
+    if not adapters:
         return manifest
     seconds = [one.get("training", {}).get("seconds") for one in own]
     return {
         "trainable_parameters": _of_all(sum, [one.get("trainable_parameters") for one in own]),
-        "total_rank": _of_all(max, [one.get("total_rank") for one in own]),
+        "total_rank": _of_all(sum, [one.get("total_rank") for one in own]),
         "active_rank": _of_all(max, [one.get("active_rank") for one in own]),
         "training_seconds": _of_all(sum, seconds),
     }

@@ -9,11 +9,14 @@ import pytest
 from filelock import FileLock
 
 from cgclora.config import ConfigError
+from cgclora.data import DataError
+from cgclora.run_folder import TrainingError
 from evals import matrix as matrix_module
 from evals.matrix import Matrix
 from evals.methods import METHODS
 from evals.recipe import Recipe, _recipe
 from evals.results import RunError, find_runs, read_run
+from evals.tasks import TASKS
 from tests.tiny import make_backbone
 
 VALUES: dict[str, Any] = {
@@ -137,6 +140,21 @@ def test_ranks_are_those_of_the_sizes(whole):
         assert manifest_of(whole, f"medical/cgc-lora-{name}")["total_rank"] == 8
 
 
+def test_methods_of_one_size_differ_in_what_they_are_named_for():
+    sizes = {"common": 8, "expert_rank": 4, "alpha": 72}
+    tasks = tuple(name for name, task in TASKS.items() if task.cluster == "medical")
+    full = recipe(clusters={"medical": list(tasks)}, sizes=sizes)
+    whole = full.config("CGC-LoRA", tasks)
+    assert (whole.total_rank, whole.active_rank) == (96, 36)
+    for method in ("MOE-LoRA", "LoRA (total rank)", *(m for m in METHODS if "w/o" in m)):
+        assert full.config(method, tasks).total_rank == 96
+    for method in (m for m in METHODS if "w/o" in m):
+        config = full.config(method, tasks)
+        assert config.scale / config.experts_per_task == pytest.approx(2.0)
+    assert full.config("LoRA (active rank)", tasks).total_rank == 36
+    assert full.config("LoRA (active rank)", tasks).scale == 2.0
+
+
 class Clock:
     """A clock by which the time is up after it was looked at so often."""
 
@@ -154,7 +172,7 @@ def test_a_comparison_in_bits_gives_what_one_in_a_piece_gives(source, whole, tmp
     bits = 0
     while True:
         with monkeypatch.context() as patch:
-            patch.setattr(matrix_module.time, "monotonic", Clock(8 + bits).monotonic)
+            patch.setattr(matrix_module.time, "monotonic", Clock(24).monotonic)
             outcome = made(source, tmp_path, methods=list(only)).run(1e6)
         bits += 1
         if not outcome.left:
@@ -199,6 +217,38 @@ def test_learning_rates_may_be_tried_on_one_cluster_for_all(source, tmp_path):
     for method in ("lora-full", "lora-single"):
         assert len([*(tmp_path / "adapters/general" / method / "seed-0").iterdir()]) == 2
         assert len([*(tmp_path / "adapters/medical" / method / "seed-0").iterdir()]) == 1
+
+
+def test_a_rate_with_which_training_diverges_is_passed_over(source, tmp_path):
+    matrix = made(source, tmp_path, methods=["LoRA (Full)"], learning_rates=[1e-2, 1e30])
+    assert matrix.run().left == ()
+    facts = manifest_of(tmp_path, "medical/lora-full")
+    assert facts["learning_rate"] == 1e-2
+    assert facts["dev_losses"]["1e+30"] is None
+
+
+def test_a_method_that_always_diverges_is_an_error(source, tmp_path):
+    matrix = made(source, tmp_path, methods=["LoRA (Full)"], learning_rates=[1e30])
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="diverged with every learning rate"):
+            matrix.run()
+
+
+def test_a_file_for_all_splits_is_refused(source, tmp_path):
+    with pytest.raises(DataError, match=r"test.jsonl is one file, and not the train split"):
+        made(source / "test.jsonl", tmp_path)
+
+
+def test_a_prompt_of_the_test_split_in_the_training_data_is_refused(source, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev", "test"):
+        text = (source / f"{split}.jsonl").read_text(encoding="utf-8")
+        if split == "train":
+            text += "\n" + text.splitlines()[0].replace("train", "test")
+        (data / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="1 prompts of the test split are in the train split too"):
+        made(data, tmp_path / "out")
 
 
 def test_a_folder_of_another_comparison_is_refused(source, tmp_path):
@@ -246,14 +296,22 @@ def test_without_the_scoring_packages_answers_wait_for_a_call_with_them(
         ({"clusters": {"medical": "KUAKE-QIC"}}, "table of lists"),
         ({"methods": ["QLoRA"]}, r"methods \['QLoRA'\] are not known"),
         ({"tune_on": "legal"}, r"tune_on is 'legal', not one of \['medical', 'general'\]"),
-        ({"seeds": []}, "at least one value"),
-        ({"learning_rates": [-1.0]}, "learning_rate must be a positive number, got -1.0"),
+        ({"seeds": []}, "seeds must have values, each once"),
+        ({"seeds": [1, 1]}, r"seeds must have values, each once, got \[1, 1\]"),
+        ({"seeds": [True]}, "seeds must be a whole number >= 0, got True"),
+        ({"methods": []}, "methods must have values"),
+        ({"gate_rate": "3"}, "gate_rate must be a number >= 0, got '3'"),
+        ({"learning_rates": ["1e-3"]}, "learning_rates must be a number >= 0, got '1e-3'"),
+        ({"tune_on": ["medical"]}, r"tune_on is \['medical'\]"),
+        ({"sizes": {"moe_rank": 10, "moe_experts": 8}}, "rank 10 does not divide"),
+        ({"sizes": {"lora_rank": True}}, "sizes.lora_rank must be a whole number >= 1, got True"),
+        ({"learning_rates": [-1.0]}, "learning_rates must be a number >= 0, got -1.0"),
         ({"learning_rates": 1e-3}, "learning_rates must be a list"),
         ({"records": {"train": -1}}, "records.train must be a whole number >= 0, got -1"),
         ({"records": {"tests": 1}}, r"keys \['tests'\] of records"),
         ({"training": {"seed": 1}}, r"keys \['seed'\] of training"),
         ({"sizes": {"common": 0}}, "sizes.common must be a whole number >= 1, got 0"),
-        ({"search": {"l1": -1}}, "search.l1 must be 0 or more, got -1"),
+        ({"search": {"l1": -1}}, "search.l1 must be a number >= 0, got -1"),
         ({"name": ""}, "name must be non-empty"),
     ],
 )
