@@ -205,6 +205,9 @@ def _train(options: argparse.Namespace) -> None:
         facts={"method": options.method}
         | ({"licence": options.licence} if options.licence else {}),
     )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Its threads would now and then abort a process that ends with the group still open.
+        torch.distributed.destroy_process_group()
     if not manifest:
         return  # another process of this run writes and reports
     if options.json:
