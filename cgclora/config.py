@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 FORMAT = 1
 """Version of the saved form of a config; a folder with a larger one is refused."""
@@ -27,6 +27,26 @@ class ConfigError(ValueError):
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        ConfigError: It is not; the message has the name.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
+
+
+def number(name: str, value: object, least: float) -> None:
+    """Refuse what is no finite number of at least `least`.
+
+    Raises:
+        ConfigError: It is not; the message has the name.
+    """
+    if not _is_number(value) or cast(float, value) < least:
+        raise ConfigError(f"{name} must be a number >= {least}, got {value!r}.")
 
 
 def _names(field: str, values: object) -> tuple[str, ...]:
@@ -97,9 +117,7 @@ class AdapterConfig:
             ("expert_rank", 1),
             ("embedding_size", 1),
         ):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{field} must be a whole number >= {least}, got {value!r}.")
+            whole(field, getattr(self, field), least)
         if self.experts_per_task == 0:
             raise ConfigError("common and specific are both 0: give every task at least 1 expert.")
         for field, choices in (

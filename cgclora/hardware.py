@@ -69,9 +69,8 @@ class PeakMemory:
         """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        for line in _read_text("/proc/self/status").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        if found := _bytes_in("/proc/self/status", "VmHWM:"):
+            return found[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
@@ -80,11 +79,7 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had on a device; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [
-        int(line.split()[1]) * 1024
-        for line in _read_text("/proc/meminfo").splitlines()
-        if line.startswith("MemAvailable:")
-    ]
+    found = _bytes_in("/proc/meminfo", "MemAvailable:")
     limit, used, counts = (
         _read_text(f"/sys/fs/cgroup/memory.{name}").split() for name in ("max", "current", "stat")
     )
@@ -111,6 +106,12 @@ def _mps_knows_bfloat16(device: torch.device) -> bool:
     except (TypeError, RuntimeError):  # before macOS 14
         return False
     return True
+
+
+def _bytes_in(path: str, name: str) -> list[int]:
+    """What a file of the system says in kilobytes under a name; nothing if it does not."""
+    lines = _read_text(path).splitlines()
+    return [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
 
 
 def _read_text(path: str) -> str:

@@ -141,15 +141,7 @@ def _from_samples(
         exact = paired_difference(one, other, metric.score, **draw)
         drawn = replicates(one, metric.score, **draw) - replicates(other, metric.score, **draw)
         scores = float(metric.score(one.sum(axis=0))), float(metric.score(other.sum(axis=0)))
-        tested = Gain(
-            exact.value,
-            exact.low,
-            exact.high,
-            exact.standard_error,
-            exact.p_value,
-            exact.p_value,
-            exact.samples,
-        )
+        tested = Gain(**vars(exact), adjusted=exact.p_value)
         found.append(_Measured(scores, tested, (exact.value, drawn, exact.samples)))
     return found
 

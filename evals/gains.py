@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.statistics import FloatArray, holm, mean_of, summarise
+from evals.statistics import Difference, FloatArray, holm, mean_of, summarise
 
 OVERALL = "overall"
 """Key of the mean over the tasks, beside the tasks' names."""
@@ -22,27 +22,17 @@ Part = tuple[float, FloatArray, int]
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A score minus another one on the same samples; both in [0, 1].
+class Gain(Difference):
+    """A difference of scores, both in [0, 1], that may be one of several.
+
+    Its `p_value` is for this task alone, of whichever test was made.
 
     Attributes:
-        value: On the whole sample.
-        low: Lower end of the percentile interval at `evals.statistics.LEVEL`.
-        high: Upper end.
-        standard_error: Over the shared resamples.
-        p_value: Two-sided, for this task alone.
         adjusted: The p-value by Holm's rule over the tasks that were compared together; of the
             overall gain, which is a question of its own, the p-value itself.
-        samples: Number of samples, n.
     """
 
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    p_value: float
     adjusted: float
-    samples: int
 
     @property
     def significant(self) -> bool:
@@ -83,7 +73,7 @@ def gain(part: Part) -> Gain:
     value, differences, samples = part
     found = summarise(value, differences, samples)
     p_value = float(p_values(differences))
-    return Gain(value, found.low, found.high, found.standard_error, p_value, p_value, found.samples)
+    return Gain(**vars(found), p_value=p_value, adjusted=p_value)
 
 
 def adjust(gains: Sequence[Gain]) -> list[Gain]:

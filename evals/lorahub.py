@@ -27,10 +27,9 @@ from torch import Tensor
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.batching import Collator
-from cgclora.config import AdapterConfig, ConfigError
+from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.data import Record, encode
 from cgclora.loss import TargetLoss
-from evals.values import number, whole
 
 BOUND = 1.5
 """Largest weight, as published."""
@@ -81,7 +80,6 @@ class Composer:
         tasks: Those to compose for.
 
     Attributes:
-        name: The composed adapter's.
         adapter: The composed one: each task has an expert to itself, with weight 1.
 
     Raises:
@@ -92,7 +90,6 @@ class Composer:
         self, backbone: Backbone, modules: Mapping[str, Adapter], tasks: Sequence[str]
     ) -> None:
         self.backbone = backbone
-        self.name = "lorahub"
         self.names = tuple(modules)
         configs = [module.config for module in modules.values()]
         first = configs[0]
@@ -122,16 +119,17 @@ class Composer:
             }
             for table in ("expert_A", "expert_B")
         )
-        self.adapter = Adapter.attach(backbone, config, name=self.name)
+        self.adapter = Adapter.attach(backbone, config, name="lorahub")
 
     def set(self, task: str, weights: Sequence[float]) -> None:
         """Give a task the composition with these weights, in the order of the modules."""
         rank = self.adapter.config.expert_rank
         place = self.adapter.config.task_index(task)
         rows = slice(place * rank, (place + 1) * rank)
+        name = self.adapter.name
         with torch.no_grad():
             for path, layer in self.adapter.layers.items():
-                A, B = layer.expert_A[self.name], layer.expert_B[self.name]
+                A, B = layer.expert_A[name], layer.expert_B[name]
                 w = torch.tensor(list(weights), dtype=self._A[path].dtype, device=A.device)
                 A[rows] = torch.einsum("n,nri->ri", w, self._A[path]).to(A.dtype)
                 B[:, rows] = torch.einsum("n,nor->or", w, self._B[path]).to(B.dtype)

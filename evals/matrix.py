@@ -432,9 +432,10 @@ class Matrix:
             lock.acquire()
         except Timeout as error:
             raise _Busy from error
-        with lock:
-            lock.release()  # the context holds it too
+        try:
             yield
+        finally:
+            lock.release()
 
     def _check(self) -> None:
         if time.monotonic() > self._ends:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from cgclora.config import AdapterConfig
-from evals.values import number, whole
+from cgclora.config import AdapterConfig, number, whole
 
 Adapters = Literal["none", "one a task", "one for all", "composed"]
 

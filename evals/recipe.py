@@ -31,12 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cgclora.config import AdapterConfig, ConfigError
+from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.settings import TrainingSettings
 from evals.lorahub import Search
 from evals.methods import METHODS, Sizes
 from evals.tasks import TASKS
-from evals.values import number, whole
 
 FOLDER = Path(__file__).parent / "recipes"
 """Where the recipes lie that are known by name."""
@@ -115,9 +114,9 @@ class Recipe:
                     raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {own}.")
         if self.tune_on is not None and self.tune_on not in [*self.clusters]:
             raise ConfigError(f"tune_on is {self.tune_on!r}, not one of {list(self.clusters)}.")
-        self._check_methods()
+        self._check_training()
 
-    def _check_methods(self) -> None:
+    def _check_training(self) -> None:
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ConfigError(f"methods {unknown} are not known; there are {list(METHODS)}.")
         number("gate_rate", self.gate_rate, 0)
