@@ -13,6 +13,7 @@ import gradio as gr
 
 from ui.api import add_endpoints
 from ui.engine import Engine, loader
+from ui.shell import Shell
 from ui.texts import I18N, TEXTS
 from ui.theme import theme
 from ui.try_it import TryIt
@@ -24,7 +25,10 @@ def build(engine: Engine) -> gr.Blocks:
     """The page and its endpoints."""
     page = gr.Blocks(title=TEXTS["page"][0], analytics_enabled=False, fill_width=True)
     with page:
-        TryIt(page, engine)
+        shell = Shell(page)
+        with shell.tab("try"):
+            TryIt(page, shell, engine)
+        shell.wire()
         add_endpoints(engine)
     page.queue(max_size=32, api_open=False)
     return page
@@ -37,7 +41,7 @@ def launch(engine: Engine, **settings: Any) -> gr.Blocks:
         prevent_thread_lock=True,
         i18n=I18N,
         theme=theme(),
-        css_paths=_ASSETS / "style.css",
+        css_paths=sorted((_ASSETS / "style").glob("*.css")),
         footer_links=["api"],
         allowed_paths=[],
         max_file_size="1mb",

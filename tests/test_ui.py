@@ -226,7 +226,7 @@ def test_the_language_is_the_address_s_then_the_browser_s_then_chinese(
 
 
 def test_the_style_sheet_has_the_same_three_colours() -> None:
-    css = (Path(app.__file__).parent / "assets" / "style.css").read_text(encoding="utf-8")
+    css = (Path(app.__file__).parent / "assets" / "style" / "base.css").read_text("utf-8")
     for name, colour in (("frozen", FROZEN), ("common", COMMON), ("specific", SPECIFIC)):
         assert f"--{name}: {colour};" in css
     assert "http" not in css

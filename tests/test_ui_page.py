@@ -17,6 +17,7 @@ from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
 from ui import forms
 from ui.engine import Engine, EngineError
+from ui.shell import Shell
 from ui.texts import TEXTS
 from ui.try_it import TryIt
 
@@ -48,7 +49,9 @@ def visitor(session: str = "one", **query: str) -> gr.Request:
 
 def tab_of(engine: Engine) -> TryIt:
     with gr.Blocks() as page:
-        return TryIt(page, engine)
+        shell = Shell(page)
+        with shell.tab("try"):
+            return TryIt(page, shell, engine)
 
 
 def ask(tab: TryIt, begun: dict[Any, Any], task: str, words: str) -> Iterator[dict[Any, Any]]:
@@ -67,8 +70,8 @@ def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, new
     next(old)
     next(old)
     begin: dict[str, Callable[[], Any]] = {
-        "task": lambda: tab._choose_task("NER", visitor()),
-        "cluster": lambda: tab._choose_cluster("my-own", visitor()),
+        "task": lambda: tab._choose_task("general", "NER", visitor()),
+        "cluster": lambda: tab._choose_cluster("my-own", None, visitor()),
         "sample": lambda: tab._fill("SentimentAnalyze", 1, visitor()),
         "question": lambda: tab._begin(visitor()),
         "stop": lambda: tab._stop(visitor()),
@@ -92,7 +95,7 @@ def test_answers_on_another_page_go_on(engine: Engine) -> None:
     tab = tab_of(engine)
     answer = ask(tab, tab._begin(visitor()), "SentimentAnalyze", "好")
     next(answer)
-    tab._choose_task("NER", visitor("two"))
+    tab._choose_task("general", "NER", visitor("two"))
     assert list(answer)
 
 
@@ -132,22 +135,22 @@ def test_a_cluster_found_damaged_while_loading_gives_way_to_another(tmp_path: Pa
     engine = Engine(tmp_path, load=lambda progress: make_backbone())
     tab = tab_of(engine)
     assert tab._open(visitor())[tab.cluster]["value"] == "broken"
-    assert tab.clock not in tab._watch("broken", "NER", None, visitor())
+    assert tab.shell.clock not in tab._watch("broken", "NER", visitor())
     engine.start()
     assert engine.wait(60)
-    shown = tab._watch("broken", "NER", None, visitor())
+    shown = tab._watch("broken", "NER", visitor())
     assert shown[tab.cluster]["value"] == "sound"
     assert shown[tab.task]["value"] == "Couplet"
     assert [name for _, name in shown[tab.cluster]["choices"]] == ["sound"]
-    assert shown[tab.module]["visible"]
-    assert not shown[tab.clock].active
+    assert shown[tab.heat_map] is not None
+    assert not shown[tab.shell.clock].active
 
 
 def test_nothing_can_be_asked_when_no_adapter_is_left(tmp_path: Path) -> None:
     save_adapter(tmp_path / "broken", ("NER",))
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
     tab = tab_of(loaded_engine(tmp_path))
-    assert tab._watch("broken", "NER", None, visitor())[tab.body]["visible"] is False
+    assert tab._watch("broken", "NER", visitor())[tab.body]["visible"] is False
 
 
 # Server ---------------------------------------------------------------------------------------
@@ -260,6 +263,6 @@ def test_only_the_named_endpoints_are_public(client: Client) -> None:
 def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
     import httpx
 
-    for path in ("app.py", "assets/style.css", "../../etc/passwd", app.__file__):
+    for path in ("app.py", "assets/style/base.css", "../../etc/passwd", app.__file__):
         reply = httpx.get(f"{client.src}gradio_api/file={path}")
         assert reply.status_code in (403, 404), path

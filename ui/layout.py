@@ -10,33 +10,36 @@ from ui.engine import MAX_CHARACTERS, MAX_TOKENS
 
 SIDES: tuple[Literal["adapted", "bare"], ...] = ("adapted", "bare")
 
-_SECONDS_BETWEEN_LOOKS = 0.5  # at how far loading has come
+
+class Choice(gr.Radio):
+    """A radio that takes a value of choices that were replaced a moment ago.
+
+    The browser puts an update in piece by piece, so an event in between may bring an old value.
+    Gradio would call that an error; what handles the event knows better.
+    """
+
+    is_template = True  # the browser knows it as a radio
+
+    def preprocess(self, payload: str | int | float | None) -> str | int | float | None:
+        """The value as it came."""
+        return payload
 
 
 class Layout:
     """The components, made in the page that is open for building."""
 
-    def __init__(self) -> None:
-        self.bilingual = Bilingual()
+    def __init__(self, bilingual: Bilingual) -> None:
+        self.bilingual = bilingual
         self._lay_out()
 
     def _lay_out(self) -> None:
         add = self.bilingual
-        with gr.Row(elem_id="top"):
-            add(gr.HTML, {"value": render.header}, elem_id="head")
-            with gr.Column(scale=0, min_width=200, elem_id="corner"):
-                self.other_language = add(
-                    gr.Button, {"value": "other_language"}, size="sm", elem_id="language"
-                )
-                self.status = gr.HTML(elem_id="status")
-        self.problems = gr.HTML()
-        self.clock = gr.Timer(_SECONDS_BETWEEN_LOOKS)
         with gr.Row(elem_id="page") as self.body:
             with gr.Column(scale=0, min_width=272, elem_id="choose"):
                 self.cluster = add(
                     gr.Radio, {"label": "cluster"}, container=False, elem_id="clusters"
                 )
-                self.task = add(gr.Radio, {"label": "task"}, container=False, elem_id="tasks")
+                self.task = add(Choice, {"label": "task"}, container=False, elem_id="tasks")
             with gr.Column(elem_id="work", min_width=300):
                 self.task_head = gr.HTML()
                 self._lay_out_input()
@@ -93,11 +96,11 @@ class Layout:
                     elem_id="labels-only",
                 )
 
-    def _slot(self, place: int) -> tuple[gr.Textbox, gr.Radio]:
+    def _slot(self, place: int) -> tuple[gr.Textbox, Choice]:
         """Room for one field: free text, or a choice among a few."""
         return (
             gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
-            gr.Radio(visible=False, elem_classes="options"),
+            Choice(visible=False, elem_classes="options"),
         )
 
     def _lay_out_answers(self) -> None:
@@ -124,11 +127,4 @@ class Layout:
             add(gr.HTML, {"value": render.paragraph("gates_intro")})
             self.gate_shares = gr.HTML(elem_id="gate-shares")
             self.share_bar = gr.Plot(show_label=False, container=False, elem_id="share-bar")
-            self.module = add(
-                gr.Radio,
-                {"label": "module"},
-                visible=False,
-                elem_classes="options",
-                elem_id="modules",
-            )
             self.heat_map = gr.Plot(show_label=False, container=False, elem_id="heat-map")

@@ -16,38 +16,26 @@ from ui.answering import Form, View
 from ui.engine import Engine
 from ui.figures import heat_map, share_bar
 from ui.layout import SIDES, Layout
+from ui.shell import AT_ONCE, Shell, remember
 from ui.texts import language_of, text
 from ui.theme import MENTIONS
 from ui.visits import Visits
 
 Updates = dict[Any, Any]
 
-_ALL_MODULES = ""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_AT_ONCE: dict[str, Any] = {**_QUIET, "queue": False}
 _ANSWERS_AT_ONCE = 4  # their steps take turns on the backbone
 
-# The address says what is shown, so that it can be shared; the list shows what is chosen; answers
-# are read out. Gradio sets no such attribute on a block, and what is inside is replaced.
-_KEEP_UP = """(cluster, task, otherLanguage) => {
-  if (!task) return;
-  const address = new URL(location);
-  address.searchParams.set("cluster", cluster);
-  address.searchParams.set("task", task);
-  history.replaceState(null, "", address);
-  document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
+# The list shows what is chosen; answers are read out. Gradio sets no such attribute on a block, and
+# what is inside is replaced.
+_KEEP_UP = """() => {
   for (const side of ["adapted", "bare"]) {
-    document.getElementById(side).setAttribute("aria-live", "polite");
+    document.getElementById(side)?.setAttribute("aria-live", "polite");
   }
   requestAnimationFrame(() => {
     const row = document.querySelector("#tasks label.selected");
     row?.parentElement.scrollTo({ left: row.offsetLeft - 24, top: row.offsetTop - 120 });
   });
-}"""
-_SWITCH_LANGUAGE = """(name) => {
-  const address = new URL(location);
-  address.searchParams.set("lang", name === "English" ? "en" : "zh");
-  location.assign(address);
 }"""
 
 
@@ -56,11 +44,13 @@ class TryIt(Layout):
 
     Args:
         page: What the tab stands in, open for building.
+        shell: What stands around it.
         engine: Who answers.
     """
 
-    def __init__(self, page: gr.Blocks, engine: Engine) -> None:
-        super().__init__()
+    def __init__(self, page: gr.Blocks, shell: Shell, engine: Engine) -> None:
+        super().__init__(shell.bilingual)
+        self.shell = shell
         self.engine = engine
         self.visits = Visits()
         self._wire(page)
@@ -74,62 +64,45 @@ class TryIt(Layout):
         self._outcome_parts = [
             *(self.ticket, self.run, self.stop, *self.replies, self.highlights, self.parsed)
         ]
-        self._gate_parts = [self.gate_shares, self.share_bar, self.heat_map, self.module]
+        self._gate_parts = [self.gate_shares, self.share_bar, self.heat_map]
         task_parts = [
             *(self.task, self.task_head, self.samples, *self._boxes, self.prompt),
             *(self.made_prompt, self.most, self.labels_only, *self._outcome_parts),
+            # What follows an event on its own may still read what the page showed before it: gates
+            # come with the task that they are of, not after it.
+            *self._gate_parts,
         ]
         self._wire_choosing(page, task_parts)
         self._wire_asking()
 
     def _wire_choosing(self, page: gr.Blocks, task_parts: list[Any]) -> None:
-        def then_gates(event: Any) -> None:
-            event.then(self._show_gates, [*self._chosen, self.module], self._gate_parts, **_AT_ONCE)
-
-        def keep_up(event: Any) -> None:
-            event.then(None, [*self._chosen, self.other_language], None, js=_KEEP_UP, **_AT_ONCE)
-
-        opened = page.load(
-            self._open,
-            None,
-            [*self.bilingual.components, self.body, self.cluster, *task_parts],
-            **_AT_ONCE,
-        )
-        loading = [self.status, self.problems, self.clock, self.body, self.cluster]
-        for look in (opened.then, self.clock.tick):
-            look(
-                self._watch,
-                [*self._chosen, self.module],
-                [*loading, *task_parts, *self._gate_parts],
-                **_AT_ONCE,
-            )
-        keep_up(opened)
+        loading = [self.shell.status, self.shell.problems, self.shell.clock, self.body]
+        everything = [self.cluster, *loading, *task_parts]
+        self.shell.on_open(self._open, [], everything)
+        self.shell.on_open(None, js=_KEEP_UP)
+        self.shell.clock.tick(self._watch, self._chosen, everything, **AT_ONCE)
         page.unload(self._forget)
-        self.other_language.click(None, self.other_language, None, js=_SWITCH_LANGUAGE, **_AT_ONCE)
-
         for choice, handler in (
             (self.cluster, self._choose_cluster),
             (self.task, self._choose_task),
         ):
             changed = choice.input(
-                handler, choice, task_parts, trigger_mode="always_last", **_AT_ONCE
+                handler, self._chosen, task_parts, trigger_mode="always_last", **AT_ONCE
             )
-            keep_up(changed)
-            then_gates(changed)
-        self.module.input(
-            self._show_gates, [*self._chosen, self.module], self._gate_parts, **_AT_ONCE
-        )
+            remember(changed, cluster=self.cluster, task=self.task)
+            changed.then(None, None, None, js=_KEEP_UP, **AT_ONCE)
 
     def _wire_asking(self) -> None:
-        last: dict[str, Any] = {"trigger_mode": "always_last", **_AT_ONCE}
-        each: dict[str, Any] = {"trigger_mode": "multiple", **_AT_ONCE}
+        last: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
+        each: dict[str, Any] = {"trigger_mode": "multiple", **AT_ONCE}
         prompts, outcome = [self.prompt, self.made_prompt], self._outcome_parts
-        for box in self._boxes:
-            # Not `input`, which an input method's or pasted characters do not trigger.
-            box.change(self._rewrite, [self.task, *self._boxes], prompts, **last)
+        # Not `input`, which an input method's or pasted characters do not trigger. One event for
+        # all boxes, so that the last call sees all of them.
+        changed = [box.change for box in self._boxes]
+        gr.on(changed, self._rewrite, [self.task, *self._boxes], prompts, **last)
         submitted = [self.run.click, *(box.submit for box, _ in self.slots)]
         for begun in (
-            gr.on(submitted, self._begin, None, outcome, **_AT_ONCE),
+            gr.on(submitted, self._begin, None, outcome, **AT_ONCE),
             self.samples.click(
                 self._fill, [self.task, self.samples], [*self._boxes, *prompts, *outcome], **last
             ),
@@ -146,54 +119,56 @@ class TryIt(Layout):
             # Both, since Gradio calls what comes `then` after a success alone.
             answered.then(self._catch_up, None, outcome, **each)
             answered.failure(self._refused, None, outcome, **each)
-        self.stop.click(self._stop, None, outcome, **_AT_ONCE)
+        self.stop.click(self._stop, None, outcome, **AT_ONCE)
 
     # What the page shows --------------------------------------------------------------------
 
     def _open(self, request: gr.Request) -> Updates:
         language = language_of(request)
         clusters = self.engine.clusters()
-        updates: Updates = self.bilingual.updates(language)
         if not clusters:
-            return {**updates, self.body: gr.update(visible=False)}
+            return {self.body: gr.update(visible=False), **self._loading(language)}
         asked = request.query_params
         cluster = asked["cluster"] if asked.get("cluster") in clusters else clusters[0]
         tasks = self.engine.tasks(cluster)
         task = asked["task"] if asked.get("task") in tasks else tasks[0]
-        return _merged(
-            updates,
-            {self.cluster: gr.update(choices=self._clusters(language), value=cluster)},
-            self._task_list(cluster, task, language),
-            self._choose_task(task, request),
-        )
+        return _merged(self._watch(cluster, task, request), self._choose(cluster, task, request))
 
-    def _watch(
-        self, cluster: str | None, task: str | None, module: str | None, request: gr.Request
-    ) -> Updates:
+    def _watch(self, cluster: str | None, task: str | None, request: gr.Request) -> Updates:
         """How far loading has come; once it has ended, the gates, too."""
         language = language_of(request)
         now = self.engine.status
-        updates: Updates = {
-            self.status: render.status(now, language),
-            self.problems: render.problems(self.engine, language),
-        }
-        if not (now.ready or now.problem):
+        updates = self._loading(language)
+        if not (now.ready or now.problem) or self._is_between(cluster, task):
             return updates
-        updates[self.clock] = gr.Timer(active=False)
+        updates[self.shell.clock] = gr.Timer(active=False)
         usable = self.engine.clusters()
         if not usable:
             return {**updates, self.body: gr.update(visible=False)}
-        updates[self.cluster] = gr.update(choices=self._clusters(language))
-        if cluster not in usable:  # its files were found damaged
-            cluster, task, module = usable[0], self.engine.tasks(usable[0])[0], None
-            updates[self.cluster]["value"] = cluster
-            updates.update(self._choose_cluster(cluster, request))
-        return {**updates, **self._show_gates(cluster, task, module, request)}
+        if cluster in usable and task:
+            return {**updates, **self._show_gates(cluster, task, language)}
+        # Its files were found damaged.
+        return {**updates, **self._choose(usable[0], self.engine.tasks(usable[0])[0], request)}
 
-    def _choose_cluster(self, cluster: str, request: gr.Request) -> Updates:
-        task = self.engine.tasks(cluster)[0]
+    def _loading(self, language: Language) -> Updates:
+        return {
+            self.shell.status: render.status(self.engine.status, language),
+            self.shell.problems: render.problems(self.engine, language),
+        }
+
+    def _is_between(self, cluster: str | None, task: str | None) -> bool:
+        """Whether the browser has put in a new cluster, but not its tasks yet."""
+        return cluster in self.engine.clusters() and task not in self.engine.tasks(str(cluster))
+
+    def _choose_cluster(self, cluster: str, _: str | None, request: gr.Request) -> Updates:
+        return self._choose(cluster, self.engine.tasks(cluster)[0], request)
+
+    def _choose(self, cluster: str, task: str, request: gr.Request) -> Updates:
+        language = language_of(request)
         return _merged(
-            self._task_list(cluster, task, language_of(request)), self._choose_task(task, request)
+            {self.cluster: gr.update(choices=self._clusters(language), value=cluster)},
+            self._task_list(cluster, task, language),
+            self._choose_task(cluster, task, request),
         )
 
     def _clusters(self, language: Language) -> list[tuple[str, str]]:
@@ -208,8 +183,8 @@ class TryIt(Layout):
         ]
         return {self.task: gr.update(choices=choices, value=task)}
 
-    def _choose_task(self, name: str, request: gr.Request) -> Updates:
-        """A task's form with the first sample in it, and no answer yet."""
+    def _choose_task(self, cluster: str, name: str, request: gr.Request) -> Updates:
+        """A task's form with the first sample in it, its gates, and no answer yet."""
         language = language_of(request)
         task = forms.task_named(name)
         samples = forms.samples(task)
@@ -240,30 +215,23 @@ class TryIt(Layout):
                     updates[options] = gr.update(choices=list(field.options), **words)
                 else:
                     updates[box] = gr.update(lines=3 if field.multiline else 1, **words)
-        return {**updates, **self._show(answering.empty_view(language), request, busy=False)}
+        return {
+            **updates,
+            **self._show_gates(cluster, name, language),
+            **self._show(answering.empty_view(language), request, busy=False),
+        }
 
-    def _show_gates(
-        self, cluster: str | None, task: str | None, module: str | None, request: gr.Request
-    ) -> Updates:
-        language = language_of(request)
-        if not (self.engine.status.ready and cluster in self.engine.clusters() and task):
+    def _show_gates(self, cluster: str, task: str, language: Language) -> Updates:
+        if not (self.engine.status.ready and cluster in self.engine.clusters()):
             key = "gates_never" if self.engine.status.problem else "gates_later"
-            return {
-                self.gate_shares: render.paragraph(key)(partial(text, language=language)),
-                self.share_bar: None,
-                self.heat_map: None,
-                self.module: gr.update(visible=False),
-            }
+            note = render.paragraph(key)(partial(text, language=language))
+            return {self.gate_shares: note, self.share_bar: None, self.heat_map: None}
         gates = self.engine.gates(cluster, task)
-        chosen = module if module in gates.modules() else None
-        names = [(text("all_modules", language), _ALL_MODULES)]
-        names += [(name, name) for name in gates.modules()]
         return {
             self.gate_shares: render.gate_shares(gates, language)
-            + render.gate_table(gates, chosen, language),
+            + render.gate_table(gates, None, language),
             self.share_bar: share_bar(gates, language),
-            self.heat_map: heat_map(gates, chosen, language),
-            self.module: gr.update(choices=names, value=chosen or _ALL_MODULES, visible=True),
+            self.heat_map: heat_map(gates, None, language),
         }
 
     def _show(self, view: View, request: gr.Request, *, busy: bool) -> Updates:

@@ -1,0 +1,165 @@
+"""What stands around the tabs: the head of the page, how far loading has come, and the tabs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ui import render
+from ui.bilingual import Bilingual
+from ui.texts import language_of
+
+Handler = Callable[..., Any]
+
+AT_ONCE: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "queue": False,
+}
+"""Settings of an event that takes no time: it does not stand in the queue."""
+
+_SECONDS_BETWEEN_LOOKS = 0.5  # at how far loading has come
+
+_SWITCH_LANGUAGE = """(name) => {
+  const address = new URL(location);
+  address.searchParams.set("lang", name === "English" ? "en" : "zh");
+  location.assign(address);
+}"""
+_SPEAK = """(otherLanguage) => {
+  document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
+}"""
+# The address says what is shown, so that it can be shared.
+_REMEMBER = """(...values) => {
+  const address = new URL(location);
+  %s.forEach((name, place) => {
+    const value = values[place];
+    if (value === null || value === undefined || value === "" || value.length === 0) {
+      address.searchParams.delete(name);
+    } else address.searchParams.set(name, value);
+  });
+  history.replaceState(null, "", address);
+}"""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is done when a visitor comes."""
+
+    handler: Handler | None
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    js: str | None = None
+
+
+class Shell:
+    """The frame of the page, made in a page that is open for building.
+
+    Args:
+        page: What it stands in.
+
+    Attributes:
+        bilingual: Makes components whose words follow the visitor's language, for all tabs.
+        status: How far loading has come.
+        problems: What could not be loaded.
+        clock: Ticks while something loads.
+    """
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self.bilingual = Bilingual()
+        self._page = page
+        self._tab: dict[str, gr.Tab] = {}
+        self._on_open: list[_Step] = []
+        add = self.bilingual
+        with gr.Row(elem_id="top"):
+            add(gr.HTML, {"value": render.header}, elem_id="head")
+            with gr.Column(scale=0, min_width=200, elem_id="corner"):
+                self._other_language = add(
+                    gr.Button, {"value": "other_language"}, size="sm", elem_id="language"
+                )
+                self.status = gr.HTML(elem_id="status")
+        self.problems = gr.HTML(elem_id="problems")
+        self.clock = gr.Timer(_SECONDS_BETWEEN_LOOKS)
+        self._tabs = gr.Tabs(elem_id="tabs")
+
+    def tab(self, name: str) -> gr.Tab:
+        """A new tab, to be filled: `with shell.tab("try"): ...`.
+
+        Args:
+            name: Its name in the address (`?tab=`); its title is the text `tab {name}`.
+        """
+        with self._tabs:
+            tab: gr.Tab = self.bilingual(
+                gr.Tab, {"label": f"tab {name}"}, id=name, elem_id=f"tab-{name}"
+            )
+        self._tab[name] = tab
+        tab.select(None, None, None, js=f'() => ({_remember(["tab"])})("{name}")', **AT_ONCE)
+        return tab
+
+    def on_open(
+        self,
+        handler: Handler | None,
+        inputs: Sequence[Any] = (),
+        outputs: Sequence[Any] = (),
+        js: str | None = None,
+    ) -> None:
+        """Do something when a visitor comes, after what other calls asked for before.
+
+        One after another, since events that run at once would each have their own idea of what
+        the page shows. The handler gets the address in `request.query_params`.
+        """
+        self._on_open.append(_Step(handler, inputs, outputs, js))
+
+    def on_show(
+        self, name: str, handler: Handler, inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()
+    ) -> None:
+        """Do something whenever a tab comes into view: by a click, or since the address names it.
+
+        Args:
+            name: Of the tab, made before.
+            handler: Takes the values of the inputs and a `request: gr.Request`; returns updates by
+                component.
+            inputs: Components.
+            outputs: Components.
+        """
+        self._tab[name].select(handler, [*inputs], [*outputs], **AT_ONCE)
+
+        def opened(request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
+            return handler(*values, request=request) if self._asked(request) == name else {}
+
+        self.on_open(opened, inputs, outputs)
+
+    def wire(self) -> None:
+        """Say what happens when a visitor comes, once all tabs are made."""
+        event = self._page.load(
+            self._open, None, [self._tabs, *self.bilingual.components], **AT_ONCE
+        ).then(None, self._other_language, None, js=_SPEAK, **AT_ONCE)
+        for step in self._on_open:
+            event = event.then(step.handler, [*step.inputs], [*step.outputs], js=step.js, **AT_ONCE)
+        self._other_language.click(None, self._other_language, None, js=_SWITCH_LANGUAGE, **AT_ONCE)
+
+    def _asked(self, request: gr.Request) -> str:
+        """The tab that the address names, or the first one."""
+        asked = str(request.query_params.get("tab", ""))
+        return asked if asked in self._tab else next(iter(self._tab))
+
+    def _open(self, request: gr.Request) -> dict[Any, Any]:
+        updates: dict[Any, Any] = self.bilingual.updates(language_of(request))
+        return {**updates, self._tabs: gr.Tabs(selected=self._asked(request))}
+
+
+def remember(event: Any, **components: Any) -> None:
+    """After an event, put the values of components into the address, so that it can be shared.
+
+    Args:
+        event: What `component.input(...)` returned, say.
+        components: Name in the address to component; an empty value is left out.
+    """
+    event.then(None, [*components.values()], None, js=_remember([*components]), **AT_ONCE)
+
+
+def _remember(names: Sequence[str]) -> str:
+    return _REMEMBER % json.dumps(names)

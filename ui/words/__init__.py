@@ -1,0 +1,1 @@
+"""The words of the app, in Chinese and in English: a file a tab."""

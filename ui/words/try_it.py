@@ -1,0 +1,110 @@
+"""The tab where a task is tried."""
+
+WORDS: dict[str, tuple[str, str]] = {
+    "tab try": ("试一试", "Try it"),
+    # Choosing
+    "cluster": ("任务簇", "Task cluster"),
+    "cluster medical": ("医疗", "Medical"),
+    "cluster general": ("通用", "General"),
+    "task": ("任务", "Task"),
+    "classification": ("分类", "classification"),
+    "extraction": ("抽取", "extraction"),
+    "normalization": ("标准化", "normalization"),
+    "generation": ("生成", "generation"),
+    "unknown_task": (
+        "自定义任务：输入会原样成为提示词。",
+        "A task of your own: the input is the prompt, word for word.",
+    ),
+    # Asking
+    "input": ("输入", "Input"),
+    "samples": ("点一个示例，直接看回答", "Click an example to see it answered"),
+    "text": ("文本", "Text"),
+    "prompt": ("模型读到的提示词（可以改）", "The prompt the model reads (editable)"),
+    "prompt_short": ("提示词", "Prompt"),
+    "prompt_placeholder": (
+        "填好上面的字段，提示词就出现在这里。",
+        "Fill in the fields above and the prompt appears here.",
+    ),
+    "most_tokens": ("回答最多多少词元", "Longest answer, in tokens"),
+    "labels_only": ("只允许这个任务的标签", "Only allow this task's labels"),
+    "labels_only_info": (
+        "两侧都只能从提示词列出的标签里选。",
+        "Both sides must choose among the labels that the prompt lists.",
+    ),
+    "run": ("回答", "Answer"),
+    "stop": ("停止", "Stop"),
+    # Answers
+    "answers": ("回答", "Answer"),
+    "adapted": ("基座 + 专家", "Backbone + experts"),
+    "bare": ("裸基座", "Bare backbone"),
+    "nothing_yet": ("回答会逐字出现在这里。", "The answer appears here, word by word."),
+    "nothing_bare_yet": (
+        "同一个问题，不用专家。",
+        "The same question, without experts.",
+    ),
+    "waiting_model": ("模型加载完就开始…", "Starts as soon as the model is loaded…"),
+    "reading": ("读提示词…", "Reading the prompt…"),
+    "empty_answer": ("（空回答）", "(an empty answer)"),
+    "tokens": ("{count} 词元", "{count} tokens"),
+    "speed": ("{speed} 词元/秒", "{speed} tokens/s"),
+    "seconds": ("{seconds} 秒", "{seconds} s"),
+    "cut": ("到上限为止", "cut at the limit"),
+    "stopped": ("已停止", "stopped"),
+    # Parsed
+    "parsed": ("解析结果", "Parsed result"),
+    "parsed_later": (
+        "回答结束后，这里显示解析出的标签、实体或表格，并与参考答案对照。",
+        "When the answer is complete, its labels, entities or rows are shown here and compared "
+        "with the reference.",
+    ),
+    "in_text": ("在原文中", "In the text"),
+    "nothing_found": ("没有解析出任何条目。", "No item was found in the answer."),
+    "unparsed": ("没能解析的部分", "Could not be parsed"),
+    "head": ("头实体", "head"),
+    "tail": ("尾实体", "tail"),
+    "reference": ("参考答案", "Reference"),
+    "right": ("与参考答案一致", "Agrees with the reference"),
+    "wrong": ("与参考答案不一致", "Differs from the reference"),
+    "hits": (
+        "命中 {hits} / {expected}，多出 {extra}",
+        "{hits} of {expected} found, {extra} extra",
+    ),
+    "no_reference": (
+        "自己写的输入没有参考答案，结果请自行判断。",
+        "Your own input has no reference answer: judge for yourself.",
+    ),
+    "open_ended": (
+        "生成任务没有唯一答案，参考仅供对照。",
+        "A generation task has no single right answer; the reference is for comparison.",
+    ),
+    # Errors
+    "fill_in": ("请先填写“{field}”。", "Fill in “{field}” first."),
+    "too_long": (
+        "输入有 {count} 个字符，最多 {most} 个：请缩短。",
+        "The input has {count} characters, at most {most} are read: shorten it.",
+    ),
+    "refused_by_engine": (
+        "模型或这个适配器没有加载成功，所以没有回答。请按下面的英文说明处理。",
+        "The model or this adapter could not be loaded, so there is no answer. Do as the message "
+        "below says.",
+    ),
+    "refused_task": (
+        "这个适配器答不了这个任务，请换一个任务。英文原因见下。",
+        "This adapter cannot answer this task: choose another one. The reason is below.",
+    ),
+    "refused_prompt": (
+        "提示词太长，或者无法读取：请缩短它，或调低回答的词元上限。",
+        "The prompt is too long or cannot be read: shorten it, or allow fewer tokens of the "
+        "answer.",
+    ),
+    "not_taken": (
+        "问题没有送到：服务器太忙，或连接断了。请过几秒再问一次。",
+        "The question did not get through: the server is busy, or the connection failed. Ask again "
+        "in a few seconds.",
+    ),
+    "internal": (
+        "出了意外，没有得到回答。请再试一次；若仍如此，请查看服务器日志。",
+        "Something unexpected happened and there is no answer. Try again; if it stays so, read the "
+        "server's log.",
+    ),
+}
