@@ -13,7 +13,7 @@ from cgclora.config import ConfigError
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui import forms, render
-from ui.engine import MAX_CHARACTERS, Engine, EngineError, Question
+from ui.engine import BARE, MAX_CHARACTERS, Engine, EngineError, Question
 from ui.render import Reply
 from ui.texts import text
 
@@ -177,7 +177,12 @@ def _choices(form: Form) -> tuple[str, ...] | None:
 def _question(form: Form) -> Question:
     choices = form.task.answers(_choices(form)) if form.labels_only else ()
     return Question(
-        form.cluster, form.task.name, _prompt(form), form.max_new_tokens, choices or None
+        form.cluster,
+        form.task.name,
+        _prompt(form),
+        form.max_new_tokens,
+        choices or None,
+        beside=(BARE,),
     )
 
 

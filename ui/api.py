@@ -50,9 +50,7 @@ def add_endpoints(engine: Engine) -> None:
             form = task_named(task)
             to_label = labels_only and form.kind == "classification"
             choices = form.answers() if to_label else None
-            question = Question(
-                found, task, prompt, form.max_new_tokens, choices, beside_bare=False
-            )
+            question = Question(found, task, prompt, form.max_new_tokens, choices, beside=())
             with closing(engine.ask(question)) as pieces:
                 reply = next(piece.answer for piece in pieces if piece.answer is not None)
             gates = engine.gates(found, task)

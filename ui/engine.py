@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from evals.tasks import TASKS
@@ -31,6 +33,12 @@ MAX_TOKENS = 512
 
 BARE_TOKENS = 64
 """Longest answer of the bare backbone, which seldom ends by itself."""
+
+BARE = "backbone"
+"""Stands for the backbone without experts where others are adapters."""
+
+COMPARED = "compare"
+"""The folder of adapters that are there to be compared with."""
 
 Progress = Callable[[str, float], None]
 Load = Callable[[Progress], "Backbone"]
@@ -61,7 +69,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Question:
-    """One question to an adapter and, beside it, to the bare backbone.
+    """One question to an adapter and to those beside it.
 
     Attributes:
         cluster: The adapter's name.
@@ -69,7 +77,7 @@ class Question:
         prompt: The whole prompt.
         max_new_tokens: Most tokens of the adapted answer.
         choices: What the answer must be one of; None leaves it free.
-        beside_bare: Whether the bare backbone answers too, as the second of the batch.
+        beside: Who else answers, in this order: names of adapters that know the task, or `BARE`.
     """
 
     cluster: str
@@ -77,7 +85,7 @@ class Question:
     prompt: str
     max_new_tokens: int
     choices: tuple[str, ...] | None = None
-    beside_bare: bool = True
+    beside: tuple[str, ...] = ()
 
 
 @dataclass
@@ -85,33 +93,62 @@ class Engine:
     """One backbone, N adapters.
 
     Attributes:
-        folder: Holds a folder for each adapter; its name is the cluster's.
+        folder: Holds a folder for each adapter; its name is the cluster's. Those in its folder
+            `COMPARED` are named `compare/...`; they stand beside others, and are no clusters.
         load: Loads the backbone.
-        configs: The adapters that are there, by cluster.
-        problems: Why an adapter cannot be used, by cluster.
+        trained: Holds training runs, whose adapters are clusters too; None if there are none.
+        configs: The adapters that are there, by name.
+        manifests: What their folders say of them, by name; empty where nothing can be read.
+        problems: Why an adapter cannot be used, by name.
         status: How far loading has come.
     """
 
     folder: Path
     load: Load
+    trained: Path | None = None
     configs: dict[str, AdapterConfig] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
     _adapters: dict[str, Adapter] = field(default_factory=dict)
     _backbone: Backbone | None = None
     _finished: threading.Event = field(default_factory=threading.Event)
+    _paths: dict[str, Path] = field(default_factory=dict)
+    _refreshing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Read the configs, which takes no model."""
-        for path in sorted(self.folder.glob("*/")) if self.folder.is_dir() else ():
-            if path.name.startswith("."):
-                continue
+        self._look()
+
+    def refresh(self) -> tuple[str, ...]:
+        """Take in adapters that are there since the last look; returns their names."""
+        with self._refreshing:
+            new = self._look()
+            if self._backbone is not None and self.status.ready:
+                self._attach(self._backbone, new)
+        return new
+
+    def _look(self) -> tuple[str, ...]:
+        """Read the configs of adapters that are not known yet."""
+        new = {name: path for name, path in self._found().items() if name not in self._paths}
+        for name, path in new.items():
             try:
                 # `read_manifest` checks more, on the thread that has torch.
-                values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-                self.configs[path.name] = AdapterConfig.from_dict(values)
+                config, manifest = _json(path / "config.json"), _json(path / "manifest.json")
+                self.configs[name] = AdapterConfig.from_dict(config)
+                self.manifests[name] = manifest
             except (OSError, ValueError, AttributeError, ConfigError) as error:
-                self.problems[path.name] = self._words(error)
+                self.problems[name] = self._words(error)
+        self._paths.update(new)
+        return tuple(new)
+
+    def _found(self) -> dict[str, Path]:
+        """Folders of adapters by name. A shipped one keeps its name before a trained one."""
+        compared = {f"{COMPARED}/{path.name}": path for path in _folders(self.folder / COMPARED)}
+        shipped = {path.name: path for path in _folders(self.folder) if path.name != COMPARED}
+        runs = _folders(self.trained) if self.trained else ()
+        trained = {path.name: path / "adapter" for path in runs if (path / "adapter").is_dir()}
+        return {**trained, **shipped, **compared}
 
     def start(self) -> None:
         """Load everything on a thread of its own."""
@@ -122,10 +159,24 @@ class Engine:
         return self._finished.wait(seconds)
 
     def clusters(self) -> tuple[str, ...]:
-        """Names of the adapters that can be used: medical and general first."""
+        """Names of the adapters that can be chosen: medical and general first."""
+        return tuple(name for name in self.adapters() if not name.startswith(f"{COMPARED}/"))
+
+    def adapters(self) -> tuple[str, ...]:
+        """Names of all adapters that can be used: the clusters' and those to compare with."""
         known = [name for name in ("medical", "general") if name in self.configs]
-        usable = dict.fromkeys([*known, *self.configs])
+        usable = dict.fromkeys([*known, *sorted(self.configs)])
         return tuple(name for name in usable if name not in self.problems)
+
+    def rivals(self, cluster: str, task: str) -> tuple[str, ...]:
+        """Names of the other adapters that know a task."""
+        return tuple(
+            name for name in self.adapters() if name != cluster and task in self.configs[name].tasks
+        )
+
+    def path(self, name: str) -> Path:
+        """The folder of an adapter."""
+        return self._paths[name]
 
     def tasks(self, cluster: str) -> tuple[str, ...]:
         """A cluster's tasks: those we know in our own order, then the others."""
@@ -157,13 +208,13 @@ class Engine:
     def ask(self, question: Question) -> Generator[Piece]:
         """Answer as a stream; closing it stops the work.
 
-        Piece index 0 is the adapted answer, 1 the bare backbone's.
+        Piece index 0 is the adapted answer, the others follow in the order of `beside`.
 
         Raises:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The request cannot be answered.
         """
-        backbone, adapter = self._loaded(question.cluster)
+        backbone, adapter = self.loaded(question.cluster)
         from cgclora.decoding import Request, stream  # noqa: PLC0415 - torch is loaded by now
 
         if len(question.prompt) > MAX_CHARACTERS:
@@ -172,11 +223,18 @@ class Engine:
                 "read: shorten it."
             )
         most = max(1, min(question.max_new_tokens, MAX_TOKENS))
-        requests = [Request(question.task, question.prompt, most, choices=question.choices)]
-        if question.beside_bare:
-            bare = min(most, BARE_TOKENS)
-            requests.append(Request(None, question.prompt, bare, choices=question.choices))
-        yield from stream(backbone, requests, adapter)
+        own = Request(question.task, question.prompt, most, choices=question.choices)
+        bare = replace(own, task=None, max_new_tokens=min(most, BARE_TOKENS))
+        streams = []
+        # The bare backbone shares the passes of the first adapter.
+        places = [0, *(n for n, name in enumerate(question.beside, 1) if name == BARE)]
+        requests = [own, *(bare for _ in places[1:])]
+        streams.append(_moved(stream(backbone, requests, adapter), places))
+        for place, name in enumerate(question.beside, 1):
+            if name != BARE:
+                _, other = self.loaded(name)
+                streams.append(_moved(stream(backbone, [own], other), [place]))
+        yield from _in_turn(streams)
 
     def gates(self, cluster: str, task: str) -> TaskGates:
         """The gate of a task.
@@ -185,15 +243,20 @@ class Engine:
             EngineError: The model is not loaded.
             ConfigError: The task is unknown.
         """
-        _, adapter = self._loaded(cluster)
+        _, adapter = self.loaded(cluster)
         config = adapter.config
         index = config.task_index(task)
         usable = [place for place, allowed in enumerate(config.access()[index]) if allowed]
         weights = adapter.gates()[:, index, usable].double().cpu().numpy()
         return TaskGates(task, tuple(adapter.layers), weights, config.common)
 
-    def _loaded(self, cluster: str) -> tuple[Backbone, Adapter]:
-        # Never waits: those who wait would hold all of the server's threads.
+    def loaded(self, name: str) -> tuple[Backbone, Adapter]:
+        """The backbone and one of its adapters. Never waits.
+
+        Raises:
+            EngineError: They are not there yet, or cannot be used.
+        """
+        # Those who wait would hold all of the server's threads.
         now = self.status
         if now.problem:
             raise EngineError(f"the model could not be loaded: {now.problem}")
@@ -201,37 +264,79 @@ class Engine:
             raise EngineError(
                 f"the model is still loading ({now.fraction:.0%}): ask again in a few seconds."
             )
-        if cluster not in self._adapters:
-            reason = self.problems.get(cluster, "there is no such folder")
-            raise EngineError(f"the adapter {cluster!r} cannot be used: {reason}")
-        return self._backbone, self._adapters[cluster]
+        if name not in self._adapters:
+            reason = self.problems.get(name, "there is no such folder")
+            raise EngineError(f"the adapter {name!r} cannot be used: {reason}")
+        return self._backbone, self._adapters[name]
 
     def _run(self) -> None:
         try:
-            from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
-            from cgclora.storage import AdapterError  # noqa: PLC0415
-
             self._backbone = self.load(self._report)
-            for name in self.configs:
-                try:
-                    self._adapters[name] = Adapter.load(
-                        self.folder / name, self._backbone
-                    ).for_inference()
-                except (AdapterError, ConfigError) as error:
-                    self.problems[name] = self._words(error)
-            self.status = Status("", 1.0, ready=True)
+            with self._refreshing:
+                self._attach(self._backbone, self.configs)
+                self.status = Status("", 1.0, ready=True)
         except Exception as error:  # whatever it is, a page that waits for ever says less
             _log.exception("the model could not be loaded")
             self.status = Status(problem=self._words(error))
         finally:
             self._finished.set()
 
+    def _attach(self, backbone: Backbone, names: Iterable[str]) -> None:
+        """Load adapters; what is wrong with one is its own problem."""
+        from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
+        from cgclora.storage import AdapterError  # noqa: PLC0415
+
+        for name in names:
+            if name in self.problems:
+                continue
+            internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{len(self._adapters)}")
+            try:
+                with backbone.lock:  # not between two layers of a pass
+                    adapter = Adapter.load(self._paths[name], backbone, name=internal)
+                    self._adapters[name] = adapter.for_inference()
+            except (AdapterError, ConfigError) as error:
+                self.problems[name] = self._words(error)
+
     def _report(self, stage: str, fraction: float) -> None:
         self.status = Status(stage, fraction)
 
     def _words(self, error: Exception) -> str:
         """An error's words, without the path of the server's folder."""
-        return str(error).replace(f"{self.folder}{os.sep}", "")
+        words = str(error)
+        for folder in filter(None, (self.folder, self.trained)):
+            words = words.replace(f"{folder}{os.sep}", "")
+        return words
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _folders(folder: Path) -> list[Path]:
+    """What lies in a folder and is a folder, too; hidden ones aside."""
+    found = sorted(folder.glob("*/")) if folder.is_dir() else []
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _moved(pieces: Generator[Piece], places: Sequence[int]) -> Generator[Piece]:
+    """The same pieces under other indices."""
+    with closing(pieces):
+        for piece in pieces:
+            yield replace(piece, index=places[piece.index])
+
+
+def _in_turn(streams: Sequence[Generator[Piece]]) -> Generator[Piece]:
+    """Pieces of all streams, one of each in turn; closing it closes them all."""
+    with ExitStack() as stack:
+        alive = [stack.enter_context(closing(one)) for one in streams]
+        while alive:
+            for one in [*alive]:
+                piece = next(one, None)
+                if piece is None:
+                    alive.remove(one)
+                else:
+                    yield piece
 
 
 def loader(source: str | None) -> Load:

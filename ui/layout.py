@@ -1,6 +1,7 @@
 """What stands in the tab: its components from top to bottom, without what they do."""
 
-from typing import Literal
+from abc import ABCMeta
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -11,18 +12,20 @@ from ui.engine import MAX_CHARACTERS, MAX_TOKENS
 SIDES: tuple[Literal["adapted", "bare"], ...] = ("adapted", "bare")
 
 
-class Choice(gr.Radio):
-    """A radio that takes a value of choices that were replaced a moment ago.
+def _as_it_came(_: gr.Radio, payload: Any) -> Any:
+    return payload
 
-    The browser puts an update in piece by piece, so an event in between may bring an old value.
-    Gradio would call that an error; what handles the event knows better.
-    """
 
-    is_template = True  # the browser knows it as a radio
-
-    def preprocess(self, payload: str | int | float | None) -> str | int | float | None:
-        """The value as it came."""
-        return payload
+# A radio that takes a value of choices that were replaced a moment ago. The browser puts an update
+# in piece by piece, so an event in between may bring an old value. Gradio would call that an error;
+# what handles the event knows better. Made without the metaclass of Gradio's components, which
+# writes a stub file beside the source.
+Choice: Any = ABCMeta.__new__(
+    type(gr.Radio),
+    "Choice",
+    (gr.Radio,),
+    {"is_template": True, "preprocess": _as_it_came, "__module__": __name__},
+)
 
 
 class Layout:
@@ -96,7 +99,7 @@ class Layout:
                     elem_id="labels-only",
                 )
 
-    def _slot(self, place: int) -> tuple[gr.Textbox, Choice]:
+    def _slot(self, place: int) -> tuple[gr.Textbox, gr.Radio]:
         """Room for one field: free text, or a choice among a few."""
         return (
             gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
