@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -113,7 +113,7 @@ class Piece:
 
 def stream(
     backbone: Backbone, requests: Sequence[Request], adapter: Adapter | None = None
-) -> Iterator[Piece]:
+) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
 
     Closing the iterator stops the work. Between pieces the backbone is free for other uses.
@@ -136,7 +136,7 @@ def stream(
     prompts = encode_prompts(
         [request.prompt for request in requests], backbone.tokenizer, separator
     )
-    _check(backbone, requests, prompts, adapter)
+    check(backbone, requests, prompts, adapter)
     started = time.monotonic()
     rows = [
         _Row(index, request, len(prompt), backbone.tokenizer)
@@ -202,12 +202,17 @@ def generate(
     return [found[place] for place in range(len(requests))]
 
 
-def _check(
+def check(
     backbone: Backbone,
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
     adapter: Adapter | None,
 ) -> None:
+    """Refuse requests that cannot be answered.
+
+    Raises:
+        DecodingError: As `stream` says.
+    """
     most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
     for request, prompt in zip(requests, prompts, strict=True):
         if not request.prompt.strip():
@@ -288,13 +293,20 @@ class Batch:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits [batch, V] after one more token a row."""
-        ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
-        positions = self.mask.sum(-1, keepdim=True)
+        return self._forward(*self._more(torch.tensor(tokens, device=self.device).unsqueeze(1)))
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Hidden states [batch, N, H] at N more tokens a row, [batch, N]; the head gives logits."""
+        return self._hidden(*self._more(ids))
+
+    def _more(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """More tokens [batch, N] and their positions, once the mask has room for them."""
+        first = self.mask.sum(-1, keepdim=True)
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
-        return self._forward(ids, positions)
+        return ids, first + torch.arange(ids.shape[1], device=self.device)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only; one that is named several times becomes several."""
         index = torch.tensor(places, device=self.device)
         self.cache.batch_select_indices(index)
         self.mask = self.mask[index]
@@ -304,6 +316,11 @@ class Batch:
 
     @torch.inference_mode()
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        with self.backbone.lock:  # the head's turn, too: two products at once slow each other down
+            return self.head(self._hidden(ids, positions)[:, -1])
+
+    @torch.inference_mode()
+    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": self.mask,
@@ -318,7 +335,7 @@ class Batch:
             if folded_in(self.backbone.model) != self.folded:
                 raise DecodingError("a task was folded in or out while the answer ran: ask again.")
             output = self.backbone.model.get_decoder()(**inputs)
-            return self.head(output.last_hidden_state[:, -1])
+            return cast(Tensor, output.last_hidden_state)
 
 
 def _check_gates(gates: Tensor, own: Tensor) -> None:

@@ -1,7 +1,10 @@
 """The gate as pictures: plotly figures from numbers, readable on light and on dark."""
 
+from typing import Literal
+
 import plotly.graph_objects as go
 
+from evals.palette import faded
 from evals.tasks import Language
 from ui.gates import TaskGates
 from ui.texts import text
@@ -15,8 +18,8 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
     """One bar of length 1: how the task splits its weight among its experts."""
     figure = go.Figure()
     shares = gates.shares()
-    for name, share, is_common in zip(
-        expert_names(gates, language), shares, _is_common(gates), strict=True
+    for name, share, common in zip(
+        expert_names(gates, language), shares, is_common(gates), strict=True
     ):
         figure.add_bar(
             x=[float(share)],
@@ -29,13 +32,13 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
             textposition="inside",
             textfont={"color": "black"},  # at least 4.5:1 on both colours, which white is not
             marker={
-                "color": COMMON if is_common else SPECIFIC,
+                "color": COMMON if common else SPECIFIC,
                 "line": {"width": 1, "color": "rgba(255,255,255,0.5)"},
             },
             hovertemplate=f"{name}: %{{x:.1%}}<extra></extra>",
         )
     figure.update_layout(
-        _layout(height=58),
+        layout(height=58),
         barmode="stack",
         bargap=0,
         barcornerradius=6,
@@ -47,26 +50,34 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
     return figure
 
 
-def heat_map(gates: TaskGates, module: str | None = None, language: Language = "zh") -> go.Figure:
+def heat_map(
+    gates: TaskGates,
+    module: str | None = None,
+    language: Language = "zh",
+    *,
+    measure: Literal["weight", "effect"] = "weight",
+) -> go.Figure:
     """Weights over transformer layers (across) and experts (down), each kind in its colour.
 
     Args:
-        gates: Of the task.
+        gates: Of the task; or effects of its experts in place of weights.
         module: One kind of linear layer; None averages over all.
         language: Of labels and hover details.
+        measure: What the numbers are. An effect's colour starts at zero.
     """
     depths, weights = gates.by_depth(module)
     names = expert_names(gates, language)
     least, most = float(weights.min()), float(weights.max())
     # Learned gates stay near the even split: a scale from zero would show one flat colour.
-    lowest = least if most - least > _FLAT else 0.0
+    lowest = least if measure == "weight" and most - least > _FLAT else 0.0
+    digits, ends = (".3f", ".2f") if measure == "weight" else (".2%", ".1%")
     figure = go.Figure()
-    for is_common, colour in ((True, COMMON), (False, SPECIFIC)):
+    for common, colour in ((True, COMMON), (False, SPECIFIC)):
         # Every trace has all rows, the others' empty: plotly misplaces a trace of a single row.
         figure.add_heatmap(
             z=[
-                row.tolist() if own is is_common else [None] * len(depths)
-                for row, own in zip(weights.T, _is_common(gates), strict=True)
+                row.tolist() if own is common else [None] * len(depths)
+                for row, own in zip(weights.T, is_common(gates), strict=True)
             ],
             x=[str(depth) for depth in depths],
             y=names,
@@ -75,19 +86,21 @@ def heat_map(gates: TaskGates, module: str | None = None, language: Language = "
             zmax=most,
             xgap=2,
             ygap=2,
-            colorscale=[[0, _faded(colour)], [1, colour]],
+            colorscale=[[0, faded(colour, 0.12)], [1, colour]],
             showscale=False,
             hovertemplate=(
                 f"{text('layer', language, n='%{x}')} · %{{y}}<br>"
-                f"{text('weight', language)} %{{z:.3f}}<extra></extra>"
+                f"{text(measure, language)} %{{z:{digits}}}<extra></extra>"
             ),
         )
     figure.update_layout(
-        _layout(height=82 + 34 * len(names)),
+        layout(height=82 + 34 * len(names)),
         margin={"l": 4, "r": 4, "t": 4, "b": 58},
         xaxis={
             "title": {
-                "text": text("layer_axis", language, least=f"{lowest:.2f}", most=f"{most:.2f}"),
+                "text": text(
+                    f"{measure}_axis", language, least=f"{lowest:{ends}}", most=f"{most:{ends}}"
+                ),
                 "standoff": 8,
                 "font": {"size": 12},
             },
@@ -110,17 +123,13 @@ def expert_names(gates: TaskGates, language: Language) -> list[str]:
     ]
 
 
-def _is_common(gates: TaskGates) -> list[bool]:
+def is_common(gates: TaskGates) -> list[bool]:
+    """Whether each of the task's experts is a common one."""
     return [place < gates.common for place in range(gates.weights.shape[1])]
 
 
-def _faded(colour: str) -> str:
-    """The same colour, nearly transparent: a small weight then fits light and dark alike."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.12)"
-
-
-def _layout(height: int) -> dict[str, object]:
+def layout(height: int) -> dict[str, object]:
+    """What all figures of the gates share."""
     return {
         "height": height,
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
