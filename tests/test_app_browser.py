@@ -2,28 +2,21 @@
 
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.app_server import ADAPTERS, FLAGS, serve
 from tests.browser import find_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
 
-ROOT = Path(__file__).parents[1]
-ADAPTERS = Path(os.environ.get("CGCLORA_ADAPTERS", ROOT / "assets" / "adapters"))
 TASKS = ("SentimentAnalyze", "CHIP-STS", "KUAKE-QIC")  # short answers, whichever is shipped
 LONG_TASKS = ("CMeIE", "Summary")
 MINUTES = 60_000
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def shipped_task(*, long: bool = False) -> tuple[str, str]:
@@ -39,37 +32,10 @@ def shipped_task(*, long: bool = False) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     shipped_task()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    settings = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT,
-            env={**os.environ, **settings, "CGCLORA_ADAPTERS": str(ADAPTERS)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not answers(port):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-            assert "Traceback" not in log.read_text(), log.read_text()
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with serve() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +80,14 @@ def test_a_task_is_picked_a_sample_answered_and_its_gate_shown(server: str, visi
     page.locator(".status.ready").wait_for()
 
     page.locator("#samples button").first.click()
-    page.locator("#adapted .card.done").wait_for()
-    page.locator("#bare .card.done").wait_for()
-    answer = page.locator("#adapted .said").inner_text()
+    page.locator("#answer-0 .card.done").wait_for()
+    page.locator("#answer-1 .card.done").wait_for()
+    answer = page.locator("#answer-0 .said").inner_text()
     assert answer.strip()
     assert page.locator("#parsed .chip.big").inner_text() == answer.strip()
     assert page.locator("#parsed .verdict").count() == 1
-    assert page.locator("#adapted").get_attribute("aria-live") == "polite"
-    assert re.search(r"\d 词元/秒", page.locator("#adapted .facts").inner_text())
+    assert page.locator("#answer-0").get_attribute("aria-live") == "polite"
+    assert re.search(r"\d 词元/秒", page.locator("#answer-0 .facts").inner_text())
 
     shares = [int(share) for share in re.findall(r"(\d+)%", page.locator(".shares").inner_text())]
     assert sum(shares) in (99, 100, 101)  # rounded
@@ -138,7 +104,7 @@ def test_what_a_visitor_types_is_never_markup(server: str, visit: Visit) -> None
     page.locator(".status.ready").wait_for()
     page.locator("#field-0 textarea, #field-0 input").fill("<img src=x onerror=alert(1)>{{x}}${y}")
     page.locator("#run").click()
-    page.locator("#adapted .card.done").wait_for()
+    page.locator("#answer-0 .card.done").wait_for()
     assert page.locator("#work img").count() == 0
 
 
@@ -150,11 +116,11 @@ def test_stop_ends_the_answer_and_the_next_one_works(server: str, visit: Visit) 
     page.locator("#run").click()
     page.locator("#stop").click()
     page.locator("#run").wait_for()
-    page.locator("#adapted .card.done").wait_for()
+    page.locator("#answer-0 .card.done").wait_for()
     page.locator("#run").click()
     page.locator("#stop").wait_for()
-    page.locator("#adapted .card.done").wait_for()
-    assert page.locator("#adapted .said").inner_text().strip()
+    page.locator("#answer-0 .card.done").wait_for()
+    assert page.locator("#answer-0 .said").inner_text().strip()
 
 
 def test_another_task_leaves_no_trace_of_the_answer_before(server: str, visit: Visit) -> None:
@@ -163,11 +129,11 @@ def test_another_task_leaves_no_trace_of_the_answer_before(server: str, visit: V
     page.goto(f"{server}/?cluster={cluster}&task={task}&lang=en")
     page.locator(".status.ready").wait_for()
     page.locator("#run").click()
-    page.locator("#adapted .card.live .said:not(.hint)").wait_for()
+    page.locator("#answer-0 .card.live .said:not(.hint)").wait_for()
     page.locator(f"#tasks label:not(:has(input[value='{task}']))").first.click()
     expect(page.locator(".task code")).not_to_have_text(task)
     page.wait_for_timeout(1500)  # for what may still come
-    assert page.locator("#adapted .card.empty").count() == 1
+    assert page.locator("#answer-0 .card.empty").count() == 1
     assert page.locator("#run").is_visible()
 
 
@@ -178,12 +144,12 @@ def test_a_second_example_is_answered_in_place_of_the_first(server: str, visit: 
     page.locator(".status.ready").wait_for()
     with page.expect_request(lambda request: "queue/join" in request.url):
         page.locator("#samples button").nth(0).click()
-    page.locator("#adapted .card.live .said:not(.hint)").wait_for()
+    page.locator("#answer-0 .card.live .said:not(.hint)").wait_for()
     with page.expect_request(lambda request: "queue/join" in request.url) as second:
         page.locator("#samples button").nth(1).click()
     assert page.locator("#prompt textarea").input_value() in second.value.post_data_json["data"]
     page.locator("#stop").wait_for()
-    page.locator("#adapted .card.live .said:not(.hint)").wait_for()
+    page.locator("#answer-0 .card.live .said:not(.hint)").wait_for()
     page.locator("#stop").click()
     page.locator("#run").wait_for()
 
@@ -215,11 +181,11 @@ def test_a_question_that_the_queue_refuses_can_be_asked_again(server: str, visit
     page.locator(".status.ready").wait_for()
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "full"}))
     page.locator("#run").click()
-    page.locator("#adapted .notice").wait_for()
+    page.locator("#answer-0 .notice").wait_for()
     assert page.locator("#run").is_visible()
     page.unroute("**/queue/join*")
     page.locator("#run").click()
-    page.locator("#adapted .card.done").wait_for()
+    page.locator("#answer-0 .card.done").wait_for()
     assert [error for error in visit.errors if "503" not in error] == []
     visit.errors.clear()
 
@@ -232,3 +198,29 @@ def test_a_telephone_shows_the_page_without_sideways_scrolling(server: str, visi
     page.locator(".status.ready").wait_for()
     page.locator("#heat-map .js-plotly-plot").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_expert_that_is_knocked_out_changes_the_weights_and_the_answer_follows(
+    server: str, visit: Visit
+) -> None:
+    cluster, task = shipped_task()
+    page = visit.page
+    page.goto(f"{server}/?tab=gates&cluster={cluster}&task={task}")
+    page.locator("#knock-0").click()
+    page.locator("#gates-effect-map .hm image").first.wait_for()
+    original, changed = page.locator("#gates-outcome .split").all()
+    assert original.locator("i").count() == changed.locator("i").count()
+    shares = re.findall(r"(\d+)%", changed.get_attribute("aria-label") or "")
+    assert shares[0] == "0"
+    assert int(shares[1]) > 0
+    assert page.locator("#gates-outcome .said:not(.hint)").count() == 2
+    assert page.locator("#gates-outcome .label-bars tbody tr").count() >= 2
+    slider = page.locator("#expert-1 input[type=range]")
+    slider.focus()
+    slider.press("ArrowLeft")  # a key, too, lets the answer follow
+    expect(page.locator("#gates-outcome .split").nth(1)).not_to_have_attribute(
+        "aria-label", changed.get_attribute("aria-label") or ""
+    )
+    page.locator("#gates-reset").click()
+    page.locator("#gates-outcome .split").nth(1).wait_for(state="detached")
+    assert page.locator("#expert-0 input[type=number]").input_value() == "1"

@@ -16,7 +16,7 @@ from evals.tasks import TASKS
 from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import Engine, EngineError
+from ui.engine import BARE, Engine, EngineError
 from ui.shell import Shell
 from ui.texts import TEXTS
 from ui.try_it import TryIt
@@ -60,21 +60,22 @@ def ask(tab: TryIt, begun: dict[Any, Any], task: str, words: str) -> Iterator[di
     boxes[0] = words
     prompt = TASKS[task].prompt({"text": words})
     ticket = begun[tab.ticket]
-    return tab._answer(visitor(), ticket, "general", task, prompt, prompt, False, 64, *boxes)
+    asked = (ticket, "general", task, prompt, prompt, False, 64, [BARE])
+    return tab._answer(visitor(), *asked, *boxes)
 
 
 @pytest.mark.parametrize("newer", ["task", "cluster", "sample", "question", "stop", "closed"])
 def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, newer: str) -> None:
     tab = tab_of(engine)
-    old = ask(tab, tab._begin(visitor()), "SentimentAnalyze", "好")
+    old = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(old)
     next(old)
     begin: dict[str, Callable[[], Any]] = {
         "task": lambda: tab._choose_task("general", "NER", visitor()),
         "cluster": lambda: tab._choose_cluster("my-own", None, visitor()),
-        "sample": lambda: tab._fill("SentimentAnalyze", 1, visitor()),
-        "question": lambda: tab._begin(visitor()),
-        "stop": lambda: tab._stop(visitor()),
+        "sample": lambda: tab._fill("SentimentAnalyze", 1, "general", [BARE], visitor()),
+        "question": lambda: tab._begin("general", [BARE], visitor()),
+        "stop": lambda: tab._stop("general", [BARE], visitor()),
         "closed": lambda: tab._forget(visitor()),
     }
     begin[newer]()
@@ -85,7 +86,7 @@ def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, new
 
 def test_the_newest_answer_is_written_to_its_end(engine: Engine) -> None:
     tab = tab_of(engine)
-    *_, last = ask(tab, tab._begin(visitor()), "SentimentAnalyze", "好")
+    *_, last = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     assert last[tab.run]["visible"]
     assert not last[tab.stop]["visible"]
     assert tab._catch_up(visitor()) == last
@@ -93,7 +94,7 @@ def test_the_newest_answer_is_written_to_its_end(engine: Engine) -> None:
 
 def test_answers_on_another_page_go_on(engine: Engine) -> None:
     tab = tab_of(engine)
-    answer = ask(tab, tab._begin(visitor()), "SentimentAnalyze", "好")
+    answer = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(answer)
     tab._choose_task("general", "NER", visitor("two"))
     assert list(answer)
@@ -102,12 +103,16 @@ def test_answers_on_another_page_go_on(engine: Engine) -> None:
 @pytest.mark.parametrize("end", ["stop", "refused"])
 def test_run_comes_back_for_a_question_that_nobody_answers(engine: Engine, end: str) -> None:
     tab = tab_of(engine)
-    waiting = tab._begin(visitor())
+    waiting = tab._begin("general", [BARE], visitor())
     assert not waiting[tab.run]["visible"]
-    ended = tab._stop(visitor()) if end == "stop" else tab._refused(visitor())
+    ended = (
+        tab._stop("general", [BARE], visitor())
+        if end == "stop"
+        else tab._refused("general", [BARE], visitor())
+    )
     assert ended[tab.run]["visible"]
     assert not ended[tab.stop]["visible"]
-    assert (TEXTS["not_taken"][0] in ended[tab.replies[0]]) == (end == "refused")
+    assert (TEXTS["not_taken"][0] in ended[tab.replies[0]]["value"]) == (end == "refused")
     assert list(ask(tab, waiting, "SentimentAnalyze", "好")) == []
 
 
@@ -125,7 +130,16 @@ def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engin
 def test_only_answers_stand_in_the_queue(engine: Engine) -> None:
     events = app.build(engine).get_config_file()["dependencies"]
     queued = {event["api_name"] for event in events if event["queue"] is not False}
-    assert queued - {"_forget"} == {"_answer", "_answer_1", "answer", "tasks", "gates"}
+    assert queued - {"_forget"} == {
+        "_answer",
+        "_answer_1",
+        "_compute",
+        "generate",
+        "tasks",
+        "gates",
+        "leaderboard",
+        "runs",
+    }
 
 
 def test_a_cluster_found_damaged_while_loading_gives_way_to_another(tmp_path: Path) -> None:
@@ -175,8 +189,8 @@ def test_tasks_endpoint_lists_every_task_of_the_usable_adapters(client: Client) 
     ]
 
 
-def test_answer_endpoint_gives_answer_parsed_result_and_gates(client: Client) -> None:
-    reply = client.predict(task="NER", prompt="你好", api_name="/answer")
+def test_generate_endpoint_gives_answer_parsed_result_and_gates(client: Client) -> None:
+    reply = client.predict(task="NER", prompt="你好", api_name="/generate")
     assert reply["cluster"] == "general"
     assert reply["tokens"] >= 1
     assert reply["parsed"]["columns"] == ["type", "mention"]
@@ -196,7 +210,7 @@ def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
     client = Client(url, verbose=False)
     for _ in range(3):  # no wave larger than the queue, which refuses what does not fit
         calls = [client.submit(task="NER", api_name="/gates") for _ in range(24)]
-        calls += [client.submit(task="NER", prompt="你好", api_name="/answer") for _ in range(6)]
+        calls += [client.submit(task="NER", prompt="你好", api_name="/generate") for _ in range(6)]
         for call in calls:
             with pytest.raises(AppError, match=r"still loading|again in a few seconds"):
                 call.result(30)
@@ -216,10 +230,10 @@ def test_a_third_program_at_once_is_told_to_come_back(adapters: Path) -> None:
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
     try:
-        first = [client.submit(task="NER", prompt="你好", api_name="/answer") for _ in range(2)]
+        first = [client.submit(task="NER", prompt="你好", api_name="/generate") for _ in range(2)]
         assert all(busy.acquire(timeout=30) for _ in first)
         with pytest.raises(AppError, match="other programs are being answered"):
-            client.predict(task="NER", prompt="你好", api_name="/answer")
+            client.predict(task="NER", prompt="你好", api_name="/generate")
     finally:
         go_on.set()
     for call in first:
@@ -234,29 +248,29 @@ def test_a_third_program_at_once_is_told_to_come_back(adapters: Path) -> None:
 def test_values_of_a_wrong_type_are_refused(client: Client, wrong: dict[str, object]) -> None:
     (name,) = wrong
     with pytest.raises(AppError, match=f"{name} must be"):
-        client.predict(**{"task": "NER", "prompt": "你好", **wrong}, api_name="/answer")
+        client.predict(**{"task": "NER", "prompt": "你好", **wrong}, api_name="/generate")
 
 
 def test_only_classifications_are_held_to_their_labels(client: Client) -> None:
     replies = [
-        client.predict(task="NER", prompt="你好", labels_only=only, api_name="/answer")
+        client.predict(task="NER", prompt="你好", labels_only=only, api_name="/generate")
         for only in (False, True)
     ]
     assert replies[0]["answer"] == replies[1]["answer"]
     label = client.predict(
-        task="SentimentAnalyze", prompt="你好", labels_only=True, api_name="/answer"
+        task="SentimentAnalyze", prompt="你好", labels_only=True, api_name="/generate"
     )
     assert label["answer"] in TASKS["SentimentAnalyze"].labels
 
 
 def test_an_unknown_task_is_answered_with_those_that_are_known(client: Client) -> None:
     with pytest.raises(AppError, match="SentimentAnalyze"):
-        client.predict(task="nothing", prompt="你好", api_name="/answer")
+        client.predict(task="nothing", prompt="你好", api_name="/generate")
 
 
 def test_only_the_named_endpoints_are_public(client: Client) -> None:
     api = client.view_api(return_format="dict")
-    assert set(api["named_endpoints"]) == {"/answer", "/tasks", "/gates"}
+    assert set(api["named_endpoints"]) == {"/generate", "/tasks", "/gates", "/leaderboard", "/runs"}
     assert not api["unnamed_endpoints"]
 
 

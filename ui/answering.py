@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cgclora.config import ConfigError
+from evals.metrics import Pair, get_metric, sample_scores
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui import forms, render
 from ui.engine import BARE, MAX_CHARACTERS, Engine, EngineError, Question
+from ui.label_bars import label_bars
 from ui.render import Reply
+from ui.speakers import Speaker, speakers
 from ui.texts import text
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class Form:
         own_prompt: The prompt as the visitor rewrote it; None takes the one that the fields make.
         labels_only: Whether the answer must be one of the task's labels.
         max_new_tokens: Most tokens of the answer.
+        beside: Who else is asked, see `Question.beside`.
     """
 
     cluster: str
@@ -44,6 +48,7 @@ class Form:
     own_prompt: str | None
     labels_only: bool
     max_new_tokens: int
+    beside: tuple[str, ...] = (BARE,)
 
 
 @dataclass(frozen=True)
@@ -51,30 +56,34 @@ class View:
     """What the page shows at one moment.
 
     Attributes:
-        replies: Of backbone + experts, and of the bare backbone.
+        speakers: Who is asked: the chosen adapter first.
+        replies: Of each of them.
         highlights: The input's text in pieces, each with what the answer calls it.
         parsed: The parsed answer and its verdict, as HTML.
+        labels: How likely each of them finds each label, as HTML.
         problem: Why there is no answer, and what to do; empty otherwise.
         detail: The library's own words about it, in English.
     """
 
-    replies: tuple[Reply, Reply]
+    speakers: tuple[Speaker, ...]
+    replies: tuple[Reply, ...]
     highlights: tuple[tuple[str, str | None], ...] = ()
     parsed: str = ""
+    labels: str = ""
     problem: str = ""
     detail: str = ""
 
 
-def empty_view(language: Language) -> View:
+def empty_view(asked: tuple[Speaker, ...], language: Language) -> View:
     """Before the first question."""
-    hints = (text("nothing_yet", language), text("nothing_bare_yet", language))
-    return View((Reply(hint=hints[0]), Reply(hint=hints[1])), parsed=_later(language))
+    replies = [Reply(hint=text(f"nothing_{speaker.side}_yet", language)) for speaker in asked]
+    return View(asked, tuple(replies), parsed=_later(language))
 
 
-def waiting_view(language: Language, *, ready: bool) -> View:
+def waiting_view(asked: tuple[Speaker, ...], language: Language, *, ready: bool) -> View:
     """Between the click and the first token."""
     reply = Reply("live", hint=text("reading" if ready else "waiting_model", language))
-    return View((reply, reply), parsed=_later(language))
+    return View(asked, (reply,) * len(asked), parsed=_later(language))
 
 
 def stopped_view(view: View, language: Language) -> View:
@@ -93,19 +102,21 @@ def _later(language: Language) -> str:
 def answer(
     engine: Engine, form: Form, language: Language, stopped: Callable[[], bool] = lambda: False
 ) -> Generator[View]:
-    """Ask the experts and the bare backbone, and show both answers as they grow.
+    """Ask the experts and those beside them, and show all answers as they grow.
 
     Closing the iterator stops the work; so does `stopped`, which is asked after every piece and
     while the model is loading. What goes wrong is said in `View.problem`, never raised.
     """
+    asked = speakers(engine, form.cluster, form.beside, language)
+    empty = empty_view(asked, language)
     try:
-        yield from _answer(engine, form, language, stopped)
+        yield from _answer(engine, form, asked, language, stopped)
     except (EngineError, ConfigError, ValueError) as error:
         problem = text(_refusal(error), language)
-        yield replace(empty_view(language), problem=problem, detail=str(error))
+        yield replace(empty, problem=problem, detail=str(error))
     except Exception:  # a visitor gets a sentence, the log the traceback
         _log.exception("no answer to a question of task %r", form.task.name)
-        yield replace(empty_view(language), problem=text("internal", language))
+        yield replace(empty, problem=text("internal", language))
 
 
 def _refusal(error: EngineError | ValueError) -> str:
@@ -116,18 +127,22 @@ def _refusal(error: EngineError | ValueError) -> str:
 
 
 def _answer(
-    engine: Engine, form: Form, language: Language, stopped: Callable[[], bool]
+    engine: Engine,
+    form: Form,
+    asked: tuple[Speaker, ...],
+    language: Language,
+    stopped: Callable[[], bool],
 ) -> Generator[View]:
     if problem := _problem(form, language):
-        yield replace(empty_view(language), problem=problem)
+        yield replace(empty_view(asked, language), problem=problem)
         return
-    view = waiting_view(language, ready=engine.status.ready)
+    view = waiting_view(asked, language, ready=engine.status.ready)
     yield view
     if not engine.status.ready:
         while not engine.wait(_SECONDS_BETWEEN_VIEWS):
             if stopped():
                 return
-        view = waiting_view(language, ready=True)
+        view = waiting_view(asked, language, ready=True)
         yield view
     shown = time.monotonic()
     with closing(engine.ask(_question(form))) as pieces:
@@ -144,6 +159,38 @@ def _answer(
             if piece.answer is not None or time.monotonic() - shown > _SECONDS_BETWEEN_VIEWS:
                 yield view
                 shown = time.monotonic()
+    view = _compared(view, language)
+    yield view
+    if form.task.kind == "classification":
+        yield from _weighed(engine, form, view, language, stopped)
+
+
+def _compared(view: View, language: Language) -> View:
+    """The same view with what the others say otherwise marked."""
+    first = view.replies[0].text
+    for place, reply in enumerate(view.replies[1:], 1):
+        facts = reply.facts
+        if reply.text == first and first.strip():
+            facts = (*facts, text("same_answer", language))
+        view = _with_reply(view, place, replace(reply, against=first, facts=facts))
+    return view
+
+
+def _weighed(
+    engine: Engine, form: Form, view: View, language: Language, stopped: Callable[[], bool]
+) -> Generator[View]:
+    """The same view with the probability of each label, according to all who were asked."""
+    labels = tuple(dict.fromkeys(form.task.answers(_choices(form))))
+    sample = _sample(form)
+    right = form.task.parse(sample.reference, sample.choices).items if sample else ()
+    sides: dict[Speaker, list[float]] = {}
+    for speaker in view.speakers:
+        if stopped():
+            return
+        question = replace(_question(form), cluster=speaker.name)
+        sides[speaker] = engine.label_probabilities(question, labels)
+    bars = label_bars(labels, sides, right[0][0] if right else "", language)
+    yield replace(view, labels=bars)  # all at once: a table that grows would push the page about
 
 
 def _problem(form: Form, language: Language) -> str:
@@ -182,13 +229,14 @@ def _question(form: Form) -> Question:
         _prompt(form),
         form.max_new_tokens,
         choices or None,
-        beside=(BARE,),
+        beside=form.beside,
     )
 
 
 def _with_reply(view: View, index: int, reply: Reply) -> View:
-    experts, bare = view.replies
-    return replace(view, replies=(reply, bare) if index == 0 else (experts, reply))
+    replies = [*view.replies]
+    replies[index] = reply
+    return replace(view, replies=tuple(replies))
 
 
 def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> Reply:
@@ -201,9 +249,21 @@ def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> R
         facts.append(text("cut", language))
     right = None
     sample = _sample(form)
-    if answer.text.strip() and sample is not None and form.task.kind != "generation":
-        right = exact_match(form.task, answer.text, sample.reference, sample.choices)
+    if answer.text.strip() and sample is not None:
+        if form.task.kind != "generation":
+            right = exact_match(form.task, answer.text, sample.reference, sample.choices)
+        if form.task.kind != "classification":
+            facts.append(_score(form.task, answer.text, sample))
     return Reply("done", answer.text, tuple(facts), right, hint=text("empty_answer", language))
+
+
+def _score(task: Task, said: str, sample: Sample) -> str:
+    """The main score of one answer; that of many is no mean of such scores for every metric."""
+    metric = get_metric(task.metrics[0])
+    read = (task.parse(words, sample.choices) for words in (said, sample.reference))
+    pair = Pair(said, sample.reference, *read)
+    value = float(sample_scores(metric, metric.statistics([pair]))[0])
+    return f"{metric.name} {value:.2f}"
 
 
 def _judged(view: View, form: Form, language: Language) -> View:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from evals.tasks import TASKS
-from ui.gates import TaskGates
+from ui.gates import AdapterGates, TaskGates
 
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter
@@ -178,6 +178,11 @@ class Engine:
         """The folder of an adapter."""
         return self._paths[name]
 
+    @property
+    def backbone(self) -> Backbone | None:
+        """What is adapted, once all is loaded."""
+        return self._backbone if self.status.ready else None
+
     def tasks(self, cluster: str) -> tuple[str, ...]:
         """A cluster's tasks: those we know in our own order, then the others."""
         own = self.configs[cluster].tasks
@@ -217,11 +222,7 @@ class Engine:
         backbone, adapter = self.loaded(question.cluster)
         from cgclora.decoding import Request, stream  # noqa: PLC0415 - torch is loaded by now
 
-        if len(question.prompt) > MAX_CHARACTERS:
-            raise EngineError(
-                f"the prompt has {len(question.prompt)} characters, at most {MAX_CHARACTERS} are "
-                "read: shorten it."
-            )
+        check_length(question.prompt)
         most = max(1, min(question.max_new_tokens, MAX_TOKENS))
         own = Request(question.task, question.prompt, most, choices=question.choices)
         bare = replace(own, task=None, max_new_tokens=min(most, BARE_TOKENS))
@@ -236,6 +237,25 @@ class Engine:
                 streams.append(_moved(stream(backbone, [own], other), [place]))
         yield from _in_turn(streams)
 
+    def label_probabilities(self, question: Question, labels: Sequence[str]) -> list[float]:
+        """How likely each label is, for an adapter or, as the question's cluster, `BARE`.
+
+        Returns:
+            A probability a label; their sum is 1.
+
+        Raises:
+            EngineError: The model is not loaded, or the prompt is too long.
+            DecodingError, ConfigError: The request cannot be answered.
+        """
+        bare = question.cluster == BARE
+        backbone, adapter = self.loaded(self.adapters()[0] if bare else question.cluster)
+        from cgclora.decoding import Request  # noqa: PLC0415 - torch is loaded by now
+        from cgclora.probe import label_probabilities  # noqa: PLC0415
+
+        check_length(question.prompt)
+        request = Request(None if bare else question.task, question.prompt)
+        return label_probabilities(backbone, request, labels, None if bare else adapter)
+
     def gates(self, cluster: str, task: str) -> TaskGates:
         """The gate of a task.
 
@@ -243,12 +263,17 @@ class Engine:
             EngineError: The model is not loaded.
             ConfigError: The task is unknown.
         """
+        return self.all_gates(cluster).of(task)
+
+    def all_gates(self, cluster: str) -> AdapterGates:
+        """The gates of all tasks of an adapter.
+
+        Raises:
+            EngineError: The model is not loaded.
+        """
         _, adapter = self.loaded(cluster)
-        config = adapter.config
-        index = config.task_index(task)
-        usable = [place for place, allowed in enumerate(config.access()[index]) if allowed]
-        weights = adapter.gates()[:, index, usable].double().cpu().numpy()
-        return TaskGates(task, tuple(adapter.layers), weights, config.common)
+        weights = adapter.gates().double().cpu().numpy()
+        return AdapterGates(adapter.config, tuple(adapter.layers), weights)
 
     def loaded(self, name: str) -> tuple[Backbone, Adapter]:
         """The backbone and one of its adapters. Never waits.
@@ -306,6 +331,19 @@ class Engine:
         for folder in filter(None, (self.folder, self.trained)):
             words = words.replace(f"{folder}{os.sep}", "")
         return words
+
+
+def check_length(prompt: str) -> None:
+    """Refuse a prompt that is too long to be read here.
+
+    Raises:
+        EngineError: It has more than `MAX_CHARACTERS` characters.
+    """
+    if len(prompt) > MAX_CHARACTERS:
+        raise EngineError(
+            f"the prompt has {len(prompt)} characters, at most {MAX_CHARACTERS} are read: "
+            "shorten it."
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -64,10 +64,15 @@ def samples(task: Task) -> list[Sample]:
     return _all_samples().get(task.name, [])
 
 
-def sample_label(sample: Sample, most: int = 22) -> str:
-    """The beginning of a sample's first field, on one line."""
-    first = " ".join(next(iter(sample.fields.values())).split())
-    return first if len(first) <= most else f"{first[: most - 1]}…"
+def beginning(values: Mapping[str, str], most: int = 22) -> str:
+    """The beginning of the first value, on one line."""
+    return shortened(next(iter(values.values()), ""), most)
+
+
+def shortened(words: str, most: int) -> str:
+    """The beginning of a text, on one line."""
+    flat = " ".join(words.split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def missing_field(task: Task, values: Mapping[str, str]) -> Field | None:

@@ -1,31 +1,16 @@
 """What stands in the tab: its components from top to bottom, without what they do."""
 
-from abc import ABCMeta
-from typing import Any, Literal
-
 import gradio as gr
 
 from ui import forms, render
 from ui.bilingual import Bilingual
+from ui.choices import Choice, Choices
 from ui.engine import MAX_CHARACTERS, MAX_TOKENS
+from ui.free_input import FreeInput
+from ui.recent import Recent
 
-SIDES: tuple[Literal["adapted", "bare"], ...] = ("adapted", "bare")
-
-
-def _as_it_came(_: gr.Radio, payload: Any) -> Any:
-    return payload
-
-
-# A radio that takes a value of choices that were replaced a moment ago. The browser puts an update
-# in piece by piece, so an event in between may bring an old value. Gradio would call that an error;
-# what handles the event knows better. Made without the metaclass of Gradio's components, which
-# writes a stub file beside the source.
-Choice: Any = ABCMeta.__new__(
-    type(gr.Radio),
-    "Choice",
-    (gr.Radio,),
-    {"is_template": True, "preprocess": _as_it_came, "__module__": __name__},
-)
+MOST_BESIDE = 3
+"""How many others can be asked beside the chosen adapter."""
 
 
 class Layout:
@@ -44,10 +29,12 @@ class Layout:
                 )
                 self.task = add(Choice, {"label": "task"}, container=False, elem_id="tasks")
             with gr.Column(elem_id="work", min_width=300):
+                self.free = FreeInput(add)
                 self.task_head = gr.HTML()
                 self._lay_out_input()
                 self._lay_out_answers()
                 self._lay_out_gates()
+                self.recent = Recent(add)
 
     def _lay_out_input(self) -> None:
         add = self.bilingual
@@ -110,8 +97,12 @@ class Layout:
         add = self.bilingual
         with gr.Column(elem_classes="step"):
             add(gr.HTML, {"value": render.heading("answers")})
+            self.beside = Choices(visible=False, elem_classes="options", elem_id="beside")
             with gr.Row(equal_height=True, elem_id="answers"):
-                self.replies = [gr.HTML(elem_id=side, min_width=260) for side in SIDES]
+                self.replies = [
+                    gr.HTML(elem_id=f"answer-{place}", min_width=220, visible=place < 2)
+                    for place in range(1 + MOST_BESIDE)
+                ]
         with gr.Column(elem_classes="step"):
             add(gr.HTML, {"value": render.heading("parsed")})
             self.highlights = add(
@@ -122,6 +113,7 @@ class Layout:
                 elem_id="highlights",
             )
             self.parsed = gr.HTML(elem_id="parsed")
+            self.labels = gr.HTML(elem_id="labels")
 
     def _lay_out_gates(self) -> None:
         add = self.bilingual

@@ -6,10 +6,12 @@ from html import escape
 from typing import Literal
 
 from evals.tasks import Language, Parsed, Task
+from ui.differences import marked
 from ui.engine import Engine, Status
 from ui.figures import expert_names
 from ui.forms import description, title
 from ui.gates import TaskGates
+from ui.speakers import Speaker
 from ui.texts import STAGES, Word, text
 
 _TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"
@@ -27,6 +29,7 @@ class Reply:
         facts: About the answer, such as its speed.
         right: Whether it agrees with the reference; None where nobody can say.
         hint: Stands in for a text that is not there.
+        against: Another answer; what that one does not say is marked.
     """
 
     state: State = "empty"
@@ -34,6 +37,7 @@ class Reply:
     facts: tuple[str, ...] = ()
     right: bool | None = None
     hint: str = ""
+    against: str = ""
 
 
 def header(word: Word) -> str:
@@ -109,19 +113,21 @@ def task_head(task: Task, language: Language) -> str:
     )
 
 
-def answer_card(side: Literal["adapted", "bare"], reply: Reply, language: Language) -> str:
+def answer_card(speaker: Speaker, reply: Reply, language: Language) -> str:
     """One side's answer: who speaks, what was said, how fast, whether it is right."""
     said = (
-        f'<div class="said">{escape(reply.text)}</div>'
+        f'<div class="said">{marked(reply.text, reply.against)}</div>'
         if reply.text
         else f'<div class="said hint">{escape(reply.hint)}</div>'
     )
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in reply.facts)
     mark = "" if reply.right is None else verdict(reply.right, language)
+    note = f"<small>{escape(speaker.note)}</small>" if speaker.note else ""
     # What grows is read out once it is complete; the block around the card is the live region.
     busy = ' aria-busy="true"' if reply.state == "live" else ""
     return (
-        f'<section class="card {side} {reply.state}"{busy}><h3>{text(side, language)}</h3>{said}'
+        f'<section class="card {speaker.side} {reply.state}" style="--colour:{speaker.colour}"'
+        f"{busy}><h3>{escape(speaker.title)}{note}</h3>{said}"
         f'<footer>{mark}<span class="facts">{facts}</span></footer></section>'
     )
 
@@ -236,17 +242,24 @@ def gate_shares(gates: TaskGates, language: Language) -> str:
     )
 
 
-def gate_table(gates: TaskGates, module: str | None, language: Language) -> str:
-    """The numbers of the heat map, for those who cannot see it."""
+def gate_table(
+    gates: TaskGates,
+    module: str | None,
+    language: Language,
+    *,
+    measure: Literal["weight", "effect"] = "weight",
+) -> str:
+    """The numbers of the heat map, for those who cannot see it; see `heat_map`."""
     depths, weights = gates.by_depth(module)
+    digits = ".3f" if measure == "weight" else ".2%"
     head = "".join(f'<th scope="col">{name}</th>' for name in expert_names(gates, language))
     rows = "".join(
         f'<tr><th scope="row">{text("layer", language, n=depth)}</th>'
-        + "".join(f"<td>{weight:.3f}</td>" for weight in row)
+        + "".join(f"<td>{weight:{digits}}</td>" for weight in row)
         + "</tr>"
         for depth, row in zip(depths, weights, strict=True)
     )
     return (
-        f'<table class="unseen"><caption>{text("gate_table", language)}</caption>'
+        f'<table class="unseen"><caption>{text(f"{measure}_table", language)}</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )

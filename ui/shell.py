@@ -22,6 +22,9 @@ AT_ONCE: dict[str, Any] = {
 }
 """Settings of an event that takes no time: it does not stand in the queue."""
 
+LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
+"""The same for an event that may come often: what came in between is left out."""
+
 _SECONDS_BETWEEN_LOOKS = 0.5  # at how far loading has come
 
 _SWITCH_LANGUAGE = """(name) => {
@@ -31,6 +34,13 @@ _SWITCH_LANGUAGE = """(name) => {
 }"""
 _SPEAK = """(otherLanguage) => {
   document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
+  document.documentElement.dataset.opened = "yes";
+  // Gradio names the box that selects all by a title alone, which screen readers may not say.
+  new MutationObserver(() => {
+    for (const box of document.querySelectorAll(".select-all-checkbox:not([aria-label])")) {
+      box.setAttribute("aria-label", box.title);
+    }
+  }).observe(document.body, { childList: true, subtree: true });
 }"""
 # The address says what is shown, so that it can be shared.
 _REMEMBER = """(...values) => {
@@ -42,6 +52,10 @@ _REMEMBER = """(...values) => {
     } else address.searchParams.set(name, value);
   });
   history.replaceState(null, "", address);
+}"""
+# A page selects its first tab by itself, before it has the one that the address names.
+_REMEMBER_TAB = """() => {
+  if (document.documentElement.dataset.opened) (%s)("%s");
 }"""
 
 
@@ -96,7 +110,7 @@ class Shell:
                 gr.Tab, {"label": f"tab {name}"}, id=name, elem_id=f"tab-{name}"
             )
         self._tab[name] = tab
-        tab.select(None, None, None, js=f'() => ({_remember(["tab"])})("{name}")', **AT_ONCE)
+        tab.select(None, None, None, js=_REMEMBER_TAB % (_remember(["tab"]), name), **AT_ONCE)
         return tab
 
     def on_open(
@@ -128,7 +142,8 @@ class Shell:
         self._tab[name].select(handler, [*inputs], [*outputs], **AT_ONCE)
 
         def opened(request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
-            return handler(*values, request=request) if self._asked(request) == name else {}
+            asked = self._asked(request) == name
+            return handler(*values, request=request) if asked else gr.skip()
 
         self.on_open(opened, inputs, outputs)
 
@@ -153,6 +168,8 @@ class Shell:
 
 def remember(event: Any, **components: Any) -> None:
     """After an event, put the values of components into the address, so that it can be shared.
+
+    For components that the visitor changes: what the event itself returns comes too late.
 
     Args:
         event: What `component.input(...)` returned, say.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -13,10 +13,12 @@ import gradio as gr
 from evals.tasks import Language
 from ui import answering, forms, render
 from ui.answering import Form, View
-from ui.engine import Engine
+from ui.engine import BARE, Engine
 from ui.figures import heat_map, share_bar
-from ui.layout import SIDES, Layout
-from ui.shell import AT_ONCE, Shell, remember
+from ui.layout import MOST_BESIDE, Layout
+from ui.recent import Asked
+from ui.shell import AT_ONCE, LAST, Shell
+from ui.speakers import speakers, title
 from ui.texts import language_of, text
 from ui.theme import MENTIONS
 from ui.visits import Visits
@@ -26,16 +28,33 @@ Updates = dict[Any, Any]
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _ANSWERS_AT_ONCE = 4  # their steps take turns on the backbone
 
-# The list shows what is chosen; answers are read out. Gradio sets no such attribute on a block, and
-# what is inside is replaced.
+# The address says what is chosen, and the list shows it; answers are read out. Read from the page
+# itself: an event that follows another one gets values from before it.
 _KEEP_UP = """() => {
-  for (const side of ["adapted", "bare"]) {
-    document.getElementById(side)?.setAttribute("aria-live", "polite");
-  }
-  requestAnimationFrame(() => {
+  const chosen = (part) => document.querySelector(`${part} .selected input`)?.value;
+  const keepUp = () => {
+    const cluster = chosen("#clusters"), task = chosen("#tasks");
+    if (!cluster || !task) return;
+    for (const card of document.querySelectorAll("#answers > *")) {
+      card.setAttribute("aria-live", "polite");
+    }
+    const address = new URL(location);
+    if (address.searchParams.get("cluster") === cluster
+        && address.searchParams.get("task") === task) return;
+    address.searchParams.set("cluster", cluster);
+    address.searchParams.set("task", task);
+    history.replaceState(null, "", address);
     const row = document.querySelector("#tasks label.selected");
     row?.parentElement.scrollTo({ left: row.offsetLeft - 24, top: row.offsetTop - 120 });
+  };
+  let waiting;
+  const soon = () => {
+    waiting ??= setTimeout(() => { waiting = undefined; keepUp(); }, 100);
+  };
+  new MutationObserver(soon).observe(document.getElementById("tabs"), {
+    attributeFilter: ["class"], childList: true, subtree: true,
   });
+  soon();
 }"""
 
 
@@ -62,22 +81,25 @@ class TryIt(Layout):
         self._chosen = [self.cluster, self.task]
         self._boxes = [component for slot in self.slots for component in slot]
         self._outcome_parts = [
-            *(self.ticket, self.run, self.stop, *self.replies, self.highlights, self.parsed)
+            *(self.ticket, self.run, self.stop, *self.replies, self.highlights, self.parsed),
+            self.labels,
         ]
-        self._gate_parts = [self.gate_shares, self.share_bar, self.heat_map]
-        task_parts = [
+        self._task_parts = [
             *(self.task, self.task_head, self.samples, *self._boxes, self.prompt),
-            *(self.made_prompt, self.most, self.labels_only, *self._outcome_parts),
+            *(self.made_prompt, self.most, self.labels_only, self.beside, *self._outcome_parts),
             # What follows an event on its own may still read what the page showed before it: gates
             # come with the task that they are of, not after it.
-            *self._gate_parts,
+            *(self.gate_shares, self.share_bar, self.heat_map),
         ]
-        self._wire_choosing(page, task_parts)
+        self._wire_choosing(page)
         self._wire_asking()
+        chooses = [self.cluster, *self._task_parts]
+        self.free.wire(self.engine, self.choose, chooses)
+        self.recent.wire(self.shell, self.engine, self.choose, chooses)
 
-    def _wire_choosing(self, page: gr.Blocks, task_parts: list[Any]) -> None:
+    def _wire_choosing(self, page: gr.Blocks) -> None:
         loading = [self.shell.status, self.shell.problems, self.shell.clock, self.body]
-        everything = [self.cluster, *loading, *task_parts]
+        everything = [self.cluster, *loading, *self._task_parts]
         self.shell.on_open(self._open, [], everything)
         self.shell.on_open(None, js=_KEEP_UP)
         self.shell.clock.tick(self._watch, self._chosen, everything, **AT_ONCE)
@@ -86,30 +108,39 @@ class TryIt(Layout):
             (self.cluster, self._choose_cluster),
             (self.task, self._choose_task),
         ):
-            changed = choice.input(
-                handler, self._chosen, task_parts, trigger_mode="always_last", **AT_ONCE
-            )
-            remember(changed, cluster=self.cluster, task=self.task)
-            changed.then(None, None, None, js=_KEEP_UP, **AT_ONCE)
+            choice.input(handler, self._chosen, [self.cluster, *self._task_parts], **LAST)
+        self.beside.input(
+            self._choose_beside,
+            [self.cluster, self.beside],
+            [self.beside, *self._outcome_parts],
+            **LAST,
+        )
 
     def _wire_asking(self) -> None:
-        last: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
         each: dict[str, Any] = {"trigger_mode": "multiple", **AT_ONCE}
         prompts, outcome = [self.prompt, self.made_prompt], self._outcome_parts
+        question = [
+            *(self.ticket, *self._chosen, *prompts, self.labels_only, self.most, self.beside),
+            *self._boxes,
+        ]
         # Not `input`, which an input method's or pasted characters do not trigger. One event for
         # all boxes, so that the last call sees all of them.
         changed = [box.change for box in self._boxes]
-        gr.on(changed, self._rewrite, [self.task, *self._boxes], prompts, **last)
+        gr.on(changed, self._rewrite, [self.task, *prompts, *self._boxes], prompts, **LAST)
         submitted = [self.run.click, *(box.submit for box, _ in self.slots)]
+        asking = [self.cluster, self.beside]
         for begun in (
-            gr.on(submitted, self._begin, None, outcome, **AT_ONCE),
+            gr.on(submitted, self._begin, asking, outcome, **AT_ONCE),
             self.samples.click(
-                self._fill, [self.task, self.samples], [*self._boxes, *prompts, *outcome], **last
+                self._fill,
+                [self.task, self.samples, *asking],
+                [*self._boxes, *prompts, *outcome],
+                **LAST,
             ),
         ):
             answered = begun.success(
                 self._answer,
-                [self.ticket, *self._chosen, *prompts, self.labels_only, self.most, *self._boxes],
+                question,
                 outcome,
                 trigger_mode="multiple",  # the one before may not have ended yet
                 concurrency_limit=_ANSWERS_AT_ONCE,
@@ -117,9 +148,15 @@ class TryIt(Layout):
                 **_QUIET,
             )
             # Both, since Gradio calls what comes `then` after a success alone.
-            answered.then(self._catch_up, None, outcome, **each)
-            answered.failure(self._refused, None, outcome, **each)
-        self.stop.click(self._stop, None, outcome, **AT_ONCE)
+            settled = answered.then(self._catch_up, None, outcome, **each)
+            answered.failure(self._refused, asking, outcome, **each)
+            settled.then(
+                self._note,
+                [self.recent.kept, self.ticket, *self._chosen, *prompts, *self._boxes],
+                self.recent.parts,
+                **each,
+            )
+        self.stop.click(self._stop, asking, outcome, **AT_ONCE)
 
     # What the page shows --------------------------------------------------------------------
 
@@ -132,23 +169,26 @@ class TryIt(Layout):
         cluster = asked["cluster"] if asked.get("cluster") in clusters else clusters[0]
         tasks = self.engine.tasks(cluster)
         task = asked["task"] if asked.get("task") in tasks else tasks[0]
-        return _merged(self._watch(cluster, task, request), self._choose(cluster, task, request))
+        return _merged(self._watch(cluster, task, request), self.choose(cluster, task, request))
 
     def _watch(self, cluster: str | None, task: str | None, request: gr.Request) -> Updates:
         """How far loading has come; once it has ended, the gates, too."""
         language = language_of(request)
         now = self.engine.status
         updates = self._loading(language)
-        if not (now.ready or now.problem) or self._is_between(cluster, task):
-            return updates
-        updates[self.shell.clock] = gr.Timer(active=False)
         usable = self.engine.clusters()
+        if not (now.ready or now.problem):
+            return updates
         if not usable:
+            updates[self.shell.clock] = gr.Timer(active=False)
             return {**updates, self.body: gr.update(visible=False)}
-        if cluster in usable and task:
+        if not (cluster and task) or self._is_between(cluster, task):
+            return updates  # the page does not show yet what it will in a moment
+        updates[self.shell.clock] = gr.Timer(active=False)
+        if cluster in usable:
             return {**updates, **self._show_gates(cluster, task, language)}
         # Its files were found damaged.
-        return {**updates, **self._choose(usable[0], self.engine.tasks(usable[0])[0], request)}
+        return {**updates, **self.choose(usable[0], self.engine.tasks(usable[0])[0], request)}
 
     def _loading(self, language: Language) -> Updates:
         return {
@@ -161,14 +201,31 @@ class TryIt(Layout):
         return cluster in self.engine.clusters() and task not in self.engine.tasks(str(cluster))
 
     def _choose_cluster(self, cluster: str, _: str | None, request: gr.Request) -> Updates:
-        return self._choose(cluster, self.engine.tasks(cluster)[0], request)
+        return self.choose(cluster, self.engine.tasks(cluster)[0], request)
 
-    def _choose(self, cluster: str, task: str, request: gr.Request) -> Updates:
+    def choose(
+        self,
+        cluster: str,
+        task: str,
+        request: gr.Request,
+        values: Mapping[str, str] | None = None,
+        own_prompt: str = "",
+    ) -> Updates:
+        """A task of a cluster.
+
+        Args:
+            cluster: Name of the adapter.
+            task: One of its tasks.
+            request: The visitor's.
+            values: Of the fields; None takes those of the first sample.
+            own_prompt: In place of the prompt that the fields make.
+        """
         language = language_of(request)
         return _merged(
             {self.cluster: gr.update(choices=self._clusters(language), value=cluster)},
             self._task_list(cluster, task, language),
-            self._choose_task(cluster, task, request),
+            self._form(cluster, task, request, values),
+            {self.prompt: own_prompt} if own_prompt else {},
         )
 
     def _clusters(self, language: Language) -> list[tuple[str, str]]:
@@ -183,24 +240,38 @@ class TryIt(Layout):
         ]
         return {self.task: gr.update(choices=choices, value=task)}
 
-    def _choose_task(self, cluster: str, name: str, request: gr.Request) -> Updates:
-        """A task's form with the first sample in it, its gates, and no answer yet."""
+    def _choose_task(self, cluster: str, name: str, request: gr.Request) -> Any:
+        if self._is_between(cluster, name):
+            return gr.skip()
+        return self._form(cluster, name, request)
+
+    def _form(
+        self,
+        cluster: str,
+        name: str,
+        request: gr.Request,
+        values: Mapping[str, str] | None = None,
+    ) -> Updates:
+        """A task's form with the first sample or other values in it, its gates, no answer yet."""
         language = language_of(request)
         task = forms.task_named(name)
         samples = forms.samples(task)
-        values = samples[0].fields if samples else {}
-        prompt = task.prompt(values) if samples else ""
+        if values is None:
+            values = samples[0].fields if samples else {}
+        whole = {field.name: values.get(field.name, field.default) for field in task.fields}
+        prompt = "" if forms.missing_field(task, whole) else task.prompt(whole)
         updates: Updates = {
             self.task_head: render.task_head(task, language),
             self.samples: gr.Dataset(
                 label=text("samples", language),
-                samples=[[forms.sample_label(sample)] for sample in samples],
+                samples=[[forms.beginning(sample.fields)] for sample in samples],
                 visible=bool(samples),
             ),
             self.prompt: prompt,
             self.made_prompt: prompt,
             self.most: task.max_new_tokens,
             self.labels_only: gr.update(visible=task.kind == "classification", value=False),
+            self.beside: self._offered(cluster, name, language),
         }
         for place, (box, options) in enumerate(self.slots):
             updates[box] = updates[options] = gr.update(visible=False, value=None)
@@ -209,17 +280,42 @@ class TryIt(Layout):
                 words: dict[str, Any] = {
                     "visible": True,
                     "label": forms.label(field, language),
-                    "value": values.get(field.name, field.default),
+                    "value": whole[field.name],
                 }
                 if field.options:
                     updates[options] = gr.update(choices=list(field.options), **words)
                 else:
                     updates[box] = gr.update(lines=3 if field.multiline else 1, **words)
+        view = answering.empty_view(speakers(self.engine, cluster, (BARE,), language), language)
         return {
             **updates,
             **self._show_gates(cluster, name, language),
-            **self._show(answering.empty_view(language), request, busy=False),
+            **self._show(view, request, busy=False),
         }
+
+    def _offered(self, cluster: str, task: str, language: Language) -> Any:
+        """Who can be asked beside the cluster's adapter."""
+        names = (BARE, *self.engine.rivals(cluster, task))
+        return gr.update(
+            choices=[(title(self.engine, name, language), name) for name in names],
+            value=[BARE],
+            label=text("beside", language, most=MOST_BESIDE),
+            visible=len(names) > 1,
+        )
+
+    def _choose_beside(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
+        chosen = [*self._usable(beside)]
+        shown = self._show(self._empty(cluster, chosen, request), request, busy=False)
+        return shown if chosen == beside else {**shown, self.beside: chosen}
+
+    def _empty(self, cluster: str, beside: list[str] | None, request: gr.Request) -> View:
+        language = language_of(request)
+        asked = speakers(self.engine, cluster, self._usable(beside), language)
+        return answering.empty_view(asked, language)
+
+    def _usable(self, beside: list[str] | None) -> tuple[str, ...]:
+        known = (BARE, *self.engine.adapters())
+        return tuple(name for name in beside or () if name in known)[:MOST_BESIDE]
 
     def _show_gates(self, cluster: str, task: str, language: Language) -> Updates:
         if not (self.engine.status.ready and cluster in self.engine.clusters()):
@@ -241,16 +337,23 @@ class TryIt(Layout):
 
     def _outcome(self, view: View, language: Language, *, busy: bool) -> Updates:
         cards = [
-            render.answer_card(side, reply, language)
-            for side, reply in zip(SIDES, view.replies, strict=True)
+            render.answer_card(speaker, reply, language)
+            for speaker, reply in zip(view.speakers, view.replies, strict=True)
         ]
         kinds = [kind for _, kind in view.highlights if kind]
         if view.problem:
             cards[0] = render.notice(view.problem, verbatim=view.detail)
+        rest = [gr.update(visible=False)] * (len(self.replies) - len(cards))
         return {
             self.run: gr.update(visible=not busy),
             self.stop: gr.update(visible=busy),
-            **dict(zip(self.replies, cards, strict=True)),
+            **dict(
+                zip(
+                    self.replies,
+                    [*(gr.update(value=card, visible=True) for card in cards), *rest],
+                    strict=True,
+                )
+            ),
             self.highlights: gr.update(
                 value=list(view.highlights),
                 visible=bool(view.highlights),
@@ -258,18 +361,26 @@ class TryIt(Layout):
                 color_map=dict(zip(dict.fromkeys(kinds), MENTIONS * len(kinds), strict=False)),
             ),
             self.parsed: view.parsed,
+            self.labels: gr.update(value=view.labels, visible=bool(view.labels)),
         }
 
     # Asking ---------------------------------------------------------------------------------
 
-    def _rewrite(self, task: str, *boxes: str | None) -> tuple[str, str]:
+    def _rewrite(
+        self, task: str, prompt: str | None, made_prompt: str | None, *boxes: str | None
+    ) -> Any:
         """The prompt that the fields make, once they are filled in."""
         form = forms.task_named(task)
         values = self._values(task, boxes)
-        prompt = "" if forms.missing_field(form, values) else form.prompt(values)
-        return prompt, prompt
+        if forms.missing_field(form, values):
+            is_own = prompt and prompt != made_prompt and not any(values.values())
+            return gr.skip() if is_own else ("", "")
+        made = form.prompt(values)
+        return made, made
 
-    def _fill(self, task: str, index: int, request: gr.Request) -> Updates:
+    def _fill(
+        self, task: str, index: int, cluster: str, beside: list[str], request: gr.Request
+    ) -> Updates:
         """A sample's values in their boxes, its prompt, and the wait for the answer."""
         form = forms.task_named(task)
         values = forms.samples(form)[index].fields
@@ -278,7 +389,7 @@ class TryIt(Layout):
             for place, field in enumerate(form.fields)
         }
         updates[self.prompt] = updates[self.made_prompt] = form.prompt(values)
-        return {**updates, **self._begin(request)}
+        return {**updates, **self._begin(cluster, beside, request)}
 
     def _values(self, task: str, boxes: tuple[str | None, ...]) -> dict[str, str]:
         """A value for each field of the task, from its text box or its options."""
@@ -287,8 +398,10 @@ class TryIt(Layout):
             for place, field in enumerate(forms.task_named(task).fields)
         }
 
-    def _begin(self, request: gr.Request) -> Updates:
-        view = answering.waiting_view(language_of(request), ready=self.engine.status.ready)
+    def _begin(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
+        language = language_of(request)
+        asked = speakers(self.engine, cluster, self._usable(beside), language)
+        view = answering.waiting_view(asked, language, ready=self.engine.status.ready)
         return self._show(view, request, busy=True)
 
     def _answer(
@@ -301,6 +414,7 @@ class TryIt(Layout):
         made_prompt: str,
         labels_only: bool,
         most: int,
+        beside: list[str],
         *boxes: str | None,  # Gradio wants the request first then
     ) -> Iterator[Updates]:
         language, session = language_of(request), _session(request)
@@ -311,8 +425,9 @@ class TryIt(Layout):
             own_prompt=None if prompt == made_prompt else prompt,
             labels_only=labels_only,
             max_new_tokens=int(most),
+            beside=self._usable(beside),
         )
-        view = answering.empty_view(language)
+        view = self._empty(cluster, beside, request)
         views = answering.answer(
             self.engine, form, language, lambda: not self.visits.is_newest(session, ticket)
         )
@@ -324,7 +439,28 @@ class TryIt(Layout):
         if self.visits.go_on(session, ticket, view, busy=False):
             yield self._outcome(view, language, busy=False)
 
-    def _catch_up(self, request: gr.Request) -> Updates:
+    def _note(
+        self,
+        request: gr.Request,
+        kept: object,
+        ticket: int,
+        cluster: str,
+        task: str,
+        prompt: str,
+        made_prompt: str,
+        *boxes: str | None,
+    ) -> Any:
+        """Keep a question that was answered, unless its prompt is the visitor's own."""
+        shown = self.visits.shown(_session(request))
+        if shown is None or shown.ticket != ticket or prompt != made_prompt:
+            return gr.skip()
+        reply = shown.view.replies[0]
+        if reply.state != "done":
+            return gr.skip()
+        asked = Asked(cluster, task, self._values(task, boxes), reply.text)
+        return self.recent.add(kept, asked, language_of(request))
+
+    def _catch_up(self, request: gr.Request) -> Any:
         """What the page must show by now.
 
         The last piece of an answer that was given up may have reached the page after what took its
@@ -332,19 +468,19 @@ class TryIt(Layout):
         """
         shown = self.visits.shown(_session(request))
         if shown is None:
-            return {}
+            return gr.skip()
         return self._outcome(shown.view, language_of(request), busy=shown.busy)
 
-    def _refused(self, request: gr.Request) -> Updates:
+    def _refused(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
         """The question was not even taken: the queue is full, or the connection failed."""
-        language = language_of(request)
-        view = replace(answering.empty_view(language), problem=text("not_taken", language))
+        problem = text("not_taken", language_of(request))
+        view = replace(self._empty(cluster, beside, request), problem=problem)
         return self._show(view, request, busy=False)
 
-    def _stop(self, request: gr.Request) -> Updates:
+    def _stop(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
         """What has been said so far stays; a question that still waits is given up."""
         language, shown = language_of(request), self.visits.shown(_session(request))
-        view = shown.view if shown else answering.empty_view(language)
+        view = shown.view if shown else self._empty(cluster, beside, request)
         return self._show(answering.stopped_view(view, language), request, busy=False)
 
     def _forget(self, request: gr.Request) -> None:

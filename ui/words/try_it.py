@@ -15,6 +15,15 @@ WORDS: dict[str, tuple[str, str]] = {
         "自定义任务：输入会原样成为提示词。",
         "A task of your own: the input is the prompt, word for word.",
     ),
+    # Free input
+    "free": ("不知道选哪个任务？", "Not sure which task?"),
+    "free_placeholder": (
+        "粘贴任意文本，按回车自动识别任务",
+        "Paste any text and press Enter to detect the task",
+    ),
+    "guesses": ("像是这些任务，点一个：", "Looks like one of these, choose:"),
+    "recent": ("最近的提问（只存在这个浏览器里）", "Recent questions (kept in this browser only)"),
+    "forget_recent": ("清除", "Clear"),
     # Asking
     "input": ("输入", "Input"),
     "samples": ("点一个示例，直接看回答", "Click an example to see it answered"),
@@ -35,13 +44,24 @@ WORDS: dict[str, tuple[str, str]] = {
     "stop": ("停止", "Stop"),
     # Answers
     "answers": ("回答", "Answer"),
-    "adapted": ("基座 + 专家", "Backbone + experts"),
     "bare": ("裸基座", "Bare backbone"),
-    "nothing_yet": ("回答会逐字出现在这里。", "The answer appears here, word by word."),
+    "nothing_adapted_yet": (
+        "回答会逐字出现在这里。",
+        "The answer appears here, word by word.",
+    ),
     "nothing_bare_yet": (
         "同一个问题，不用专家。",
         "The same question, without experts.",
     ),
+    "nothing_rival_yet": (
+        "同一个问题，另一个适配器。",
+        "The same question, another adapter.",
+    ),
+    "beside": ("旁边再问（最多 {most} 个）", "Ask beside it (up to {most})"),
+    "trained_on": ("{count} 条训练样本", "{count} training records"),
+    "same_answer": ("与第一个相同", "same as the first"),
+    "label_shares": ("各标签的概率", "Probability of each label"),
+    "more_labels": ("另有 {count} 个标签，概率更小。", "{count} more labels are less likely."),
     "waiting_model": ("模型加载完就开始…", "Starts as soon as the model is loaded…"),
     "reading": ("读提示词…", "Reading the prompt…"),
     "empty_answer": ("（空回答）", "(an empty answer)"),

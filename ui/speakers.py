@@ -1,0 +1,77 @@
+"""Who answers: adapters and the bare backbone, as a visitor knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cgclora.config import AdapterConfig
+from evals.methods import CGC_LORA, METHODS
+from evals.palette import colour
+from evals.tasks import Language
+from ui import forms
+from ui.engine import BARE, COMPARED, Engine
+from ui.texts import text
+
+Side = Literal["adapted", "rival", "bare"]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One who answers.
+
+    Attributes:
+        name: The adapter's, or `BARE`.
+        side: `adapted` is the chosen cluster's adapter, `rival` another one.
+        title: What it is.
+        note: What it was trained on; may be empty.
+        colour: Its method's, `#rrggbb`.
+    """
+
+    name: str
+    side: Side
+    title: str
+    note: str
+    colour: str
+
+
+def speakers(
+    engine: Engine, cluster: str, beside: tuple[str, ...], language: Language
+) -> tuple[Speaker, ...]:
+    """The chosen cluster's adapter, then those beside it."""
+    others = (_speaker(engine, name, "rival", language) for name in beside)
+    return (_speaker(engine, cluster, "adapted", language), *others)
+
+
+def method_of(config: AdapterConfig, manifest: Mapping[str, Any]) -> str:
+    """The method's name: what the manifest says, else what the experts and the gate amount to."""
+    said = str(manifest.get("method", ""))
+    known = next((name for name in METHODS if name.lower() == said.lower()), said)
+    if known:
+        return known
+    if config.specific:
+        return CGC_LORA
+    return "LoRA" if config.num_experts == 1 else "MOE-LoRA"
+
+
+def title(engine: Engine, name: str, language: Language) -> str:
+    """What the adapter is called: the method of one to compare with, the cluster of another."""
+    if name == BARE:
+        return text("bare", language)
+    if name.startswith(f"{COMPARED}/"):
+        return method_of(engine.configs[name], engine.manifests[name])
+    return forms.cluster_title(name, language)
+
+
+def _speaker(engine: Engine, name: str, side: Side, language: Language) -> Speaker:
+    if name == BARE:
+        return Speaker(name, "bare", text("bare", language), "", colour("Backbone"))
+    manifest = engine.manifests[name]
+    method = method_of(engine.configs[name], manifest)
+    records = manifest.get("training", {}).get("records", {}).get("train")
+    note = text("trained_on", language, count=f"{records:,}") if records else ""
+    words = (
+        method if name.startswith(f"{COMPARED}/") else f"{title(engine, name, language)} · {method}"
+    )
+    return Speaker(name, side, words, note, colour(method))
