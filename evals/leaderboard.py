@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import combinations
@@ -43,6 +43,7 @@ __all__ = [
     "find_entry",
     "gains",
     "leaders",
+    "restrict",
     "wins",
 ]
 
@@ -58,11 +59,13 @@ class TaskScore:
         estimate: Mean over the seeds, with item noise.
         spread: Over the seeds: training noise.
         replicates: [R], mean over the seeds on each shared resample.
+        seeds: The score of each run, in the order of the entry's folders.
     """
 
     estimate: Estimate
     spread: Spread
     replicates: npt.NDArray[np.float64]
+    seeds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -210,12 +213,7 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
 
 def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
     named = zip(_names([*by_key]), by_key.items(), strict=True)
-    drafts = sorted(
-        (_entry(name, key, place.tasks, runs) for name, (key, runs) in named),
-        key=lambda entry: (-entry.overall.value, entry.name),
-    )
-    placed = ranks([entry.overall for entry in drafts])
-    entries = tuple(replace(one, rank=rank) for one, rank in zip(drafts, placed, strict=True))
+    entries = _ranked(_entry(name, key, place.tasks, runs) for name, (key, runs) in named)
     shared = json.dumps(asdict(place), sort_keys=True).encode()
     return Board(files.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
 
@@ -225,9 +223,10 @@ def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], found: Sequence[Scor
     drawn = np.stack([run.replicates for run in runs]).mean(axis=0, dtype=np.float64)  # [T, R]
     scores: dict[str, TaskScore] = {}
     for number, task in enumerate(tasks):
-        over_seeds = spread([run.values[number] for run in runs])
+        values = tuple(run.values[number] for run in runs)
+        over_seeds = spread(values)
         estimate = summarise(over_seeds.mean, drawn[number], task.samples)
-        scores[task.name] = TaskScore(estimate, over_seeds, drawn[number])
+        scores[task.name] = TaskScore(estimate, over_seeds, drawn[number], values)
     seconds = sum(run.seconds for run in runs)
     memory = _mean(run.peak_memory for run in runs)
     return Entry(
@@ -238,8 +237,8 @@ def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], found: Sequence[Scor
         folders=tuple(run.folder for run in runs),
         seeds=tuple(run.seed for run in runs),
         scores=scores,
-        overall=summarise(*mean_of([_part(score) for score in scores.values()])),
-        spread=spread([fmean(run.values) for run in runs]),
+        overall=_overall(scores),
+        spread=_overall_spread(scores),
         rank=1,
         parameters=key.parameters,
         total_rank=key.total_rank,
@@ -248,6 +247,21 @@ def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], found: Sequence[Scor
         peak_memory=None if memory is None else round(memory),
         tokens_per_second=sum(run.tokens for run in runs) / seconds if seconds else None,
     )
+
+
+def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The best first, each with its rank among these."""
+    ordered = sorted(entries, key=lambda entry: (-entry.overall.value, entry.name))
+    placed = ranks([entry.overall for entry in ordered])
+    return tuple(replace(one, rank=rank) for one, rank in zip(ordered, placed, strict=True))
+
+
+def _overall(scores: Mapping[str, TaskScore]) -> Estimate:
+    return summarise(*mean_of([_part(score) for score in scores.values()]))
+
+
+def _overall_spread(scores: Mapping[str, TaskScore]) -> Spread:
+    return spread([fmean(run) for run in zip(*(one.seeds for one in scores.values()), strict=True)])
 
 
 def _part(score: TaskScore) -> Part:
@@ -287,6 +301,47 @@ def _names(keys: Sequence[Key]) -> list[str]:
             for name, one in zip(names, said, strict=True)
         ]
     return names
+
+
+def restrict(
+    board: Board, tasks: Collection[str] | None = None, entries: Collection[str] | None = None
+) -> Board:
+    """A part of a board: means, intervals and ranks are those of the tasks and entries that stay.
+
+    It has the board's id and order of tasks. What an entry costs stays that of all tasks.
+
+    Args:
+        board: Of which.
+        tasks: Names of those that stay, at least one; None keeps all.
+        entries: Names of those that stay; None keeps all, and none may be left.
+
+    Raises:
+        UnknownNameError: The board has no such task or entry.
+        ValueError: No task stays.
+    """
+    known = [task.name for task in board.tasks]
+    names = [entry.name for entry in board.entries]
+    for kind, wanted, there in (("task", tasks, known), ("entry", entries, names)):
+        for name in wanted or ():
+            if name not in there:
+                raise UnknownNameError(kind, name, there)
+    if tasks is not None and not tasks:
+        raise ValueError("a board needs at least one task: name some, or None for all.")
+    kept = [name for name in known if tasks is None or name in tasks]
+    stay = [entry for entry in board.entries if entries is None or entry.name in entries]
+    return replace(
+        board,
+        tasks=tuple(task for task in board.tasks if task.name in kept),
+        entries=_ranked(_on(entry, kept) for entry in stay),
+    )
+
+
+def _on(entry: Entry, tasks: Sequence[str]) -> Entry:
+    """The entry on some of its tasks."""
+    if len(tasks) == len(entry.scores):
+        return entry
+    scores = {name: entry.scores[name] for name in tasks}
+    return replace(entry, scores=scores, overall=_overall(scores), spread=_overall_spread(scores))
 
 
 # Comparisons on a board -------------------------------------------------------------------

@@ -241,7 +241,7 @@ def values(found: Leaderboards, reference: str | None = None) -> dict[str, Any]:
     """As `report`, as JSON values: all fields but the replicates, and scores in [0, 1]."""
     references = _references(found, reference)
     return {
-        "boards": [_board_values(board, references.get(board.id)) for board in found.boards],
+        "boards": [board_values(board, references.get(board.id)) for board in found.boards],
         "published": [asdict(one) for one in PUBLISHED],
         "unscored": list(found.unscored),
         "damaged": dict(found.damaged),
@@ -249,7 +249,12 @@ def values(found: Leaderboards, reference: str | None = None) -> dict[str, Any]:
     }
 
 
-def _board_values(board: Board, reference: str | None) -> dict[str, Any]:
+def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
+    """One board as JSON values, see `values`; with a reference also what is gained over it.
+
+    Raises:
+        UnknownEntryError: The reference is not on the board.
+    """
     seesaw = {} if reference is None else gains(board, reference)
     return {
         "id": board.id,

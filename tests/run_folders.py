@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +100,29 @@ def around(value: float, resamples: int = 200, seed: int = 0) -> tuple[float, An
     """A score with replicates that spread by 0.02 around it."""
     noise = np.random.default_rng(seed).normal(0, 0.02, resamples)
     return value, value + noise
+
+
+def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], **changes: Any) -> Path:
+    """Give a run folder predictions; each row has task, id and prediction, and a score.
+
+    Args:
+        folder: A run's.
+        rows: The predictions.
+        **changes: Of the manifest.
+    """
+    content = parquet(
+        {
+            "task": [row["task"] for row in rows],
+            "id": [row["id"] for row in rows],
+            "prediction": [row["prediction"] for row in rows],
+            "finish": [row.get("finish", "end") for row in rows],
+            "tokens": [1] * len(rows),
+            "parsed": [json.dumps([[row["prediction"]]], ensure_ascii=False) for row in rows],
+            "score": [float(row["score"]) for row in rows],
+        }
+    )
+    (folder / "predictions.parquet").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8")) | changes
+    manifest["files"]["predictions.parquet"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder

@@ -80,9 +80,9 @@ def make_entry(
     for task, mean in zip(tasks, means, strict=True):
         by_seed = mean + random.normal(0, 0.01, 3 if trained else 1)
         drawn = by_seed.mean() + random.normal(0, 0.03, 500)
-        scores[task] = TaskScore(
-            summarise(float(by_seed.mean()), drawn, 200), spread(by_seed.tolist()), drawn
-        )
+        values = by_seed.tolist()
+        estimate = summarise(float(by_seed.mean()), drawn, 200)
+        scores[task] = TaskScore(estimate, spread(values), drawn, tuple(values))
     overall = mean_of([(one.estimate.value, one.replicates, 200) for one in scores.values()])
     middle = overall[0]
     return Entry(

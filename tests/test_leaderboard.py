@@ -23,8 +23,10 @@ from evals.leaderboard import (
     find_entry,
     gains,
     leaders,
+    restrict,
     wins,
 )
+from evals.names import UnknownNameError
 from tests.run_folders import around, metrics_of, parquet, write_folder, write_run
 
 TWO = {"KUAKE-QIC": (0.6, [0.5, 0.6, 0.7, 0.6]), "CHIP-CTC": (0.4, [0.2, 0.4, 0.6, 0.4])}
@@ -340,6 +342,50 @@ def test_a_reference_may_be_named_by_its_method_if_only_one_entry_has_it(tmp_pat
     write_run(tmp_path / "c", {"NER": around(0.6)}, method=REFERENCE, label="full")
     with pytest.raises(UnknownEntryError, match="did you mean"):
         gains(only(tmp_path))
+
+
+def test_a_part_of_a_board_is_the_board_of_those_tasks_alone(tmp_path):
+    for seed in (0, 1):
+        for method, levels in {"a": (0.5, 0.7), "b": (0.6, 0.4), "c": (0.61, 0.1)}.items():
+            scores = {
+                task: around(level + seed / 100, seed=seed + number)
+                for number, (task, level) in enumerate(
+                    zip(("KUAKE-QIC", "CHIP-CTC"), levels, strict=True)
+                )
+            }
+            write_run(tmp_path / "both" / f"{method}{seed}", scores, method=method, seed=seed)
+            alone = {"KUAKE-QIC": scores["KUAKE-QIC"]}
+            write_run(tmp_path / "one" / f"{method}{seed}", alone, method=method, seed=seed)
+    part = restrict(only(tmp_path / "both"), ["KUAKE-QIC"])
+    whole = only(tmp_path / "one")
+    assert part.tasks == whole.tasks
+    for found, expected in zip(part.entries, whole.entries, strict=True):
+        assert (found.name, found.rank) == (expected.name, expected.rank)
+        assert found.overall == expected.overall
+        assert found.spread == expected.spread
+    assert [entry.name for entry in part.entries] == ["c", "b", "a"]
+
+
+def test_ranks_of_a_part_are_among_the_entries_that_stay(tmp_path):
+    for method, value in {"a": 0.9, "b": 0.5, "c": 0.1}.items():
+        write_run(tmp_path / method, {"NER": around(value)}, method=method)
+    board = only(tmp_path)
+    assert [(one.name, one.rank) for one in restrict(board, entries=["c", "b"]).entries] == [
+        *(("b", 1), ("c", 2)),
+    ]
+    assert restrict(board) == board
+    assert restrict(board, entries=[]).entries == ()
+
+
+def test_a_part_of_unknown_or_no_tasks_is_refused(tmp_path):
+    write_run(tmp_path / "a", TWO)
+    board = only(tmp_path)
+    with pytest.raises(UnknownNameError, match="no task is called 'NER'"):
+        restrict(board, ["NER"])
+    with pytest.raises(UnknownNameError, match="no entry is called 'nobody'"):
+        restrict(board, entries=["nobody"])
+    with pytest.raises(ValueError, match="at least one task"):
+        restrict(board, [])
 
 
 def test_wins_count_tasks_and_mirror_each_other(tmp_path):

@@ -7,6 +7,10 @@ from typing import Any
 import gradio as gr
 
 from cgclora.config import ConfigError
+from evals.exports import board_as_json
+from evals.library import Library
+from evals.results import RunError
+from evals.run_facts import run_facts
 from ui.engine import Engine, EngineError, Question
 from ui.figures import expert_names
 from ui.forms import task_named
@@ -14,12 +18,17 @@ from ui.forms import task_named
 _ANSWERS_AT_ONCE = 2
 
 
-def add_endpoints(engine: Engine) -> None:
-    """Add `/answer`, `/tasks` and `/gates` to the app that is being built."""
+def add_endpoints(engine: Engine, library: Library) -> None:
+    """Add `/generate`, `/tasks`, `/gates`, `/leaderboard` and `/runs` to the app being built.
+
+    Args:
+        engine: Who answers.
+        library: The runs that the leaderboards are made of.
+    """
     # No endpoint waits, for the queue is shared: who waited there would keep visitors out.
     turns = threading.BoundedSemaphore(_ANSWERS_AT_ONCE)
 
-    def answer(
+    def generate(
         task: str, prompt: str, cluster: str = "", labels_only: bool = False
     ) -> dict[str, Any]:
         """Answer one prompt with a task's experts.
@@ -130,7 +139,46 @@ def add_endpoints(engine: Engine) -> None:
             "shares": of_task.shares().tolist(),
         }
 
-    for endpoint in (answer, tasks, gates):
+    def leaderboard(cluster: str = "", local: bool = True) -> dict[str, Any]:
+        """The leaderboards: who answers a set of tasks best, and how sure that is.
+
+        Args:
+            cluster: medical or general; by default both.
+            local: With the runs that were made on this machine.
+
+        Returns:
+            `boards`: for each its id, cluster, split, tasks and entries. An entry has rank (shared
+            by those that cannot be told apart), overall score and score by task with intervals,
+            all in [0, 1], seeds, budgets, and the names of its runs.
+        """
+        found = library.leaderboards(local=local).boards
+        known = {board.cluster for board in found}
+        if cluster and cluster not in known:
+            raise _refusal(f"no board of the cluster {cluster!r}: there are {sorted(known)}.")
+        return {
+            "boards": [
+                board_as_json(board, library) for board in found if cluster in ("", board.cluster)
+            ]
+        }
+
+    def runs(name: str = "") -> dict[str, Any]:
+        """List the runs, or say where one run's numbers come from.
+
+        Args:
+            name: Name of a run; by default all are listed.
+
+        Returns:
+            `runs` (names) without a name; with one its method, seed, scores by task, data, adapter
+            and backbone hashes, commit, versions and hardware.
+        """
+        if not name:
+            return {"runs": library.names()}
+        try:
+            return {"name": name, **run_facts(library.run(name))}
+        except RunError as error:
+            raise _refusal(str(error)) from error
+
+    for endpoint in (generate, tasks, gates, leaderboard, runs):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
 
