@@ -63,6 +63,8 @@ METRICS_FILE = "metrics.json"
 REPLICATES_FILE = "replicates.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
 LOG_FILE = "log.jsonl"
+ANSWERS_FILE = "answers.jsonl"
+IDENTITY_FILE = "identity.json"
 
 
 class RunError(RuntimeError):
@@ -155,7 +157,7 @@ class Unfinished:
 
     def __init__(self, run: str | Path, identity: Mapping[str, Any]) -> None:
         self.run = Path(run)
-        self.folder = self.run.with_name(f"{self.run.name}.partial")
+        self.folder = partial_folder(self.run)
         if (self.run / MANIFEST_FILE).exists():
             raise RunError(f"{self.run} is a finished run: choose another folder, or remove it.")
         if self.run.exists() and any(self.run.iterdir()):
@@ -225,10 +227,10 @@ class Unfinished:
 
     @property
     def _answers(self) -> Path:
-        return self.folder / "answers.jsonl"
+        return self.folder / ANSWERS_FILE
 
     def _claim(self, identity: Mapping[str, Any]) -> None:
-        path = self.folder / "identity.json"
+        path = self.folder / IDENTITY_FILE
         if not path.exists():
             files.write_json(path, identity)
             return
@@ -244,10 +246,15 @@ class Unfinished:
         return [Prediction(*json.loads(line)) for line in _whole_lines(self._answers)]
 
     def _remove(self) -> None:
-        for name in (self._answers.name, LOG_FILE, "identity.json", ".lock"):
+        for name in (ANSWERS_FILE, LOG_FILE, IDENTITY_FILE, ".lock"):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # something of the user's lies there too
             self.folder.rmdir()
+
+
+def partial_folder(run: Path) -> Path:
+    """Where the answers of a run stand while they come in."""
+    return run.with_name(f"{run.name}.partial")
 
 
 def _whole_lines(path: Path) -> list[str]:

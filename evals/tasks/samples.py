@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evals.tasks import TASKS
 
-_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "samples"
+SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "samples"
+"""Where they lie; a data folder like any other, with a test split."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Sample:
     choices: tuple[str, ...] | None
 
 
-def load_samples(folder: Path = _FOLDER) -> dict[str, list[Sample]]:
+def load_samples(folder: Path = SAMPLES) -> dict[str, list[Sample]]:
     """The examples of every task that has some, tasks in the order of `TASKS`.
 
     Args:

@@ -1,0 +1,69 @@
+"""How far a run is, for those who watch: read without its lock, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.results import ANSWERS_FILE, IDENTITY_FILE, LOG_FILE, METRICS_FILE, partial_folder
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        tasks: For each task the records that are answered, and of how many.
+        seconds_left: Of answering, judged by the pace so far; None before anything is known of it.
+    """
+
+    tasks: Mapping[str, tuple[int, int]]
+    seconds_left: float | None
+
+    @property
+    def done(self) -> int:
+        """Records answered, of all tasks."""
+        return sum(done for done, _ in self.tasks.values())
+
+    @property
+    def total(self) -> int:
+        """Records to answer, of all tasks."""
+        return sum(total for _, total in self.tasks.values())
+
+
+def read_progress(run: Path) -> Progress | None:
+    """How far a run is that is being answered, or was when it was cut short; None otherwise.
+
+    Args:
+        run: The folder that it will have.
+    """
+    folder = partial_folder(run)
+    try:
+        identity = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
+        totals = {task: int(facts["records"]) for task, facts in identity["data"]["tasks"].items()}
+        counts = Counter(line[0] for line in _lines(folder / ANSWERS_FILE))
+        log = _lines(folder / LOG_FILE)
+        noted = log[-1]["done"] if log else 0
+        seconds = sum(line["seconds"] for line in log)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    tasks = {task: (min(counts[task], total), total) for task, total in totals.items()}
+    left = sum(totals.values()) - sum(done for done, _ in tasks.values())
+    return Progress(tasks, seconds / noted * left if noted else None)
+
+
+def is_scored(run: Path) -> bool:
+    """Whether a run is finished and has its scores."""
+    return (run / METRICS_FILE).exists()
+
+
+def _lines(path: Path) -> list[Any]:
+    """The whole lines of a file that may be growing; none where there is no file."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
