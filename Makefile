@@ -6,13 +6,13 @@ export GRADIO_ANALYTICS_ENABLED := False
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser clean
+.PHONY: app test lint format bench browser axe clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
 	$(python) app.py $(ARGS)
 
-test: lint browser
+test: lint browser axe
 	$(python) -m pytest $(ARGS)
 
 lint: .venv/dev
@@ -29,6 +29,9 @@ bench: .venv/dev
 
 browser: .venv/dev
 	$(python) -m tests.browser
+
+axe: .venv/dev
+	$(python) -m tests.axe
 
 clean:
 	rm -rf .venv build dist cgclora.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

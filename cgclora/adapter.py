@@ -402,6 +402,11 @@ def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
             yield parameter
 
 
+def backbone_parameters(model: PreTrainedModel) -> int:
+    """Number of the backbone's own parameters, adapters aside."""
+    return sum(parameter.numel() for parameter in _frozen_parameters(model))
+
+
 def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
     """Name of the adapter and of its task that are folded into a backbone, if any."""
     if not hasattr(model, GATES):  # asked at every token: no walk through a bare backbone

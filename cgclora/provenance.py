@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKAGES = ("cgclora", "torch", "transformers", "accelerate", "safetensors", "gguf")
 
@@ -19,10 +20,10 @@ CODE = (":(top)*.py", ":(top)requirements.txt", ":(top)pyproject.toml", ":(top,e
 """What makes a result, in git's words for paths."""
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of Python and of the packages that shape a result."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Installed versions of Python and of packages, by default those that shape a result."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -53,15 +54,18 @@ def commit() -> dict[str, Any]:
         return {}
 
 
-def hardware(model: PreTrainedModel) -> dict[str, Any]:
-    """Processor, threads and accelerator, and the dtype that the model computes in."""
+def hardware(model: PreTrainedModel | None) -> dict[str, Any]:
+    """Processor, threads and accelerator; of a model where it is and in which dtype it computes."""
+    import torch  # noqa: PLC0415 - who only asks for versions or the commit does not wait for it
+
     facts: dict[str, Any] = {
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
     }
+    if model is not None:
+        facts["device"] = model.device.type
+        facts["dtype"] = str(model.dtype).removeprefix("torch.")
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts

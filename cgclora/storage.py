@@ -19,9 +19,9 @@ from torch import Tensor
 from cgclora import files
 from cgclora.config import AdapterConfig
 from cgclora.layer import TaskGate
+from cgclora.shapes import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
 

@@ -2,4 +2,185 @@
 
 WORDS: dict[str, tuple[str, str]] = {
     "tab about": ("关于", "About"),
+    # The expert layer
+    "about_layer": ("专家层", "The expert layer"),
+    "about_layer_intro": (
+        "每个线性层旁边都站着低秩专家。点图中任何一处，看它算什么、有多大。",
+        "Beside every linear layer stand low-rank experts. Click any part to see what it computes "
+        "and how large it is.",
+    ),
+    "about_adapter": ("适配器", "Adapter"),
+    "about_compared": ("{method} · 对照", "{method} · for comparison"),
+    "about_linear": ("线性层", "Linear layer"),
+    "about_task": ("任务", "Task"),
+    "about_drawing": ("专家层的结构，用方向键移动", "The expert layer; move with the arrow keys"),
+    "about_no_adapter": ("还没有可用的适配器。", "There is no adapter that can be used yet."),
+    "about_same_for_all": (
+        "所有任务用同样的权重。",
+        "Every task uses the same weights.",
+    ),
+    "about_shape": ("形状", "Shape"),
+    "about_parameters": ("参数", "Parameters"),
+    "about_in_layer": ("{count}（本层）", "{count} in this layer"),
+    "about_of_kind": (
+        "{count}（{layers} 个同类层）",
+        "{count} in the {layers} layers of this kind",
+    ),
+    "about_frozen": ("冻结，不训练", "frozen, not trained"),
+    "about_trained": ("训练", "trained"),
+    "about_none": ("无", "none"),
+    "about_shared_by_all": ("{count}（全模型共用）", "{count}, shared by the whole model"),
+    # Its parts
+    "about input": ("输入 x", "Input x"),
+    "about_why_input": (
+        "每个词元一个向量，同时送进冻结权重和所有专家。",
+        "One vector a token; frozen weight and experts read the same one.",
+    ),
+    "about frozen": ("冻结权重 W₀", "Frozen weight W₀"),
+    "about_why_frozen": (
+        "基座自己的权重，训练中一位都不变。",
+        "The backbone's own weight; training does not change a bit of it.",
+    ),
+    "about A": ("{expert} · A", "{expert} · A"),
+    "about_why_A": (
+        "把输入压到专家的秩 k = {rank}。",
+        "Squeezes the input down to the expert's rank, k = {rank}.",
+    ),
+    "about B": ("{expert} · B", "{expert} · B"),
+    "about_why_B": (
+        "再展开到输出宽度。训练从 B = 0 开始，所以起点就是裸基座。",
+        "Spreads it out to the output's width. Training starts at B = 0, that is, at the bare "
+        "backbone.",
+    ),
+    "about_whose_common": ("公共专家：每个任务都用。", "A common expert: every task uses it."),
+    "about_whose_specific": (
+        "专属专家：只有它自己的任务用。",
+        "A specific expert: its own task alone uses it.",
+    ),
+    "about_whose_one": ("唯一的专家：所有任务共用。", "The only expert: all tasks use it."),
+    "about_one": ("专家", "Expert"),
+    "about task": ("任务编号 t", "Task id t"),
+    "about_why_task": (
+        "门控只读它，不读文字。每个任务一个学出来的向量。",
+        "All that the gate reads, never the words. Each task has a learned vector.",
+    ),
+    "about_why_task_id": (
+        "门控只读它，不读文字。",
+        "All that the gate reads, never the words.",
+    ),
+    "about gate": ("门控", "Gate"),
+    "about_why_gate_task": (
+        "在任务可用的专家上取 softmax，别的任务的专家恰好为 0。",
+        "A softmax over the experts that the task may use; those of other tasks get exactly 0.",
+    ),
+    "about_why_gate_uniform": (
+        "不学习：可用的专家权重相等。",
+        "Not learned: the experts that a task may use weigh the same.",
+    ),
+    "about_why_gate_none": ("不加权：可用的专家直接相加。", "No weights: a plain sum."),
+    "about_gate_model": ("整个模型共用一个门控。", "One gate for the whole model."),
+    "about_gate_layer": ("每层一个门控。", "One gate a layer."),
+    "about weight": ("{expert} · 权重", "{expert} · weight"),
+    "about_why_weight": (
+        "同一任务的每个词元都用同一个权重。",
+        "Every token of a task gets the same weight.",
+    ),
+    "about_why_zero": (
+        "所选任务不能用这个专家：权重恰好为 0。",
+        "The chosen task may not use this expert: its weight is exactly 0.",
+    ),
+    "about scale": ("比例 ×s", "Scale ×s"),
+    "about_why_scale": (
+        "不训练的常数：α 除以秩，秩不同的专家才好比较。",
+        "A constant, not trained: alpha divided by a rank, so that ranks can be compared.",
+    ),
+    "about sum": ("输出 h", "Output h"),
+    "about_why_sum": (
+        "冻结的结果加上专家之和，乘比例 s = {scale}。一个任务的和就是一个秩 {rank} 的普通 LoRA，"
+        "可以折叠进 W₀。",
+        "The frozen result plus the experts' sum times s = {scale}. For one task that sum is a "
+        "plain LoRA of rank {rank}, which folds into W₀.",
+    ),
+    # 1 + N
+    "about_tree": ("1 + N：这里装了什么", "1 + N: what is installed here"),
+    "about_tree_intro": (
+        "一个基座，每簇任务一套专家。问题先找到簇，再找到任务的门控。",
+        "One backbone, one set of experts a task cluster. A question finds its cluster, then its "
+        "task's gate.",
+    ),
+    "about_backbone": ("冻结的基座", "Frozen backbone"),
+    "about_size": ("{count} 参数", "{count} parameters"),
+    "about_cluster": (
+        "{common} 公共 + {tasks} 任务 × {specific} 专属",
+        "{common} common + {tasks} tasks × {specific} specific",
+    ),
+    # Budgets
+    "about_budgets": ("参数与来源", "Budgets and provenance"),
+    "about_tasks": ("任务数", "Tasks"),
+    "about_trained_parameters": ("训练的参数", "Trained parameters"),
+    "about_share": ("占基座", "Share of the backbone"),
+    "about_ranks": ("总秩 / 有效秩", "Total / active rank"),
+    "about_experts": ("公共 + 专属专家", "Common + specific experts"),
+    "about_file": ("文件", "File"),
+    "about_records": ("训练样本", "Training records"),
+    "about_steps": ("训练步数", "Steps"),
+    "about_dev_loss": ("开发集损失", "Dev loss"),
+    "about_data": ("训练数据哈希", "Data hash"),
+    "about_commit": ("代码提交", "Commit"),
+    "about_licence": ("许可", "Licence"),
+    "about_unknown": ("–", "–"),
+    "about_budget_note": (
+        "数字来自各适配器的 manifest.json；开发集不同的损失不能相比。",
+        "Numbers come from each adapter's manifest.json; losses on different dev sets cannot be "
+        "compared.",
+    ),
+    "about_share_later": ("模型加载完后显示", "once the model is loaded"),
+    # Programs
+    "about_programs": ("从程序里用", "From a program"),
+    "about_api": ("Python，三行：", "Python, three lines:"),
+    "about_endpoints": ("全部接口", "All endpoints"),
+    "about_mcp_on": (
+        "MCP 已开启。把下面的地址交给支持 MCP 的助手：",
+        "MCP is on. Give this address to an assistant that speaks MCP:",
+    ),
+    "about_mcp_off": (
+        "MCP 在这里没有开启。自己运行时这样开启：",
+        "MCP is off here. Where you run the app yourself, turn it on:",
+    ),
+    "about_copy": ("复制", "Copy"),
+    "about_copied": ("已复制", "Copied"),
+    "about_selected": ("已选中，按 Ctrl+C", "Selected: press Ctrl+C"),
+    # Licences
+    "about_licences": ("许可与说明", "Licences and notices"),
+    "about_code": ("代码", "Code"),
+    "about_model": ("基座", "Backbone"),
+    "about_adapters": ("适配器", "Adapters"),
+    "about_medicine": ("医疗", "Medicine"),
+    "about_is_gemma": (
+        "Gemma 依 Gemma 使用条款提供；在它之上训练的适配器同样受其约束。",
+        "Gemma is provided under and subject to the Gemma Terms of Use, and so are the adapters "
+        "trained on it.",
+    ),
+    "about_is_other": (
+        "其许可由提供方规定。",
+        "Its licence is that of whoever provides it.",
+    ),
+    "about_research": (
+        "本项目附带的仅供研究，不得商用，因为训练数据是 CC BY-NC 4.0。",
+        "Those that come with the project are for research only, not for commercial use, because "
+        "the training data is CC BY-NC 4.0.",
+    ),
+    "about_no_advice": (
+        "这里的任何回答都不是医疗建议。",
+        "Nothing here is medical advice.",
+    ),
+    "about_gemma_terms": ("Gemma 使用条款", "Gemma Terms of Use"),
+    "about_prohibited": ("禁止用途", "prohibited uses"),
+    # Citing
+    "about_cite": ("引用", "How to cite"),
+    "about_independent": (
+        "这是独立的实现；使用方法请引用论文作者。",
+        "This is an independent implementation; if you use the method, cite its authors.",
+    ),
+    "about_versions": ("版本", "Versions"),
 }
