@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +25,7 @@ TRAIN = """Train one adapter on many tasks. The data is JSONL, an object a line:
 
 (`task_dataset` and `kind` name the task too, so PromptCBLUE and Firefly files work as they are.)
 The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss. An
-interrupted run goes on when the same command is given again.
+interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
 
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/lora --method lora --rank 16
@@ -194,17 +198,19 @@ def _train(options: argparse.Namespace) -> None:
     dev_records = read_records(options.dev, tasks=tasks)
     config = _config(options, tasks)
     backbone = _load(options)
-    manifest = train(
-        Adapter.attach(backbone, config, seed=options.seed),
-        backbone.tokenizer,
-        train_records,
-        dev_records,
-        settings,
-        options.run,
-        dtype=torch.bfloat16 if options.half else None,
-        facts={"method": options.method}
-        | ({"licence": options.licence} if options.licence else {}),
-    )
+    with _told_to_stop() as stop:
+        manifest = train(
+            Adapter.attach(backbone, config, seed=options.seed),
+            backbone.tokenizer,
+            train_records,
+            dev_records,
+            settings,
+            options.run,
+            dtype=torch.bfloat16 if options.half else None,
+            facts={"method": options.method}
+            | ({"licence": options.licence} if options.licence else {}),
+            stop=stop,
+        )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Its threads would now and then abort a process that ends with the group still open.
         torch.distributed.destroy_process_group()
@@ -215,6 +221,21 @@ def _train(options: argparse.Namespace) -> None:
     else:
         best = manifest["training"]["best_dev_loss"]
         print(f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}")
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool] | None]:
+    """Whether SIGTERM has come, instead of dying of it; None where several processes train."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not (alone and threading.current_thread() is threading.main_thread()):
+        yield None
+        return
+    told = threading.Event()
+    earlier = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _config(options: argparse.Namespace, tasks: Sequence[str]) -> Any:

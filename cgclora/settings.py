@@ -101,6 +101,11 @@ class TrainingSettings:
         if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
             raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")
 
+    def steps(self, records: int, processes: int = 1) -> int:
+        """How many steps so many training records make, if no patience ends them early."""
+        batches = math.ceil(records / (self.batch_size * processes))
+        return max(1, round(self.epochs * math.ceil(batches / self.accumulation)))
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
@@ -121,8 +126,7 @@ def trainer_arguments(
         TrainingError: The trainer would move the backbone to another GPU.
     """
     processes = _world_size()
-    batches = math.ceil(records / (settings.batch_size * processes))
-    steps = max(1, round(settings.epochs * math.ceil(batches / settings.accumulation)))
+    steps = settings.steps(records, processes)
     interval = math.ceil(steps / settings.evaluations)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),

@@ -54,7 +54,7 @@ from cgclora.run_folder import (
     step_of,
 )
 from cgclora.settings import TrainingSettings, trainer_arguments
-from cgclora.storage import WEIGHTS_FILE
+from cgclora.shapes import WEIGHTS_FILE
 
 
 class _TaskLosses:

@@ -42,6 +42,8 @@ __all__ = [
     "Dataset",
     "Problem",
     "data_folder",
+    "draw",
+    "letters_and_digits",
     "limit",
     "only",
     "overlap",
@@ -311,11 +313,11 @@ def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
     """
     first: dict[str, str] = {}
     for record in train.records:
-        first.setdefault(_letters_and_digits(record.prompt), record.id)
+        first.setdefault(letters_and_digits(record.prompt), record.id)
     return tuple(
         (first[key], record.id)
         for record in test.records
-        if (key := _letters_and_digits(record.prompt)) in first
+        if (key := letters_and_digits(record.prompt)) in first
     )
 
 
@@ -355,16 +357,18 @@ def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
     kept: set[str] = set()
     for task in dataset.tasks:
         ids = [record.id for record in dataset.of_task(task)]
-        kept.update(sorted(ids, key=lambda name: _draw(name, seed))[:per_task])
+        kept.update(sorted(ids, key=lambda name: draw(name, seed))[:per_task])
     records = tuple(record for record in dataset.records if record.id in kept)
     return dataclasses.replace(dataset, records=records)
 
 
-def _draw(name: str, seed: int) -> bytes:
+def draw(name: str, seed: int) -> bytes:
+    """Where a name stands in a random order that does not depend on the other names."""
     return hashlib.sha256(f"{seed}\n{name}".encode()).digest()
 
 
-def _letters_and_digits(text: str) -> str:
+def letters_and_digits(text: str) -> str:
+    """A text in the form in which prompts are compared: see `overlap`."""
     return _NO_LETTER_OR_DIGIT.sub("", unicodedata.normalize("NFKC", text).lower())
 
 

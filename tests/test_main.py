@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
 from cgclora.decoding import Request, generate
+from cgclora.run_folder import last_checkpoint, step_of
 from cgclora.storage import MANIFEST_FILE, annotate, read_gates, read_manifest
 from tests.tiny import save_backbone
 
@@ -139,6 +142,32 @@ def test_the_same_command_again_gives_the_same_adapter(
 
 
 # generate ---------------------------------------------------------------------------------
+
+
+def test_a_run_told_to_end_leaves_a_checkpoint_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*training(folder, "--epochs", "4000", "--evaluations", "1"), "--run", str(run)]
+    whole = [sys.executable, "-m", "cgclora", *command]
+    log = run / "log.jsonl"
+    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not log.exists() or not log.read_text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 6
+    checkpoint = last_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    assert f"stopped at step {step_of(checkpoint)} of" in said
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == step_of(checkpoint)
+
+
+def test_a_training_command_leaves_the_process_as_it_found_it(folder: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*training(folder, "--epochs", "0.1"), "--run", str(tmp_path / "run")]) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_answer_is_that_of_the_library(
