@@ -18,17 +18,17 @@ import gradio as gr
 
 from evals.jobs import Jobs
 from evals.library import Library
-from ui.about import About
+from ui.about.tab import About
 from ui.api import add_endpoints
-from ui.benchmark import Benchmark
+from ui.benchmark.tab import Benchmark
 from ui.engine import Engine, loader
-from ui.gates_tab import Gates
-from ui.leaderboard import Leaderboard
+from ui.gates.tab import Gates
+from ui.leaderboard.tab import Leaderboard
 from ui.shell import Shell
 from ui.texts import I18N, TEXTS
 from ui.theme import theme
-from ui.train import Train
-from ui.try_it import TryIt
+from ui.train.tab import Train
+from ui.try_it.tab import TryIt
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = _HERE / "assets"

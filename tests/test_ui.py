@@ -22,14 +22,15 @@ from cgclora.config import AdapterConfig
 from cgclora.decoding import Answer
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
-from ui import answering, forms, render
-from ui.answering import Form
+from ui import forms, render
 from ui.engine import BARE, BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question, Status
 from ui.figures import heat_map, share_bar
-from ui.gates import TaskGates
 from ui.speakers import Speaker
+from ui.task_gates import TaskGates
 from ui.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
 from ui.theme import COMMON, FROZEN, SPECIFIC
+from ui.try_it import answering
+from ui.try_it.answering import Form
 
 SPEAKER = Speaker("general", "adapted", "<b>general</b>", "<i>note</i>", "#3b7dc4")
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"

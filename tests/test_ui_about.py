@@ -20,11 +20,12 @@ from tests.app_server import FLAGS
 from tests.browser import find_browser
 from tests.test_ui import MARKUP, loaded_engine
 from tests.tiny import make_backbone
-from ui import about_facts, about_use
-from ui.about import About
-from ui.about_drawing import Drawn, drawing, shortened
-from ui.about_layer import drawn_adapters, layer
-from ui.about_parts import panels
+from ui.about import facts as about_facts
+from ui.about import use as about_use
+from ui.about.drawing import Drawn, drawing, shortened
+from ui.about.layer import drawn_adapters, layer
+from ui.about.parts import panels
+from ui.about.tab import About
 from ui.engine import Engine
 from ui.shell import Shell
 from ui.texts import I18N, text

@@ -20,8 +20,7 @@ from tests.app_server import FLAGS
 from tests.browser import find_browser
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
-from ui import benchmark_view as view
-from ui.benchmark import MOST_JOBS, Benchmark
+from ui.benchmark.tab import MOST_JOBS, Benchmark, view
 from ui.engine import Engine
 from ui.shell import Shell
 from ui.texts import I18N, text

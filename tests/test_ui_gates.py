@@ -20,16 +20,17 @@ from cgclora.probe import contributions, label_probabilities, scaled_gates
 from evals.tasks import TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone
-from ui import forms, gates_render
+from ui import forms
 from ui.engine import Engine, EngineError
-from ui.gates import AdapterGates
-from ui.gates_changes import SLIDERS
-from ui.gates_figures import entropy_lines, path_lines, path_map, similarity_map
-from ui.gates_tab import Gates
+from ui.gates import render as gates_render
+from ui.gates.changes import SLIDERS
+from ui.gates.figures import entropy_lines, path_lines, path_map, similarity_map
+from ui.gates.tab import Gates
+from ui.gates.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
 from ui.shell import Shell
+from ui.task_gates import AdapterGates
 from ui.texts import text
 from ui.theme import COMMON, SPECIFIC
-from ui.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
 
 LABELLED, FREE = "SentimentAnalyze", "Couplet"
 TASK_NAMES = (LABELLED, "NER", FREE, "<b>bold</b>")

@@ -17,11 +17,11 @@ from evals.leaderboard import OVERALL, REFERENCE
 from evals.library import Library
 from evals.statistics import Estimate
 from tests.run_folders import around, write_answers, write_folder, write_run
-from ui.leaderboard import Leaderboard
-from ui.leaderboard_behind import PAGE, behind, pick
-from ui.leaderboard_marks import interval, scale
-from ui.leaderboard_sight import VIEWS, Asked, Picked, Sight, look, turned
-from ui.leaderboard_table import board_table
+from ui.leaderboard.behind import PAGE, behind, pick
+from ui.leaderboard.marks import interval, scale
+from ui.leaderboard.sight import VIEWS, Asked, Picked, Sight, look, turned
+from ui.leaderboard.tab import Leaderboard
+from ui.leaderboard.table import board_table
 from ui.shell import Shell
 from ui.texts import TEXTS
 

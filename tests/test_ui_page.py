@@ -19,7 +19,7 @@ from ui import forms
 from ui.engine import BARE, Engine, EngineError
 from ui.shell import Shell
 from ui.texts import TEXTS
-from ui.try_it import TryIt
+from ui.try_it.tab import TryIt
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ from tests.browser import find_browser
 from tests.records import lines
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
-from ui import train_view
 from ui.engine import Engine
 from ui.shell import Shell
 from ui.texts import I18N, TEXTS, text
-from ui.train import Train
-from ui.train_form import SIZES, STAND_INS
+from ui.train import view as train_view
+from ui.train.form import SIZES, STAND_INS
+from ui.train.tab import Train
 
 Updates = dict[Any, Any]
 

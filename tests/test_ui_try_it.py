@@ -11,13 +11,13 @@ import pytest
 from evals.tasks import TASKS
 from tests.test_ui import SPEAKER, form, loaded_engine, save_adapter
 from tests.test_ui_page import tab_of, visitor
-from ui import answering
 from ui.differences import marked
 from ui.engine import BARE, COMPARED, Engine, EngineError, Question
 from ui.label_bars import label_bars
-from ui.layout import MOST_BESIDE
-from ui.recent import Asked, read
 from ui.speakers import method_of, speakers
+from ui.try_it import answering
+from ui.try_it.layout import MOST_BESIDE
+from ui.try_it.recent import Asked, read
 
 RIVAL = f"{COMPARED}/lora"
 

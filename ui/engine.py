@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from evals.tasks import TASKS
-from ui.gates import AdapterGates, TaskGates
+from ui.task_gates import AdapterGates, TaskGates
 
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter

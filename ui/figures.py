@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from evals.palette import faded
 from evals.tasks import Language
-from ui.gates import TaskGates
+from ui.task_gates import TaskGates
 from ui.texts import text
 from ui.theme import COMMON, FONT, SPECIFIC
 

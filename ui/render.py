@@ -10,8 +10,8 @@ from ui.differences import marked
 from ui.engine import Engine, Status
 from ui.figures import expert_names
 from ui.forms import description, title
-from ui.gates import TaskGates
 from ui.speakers import Speaker
+from ui.task_gates import TaskGates
 from ui.texts import STAGES, Word, text
 
 _TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"

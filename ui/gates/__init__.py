@@ -1,0 +1,1 @@
+"""The tab of the gates: what each expert weighs and adds, and what happens without it."""

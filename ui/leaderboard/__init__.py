@@ -1,0 +1,1 @@
+"""The tab where methods are ranked, down to the samples behind every number."""
