@@ -32,7 +32,7 @@ from ui.texts import language_of, text
 
 Updates = dict[Any, Any]
 
-_HERE = Path(__file__).resolve().parents[1]
+_HERE = Path(__file__).resolve().parents[2]
 
 MOST_JOBS = 20
 """So many jobs may wait; more are refused."""

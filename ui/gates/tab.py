@@ -23,7 +23,7 @@ from ui.texts import language_of, text
 
 Updates = dict[Any, Any]
 
-_RESULTS = Path(__file__).resolve().parents[1] / "assets" / "results"
+_RESULTS = Path(__file__).resolve().parents[2] / "assets" / "results"
 
 
 class Gates(GatesLayout):

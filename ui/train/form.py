@@ -13,13 +13,13 @@ from evals.data import FAMILIES
 from evals.methods import Sizes
 from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS
+from evals.tasks.samples import SAMPLES
 from evals.training_data import Source
 from evals.training_plan import Plan, fitting_rank
 
 if TYPE_CHECKING:
     from cgclora.settings import TrainingSettings
 
-SAMPLES = Path(__file__).resolve().parents[1] / "assets" / "samples"
 
 SHOWN_SIZES: Mapping[str, tuple[str, ...]] = {
     "LoRA (Full)": ("lora_rank",),
