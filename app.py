@@ -81,7 +81,7 @@ def launch(
         i18n=I18N,
         theme=theme(),
         css_paths=sorted((_ASSETS / "style").glob("*.css")),
-        footer_links=["api"],
+        footer_links=[],  # the About tab says it, in the language of the page
         allowed_paths=[],
         max_file_size="64mb" if allowed else "4mb",
         mcp_server=find_spec("mcp") is not None,

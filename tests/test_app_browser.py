@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.app_server import ADAPTERS, FLAGS, serve
+from tests.app_tour import settle
 from tests.browser import find_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
@@ -190,16 +191,6 @@ def test_a_question_that_the_queue_refuses_can_be_asked_again(server: str, visit
     visit.errors.clear()
 
 
-def test_a_telephone_shows_the_page_without_sideways_scrolling(server: str, visit: Visit) -> None:
-    page = visit.page
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(server)
-    page.locator("#tasks label").first.wait_for()
-    page.locator(".status.ready").wait_for()
-    page.locator("#heat-map .js-plotly-plot").wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
 def test_an_expert_that_is_knocked_out_changes_the_weights_and_the_answer_follows(
     server: str, visit: Visit
 ) -> None:
@@ -224,3 +215,80 @@ def test_an_expert_that_is_knocked_out_changes_the_weights_and_the_answer_follow
     page.locator("#gates-reset").click()
     page.locator("#gates-outcome .split").nth(1).wait_for(state="detached")
     assert page.locator("#expert-0 input[type=number]").input_value() == "1"
+
+
+def test_other_adapters_answer_beside_the_chosen_one(server: str, visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{server}/?cluster=medical&task=KUAKE-QIC")
+    page.locator(".status.ready").wait_for()
+    page.locator("#beside label:has(input[value='compare/lora-full'])").click()
+    expect(page.locator("#answers .card")).to_have_count(3)
+    page.locator("#samples button").first.click()
+    expect(page.locator("#answers .card.done")).to_have_count(3)
+    page.locator("#labels tbody tr").first.wait_for()
+    assert page.locator("#labels thead th").count() == 3
+    for column in range(3):
+        cells = page.locator(f"#labels tbody td:nth-of-type({column + 1})").all_inner_texts()
+        assert 97 <= sum(int(cell.rstrip("%")) for cell in cells) <= 103  # rounded
+
+
+def test_a_text_finds_its_task_and_a_question_comes_back_after_a_reload(
+    server: str, visit: Visit
+) -> None:
+    page = visit.page
+    page.goto(f"{server}/?cluster=medical&task=CMeEE-V2")
+    page.locator(".status.ready").wait_for()
+    words = page.locator("#free-input input, #free-input textarea")
+    words.fill("给出上联：春风得意马蹄疾")
+    expect(page.locator("#guesses label").first).to_contain_text(re.compile(r"\d+%"))
+    words.press("Enter")
+    expect(page.locator(".task code")).to_have_text("Couplet")
+    expect(page).to_have_url(re.compile("task=Couplet"))
+    page.locator("#run").click()
+    page.locator("#recent-questions button").wait_for()
+    page.reload()
+    page.locator("#samples button").first.wait_for()
+    page.locator("#recent-questions button").click()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("春风得意马蹄疾"))
+
+
+def test_a_number_of_the_leaderboard_opens_its_samples_and_can_be_shared(
+    server: str, visit: Visit
+) -> None:
+    page = visit.page
+    page.goto(f"{server}/?tab=leaderboard&lang=en")
+    page.locator("#board-table tbody tr").first.wait_for()
+    best_first = page.locator("#board-table tbody th").all_inner_texts()
+    task = page.locator("#board-table [data-sort]").last
+    task.click()
+    expect(page.locator("#board-table [aria-sort=descending]")).to_have_count(1)
+    assert sorted(page.locator("#board-table tbody th").all_inner_texts()) == sorted(best_first)
+    page.locator("#board-table tbody [data-cell]").last.click()
+    page.locator("#samples-list tbody tr, #samples-list li").first.wait_for()
+    shown = page.locator("#samples-list").inner_text()
+    expect(page).to_have_url(re.compile("entry=|cell=|board_"))
+    page.goto(page.url)
+    expect(page.locator("#samples-list")).to_have_text(shown, use_inner_text=True)
+    page.locator("#board-view label").nth(2).click()
+    page.locator("#board-plot .js-plotly-plot").wait_for()
+
+
+def test_the_page_changes_its_language_and_keeps_its_tab(server: str, visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{server}/?tab=about&lang=zh")
+    expect(page.locator("#tab-about-button")).to_have_text("关于")
+    page.locator("#language").click()
+    expect(page.locator("#tab-about-button")).to_have_text("About")
+    expect(page.locator("#tab-about-button")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+
+
+@pytest.mark.parametrize("tab", ["try", "gates", "leaderboard", "benchmark", "train", "about"])
+def test_no_tab_scrolls_sideways_on_a_telephone(server: str, visit: Visit, tab: str) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server}/?tab={tab}")
+    page.locator(f"#tab-{tab}").wait_for()
+    page.locator(".status.ready").wait_for()
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

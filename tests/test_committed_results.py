@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cgclora.files import sha256
 from evals import benchmark, data, sources, tables
 from evals.leaderboard import boards
 from evals.methods import METHODS
@@ -59,6 +60,17 @@ def test_a_committed_run_is_whole_scored_and_from_a_clean_commit(folder):
     assert run.manifest["code"]["dirty"] is False
     for adapter in run.manifest["adapters"]:
         assert adapter["manifest"]["code"]["dirty"] is False
+
+
+COMPARED = sorted((RESULTS.parent / "adapters" / "compare").iterdir())
+
+
+@pytest.mark.parametrize("folder", COMPARED, ids=lambda path: path.name)
+def test_an_adapter_to_compare_with_is_the_one_whose_scores_are_shown(folder):
+    run = read_run(RESULTS / "small" / "runs" / "medical" / folder.name / "seed-0")
+    (scored,) = run.manifest["adapters"]
+    weights = sha256((folder / "adapter.safetensors").read_bytes())
+    assert weights == scored["manifest"]["files"]["adapter.safetensors"]["sha256"]
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=NAMES)

@@ -280,3 +280,40 @@ def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
     for path in ("app.py", "assets/style/base.css", "../../etc/passwd", app.__file__):
         reply = httpx.get(f"{client.src}gradio_api/file={path}")
         assert reply.status_code in (403, 404), path
+
+
+def test_an_assistant_finds_the_same_endpoints_as_tools(engine: Engine) -> None:
+    import httpx
+
+    page = app.build(engine)
+    settings = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1"}
+    _, url, _ = page.launch(mcp_server=True, **settings)
+    tools = httpx.get(f"{url}gradio_api/mcp/schema").json()
+    page.close()
+    assert {tool["name"] for tool in tools} == {"generate", "tasks", "gates", "leaderboard", "runs"}
+    assert all(tool["description"] for tool in tools)
+
+
+def test_the_leaderboard_endpoint_names_runs_that_the_runs_endpoint_explains(
+    client: Client,
+) -> None:
+    (board,) = client.predict(cluster="medical", api_name="/leaderboard")["boards"]
+    names = [name for entry in board["entries"] for name in entry["runs"]]
+    assert set(names) <= set(client.predict(api_name="/runs")["runs"])
+    facts = client.predict(name=names[0], api_name="/runs")
+    assert facts["method"] == board["entries"][0]["method"]
+    assert facts["scores"].keys() == {task["name"] for task in board["tasks"]}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "values", "reason"),
+    [
+        ("/leaderboard", {"cluster": "nowhere"}, "medical"),
+        ("/runs", {"name": "../../etc"}, "no run is called"),
+    ],
+)
+def test_a_board_or_run_that_is_not_there_is_refused(
+    client: Client, endpoint: str, values: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(AppError, match=reason):
+        client.predict(**values, api_name=endpoint)

@@ -74,7 +74,7 @@ def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str
     settings = {"mcpServers": {"cgclora": {"url": f"{address}/gradio_api/mcp/"}}}
     return (
         f"<p>{text('about_api', language)}</p>{snippet(_call(engine, address), language)}"
-        f'<p class="quiet">{text("about_endpoints", language)} {names}</p>'
+        f'<p class="quiet"><a href="?view=api">{text("about_endpoints", language)}</a> {names}</p>'
         f"<p>{text('about_mcp_on' if mcp else 'about_mcp_off', language)}</p>"
         + snippet(json.dumps(settings, indent=2) if mcp else _START_WITH_MCP, language)
     )
