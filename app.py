@@ -96,8 +96,8 @@ def _jobs_allowed() -> bool:
     said = os.environ.get("CGCLORA_ALLOW_JOBS", "")
     if said in ("0", "1"):
         return said == "1"
-    public = os.environ.get("GRADIO_SERVER_NAME", "") not in _AT_HOME
-    return not public and "SPACE_ID" not in os.environ
+    shared = os.environ.get("GRADIO_SHARE", "").lower() == "true" or "SPACE_ID" in os.environ
+    return not shared and os.environ.get("GRADIO_SERVER_NAME", "") in _AT_HOME
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from cgclora.batching import Sampling, Weighting
 from cgclora.config import ConfigError
 from cgclora.run_folder import TrainingError
 
+_MOST = 1_000_000  # epochs, or learning rate: more is a slip, and overflows further on
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -84,8 +86,10 @@ class TrainingSettings:
             raise ConfigError(f"seed must be less than 2^32, got {self.seed!r}.")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
-                raise ConfigError(f"{name} must be a positive number, got {value!r}.")
+            if not _is_number(value) or not 0 < value <= _MOST:
+                raise ConfigError(
+                    f"{name} must be a positive number up to {_MOST:,}, got {value!r}."
+                )
         gate_rate = 0 if self.gate_learning_rate is None else self.gate_learning_rate
         for name, value in (("gate_learning_rate", gate_rate), ("weight_decay", self.weight_decay)):
             if not _is_number(value) or value < 0:

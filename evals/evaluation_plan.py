@@ -122,12 +122,20 @@ def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
     if config is None:
         return BACKBONE
     said = str(manifest.get("method", ""))
+    if said.lower() == CGC_LORA.lower() and (missing := _missing(config)):
+        return f"{CGC_LORA} w/o {missing}"
     for name in METHODS:
         if name.lower() == said.lower():
             return name
     if config.num_experts == 1:
         return SINGLE if len(config.tasks) == 1 else "LoRA (Full)"
     return said or (CGC_LORA if config.specific else "MOE-LoRA")
+
+
+def _missing(config: AdapterConfig) -> str:
+    """Which part of CGC-LoRA an ablation lacks; empty for the whole method."""
+    parts = {"common": config.common, "specific": config.specific, "gate": config.gate == "task"}
+    return next((name for name, there in parts.items() if not there), "")
 
 
 # Data -------------------------------------------------------------------------------------

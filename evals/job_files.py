@@ -193,11 +193,22 @@ class JobFiles:
             if values["state"] == "running":
                 kill_leftover(values["process"])
                 self.write(name, {**values, **ended("stopped")})
-            elif (
-                values["state"] in {"stopped", "failed"}
-                and time.time() - (values["ended"] or 0) > KEPT_SECONDS
-            ):
+            elif self._is_overdue(values):
                 self.clean(name, values)
+
+    def is_due(self, name: str, values: Values) -> bool:
+        """Whether something is to be done about a job: it waits or runs, or its uploads must go."""
+        folder = self.folder(name)
+        return values["state"] in {"queued", "running"} or (
+            self._is_overdue(values) and any((folder / file).exists() for file in values["clean"])
+        )
+
+    @staticmethod
+    def _is_overdue(values: Values) -> bool:
+        return (
+            values["state"] in {"stopped", "failed"}
+            and time.time() - (values["ended"] or 0) > KEPT_SECONDS
+        )
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from evals.processes import start
 
 __all__ = ["Job", "JobError", "Jobs"]
 
+_COMING_SECONDS = 8.0  # in which a worker takes its lock; none idles and ends that soon
 _START_SECONDS = 5.0  # between two starts of a worker: one that cannot start must not be a storm
 
 
@@ -122,7 +123,7 @@ class Jobs:
     def all(self) -> list[Job]:
         """All jobs, newest first. Folders that hold no readable job are passed over."""
         known = self._files.read_all()
-        if any(values["state"] in {"queued", "running"} for values in known.values()):
+        if any(self._files.is_due(name, values) for name, values in known.items()):
             with self._change():
                 known = self._files.read_all()
         queue = waiting(known)
@@ -197,8 +198,9 @@ class Jobs:
                 self._start_worker()
 
     def _start_worker(self) -> None:
-        if self._worker is not None and self._worker.poll() is None:
-            return  # it is on its way
+        age = time.monotonic() - self._worker_started
+        if self._worker is not None and self._worker.poll() is None and age < _COMING_SECONDS:
+            return  # it is on its way; an older one without the lock is about to end
         if time.monotonic() - self._worker_started < _START_SECONDS:
             return
         self._worker_started = time.monotonic()

@@ -73,7 +73,8 @@ def read_log(run: Path) -> TrainingLog | None:
         OSError: The log is there, and cannot be read.
     """
     try:
-        lines = (run / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        # Its end may be half a character; and a task's name may hold other ends of lines.
+        lines = (run / LOG_FILE).read_bytes().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return None
     log, times = TrainingLog(), []

@@ -16,8 +16,9 @@ from evals.processes import KILL, identity, signal_group, start
 IDLE_SECONDS = 10.0
 """How long a worker waits for another job before it ends."""
 
-GRACE_SECONDS = 20.0
-"""How long a job that is told to stop may take before it is killed."""
+GRACE_SECONDS = 120.0
+"""How long a job that is told to stop may take before it is killed: a training ends with a step, an
+evaluation of its dev set and a checkpoint."""
 
 _LOOK_SECONDS = 0.2  # between two looks at the job and at the queue
 _INTERRUPTED = 130  # see `cgclora.exit_codes`

@@ -471,6 +471,20 @@ def test_uploads_of_a_stopped_job_wait_a_day_for_its_going_on(
         idle.resume(folder.name)
 
 
+def test_looking_is_enough_to_remove_uploads_that_were_kept_long_enough(
+    idle: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = idle.prepare()
+    (folder / "test.jsonl").write_text("private")
+    idle.submit("evaluate", python(""), title="", id=folder.name, clean=["test.jsonl"])
+    idle.stop(folder.name)
+    idle.all()
+    assert (folder / "test.jsonl").exists()
+    monkeypatch.setattr(job_files, "KEPT_SECONDS", 0.0)
+    idle.all()
+    assert not (folder / "test.jsonl").exists()
+
+
 @pytest.mark.parametrize("path", ["../test.jsonl", "/etc/passwd", "", "."])
 def test_only_files_of_the_job_can_be_cleaned_up(idle: Queue, path: str) -> None:
     with pytest.raises(JobError, match="not in the job's folder"):

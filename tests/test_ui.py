@@ -497,3 +497,25 @@ def test_the_theme_asks_for_no_outside_font() -> None:
     made = theme()
     assert isinstance(made, gr.themes.Base)
     assert "http" not in " ".join(made._stylesheets)
+
+
+@pytest.mark.parametrize(
+    ("environment", "allowed"),
+    [
+        ({}, True),
+        ({"GRADIO_SERVER_NAME": "127.0.0.1"}, True),
+        ({"GRADIO_SERVER_NAME": "0.0.0.0"}, False),
+        ({"SPACE_ID": "somebody/space"}, False),
+        ({"GRADIO_SHARE": "True"}, False),
+        ({"SPACE_ID": "somebody/space", "CGCLORA_ALLOW_JOBS": "1"}, True),
+        ({"CGCLORA_ALLOW_JOBS": "0"}, False),
+    ],
+)
+def test_jobs_are_for_those_at_the_machine_unless_it_is_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], allowed: bool
+) -> None:
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SHARE", "SPACE_ID", "CGCLORA_ALLOW_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert app._jobs_allowed() is allowed

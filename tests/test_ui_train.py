@@ -311,7 +311,9 @@ def test_a_run_takes_its_place_in_the_queue_with_its_data_beside_it(
     assert updates[tab.name] == "my-1"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../x", "名字", "x" * 41, "general", "taken", "there"])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "../x", "名字", "x" * 41, "general", "taken", "there", "-a", "backbone"]
+)
 def test_a_name_that_cannot_be_is_refused(tab: Train, jobs: Jobs, runs: Path, name: str) -> None:
     start(tab, name="taken")
     (runs / "training" / "there").mkdir(parents=True)

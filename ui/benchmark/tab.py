@@ -257,7 +257,10 @@ class Benchmark(BenchmarkLayout):
             raise JobError(text("bench_not_allowed", language))
         if form.source == UPLOAD and not (form.upload and form.upload.is_file()):
             raise JobError(text("bench_gone", language))
-        waiting = sum(job.state == "queued" for job in self.jobs.all())
+        jobs = self.jobs.all()
+        if form.source == OWN and any(_trained_on_examples(job, form.adapter) for job in jobs):
+            raise JobError(text("bench_trained_on_it", language))
+        waiting = sum(job.state == "queued" for job in jobs)
         if waiting >= MOST_JOBS:
             raise JobError(text("bench_full", language, count=waiting))
         facts = form.facts()
@@ -269,7 +272,7 @@ class Benchmark(BenchmarkLayout):
         if form.source == UPLOAD and form.upload:
             uploaded = folder / "upload" / form.upload.name  # apart from the job's own files
             uploaded.parent.mkdir()
-            shutil.move(form.upload, uploaded)
+            shutil.copyfile(form.upload, uploaded)  # others may have sent the same file
         plan = form.plan(self.engine, facts, uploaded, self.backbone)
         records, work = total(facts, tasks, form.per_task)
         known = {"adapter": form.adapter, "method": plan.method, "source": form.source}
@@ -298,3 +301,7 @@ def _html(content: str) -> Any:
 def _task_row(task: str, facts: DataFacts | None, language: Language) -> str:
     name = title(task, language)
     return f"{name} · {facts.tasks[task].records:,}" if facts else name
+
+
+def _trained_on_examples(job: Job, adapter: str) -> bool:
+    return job.kind == "train" and job.title == adapter and job.facts.get("source") == OWN

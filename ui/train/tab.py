@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -18,7 +19,7 @@ from evals.jobs import JobError, Jobs
 from evals.tasks import Language
 from evals.training_plan import TRAINABLE, Plan, budgets, command
 from ui import forms
-from ui.engine import Engine
+from ui.engine import BARE, COMPARED, Engine
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.texts import language_of, text
 from ui.train import view as train_view
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 Updates = dict[Any, Any]
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Train(TrainLayout):
         self.backbone = BackboneFacts(engine)
         self.desk = DataDesk()
         self.watcher = TrainRuns(self, engine, jobs, self.folder, allowed=allowed)
+        self._starting = threading.Lock()
         self._wire(shell)
 
     # Events ---------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class Train(TrainLayout):
         planned = gr.on([*map(_changed, others)], self._plan, inputs, parts, **LAST)
         remember(planned, method=method)
         begun = self.start.click(
-            self._start, inputs, [self.outcome, self.name, *self.watcher.parts], **LAST
+            self._start, inputs, [self.outcome, self.name, *self.watcher.parts], **AT_ONCE
         )
         remember(begun, run=self.runs)
         self.watcher.wire(shell)
@@ -225,7 +227,7 @@ class Train(TrainLayout):
     def _budget(self, ready: _Ready, language: Language) -> str:
         settings = ready.settings
         steps = settings.steps(ready.look.data.records(settings.records_per_task))
-        pace = self.watcher.seconds_a_character()
+        pace = self.watcher.seconds_a_character() if self.allowed else None
         seconds = None
         if pace is not None:
             records = steps * settings.batch_size * settings.accumulation
@@ -259,11 +261,14 @@ class Train(TrainLayout):
 
     def _free_name(self) -> str:
         """The first of my-1, my-2, ... that nobody has."""
+        if not self.allowed:  # nobody else's jobs are any business of this visitor
+            return "my-1"
         return next(name for n in count(1) if not self._is_taken(name := f"my-{n}"))
 
     def _is_taken(self, name: str) -> bool:
         return (
-            name in self.engine.configs
+            name in (BARE, COMPARED)
+            or name in self.engine.configs
             or (self.folder / name).exists()
             or any(job.title == name for job in self.jobs.all())
         )
@@ -281,10 +286,12 @@ class Train(TrainLayout):
                 problem = train_view.refusal("train_no_data", language)
             elif not _NAME.fullmatch(name):
                 problem = train_view.refusal("train_bad_name", language)
-            elif self._is_taken(name):
-                problem = train_view.refusal("train_name_taken", language, name=name)
             else:
-                started = self._submit(name, ready)
+                with self._starting:  # every page proposes the same name
+                    if self._is_taken(name):
+                        problem = train_view.refusal("train_name_taken", language, name=name)
+                    else:
+                        started = self._submit(name, choice.source, ready)
         except (DataError, ConfigError, JobError, OSError) as error:
             words = _public(error, choice)
             problem = train_view.refusal("train_not_started", language, verbatim=words)
@@ -296,7 +303,7 @@ class Train(TrainLayout):
             **self.watcher.updates(started, request),
         }
 
-    def _submit(self, name: str, ready: _Ready) -> str:
+    def _submit(self, name: str, source: str, ready: _Ready) -> str:
         """Put a run into the queue; returns the job's id."""
         look, config = ready.look, ready.plan.config()
         folder = self.jobs.prepare()
@@ -305,6 +312,7 @@ class Train(TrainLayout):
         settings = ready.settings
         facts = {
             "method": ready.plan.method,
+            "source": source,
             "tasks": [*config.tasks],
             "common": config.common,
             "specific": config.specific,

@@ -18,9 +18,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_upload": ("自己的文件", "Your own file"),
     "bench_file": ("PromptCBLUE 或 Firefly 格式的文件", "A PromptCBLUE or Firefly file"),
     "bench_file_note": (
-        "JSON 或 JSONL，要有参考答案。只留到评测结束，之后从服务器删除。",
-        "JSON or JSONL, with reference answers. Kept until the evaluation is done, then removed "
-        "from the server.",
+        "JSON 或 JSONL，要有参考答案。只留到评测结束或停止一天后，之后从服务器删除。",
+        "JSON or JSONL, with reference answers. Removed from the server when the evaluation "
+        "is done, or a day after it stopped.",
     ),
     "bench_stand_in": (
         "my-test.jsonl 代表你的文件：PromptCBLUE 或 Firefly 格式，带参考答案。",
@@ -88,6 +88,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_gone": (
         "上传的文件已不在服务器上：请重新上传。",
         "The uploaded file is no longer on the server: upload it again.",
+    ),
+    "bench_trained_on_it": (
+        "这个适配器就是用自带例句训练的，拿它们评测，分数会虚高：请换别的数据。",
+        "This adapter was trained on our examples, so they would flatter it: choose other data.",
     ),
     "bench_queued": (
         "已在队列中。关掉网页也会继续。",

@@ -27,9 +27,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_dev_file": ("开发文件（可不传）", "Dev file (optional)"),
     "train_formats": (
         "也认识 PromptCBLUE 和 Firefly 的文件。上传的文件只属于这次访问；启动训练后，"
-        "副本随任务保留，训练完成即删除。",
+        "副本随任务保留，训练完成或停止一天后删除。",
         "PromptCBLUE and Firefly files are understood, too. An upload belongs to this visit alone; "
-        "a copy stays with a training job until it is done.",
+        "a copy stays with a training job until it is done, or a day after it stopped.",
     ),
     "train_fraction": ("从训练数据中分出多少作开发集", "Share split off as dev set"),
     "train_tasks": ("任务（不选就是全部）", "Tasks (none chosen: all)"),
