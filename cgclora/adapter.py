@@ -385,12 +385,14 @@ class Adapter:
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
         tensors = storage.read_tensors(folder)
-        adapter = cls.attach(model, config, name=name or _name_of(folder))
-        try:
-            adapter.load_state_dict(tensors)
-        except AdapterError as error:
-            adapter.detach()
-            raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
+        # Others may be using the backbone, and must not meet an adapter between two layers.
+        with backbone.lock if isinstance(backbone, Backbone) else nullcontext():
+            adapter = cls.attach(backbone, config, name=name or _name_of(folder))
+            try:
+                adapter.load_state_dict(tensors)
+            except AdapterError as error:
+                adapter.detach()
+                raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest = manifest
         return adapter
 

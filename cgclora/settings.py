@@ -16,8 +16,6 @@ from cgclora.batching import Sampling, Weighting
 from cgclora.config import ConfigError
 from cgclora.run_folder import TrainingError
 
-_MOST = 1_000_000  # epochs, or learning rate: more is a slip, and overflows further on
-
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -84,11 +82,11 @@ class TrainingSettings:
                 raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
         if self.seed >= 2**32:  # what numpy takes
             raise ConfigError(f"seed must be less than 2^32, got {self.seed!r}.")
-        for name in ("epochs", "learning_rate"):
+        for name, most in (("epochs", 1e6), ("learning_rate", 1e38)):  # more overflows later
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= _MOST:
+            if not _is_number(value) or not 0 < value <= most:
                 raise ConfigError(
-                    f"{name} must be a positive number up to {_MOST:,}, got {value!r}."
+                    f"{name} must be a positive number up to {most:g}, got {value!r}."
                 )
         gate_rate = 0 if self.gate_learning_rate is None else self.gate_learning_rate
         for name, value in (("gate_learning_rate", gate_rate), ("weight_decay", self.weight_decay)):

@@ -57,7 +57,11 @@ class Library:
         if name not in self.names():
             raise RunError(f"no run is called {name!r}: choose one of {', '.join(self.names())}.")
         origin, _, rest = name.partition("/")
-        return read_run((self.local if origin == LOCAL else self.shipped) / rest)
+        folder = (self.local if origin == LOCAL else self.shipped) / rest
+        try:
+            return read_run(folder)
+        except RunError as error:
+            raise RunError(str(error).replace(str(folder), name)) from error
 
     def is_local(self, of: Board | Entry) -> bool:
         """Whether a run of an entry was made here; of a board, whether all its runs were."""

@@ -17,7 +17,7 @@ from cgclora.config import AdapterConfig
 from cgclora.decoding import Request, generate
 from cgclora.gate_analysis import GatePath, entropy
 from cgclora.probe import contributions, label_probabilities, scaled_gates
-from evals.tasks import TASKS
+from evals.tasks import CHOICES, TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone
 from ui import forms
@@ -258,13 +258,19 @@ def test_a_prompt_that_is_too_long_is_refused(engine: Engine) -> None:
         compared(engine, Case("cgc", FREE, "好" * 7000))
 
 
-def test_labels_are_the_sample_s_own_then_those_that_the_prompt_names() -> None:
+def test_labels_are_those_that_the_prompt_offers() -> None:
     task = TASKS["KUAKE-QIC"]
     sample = forms.samples(task)[0]
     assert labels_of(task, task.prompt(sample.fields)) == task.answers(sample.choices)
     one, two = task.labels[:2]
-    assert set(labels_of(task, f"选项：{one}，{two}")) == {one, two, task.catch_all} - {""}
-    assert labels_of(task, "你好") == task.answers()
+    fewer = task.prompt({**sample.fields, CHOICES: f"{one}，{two}"})
+    assert set(labels_of(task, fewer)) == {one, two, task.catch_all} - {""}
+
+
+def test_a_label_that_a_prompt_of_the_visitor_s_own_happens_to_name_counts_for_nothing() -> None:
+    task = TASKS["KUAKE-QIC"]
+    assert labels_of(task, f"孕妇{task.labels[0]}有哪些？") == task.answers()
+    assert labels_of(TASKS["CHIP-STS"], "你是的") == TASKS["CHIP-STS"].answers()
     assert labels_of(TASKS["NER"], "你好") == ()
 
 

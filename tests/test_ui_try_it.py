@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from cgclora import storage
 from evals.tasks import TASKS
 from tests.test_ui import SPEAKER, form, loaded_engine, save_adapter
 from tests.test_ui_page import tab_of, visitor
@@ -260,3 +262,51 @@ def test_what_else_lies_in_the_browser_is_left_out(stored: object) -> None:
 def test_the_speakers_are_named_by_cluster_and_method(engine: Engine) -> None:
     names = [one.title for one in speakers(engine, "general", (RIVAL, BARE), "en")]
     assert names == ["General · CGC-LoRA", "CGC-LoRA", "Bare backbone"]
+
+
+def test_two_answers_that_repeat_themselves_are_compared_at_once() -> None:
+    began = time.process_time()
+    assert marked("上呼吸道感染，" * 250, "呼吸道感染，" * 300)
+    assert time.process_time() - began < 2  # several times what it takes, a tenth of what it took
+
+
+def test_an_adapter_that_is_not_loaded_yet_is_not_offered(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "shipped" / "general", ("NER",))
+    engine = Engine(
+        tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
+    )
+    engine.start()
+    assert engine.wait(60)
+    save_adapter(tmp_path / "runs" / "mine" / "adapter", ("Couplet",))
+    engine._look()  # as in the moment before it is loaded
+    assert engine.clusters() == ("general",)
+
+
+def test_what_is_wrong_with_one_adapter_is_no_other_s_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_adapter(tmp_path / "general", ("NER",))
+    save_adapter(tmp_path / "unread", ("Couplet",))
+    read = storage.read_tensors
+
+    def refuse(folder: Path) -> Any:
+        if Path(folder).name == "unread":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return read(folder)
+
+    monkeypatch.setattr(storage, "read_tensors", refuse)
+    engine = loaded_engine(tmp_path)
+    assert engine.status.ready
+    assert engine.clusters() == ("general",)
+    assert "Permission denied" in engine.problems["unread"]
+
+
+def test_a_question_of_a_task_that_the_adapter_no_longer_knows_stays_where_it_is(
+    engine: Engine,
+) -> None:
+    tab = tab_of(engine)
+    kept = tab.recent.add([], Asked("general", "Couplet", {"text": "春"}, ""), "zh")
+    assert tab.recent._bring_back(0, kept[tab.recent.kept], visitor()) == gr.skip()
+    assert tab._fill("SentimentAnalyze", 99, "general", [BARE], visitor()) == gr.skip()
+    assert tab._choose_cluster("gone", None, visitor()) == gr.skip()
+    assert tab._usable([RIVAL, BARE], "NER") == (BARE,)

@@ -11,6 +11,7 @@ from evals.exports import board_as_json
 from evals.library import Library
 from evals.results import RunError
 from evals.run_facts import run_facts
+from evals.scored import UNREADABLE
 from ui.engine import Engine, EngineError, Question
 from ui.figures import expert_names
 from ui.forms import task_named
@@ -152,8 +153,7 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             all in [0, 1], seeds, budgets, and the names of its runs.
         """
         found = library.leaderboards(local=local).boards
-        known = {board.cluster for board in found}
-        if cluster and cluster not in known:
+        if cluster and cluster not in (known := {board.cluster for board in found}):
             raise _refusal(f"no board of the cluster {cluster!r}: there are {sorted(known)}.")
         return {
             "boards": [
@@ -175,8 +175,9 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             return {"runs": library.names()}
         try:
             return {"name": name, **run_facts(library.run(name))}
-        except RunError as error:
-            raise _refusal(str(error)) from error
+        except UNREADABLE as error:
+            said = isinstance(error, RunError)
+            raise _refusal(str(error) if said else f"{name} is damaged: {error!r}") from error
 
     for endpoint in (generate, tasks, gates, leaderboard, runs):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

@@ -166,7 +166,8 @@ class Engine:
         """Names of all adapters that can be used: the clusters' and those to compare with."""
         known = [name for name in ("medical", "general") if name in self.configs]
         usable = dict.fromkeys([*known, *sorted(self.configs)])
-        return tuple(name for name in usable if name not in self.problems)
+        there = self._adapters if self.status.ready else self.configs  # a new one takes a moment
+        return tuple(name for name in usable if name in there and name not in self.problems)
 
     def rivals(self, cluster: str, task: str) -> tuple[str, ...]:
         """Names of the other adapters that know a task."""
@@ -316,10 +317,12 @@ class Engine:
                 continue
             internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{len(self._adapters)}")
             try:
+                adapter = Adapter.load(self._paths[name], backbone, name=internal)
                 with backbone.lock:  # not between two layers of a pass
-                    adapter = Adapter.load(self._paths[name], backbone, name=internal)
                     self._adapters[name] = adapter.for_inference()
-            except (AdapterError, ConfigError) as error:
+            except Exception as error:  # whatever it is, the others shall work
+                if not isinstance(error, AdapterError | ConfigError):
+                    _log.exception("the adapter %s cannot be used", name)
                 self.problems[name] = self._words(error)
 
     def _report(self, stage: str, fraction: float) -> None:

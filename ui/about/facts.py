@@ -31,7 +31,9 @@ def backbone_size(engine: Engine) -> int | None:
         return None
     from cgclora.adapter import backbone_parameters  # noqa: PLC0415 - torch is loaded by now
 
-    return backbone_parameters(engine.loaded(names[0])[0].model)
+    backbone, _ = engine.loaded(names[0])
+    with backbone.lock:  # an adapter may be about to join
+        return backbone_parameters(backbone.model)
 
 
 # The tree -------------------------------------------------------------------------------------

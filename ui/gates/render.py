@@ -10,6 +10,7 @@ from cgclora.gate_analysis import GatePath
 from evals.tasks import Language
 from ui.differences import marked
 from ui.figures import expert_names, is_common
+from ui.forms import task_named
 from ui.gates.what_if import MAX_TOKENS, Outcome, Side
 from ui.label_bars import bar_cell, label_bars
 from ui.render import gate_shares
@@ -59,6 +60,7 @@ def outcome(found: Outcome, gates: TaskGates, language: Language) -> str:
     sides = {"original": found.original, "changed": found.changed}
     names = expert_names(gates, language)
     common = is_common(gates)
+    most = min(task_named(gates.task).max_new_tokens, MAX_TOKENS)
     room = max(sum(side.split) for side in sides.values() if side)
     cards = []
     for place, (name, side) in enumerate(sides.items()):
@@ -66,7 +68,7 @@ def outcome(found: Outcome, gates: TaskGates, language: Language) -> str:
         body = (
             f'<p class="hint">{text("gates_unchanged", language)}</p>'
             if side is None
-            else _split(side, names, common, room, language) + _said(side, other, language)
+            else _split(side, names, common, room, language) + _said(side, other, most, language)
         )
         title = text(f"gates_{name}", language)
         cards.append(f'<section class="card {name}"><h3>{title}</h3>{body}</section>')
@@ -98,13 +100,13 @@ def _split(
     return f'<div class="split" role="img" aria-label="{label}">{parts}</div>'
 
 
-def _said(side: Side, other: Side | None, language: Language) -> str:
+def _said(side: Side, other: Side | None, most: int, language: Language) -> str:
     if not side.text:
         key = "empty_answer" if side.ended else "gates_waiting"
         return f'<div class="said hint">{text(key, language)}</div>'
     both = other is not None and side.ended and other.ended
     words = marked(side.text, other.text) if both and other else escape(side.text)
-    cut = note("gates_cut", language, most=MAX_TOKENS) if side.state == "cut" else ""
+    cut = note("gates_cut", language, most=most) if side.state == "cut" else ""
     return f'<div class="said">{words}</div>{cut}'
 
 

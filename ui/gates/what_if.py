@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evals.detection import split_fields
 from evals.tasks import Task
 from ui import forms
 from ui.engine import Engine, check_length
@@ -170,15 +171,16 @@ class WhatIf:
 
 
 def labels_of(task: Task, prompt: str) -> tuple[str, ...]:
-    """What a classification may answer: a sample's own choices, else the labels that are named.
+    """What a classification may answer: the choices of the prompt, else all of the task's labels.
 
-    Where the prompt names none, all of the task's.
+    A prompt in other words than the template's may name a label by chance, so it counts for none.
     """
     if task.kind != "classification":
         return ()
     sample = next((one for one in forms.samples(task) if task.prompt(one.fields) == prompt), None)
-    named = tuple(label for label in task.labels if label in prompt)
-    return tuple(dict.fromkeys(task.answers(sample.choices if sample else named or None)))
+    fields = split_fields(task, prompt)
+    choices = sample.choices if sample else fields and task.choices(fields)
+    return tuple(dict.fromkeys(task.answers(choices or None)))
 
 
 def _side(adapter: Adapter, task: str, gates: Tensor, own: Tensor) -> Side:

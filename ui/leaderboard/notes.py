@@ -52,7 +52,7 @@ def verdict(sight: Sight, language: Language) -> str:
         return ""
     lines = [f'<p class="verdict-line">{_shared_rank(part, language)}</p>']
     more = [*_sure(part, sight.asked.reference, language), _training(part, language)]
-    lines += [f'<p class="quiet">{line}</p>' for line in more]
+    lines += [f'<p class="quiet">{line}</p>' for line in more if line]
     if sight.asked.filters:
         counted = text(
             "board_part",
@@ -101,7 +101,9 @@ def _sure(part: Board, reference: str, language: Language) -> list[str]:
 
 def _training(part: Board, language: Language) -> str:
     seeds = [entry.spread.seeds for entry in part.entries if entry.seeds != (None,)]
-    if max(seeds, default=1) == 1:
+    if not seeds:
+        return ""
+    if max(seeds) == 1:
         return text("board_one_seed", language)
     key = "board_even_seeds" if min(seeds) == max(seeds) else "board_seeds"
     return text(key, language, least=min(seeds), most=max(seeds))

@@ -268,7 +268,7 @@ class Leaderboard(LeaderboardLayout):
 
     # Samples --------------------------------------------------------------------------------
 
-    def _pick(self, event: gr.EventData, request: gr.Request, *values: Any) -> Updates:
+    def _pick(self, event: gr.EventData, request: gr.Request, *values: Any) -> Any:
         """A header, a cell, or a mark of a picture was clicked."""
         asked, picked = self._read(values)
         language, data = language_of(request), event._data or {}
@@ -280,12 +280,12 @@ class Leaderboard(LeaderboardLayout):
         board = look(self.library, asked).every_entry
         words = data.get("words") or [data.get("entry"), data.get("cell")]
         if board is None:
-            return {}
+            return gr.skip()
         reference = asked.reference if asked.view == "seesaw" else picked.against
         chosen = pick(board, [str(word) for word in words], reference)
-        return (
-            {} if chosen is None else self._choose_samples(asked, beside(board, chosen), language)
-        )
+        if chosen is None:  # the board has changed since it was shown
+            return gr.skip()
+        return self._choose_samples(asked, beside(board, chosen), language)
 
     def _choose(self, request: gr.Request, *values: Any) -> Updates:
         """Another task, method beside, seed or kind: from the first page."""
@@ -324,7 +324,11 @@ class Leaderboard(LeaderboardLayout):
         try:
             found = None if board is None else behind(board, picked)
         except RunError as error:
-            problem = notice(text("board_run_unreadable", language), verbatim=str(error))
+            words = str(error)
+            entries = board.entries if board else ()
+            for folder in (folder for entry in entries for folder in entry.folders):
+                words = words.replace(folder, self.library.name(folder))
+            problem = notice(text("board_run_unreadable", language), verbatim=words)
             return {
                 **self._readable(False),
                 self.heading: samples.heading(picked.entry, "", language),

@@ -103,6 +103,8 @@ class Recent:
         if not 0 <= index < len(asked) or asked[index].cluster not in self._engine.clusters():
             return gr.skip()
         one = asked[index]
+        if one.task not in self._engine.tasks(one.cluster):  # another adapter of the same name
+            return gr.skip()
         return self._choose(one.cluster, one.task, request, one.values)
 
 

@@ -201,7 +201,9 @@ class TryIt(Layout):
         """Whether the browser has put in a new cluster, but not its tasks yet."""
         return cluster in self.engine.clusters() and task not in self.engine.tasks(str(cluster))
 
-    def _choose_cluster(self, cluster: str, _: str | None, request: gr.Request) -> Updates:
+    def _choose_cluster(self, cluster: str | None, _: str | None, request: gr.Request) -> Any:
+        if cluster not in self.engine.clusters():
+            return gr.skip()
         return self.choose(cluster, self.engine.tasks(cluster)[0], request)
 
     def choose(
@@ -314,9 +316,14 @@ class TryIt(Layout):
         asked = speakers(self.engine, cluster, self._usable(beside), language)
         return answering.empty_view(asked, language)
 
-    def _usable(self, beside: list[str] | None) -> tuple[str, ...]:
-        known = (BARE, *self.engine.adapters())
-        return tuple(name for name in beside or () if name in known)[:MOST_BESIDE]
+    def _usable(self, beside: list[str] | None, task: str | None = None) -> tuple[str, ...]:
+        """Those of them that are there and, where a task is given, know it."""
+        there = [
+            name
+            for name in self.engine.adapters()
+            if task is None or task in self.engine.configs[name].tasks
+        ]
+        return tuple(name for name in beside or () if name in (BARE, *there))[:MOST_BESIDE]
 
     def _show_gates(self, cluster: str, task: str, language: Language) -> Updates:
         if not (self.engine.status.ready and cluster in self.engine.clusters()):
@@ -381,10 +388,13 @@ class TryIt(Layout):
 
     def _fill(
         self, task: str, index: int, cluster: str, beside: list[str], request: gr.Request
-    ) -> Updates:
+    ) -> Any:
         """A sample's values in their boxes, its prompt, and the wait for the answer."""
         form = forms.task_named(task)
-        values = forms.samples(form)[index].fields
+        samples = forms.samples(form)
+        if not 0 <= index < len(samples):  # the samples of another task were clicked
+            return gr.skip()
+        values = samples[index].fields
         updates: Updates = {
             self.slots[place][bool(field.options)]: values[field.name]
             for place, field in enumerate(form.fields)
@@ -426,7 +436,7 @@ class TryIt(Layout):
             own_prompt=None if prompt == made_prompt else prompt,
             labels_only=labels_only,
             max_new_tokens=int(most),
-            beside=self._usable(beside),
+            beside=self._usable(beside, task),
         )
         view = self._empty(cluster, beside, request)
         views = answering.answer(
