@@ -128,3 +128,14 @@ def test_the_table_of_speeds_says_what_the_benchmark_measured():
                 "reached" if bar["reached"] else "missed",
             ]
             assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_the_table_of_waits_says_what_was_measured():
+    measured = json.loads((ROOT / "assets" / "results" / "page_speed.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert measured["code"]["dirty"] is False
+    reached = {True: "reached", False: "missed", None: ""}
+    for row in measured["timings"]:
+        bar = f"{row['bar']:.1f} s" if row["bar"] else "–"
+        cells = [row["name"], f"{row['median']:.2f} s", bar, reached[row["reached"]]]
+        assert f"| {' | '.join(cells)} |" in readme
