@@ -47,7 +47,7 @@ def pictures(browser: Browser, address: str, view: View) -> Iterator[tuple[str, 
 def save(picture: Image.Image, path: Path) -> int:
     """Write a picture with few colours; returns the file's size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    few = picture.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = picture.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     return path.stat().st_size
 

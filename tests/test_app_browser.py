@@ -221,7 +221,7 @@ def test_other_adapters_answer_beside_the_chosen_one(server: str, visit: Visit) 
     page = visit.page
     page.goto(f"{server}/?cluster=medical&task=KUAKE-QIC")
     page.locator(".status.ready").wait_for()
-    page.locator("#beside label:has(input[value='compare/lora-full'])").click()
+    page.locator("#beside label", has_text="LoRA (Full)").click()
     expect(page.locator("#answers .card")).to_have_count(3)
     page.locator("#samples button").first.click()
     expect(page.locator("#answers .card.done")).to_have_count(3)

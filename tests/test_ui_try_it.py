@@ -207,7 +207,7 @@ def test_a_text_fills_the_form_of_the_task_that_it_is_for(engine: Engine) -> Non
     tab = tab_of(engine)
     words = TASKS["SentimentAnalyze"].prompt({"text": "这家店很好"})
     guesses = tab.free._show(words, visitor())
-    assert guesses["choices"][0] == ("情感分析 100%", "SentimentAnalyze")
+    assert guesses["choices"] == [("情感分析 100%", "SentimentAnalyze")]
     taken = tab.free._take_best(words, visitor())
     assert taken[tab.task]["value"] == "SentimentAnalyze"
     assert taken[tab._boxes[0]]["value"] == "这家店很好"

@@ -180,3 +180,8 @@ def remember(event: Any, **components: Any) -> None:
 
 def _remember(names: Sequence[str]) -> str:
     return _REMEMBER % json.dumps(names)
+
+
+def session_of(request: gr.Request) -> str:
+    """Which open page asks: no two have the same."""
+    return request.session_hash or ""

@@ -21,7 +21,7 @@ from ui.figures import expert_names, heat_map
 from ui.gates import render as gates_render
 from ui.gates.layout import plot
 from ui.gates.what_if import Case, Outcome, WhatIf
-from ui.shell import AT_ONCE, LAST, Shell
+from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.task_gates import TaskGates
 from ui.texts import language_of, text
 
@@ -188,7 +188,7 @@ class Changes(ChangesLayout):
 
     def show(self, gates: TaskGates, request: gr.Request) -> Updates:
         """A task, nothing changed and nothing asked yet; what was asked before is given up."""
-        self._newest.begin(_session(request))
+        self._newest.begin(session_of(request))
         language = language_of(request)
         form = forms.task_named(gates.task)
         samples = forms.samples(form)
@@ -233,7 +233,7 @@ class Changes(ChangesLayout):
         """Something else is asked; what was asked before is given up."""
         language = language_of(request)
         return {
-            self.ticket: self._newest.begin(_session(request)),
+            self.ticket: self._newest.begin(session_of(request)),
             self.pending: gates_render.pending(language),
             **{
                 button: text("gates_knock" if factor else "gates_restore", language)
@@ -276,7 +276,7 @@ class Changes(ChangesLayout):
         keep_sum: bool,
         *factors: float,
     ) -> Iterator[Updates]:
-        language, session = language_of(request), _session(request)
+        language, session = language_of(request), session_of(request)
 
         def stopped() -> bool:
             return not self._newest.is_newest(session, ticket)
@@ -322,10 +322,6 @@ class Changes(ChangesLayout):
     def _refused(self, request: gr.Request) -> Updates:
         """The question was not even taken: the queue is full."""
         return {self.pending: gates_render.note("gates_busy", language_of(request))}
-
-
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""
 
 
 class _Newest:

@@ -20,6 +20,7 @@ Choose = Callable[..., dict[Any, Any]]
 """Shows a task; see `TryIt.choose`."""
 
 _GUESSES = 3
+_LEAST = 0.01  # what would be shown as 0% is no proposal
 
 
 class FreeInput:
@@ -68,7 +69,8 @@ class FreeInput:
         tasks = self._known()
         if not (words and words.strip() and tasks):
             return []
-        return load_detector().guesses(words, tasks)[:_GUESSES]
+        best, *others = load_detector().guesses(words, tasks)[:_GUESSES]
+        return [best, *(guess for guess in others if guess.probability >= _LEAST)]
 
     def _known(self) -> list[str]:
         """The tasks of all clusters that somebody has described."""

@@ -14,7 +14,7 @@ from evals.tasks import Language
 from ui import forms, render
 from ui.engine import BARE, Engine
 from ui.figures import heat_map, share_bar
-from ui.shell import AT_ONCE, LAST, Shell
+from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.speakers import speakers, title
 from ui.texts import language_of, text
 from ui.theme import MENTIONS
@@ -340,7 +340,7 @@ class TryIt(Layout):
 
     def _show(self, view: View, request: gr.Request, *, busy: bool) -> Updates:
         """Something new, which ends whatever was being answered on this page."""
-        ticket = self.visits.begin(_session(request), view, busy=busy)
+        ticket = self.visits.begin(session_of(request), view, busy=busy)
         return {self.ticket: ticket, **self._outcome(view, language_of(request), busy=busy)}
 
     def _outcome(self, view: View, language: Language, *, busy: bool) -> Updates:
@@ -428,7 +428,7 @@ class TryIt(Layout):
         beside: list[str],
         *boxes: str | None,  # Gradio wants the request first then
     ) -> Iterator[Updates]:
-        language, session = language_of(request), _session(request)
+        language, session = language_of(request), session_of(request)
         form = Form(
             cluster=cluster,
             task=forms.task_named(task),
@@ -462,7 +462,7 @@ class TryIt(Layout):
         *boxes: str | None,
     ) -> Any:
         """Keep a question that was answered, unless its prompt is the visitor's own."""
-        shown = self.visits.shown(_session(request))
+        shown = self.visits.shown(session_of(request))
         if shown is None or shown.ticket != ticket or prompt != made_prompt:
             return gr.skip()
         reply = shown.view.replies[0]
@@ -477,7 +477,7 @@ class TryIt(Layout):
         The last piece of an answer that was given up may have reached the page after what took its
         place.
         """
-        shown = self.visits.shown(_session(request))
+        shown = self.visits.shown(session_of(request))
         if shown is None:
             return gr.skip()
         return self._outcome(shown.view, language_of(request), busy=shown.busy)
@@ -490,16 +490,12 @@ class TryIt(Layout):
 
     def _stop(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
         """What has been said so far stays; a question that still waits is given up."""
-        language, shown = language_of(request), self.visits.shown(_session(request))
+        language, shown = language_of(request), self.visits.shown(session_of(request))
         view = shown.view if shown else self._empty(cluster, beside, request)
         return self._show(answering.stopped_view(view, language), request, busy=False)
 
     def _forget(self, request: gr.Request) -> None:
-        self.visits.forget(_session(request))
-
-
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""
+        self.visits.forget(session_of(request))
 
 
 def _merged(*parts: Updates) -> Updates:
