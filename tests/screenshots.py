@@ -21,7 +21,6 @@ README_BYTES = 1_500_000
 """Most that all pictures of the README may weigh together."""
 
 _README_HEIGHT = 1900  # what lies further down is for those who open the app
-_COLOURS = 256
 
 
 def views(widths: list[int]) -> list[View]:
@@ -45,10 +44,9 @@ def pictures(browser: Browser, address: str, view: View) -> Iterator[tuple[str, 
 
 
 def save(picture: Image.Image, path: Path) -> int:
-    """Write a picture with few colours; returns the file's size in bytes."""
+    """Write a picture in all its colours, which mean something; returns the size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    few = picture.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    picture.save(path, optimize=True)
     return path.stat().st_size
 
 
