@@ -272,7 +272,7 @@ class Benchmark(BenchmarkLayout):
         if form.source == UPLOAD and form.upload:
             uploaded = folder / "upload" / form.upload.name  # apart from the job's own files
             uploaded.parent.mkdir()
-            shutil.copyfile(form.upload, uploaded)  # others may have sent the same file
+            shutil.move(form.upload, uploaded)
         plan = form.plan(self.engine, facts, uploaded, self.backbone)
         records, work = total(facts, tasks, form.per_task)
         known = {"adapter": form.adapter, "method": plan.method, "source": form.source}
