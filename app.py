@@ -54,7 +54,7 @@ def build(engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True) 
     with page:
         shell = Shell(page)
         with shell.tab("try"):
-            TryIt(page, shell, engine)
+            TryIt(shell, engine)
         with shell.tab("gates"):
             Gates(shell, engine)
         with shell.tab("leaderboard"):

@@ -159,3 +159,9 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def short_path(path: Path, base: Path) -> str:
+    """A path relative to a folder if it lies below, else whole; a relative one starts there."""
+    whole = base / path
+    return str(whole.relative_to(base) if whole.is_relative_to(base) else whole)

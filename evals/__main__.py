@@ -279,18 +279,20 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
         return server, None, options.method, None
 
     from cgclora.adapter import Adapter
+    from evals.methods import spelled
 
     backbone = _load(options)
     adapters: dict[str, Adapter] = {}
     manifests: list[Mapping[str, Any]] = []
+    methods: set[str] = set()
     for number, folder in enumerate(options.adapter):
         adapter = Adapter.load(folder, backbone, name=f"adapter{number}").for_inference()
         manifests.append(adapter.manifest)
+        methods.add(spelled(str(adapter.manifest.get("method", "adapter")), adapter.config))
         for task in adapter.config.tasks:
             if adapters.setdefault(task, adapter) is not adapter:
                 raise ConfigError(f"two adapters know the task {task}: leave one of them out.")
     engine = LocalEngine(backbone, adapters, batch_size=options.batch_size)
-    methods = {_leaderboard_name(str(manifest.get("method", "adapter"))) for manifest in manifests}
     seeds = {manifest.get("training", {}).get("settings", {}).get("seed") for manifest in manifests}
     return (
         engine,
@@ -298,13 +300,6 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
         " + ".join(sorted(methods)) or "Backbone",
         seeds.pop() if len(seeds) == 1 else None,
     )
-
-
-def _leaderboard_name(method: str) -> str:
-    """The leaderboard's spelling of a method that `cgclora train` calls, say, `cgc-lora`."""
-    from evals.methods import METHODS
-
-    return next((name for name in METHODS if name.lower() == method), method)
 
 
 def _load(options: argparse.Namespace) -> Backbone:

@@ -14,9 +14,10 @@ from typing import Any
 
 from cgclora.config import AdapterConfig
 from cgclora.data import Record
+from cgclora.files import short_path
 from evals import data
 from evals.data import Problem
-from evals.methods import CGC_LORA, METHODS, SINGLE
+from evals.methods import CGC_LORA, METHODS, SINGLE, spelled
 from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS
 
@@ -94,22 +95,17 @@ class EvaluationPlan:
         prompt = known.prompt if known else "plain"
         return (
             *("-m", "evals", "run"),
-            *(("--adapter", _short(self.adapter, base)) if self.adapter else ()),
+            *(("--adapter", short_path(self.adapter, base)) if self.adapter else ()),
             *(("--backbone", self.backbone) if self.backbone else ()),
-            *(("--data", _short(self.source, base)) if self.source else ()),
+            *(("--data", short_path(self.source, base)) if self.source else ()),
             *(("--skip-bad",) if self.skip_bad else ()),
             *(part for task in self.tasks or () for part in ("--task", task)),
             *(("--per-task", str(self.per_task)) if self.per_task else ()),
             *(("--prompt", prompt) if prompt != "plain" else ()),
             *("--method", self.method),
             *(("--label", self.label) if self.label else ()),
-            *("--run", _short(run, base)),
+            *("--run", short_path(run, base)),
         )
-
-
-def _short(path: Path, base: Path) -> str:
-    whole = base / path
-    return str(whole.relative_to(base) if whole.is_relative_to(base) else whole)
 
 
 def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
@@ -121,21 +117,12 @@ def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
     """
     if config is None:
         return BACKBONE
-    said = str(manifest.get("method", ""))
-    if said.lower() == CGC_LORA.lower() and (missing := _missing(config)):
-        return f"{CGC_LORA} w/o {missing}"
-    for name in METHODS:
-        if name.lower() == said.lower():
-            return name
+    said = spelled(str(manifest.get("method", "")), config)
+    if said in METHODS:
+        return said
     if config.num_experts == 1:
         return SINGLE if len(config.tasks) == 1 else "LoRA (Full)"
     return said or (CGC_LORA if config.specific else "MOE-LoRA")
-
-
-def _missing(config: AdapterConfig) -> str:
-    """Which part of CGC-LoRA an ablation lacks; empty for the whole method."""
-    parts = {"common": config.common, "specific": config.specific, "gate": config.gate == "task"}
-    return next((name for name, there in parts.items() if not there), "")
 
 
 # Data -------------------------------------------------------------------------------------

@@ -147,3 +147,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 """By name, in the order in which a comparison runs them: the main ones first."""
+
+
+def spelled(said: str, config: AdapterConfig) -> str:
+    """The leaderboard's name for what a manifest calls a method, such as `cgc-lora`.
+
+    An ablation is named as one, whatever it calls itself; an unknown method keeps its name.
+
+    Args:
+        said: The manifest's word; may be empty.
+        config: Of the adapter.
+    """
+    if said.lower() == CGC_LORA.lower():
+        learned = config.gate == "task"
+        parts = {"common": config.common, "specific": config.specific, "gate": learned}
+        missing = next((name for name, there in parts.items() if not there), "")
+        return f"{CGC_LORA} w/o {missing}" if missing else CGC_LORA
+    return next((name for name in METHODS if name.lower() == said.lower()), said)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlencode
 
+import gradio as gr
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from evals.tasks import Language
 from tests.app_server import FLAGS
 from tests.browser import find_browser
+from ui.texts import I18N
 
 Scheme = Literal["light", "dark"]
 
@@ -69,6 +71,32 @@ def browsing() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def visiting(built: gr.Blocks, asked: str) -> Iterator[Page]:
+    """An English page of an app that a test has built.
+
+    Args:
+        built: Launched here, and closed in the end.
+        asked: The query of its address.
+
+    Raises:
+        AssertionError: Something went wrong on the page.
+    """
+    _, url, _ = built.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", i18n=I18N
+    )
+    with browsing() as browser:
+        page = browser.new_page(locale="en-US")
+        page.set_default_timeout(120_000)
+        wrong: list[str] = []
+        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{url}?{asked}")
+        yield page
+        assert wrong == []
+    built.close()
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.app_server import ADAPTERS, FLAGS, serve
-from tests.app_tour import settle
-from tests.browser import find_browser
+from tests.app_server import ADAPTERS, serve
+from tests.app_tour import browsing, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
 
@@ -41,10 +40,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @dataclass

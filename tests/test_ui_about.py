@@ -9,15 +9,14 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from starlette.requests import Request
 
 from cgclora.adapter import Adapter, backbone_parameters
 from cgclora.config import AdapterConfig
 from cgclora.shapes import layer_kinds
 from cgclora.storage import read_manifest
-from tests.app_server import FLAGS
-from tests.browser import find_browser
+from tests.app_tour import visiting
 from tests.test_ui import MARKUP, loaded_engine
 from tests.tiny import make_backbone
 from ui.about import facts as about_facts
@@ -28,7 +27,7 @@ from ui.about.parts import panels
 from ui.about.tab import About
 from ui.engine import Engine
 from ui.shell import Shell
-from ui.texts import I18N, text
+from ui.texts import text
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.parent for path in (ROOT / "assets" / "adapters").rglob("manifest.json"))
@@ -299,17 +298,9 @@ def page(engine: Engine) -> Iterator[Page]:
         with shell.tab("about"):
             About(shell, engine)
         shell.wire()
-    _, url, _ = built.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", i18n=I18N
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        page = browser.new_page(locale="en-US")
-        page.goto(f"{url}?tab=about&lang=en")
+    with visiting(built, "tab=about&lang=en") as page:
         page.locator("#about-layer .layer").first.wait_for()
         yield page
-        browser.close()
-    built.close()
 
 
 @pytest.mark.browser

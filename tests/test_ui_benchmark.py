@@ -12,18 +12,17 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from evals.jobs import Job, Jobs
 from evals.results import read_run
-from tests.app_server import FLAGS
-from tests.browser import find_browser
+from tests.app_tour import visiting
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
 from ui.benchmark.tab import MOST_JOBS, Benchmark, view
 from ui.engine import Engine
 from ui.shell import Shell
-from ui.texts import I18N, text
+from ui.texts import text
 
 TASKS = ("SentimentAnalyze", "NER", "Couplet")
 LINES = [
@@ -501,22 +500,9 @@ def page(engine: Engine, worked: Worked, tmp_path: Path) -> Iterator[Page]:
         with shell.tab("benchmark"):
             Benchmark(shell, engine, worked, True, backbone=backbone)
         shell.wire()
-    _, url, _ = built.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", i18n=I18N
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        page = browser.new_page(locale="en-US")
-        page.set_default_timeout(120_000)
-        wrong: list[str] = []
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"{url}?tab=benchmark&lang=en&bench_data=samples&bench_n=1")
+    with visiting(built, "tab=benchmark&lang=en&bench_data=samples&bench_n=1") as page:
         page.locator("#bench-tasks label").first.wait_for()
         yield page
-        assert wrong == []
-        browser.close()
-    built.close()
 
 
 @pytest.mark.browser

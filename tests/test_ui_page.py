@@ -51,7 +51,7 @@ def tab_of(engine: Engine) -> TryIt:
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("try"):
-            return TryIt(page, shell, engine)
+            return TryIt(shell, engine)
 
 
 def ask(tab: TryIt, begun: dict[Any, Any], task: str, words: str) -> Iterator[dict[Any, Any]]:
@@ -76,7 +76,7 @@ def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, new
         "sample": lambda: tab._fill("SentimentAnalyze", 1, "general", [BARE], visitor()),
         "question": lambda: tab._begin("general", [BARE], visitor()),
         "stop": lambda: tab._stop("general", [BARE], visitor()),
-        "closed": lambda: tab._forget(visitor()),
+        "closed": lambda: tab.shell._forget(visitor()),
     }
     begin[newer]()
     now = tab._catch_up(visitor())

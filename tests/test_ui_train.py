@@ -10,19 +10,18 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from evals.jobs import Job, Jobs
 from evals.training_log import read_log
 from evals.worker import work
-from tests.app_server import FLAGS
-from tests.browser import find_browser
+from tests.app_tour import visiting
 from tests.records import lines
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
 from ui.engine import Engine
 from ui.shell import Shell
-from ui.texts import I18N, TEXTS, text
+from ui.texts import TEXTS, text
 from ui.train import view as train_view
 from ui.train.form import SIZES, STAND_INS
 from ui.train.tab import Train
@@ -503,22 +502,9 @@ def page(engine: Engine, runs: Path, backbone: str) -> Iterator[Page]:
             Train(shell, engine, jobs, runs, True, backbone=backbone)
         shell.wire()
     engine.start()
-    _, url, _ = built.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", i18n=I18N
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
-        page = browser.new_page(locale="en-US")
-        page.set_default_timeout(120_000)
-        wrong: list[str] = []
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"{url}?tab=train&lang=en&source=upload&method=CGC-LoRA%20w%2Fo%20gate")
+    with visiting(built, "tab=train&lang=en&source=upload&method=CGC-LoRA%20w%2Fo%20gate") as page:
         page.locator("#train-report .train-empty").wait_for()
         yield page
-        assert wrong == []
-        browser.close()
-    built.close()
     jobs.end()
 
 

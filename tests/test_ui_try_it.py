@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: Engi
     assert method_of(config, {"method": "lora (full)"}) == "LoRA (Full)"
     assert method_of(config, {"method": "somebody's own"}) == "somebody's own"
     assert method_of(config, {}) == "CGC-LoRA"
+    uniform = replace(config, gate="uniform")
+    assert method_of(uniform, {"method": "cgc-lora"}) == "CGC-LoRA w/o gate"
     assert method_of(type(config).lora(("NER",), 4), {}) == "LoRA"
     assert method_of(type(config).moe_lora(("NER",), 4, 8), {}) == "MOE-LoRA"
 

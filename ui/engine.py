@@ -192,6 +192,10 @@ class Engine:
             *(task for task in own if task not in TASKS),
         )
 
+    def knows(self, cluster: str | None, task: str | None) -> bool:
+        """Whether the cluster can be chosen and has this task."""
+        return cluster in self.clusters() and task in self.tasks(str(cluster))
+
     def find(self, task: str, cluster: str = "") -> str:
         """The cluster of a task.
 
@@ -199,7 +203,7 @@ class Engine:
             EngineError: No usable adapter knows the task.
         """
         for name in (cluster,) if cluster else self.clusters():
-            if name in self.clusters() and task in self.tasks(name):
+            if self.knows(name, task):
                 return name
         known = {name: ", ".join(self.tasks(name)) for name in self.clusters()}
         raise EngineError(

@@ -61,12 +61,13 @@ _REMEMBER_TAB = """() => {
 
 @dataclass(frozen=True)
 class _Step:
-    """What is done when a visitor comes."""
+    """What is done when a visitor comes, or a tab comes into view."""
 
     handler: Handler | None
     inputs: Sequence[Any]
     outputs: Sequence[Any]
     js: str | None = None
+    tab: str = ""
 
 
 class Shell:
@@ -87,6 +88,8 @@ class Shell:
         self._page = page
         self._tab: dict[str, gr.Tab] = {}
         self._on_open: list[_Step] = []
+        self._on_show: list[_Step] = []
+        self._on_close: list[Callable[[str], None]] = []
         add = self.bilingual
         with gr.Row(elem_id="top"):
             add(gr.HTML, {"value": render.header}, elem_id="head")
@@ -140,12 +143,11 @@ class Shell:
             outputs: Components.
         """
         self._tab[name].select(handler, [*inputs], [*outputs], **AT_ONCE)
+        self._on_show.append(_Step(handler, inputs, outputs, tab=name))
 
-        def opened(request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
-            asked = self._asked(request) == name
-            return handler(*values, request=request) if asked else gr.skip()
-
-        self.on_open(opened, inputs, outputs)
+    def on_close(self, handler: Callable[[str], None]) -> None:
+        """Do something when a page is closed; the handler gets its session, see `session_of`."""
+        self._on_close.append(handler)
 
     def wire(self) -> None:
         """Say what happens when a visitor comes, once all tabs are made."""
@@ -154,7 +156,25 @@ class Shell:
         ).then(None, self._other_language, None, js=_SPEAK, **AT_ONCE)
         for step in self._on_open:
             event = event.then(step.handler, [*step.inputs], [*step.outputs], js=step.js, **AT_ONCE)
+        # One call for all tabs, since the one that is asked for is to be seen soon.
+        inputs = [part for step in self._on_show for part in step.inputs]
+        outputs = dict.fromkeys(part for step in self._on_show for part in step.outputs)
+        event.then(self._show, inputs, [*outputs], **AT_ONCE)
+        self._page.unload(self._forget)
         self._other_language.click(None, self._other_language, None, js=_SWITCH_LANGUAGE, **AT_ONCE)
+
+    def _show(self, request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
+        """What the tab that the address names shows as it comes into view."""
+        asked, rest, updates = self._asked(request), [*values], {}
+        for step in self._on_show:
+            own, rest = rest[: len(step.inputs)], rest[len(step.inputs) :]
+            if step.tab == asked and step.handler is not None:
+                updates.update(step.handler(*own, request=request))
+        return updates or gr.skip()
+
+    def _forget(self, request: gr.Request) -> None:
+        for handler in self._on_close:
+            handler(session_of(request))
 
     def _asked(self, request: gr.Request) -> str:
         """The tab that the address names, or the first one."""

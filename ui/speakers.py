@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cgclora.config import AdapterConfig
-from evals.methods import CGC_LORA, METHODS
+from evals.methods import CGC_LORA, spelled
 from evals.palette import colour
 from evals.tasks import Language
 from ui import forms
@@ -46,13 +46,16 @@ def speakers(
 
 def method_of(config: AdapterConfig, manifest: Mapping[str, Any]) -> str:
     """The method's name: what the manifest says, else what the experts and the gate amount to."""
-    said = str(manifest.get("method", ""))
-    known = next((name for name in METHODS if name.lower() == said.lower()), said)
-    if known:
-        return known
+    if said := spelled(str(manifest.get("method", "")), config):
+        return said
     if config.specific:
         return CGC_LORA
     return "LoRA" if config.num_experts == 1 else "MOE-LoRA"
+
+
+def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
+    """All clusters as choices: their titles and names."""
+    return [(forms.cluster_title(name, language), name) for name in engine.clusters()]
 
 
 def title(engine: Engine, name: str, language: Language) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -24,6 +21,7 @@ from ui.gates.what_if import Case, Outcome, WhatIf
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.task_gates import TaskGates
 from ui.texts import language_of, text
+from ui.visits import Visits
 
 Updates = dict[Any, Any]
 
@@ -143,7 +141,8 @@ class Changes(ChangesLayout):
         self.engine = engine
         self.ticket = ticket
         self.what_if = WhatIf(engine)
-        self._newest = _Newest()
+        self._visits = Visits[None]()
+        shell.on_close(self._visits.forget)
         self._sliders = [slider for _, slider, _ in self.slots]
         self._knocks = [button for _, _, button in self.slots]
         self.parts = [
@@ -188,7 +187,7 @@ class Changes(ChangesLayout):
 
     def show(self, gates: TaskGates, request: gr.Request) -> Updates:
         """A task, nothing changed and nothing asked yet; what was asked before is given up."""
-        self._newest.begin(session_of(request))
+        self._visits.begin(session_of(request), None, busy=True)
         language = language_of(request)
         form = forms.task_named(gates.task)
         samples = forms.samples(form)
@@ -233,7 +232,7 @@ class Changes(ChangesLayout):
         """Something else is asked; what was asked before is given up."""
         language = language_of(request)
         return {
-            self.ticket: self._newest.begin(session_of(request)),
+            self.ticket: self._visits.begin(session_of(request), None, busy=True),
             self.pending: gates_render.pending(language),
             **{
                 button: text("gates_knock" if factor else "gates_restore", language)
@@ -279,10 +278,9 @@ class Changes(ChangesLayout):
         language, session = language_of(request), session_of(request)
 
         def stopped() -> bool:
-            return not self._newest.is_newest(session, ticket)
+            return not self._visits.is_newest(session, ticket)
 
-        known = cluster in self.engine.clusters() and task in self.engine.tasks(cluster)
-        if stopped() or not known:
+        if stopped() or not self.engine.knows(cluster, task):
             return
         if not prompt.strip():
             yield self._said(gates_render.note("gates_empty_prompt", language))
@@ -322,25 +320,3 @@ class Changes(ChangesLayout):
     def _refused(self, request: gr.Request) -> Updates:
         """The question was not even taken: the queue is full."""
         return {self.pending: gates_render.note("gates_busy", language_of(request))}
-
-
-class _Newest:
-    """The newest ticket of each page; those given before are out of date."""
-
-    _MOST = 1000  # pages that are remembered: none tells when it is closed
-
-    def __init__(self) -> None:
-        self._tickets = itertools.count(1)
-        self._newest: OrderedDict[str, int] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def begin(self, session: str) -> int:
-        with self._lock:
-            ticket = self._newest[session] = next(self._tickets)
-            self._newest.move_to_end(session)
-            if len(self._newest) > self._MOST:
-                self._newest.popitem(last=False)
-            return ticket
-
-    def is_newest(self, session: str, ticket: int) -> bool:
-        return self._newest.get(session) == ticket

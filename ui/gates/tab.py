@@ -18,6 +18,7 @@ from ui.gates.changes import Changes
 from ui.gates.figures import entropy_lines, path_lines, path_map, similarity_map
 from ui.gates.layout import VIEWS, GatesLayout
 from ui.shell import AT_ONCE, LAST, Shell, remember
+from ui.speakers import clusters
 from ui.task_gates import AdapterGates, TaskGates
 from ui.texts import language_of, text
 
@@ -84,9 +85,9 @@ class Gates(GatesLayout):
                 self.body: gr.update(visible=False),
                 self.timer: gr.Timer(active=waiting),
             }
-        if cluster and task and self._fits(cluster, task):
+        if cluster and task and self.engine.knows(cluster, task):
             # Seen before: what was changed there stays. There may be new adapters.
-            return {self.cluster: gr.update(choices=self._clusters(language))}
+            return {self.cluster: gr.update(choices=clusters(self.engine, language))}
         asked = request.query_params.get
         cluster, task = cluster or asked("cluster"), task or asked("task")
         module, view = module or asked("module"), view or asked("view")
@@ -123,17 +124,14 @@ class Gates(GatesLayout):
         return self._choose(cluster, task, module, view, request)
 
     def _pick(self, cluster: str, task: str, module: str, view: str, request: gr.Request) -> Any:
-        if not self._fits(cluster, task):  # the browser is between two clusters
+        if not self.engine.knows(cluster, task):  # the browser is between two clusters
             return gr.skip()
         return self._choose(cluster, task, module, view, request)
 
     def _pick_module(self, cluster: str, task: str, module: str, request: gr.Request) -> Any:
-        if not self._fits(cluster, task):
+        if not self.engine.knows(cluster, task):
             return gr.skip()
         return self._by_layer(self.engine.gates(cluster, task), module, language_of(request))
-
-    def _fits(self, cluster: str | None, task: str | None) -> bool:
-        return cluster in self.engine.clusters() and task in self.engine.tasks(str(cluster))
 
     def _choose(
         self,
@@ -151,7 +149,7 @@ class Gates(GatesLayout):
         gates = self.engine.all_gates(cluster)
         titles = self._titles(tasks, language)
         return {
-            self.cluster: gr.update(choices=self._clusters(language), value=cluster),
+            self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
             self.task: gr.update(choices=[(titles[name], name) for name in tasks], value=task),
             self.view: gr.update(
                 choices=[(text(f"gates_view {name}", language), name) for name in VIEWS], value=view
@@ -164,9 +162,6 @@ class Gates(GatesLayout):
                 else self._one_cluster(cluster, gates, task, language)
             ),
         }
-
-    def _clusters(self, language: Language) -> list[tuple[str, str]]:
-        return [(forms.cluster_title(name, language), name) for name in self.engine.clusters()]
 
     def _titles(self, tasks: tuple[str, ...], language: Language) -> dict[str, str]:
         return {name: forms.title(forms.task_named(name), language) for name in tasks}

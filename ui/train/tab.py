@@ -15,6 +15,7 @@ import gradio as gr
 
 from cgclora.config import ConfigError
 from cgclora.data import DataError
+from cgclora.files import short_path
 from evals.jobs import JobError, Jobs
 from evals.tasks import Language
 from evals.training_plan import TRAINABLE, Plan, budgets, command
@@ -307,8 +308,8 @@ class Train(TrainLayout):
         """Put a run into the queue; returns the job's id."""
         look, config = ready.look, ready.plan.config()
         folder = self.jobs.prepare()
-        files = look.data.write(folder)
-        train, dev, run = map(_short, (*files, self.folder / name))
+        written = look.data.write(folder)
+        train, dev, run = (short_path(path, Path.cwd()) for path in (*written, self.folder / name))
         settings = ready.settings
         facts = {
             "method": ready.plan.method,
@@ -328,7 +329,7 @@ class Train(TrainLayout):
             title=name,
             facts=facts,
             id=folder.name,
-            clean=[file.name for file in files],
+            clean=[file.name for file in written],
         )
         return job.id
 
@@ -339,12 +340,6 @@ def _changed(component: Any) -> Any:
     # must not call them again.
     own = isinstance(component, gr.Slider | gr.Checkbox) or getattr(component, "multiselect", False)
     return component.input if own else component.change
-
-
-def _short(path: Path) -> str:
-    """A path as seen from the working directory, if it is below."""
-    here, whole = Path.cwd(), path.absolute()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def _public(error: Exception, choice: DataChoice) -> str:

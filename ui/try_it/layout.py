@@ -71,7 +71,7 @@ class Layout:
             # What the fields made; another prompt is the visitor's own. Kept in the browser, as the
             # prompt is: a state on the server would be ahead of it by a message on its way.
             self.made_prompt = gr.Textbox(visible="hidden")
-            self.ticket = gr.Number(visible="hidden", precision=0)  # see `ui.try_it.visits`
+            self.ticket = gr.Number(visible="hidden", precision=0)  # see `ui.visits`
             with gr.Row(elem_id="actions"):
                 size = {"scale": 0, "min_width": 128}
                 self.run = add(

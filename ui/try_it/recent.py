@@ -100,10 +100,9 @@ class Recent:
 
     def _bring_back(self, index: int, kept: object, request: gr.Request) -> Any:
         asked = read(kept)
-        if not 0 <= index < len(asked) or asked[index].cluster not in self._engine.clusters():
-            return gr.skip()
-        one = asked[index]
-        if one.task not in self._engine.tasks(one.cluster):  # another adapter of the same name
+        one = asked[index] if 0 <= index < len(asked) else None
+        # The cluster may be another adapter of the same name by now.
+        if one is None or not self._engine.knows(one.cluster, one.task):
             return gr.skip()
         return self._choose(one.cluster, one.task, request, one.values)
 

@@ -15,14 +15,14 @@ from ui import forms, render
 from ui.engine import BARE, Engine
 from ui.figures import heat_map, share_bar
 from ui.shell import AT_ONCE, LAST, Shell, session_of
-from ui.speakers import speakers, title
+from ui.speakers import clusters, speakers, title
 from ui.texts import language_of, text
 from ui.theme import MENTIONS
 from ui.try_it import answering
 from ui.try_it.answering import Form, View
 from ui.try_it.layout import MOST_BESIDE, Layout
 from ui.try_it.recent import Asked
-from ui.try_it.visits import Visits
+from ui.visits import Visits
 
 Updates = dict[Any, Any]
 
@@ -63,21 +63,20 @@ class TryIt(Layout):
     """The tab's components and what they do.
 
     Args:
-        page: What the tab stands in, open for building.
         shell: What stands around it.
         engine: Who answers.
     """
 
-    def __init__(self, page: gr.Blocks, shell: Shell, engine: Engine) -> None:
+    def __init__(self, shell: Shell, engine: Engine) -> None:
         super().__init__(shell.bilingual)
         self.shell = shell
         self.engine = engine
-        self.visits = Visits()
-        self._wire(page)
+        self.visits = Visits[View]()
+        self._wire()
 
     # Events ---------------------------------------------------------------------------------
 
-    def _wire(self, page: gr.Blocks) -> None:
+    def _wire(self) -> None:
         """Say what happens when. Public endpoints are those of `ui.api` alone."""
         self._chosen = [self.cluster, self.task]
         self._boxes = [component for slot in self.slots for component in slot]
@@ -92,19 +91,19 @@ class TryIt(Layout):
             # come with the task that they are of, not after it.
             *(self.gate_shares, self.share_bar, self.heat_map),
         ]
-        self._wire_choosing(page)
+        self._wire_choosing()
         self._wire_asking()
         chooses = [self.cluster, *self._task_parts]
         self.free.wire(self.engine, self.choose, chooses)
         self.recent.wire(self.shell, self.engine, self.choose, chooses)
 
-    def _wire_choosing(self, page: gr.Blocks) -> None:
+    def _wire_choosing(self) -> None:
         loading = [self.shell.status, self.shell.problems, self.shell.clock, self.body]
         everything = [self.cluster, *loading, *self._task_parts]
         self.shell.on_open(self._open, [], everything)
         self.shell.on_open(None, js=_KEEP_UP)
         self.shell.clock.tick(self._watch, self._chosen, everything, **AT_ONCE)
-        page.unload(self._forget)
+        self.shell.on_close(self.visits.forget)
         for choice, handler in (
             (self.cluster, self._choose_cluster),
             (self.task, self._choose_task),
@@ -225,14 +224,11 @@ class TryIt(Layout):
         """
         language = language_of(request)
         return _merged(
-            {self.cluster: gr.update(choices=self._clusters(language), value=cluster)},
+            {self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster)},
             self._task_list(cluster, task, language),
             self._form(cluster, task, request, values),
             {self.prompt: own_prompt} if own_prompt else {},
         )
-
-    def _clusters(self, language: Language) -> list[tuple[str, str]]:
-        return [(forms.cluster_title(name, language), name) for name in self.engine.clusters()]
 
     def _task_list(self, cluster: str, task: str, language: Language) -> Updates:
         """The tasks of a cluster, titles on one line and explanations on the next."""
@@ -244,7 +240,7 @@ class TryIt(Layout):
         return {self.task: gr.update(choices=choices, value=task)}
 
     def _choose_task(self, cluster: str, name: str, request: gr.Request) -> Any:
-        if self._is_between(cluster, name):
+        if not self.engine.knows(cluster, name):  # the browser is between two clusters
             return gr.skip()
         return self._form(cluster, name, request)
 
@@ -493,9 +489,6 @@ class TryIt(Layout):
         language, shown = language_of(request), self.visits.shown(session_of(request))
         view = shown.view if shown else self._empty(cluster, beside, request)
         return self._show(answering.stopped_view(view, language), request, busy=False)
-
-    def _forget(self, request: gr.Request) -> None:
-        self.visits.forget(session_of(request))
 
 
 def _merged(*parts: Updates) -> Updates:

@@ -3,12 +3,13 @@
 import itertools
 import threading
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from ui.try_it.answering import View
+View = TypeVar("View")
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Generic[View]):
     """The newest thing on one page.
 
     Attributes:
@@ -22,11 +23,11 @@ class Shown:
     busy: bool
 
 
-class Visits:
+class Visits(Generic[View]):
     """The open pages by session. On each page the newest thing alone may go on."""
 
     def __init__(self) -> None:
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, Shown[View]] = {}
         self._tickets = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -50,7 +51,7 @@ class Visits:
         shown = self._shown.get(session)
         return shown is not None and shown.ticket == ticket
 
-    def shown(self, session: str) -> Shown | None:
+    def shown(self, session: str) -> Shown[View] | None:
         """What the page shows; None before it shows anything."""
         return self._shown.get(session)
 
