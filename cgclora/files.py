@@ -12,6 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+LOG_FILE = "log.jsonl"
+"""What the log of a run is called: a JSON value a line."""
+
 _SWAP_SECONDS = 60.0  # a swap takes milliseconds; whoever waits longer should be told
 
 
@@ -24,6 +27,18 @@ def sha256_file(path: str | Path) -> str:
 def sha256(content: bytes) -> str:
     """The sha256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def whole_lines(path: str | Path) -> list[str]:
+    """The lines of a log, without their ends; none where there is no file.
+
+    What follows the last end of a line is being written, or a crash cut it short: it is left out.
+    """
+    path = Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    # Cut before decoding, since the rest may end within a character. Only \n ends a line: a text in
+    # it may hold what `splitlines` takes for another end.
+    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cgclora import files
 from cgclora.config import AdapterConfig
-
-LOG = "log.jsonl"
 
 Floats = NDArray[np.float64]
 
@@ -132,14 +131,14 @@ def read_path(log: Path, config: AdapterConfig) -> GatePath | None:
     """The gates in a training log; None if it holds none of this adapter's shape."""
     rows: dict[int, Any] = {}
     shape = (len(config.tasks), config.num_experts)
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in files.whole_lines(log):
         try:
             entry = json.loads(line)
             gates = np.asarray(entry["gates"], dtype=float)
             if gates.shape == shape:
                 rows[int(entry["step"])] = gates
         except (ValueError, KeyError, TypeError):
-            continue  # an evaluation, or a line that a crash cut short
+            continue  # an evaluation
     steps = sorted(rows)
     return GatePath(tuple(steps), np.stack([rows[step] for step in steps])) if steps else None
 
@@ -155,13 +154,13 @@ def find_log(adapter: Path, manifest: Mapping[str, Any], results: Path) -> Path 
         manifest: What the folder says of it.
         results: A folder of committed runs, at any depth.
     """
-    own = adapter.parent / LOG
+    own = adapter.parent / files.LOG_FILE
     if adapter.name == "adapter" and own.is_file():
         return own
     training = manifest.get("training", {})
     for path in sorted(results.rglob("run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        log = path.with_name(LOG)
+        log = path.with_name(files.LOG_FILE)
         same = all(training.get(key) == value for key, value in run.items())
         if run and same and log.is_file():
             return log

@@ -107,7 +107,7 @@ def cut_log(log_file: Path, checkpoint: Path | None) -> None:
         return
     step = step_of(checkpoint) if checkpoint else 0
     kept = []
-    for line in log_file.read_bytes().decode(errors="replace").split("\n"):
+    for line in files.whole_lines(log_file):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.trainer_utils import rotate_checkpoints
 
-from cgclora import provenance
+from cgclora import files, provenance
 from cgclora.adapter import Adapter
 from cgclora.batching import Collator, TaskSampler
 from cgclora.checkpoint import fingerprint
@@ -442,7 +442,7 @@ def train(
         ),
         train_data=data["train"],
         dev_data=data["dev"],
-        log_file=folder / "log.jsonl",
+        log_file=folder / files.LOG_FILE,
         collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting, positions),
         callbacks=[_Progress(progress)],
     )

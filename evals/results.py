@@ -62,7 +62,6 @@ MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.json"
 REPLICATES_FILE = "replicates.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
-LOG_FILE = "log.jsonl"
 ANSWERS_FILE = "answers.jsonl"
 IDENTITY_FILE = "identity.json"
 
@@ -171,7 +170,7 @@ class Unfinished:
             self._claim(identity)
             self.done = {(found.task, found.id): found for found in self._read()}
             self.seconds = sum(
-                json.loads(line)["seconds"] for line in _whole_lines(self.folder / LOG_FILE)
+                json.loads(line)["seconds"] for line in _whole_lines(self.folder / files.LOG_FILE)
             )
         except BaseException:
             self.close()
@@ -206,7 +205,7 @@ class Unfinished:
         """
         self.seconds += seconds
         line = {"time": round(time.time(), 1), "done": done, "seconds": round(seconds, 3)}
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as stream:
+        with (self.folder / files.LOG_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def finish(self, manifest: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> Run:
@@ -220,8 +219,8 @@ class Unfinished:
         columns = {
             name: [getattr(row, name) for row in rows] for name in Prediction.__dataclass_fields__
         }
-        log = (self.folder / LOG_FILE).read_bytes()
-        _write(self.run, manifest, {PREDICTIONS_FILE: _parquet(columns), LOG_FILE: log})
+        log = (self.folder / files.LOG_FILE).read_bytes()
+        _write(self.run, manifest, {PREDICTIONS_FILE: _parquet(columns), files.LOG_FILE: log})
         self._remove()
         return read_run(self.run)
 
@@ -246,7 +245,7 @@ class Unfinished:
         return [Prediction(*json.loads(line)) for line in _whole_lines(self._answers)]
 
     def _remove(self) -> None:
-        for name in (ANSWERS_FILE, LOG_FILE, IDENTITY_FILE, ".lock"):
+        for name in (ANSWERS_FILE, files.LOG_FILE, IDENTITY_FILE, ".lock"):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # something of the user's lies there too
             self.folder.rmdir()
@@ -259,12 +258,12 @@ def partial_folder(run: Path) -> Path:
 
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file, after cutting off what a crash left of its last one."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    lines = files.whole_lines(path)
+    whole = sum(len(line.encode()) + 1 for line in lines)
+    if path.exists() and whole < path.stat().st_size:
         with path.open("r+b") as stream:
             stream.truncate(whole)
-    return content[:whole].decode().split("\n")[:-1]
+    return lines
 
 
 def read_run(folder: str | Path) -> Run:
@@ -321,7 +320,7 @@ def write_scores(
         PREDICTIONS_FILE: _parquet(table),
         METRICS_FILE: files.json_text(metrics).encode(),
         REPLICATES_FILE: _parquet(replicates),
-        LOG_FILE: (run.folder / LOG_FILE).read_bytes(),
+        files.LOG_FILE: (run.folder / files.LOG_FILE).read_bytes(),
     }
     facts = {name: value for name, value in run.manifest.items() if name not in {"format", "files"}}
     _write(run.folder, facts, content)

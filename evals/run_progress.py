@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from evals.results import ANSWERS_FILE, IDENTITY_FILE, LOG_FILE, METRICS_FILE, partial_folder
+from cgclora.files import LOG_FILE, whole_lines
+from evals.results import ANSWERS_FILE, IDENTITY_FILE, METRICS_FILE, partial_folder
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def read_progress(run: Path) -> Progress | None:
     try:
         identity = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
         totals = {task: int(facts["records"]) for task, facts in identity["data"]["tasks"].items()}
-        counts = Counter(line[0] for line in _lines(folder / ANSWERS_FILE))
-        log = _lines(folder / LOG_FILE)
+        counts = Counter(json.loads(line)[0] for line in whole_lines(folder / ANSWERS_FILE))
+        log = [json.loads(line) for line in whole_lines(folder / LOG_FILE)]
         noted = log[-1]["done"] if log else 0
         seconds = sum(line["seconds"] for line in log)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -59,11 +59,3 @@ def read_progress(run: Path) -> Progress | None:
 def is_scored(run: Path) -> bool:
     """Whether a run is finished and has its scores."""
     return (run / METRICS_FILE).exists()
-
-
-def _lines(path: Path) -> list[Any]:
-    """The whole lines of a file that may be growing; none where there is no file."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-LOG_FILE = "log.jsonl"
+from cgclora.files import LOG_FILE, whole_lines
 
 _PAUSE = 20  # times as long as usual: the run was stopped meanwhile
 
@@ -72,17 +72,10 @@ def read_log(run: Path) -> TrainingLog | None:
     Raises:
         OSError: The log is there, and cannot be read.
     """
-    try:
-        # Its end may be half a character; and a task's name may hold other ends of lines.
-        lines = (run / LOG_FILE).read_bytes().decode(errors="replace").split("\n")
-    except FileNotFoundError:
+    if not (run / LOG_FILE).exists():
         return None
     log, times = TrainingLog(), []
-    for line in lines:
-        try:
-            facts = json.loads(line)
-        except ValueError:
-            break  # it is being written
+    for facts in map(json.loads, whole_lines(run / LOG_FILE)):
         log.step, log.steps = facts["step"], facts["steps"]
         times.append((log.step, facts["time"]))
         if "loss" in facts:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cgclora.files import recover_folder, replace_folder, sha256_file, write_json, write_text
+from cgclora.files import (
+    recover_folder,
+    replace_folder,
+    sha256_file,
+    whole_lines,
+    write_json,
+    write_text,
+)
 
 
 def fill(folder: Path, text: str) -> None:
@@ -273,3 +280,12 @@ def test_a_killed_writer_leaves_a_whole_folder(
             fill(fresh, "newer")
         assert content(target) == ["newer", "newer"]
     assert names(tmp_path) == ["target"]
+
+
+def test_only_whole_lines_of_a_growing_log_count(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert whole_lines(log) == []
+    lines = ['{"task": "一\u2028二"}', "{}"]  # U+2028 ends a line for `splitlines`, not here
+    whole = "".join(f"{line}\n" for line in lines).encode()
+    log.write_bytes(whole + "三".encode()[:2])
+    assert whole_lines(log) == lines

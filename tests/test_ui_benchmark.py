@@ -17,6 +17,7 @@ from playwright.sync_api import Page
 from evals.jobs import Job, Jobs
 from evals.results import read_run
 from tests.app_tour import visiting
+from tests.queues import Waiting, Worked
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
 from ui.benchmark.tab import MOST_JOBS, Benchmark, view
@@ -45,22 +46,6 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def engine(adapters: Path) -> Engine:
     return Engine(adapters, load=lambda progress: make_backbone())
-
-
-class Waiting(Jobs):
-    """Jobs that nobody works on."""
-
-    def _start_worker(self) -> None:
-        pass
-
-
-class Worked(Jobs):
-    """Jobs whose worker ends with the test."""
-
-    def end(self) -> None:
-        if self._worker is not None:
-            self._worker.terminate()
-            self._worker.wait(30)
 
 
 @pytest.fixture

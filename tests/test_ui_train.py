@@ -16,6 +16,7 @@ from evals.jobs import Job, Jobs
 from evals.training_log import read_log
 from evals.worker import work
 from tests.app_tour import visiting
+from tests.queues import Waiting, Worked
 from tests.records import lines
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
@@ -27,13 +28,6 @@ from ui.train.form import SIZES, STAND_INS
 from ui.train.tab import Train
 
 Updates = dict[Any, Any]
-
-
-class Waiting(Jobs):
-    """Jobs that nobody works on."""
-
-    def _start_worker(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -480,15 +474,6 @@ def test_times_have_two_digits(seconds: float, words: str) -> None:
 
 
 # In a browser ---------------------------------------------------------------------------------
-
-
-class Worked(Jobs):
-    """Jobs whose worker ends with the test."""
-
-    def end(self) -> None:
-        if self._worker is not None:
-            self._worker.terminate()
-            self._worker.wait(30)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from cgclora.files import LOG_FILE
 from evals.jobs import Job, JobError, Jobs
 from evals.tasks import Language
-from evals.training_log import LOG_FILE, TrainingLog, read_log
+from evals.training_log import TrainingLog, read_log
 from ui.engine import Engine
 from ui.shell import AT_ONCE, Shell, remember
 from ui.texts import language_of
