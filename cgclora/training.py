@@ -240,7 +240,7 @@ class AdapterTrainer(Trainer):
         line = {
             "step": self.state.global_step,
             "steps": self.state.max_steps,
-            "time": round(time.time(), 1),
+            "time": round(time.time(), 3),
             **facts,
         }
         with self.log_file.open("a", encoding="utf-8") as stream:
