@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cgclora.adapter import Adapter as Adapter
     from cgclora.backbone import Backbone as Backbone
     from cgclora.backbone import load_backbone as load_backbone
+    from cgclora.cluster import Clusters as Clusters
     from cgclora.config import AdapterConfig as AdapterConfig
     from cgclora.data import Record as Record
     from cgclora.data import read_records as read_records
@@ -27,6 +28,7 @@ _HOMES = {
     "Adapter": "adapter",
     "AdapterConfig": "config",
     "Backbone": "backbone",
+    "Clusters": "cluster",
     "Record": "data",
     "Request": "decoding",
     "TrainingSettings": "settings",

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,30 @@ from transformers import PreTrainedModel
 from cgclora import provenance, storage
 from cgclora.backbone import Backbone, fingerprint
 from cgclora.config import AdapterConfig
-from cgclora.layer import ExpertLinear, Route, Routing, TaskGate
+from cgclora.gathering import Shelf, Use, gather
+from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
 from cgclora.storage import AdapterError
 
 GATES = "task_gates"
 READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers that read the same input one after another, in most of today's backbones."""
+
+
+class Row(Protocol):
+    """What a route needs to know of a batch's row.
+
+    Attributes:
+        task: Whose experts answer; None is the bare backbone.
+        gates: Weights instead of the gate's, [E] or [L, E]; None leaves them.
+        cluster: The adapter that knows the task, where several are resident; None looks it up.
+    """
+
+    @property
+    def task(self) -> str | None: ...  # noqa: D102 - see above
+    @property
+    def gates(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def cluster(self) -> str | None: ...  # noqa: D102
 
 
 class Adapter:
@@ -41,6 +59,7 @@ class Adapter:
         name: Its name on this backbone.
         layers: The adapted layers by their path in the unadapted backbone, in gate order.
         gate: The task gate.
+        routing: What all expert layers of the backbone share.
         manifest: What its folder says of it; empty for a new one.
         backbone_name: Where the backbone came from, for the manifest.
     """
@@ -61,7 +80,8 @@ class Adapter:
         self.manifest: dict[str, Any] = {}
         self.backbone_name: str = getattr(model, "name_or_path", "")
         self._lock: AbstractContextManager[Any] = nullcontext()
-        self._routing = next(iter(layers.values())).routing
+        self.routing = next(iter(layers.values())).routing
+        self._shelves: dict[str, Shelf] = {}
 
     # Life on a backbone -------------------------------------------------------------------
 
@@ -117,12 +137,17 @@ class Adapter:
             adapter._lock = backbone.lock
         return adapter
 
-    def detach(self) -> None:
-        """Take the adapter off; with the last one gone the backbone is as it came."""
+    def detach(self, *, keep_layers: bool = False) -> None:
+        """Take the adapter off; with the last one gone the backbone is as it came.
+
+        Args:
+            keep_layers: Leave empty expert layers where they are, for batches on their way that
+                hold a route through them.
+        """
         self.unfold()
         for path, layer in self.layers.items():
             layer.remove(self.name)
-            if not layer.gate_row:
+            if not (layer.gate_row or keep_layers):
                 self.model.set_submodule(path, layer.base_layer)
         gates = cast(nn.ModuleDict, getattr(self.model, GATES))
         del gates[self.name]
@@ -142,10 +167,10 @@ class Adapter:
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
     def for_inference(self) -> Self:
-        """Make passes cheaper: no casts, and one product where layers read the same input.
+        """Make passes cheaper: no casts, used experts only, one product where inputs are the same.
 
-        The experts are held in the backbone's dtype, and the A of such layers in one tensor. The
-        answers stay the same. Train before, not after: updates get lost in bf16.
+        The experts are held in the backbone's dtype, laid out so that those of a batch are picked
+        at once. The answers stay the same. Train before, not after: updates get lost in bf16.
         """
         for layer in self.layers.values():
             dtype = layer.base_layer.weight.dtype
@@ -154,11 +179,12 @@ class Adapter:
             for table in layer.adapter_parameter_names:
                 parameter = getattr(layer, table)[self.name].requires_grad_(False)
                 parameter.data = parameter.data.to(dtype)
-        for layers in self._read_together():
-            self._prepare(layers)
+        self._shelves = {
+            name: self._shelf(layers) for name, layers in self._read_together().items()
+        }
         return self
 
-    def _read_together(self) -> list[list[ExpertLinear]]:
+    def _read_together(self) -> dict[str, list[ExpertLinear]]:
         """The layers in groups that read the same input."""
         groups: dict[str, list[ExpertLinear]] = {}
         for path, layer in self.layers.items():
@@ -166,15 +192,17 @@ class Adapter:
             together = next((names for names in READ_TOGETHER if name in names), (name,))
             key = f"{block}.{together[0]} {layer.base_layer.in_features}"
             groups.setdefault(key, []).append(layer)
-        return list(groups.values())
+        return groups
 
-    def _prepare(self, layers: Sequence[ExpertLinear]) -> None:
-        own = [layer.expert_A[self.name] for layer in layers]
-        A = torch.cat([one.data for one in own])
-        for place, (layer, one) in enumerate(zip(layers, own, strict=True)):
-            one.data = A.chunk(len(own))[place]
-            B = layer.expert_B[self.name].data.t()
-            layer.prepared[self.name] = A, len(own), place, B
+    def _shelf(self, layers: Sequence[ExpertLinear]) -> Shelf:
+        """The experts of layers that read the same input; the parameters become views of it."""
+        A = torch.stack([layer.expert_A[self.name].data for layer in layers])
+        B = [layer.expert_B[self.name].data.t().contiguous() for layer in layers]
+        for place, layer in enumerate(layers):
+            layer.expert_A[self.name].data = A[place]
+            layer.expert_B[self.name].data = B[place].t()
+        rows = tuple(layer.gate_row[self.name] for layer in layers)
+        return Shelf(tuple(layers), rows, A, tuple(B))
 
     # Tasks of a batch ---------------------------------------------------------------------
 
@@ -183,7 +211,45 @@ class Adapter:
         with torch.no_grad():
             return cast(Tensor, self.gate().clone())
 
-    def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
+    def weigh(
+        self, tasks: Sequence[str | None] | Tensor, gates: Sequence[Tensor | None] = ()
+    ) -> Tensor:
+        """The gates of a batch's rows, [L, batch, E].
+
+        Args:
+            tasks: A task name a row, None for a row that uses no expert; or task ids [batch].
+            gates: Weights instead of the gate's for some rows: None, [E], or [L, E] a row.
+
+        Raises:
+            ConfigError: A task is unknown.
+            AdapterError: Gates have another shape, or hold a value that is no finite number.
+        """
+        device = self.gate.own.device
+        if isinstance(tasks, Tensor):
+            return cast(Tensor, self.gate()[:, tasks.to(device)])
+        names = [self.config.tasks[0] if task is None else task for task in tasks]
+        ids = torch.tensor([self.config.task_index(name) for name in names], device=device)
+        weights = self.gate()[:, ids]
+        layers, _, experts = weights.shape
+        for row, own in enumerate(gates):
+            if own is None:
+                continue
+            if own.shape not in ((experts,), (layers, experts)):
+                raise AdapterError(
+                    f"gates has shape {list(own.shape)}, expected [{experts}] or "
+                    f"[{layers}, {experts}] (layers, experts)."
+                )
+            if not torch.isfinite(own).all():
+                raise AdapterError("gates holds a value that is not a finite number.")
+            weights[:, row] = own.to(weights)
+        if None in tasks:
+            bare = torch.tensor([task is None for task in tasks], device=device)
+            weights = weights.masked_fill(bare[:, None], 0)
+        return cast(Tensor, weights)
+
+    def plan(
+        self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None
+    ) -> Route | GatheredRoute:
         """The route of a batch, for use with `route` once or many times.
 
         Args:
@@ -195,32 +261,57 @@ class Adapter:
             ConfigError: A task is unknown.
             AdapterError: `gates` has another shape.
         """
-        device = self.gate.access.device
-        if isinstance(tasks, Tensor):
-            ids, bare = tasks.to(device), None
-        else:
-            names = [self.config.tasks[0] if task is None else task for task in tasks]
-            ids = torch.tensor([self.config.task_index(name) for name in names], device=device)
-            bare = torch.tensor([task is None for task in tasks]) if None in tasks else None
         if gates is None:
-            gates = self.gate()[:, ids]
-        else:
-            shape = (len(self.layers), len(tasks), self.config.num_experts)
-            if gates.shape not in (shape, shape[1:]):
-                raise AdapterError(
-                    f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
-                    f"{list(shape)} (layers, batch, experts)."
-                )
-            gates = gates.to(device).expand(shape)
-        if bare is not None:
-            gates = gates.masked_fill(bare.to(device)[:, None], 0)
-        weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
-        weights = weights.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
-        return Route(self.name, weights.unsqueeze(2).unbind(0))
+            return self._routed(self.weigh(tasks))
+        shape = (len(self.layers), len(tasks), self.config.num_experts)
+        if gates.shape not in (shape, shape[1:]):
+            raise AdapterError(
+                f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
+                f"{list(shape)} (layers, batch, experts)."
+            )
+        if isinstance(tasks, Tensor):
+            tasks = [self.config.tasks[task] for task in tasks.tolist()]
+        return self._routed(self.weigh(tasks, gates.expand(shape).unbind(1)))
+
+    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
+        """The route of a batch whose rows say their task, and their gates where they have some.
+
+        Raises:
+            ConfigError: A task is unknown.
+            AdapterError: Gates have a wrong shape.
+        """
+        return self._routed(self.weigh([row.task for row in rows], [row.gates for row in rows]))
+
+    def rank_weights(self, task: str) -> Tensor:
+        """Scale times gate of a task in fp32, a value a rank, [L, E * k].
+
+        Raises:
+            ConfigError: The task is unknown.
+        """
+        gates = self.gates()[:, self.config.task_index(task)].float()
+        return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+
+    def use(self, weights: Tensor) -> Use:
+        """What gates of a batch's rows, [L, batch, E], use of an adapter made `for_inference`."""
+        return Use.of(self._shelves, weights, self.config.scale)
+
+    def _routed(self, weights: Tensor) -> Route | GatheredRoute:
+        if self._shelves:
+            return gather([self.use(weights)])
+        ranks = self.config.scale * weights.repeat_interleave(self.config.expert_rank, dim=-1)
+        ranks = ranks.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
+        return Route(self.name, ranks.unsqueeze(2).unbind(0))
+
+    def separator(self, row: Row) -> str:
+        """Text between a row's prompt and its answer."""
+        return self.config.separator
 
     @contextmanager
     def route(
-        self, tasks: Sequence[str | None] | Tensor | Route, *, gates: Tensor | None = None
+        self,
+        tasks: Sequence[str | None] | Tensor | Route | GatheredRoute,
+        *,
+        gates: Tensor | None = None,
     ) -> Iterator[None]:
         """Within this context the backbone answers each row with its task's experts.
 
@@ -235,27 +326,41 @@ class Adapter:
             ConfigError: A task is unknown.
             AdapterError: A task is folded in, or `gates` has another shape.
         """
-        if self._routing.folded is not None:
-            name, task = self._routing.folded
+        if self.routing.folded is not None:
+            name, task = self.routing.folded
             raise AdapterError(
                 f"task {task!r} of adapter {name!r} is folded in: unfold() it before route()."
             )
-        route = tasks if isinstance(tasks, Route) else self.plan(tasks, gates=gates)
-        previous = self._routing.route
-        self._routing.route = route
-        try:
+        if not isinstance(tasks, Route | GatheredRoute):
+            tasks = self.plan(tasks, gates=gates)
+        with self.routing.within(tasks):
             yield
-        finally:
-            self._routing.route = previous
-            self._routing.forget()
 
     # One task as part of the backbone -----------------------------------------------------
 
     @property
     def folded_task(self) -> str | None:
         """The task of this adapter that is folded in, if any."""
-        name, task = self._routing.folded or (None, None)
+        name, task = self.routing.folded or (None, None)
         return task if name == self.name else None
+
+    def folded_weights(self, task: str) -> dict[ExpertLinear, Tensor]:
+        """What each adapted layer's weight is with a task folded in, [out, in]; nothing changes.
+
+        Raises:
+            ConfigError: The task is unknown.
+            AdapterError: The backbone is quantised, so that there is no weight to add to.
+        """
+        self._check_foldable()
+        return {
+            layer: layer.folded(self.name, row)
+            for layer, row in zip(self.layers.values(), self.rank_weights(task), strict=True)
+        }
+
+    def _check_foldable(self) -> None:
+        for path, layer in self.layers.items():
+            if not layer.base_layer.weight.is_floating_point():
+                raise AdapterError(f"{path} is quantised: fold into an unquantised backbone.")
 
     def fold(self, task: str) -> None:
         """Add one task's experts to the frozen weights: its answers then cost nothing extra.
@@ -267,28 +372,25 @@ class Adapter:
             AdapterError: The backbone is quantised, so that there is no weight to add to, or a
                 route is open.
         """
-        if self._routing.route is not None:
+        if self.routing.route is not None:
             raise AdapterError("fold() within route(): leave the route first.")
-        for path, layer in self.layers.items():
-            if not layer.base_layer.weight.is_floating_point():
-                raise AdapterError(f"{path} is quantised: fold into an unquantised backbone.")
-        with torch.no_grad():
-            weights = self.plan([task]).weights
+        self._check_foldable()
+        weights = self.rank_weights(task)
         with self._lock:  # not between two layers of a pass
-            _unfold(self.model, self._routing)
+            _unfold(self.model, self.routing)
             try:
                 for layer, row in zip(self.layers.values(), weights, strict=True):
-                    layer.fold(self.name, row.flatten())
+                    layer.fold(self.name, row)
             except BaseException:  # out of memory, say: a part of a task is no task
-                _unfold(self.model, self._routing)
+                _unfold(self.model, self.routing)
                 raise
-            self._routing.folded = (self.name, task)
+            self.routing.folded = (self.name, task)
 
     def unfold(self) -> None:
         """Undo this adapter's `fold` exactly; without a folded task nothing happens."""
         if self.folded_task is not None:
             with self._lock:
-                _unfold(self.model, self._routing)
+                _unfold(self.model, self.routing)
 
     # Folder -------------------------------------------------------------------------------
 

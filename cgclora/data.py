@@ -256,12 +256,13 @@ def encode(
 
 
 def encode_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, separator: str
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, separator: str | Sequence[str]
 ) -> list[list[int]]:
-    """Token ids of prompts, each with the backbone's start token and the separator."""
+    """Token ids of prompts, each with the backbone's start token and the separator, or its own."""
     if not prompts:
         return []
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    texts = [prompt + separator for prompt in prompts]
+    separators = [separator] * len(prompts) if isinstance(separator, str) else separator
+    texts = [prompt + after for prompt, after in zip(prompts, separators, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [[*start, *ids] for ids in encoded]

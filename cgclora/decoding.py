@@ -14,16 +14,16 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from cgclora.adapter import Adapter, folded_in
+from cgclora.adapter import Row, folded_in
 from cgclora.backbone import Backbone
 from cgclora.data import encode_prompts
-from cgclora.layer import Route
+from cgclora.layer import GatheredRoute, Route
 
 Finish = Literal["end", "stop", "length"]
 
@@ -47,6 +47,7 @@ class Request:
         choices: The answer is one of these texts, whole unless `stop` or `max_new_tokens` ends it;
             None leaves it free.
         gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+        cluster: Whose task it is, where several adapters are resident; None looks it up.
     """
 
     task: str | None
@@ -58,6 +59,7 @@ class Request:
     seed: int = 0
     choices: tuple[str, ...] | None = None
     gates: Tensor | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a request may come from a form."""
@@ -75,6 +77,26 @@ class Request:
             raise DecodingError("stop holds an empty text, which would end every answer.")
         if self.choices is not None and not all(self.choices or [""]):
             raise DecodingError("choices is empty or holds an empty text: name what may be said.")
+
+
+class Experts(Protocol):
+    """Who knows tasks: an adapter, or several of them (`cgclora.cluster.Clusters`)."""
+
+    model: PreTrainedModel
+    name: str
+
+    @property
+    def folded_task(self) -> str | None:
+        """The task that stands in the weights, so that its rows need no route."""
+
+    def separator(self, row: Row) -> str:
+        """Text between a row's prompt and its answer."""
+
+    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
+        """The route of a batch."""
+
+    def route(self, tasks: Any) -> AbstractContextManager[None]:
+        """Within this context the layers follow a planned route."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +134,7 @@ class Piece:
 
 
 def stream(
-    backbone: Backbone, requests: Sequence[Request], adapter: Adapter | None = None
+    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None = None
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
 
@@ -121,7 +143,8 @@ def stream(
     Args:
         backbone: Who answers.
         requests: One or more; their tasks may differ.
-        adapter: Whose tasks they name; with a task folded in, all must be of that task.
+        adapter: Whose tasks they name, one or several resident ones; with a task folded in, all
+            must be of that task.
 
     Raises:
         ConfigError: The adapter does not know a task.
@@ -132,9 +155,10 @@ def stream(
     """
     if not requests:
         return
-    separator = adapter.config.separator if adapter else "\n"
     prompts = encode_prompts(
-        [request.prompt for request in requests], backbone.tokenizer, separator
+        [request.prompt for request in requests],
+        backbone.tokenizer,
+        [adapter.separator(request) if adapter else "\n" for request in requests],
     )
     check(backbone, requests, prompts, adapter)
     started = time.monotonic()
@@ -168,7 +192,7 @@ def stream(
 def answers(
     backbone: Backbone,
     requests: Sequence[Request],
-    adapter: Adapter | None = None,
+    adapter: Experts | None = None,
     *,
     batch_size: int = 16,
 ) -> Iterator[tuple[int, Answer]]:
@@ -193,7 +217,7 @@ def answers(
 def generate(
     backbone: Backbone,
     requests: Sequence[Request],
-    adapter: Adapter | None = None,
+    adapter: Experts | None = None,
     *,
     batch_size: int = 16,
 ) -> list[Answer]:
@@ -206,7 +230,7 @@ def check(
     backbone: Backbone,
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
-    adapter: Adapter | None,
+    adapter: Experts | None,
 ) -> None:
     """Refuse requests that cannot be answered.
 
@@ -244,7 +268,7 @@ class Batch:
     def __init__(
         self,
         backbone: Backbone,
-        adapter: Adapter | None,
+        adapter: Experts | None,
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
     ) -> None:
@@ -263,28 +287,8 @@ class Batch:
         self.mask = torch.tensor(
             [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
         )
-        self.route = self._plan(requests) if self.adapter else None
-
-    @torch.inference_mode()
-    def _plan(self, requests: Sequence[Request]) -> Route:
-        adapter = self.adapter
-        if adapter is None:
-            raise TypeError("a batch without an adapter has no route")
-        tasks = [request.task for request in requests]
-        if all(request.gates is None for request in requests):
-            return adapter.plan(tasks)
-        own = adapter.gate()
-        rows = []
-        for request in requests:
-            if request.gates is not None:
-                gates = request.gates.to(own)
-                _check_gates(gates, own)
-                rows.append(gates.expand(own.shape[0], own.shape[2]))
-            else:
-                rows.append(
-                    own[:, adapter.config.task_index(request.task or adapter.config.tasks[0])]
-                )
-        return adapter.plan(tasks, gates=torch.stack(rows, dim=1))
+        with torch.inference_mode():
+            self.route = self.adapter.plan_rows(requests) if self.adapter else None
 
     def prefill(self) -> Tensor:
         """Logits [batch, V] after the prompts."""
@@ -311,8 +315,7 @@ class Batch:
         self.cache.batch_select_indices(index)
         self.mask = self.mask[index]
         if self.route is not None:
-            weights = tuple(weights[index] for weights in self.route.weights)
-            self.route = Route(self.route.adapter, weights)
+            self.route = self.route.keep(index)
 
     @torch.inference_mode()
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -336,16 +339,6 @@ class Batch:
                 raise DecodingError("a task was folded in or out while the answer ran: ask again.")
             output = self.backbone.model.get_decoder()(**inputs)
             return cast(Tensor, output.last_hidden_state)
-
-
-def _check_gates(gates: Tensor, own: Tensor) -> None:
-    layers, _, experts = own.shape
-    if gates.shape not in ((experts,), (layers, experts)):
-        raise DecodingError(
-            f"gates has shape {list(gates.shape)}, expected [{experts}] or [{layers}, {experts}]."
-        )
-    if not torch.isfinite(gates).all():
-        raise DecodingError("gates holds a value that is not a finite number.")
 
 
 @dataclass

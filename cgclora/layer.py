@@ -22,7 +22,9 @@ LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -44,13 +46,15 @@ class TaskGate(nn.Module):
         num_layers: Number of adapted layers (L); with `gate_scope` `model` they share one gate.
     """
 
-    access: Tensor
+    own: Tensor
 
     def __init__(self, config: AdapterConfig, num_layers: int) -> None:
         super().__init__()
         self.kind = config.gate
         self.num_layers = num_layers
-        self.register_buffer("access", torch.tensor(config.access()), persistent=False)
+        self.common = config.common
+        self.specific = config.specific
+        self.register_buffer("own", torch.eye(len(config.tasks)), persistent=False)
         if self.kind == "task":
             gates = num_layers if config.gate_scope == "layer" else 1
             self.embedding = nn.Parameter(torch.randn(len(config.tasks), config.embedding_size))
@@ -59,20 +63,57 @@ class TaskGate(nn.Module):
             )
 
     def forward(self) -> Tensor:
-        """The gates of all layers and tasks, [L, T, E]; rows sum to 1 unless the kind is `none`."""
+        """The gates of all layers and tasks, [L, T, E]; rows sum to 1 unless the kind is `none`.
+
+        A task's weights come from sums of its own: more tasks or fewer leave them as they are, bit
+        for bit.
+        """
         if self.kind == "task":
-            logits = torch.einsum("led,td->lte", self.projection, self.embedding)
-            weights = logits.masked_fill(~self.access, -torch.inf).softmax(dim=-1)
+            weights = self._logits().softmax(dim=-1)
         else:
-            weights = self.access.float()
+            usable = self.common + self.specific
+            weights = self.own.new_ones(1, len(self.own), usable)
             if self.kind == "uniform":
-                weights = weights / weights.sum(dim=-1, keepdim=True)
+                weights = weights / usable
+        common, specific = weights.split([self.common, self.specific], dim=-1)
+        apart = specific.unsqueeze(2) * self.own.unsqueeze(-1)  # zero for other tasks' experts
+        weights = torch.cat([common, apart.flatten(-2)], dim=-1)
         return weights.expand(self.num_layers, -1, -1)
+
+    def _logits(self) -> Tensor:
+        """One for each expert that a task may use, [L, T, C+S]: common ones first, then its own."""
+        embedding = self.embedding.unsqueeze(1)
+        common = self.projection[:, None, : self.common]
+        specific = self.projection[:, self.common :].unflatten(1, (len(self.own), self.specific))
+        return torch.cat([(table * embedding).sum(-1) for table in (common, specific)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an expert layer does for a batch: it adds (A x * weights) B to its output.
+
+    Attributes:
+        A: [R, in]; or of all layers that read the same x, one above the other.
+        B: [R, out].
+        weights: Scale times gate, a value a rank, [batch, 1, R].
+        columns: Where in the shared A x this layer's R values stand; None if A is its own.
+        dropout: Probability of dropping an input feature while training.
+    """
+
+    A: Tensor
+    B: Tensor
+    weights: Tensor
+    columns: slice | None = None
+    dropout: float = 0.0
+
+    def keep(self, rows: Tensor) -> Part:
+        """The same for some rows of the batch."""
+        return replace(self, weights=self.weights[rows])
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which adapter the current batch uses, and how each row weighs its experts.
+    """How a batch uses one adapter's experts, all of them, where they are: the route to train on.
 
     Attributes:
         adapter: The adapter's name.
@@ -81,6 +122,45 @@ class Route:
 
     adapter: str
     weights: tuple[Tensor, ...]
+
+    def part(self, layer: ExpertLinear) -> Part | None:
+        """What a layer does; None if it has no experts of this adapter."""
+        name = self.adapter
+        row = layer.gate_row.get(name)
+        if row is None:
+            return None
+        A, B = layer.expert_A[name], layer.expert_B[name].t()
+        return Part(A, B, self.weights[row], dropout=layer.dropout[name])
+
+    def keep(self, rows: Tensor) -> Route:
+        """The route of some rows of the batch."""
+        return Route(self.adapter, tuple(weights[rows] for weights in self.weights))
+
+
+@dataclass(frozen=True)
+class GatheredRoute:
+    """How a batch uses the experts that were gathered for it, of one adapter or of several.
+
+    It holds all that it needs: adapters may come and go while a batch is on its way.
+
+    Attributes:
+        parts: What each layer does; a weight [out, in] instead of the frozen one is a folded task.
+    """
+
+    parts: Mapping[ExpertLinear, Part | Tensor]
+
+    def part(self, layer: ExpertLinear) -> Part | Tensor | None:
+        """What a layer does; None leaves it as it is."""
+        return self.parts.get(layer)
+
+    def keep(self, rows: Tensor) -> GatheredRoute:
+        """The route of some rows of the batch."""
+        return GatheredRoute(
+            {
+                layer: part if isinstance(part, Tensor) else part.keep(rows)
+                for layer, part in self.parts.items()
+            }
+        )
 
 
 class Routing:
@@ -92,20 +172,26 @@ class Routing:
     """
 
     def __init__(self) -> None:
-        self.route: Route | None = None
+        self.route: Route | GatheredRoute | None = None
         self.folded: tuple[str, str] | None = None
-        self._last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def product(self, x: Tensor, A: Tensor, layers: int) -> tuple[Tensor, ...]:
+    def product(self, x: Tensor, A: Tensor) -> Tensor:
         """A x for layers that read the same x one after another: computed for the first of them."""
         if self._last is None or self._last[0] is not x or self._last[1] is not A:
-            z = F.linear(x, A)
-            self._last = (x, A, z.chunk(layers, dim=-1) if layers > 1 else (z,))
+            self._last = (x, A, F.linear(x, A))
         return self._last[2]
 
-    def forget(self) -> None:
-        """Drop what `product` keeps."""
-        self._last = None
+    @contextmanager
+    def within(self, route: Route | GatheredRoute) -> Iterator[None]:
+        """Within this context the layers follow a route."""
+        previous = self.route
+        self.route = route
+        try:
+            yield
+        finally:
+            self.route = previous
+            self._last = None
 
 
 class ExpertLinear(nn.Module):
@@ -118,8 +204,6 @@ class ExpertLinear(nn.Module):
 
     Attributes:
         frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
-        prepared: For inference, by adapter: the A of all layers that read this layer's input, one
-            above the other, how many they are, which of them this one is, and B transposed.
     """
 
     adapter_parameter_names = ("expert_A", "expert_B")
@@ -133,7 +217,6 @@ class ExpertLinear(nn.Module):
         self.expert_B = nn.ParameterDict()
         self.dropout: dict[str, float] = {}
         self.gate_row: dict[str, int] = {}
-        self.prepared: dict[str, tuple[Tensor, int, int, Tensor]] = {}
         self.register_parameter("frozen_weight", None)
 
     def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
@@ -157,7 +240,6 @@ class ExpertLinear(nn.Module):
         """Forget an adapter's experts."""
         for table in (self.expert_A, self.expert_B, self.dropout, self.gate_row):
             del table[name]
-        self.prepared.pop(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for x [batch, tokens, in], or [batch, in]: [..., out].
@@ -165,12 +247,14 @@ class ExpertLinear(nn.Module):
         Raises:
             ValueError: The batch has another number of rows than the current route has tasks.
         """
-        y = self.base_layer(x)
         route = self.routing.route
-        row = None if route is None else self.gate_row.get(route.adapter)
-        if route is None or row is None:
-            return cast(Tensor, y)
-        name, weights = route.adapter, route.weights[row]
+        part = None if route is None else route.part(self)
+        if isinstance(part, Tensor):
+            return F.linear(x, part, self.base_layer.bias)
+        y = cast(Tensor, self.base_layer(x))
+        if part is None:
+            return y
+        weights = part.weights
         if len(x) != len(weights):
             raise ValueError(
                 f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
@@ -178,19 +262,17 @@ class ExpertLinear(nn.Module):
             )
         if x.dim() == 2:
             weights = weights.squeeze(1)
-        prepared = self.prepared.get(name)
-        if prepared is None or self.training or prepared[0].dtype is not y.dtype:
-            # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
-            A, B = self.expert_A[name].to(x.dtype), self.expert_B[name].t().to(y.dtype)
-            z = F.linear(F.dropout(x, self.dropout[name]) if self.training else x, A)
-            z = (z * weights.to(z.dtype)).to(y.dtype)
+        # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
+        A, B = part.A.to(x.dtype), part.B.to(y.dtype)
+        if part.columns is None:
+            z = F.linear(F.dropout(x, part.dropout) if self.training else x, A)
         else:
-            A, layers, place, B = prepared
-            z = self.routing.product(x, A, layers)[place] * weights
+            z = self.routing.product(x, A)[..., part.columns]
+        z = (z * weights.to(z.dtype)).to(y.dtype)
         # In place: y is nobody else's yet, and a sum of its own would move more than the products.
         rank, outer = B.shape
         y.view(-1, outer).addmm_(z.view(-1, rank), B)
-        return cast(Tensor, y)
+        return y
 
     def update(self, name: str, weights: Tensor) -> Tensor:
         """B diag(weights) A in fp32, [out, in]: what the experts add to the frozen weight.
@@ -203,15 +285,19 @@ class ExpertLinear(nn.Module):
         return cast(Tensor, (B * weights.float()) @ A)
 
     @torch.no_grad()
+    def folded(self, name: str, weights: Tensor) -> Tensor:
+        """Frozen weight plus update, [out, in], in the frozen one's dtype; weights as `update`."""
+        frozen = self.base_layer.weight
+        return (frozen.float() + self.update(name, weights)).to(frozen.dtype)
+
     def fold(self, name: str, weights: Tensor) -> None:
         """Put frozen weight plus update in the frozen weight's place, and keep the frozen one.
 
         The frozen tensor is set aside, not written to, so that `unfold` is exact.
         """
         self.unfold()
-        frozen = cast(nn.Parameter, self.base_layer.weight)
-        folded = (frozen.float() + self.update(name, weights)).to(frozen.dtype)
-        self.frozen_weight = frozen
+        folded = self.folded(name, weights)
+        self.frozen_weight = cast(nn.Parameter, self.base_layer.weight)
         self.base_layer.weight = nn.Parameter(folded, requires_grad=False)
 
     def unfold(self) -> None:

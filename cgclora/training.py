@@ -438,7 +438,7 @@ def train(
         adapter,
         settings,
         arguments=trainer_arguments(
-            settings, len(data["train"]), folder / "checkpoints", adapter.gate.access.device
+            settings, len(data["train"]), folder / "checkpoints", adapter.gate.own.device
         ),
         train_data=data["train"],
         dev_data=data["dev"],

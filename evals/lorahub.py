@@ -194,7 +194,7 @@ class Composer:
             max_length=sys.maxsize,
         )
         batch: dict[str, Tensor] = Collator(cast(int, tokenizer.pad_token_id))(encoded)
-        device = adapter.gate.access.device
+        device = adapter.gate.own.device
         names = ("input_ids", "attention_mask", "positions", "targets")
         inputs = {name: batch[name].to(device) for name in names}
         model = TargetLoss(adapter.model).eval()

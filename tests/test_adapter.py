@@ -447,7 +447,7 @@ def test_an_adapter_for_inference_works_under_autocast_too():
 def test_a_route_leaves_no_activation_behind():
     adapter = attach(make_model("gemma3")).for_inference()
     routed(adapter, TASKS, token_ids(3))
-    assert adapter._routing._last is None
+    assert adapter.routing._last is None
 
 
 def test_a_fold_that_fails_leaves_the_frozen_weights(monkeypatch):

@@ -184,7 +184,7 @@ def test_gates_that_do_not_fit_are_refused(gates: Tensor) -> None:
     backbone = make_backbone()
     adapter = with_adapter(backbone)
     assert (len(adapter.layers), adapter.config.num_experts) == (14, 5)
-    with pytest.raises(DecodingError, match="gates"):
+    with pytest.raises(AdapterError, match="gates"):
         generate(backbone, [Request("mood", SHORT, gates=gates)], adapter)
 
 

@@ -1,0 +1,171 @@
+"""1 + N: one backbone, N adapters resident, each the experts of a cluster of tasks.
+
+    clusters = Clusters(backbone)
+    clusters.add("medical", "assets/adapters/medical")
+    clusters.add("general", "assets/adapters/general")
+    generate(backbone, [Request("NER", a), Request("KUAKE-QIC", b)], clusters)   # one batch
+
+A request goes task -> cluster -> gate -> experts. Rows of one batch may be of any tasks of any
+clusters: what they use is gathered (`cgclora.gathering`), so that a pass costs what the tasks in it
+need, however many are resident. Clusters come and go while batches are on their way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
+
+from cgclora.adapter import Adapter, Row
+from cgclora.backbone import Backbone
+from cgclora.config import ConfigError
+from cgclora.folded import FoldedWeights
+from cgclora.gathering import gather
+from cgclora.layer import GatheredRoute, Route, Routing
+from cgclora.storage import AdapterError
+
+
+class Clusters:
+    """The adapters resident on one backbone; takes an adapter's place in `cgclora.decoding`.
+
+    Args:
+        backbone: Carries them.
+        folded_budget: Bytes for folded weights of tasks that are asked for most, see
+            `FoldedWeights`. A batch of one such task is then answered by weights that are rounded
+            to the backbone's dtype as a whole, so that a close call between two tokens may end
+            otherwise; 0 folds nothing.
+
+    Attributes:
+        model: The backbone's model.
+        name: Nobody's name, as no adapter's task is folded in for good.
+        folded: The folded weights.
+    """
+
+    name = ""
+    folded_task: str | None = None
+
+    def __init__(self, backbone: Backbone, *, folded_budget: int = 0) -> None:
+        self.backbone = backbone
+        self.model = backbone.model
+        self.folded = FoldedWeights(folded_budget)
+        self._adapters: dict[str, Adapter] = {}  # replaced, never changed: readers need no lock
+        self._changing = Lock()
+        self._count = 0
+        self._routing: Routing | None = None
+
+    # Who is resident ----------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The resident adapters by their clusters' names."""
+        return MappingProxyType(self._adapters)
+
+    def add(self, name: str, adapter: str | Path | Adapter) -> Adapter:
+        """Make an adapter resident, while others answer.
+
+        Args:
+            name: The cluster's name, any text.
+            adapter: The folder of a saved one, or one that is attached to this backbone already.
+
+        Raises:
+            AdapterError: The name is taken, the adapter is attached elsewhere, or as
+                `Adapter.load`.
+        """
+        with self._changing:
+            if name in self._adapters:
+                raise AdapterError(f"a cluster {name!r} is resident already: remove it first.")
+            if not isinstance(adapter, Adapter):
+                self._count += 1
+                internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{self._count}")
+                adapter = Adapter.load(adapter, self.backbone, name=internal)
+            elif adapter.model is not self.model:
+                raise AdapterError(f"cluster {name!r} is attached to another backbone: load it.")
+            with self.backbone.lock:  # not between two layers of a pass
+                adapter.for_inference()
+            self._routing = adapter.routing
+            self._adapters = {**self._adapters, name: adapter}
+        return adapter
+
+    def remove(self, name: str) -> None:
+        """Let a cluster go. Requests on their way end as they began; new ones are refused.
+
+        Raises:
+            ConfigError: There is no such cluster.
+        """
+        with self._changing:
+            if name not in self._adapters:
+                raise ConfigError(_no_cluster(self._adapters, name))
+            adapter = self._adapters[name]
+            self._adapters = {
+                other: kept for other, kept in self._adapters.items() if other != name
+            }
+            self.folded.forget(adapter)
+            with self.backbone.lock:
+                adapter.detach(keep_layers=True)
+
+    def find(self, task: str, cluster: str | None = None) -> str:
+        """The name of the cluster that a task belongs to; the first that was added, if several do.
+
+        Raises:
+            ConfigError: No resident cluster, or not the one that was named, knows the task.
+        """
+        return _find(self._adapters, task, cluster)
+
+    # Batches ------------------------------------------------------------------------------
+
+    def separator(self, row: Row) -> str:
+        """Text between a row's prompt and its answer.
+
+        Raises:
+            ConfigError: As `find`.
+        """
+        if row.task is None:
+            return "\n"
+        adapters = self._adapters
+        return adapters[_find(adapters, row.task, row.cluster)].config.separator
+
+    def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
+        """The route of a batch of any tasks of any clusters.
+
+        Raises:
+            ConfigError: As `find`.
+            AdapterError: A row's gates have a wrong shape.
+        """
+        adapters = self._adapters
+        names = [row.task and _find(adapters, row.task, row.cluster) for row in rows]
+        alone = {(name, row.task) for name, row in zip(names, rows, strict=True)}
+        if len(alone) == 1 and all(row.gates is None for row in rows):
+            ((name, task),) = alone
+            if name and task and (route := self.folded.route(adapters[name], task)) is not None:
+                return route
+        uses = []
+        for name in dict.fromkeys(filter(None, names)):
+            adapter = adapters[name]
+            own = [name == other for other in names]
+            tasks = [row.task if mine else None for row, mine in zip(rows, own, strict=True)]
+            gates = [row.gates if mine else None for row, mine in zip(rows, own, strict=True)]
+            weights = adapter.weigh(tasks, gates)
+            uses.append(adapter.use(weights))
+        return gather(uses)
+
+    def route(self, tasks: Route | GatheredRoute) -> AbstractContextManager[None]:
+        """Within this context the backbone's layers follow a planned route."""
+        return nullcontext() if self._routing is None else self._routing.within(tasks)
+
+
+def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> str:
+    if cluster is not None and cluster not in adapters:
+        raise ConfigError(_no_cluster(adapters, cluster))
+    for name, adapter in adapters.items():
+        if cluster in {None, name} and task in adapter.config.tasks:
+            return name
+    who = "no cluster" if cluster is None else f"the cluster {cluster!r} does not"
+    known = "; ".join(f"{name} knows {', '.join(a.config.tasks)}" for name, a in adapters.items())
+    raise ConfigError(f"{who} {'knows' if cluster is None else 'know'} the task {task!r}: {known}.")
+
+
+def _no_cluster(adapters: Mapping[str, Adapter], name: str) -> str:
+    return f"there is no cluster {name!r}, there are {', '.join(adapters) or 'none'}."
