@@ -226,11 +226,13 @@ class Adapter:
         """
         device = self.gate.own.device
         if isinstance(tasks, Tensor):
-            return cast(Tensor, self.gate()[:, tasks.to(device)])
+            return cast(Tensor, self.gate(tasks.to(device)))
         names = [self.config.tasks[0] if task is None else task for task in tasks]
         ids = torch.tensor([self.config.task_index(name) for name in names], device=device)
-        weights = self.gate()[:, ids]
+        weights = self.gate(ids)
         layers, _, experts = weights.shape
+        if any(own is not None for own in gates):
+            weights = weights.clone()  # one gate for all layers is one row seen many times
         for row, own in enumerate(gates):
             if own is None:
                 continue
@@ -288,7 +290,8 @@ class Adapter:
         Raises:
             ConfigError: The task is unknown.
         """
-        gates = self.gates()[:, self.config.task_index(task)].float()
+        with torch.no_grad():
+            gates = self.weigh([task])[:, 0].float()
         return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
 
     def use(self, weights: Tensor) -> Use:

@@ -87,6 +87,7 @@ def gather(uses: Sequence[Use]) -> GatheredRoute:
     Args:
         uses: The adapters of the batch, each once.
     """
+    uses = [use for use in uses if use.ranks is None or len(use.ranks)]
     parts: dict[ExpertLinear, Part | Tensor] = {}
     for name in dict.fromkeys(name for use in uses for name in use.shelves):
         parts.update(_on_shelf([(use, use.shelves[name]) for use in uses if name in use.shelves]))

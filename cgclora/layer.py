@@ -62,30 +62,40 @@ class TaskGate(nn.Module):
                 torch.zeros(gates, config.num_experts, config.embedding_size)
             )
 
-    def forward(self) -> Tensor:
-        """The gates of all layers and tasks, [L, T, E]; rows sum to 1 unless the kind is `none`.
+    def forward(self, tasks: Tensor | None = None) -> Tensor:
+        """The gates of all layers, [L, T, E]; rows sum to 1 unless the kind is `none`.
 
         A task's weights come from sums of its own: more tasks or fewer leave them as they are, bit
         for bit.
+
+        Args:
+            tasks: Ids [N] of the wanted tasks, for [L, N, E]; None takes all.
         """
+        own = _some(self.own, tasks, 0)
         if self.kind == "task":
-            weights = self._logits().softmax(dim=-1)
+            weights = self._logits(tasks).softmax(dim=-1)
         else:
             usable = self.common + self.specific
-            weights = self.own.new_ones(1, len(self.own), usable)
+            weights = own.new_ones(1, len(own), usable)
             if self.kind == "uniform":
                 weights = weights / usable
         common, specific = weights.split([self.common, self.specific], dim=-1)
-        apart = specific.unsqueeze(2) * self.own.unsqueeze(-1)  # zero for other tasks' experts
+        apart = specific.unsqueeze(2) * own.unsqueeze(-1)  # zero for other tasks' experts
         weights = torch.cat([common, apart.flatten(-2)], dim=-1)
         return weights.expand(self.num_layers, -1, -1)
 
-    def _logits(self) -> Tensor:
-        """One for each expert that a task may use, [L, T, C+S]: common ones first, then its own."""
-        embedding = self.embedding.unsqueeze(1)
+    def _logits(self, tasks: Tensor | None) -> Tensor:
+        """One for each expert that a task may use, [L, N, C+S]: common ones first, then its own."""
+        embedding = _some(self.embedding, tasks, 0).unsqueeze(1)
         common = self.projection[:, None, : self.common]
         specific = self.projection[:, self.common :].unflatten(1, (len(self.own), self.specific))
-        return torch.cat([(table * embedding).sum(-1) for table in (common, specific)], dim=-1)
+        tables = (common, _some(specific, tasks, 1))
+        return torch.cat([(table * embedding).sum(-1) for table in tables], dim=-1)
+
+
+def _some(table: Tensor, rows: Tensor | None, dim: int) -> Tensor:
+    """The wanted rows of a table; unlike `[...]`, its gradient is summed up in a fixed order."""
+    return table if rows is None else table.index_select(dim, rows)
 
 
 @dataclass(frozen=True)

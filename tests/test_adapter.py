@@ -412,6 +412,19 @@ def test_answers_for_inference_are_the_same(config, dtype):
             assert not table[adapter.name].requires_grad
 
 
+@pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
+def test_gates_that_are_given_stand_in_for_every_kind_of_gate(config):
+    adapter = attach(make_model(), config)
+    given = torch.rand(len(adapter.layers), len(TASKS), config.num_experts)
+    expected = routed(adapter, TASKS, token_ids(3), gates=given)
+    found = routed(adapter.for_inference(), TASKS, token_ids(3), gates=given)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(adapter.weigh(TASKS, given.unbind(1)), given)
+    changed = adapter.weigh(TASKS, [None, given[:, 1], None])
+    assert torch.equal(changed[:, 0], adapter.gates()[:, 0])
+    assert torch.equal(changed[:, 1], given[:, 1])
+
+
 def test_layers_that_read_the_same_input_share_a_product_for_inference():
     adapter = attach(make_model("gemma3"))
     ids = token_ids(3)

@@ -169,6 +169,16 @@ def test_experts_that_no_row_uses_are_left_out(folders):
         assert part.weights.shape == (2, 1, config_a.active_rank + config_c.active_rank)
 
 
+def test_rows_without_experts_are_the_backbone_s_own(folders):
+    backbone = make_backbone()
+    clusters = resident(backbone, folders)
+    none = torch.zeros(CONFIGS["small"].num_experts)
+    rows = [Request(None, PROMPTS[0]), Request("a", PROMPTS[0], gates=none)]
+    assert not clusters.plan_rows(rows).parts
+    expected = logits(make_backbone(), [Request(None, PROMPTS[0])] * 2, None)
+    assert torch.equal(logits(backbone, rows, clusters), expected)
+
+
 def test_what_a_task_computes_does_not_depend_on_who_is_resident(folders):
     backbone = make_backbone()
     clusters = Clusters(backbone)
