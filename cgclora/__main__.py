@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgclora import scaling_command
 from cgclora.commands import command_line
 from cgclora.exit_codes import run
 
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--only", action="append", help="run these parts only, by name")
     bench.add_argument("--repeats", type=int, default=5, help="timings a method (default 5)")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    scaling_command.add_options(command("scaling", scaling_command.HELP, scaling_command.execute))
     return parser
 
 
