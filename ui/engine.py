@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from ui.task_gates import AdapterGates, TaskGates
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter
     from cgclora.backbone import Backbone
+    from cgclora.cluster import Clusters
     from cgclora.decoding import Piece
 
 MAX_CHARACTERS = 6000
@@ -110,8 +109,7 @@ class Engine:
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
-    _adapters: dict[str, Adapter] = field(default_factory=dict)
-    _backbone: Backbone | None = None
+    _clusters: Clusters | None = None
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
     _refreshing: threading.Lock = field(default_factory=threading.Lock)
@@ -124,8 +122,8 @@ class Engine:
         """Take in adapters that are there since the last look; returns their names."""
         with self._refreshing:
             new = self._look()
-            if self._backbone is not None and self.status.ready:
-                self._attach(self._backbone, new)
+            if self._clusters is not None and self.status.ready:
+                self._attach(self._clusters, new)
         return new
 
     def _look(self) -> tuple[str, ...]:
@@ -166,7 +164,8 @@ class Engine:
         """Names of all adapters that can be used: the clusters' and those to compare with."""
         known = [name for name in ("medical", "general") if name in self.configs]
         usable = dict.fromkeys([*known, *sorted(self.configs)])
-        there = self._adapters if self.status.ready else self.configs  # a new one takes a moment
+        resident = self._clusters.adapters if self._clusters and self.status.ready else None
+        there = self.configs if resident is None else resident  # a new one takes a moment
         return tuple(name for name in usable if name in there and name not in self.problems)
 
     def rivals(self, cluster: str, task: str) -> tuple[str, ...]:
@@ -182,7 +181,7 @@ class Engine:
     @property
     def backbone(self) -> Backbone | None:
         """What is adapted, once all is loaded."""
-        return self._backbone if self.status.ready else None
+        return self._clusters.backbone if self._clusters and self.status.ready else None
 
     def tasks(self, cluster: str) -> tuple[str, ...]:
         """A cluster's tasks: those we know in our own order, then the others."""
@@ -216,7 +215,7 @@ class Engine:
         )
 
     def ask(self, question: Question) -> Generator[Piece]:
-        """Answer as a stream; closing it stops the work.
+        """Answer as a stream, all in one batch; closing it stops the work.
 
         Piece index 0 is the adapted answer, the others follow in the order of `beside`.
 
@@ -224,23 +223,19 @@ class Engine:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The request cannot be answered.
         """
-        backbone, adapter = self.loaded(question.cluster)
+        for name in (question.cluster, *question.beside):
+            if name != BARE:
+                backbone, clusters = self._ready(name)
         from cgclora.decoding import Request, stream  # noqa: PLC0415 - torch is loaded by now
 
         check_length(question.prompt)
         most = max(1, min(question.max_new_tokens, MAX_TOKENS))
-        own = Request(question.task, question.prompt, most, choices=question.choices)
-        bare = replace(own, task=None, max_new_tokens=min(most, BARE_TOKENS))
-        streams = []
-        # The bare backbone shares the passes of the first adapter.
-        places = [0, *(n for n, name in enumerate(question.beside, 1) if name == BARE)]
-        requests = [own, *(bare for _ in places[1:])]
-        streams.append(_moved(stream(backbone, requests, adapter), places))
-        for place, name in enumerate(question.beside, 1):
-            if name != BARE:
-                _, other = self.loaded(name)
-                streams.append(_moved(stream(backbone, [own], other), [place]))
-        yield from _in_turn(streams)
+        own = Request(
+            question.task, question.prompt, most, choices=question.choices, cluster=question.cluster
+        )
+        bare = replace(own, task=None, cluster=None, max_new_tokens=min(most, BARE_TOKENS))
+        others = [bare if name == BARE else replace(own, cluster=name) for name in question.beside]
+        yield from stream(backbone, [own, *others], clusters)
 
     def label_probabilities(self, question: Question, labels: Sequence[str]) -> list[float]:
         """How likely each label is, for an adapter or, as the question's cluster, `BARE`.
@@ -286,24 +281,32 @@ class Engine:
         Raises:
             EngineError: They are not there yet, or cannot be used.
         """
+        backbone, clusters = self._ready(name)
+        return backbone, clusters.adapters[name]
+
+    def _ready(self, name: str) -> tuple[Backbone, Clusters]:
+        """The backbone and its adapters, this one among them."""
         # Those who wait would hold all of the server's threads.
         now = self.status
         if now.problem:
             raise EngineError(f"the model could not be loaded: {now.problem}")
-        if self._backbone is None or not now.ready:
+        if self._clusters is None or not now.ready:
             raise EngineError(
                 f"the model is still loading ({now.fraction:.0%}): ask again in a few seconds."
             )
-        if name not in self._adapters:
+        if name not in self._clusters.adapters:
             reason = self.problems.get(name, "there is no such folder")
             raise EngineError(f"the adapter {name!r} cannot be used: {reason}")
-        return self._backbone, self._adapters[name]
+        return self._clusters.backbone, self._clusters
 
     def _run(self) -> None:
         try:
-            self._backbone = self.load(self._report)
+            backbone = self.load(self._report)
+            from cgclora.cluster import Clusters  # noqa: PLC0415 - slow, see above
+
+            self._clusters = Clusters(backbone)
             with self._refreshing:
-                self._attach(self._backbone, self.configs)
+                self._attach(self._clusters, self.configs)
                 self.status = Status("", 1.0, ready=True)
         except Exception as error:  # whatever it is, a page that waits for ever says less
             _log.exception("the model could not be loaded")
@@ -311,19 +314,15 @@ class Engine:
         finally:
             self._finished.set()
 
-    def _attach(self, backbone: Backbone, names: Iterable[str]) -> None:
+    def _attach(self, clusters: Clusters, names: Iterable[str]) -> None:
         """Load adapters; what is wrong with one is its own problem."""
-        from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
-        from cgclora.storage import AdapterError  # noqa: PLC0415
+        from cgclora.storage import AdapterError  # noqa: PLC0415 - slow, see above
 
         for name in names:
             if name in self.problems:
                 continue
-            internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{len(self._adapters)}")
             try:
-                adapter = Adapter.load(self._paths[name], backbone, name=internal)
-                with backbone.lock:  # not between two layers of a pass
-                    self._adapters[name] = adapter.for_inference()
+                clusters.add(name, self._paths[name])
             except Exception as error:  # whatever it is, the others shall work
                 if not isinstance(error, AdapterError | ConfigError):
                     _log.exception("the adapter %s cannot be used", name)
@@ -362,26 +361,6 @@ def _folders(folder: Path) -> list[Path]:
     """What lies in a folder and is a folder, too; hidden ones aside."""
     found = sorted(folder.glob("*/")) if folder.is_dir() else []
     return [path for path in found if not path.name.startswith(".")]
-
-
-def _moved(pieces: Generator[Piece], places: Sequence[int]) -> Generator[Piece]:
-    """The same pieces under other indices."""
-    with closing(pieces):
-        for piece in pieces:
-            yield replace(piece, index=places[piece.index])
-
-
-def _in_turn(streams: Sequence[Generator[Piece]]) -> Generator[Piece]:
-    """Pieces of all streams, one of each in turn; closing it closes them all."""
-    with ExitStack() as stack:
-        alive = [stack.enter_context(closing(one)) for one in streams]
-        while alive:
-            for one in [*alive]:
-                piece = next(one, None)
-                if piece is None:
-                    alive.remove(one)
-                else:
-                    yield piece
 
 
 def loader(source: str | None) -> Load:
