@@ -1,0 +1,171 @@
+"""One task of an adapter as a plain LoRA, the form that other engines read.
+
+A task's gate does not depend on the token, so that in each adapted layer
+
+    s * sum_e g[t, e] * B_e A_e  =  (B diag(w)) A        w = s * g[t], each weight repeated k times
+
+over the experts that task t may use (arXiv 2402.01684): a LoRA of rank (C + S) * k. Every layer has
+gate weights of its own; they are multiplied into B in fp32, and A stays as it was stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from cgclora import storage
+from cgclora.adapter import Adapter, linear_paths, public_name
+from cgclora.backbone import fingerprint
+from cgclora.config import AdapterConfig
+from cgclora.storage import AdapterError
+
+
+@dataclass(frozen=True)
+class PlainLoRA:
+    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale.
+
+    Attributes:
+        task: Whose it is.
+        layers: A [r, in] and B [out, r] in fp32, by the layer's path in the backbone.
+        rank: r, the same in every layer.
+        target_modules: Names by which PEFT finds exactly these layers.
+        separator: Text between a prompt and its answer.
+    """
+
+    task: str
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    rank: int
+    target_modules: tuple[str, ...]
+    separator: str
+
+
+@dataclass(frozen=True)
+class TaskLoRAs:
+    """Where the LoRAs of an adapter's tasks come from: its experts and gates, without a backbone.
+
+    Attributes:
+        config: What the adapter is.
+        manifest: What its folder says of it; of one that was never saved the backbone alone.
+        backbone: The backbone's own config.
+        layers: A [E*k, in] and B [out, E*k] by path, in gate order.
+        gates: [L, T, E].
+        target_modules: Names by which PEFT finds exactly these layers.
+    """
+
+    config: AdapterConfig
+    manifest: Mapping[str, Any]
+    backbone: PretrainedConfig
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    gates: Tensor
+    target_modules: tuple[str, ...]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """Those of an adapter on its backbone."""
+        layers = {
+            path: (layer.expert_A[adapter.name].detach(), layer.expert_B[adapter.name].detach())
+            for path, layer in adapter.layers.items()
+        }
+        return cls(
+            adapter.config,
+            adapter.manifest or {"backbone": _backbone_of(adapter)},
+            adapter.model.config,
+            {path: (A.cpu(), B.cpu()) for path, (A, B) in layers.items()},
+            adapter.gates().cpu(),
+            module_names(adapter.model, list(layers)),
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path, backbone: PretrainedConfig) -> Self:
+        """Those of a saved adapter; of the backbone only its config is needed, not its weights.
+
+        Args:
+            folder: What `Adapter.save` wrote.
+            backbone: The config of the backbone that it was trained on.
+
+        Raises:
+            AdapterError: The folder is not an adapter or is damaged, or a backbone of this config
+                has other layers.
+        """
+        manifest, config = storage.read_manifest(folder)
+        tensors = storage.read_tensors(folder)
+        with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers
+            skeleton = AutoModelForCausalLM.from_config(backbone)
+        paths = linear_paths(skeleton, config.target_modules)
+        stored = {name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")}
+        if stored != set(paths):
+            raise AdapterError(
+                f"{folder} has experts for {len(stored)} layers, a backbone of type "
+                f"{backbone.model_type!r} and this size has {len(paths)} such layers: name the one "
+                f"it was trained on, {manifest['backbone'].get('name') or 'which has no name'}."
+            )
+        layers = {
+            path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
+        }
+        gates = storage.read_gates(folder)
+        return cls(config, manifest, backbone, layers, gates, module_names(skeleton, paths))
+
+    def lora(self, task: str) -> PlainLoRA:
+        """A task's experts as one LoRA.
+
+        Raises:
+            ConfigError: The task is unknown.
+        """
+        config, number = self.config, self.config.task_index(task)
+        usable = torch.tensor(config.access()[number]).repeat_interleave(config.expert_rank)
+        weights = config.scale * self.gates[:, number].float()
+        weights = weights.repeat_interleave(config.expert_rank, dim=-1)
+        layers = {
+            path: (
+                A.float()[usable].contiguous(),
+                (B.float() * row)[:, usable].contiguous(),
+            )
+            for (path, (A, B)), row in zip(self.layers.items(), weights, strict=True)
+        }
+        rank = config.active_rank
+        return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
+
+    def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:
+        """A LoRA for each task, by default for all that the adapter knows.
+
+        Raises:
+            ConfigError: A task is unknown.
+        """
+        return [self.lora(task) for task in dict.fromkeys(tasks or self.config.tasks)]
+
+
+def file_names(tasks: Iterable[str]) -> dict[str, str]:
+    """A name for each task that files, shells and servers take: letters, digits, `_`, `.`, `-`.
+
+    Raises:
+        AdapterError: Two tasks would share one.
+    """
+    names: dict[str, str] = {}
+    for task in tasks:
+        name = re.sub(r"[^\w.-]+", "_", task).strip("._") or "task"
+        if name in names.values():
+            raise AdapterError(f"two tasks would be called {name!r}: export them one by one.")
+        names[task] = name
+    return names
+
+
+def _backbone_of(adapter: Adapter) -> dict[str, str]:
+    name, mark = public_name(adapter.backbone_name), fingerprint(adapter.model)
+    return {"name": name, "fingerprint": mark}
+
+
+def module_names(model: PreTrainedModel, paths: Sequence[str]) -> tuple[str, ...]:
+    """Names that fit exactly these layers of a model: their last parts if no others have them.
+
+    Else whole paths. PEFT takes both; other engines expect last parts.
+    """
+    names = sorted({path.rpartition(".")[2] for path in paths})
+    fitting = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in names}
+    return tuple(names if fitting == set(paths) else paths)
