@@ -52,7 +52,8 @@ def fingerprint(model: nn.Module) -> str:
     Equal whatever dtype and device the model was loaded in, and with or without adapters, as long
     as the file holds bfloat16 or something coarser. Of every parameter at most 256 values, evenly
     strided, are rounded to bfloat16; what float16 cannot hold as a normal number counts as zero.
-    A model loaded in 4-bit keeps the fingerprint of the unquantised one, so that adapters fit both.
+    A model loaded in 4-bit keeps the fingerprint of the unquantised one, so that adapters fit both,
+    and one that several processes share that of the whole.
 
     Raises:
         BackboneError: The weights are packed integers, and `load_model` did not pack them.

@@ -64,7 +64,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
             rest = others if softcap is None else others * (1 - (target / softcap) ** 2)
             gradient = (gradient - rest * chosen).div_(total).to(hidden.dtype)
         ctx.save_for_backward(gradient)
-        return (largest + total.log() - target).squeeze(1)
+        return largest.squeeze(1) + total.log().squeeze(1) - target.squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from transformers import TrainingArguments
 
 from cgclora.batching import Sampling, Weighting
 from cgclora.config import ConfigError
+from cgclora.distributed import check_fsdp, wants_fsdp, world_size
+from cgclora.hardware import choose_device
 from cgclora.run_folder import TrainingError
 
 
@@ -125,9 +126,12 @@ def trainer_arguments(
         device: Where the backbone is.
 
     Raises:
-        TrainingError: The trainer would move the backbone to another GPU.
+        TrainingError: The trainer would move the backbone to another GPU; or see `check_fsdp`.
     """
-    processes = _world_size()
+    if wants_fsdp():
+        check_fsdp()
+        device = choose_device("auto")  # wherever the backbone is, `shard` moves it
+    processes = world_size()
     steps = settings.steps(records, processes)
     interval = math.ceil(steps / settings.evaluations)
     arguments = TrainingArguments(
@@ -167,8 +171,3 @@ def trainer_arguments(
         # With more GPUs the trainer would spread each batch over them, which knows no routes.
         arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _world_size() -> int:
-    """Number of processes that `accelerate launch` started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,128 @@
+"""What `test_distributed` launches beside the command line itself, in each of two processes.
+
+runs FOLDER      several training runs, one after another, and what this process saw of them
+dies STEP WORDS  `cgclora WORDS`, in which process 1 is killed within a step
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+import cgclora.__main__
+from cgclora import adapter_trainer, distributed
+from cgclora.adapter import Adapter
+from cgclora.settings import TrainingSettings
+from cgclora.training import train
+from tests.tiny import make_backbone
+from tests.training_runs import DEV, PLAIN, SETTINGS, TRAIN
+
+RANK = int(os.environ["RANK"])
+PLAIN_RUN = {**SETTINGS, "epochs": 2, "batch_size": 4}  # of each of two processes
+
+
+def train_here(
+    folder: Path,
+    *,
+    fsdp: bool,
+    architecture: str = "qwen2",
+    half: bool = False,
+    growing: bool = False,
+    **changes: Any,
+) -> dict[str, Any]:
+    """A run, and what this process saw."""
+    os.environ["ACCELERATE_USE_FSDP"] = str(fsdp).lower()
+    backbone = make_backbone(architecture)
+    if half:
+        backbone.model.to(torch.bfloat16)
+    adapter = Adapter.attach(backbone, PLAIN)
+    before = {name: id(parameter) for name, parameter in adapter.named_parameters()}
+    held: list[int] = []
+    written: list[str] = []
+    shard, save_file = distributed.shard, adapter_trainer.save_file
+
+    def noting_shard(loss: Any, device: torch.device) -> None:
+        shard(loss, device)
+        held.append(
+            sum(
+                p.to_local().numel() if isinstance(p, DTensor) else p.numel()
+                for p in loss.parameters()
+                if not p.requires_grad
+            )
+        )
+
+    def noting_save_file(tensors: Any, path: Path) -> None:
+        written.append(path.parent.name)
+        save_file(tensors, path)
+
+    distributed.shard, adapter_trainer.save_file = noting_shard, noting_save_file
+    if growing:  # the first task's row stays, as where a task is added to others
+        kept = torch.ones_like(adapter.gate.embedding)
+        kept[0] = 0
+        adapter.gate.embedding.register_hook(lambda gradient: gradient * kept)
+    first = adapter.gate.embedding.detach().clone()
+    settings = TrainingSettings(**{**PLAIN_RUN, **changes})
+    try:
+        train(
+            adapter, backbone.tokenizer, TRAIN, DEV, settings, folder, progress=lambda facts: None
+        )
+    finally:
+        distributed.shard, adapter_trainer.save_file = shard, save_file
+    last = adapter.gate.embedding.detach()
+    return {
+        "held": held,
+        "written": written,
+        "identities": before == {name: id(p) for name, p in adapter.named_parameters()},
+        "moved": (last != first).any(dim=1).tolist(),
+    }
+
+
+def runs(folder: Path) -> None:
+    seen: dict[str, Any] = {}
+    for kind in ("ddp", "fsdp"):
+        for name, changes in (
+            ("", {}),
+            (" accumulated", {"batch_size": 2, "accumulation": 2}),
+            (" gemma3 growing", {"architecture": "gemma3", "growing": True}),
+            (" llama bf16", {"architecture": "llama", "half": True}),
+        ):
+            seen[kind + name] = train_here(folder / (kind + name), fsdp=kind == "fsdp", **changes)
+    name = "fsdp checkpointing"
+    seen[name] = train_here(folder / name, fsdp=True, gradient_checkpointing=True)
+    for kind in ("ddp", "fsdp"):
+        name = f"{kind} resumed"
+        if RANK == 0:
+            shutil.copytree(folder / kind, folder / name)
+            shutil.rmtree(folder / name / "adapter")
+            # What is left is the second of three steps of the second epoch.
+            shutil.rmtree(folder / name / "checkpoints" / "checkpoint-6")
+        torch.distributed.barrier()
+        seen[name] = train_here(folder / name, fsdp=kind == "fsdp")
+    (folder / f"{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def dies(step: int, words: list[str]) -> int:
+    take_step = adapter_trainer.AdapterTrainer.training_step
+
+    def die_at_step(trainer: Any, *arguments: Any) -> torch.Tensor:
+        if RANK == 1 and trainer.state.global_step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take_step(trainer, *arguments)
+
+    adapter_trainer.AdapterTrainer.training_step = die_at_step  # type: ignore[method-assign]
+    return cgclora.__main__.main(words)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "runs":
+        runs(Path(sys.argv[2]))
+    else:
+        sys.exit(dies(int(sys.argv[2]), sys.argv[3:]))
