@@ -26,6 +26,7 @@ from cgclora.backbone import Backbone, fingerprint
 from cgclora.config import AdapterConfig
 from cgclora.gathering import Shelf, Use, gather
 from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
+from cgclora.router import TaskRouter
 from cgclora.storage import AdapterError
 
 GATES = "task_gates"
@@ -62,6 +63,7 @@ class Adapter:
         routing: What all expert layers of the backbone share.
         manifest: What its folder says of it; empty for a new one.
         backbone_name: Where the backbone came from, for the manifest.
+        router: Finds the task of prompts that name none; None where it was not fitted.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Adapter:
         self.layers = layers
         self.gate = gate
         self.manifest: dict[str, Any] = {}
+        self.router: TaskRouter | None = None
         self.backbone_name: str = getattr(model, "name_or_path", "")
         self._lock: AbstractContextManager[Any] = nullcontext()
         self.routing = next(iter(layers.values())).routing
@@ -432,7 +435,7 @@ class Adapter:
         dtype: torch.dtype | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write config, weights and manifest as a folder that appears whole or not at all.
+        """Write config, weights, router and manifest as a folder, whole or not at all.
 
         Args:
             folder: Where; an older adapter there is replaced.
@@ -443,8 +446,11 @@ class Adapter:
             The manifest.
 
         Raises:
-            AdapterError: The folder is there and holds something else.
+            AdapterError: The folder is there and holds something else, or the router knows other
+                tasks than the adapter.
         """
+        if self.router is not None:
+            self.router.check(self.config.tasks, self.name)
         self.manifest = storage.write(
             folder,
             self.config,
@@ -461,6 +467,7 @@ class Adapter:
                 **provenance.stamp(self.model),
                 **(facts or {}),
             },
+            router=None if self.router is None else self.router.to_bytes(),
         )
         return self.manifest
 
@@ -490,6 +497,9 @@ class Adapter:
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
         tensors = storage.read_tensors(folder)
+        router = None
+        if storage.ROUTER_FILE in manifest["files"]:
+            router = TaskRouter.read(folder, config.tasks)
         # Others may be using the backbone, and must not meet an adapter between two layers.
         with backbone.lock if isinstance(backbone, Backbone) else nullcontext():
             adapter = cls.attach(backbone, config, name=name or _name_of(folder))
@@ -498,7 +508,7 @@ class Adapter:
             except AdapterError as error:
                 adapter.detach()
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
-        adapter.manifest = manifest
+        adapter.manifest, adapter.router = manifest, router
         return adapter
 
 

@@ -5,9 +5,10 @@
     clusters.add("general", "assets/adapters/general")
     generate(backbone, [Request("NER", a), Request("KUAKE-QIC", b)], clusters)   # one batch
 
-A request goes task -> cluster -> gate -> experts. Rows of one batch may be of any tasks of any
-clusters: what they use is gathered (`cgclora.gathering`), so that a pass costs what the tasks in it
-need, however many are resident. Clusters come and go while batches are on their way.
+A request goes task -> cluster -> gate -> experts; where it names no task, `choose` finds one. Rows
+of one batch may be of any tasks of any clusters: what they use is gathered (`cgclora.gathering`),
+so that a pass costs what the tasks in it need, however many are resident. Clusters come and go
+while batches are on their way.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cgclora.config import ConfigError
 from cgclora.folded import FoldedWeights
 from cgclora.gathering import gather
 from cgclora.layer import GatheredRoute, Route, Routing
+from cgclora.router import JoinedRouter, RoutedTask, TaskRouter
 from cgclora.storage import AdapterError
 
 
@@ -53,6 +55,7 @@ class Clusters:
         self.folded = FoldedWeights(folded_budget)
         self._adapters: dict[str, Adapter] = {}  # replaced, never changed: readers need no lock
         self._changing = Lock()
+        self._router: JoinedRouter | None = None
         self._count = 0
         self._routing: Routing | None = None
 
@@ -86,7 +89,7 @@ class Clusters:
             with self.backbone.lock:  # not between two layers of a pass
                 adapter.for_inference()
             self._routing = adapter.routing
-            self._adapters = {**self._adapters, name: adapter}
+            self._settle({**self._adapters, name: adapter})
         return adapter
 
     def remove(self, name: str) -> None:
@@ -99,12 +102,37 @@ class Clusters:
             if name not in self._adapters:
                 raise ConfigError(_no_cluster(self._adapters, name))
             adapter = self._adapters[name]
-            self._adapters = {
-                other: kept for other, kept in self._adapters.items() if other != name
-            }
+            self._settle({other: one for other, one in self._adapters.items() if other != name})
             self.folded.forget(adapter)
             with self.backbone.lock:
                 adapter.detach(keep_layers=True)
+
+    def _settle(self, adapters: dict[str, Adapter]) -> None:
+        """Let these adapters be the resident ones from now on."""
+        routers = {name: one.router for name, one in adapters.items() if one.router is not None}
+        self._adapters = adapters
+        self._router = TaskRouter.join(routers) if routers else None
+
+    def choose(self, prompt: str) -> RoutedTask:
+        """The task that a prompt which names none is for, by the routers of the clusters.
+
+        Raises:
+            ConfigError: No resident cluster has a router, or none of their tasks is likely enough.
+            DataError: The prompt is empty.
+        """
+        router = self._router
+        if router is None:
+            raise ConfigError(
+                "no resident cluster has a router: name a task, or fit one with "
+                "`python -m cgclora router fit`."
+            )
+        if (found := router.choose(prompt)) is None:
+            best = router.route(prompt)[0]
+            raise ConfigError(
+                f"the prompt is for none of the tasks that are known here; the nearest is "
+                f"{best.task!r} with {best.probability:.0%}: name a task."
+            )
+        return found
 
     def find(self, task: str, cluster: str | None = None) -> str:
         """The name of the cluster that a task belongs to; the first that was added, if several do.

@@ -1,12 +1,14 @@
 """An adapter as a folder: config, weights, and a manifest of where they come from.
 
-JSON and safetensors only, never pickle. The manifest holds the hashes of the other two, so that a
-damaged folder is noticed before anything of it is used.
+A router (`cgclora.router`) may lie beside them. JSON and safetensors only, never pickle. The
+manifest holds the hashes of the others, so that a damaged folder is noticed before anything of it
+is used.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,9 @@ from cgclora.shapes import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
+ROUTER_FILE = "router.safetensors"
+"""The one file that a folder may lack; the manifest lists it where it is there."""
+
 MANIFEST_FORMAT = 1
 
 
@@ -35,6 +40,8 @@ def write(
     config: AdapterConfig,
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
+    *,
+    router: bytes | None = None,
 ) -> dict[str, Any]:
     """Write config, weights and manifest as a folder that appears whole or not at all.
 
@@ -43,6 +50,7 @@ def write(
         config: What the adapter is.
         tensors: Its weights by name.
         facts: The manifest, but for its format and the files' hashes.
+        router: The router's file, if there is one.
 
     Returns:
         The manifest.
@@ -51,23 +59,18 @@ def write(
         AdapterError: The folder is there and holds something else.
     """
     folder = Path(folder)
-    ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
+    ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, ROUTER_FILE}
     if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
         raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
     with files.replace_folder(folder) as new:
         files.write_json(new / CONFIG_FILE, config.to_dict())
         save_file(dict(tensors), new / WEIGHTS_FILE)
-        manifest = {
-            "format": MANIFEST_FORMAT,
-            **facts,
-            "files": {
-                name: {
-                    "bytes": (new / name).stat().st_size,
-                    "sha256": files.sha256_file(new / name),
-                }
-                for name in (CONFIG_FILE, WEIGHTS_FILE)
-            },
-        }
+        names = [CONFIG_FILE, WEIGHTS_FILE]
+        if router is not None:
+            (new / ROUTER_FILE).write_bytes(router)
+            names.append(ROUTER_FILE)
+        hashes = {name: _size_and_hash(new / name) for name in names}
+        manifest = {"format": MANIFEST_FORMAT, **facts, "files": hashes}
         files.write_json(new / MANIFEST_FILE, manifest)
     return manifest
 
@@ -91,7 +94,9 @@ def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
                 "update cgclora."
             )
         manifest["backbone"]["fingerprint"][:12]
-        listed = {name: manifest["files"][name]["sha256"] for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        names = [CONFIG_FILE, WEIGHTS_FILE]
+        names += [ROUTER_FILE] if ROUTER_FILE in manifest["files"] else []
+        listed = {name: manifest["files"][name]["sha256"] for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
     for name, sha256 in listed.items():
@@ -116,6 +121,36 @@ def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
     if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
         raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
     files.write_json(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
+
+
+def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a router's file into the folder of a saved adapter, in the place of an older one.
+
+    Args:
+        folder: The adapter's.
+        router: The file's bytes.
+        facts: Stand in the manifest as `router`, in the place of those of an older one.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        AdapterError: As `read_manifest`.
+    """
+    folder = Path(folder)
+    manifest, _ = read_manifest(folder)
+    with files.replace_folder(folder) as new:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copy2(folder / name, new / name)
+        (new / ROUTER_FILE).write_bytes(router)
+        hashes = {**manifest["files"], ROUTER_FILE: _size_and_hash(new / ROUTER_FILE)}
+        manifest = {**manifest, "files": hashes, "router": dict(facts)}
+        files.write_json(new / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def _size_and_hash(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
 
 
 def read_gates(folder: str | Path) -> Tensor:

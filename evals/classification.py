@@ -12,7 +12,6 @@ The table that stands in an adapter's manifest. Each method answers the same tes
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.data import DataError, Record, data_hash
 from cgclora.decoding import Request, generate
+from cgclora.intervals import wilson_interval
 from evals.tasks import TASKS, Task, get_task, is_correct
 
 METHODS = ("adapter", "backbone", "backbone, labels")
@@ -112,18 +112,3 @@ def _count_right(
         is_correct(task, answer.text, record.target, record.choices)
         for answer, record in zip(answers, records, strict=True)
     )
-
-
-def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927), which stays in [0, 1] for few records.
-
-    Raises:
-        ValueError: `total` is not positive, or `right` is not among 0 ... `total`.
-    """
-    if total < 1 or not 0 <= right <= total:
-        raise ValueError(f"{right} of {total} is not a proportion")
-    share = right / total
-    centre = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return (centre - half) / scale, (centre + half) / scale

@@ -12,7 +12,6 @@ text without Chinese characters says nothing. `evals.detection_fit` makes the fi
 from __future__ import annotations
 
 import json
-import re
 import string
 import unicodedata
 from collections.abc import Sequence
@@ -25,6 +24,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from cgclora.text_features import (
+    BUCKETS,
+    FloatArray,
+    code_points,
+    features,
+    is_han,
+    normalised,
+)
 from evals.tasks import CHOICES, Task, get_task
 from evals.tasks.parsing import SEPARATOR
 
@@ -34,16 +41,8 @@ FORMAT = 1
 FILE = Path(__file__).parents[1] / "assets" / "detection.safetensors"
 """The shipped detector."""
 
-BUCKETS = 1 << 13
-"""Hash buckets of the features."""
-
-_HEAD, _TAIL = 1200, 400  # characters of a long text that are looked at: instructions stand there
-_EVIDENCE = 20.0  # keeps a text of a few characters near the bias
 _ENOUGH_HAN = 0.3  # share of Chinese among a text's letters from which on it is trusted in full
 _LAST = "答："
-
-FloatArray = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.uint32]
 
 
 class DetectionError(ValueError):
@@ -140,8 +139,10 @@ class Detector:
 
     def _trust(self, text: str) -> float:
         """In [0, 1]: whether the text is Chinese, as the tasks are, and more than a character."""
-        characters = _normal(_cut(text.strip()))
-        letters = _codes("".join(c for c in characters if unicodedata.category(c)[0] not in "PZC"))
+        characters = normalised(text.strip())
+        letters = code_points(
+            "".join(c for c in characters if unicodedata.category(c)[0] not in "PZC")
+        )
         if not letters.size:
             return 0.0
         chinese = self._known[np.minimum(letters, 65535)] & is_han(letters)
@@ -173,53 +174,6 @@ def load_detector(path: str | Path = FILE) -> Detector:
             f"cannot read the detector {path} ({error}): get the file whole, or fit it anew with "
             "python -m evals detection fit"
         ) from error
-
-
-# Features ---------------------------------------------------------------------------------
-
-
-def features(text: str) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """The hash buckets that a text falls into, each once, and how much: a unit vector at most.
-
-    Characters and pairs of characters, also those at the ends, and the text's size. Widths are
-    folded, letters lowered, and all digits alike.
-    """
-    text = text.strip()
-    codes = _codes(f"\n{_normal(_cut(text))}\n")
-    single = _mix(codes + np.uint32(1))
-    double = _mix(single[:-1] ^ codes[1:])
-    sizes = (len(text), text.count("\n"), text.count("\n\n"))
-    shape = np.array(
-        [0x1000000 * (kind + 1) + int(2 * np.log2(1 + size)) for kind, size in enumerate(sizes)],
-        dtype=np.uint32,
-    )
-    hashes = np.concatenate([_mix(single[1:-1] + np.uint32(7)), double, _mix(_mix(shape))])
-    buckets, counts = np.unique(hashes % np.uint32(BUCKETS), return_counts=True)
-    values = 1 + np.log(counts)
-    return buckets.astype(np.int64), values / np.sqrt((values * values).sum() + _EVIDENCE)
-
-
-def is_han(codes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which code points are Chinese characters of the basic block."""
-    han: npt.NDArray[np.bool_] = (codes >= 0x4E00) & (codes <= 0x9FFF)
-    return han
-
-
-def _normal(text: str) -> str:
-    return re.sub(r"\d", "0", unicodedata.normalize("NFKC", text).lower())
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _HEAD + _TAIL else text[:_HEAD] + text[-_TAIL:]
-
-
-def _codes(text: str) -> Codes:
-    return np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4").astype(np.uint32)
-
-
-def _mix(hashes: Codes) -> Codes:
-    hashes = hashes * np.uint32(2654435761)  # wraps, as it shall
-    return hashes ^ (hashes >> np.uint32(15))
 
 
 # Fields -----------------------------------------------------------------------------------

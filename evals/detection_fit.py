@@ -28,10 +28,11 @@ from safetensors.numpy import save
 
 from cgclora import files, provenance
 from cgclora.data import Record
+from cgclora.intervals import wilson_interval
+from cgclora.text_features import BUCKETS, FloatArray, IntArray, features, is_han
 from evals import data
-from evals.classification import wilson_interval
 from evals.data import Dataset
-from evals.detection import BUCKETS, FORMAT, Detector, FloatArray, features, is_han, load_detector
+from evals.detection import FORMAT, Detector, load_detector
 from evals.tasks import CHOICES, TASKS
 from evals.tasks.parsing import SEPARATOR
 
@@ -48,8 +49,6 @@ _TEMPERATURES = np.geomspace(0.25, 4, 65)
 _BINS = 10
 _COMMON = 5  # prompts that a character must stand in to be known
 _FORMS = ("whole", "raw", "both")
-
-IntArray = npt.NDArray[np.int64]
 
 
 # Forms of a record ------------------------------------------------------------------------

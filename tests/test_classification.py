@@ -13,10 +13,11 @@ from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.data import DataError, Record
 from cgclora.decoding import Answer
+from cgclora.intervals import wilson_interval
 from cgclora.storage import read_manifest
 from evals import classification
 from evals.__main__ import main
-from evals.classification import compare, wilson_interval
+from evals.classification import compare
 from tests.tiny import make_backbone, save_backbone
 
 TASKS = ("SentimentAnalyze", "KUAKE-QIC", "NER", "a task of somebody's own")

@@ -15,6 +15,7 @@ from cgclora.data import encode_prompts
 from cgclora.decoding import Batch, Request, generate, stream
 from cgclora.folded import FoldedWeights, folded_bytes
 from cgclora.layer import ExpertLinear
+from cgclora.router import TaskRouter
 from cgclora.storage import AdapterError
 from tests.reference import Operations, scatter
 from tests.tiny import ARCHITECTURES, make_backbone
@@ -241,6 +242,41 @@ def test_clusters_that_do_not_fit_are_refused(folders, tmp_path):
         clusters.find("c", "other")
     assert tuple(clusters.adapters) == tuple(folders)
     assert clusters.find("c") == "large"
+
+
+def test_a_prompt_without_a_task_finds_it_in_the_cluster_that_has_it(folders):
+    backbone = make_backbone()
+    clusters = Clusters(backbone)
+    with pytest.raises(ConfigError, match="router fit"):
+        clusters.choose("今天天气很好")
+    kinds = {
+        "a": "请把下面的句子译成英文：",
+        "b": "请写一首关于秋天的诗：",
+        "c": "选出情感：",
+        "d": "对联：",
+    }
+    things = [
+        "今天天气很好",
+        "头痛发热",
+        "山高水长",
+        "明月几时有",
+        "我们去公园散步",
+        "春风又绿江南岸",
+    ]
+    for name in ("small", "large"):
+        tasks = CONFIGS[name].tasks
+        own = {t: [kinds.get(t, "报告：") + thing for thing in things] for t in tasks}
+        TaskRouter.fit(own).save(folders[name])
+        clusters.add(name, folders[name])
+    assert (clusters.choose(kinds["b"] + "落叶").cluster, clusters.choose(kinds["b"]).task) == (
+        "small",
+        "b",
+    )
+    assert clusters.choose(kinds["d"] + "落叶").cluster == "large"
+    clusters.remove("large")
+    assert clusters.choose(kinds["a"] + "落叶").task == "a"
+    with pytest.raises(ConfigError, match="name a task"):
+        clusters.choose("What is the capital of France?")
 
 
 # Folded weights ---------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 
 from cgclora.data import Record
 from cgclora.files import sha256_file
+from cgclora.text_features import features
 from evals import detection_fit
 from evals.detection import (
     FILE,
     DetectionError,
     Detector,
-    features,
     load_detector,
     split_fields,
 )
