@@ -1,11 +1,18 @@
-"""The frame of a command line: one parser, a command each with its text and exit codes."""
+"""The frame of a command line: one parser, a command each with its text and exit codes.
+
+And what several commands share: which backbone, and loading it.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cgclora.exit_codes import EXIT_CODES
+
+if TYPE_CHECKING:
+    from cgclora.backbone import Backbone
 
 AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """Name, help text and what to run to the command's own parser."""
@@ -43,3 +50,20 @@ def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, 
         return added
 
     return parser, add
+
+
+def backbone_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which backbone to load, and where to."""
+    parser.add_argument(
+        "--backbone", help="local folder or hub id; without it, the embedded Gemma 3 270M"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
+    parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
+
+
+def load(options: argparse.Namespace) -> Backbone:
+    """The backbone that the options name."""
+    from cgclora.backbone import EMBEDDED, load_backbone
+
+    source = options.backbone or EMBEDDED
+    return load_backbone(source, device=options.device, dtype=options.dtype)

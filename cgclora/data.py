@@ -208,6 +208,7 @@ def encode(
     *,
     separator: str,
     max_length: int,
+    needed: Sequence[str] | None = None,
 ) -> tuple[list[Encoded], Counter[str]]:
     """Token ids of records that fit, and how many a task were too long.
 
@@ -220,9 +221,10 @@ def encode(
         tasks: Task names in the order of their ids.
         separator: Text between prompt and target.
         max_length: Most tokens of prompt and target together.
+        needed: Tasks that must have a record, and that alone may have some; None for all.
 
     Raises:
-        DataError: A record's task is not among `tasks`, a task has no record that fits, or the
+        DataError: A record's task is not among them, one of them has no record that fits, or the
             tokenizer has no token to end a target with.
     """
     if tokenizer.eos_token_id is None:
@@ -230,9 +232,10 @@ def encode(
             "the backbone's tokenizer has no end token, so no target could end: "
             "name its `eos_token` in tokenizer_config.json."
         )
-    ids = {task: index for index, task in enumerate(tasks)}
+    ids = {task: index for index, task in enumerate(tasks) if needed is None or task in needed}
     if unknown := sorted({record.task for record in records} - ids.keys()):
-        raise DataError(f"the data has tasks that the adapter does not know: {unknown}.")
+        where = "the adapter does not know" if needed is None else "are not to be trained here"
+        raise DataError(f"the data has tasks that {where}: {unknown}.")
     encoded, too_long = [], Counter[str]()
     prompts = encode_prompts([record.prompt for record in records], tokenizer, separator)
     targets = tokenizer([record.target for record in records] or [""], add_special_tokens=False)[

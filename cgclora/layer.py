@@ -98,6 +98,14 @@ def _some(table: Tensor, rows: Tensor | None, dim: int) -> Tensor:
     return table if rows is None else table.index_select(dim, rows)
 
 
+def initial_A(  # noqa: N802 - the matrix of the formula
+    ranks: int, inner: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """A as it starts, [ranks, in]: uniform as in LoRA's code."""
+    A = torch.empty(ranks, inner)
+    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if ranks else A
+
+
 @dataclass(frozen=True)
 class Part:
     """What an expert layer does for a batch: it adds (A x * weights) B to its output.
@@ -239,9 +247,7 @@ class ExpertLinear(nn.Module):
         """
         inner, outer = self.base_layer.in_features, self.base_layer.out_features
         device = self.base_layer.weight.device
-        A = torch.empty(config.total_rank, inner, device=device)
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-        self.expert_A[name] = nn.Parameter(A)
+        self.expert_A[name] = nn.Parameter(initial_A(config.total_rank, inner).to(device))
         self.expert_B[name] = nn.Parameter(torch.zeros(outer, config.total_rank, device=device))
         self.dropout[name] = config.dropout
         self.gate_row[name] = gate_row

@@ -1,0 +1,257 @@
+"""Tasks come and go; what the others compute stays the same, bit for bit."""
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgclora import storage
+from cgclora.__main__ import main
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone, load_backbone
+from cgclora.config import AdapterConfig, ConfigError
+from cgclora.data import DataError, Record, encode_prompts
+from cgclora.decoding import Batch, Request
+from cgclora.growing import add_experts, add_tasks, drop_tasks, grown, shrunk, take_experts
+from cgclora.run_folder import TrainingStopped
+from cgclora.settings import TrainingSettings
+from cgclora.storage import AdapterError
+from tests.reference import METHODS, TASKS, scatter
+from tests.tiny import ARCHITECTURES, make_backbone, save_backbone
+
+GROWABLE = {
+    name: config for name, config in METHODS.items() if config.specific or config.gate == "task"
+}
+PROMPT = "今天天气很好，我们去公园散步。"
+RECORDS = [
+    Record(f"{i}", "new", f"The cat sat on mat {i}?", ("yes", "no")[i % 2]) for i in range(12)
+]
+SETTINGS = TrainingSettings(epochs=2, batch_size=4, learning_rate=0.05, evaluations=2)
+
+
+def saved(folder: Path, config: AdapterConfig, architecture: str = "qwen2") -> Path:
+    adapter = scatter(Adapter.attach(make_backbone(architecture), config))
+    adapter.save(
+        folder,
+        facts={
+            "licence": "research only",
+            "method": "cgc-lora",
+            "classification": {"data": "x", "tasks": {task: {"records": 2} for task in TASKS}},
+        },
+    )
+    return folder
+
+
+def add(folder: Path, run: Path, backbone: Backbone | None = None, **changes: object) -> Path:
+    backbone = backbone or make_backbone()
+    arguments = {"settings": SETTINGS, "train_records": RECORDS, "dev_records": RECORDS[:4]}
+    add_tasks(
+        folder,
+        ["new"],
+        backbone,
+        backbone.tokenizer,
+        run_folder=run,
+        progress=lambda facts: None,
+        **{**arguments, **changes},  # type: ignore[arg-type]
+    )
+    return run / "adapter"
+
+
+def answers(folder: Path, dtype: torch.dtype, architecture: str = "qwen2") -> list[Tensor]:
+    """Logits after a prompt for each of the first tasks, by themselves and together."""
+    backbone = make_backbone(architecture)
+    backbone.model.to(dtype)
+    adapter = Adapter.load(folder, backbone).for_inference()
+    batches = [*([task] for task in TASKS if task in adapter.config.tasks), list(TASKS[:2])]
+    found = []
+    for tasks in batches:
+        prompts = encode_prompts([PROMPT] * len(tasks), backbone.tokenizer, "\n")
+        batch = Batch(backbone, adapter, [Request(task, PROMPT) for task in tasks], prompts)
+        found += [batch.prefill(), batch.step([5] * len(tasks))]
+    return found
+
+
+# Adding -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", GROWABLE.values(), ids=GROWABLE)
+def test_an_added_task_learns_and_all_others_stay_bit_for_bit(config, tmp_path):
+    parent = saved(tmp_path / "parent", config)
+    child = add(parent, tmp_path / "run")
+    before, after = storage.read_tensors(parent), storage.read_tensors(child)
+    new = storage.read_manifest(child)[1]
+    assert new.tasks == (*TASKS, "new")
+    assert new.scale == config.scale
+    old = take_experts(after, new, TASKS)
+    assert old.keys() == before.keys()
+    for name, tensor in before.items():
+        assert torch.equal(old[name], tensor), name
+    fresh = add_experts(before, config, 1, SETTINGS.seed)
+    changed = [name for name, tensor in after.items() if not torch.equal(tensor, fresh[name])]
+    assert changed  # it did train
+    gates = [
+        storage.read_gates(folder)[:, : len(TASKS), : config.num_experts]
+        for folder in (parent, child)
+    ]
+    assert torch.equal(*gates)
+    for dtype in (torch.float32, torch.bfloat16):
+        for one, other in zip(answers(parent, dtype), answers(child, dtype), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_other_tasks_answer_the_same_on_every_architecture(architecture, tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"], architecture)
+    child = add(parent, tmp_path / "run", make_backbone(architecture))
+    for dtype in (torch.float32, torch.bfloat16):
+        pairs = zip(
+            answers(parent, dtype, architecture), answers(child, dtype, architecture), strict=True
+        )
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_new_task_s_loss_falls(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    longer = replace(SETTINGS, epochs=10, evaluations=5)
+    child = add(parent, tmp_path / "run", settings=longer)
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    losses = [facts["dev_loss"] for line in log if "dev_loss" in (facts := json.loads(line))]
+    assert storage.read_manifest(child)[0]["training"]["best_dev_loss"] == min(losses)
+    assert min(losses) < 0.7 * losses[0]
+
+
+def test_the_new_task_starts_with_the_mean_mix_of_the_others():
+    config = METHODS["CGC-LoRA"]
+    adapter = scatter(Adapter.attach(make_backbone(), config))
+    more = add_experts(adapter.state_dict(), config, 2, seed=0)
+    child = Adapter.attach(make_backbone(), grown(config, ["new", "newer"]))
+    child.load_state_dict(more)
+    embedding, projection = more["gate.embedding"], more["gate.projection"]
+    torch.testing.assert_close(embedding[3], embedding[:3].mean(0))
+    own = projection[:, 3:9].view(-1, 3, 2, 5)
+    torch.testing.assert_close(projection[:, 9:11], own.mean(1))
+    gates = child.gates()
+    torch.testing.assert_close(gates[:, 3, :3], gates[:, 4, :3])
+    assert not gates[:, 3, 3:9].any()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_adapter(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    whole = storage.read_tensors(add(parent, tmp_path / "whole"))
+    asked = iter([False, False, True])
+    with pytest.raises(TrainingStopped):
+        add(parent, tmp_path / "cut", stop=lambda: next(asked))
+    resumed = storage.read_tensors(add(parent, tmp_path / "cut"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_the_manifest_says_where_an_added_task_comes_from(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    child = add(parent, tmp_path / "run", facts={"note": "x"})
+    manifest, _ = storage.read_manifest(child)
+    before, _ = storage.read_manifest(parent)
+    assert manifest["origin"]["sha256"] == before["files"]["adapter.safetensors"]["sha256"]
+    assert manifest["origin"]["added"] == ["new"]
+    assert manifest["training"]["only"] == ["new"]
+    assert (manifest["licence"], manifest["note"]) == ("research only", "x")
+    assert set(manifest["classification"]["tasks"]) == set(TASKS)
+
+
+def test_what_cannot_be_added_is_refused(tmp_path):
+    config = METHODS["CGC-LoRA"]
+    for names, match in ((["mood"], "knows \\['mood'\\] already"), ([], "at least one task")):
+        with pytest.raises(ConfigError, match=match):
+            grown(config, names)
+    with pytest.raises(ConfigError, match="nothing of a new task's own"):
+        grown(METHODS["LoRA"], ["new"])
+    parent = saved(tmp_path / "parent", config)
+    with pytest.raises(ConfigError, match="weight_decay"):
+        add(parent, tmp_path / "a", settings=replace(SETTINGS, weight_decay=0.1))
+    with pytest.raises(DataError, match="mood"):
+        add(parent, tmp_path / "b", train_records=[*RECORDS, replace(RECORDS[0], task="mood")])
+    with pytest.raises(AdapterError, match="load that one"):
+        add(parent, tmp_path / "c", make_backbone(seed=1))
+
+
+def test_training_that_reaches_other_tasks_is_not_saved(tmp_path, monkeypatch):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    monkeypatch.setattr("cgclora.growing._only_of", lambda *_: contextlib.nullcontext())
+    with pytest.raises(AdapterError, match="changed while new ones were trained"):
+        add(parent, tmp_path / "run")
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+# Dropping ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
+def test_dropping_leaves_the_others_bit_for_bit(config, tmp_path):
+    parent = saved(tmp_path / "parent", config)
+    manifest = drop_tasks(parent, ["mood"], tmp_path / "child")
+    child = storage.read_manifest(tmp_path / "child")[1]
+    assert child.tasks == ("names", "summary")
+    assert child.scale == config.scale
+    assert manifest["origin"]["dropped"] == ["mood"]
+    assert set(manifest["classification"]["tasks"]) == {"names", "summary"}
+    found = []
+    for folder in (parent, tmp_path / "child"):
+        backbone = make_backbone()
+        adapter = Adapter.load(folder, backbone).for_inference()
+        prompts = encode_prompts([PROMPT] * 2, backbone.tokenizer, "\n")
+        rows = [Request(task, PROMPT) for task in child.tasks]
+        found.append(Batch(backbone, adapter, rows, prompts).prefill())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("config", GROWABLE.values(), ids=GROWABLE)
+def test_dropping_what_was_added_gives_back_the_parent(config, tmp_path):
+    parent = saved(tmp_path / "parent", config)
+    child = add(parent, tmp_path / "run")
+    drop_tasks(child, ["new"], tmp_path / "again")
+    before, after = storage.read_tensors(parent), storage.read_tensors(tmp_path / "again")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert storage.read_manifest(tmp_path / "again")[1] == config
+
+
+def test_what_cannot_be_dropped_is_refused():
+    config = METHODS["CGC-LoRA"]
+    with pytest.raises(ConfigError, match="unknown task 'x'"):
+        shrunk(config, ["x"])
+    with pytest.raises(ConfigError, match="at least one task"):
+        shrunk(config, [])
+    with pytest.raises(ConfigError, match="needs a task"):
+        shrunk(config, TASKS)
+
+
+# Command line -----------------------------------------------------------------------------
+
+
+def test_the_commands_add_a_task_and_drop_it_again(tmp_path, capsys):
+    backbone = save_backbone(tmp_path / "backbone")
+    loaded = load_backbone(backbone, device="cpu", dtype="float32")
+    adapter = scatter(Adapter.attach(loaded, METHODS["CGC-LoRA"]))
+    adapter.save(tmp_path / "parent")
+    data = tmp_path / "new.jsonl"
+    lines = [{"task": "new", "input": r.prompt, "target": r.target} for r in RECORDS]
+    lines.append({"task": "other", "input": "x", "target": "y"})
+    data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    command = ["add-task", "--adapter", str(tmp_path / "parent"), "--data", str(data)]
+    command += ["--dev", str(data), "--run", str(tmp_path / "run"), "--task", "new", "--json"]
+    command += ["--backbone", str(backbone), "--device", "cpu", "--dtype", "float32"]
+    assert main([*command, "--weight-decay", "0.1"]) == 2
+    assert "weight_decay" in capsys.readouterr().err
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == [*TASKS, "new"]
+    drop = ["drop-task", "--adapter", str(tmp_path / "run" / "adapter"), "--out"]
+    assert main([*drop, str(tmp_path / "again"), "--task", "new"]) == 0
+    assert "3 tasks left" in capsys.readouterr().out
+    before = storage.read_tensors(tmp_path / "parent")
+    after = storage.read_tensors(tmp_path / "again")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert main([*drop, str(tmp_path / "x"), "--task", "y"]) == 2
+    assert "unknown task 'y'" in capsys.readouterr().err
