@@ -1,0 +1,66 @@
+"""What all tasks of an adapter share, as one vector: gradients by it, and steps along them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cgclora.adapter import Adapter
+from cgclora.config import ConfigError
+from cgclora.layer import ExpertLinear
+
+
+class SharedParameters:
+    """The parameters of an adapter that all its tasks share, as one vector of P values.
+
+    Args:
+        adapter: Of these its common experts.
+
+    Raises:
+        ConfigError: It has no common expert.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        ranks = adapter.config.common * adapter.config.expert_rank
+        if not ranks:
+            raise ConfigError(
+                "affinity is measured on parameters that all tasks share: give the adapter "
+                "common experts."
+            )
+        self._tables = []
+        for layer in adapter.layers.values():
+            for dim, name in enumerate(ExpertLinear.adapter_parameter_names):
+                self._tables.append((getattr(layer, name)[adapter.name], dim, ranks))
+
+    def _vector(self, values: Sequence[Tensor]) -> Tensor:
+        parts = [
+            value.narrow(dim, 0, ranks).flatten()
+            for value, (_, dim, ranks) in zip(values, self._tables, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def values(self) -> Tensor:
+        """A copy of them, [P]."""
+        return self._vector([parameter.detach() for parameter, _, _ in self._tables])
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """The gradient of a loss by them, [P]."""
+        return self._vector(torch.autograd.grad(loss, [table[0] for table in self._tables]))
+
+    def preconditioner(self, optimizer: torch.optim.Adam) -> Tensor:
+        """1 / (sqrt(v) + epsilon) with Adam's bias-corrected second moment v of them, [P]."""
+        moments = [optimizer.state[parameter] for parameter, _, _ in self._tables]
+        (_, beta), epsilon = optimizer.defaults["betas"], optimizer.defaults["eps"]
+        corrected = [m["exp_avg_sq"] / (1 - beta ** float(m["step"])) for m in moments]
+        return self._vector(corrected).sqrt_().add_(epsilon).reciprocal_()
+
+    @torch.no_grad()
+    def write(self, vector: Tensor) -> None:
+        """Set them."""
+        start = 0
+        for parameter, dim, ranks in self._tables:
+            target = parameter.narrow(dim, 0, ranks)
+            target.copy_(vector[start : start + target.numel()].view(target.shape))
+            start += target.numel()
