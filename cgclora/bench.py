@@ -9,7 +9,6 @@ share one set of frozen weights and the same batch.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import operator
@@ -19,48 +18,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from cgclora import provenance
+from cgclora import bench_clusters, provenance
 from cgclora.adapter import Adapter, linear_paths
 from cgclora.backbone import EMBEDDED, Backbone
+from cgclora.bench_parts import PROMPT, Bar, Part, decode, twin
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import encode_prompts
-from cgclora.decoding import Batch, Request
 from cgclora.loss import TargetLoss
 
 TASKS = tuple(f"task {number}" for number in range(16))
 TARGETS = 16
-NEW_TOKENS = 24
-PROMPT = "判断下面两句话的意思是否相同：\n“今天天气怎么样”，“今天会下雨吗”\n选项：是的，不是\n答："
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What a method of a part has to reach.
-
-    Attributes:
-        of: The method measured.
-        least: The least allowed value of the reference's time over the method's.
-        against: The method that is the reference, or a number of seconds.
-    """
-
-    of: str
-    least: float
-    against: str | float
-
-
-@dataclass(frozen=True)
-class Part:
-    """Methods to time against one another, and the bars on their ratios."""
-
-    methods: Mapping[str, Callable[[], None]]
-    bars: Sequence[Bar]
 
 
 def run(
@@ -154,9 +126,9 @@ def _training(backbone: Backbone) -> Iterator[Part]:
     lora = LoraConfig(
         r=config.total_rank, lora_alpha=16, target_modules=linear_paths(backbone.model)
     )
-    tuned: Any = get_peft_model(_twin(backbone.model), lora)
+    tuned: Any = get_peft_model(twin(backbone.model), lora)
     with tempfile.TemporaryDirectory() as folder:
-        plain = get_peft_model(_twin(backbone.model), lora)
+        plain = get_peft_model(twin(backbone.model), lora)
         yield Part(
             {
                 "cgclora, fused experts": _ours(backbone, config, batch),
@@ -182,7 +154,7 @@ def _loop(backbone: Backbone) -> Iterator[Part]:
     methods = {}
     for label, dropout in (("", 0.1), (", no dropout", 0.0)):
         config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2, dropout=dropout)
-        loop = _with_loop(_twin(backbone.model), config)
+        loop = _with_loop(twin(backbone.model), config)
         methods[f"20 fused experts{label}"] = _ours(backbone, config, batch)
         methods[f"loop over 20 experts{label}"] = _step(TargetLoss(loop), batch)
     yield Part(methods, [Bar("20 fused experts", 5, "loop over 20 experts")])
@@ -218,16 +190,10 @@ def _training_batch(backbone: Backbone, rows: int = 8, tokens: int = 128) -> dic
     return {name: tensor.to(backbone.model.device) for name, tensor in batch.items()}
 
 
-def _twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules that shares the frozen weights, so that copies cost no memory."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
-
-
 def _ours(
     backbone: Backbone, config: AdapterConfig, batch: Mapping[str, Tensor]
 ) -> Callable[[], None]:
-    adapter = Adapter.attach(_twin(backbone.model), config)
+    adapter = Adapter.attach(twin(backbone.model), config)
     tasks = torch.arange(len(batch["input_ids"])) % len(TASKS)
     return _step(TargetLoss(adapter.model), batch, functools.partial(adapter.route, tasks))
 
@@ -309,33 +275,22 @@ def _with_loop(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel
 def _decoding(backbone: Backbone) -> Iterator[Part]:
     """A folded task against the bare backbone, 1 row; mixed tasks unfolded against it, 16 rows."""
     config = AdapterConfig(TASKS)
-    folded, mixed = (dataclasses.replace(backbone, model=_twin(backbone.model)) for _ in range(2))
+    folded, mixed = (dataclasses.replace(backbone, model=twin(backbone.model)) for _ in range(2))
     Adapter.attach(folded, config).fold(TASKS[0])
     adapter = Adapter.attach(mixed, config).for_inference()
     tasks = [TASKS[row % len(TASKS)] for row in range(16)]
     yield Part(
         {
-            "bare, 1 row": lambda: _decode(backbone, [None]),
-            "folded, 1 row": lambda: _decode(folded, [None]),
-            "bare, 16 rows": lambda: _decode(backbone, [None] * 16),
-            "mixed tasks, 16 rows": lambda: _decode(mixed, tasks, adapter),
+            "bare, 1 row": lambda: decode(backbone, [None]),
+            "folded, 1 row": lambda: decode(folded, [None]),
+            "bare, 16 rows": lambda: decode(backbone, [None] * 16),
+            "mixed tasks, 16 rows": lambda: decode(mixed, tasks, adapter),
         },
         [
             Bar("folded, 1 row", 0.98, "bare, 1 row"),
             Bar("mixed tasks, 16 rows", 1 / 1.15, "bare, 16 rows"),
         ],
     )
-
-
-def _decode(
-    backbone: Backbone, tasks: Sequence[str | None], adapter: Adapter | None = None
-) -> None:
-    """Greedy decoding of exactly `NEW_TOKENS` tokens a row."""
-    prompts = encode_prompts([PROMPT] * len(tasks), backbone.tokenizer, "\n")
-    batch = Batch(backbone, adapter, [Request(task, PROMPT) for task in tasks], prompts)
-    logits = batch.prefill()
-    for _ in range(NEW_TOKENS - 1):
-        logits = batch.step(logits.argmax(-1).tolist())
 
 
 # Start ------------------------------------------------------------------------------------
@@ -361,6 +316,7 @@ def _start(backbone: Backbone) -> Iterator[Part]:
 # pieces and every large allocation slower.
 PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]]] = {
     "decoding": _decoding,
+    "clusters": bench_clusters.clusters,
     "training": _training,
     "loop": _loop,
     "experts": _experts,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
@@ -134,7 +134,11 @@ class Piece:
 
 
 def stream(
-    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None = None
+    backbone: Backbone,
+    requests: Sequence[Request],
+    adapter: Experts | None = None,
+    *,
+    left: Callable[[int], bool] = lambda _: False,
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
 
@@ -145,6 +149,8 @@ def stream(
         requests: One or more; their tasks may differ.
         adapter: Whose tasks they name, one or several resident ones; with a task folded in, all
             must be of that task.
+        left: Whether nobody waits for a request any more, asked by its place before each token: its
+            answer ends there, without a last piece.
 
     Raises:
         ConfigError: The adapter does not know a task.
@@ -178,7 +184,9 @@ def stream(
                 yield Piece(row.index, text, row.answer(time.monotonic() - started))
             elif text:
                 yield Piece(row.index, text)
-        alive = [place for place, row in enumerate(rows) if row.finish is None]
+        alive = [
+            place for place, row in enumerate(rows) if row.finish is None and not left(row.index)
+        ]
         if not alive:
             return
         # Dropping rows copies the cache, so it waits until it pays.

@@ -28,7 +28,7 @@ import torch
 from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
-from cgclora.bench import NEW_TOKENS, PROMPT
+from cgclora.bench_parts import NEW_TOKENS, PROMPT
 from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig
 from cgclora.data import encode_prompts

@@ -25,6 +25,7 @@ PREDICT = """Answer every record of a data file, with adapters, the bare backbon
   python -m evals predict --adapter assets/adapters/medical --data test.jsonl --run runs/medical
   python -m evals predict --method Backbone --data test.jsonl --run runs/backbone
   python -m evals predict --server http://127.0.0.1:8000/v1 --model '*=medical' ...
+  python -m evals predict --server http://127.0.0.1:8000/v1 --models bundle/models.json ...
 
 Several --adapter share the tasks out; a task that none of them knows is left out, or with no
 --adapter at all answered by the bare backbone. Without --data the folder in CGCLORA_DATA is read.
@@ -169,7 +170,10 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK=NAME",
-        help="the server's model for a task; '*' stands for all others (repeat)",
+        help="the server's model for a task; '*' stands for all others, {task} for each (repeat)",
+    )
+    parser.add_argument(
+        "--models", type=Path, help="models.json of `python -m cgclora export --format vllm`"
     )
     parser.add_argument("--method", help="name on the leaderboard (default: the adapter's method)")
     parser.add_argument("--label", default="", help="what tells this run from others of its method")
@@ -253,6 +257,21 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
     )
 
 
+def _bundle(path: Path) -> tuple[dict[str, str], str]:
+    """An exported bundle's model name for each task, and its separator.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
+    from cgclora.config import ConfigError
+
+    try:
+        bundle = json.loads(path.read_text(encoding="utf-8"))
+        return dict(bundle["models"]), str(bundle["separator"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no models.json of an exported bundle: {error!r}.") from error
+
+
 def _wanted(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
     """The tasks to answer: those that are named, else all that somebody knows."""
     from cgclora.data import DataError
@@ -273,10 +292,16 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
     from evals.engines import KEY_VARIABLE, LocalEngine, ServerEngine
 
     if options.server:
-        if options.adapter or not options.model or not options.method:
-            raise ConfigError("--server needs --model and --method, and takes no --adapter.")
-        server = ServerEngine(options.server, dict(options.model), key=os.environ.get(KEY_VARIABLE))
-        return server, None, options.method, None
+        if options.adapter or not (options.model or options.models) or not options.method:
+            raise ConfigError(
+                "--server needs --model or --models, and --method, and takes no --adapter."
+            )
+        models, separator = _bundle(options.models) if options.models else ({}, "\n")
+        models |= dict(options.model)
+        key = os.environ.get(KEY_VARIABLE)
+        server = ServerEngine(options.server, models, separator=separator, key=key)
+        known = set(models) if options.models and "*" not in models else None
+        return server, known, options.method, None
 
     from cgclora.adapter import Adapter
     from evals.methods import spelled

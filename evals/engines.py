@@ -92,7 +92,8 @@ class ServerEngine:
 
     Args:
         url: Where it is, such as `http://127.0.0.1:8000/v1`.
-        models: The server's model name for each task; `*` stands for all others.
+        models: The server's model name for each task; `*` stands for all others, and `{task}` in
+            a name for the task, as `python -m cgclora serve` names its models.
         separator: Text between prompt and answer, as the adapters were trained with.
         key: Its API key, if it wants one.
         parallel: Requests under way at once; the server makes batches of them.
@@ -167,7 +168,7 @@ class ServerEngine:
         model = self.models.get(task or "", self.models.get("*"))
         if model is None:
             raise RunError(f"no model name is given for task {task}: add it, or one for '*'.")
-        return model
+        return model.replace("{task}", task or "")
 
     def _post(self, client: httpx.Client, body: Mapping[str, Any]) -> httpx.Response:
         """Asks again where a server hangs up: it may close a kept connection as it is used."""

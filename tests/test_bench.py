@@ -31,6 +31,14 @@ METHODS = {
     },
     "experts": {"4 experts", "64 experts"},
     "decoding": {"bare, 1 row", "folded, 1 row", "bare, 16 rows", "mixed tasks, 16 rows"},
+    "clusters": {
+        "1 cluster, 1 task, 16 rows",
+        "1 cluster, 4 tasks, 16 rows",
+        "1 cluster, 16 tasks, 16 rows",
+        "2 clusters, 16 tasks, 16 rows",
+        "4 clusters, 16 tasks, 16 rows",
+        "8 clusters, 16 tasks, 16 rows",
+    },
 }
 BARS = {
     ("cgclora, fused experts", "PEFT LoRA, same total rank"): 1 / 1.05,
@@ -39,6 +47,8 @@ BARS = {
     ("64 experts", "4 experts"): 1 / 1.1,
     ("folded, 1 row", "bare, 1 row"): 0.98,
     ("mixed tasks, 16 rows", "bare, 16 rows"): 1 / 1.15,
+    ("1 cluster, 16 tasks, 16 rows", "1 cluster, 1 task, 16 rows"): 1 / 1.3,
+    ("8 clusters, 16 tasks, 16 rows", "1 cluster, 16 tasks, 16 rows"): 1 / 1.3,
 }
 
 
@@ -160,7 +170,9 @@ def test_medians_and_bars_are_taken_over_the_repeats(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_part_and_no_repeats_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"\['speed'\].*decoding, training, loop, experts, start"):
+    with pytest.raises(
+        ConfigError, match=r"\['speed'\].*decoding, clusters, training, loop, experts, start"
+    ):
         bench.run(make_backbone(), only=["speed"])
     with pytest.raises(ConfigError, match="repeats"):
         bench.run(make_backbone(), repeats=0)

@@ -285,3 +285,15 @@ def test_the_command_line_sends_the_key_of_the_environment_and_keeps_it_out_of_t
     assert len(read_run(tmp_path / "run").predictions()) == 2
     written = [path.read_bytes() for path in (tmp_path / "run").iterdir()]
     assert not any(b"open-sesame" in content for content in written)
+
+
+def test_the_command_line_asks_for_the_models_of_a_bundle_and_its_tasks_only(tmp_path, server):
+    path = tmp_path / "test.jsonl"
+    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
+    task, name = next(iter(MODELS.items()))
+    models = tmp_path / "models.json"
+    models.write_text(json.dumps({"separator": "\n", "models": {task: name}}), encoding="utf-8")
+    words = ["predict", "--data", str(path), "--run", str(tmp_path / "run"), "--method", "Server"]
+    assert main([*words, "--server", server.url, "--models", str(models)]) == 0
+    run = read_run(tmp_path / "run")
+    assert run.manifest["decoding"]["models"] == {task: name}

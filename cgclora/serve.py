@@ -1,0 +1,254 @@
+"""Requests that arrive at any time, answered in batches of any tasks of any clusters.
+
+Requests that wait are answered together as one batch. While it runs, those that come meanwhile form
+the next one, which another thread answers: both take the backbone's lock token by token, so that a
+short question does not wait for a long answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Condition, Lock, Thread
+from types import TracebackType
+from typing import Self
+
+from cgclora.backbone import Backbone
+from cgclora.cluster import Clusters
+from cgclora.data import encode_prompts
+from cgclora.decoding import DecodingError, Piece, Request, check, stream
+
+_GATHERING = 0.01  # seconds that a batch waits for requests which arrive with its first one
+
+
+class QueueFullError(RuntimeError):
+    """More requests wait than are allowed to: ask again later."""
+
+
+@dataclass
+class Call:
+    """Whoever asked one or more requests.
+
+    Attributes:
+        tell: Called in a worker's thread with each piece, whose `index` is the request's place in
+            the call, or with the error that ended a request.
+        left: Set when nobody waits any more; its requests stop then.
+    """
+
+    tell: Callable[[Piece | Exception], None]
+    left: bool = False
+
+
+@dataclass
+class _Waiting:
+    """A request on its way."""
+
+    request: Request
+    place: int
+    call: Call
+    tokens: int
+    ended: bool = False
+
+    def tell(self, piece: Piece) -> None:
+        self.ended = piece.answer is not None
+        self.call.tell(replace(piece, index=self.place))
+
+    def fail(self, error: Exception) -> None:
+        if not self.ended:
+            self.ended = True
+            self.call.tell(error)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    Attributes:
+        batch_size: Most requests in one batch.
+        batch_tokens: Most prompt tokens in one batch, padding included; a longer prompt goes alone.
+        queue: Most requests that wait.
+        prompt_tokens: Longest prompt.
+        answer_tokens: Longest answer.
+        workers: Batches under way at once.
+    """
+
+    batch_size: int = 16
+    batch_tokens: int = 16384
+    queue: int = 256
+    prompt_tokens: int = 4096
+    answer_tokens: int = 2048
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise DecodingError(f"{name} must be at least 1, got {value}.")
+
+
+@dataclass
+class Served:
+    """What a batcher has done so far.
+
+    Attributes:
+        batches: Batches begun.
+        requests: Requests in them.
+    """
+
+    batches: int = 0
+    requests: int = 0
+
+
+@dataclass
+class Batcher:
+    """Answers requests from a bounded queue, in threads of its own while it is entered.
+
+        with Batcher(backbone, clusters) as batcher:
+            batcher.submit(Call(print), [Request("NER", prompt)])
+
+    Attributes:
+        backbone: Who answers.
+        clusters: Whose tasks the requests name; they may come and go meanwhile.
+        limits: What is taken on.
+        served: What was done so far.
+    """
+
+    backbone: Backbone
+    clusters: Clusters
+    limits: Limits = field(default_factory=Limits)
+    served: Served = field(default_factory=Served)
+
+    def __post_init__(self) -> None:
+        self._queue: deque[_Waiting] = deque()
+        self._changed = Condition()
+        self._tokenizer = Lock()
+        self._closed = False
+        self._threads: list[Thread] = []
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        self._threads = [
+            Thread(target=self._work, name=f"answers-{number}", daemon=True)
+            for number in range(self.limits.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all work; returns when the last pass has ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for waiting in self._queue:
+            waiting.fail(DecodingError("the server ends."))
+
+    def submit(self, call: Call, requests: Sequence[Request]) -> None:
+        """Let requests wait for their answers: all of them or, where one is refused, none.
+
+        Raises:
+            QueueFullError: There is no room for all of them.
+            ConfigError: No cluster knows a request's task.
+            DecodingError: A prompt is empty, or prompt or answer are longer than allowed.
+        """
+        new = [
+            _Waiting(request, place, call, self._check(request))
+            for place, request in enumerate(requests)
+        ]
+        with self._changed:
+            if len(self._queue) + len(new) > self.limits.queue:
+                self._queue = deque(one for one in self._queue if not one.call.left)
+            if self._closed or len(self._queue) + len(new) > self.limits.queue:
+                raise QueueFullError(
+                    f"no room for {len(new)} more requests: {len(self._queue)} wait, "
+                    f"{self.limits.queue} may. Ask again later."
+                )
+            self._queue.extend(new)
+            self._changed.notify()
+
+    def _check(self, request: Request) -> int:
+        """The tokens of its prompt, if it can be answered."""
+        limits = self.limits
+        if request.max_new_tokens > limits.answer_tokens:
+            raise DecodingError(
+                f"an answer of {request.max_new_tokens} tokens is longer than the "
+                f"{limits.answer_tokens} that this server gives."
+            )
+        separator = self.clusters.separator(request)
+        with self._tokenizer:  # which threads may not share
+            (prompt,) = encode_prompts([request.prompt], self.backbone.tokenizer, separator)
+        if len(prompt) > limits.prompt_tokens:
+            raise DecodingError(
+                f"the prompt's {len(prompt)} tokens are more than the {limits.prompt_tokens} that "
+                "this server reads: shorten it."
+            )
+        check(self.backbone, [request], [prompt], self.clusters)
+        return len(prompt)
+
+    # Workers ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while batch := self._next():
+            self._answer(batch)
+
+    def _next(self) -> list[_Waiting]:
+        """Wait for requests and take those that fit into one batch; none when all is over."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if self._closed:
+                    return []
+                alone = len(self._queue) < self.limits.batch_size
+            if alone:
+                time.sleep(_GATHERING)
+            with self._changed:
+                if batch := self._take():
+                    self.served.batches += 1
+                    self.served.requests += len(batch)
+                    if self._queue:
+                        self._changed.notify()
+                    return batch
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        longest = 0
+        while self._queue and len(batch) < self.limits.batch_size:
+            longest = max(longest, self._queue[0].tokens)
+            if batch and longest * (len(batch) + 1) > self.limits.batch_tokens:
+                break
+            waiting = self._queue.popleft()
+            if not waiting.call.left:
+                batch.append(waiting)
+        return batch
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        told = False
+        requests = [waiting.request for waiting in batch]
+        try:
+            for piece in stream(
+                self.backbone,
+                requests,
+                self.clusters,
+                left=lambda place: self._closed or batch[place].call.left,
+            ):
+                told = True
+                batch[piece.index].tell(piece)
+        except Exception as error:  # whatever it is, it ends these requests and not the server
+            if told or len(batch) == 1:
+                for waiting in batch:
+                    waiting.fail(error)
+                return
+            # One of them may be to blame, such as one whose cluster has gone: not all of them.
+            for waiting in batch:
+                self._answer([waiting])
+            return
+        for waiting in batch:
+            waiting.fail(DecodingError("the answer was given up."))

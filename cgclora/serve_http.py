@@ -1,0 +1,256 @@
+"""The routes of the completions server: OpenAI's API, and vLLM's for adapters that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from cgclora import completions
+from cgclora.completions import ApiError, Asked
+from cgclora.config import ConfigError
+from cgclora.data import DataError
+from cgclora.decoding import DecodingError, Piece
+from cgclora.decoding import Request as Question
+from cgclora.serve import Batcher, Call, QueueFullError
+from cgclora.storage import AdapterError
+
+MOST_BYTES = 4 << 20
+"""Of a request's body."""
+
+
+def application(
+    batcher: Batcher, *, key: str | None = None, adapters_folder: Path | None = None
+) -> FastAPI:
+    """The server's routes.
+
+    Args:
+        batcher: Answers; the caller enters it.
+        key: What clients must send as bearer token, if anything.
+        adapters_folder: Where adapters may be loaded from at run time; None allows none.
+    """
+    app = FastAPI(title="CGC-LoRA", docs_url=None, redoc_url=None, openapi_url=None)
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(key))])
+    started = int(time.time())
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Response()
+
+    @routes.get("/models")
+    async def models() -> dict[str, Any]:
+        names = completions.model_names(batcher.clusters)
+        facts = {"object": "model", "created": started, "owned_by": "cgclora"}
+        return {"object": "list", "data": [{"id": name, **facts} for name in names]}
+
+    @routes.post("/completions")
+    async def complete(http: Request) -> Response:
+        asked = Asked.read(await _body(http))
+        return await _complete(batcher, asked, http)
+
+    @routes.post("/load_lora_adapter")
+    async def load(http: Request) -> Response:
+        body = await _body(http)
+        name, path = _field(body, "lora_name"), _field(body, "lora_path")
+        folder = _allowed(adapters_folder, path)
+        await asyncio.to_thread(_add, batcher, name, path, folder)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    @routes.post("/unload_lora_adapter")
+    async def unload(http: Request) -> Response:
+        name = _field(await _body(http), "lora_name")
+        _allowed(adapters_folder, ".")
+        try:
+            await asyncio.to_thread(batcher.clusters.remove, name)
+        except ConfigError as error:
+            raise ApiError(404, str(error), param="lora_name") from error
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    app.include_router(routes)
+    _handle_errors(app)
+    return app
+
+
+def _key_check(key: str | None) -> Any:
+    async def check(http: Request) -> None:
+        sent = http.headers.get("authorization", "").removeprefix("Bearer ")
+        if key is not None and not hmac.compare_digest(sent.encode(), key.encode()):
+            raise ApiError(
+                401, "this server wants its API key as a bearer token.", code="invalid_api_key"
+            )
+
+    return check
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's format; one of ours tells the client nothing of this machine."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        found = _api_error(error)
+        headers = {"Retry-After": "1"} if found.status == 503 else None
+        return JSONResponse(found.body(), found.status, headers=headers)
+
+    for kind in (ApiError, ConfigError, DataError, DecodingError, QueueFullError, Exception):
+        app.exception_handler(kind)(ours)
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def no_route(_: Request, error: HTTPException) -> Response:
+        return JSONResponse(ApiError(error.status_code, error.detail).body(), error.status_code)
+
+
+def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFullError):
+        return ApiError(503, str(error), code="queue_full")
+    if isinstance(error, ConfigError | DataError | DecodingError):
+        return ApiError(400, str(error))
+    return ApiError(500, "the server failed: its log says why.", code="internal_error")
+
+
+async def _body(http: Request) -> Any:
+    """The JSON of a body. Other types are refused: a web page elsewhere could send them unasked."""
+    if http.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise ApiError(415, "send Content-Type: application/json.")
+    received = bytearray()
+    async for chunk in http.stream():
+        received += chunk
+        if len(received) > MOST_BYTES:
+            raise ApiError(413, f"the body is larger than {MOST_BYTES >> 20} MiB.")
+    try:
+        return json.loads(received)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "the body is no JSON.") from error
+
+
+def _field(body: Any, name: str) -> str:
+    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(value, str) or not value:
+        raise ApiError(400, f"{name} must be a text.", param=name)
+    return value
+
+
+# Answers ----------------------------------------------------------------------------------
+
+
+async def _complete(batcher: Batcher, asked: Asked, http: Request) -> Response:
+    """Answer while the client is there; its requests stop when it goes away."""
+    model, questions = await asyncio.to_thread(completions.requests, asked, batcher.clusters)
+    arrived: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def tell(piece: Piece | Exception) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and the client with it
+            loop.call_soon_threadsafe(arrived.put_nowait, piece)
+
+    call = Call(tell)
+    try:
+        await asyncio.to_thread(batcher.submit, call, questions)
+    except BaseException:
+        call.left = True
+        raise
+    pieces = _pieces(call, arrived, len(questions))
+    envelope = completions.envelope(model)
+    if asked.stream:
+        events = _events(envelope, pieces, include_usage=asked.include_usage)
+        return StreamingResponse(events, media_type="text/event-stream")
+    answer = asyncio.ensure_future(_whole(envelope, pieces, questions))
+    gone = asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return JSONResponse(await answer) if answer.done() else Response(status_code=499)
+    finally:
+        call.left = True
+        answer.cancel()
+        gone.cancel()
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _pieces(
+    call: Call, arrived: asyncio.Queue[Piece | Exception], requests: int
+) -> AsyncGenerator[Piece]:
+    """The pieces of a call until its last request has ended; closed early, the work stops."""
+    try:
+        while requests:
+            piece = await arrived.get()
+            if isinstance(piece, Exception):
+                raise piece
+            requests -= piece.answer is not None
+            yield piece
+    finally:
+        call.left = True
+
+
+async def _whole(
+    envelope: Mapping[str, Any], pieces: AsyncGenerator[Piece], questions: Sequence[Question]
+) -> dict[str, Any]:
+    answers = {piece.index: piece.answer async for piece in pieces if piece.answer is not None}
+    ordered = [answers[place] for place in range(len(questions))]
+    return {
+        **envelope,
+        "choices": [completions.choice(i, one.text, one) for i, one in enumerate(ordered)],
+        "usage": completions.usage(ordered),
+    }
+
+
+async def _events(
+    envelope: Mapping[str, Any], pieces: AsyncGenerator[Piece], *, include_usage: bool
+) -> AsyncGenerator[str]:
+    """Server-sent events: a piece each, then `[DONE]`; an error that ends the answer is one too."""
+    answers = []
+    async with aclosing(pieces):
+        try:
+            async for piece in pieces:
+                if piece.answer is not None:
+                    answers.append(piece.answer)
+                choices = [completions.choice(piece.index, piece.text, piece.answer)]
+                yield _event({**envelope, "choices": choices})
+        except Exception as error:  # the status is sent already: the client must read it here
+            yield _event(_api_error(error).body())
+            return
+    if include_usage:
+        yield _event({**envelope, "choices": [], "usage": completions.usage(answers)})
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+# Adapters ---------------------------------------------------------------------------------
+
+
+def _allowed(adapters_folder: Path | None, path: str) -> Path:
+    """A folder below the one that adapters may come from."""
+    if adapters_folder is None:
+        raise ApiError(403, "this server was started without --adapters-folder: adapters stay.")
+    with suppress(ValueError, OSError):  # such as a NUL in the path
+        folder = (adapters_folder / path).resolve()
+        if folder.is_relative_to(adapters_folder.resolve()):
+            return folder
+    raise ApiError(403, "lora_path must lie in the server's adapters folder.", param="lora_path")
+
+
+def _add(batcher: Batcher, name: str, path: str, folder: Path) -> None:
+    if "/" in name:
+        raise ApiError(400, "lora_name must have no slash.", param="lora_name")
+    try:
+        batcher.clusters.add(name, folder)
+    except AdapterError as error:
+        message = str(error).replace(str(folder), path)
+        raise ApiError(400, message, param="lora_path") from error
+    except OSError as error:
+        raise ApiError(400, f"{path} cannot be read.", param="lora_path") from error
