@@ -1,4 +1,4 @@
-"""The command line: `python -m cgclora train | generate | inspect | bench | export | import`."""
+"""The command line, `python -m cgclora`: train, generate, serve, inspect, bench and more."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ gate goes to common and to specific experts. Needs no backbone.
   python -m cgclora inspect assets/adapters/medical"""
 
 BENCH = """Measure speed side by side on this machine: training steps against PEFT and a loop over
-experts, folded and unfolded decoding, tasks of many clusters, growth with experts, start-up time. Needs the
-package peft. Takes some minutes; nothing else should run meanwhile.
+experts, folded and unfolded decoding, tasks of many clusters, growth with the number of experts,
+start-up time. Needs the package peft. Takes some minutes; nothing else should run meanwhile.
 
   python -m cgclora bench --out bench.json"""
 

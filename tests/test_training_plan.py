@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cgclora import __main__ as command_line
+from cgclora import train_command
 from cgclora.adapter import Adapter
 from cgclora.config import ConfigError
 from cgclora.settings import TrainingSettings
@@ -62,7 +63,7 @@ def test_the_command_trains_the_adapter_of_the_plan(
     given = command(wanted, TrainingSettings(), "t.jsonl", "d.jsonl", "run")
     assert given[:2] == ("-m", "cgclora")
     options = command_line._parser().parse_args(given[2:])
-    assert command_line._config(options, TASKS) == wanted.config()
+    assert train_command._config(options, TASKS) == wanted.config()
     assert (options.data, options.dev, options.run) == (
         Path("t.jsonl"),
         Path("d.jsonl"),
