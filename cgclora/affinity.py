@@ -33,16 +33,13 @@ from transformers import PreTrainedTokenizerBase
 from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.affinity_settings import AffinitySettings
-from cgclora.affinity_state import AffinityState, with_means
+from cgclora.affinity_state import SMALLEST_LOSS, AffinityState, with_means
 from cgclora.backbone import fingerprint
 from cgclora.batching import Collator, TaskSampler
 from cgclora.data import DataError, Encoded, Record, data_hash, encode
 from cgclora.loss import TargetLoss
 from cgclora.run_folder import TrainingDiverged, TrainingStopped, claim, hold
 from cgclora.shared_parameters import SharedParameters
-
-SMALLEST_LOSS = 1e-3
-"""Nats. A loss below counts as this much, since what divides by nothing says nothing."""
 
 _LOSS_TOKENS = 2048  # padded tokens of a batch without gradients
 
@@ -84,9 +81,9 @@ def measure(
 
     Returns:
         The result as JSON values: `tasks`; `first_order` and `lookahead` (null if it was not
-        taken), each with `mean` and `standard_error` [T, T]; `measurements`, each with `step`,
-        `losses` [T] and its own matrices; `settings`, `adapter`, `backbone`, `data`; and `origins`,
-        see `AffinityState`.
+        taken), each with `mean` and `standard_error` [T, T], see `affinity_state.pooled`;
+        `measurements`, each with `step`, `losses` [T] and its own matrices; `settings`, `adapter`,
+        `backbone`, `data`; and `origins`, see `AffinityState`.
 
     Raises:
         ConfigError: No parameter of the adapter is shared by all tasks.

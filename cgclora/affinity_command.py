@@ -168,6 +168,7 @@ def read_result(path: Path) -> dict[str, Any]:
         DataError: It is no result of this command.
         OSError: It cannot be read.
     """
+    from cgclora.affinity_state import with_means
     from cgclora.data import DataError
 
     try:
@@ -177,7 +178,7 @@ def read_result(path: Path) -> dict[str, Any]:
             for form in ("first_order", "lookahead"):
                 if form in one and [len(row) for row in one[form]] != [count] * count:
                     raise ValueError(f"a matrix is not {count} x {count}")
-        result["first_order"]["mean"]
+        result |= with_means(result["measurements"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no result of `cgclora affinity`: {error!r}.") from error
     return dict(result)
@@ -196,8 +197,7 @@ def group(
     Raises:
         ConfigError: The prior does not have each task once.
     """
-    import numpy as np
-
+    from cgclora.affinity_state import pooled
     from cgclora.config import ConfigError
     from cgclora.grouping_report import rank_correlation, report
 
@@ -205,16 +205,17 @@ def group(
     wanted = [size for size in sizes if size <= len(tasks)] or [len(tasks)]
     found: dict[str, Any] = {"agreement": None}
     for form in ("first_order", "lookahead"):
-        matrices = [one[form] for one in result["measurements"] if form in one]
+        if result[form] is None:
+            found[form] = None
+            continue
         try:
-            found[form] = report(matrices, tasks, wanted, prior=prior) if matrices else None
+            matrices = pooled(result["measurements"], form)
+            found[form] = report(matrices, tasks, wanted, prior=prior)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     both = [one for one in result["measurements"] if "lookahead" in one]
     if both and len(tasks) > 2:
-        means = [
-            np.mean([one[form] for one in both], axis=0) for form in ("first_order", "lookahead")
-        ]
+        means = [pooled(both, form).mean(axis=0) for form in ("first_order", "lookahead")]
         found["agreement"] = rank_correlation(*means)
     return found
 

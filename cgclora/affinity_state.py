@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +23,9 @@ from cgclora import files
 from cgclora.run_folder import TrainingError
 
 FORMS = ("first_order", "lookahead")
+
+SMALLEST_LOSS = 1e-3
+"""Nats. A loss below counts as this much, since what divides by nothing says nothing."""
 
 _STATE, _TENSORS, _MEASUREMENTS = "state", "tensors.safetensors", "measurements.json"
 
@@ -80,21 +84,34 @@ class AffinityState:
             ) from error
 
 
+def pooled(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[np.float64]:
+    """The affinities of a form with each measurement weighted by its losses, [M, T, T].
+
+    Their mean is 1 - sum L_j(theta + delta_i) / sum L_j(theta), summed over the measurements that
+    have the form. The plain mean of the ratios would be ruled by measurements that happen to find
+    next to no loss on their few records.
+    """
+    taken = [one for one in measurements if form in one]
+    losses = np.maximum([one["losses"] for one in taken], SMALLEST_LOSS)
+    weights = losses / losses.mean(axis=0)
+    values: npt.NDArray[np.float64] = np.array([one[form] for one in taken]) * weights[:, None]
+    return values
+
+
 def with_means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For each form its mean and standard error over the measurements, and these themselves.
+    """For each form its `pooled` mean and standard error, and the measurements themselves.
 
     A form that was never taken is None; the standard error of a single measurement is.
     """
     result: dict[str, Any] = {}
     for form in FORMS:
-        taken = [one[form] for one in measurements if form in one]
-        if not taken:
+        if not any(form in one for one in measurements):
             result[form] = None
             continue
-        values = np.array(taken)
+        values = pooled(measurements, form)
         error = None
-        if len(taken) > 1:
-            error = (values.std(axis=0, ddof=1) / np.sqrt(len(taken))).tolist()
+        if len(values) > 1:
+            error = (values.std(axis=0, ddof=1) / np.sqrt(len(values))).tolist()
         result[form] = {"mean": values.mean(axis=0).tolist(), "standard_error": error}
     result["measurements"] = list(measurements)
     return result

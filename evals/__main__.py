@@ -86,6 +86,13 @@ JOBS = """Run the jobs that wait in a folder, one after another, until there is 
 
 The web app starts this by itself when somebody submits a job; given twice, the second one ends."""
 
+AFFINITY = """Draw what `cgclora affinity` measured: a heat map, tasks in their groups; or a page.
+
+  python -m evals affinity runs/affinity/affinity.json --groups 2 --out affinity.svg
+  python -m evals affinity runs/affinity/affinity.json --page assets/results/affinity
+
+A page is a folder with the result, the heat map (SVG) and a README.md of tables."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
@@ -142,6 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     detection.add_argument("action", choices=("fit",))
     detection.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
     detection.add_argument("--out", type=Path, required=True, help="file, .safetensors")
+
+    affinity = command("affinity", AFFINITY, _affinity)
+    affinity.add_argument("result", type=Path, help="affinity.json")
+    to = affinity.add_mutually_exclusive_group(required=True)
+    to.add_argument("--out", type=Path, help="heat map to write, .svg")
+    to.add_argument("--page", type=Path, help="folder to write all into")
+    affinity.add_argument(
+        "--form", choices=("first-order", "lookahead"), default="first-order", help="for --out"
+    )
+    affinity.add_argument("--groups", type=int, default=0, help="default: as suggested")
 
     jobs = command("jobs", JOBS, _jobs)
     jobs.add_argument("root", type=Path, help="folder of the jobs")
@@ -455,6 +472,28 @@ def _detection(options: argparse.Namespace) -> None:
 
 
 # jobs -------------------------------------------------------------------------------------
+
+
+def _affinity(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from cgclora.affinity_command import read_result
+    from cgclora.config import ConfigError
+    from evals.affinity_figure import heat_map
+    from evals.affinity_page import RESULT, files_of
+
+    result = read_result(options.result)
+    try:
+        if options.out:
+            picture = heat_map(result, options.form.replace("-", "_"), options.groups)
+            files.write_text(options.out, picture)
+            return
+        page = files_of(result, options.groups)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    options.page.mkdir(parents=True, exist_ok=True)
+    files.write_text(options.page / RESULT, options.result.read_text(encoding="utf-8"))
+    for name, text in page.items():
+        files.write_text(options.page / name, text)
 
 
 def _jobs(options: argparse.Namespace) -> None:

@@ -95,6 +95,8 @@ def in_llama_cpp(backbone: Path, loras: Path, prompts: Mapping[str, list[int]]) 
             str(backbone),
             lora_path=str(loras / f"{task}.gguf"),
             n_ctx=1024,
+            n_threads=1,  # its threads spin, which two busy cores do not stand
+            n_threads_batch=1,
             type_k=llama_cpp.GGML_TYPE_F32,
             type_v=llama_cpp.GGML_TYPE_F32,
             verbose=False,
