@@ -5,8 +5,10 @@ everything else are masked, so that Adam, whose moments stay zero there, never t
 other tasks' tensors are compared with the parent's before the adapter is saved.
 
 The new experts start as a new adapter's do, A random and B zero. The new row of the gate starts as
-the mean of the other tasks' rows, and the logits of its own experts as the mean of the others' own:
-the new task begins with the mix that a task of this cluster usually has (our choice).
+the mean of the other tasks' rows, and its own experts' logits as the mean of the others' own: it
+begins with the mix that a task of this cluster usually has (our choice). A random row, as in a new
+adapter, would weigh the trained common experts at random; a row of zeros could not learn its own
+experts' logits while their projection is zero, too.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import Record
 from cgclora.layer import initial_A
+from cgclora.router import TaskRouter
 from cgclora.settings import TrainingSettings
 from cgclora.shapes import WEIGHTS_FILE
 from cgclora.storage import AdapterError
@@ -36,6 +39,9 @@ from cgclora.training import train
 Tensors = Mapping[str, Tensor]
 
 EMBEDDING, PROJECTION = "gate.embedding", "gate.projection"
+
+_HISTORY = ("created", "code", "training", "imported", "router", "origin")
+"""What a manifest says of how its adapter came about."""
 
 
 def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
@@ -74,16 +80,21 @@ def shrunk(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
 
 
 def _with_scale(config: AdapterConfig, scale: float) -> AdapterConfig:
-    """The config with the alpha that gives exactly this scale: its rule may count all experts."""
+    """The config with an alpha that gives this scale, whatever its rule: one may count all experts.
+
+    Where no float gives it exactly, one gives what rounds to the same float32, in which the layers
+    compute.
+    """
     alpha = scale * config.alpha / config.scale
-    for candidate in (config.alpha, alpha, math.nextafter(alpha, 0), math.nextafter(alpha, 1e300)):
-        found = replace(config, alpha=candidate)
-        if found.scale == scale:
-            return found
-    raise ConfigError(
-        f"no alpha gives the scale {scale!r} with {len(config.tasks)} tasks exactly, so that the "
-        "other tasks would change: choose the scale rule `expert` or `active` when training."
+    near = (config.alpha, alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
+    return min(
+        (replace(config, alpha=candidate) for candidate in near),
+        key=lambda one: (_float32(one.scale) != _float32(scale), abs(one.scale - scale)),
     )
+
+
+def _float32(value: float) -> float:
+    return torch.tensor(value, dtype=torch.float32).item()
 
 
 def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -> dict[str, Tensor]:
@@ -104,13 +115,33 @@ def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -
             found[name] = torch.cat([tensor, new])
         elif name.endswith(".expert_B"):
             found[name] = torch.cat([tensor, tensor.new_zeros(len(tensor), ranks)], dim=1)
-        elif name == EMBEDDING:
-            found[name] = torch.cat([tensor, tensor.mean(dim=0, keepdim=True).expand(more, -1)])
-        else:
-            own = tensor[:, config.common :].unflatten(1, (len(config.tasks), config.specific))
-            usual = own.mean(dim=1, keepdim=True).expand(-1, more, -1, -1).flatten(1, 2)
-            found[name] = torch.cat([tensor, usual], dim=1)
+    if EMBEDDING in tensors:
+        embedding, projection = tensors[EMBEDDING], tensors[PROJECTION]
+        row, own = _usual_gate(embedding, projection[:, config.common :], config.specific)
+        found[EMBEDDING] = torch.cat([embedding, row.expand(more, -1)])
+        found[PROJECTION] = torch.cat([projection, own.repeat(1, more, 1)], dim=1)
     return found
+
+
+def _usual_gate(embedding: Tensor, projection: Tensor, specific: int) -> tuple[Tensor, Tensor]:
+    """What makes all logits of a new task the mean of the other tasks'.
+
+    Args:
+        embedding: Of the other tasks, [T, D].
+        projection: Of their own experts, [L, T * S, D].
+        specific: S.
+
+    Returns:
+        The new task's embedding [1, D], and the smallest projection of its own experts that does it
+        [L, S, D].
+    """
+    rows = embedding.float()
+    row = rows.mean(dim=0, keepdim=True)
+    own = projection.float().unflatten(1, (len(rows), specific))
+    logits = (own * rows[:, None]).sum(dim=-1, keepdim=True).mean(dim=1)
+    least = torch.finfo(torch.float32).tiny
+    found = logits * row / row.square().sum().clamp(min=least)
+    return row.to(embedding.dtype), found.to(projection.dtype)
 
 
 def take_experts(
@@ -148,6 +179,9 @@ def add_tasks(
 ) -> dict[str, Any]:
     """Train new tasks of a saved adapter, and nothing else of it, or go on with such a run.
 
+    It is saved in the dtype that it had, so that the other tasks are not rounded. If it has a
+    router, that learns the new tasks' prompts.
+
     Args:
         folder: The adapter, which is left as it is.
         tasks: New names.
@@ -157,8 +191,8 @@ def add_tasks(
         dev_records: Of the new tasks alone.
         settings: How; without weight decay, which would reach the other tasks.
         run_folder: Where the run lives; `adapter` in it is the result.
-        facts: More for its manifest.
-        options: As for `train`.
+        facts: More for its manifest; a licence is added to the parent's.
+        options: `progress` and `stop`, as for `train`.
 
     Returns:
         The manifest of the grown adapter.
@@ -173,12 +207,16 @@ def add_tasks(
         raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
     manifest, config = storage.read_manifest(folder)
     new = grown(config, tasks)
-    parent = storage.read_tensors(folder)
-    Adapter.load(folder, backbone, name="parent").detach()  # is it this backbone's?
+    tensors = storage.read_tensors(folder)
+    parent = Adapter.load(folder, backbone, name="parent")  # is it this backbone's?
+    parent.detach()
     adapter = Adapter.attach(backbone, new, name="grown")
     try:
-        adapter.load_state_dict(add_experts(parent, config, len(tasks), settings.seed))
+        adapter.load_state_dict(add_experts(tensors, config, len(tasks), settings.seed))
         before = take_experts(adapter.state_dict(), new, config.tasks)
+        if parent.router is not None:
+            prompts = {task: [r.prompt for r in train_records if r.task == task] for task in tasks}
+            adapter.router = parent.router.plus(TaskRouter.fit(prompts))
         with _only_of(adapter, tasks):
             found = train(
                 adapter,
@@ -188,7 +226,10 @@ def add_tasks(
                 settings,
                 run_folder,
                 only=tasks,
-                facts={**inherited(manifest, config.tasks, added=list(tasks)), **(facts or {})},
+                facts=_with_licences(
+                    inherited(manifest, config.tasks, added=list(tasks)), facts or {}
+                ),
+                dtype=_dtype(tensors),
                 check=lambda: _compare(adapter, before, config),
                 **options,
             )
@@ -198,7 +239,7 @@ def add_tasks(
 
 
 def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dict[str, Any]:
-    """Write an adapter without some of its tasks. Needs no backbone.
+    """Write an adapter, and its router if it has one, without some tasks. Needs no backbone.
 
     Args:
         folder: The adapter, which is left as it is unless it is `out`.
@@ -214,6 +255,9 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
     """
     manifest, config = storage.read_manifest(folder)
     new = shrunk(config, tasks)
+    router = None
+    if storage.ROUTER_FILE in manifest["files"]:
+        router = TaskRouter.read(folder, config.tasks).take(new.tasks).to_bytes()
     tensors = take_experts(storage.read_tensors(folder), config, new.tasks)
     stamp = {name: value for name, value in provenance.stamp(None).items() if name != "hardware"}
     return storage.write(
@@ -229,6 +273,7 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
             **stamp,
             **inherited(manifest, new.tasks, dropped=list(dict.fromkeys(tasks))),
         },
+        router=router,
     )
 
 
@@ -245,7 +290,7 @@ def inherited(
     origin = {
         "sha256": manifest["files"][WEIGHTS_FILE]["sha256"],
         "tasks": manifest["tasks"],
-        **{name: manifest[name] for name in ("training", "origin") if name in manifest},
+        **{name: manifest[name] for name in _HISTORY if name in manifest},
         **change,
     }
     kept = {name: manifest[name] for name in ("method", "licence") if name in manifest}
@@ -254,6 +299,18 @@ def inherited(
         if own:
             kept["classification"] = {**scores, "tasks": own}
     return {**kept, "origin": origin}
+
+
+def _with_licences(kept: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts and more of them, under both licences."""
+    stated = dict.fromkeys(facts["licence"] for facts in (kept, more) if "licence" in facts)
+    return {**kept, **more, **({"licence": "; ".join(stated)} if stated else {})}
+
+
+def _dtype(tensors: Tensors) -> torch.dtype | None:
+    """That of all tensors; None where they have several, which all fit into float32."""
+    found = {tensor.dtype for tensor in tensors.values()}
+    return found.pop() if len(found) == 1 else None
 
 
 @contextmanager
@@ -302,7 +359,8 @@ def _compare(adapter: Adapter, before: Tensors, config: AdapterConfig) -> None:
     """
     after = take_experts(adapter.state_dict(), adapter.config, config.tasks)
     for name, tensor in before.items():
-        if not torch.equal(tensor, after[name]):
+        # As bytes: a zero may change its sign, and what is no number differs from itself.
+        if not torch.equal(tensor.view(torch.uint8), after[name].view(torch.uint8)):
             raise AdapterError(
                 f"{name} of the other tasks changed while new ones were trained: nothing is saved."
             )

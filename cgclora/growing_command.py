@@ -18,6 +18,8 @@ from cgclora.train_command import (
 ADD = """Add tasks to a trained adapter. Only their specific experts and their rows of the gate are
 trained; what the other tasks answer stays the same, bit for bit. The data has the new tasks alone,
 or is cut down to them with --task. An interrupted run goes on when the same command is given again.
+The grown adapter has the precision of the old one, its router too if there is one, and the licences
+of both.
 
   python -m cgclora add-task --adapter runs/mine/adapter --data new.jsonl --dev new-dev.jsonl \\
       --run runs/grown"""
@@ -45,15 +47,15 @@ def drop_options(parser: argparse.ArgumentParser) -> None:
 
 def add(options: argparse.Namespace) -> None:
     """Train the new tasks, and say where the grown adapter is."""
-    import torch
-
     from cgclora.data import read_records
+    from cgclora.distributed import loading_options
     from cgclora.growing import add_tasks
 
     settings = settings_of(options)
     train_records = read_records(options.data, tasks=options.task)
     tasks = options.task or sorted({record.task for record in train_records})
     dev_records = read_records(options.dev, tasks=tasks)
+    options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with told_to_stop() as stop:
         manifest = add_tasks(
@@ -65,7 +67,6 @@ def add(options: argparse.Namespace) -> None:
             dev_records,
             settings,
             options.run,
-            dtype=torch.bfloat16 if options.half else None,
             facts={"licence": options.licence} if options.licence else {},
             stop=stop,
         )

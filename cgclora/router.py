@@ -37,6 +37,8 @@ FORMAT = 1
 SURE = 0.5
 """A task with at least this probability may be taken without asking."""
 
+_ARRAYS = ("weights", "scales", "usual", "spread")
+
 _BACKGROUND = 0.1  # its weight in a task's model, chosen on dev
 _TEMPERATURE = 0.5  # of the softmax: one for all routers, so that their tasks compare
 _LIMIT = -3.0  # spreads from the usual score where a prompt is as likely of no task, chosen on dev
@@ -118,9 +120,20 @@ class TaskRouter:
             spread.astype(np.float32),
         )
 
+    def take(self, tasks: Sequence[str]) -> Self:
+        """The router of some of its tasks only."""
+        rows = [row for row, task in enumerate(self.tasks) if task in tasks]
+        arrays = (getattr(self, name)[rows] for name in _ARRAYS)
+        return type(self)(tuple(self.tasks[row] for row in rows), *arrays)
+
+    def plus(self, other: TaskRouter) -> Self:
+        """The router of its tasks and another's."""
+        arrays = (np.concatenate([getattr(one, name) for one in (self, other)]) for name in _ARRAYS)
+        return type(self)(self.tasks + other.tasks, *arrays)
+
     def to_bytes(self) -> bytes:
         """The router's file."""
-        arrays = {name: getattr(self, name) for name in ("weights", "scales", "usual", "spread")}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
         about = {"format": FORMAT, "tasks": list(self.tasks)}
         # One entry: the order of several in a safetensors file is left to chance.
         return save(arrays, metadata={"router": json.dumps(about, ensure_ascii=False)})

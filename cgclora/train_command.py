@@ -48,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--dropout", type=float, default=0.0)
     method.add_argument("--target-module", action="append", help="adapt these only (repeat)")
 
-    training_options(parser)
+    how = training_options(parser)
+    how.add_argument("--half", action="store_true", help="save the adapter in bf16, half the size")
 
 
 def data_options(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +74,8 @@ def data_options(parser: argparse.ArgumentParser) -> None:
     backbone_options(parser)
 
 
-def training_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how to train."""
+def training_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that say how to train; returns their group, for more."""
     how = parser.add_argument_group("training")
     how.add_argument("--epochs", type=float, default=2.0)
     how.add_argument("--batch-size", type=int, default=8)
@@ -97,8 +98,8 @@ def training_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--patience", type=int, default=0, help="evaluations without gain; 0: no stop")
     how.add_argument("--gradient-checkpointing", action="store_true")
     how.add_argument("--seed", type=int, default=0)
-    how.add_argument("--half", action="store_true", help="save the adapter in bf16, half the size")
     how.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    return how
 
 
 def _task_number(text: str) -> tuple[str, int]:

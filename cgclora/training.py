@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from safetensors.torch import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cgclora import files, provenance
@@ -122,7 +123,7 @@ def train(
         "backbone": fingerprint(adapter.model),
         "train_data": data_hash(train_records),
         "dev_data": data_hash(dev_records),
-        **({} if only is None else {"only": list(only)}),
+        **({} if only is None else _start(adapter, only)),
     }
     trainer = AdapterTrainer(
         adapter,
@@ -161,6 +162,11 @@ def train(
             dtype=dtype,
             facts={"training": {**identity, **counts, **outcome}, **(facts or {})},
         )
+
+
+def _start(adapter: Adapter, only: Sequence[str]) -> dict[str, Any]:
+    """What is trained of an adapter, and the hash of the weights that it has before."""
+    return {"only": list(only), "weights_at_start": files.sha256(save(adapter.state_dict()))}
 
 
 def _positions(model: PreTrainedModel) -> int:

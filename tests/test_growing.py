@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from cgclora import storage
@@ -17,7 +19,8 @@ from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, encode_prompts
 from cgclora.decoding import Batch, Request
 from cgclora.growing import add_experts, add_tasks, drop_tasks, grown, shrunk, take_experts
-from cgclora.run_folder import TrainingStopped
+from cgclora.router import TaskRouter
+from cgclora.run_folder import TrainingError, TrainingStopped
 from cgclora.settings import TrainingSettings
 from cgclora.storage import AdapterError
 from tests.reference import METHODS, TASKS, scatter
@@ -130,13 +133,73 @@ def test_the_new_task_starts_with_the_mean_mix_of_the_others():
     more = add_experts(adapter.state_dict(), config, 2, seed=0)
     child = Adapter.attach(make_backbone(), grown(config, ["new", "newer"]))
     child.load_state_dict(more)
-    embedding, projection = more["gate.embedding"], more["gate.projection"]
-    torch.testing.assert_close(embedding[3], embedding[:3].mean(0))
-    own = projection[:, 3:9].view(-1, 3, 2, 5)
-    torch.testing.assert_close(projection[:, 9:11], own.mean(1))
     gates = child.gates()
-    torch.testing.assert_close(gates[:, 3, :3], gates[:, 4, :3])
-    assert not gates[:, 3, 3:9].any()
+    others = [
+        torch.cat([gates[:, task, :3], gates[:, task, 3 + 2 * task : 5 + 2 * task]], dim=-1)
+        for task in range(5)
+    ]
+    mean = torch.stack(others[:3]).log().mean(dim=0).softmax(dim=-1)  # of logits, as the gate adds
+    assert (others[0] - others[1]).abs().max() > 0.05
+    for new in others[3:]:
+        torch.testing.assert_close(new, mean)
+
+
+def test_a_new_task_of_an_untrained_cluster_can_learn_its_gate():
+    config = METHODS["CGC-LoRA"]
+    fresh = Adapter.attach(make_backbone(), config).state_dict()
+    more = add_experts(fresh, config, 1, seed=0)
+    assert not more["gate.projection"].any()
+    assert more["gate.embedding"][3].any()
+    zero = {**fresh, "gate.embedding": torch.zeros(3, 5)}
+    assert all(tensor.isfinite().all() for tensor in add_experts(zero, config, 1, seed=0).values())
+
+
+@given(
+    st.sampled_from(["expert", "active", "total", "sqrt"]),
+    st.floats(0.1, 100),
+    st.integers(0, 9),
+    st.integers(1, 6),
+    st.integers(1, 40),
+)
+def test_the_scale_stays_whatever_the_rule(rule, alpha, common, rank, number):
+    tasks = [f"task {index}" for index in range(number)]
+    config = AdapterConfig(
+        tuple(tasks), common=common, expert_rank=rank, alpha=alpha, scale_rule=rule
+    )
+    more = grown(config, ["new"])
+    gates = torch.rand(9, generator=torch.Generator().manual_seed(number))
+    for other in (more, shrunk(more, ["new"])):
+        assert torch.equal(other.scale * gates, config.scale * gates)
+    if rule != "total":
+        assert more.alpha == alpha
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_grown_adapter_has_the_precision_of_the_old_one(dtype, tmp_path):
+    adapter = scatter(Adapter.attach(make_backbone(), METHODS["CGC-LoRA"]))
+    adapter.save(tmp_path / "parent", dtype=dtype)
+    child = add(tmp_path / "parent", tmp_path / "run")
+    before, after = storage.read_tensors(tmp_path / "parent"), storage.read_tensors(child)
+    assert {tensor.dtype for tensor in after.values()} == {dtype}
+    old = take_experts(after, storage.read_manifest(child)[1], TASKS)
+    assert all(torch.equal(old[name], tensor) for name, tensor in before.items())
+
+
+def test_a_router_grows_and_shrinks_with_its_adapter(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    prompts = {task: [f"{task}: {word}?" for word in PROMPT] for task in TASKS}
+    TaskRouter.fit(prompts).save(parent)
+    child = add(parent, tmp_path / "run")
+    router = TaskRouter.load(child)
+    assert router.tasks == (*TASKS, "new")
+    found = TaskRouter.join({"child": router}).choose("The cat sat on mat 77?")
+    assert found is not None
+    assert found.task == "new"
+    drop_tasks(child, ["new"], tmp_path / "again")
+    ours, theirs = (folder / storage.ROUTER_FILE for folder in (tmp_path / "again", parent))
+    assert ours.read_bytes() == theirs.read_bytes()
+    drop_tasks(parent, ["mood"], tmp_path / "smaller")
+    assert TaskRouter.load(tmp_path / "smaller").tasks == ("names", "summary")
 
 
 def test_an_interrupted_run_goes_on_to_the_same_adapter(tmp_path):
@@ -149,15 +212,25 @@ def test_an_interrupted_run_goes_on_to_the_same_adapter(tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+def test_a_run_of_another_parent_is_not_gone_on_with(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    other = scatter(Adapter.attach(make_backbone(), METHODS["CGC-LoRA"]), seed=2)
+    other.save(tmp_path / "other")
+    with pytest.raises(TrainingStopped):
+        add(parent, tmp_path / "run", stop=lambda: True)
+    with pytest.raises(TrainingError, match="differs in weights_at_start"):
+        add(tmp_path / "other", tmp_path / "run")
+
+
 def test_the_manifest_says_where_an_added_task_comes_from(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
-    child = add(parent, tmp_path / "run", facts={"note": "x"})
+    child = add(parent, tmp_path / "run", facts={"note": "x", "licence": "CC0"})
     manifest, _ = storage.read_manifest(child)
     before, _ = storage.read_manifest(parent)
     assert manifest["origin"]["sha256"] == before["files"]["adapter.safetensors"]["sha256"]
     assert manifest["origin"]["added"] == ["new"]
     assert manifest["training"]["only"] == ["new"]
-    assert (manifest["licence"], manifest["note"]) == ("research only", "x")
+    assert (manifest["licence"], manifest["note"]) == ("research only; CC0", "x")
     assert set(manifest["classification"]["tasks"]) == set(TASKS)
 
 

@@ -1,0 +1,524 @@
+"""The completions server: a real one on loopback, with clusters of random weights."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from cgclora.__main__ import main
+from cgclora.adapter import Adapter
+from cgclora.cluster import Clusters
+from cgclora.config import AdapterConfig
+from cgclora.decoding import Answer, Batch, DecodingError, Piece, Request, generate
+from cgclora.router import TaskRouter
+from cgclora.serve import Batcher, Call, Limits, QueueFullError
+from cgclora.serve_http import application
+from evals.engines import LocalEngine, ServerEngine
+from tests.reference import scatter
+from tests.tiny import make_backbone, save_backbone
+
+CONFIGS = {
+    "small": AdapterConfig(("a", "b"), common=2, expert_rank=2, embedding_size=4),
+    "large": AdapterConfig(("c", "d", "b"), common=3, expert_rank=3, separator="\n答："),
+}
+PROMPTS = ("今天天气很好", "头痛和发热是感冒的常见症状。", "The cat", "这句话说的是什么意思？")
+LONG = 200
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved adapter of each config; the small one has a router."""
+    folder = tmp_path_factory.mktemp("adapters")
+    backbone = make_backbone()
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        adapter = scatter(Adapter.attach(backbone, config, name=name), seed=seed)
+        adapter.save(folder / name)
+        adapter.detach()
+    things = ["今天天气很好", "头痛发热", "山高水长", "明月几时有", "我们去公园散步"]
+    kinds = {"a": "请把下面的句子译成英文：", "b": "请写一首关于秋天的诗："}
+    TaskRouter.fit({t: [kind + one for one in things] for t, kind in kinds.items()}).save(
+        folder / "small"
+    )
+    return folder
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server, and what is behind it."""
+
+    url: str
+    batcher: Batcher
+
+    def post(self, path: str = "completions", **body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/{path}", json=body, timeout=60)
+
+    def text(self, **body: Any) -> str:
+        response = self.post(**{"temperature": 0, **body})
+        assert response.status_code == 200, response.text
+        return str(response.json()["choices"][0]["text"])
+
+    def events(self, **body: Any) -> Iterator[dict[str, Any]]:
+        body = {"temperature": 0, "stream": True, **body}
+        with httpx.stream("POST", f"{self.url}/completions", json=body, timeout=60) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in response.iter_lines() if line]
+        assert lines.pop() == "data: [DONE]"
+        yield from (json.loads(line.removeprefix("data: ")) for line in lines)
+
+    def expected(self, task: str | None, prompt: str, tokens: int = 16, **options: Any) -> Answer:
+        request = Request(task, prompt, max_new_tokens=tokens, **options)
+        return generate(self.batcher.backbone, [request], self.batcher.clusters)[0]
+
+
+@contextmanager
+def serve(folders: Path, limits: Limits | None = None, **options: Any) -> Iterator[Served]:
+    clusters = Clusters(make_backbone())
+    for name in CONFIGS:
+        clusters.add(name, folders / name)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Batcher(clusters.backbone, clusters, limits or Limits()) as batcher,
+    ):
+        app = application(batcher, **options)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", batcher)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def served(folders: Path) -> Iterator[Served]:
+    with serve(folders, adapters_folder=folders) as found:
+        yield found
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# Answers ----------------------------------------------------------------------------------
+
+
+def test_models_are_the_backbone_the_tasks_and_the_clusters_of_shared_tasks(served):
+    found = httpx.get(f"{served.url}/models").json()
+    names = [model["id"] for model in found["data"]]
+    assert names == ["tiny-qwen2", "auto", "a", "b", "c", "d", "small/b", "large/b"]
+    assert found["object"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "cluster"),
+    [
+        ("a", "a", "small"),
+        ("d", "d", "large"),
+        ("b", "b", "small"),
+        ("large/b", "b", "large"),
+        ("large/c", "c", "large"),
+        ("tiny-qwen2", None, None),
+    ],
+)
+def test_a_model_answers_as_its_task_does(served, model, task, cluster):
+    answer = served.expected(task, PROMPTS[1], cluster=cluster)
+    found = served.post(model=model, prompt=PROMPTS[1], temperature=0).json()
+    (choice,) = found["choices"]
+    assert choice["text"] == answer.text
+    assert choice["finish_reason"] == ("length" if answer.finish == "length" else "stop")
+    assert found["model"] == model
+    assert found["usage"] == {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.tokens,
+        "total_tokens": answer.prompt_tokens + answer.tokens,
+    }
+
+
+def test_a_separator_at_the_end_of_a_prompt_is_not_added_a_second_time(served):
+    expected = served.expected("c", PROMPTS[0]).text
+    assert served.text(model="c", prompt=PROMPTS[0] + "\n答：") == expected
+    assert served.text(model="c", prompt=PROMPTS[0]) == expected
+    twice = served.expected("c", PROMPTS[0] + "\n答：")
+    found = served.post(model="c", prompt=PROMPTS[0] + "\n答：\n答：", temperature=0).json()
+    assert found["usage"]["prompt_tokens"] == twice.prompt_tokens
+
+
+def test_settings_reach_the_answer(served):
+    options = {"temperature": 0.9, "top_p": 0.8, "seed": 5}
+    expected = served.expected("a", PROMPTS[2], 24, **options).text
+    assert served.text(model="a", prompt=PROMPTS[2], max_tokens=24, **options) == expected
+    stop = expected[3]
+    cut = served.post(model="a", prompt=PROMPTS[2], max_tokens=24, stop=stop, **options).json()
+    assert cut["choices"][0]["text"] == expected[: expected.index(stop)]
+    assert cut["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_draw_without_a_seed_differs_from_call_to_call(served):
+    texts = {served.text(model="a", prompt="The cat", temperature=2.0) for _ in range(4)}
+    assert len(texts) > 1
+
+
+def test_a_list_of_prompts_gets_an_answer_each(served):
+    found = served.post(model="d", prompt=list(PROMPTS), temperature=0).json()
+    assert [choice["index"] for choice in found["choices"]] == list(range(len(PROMPTS)))
+    texts = [choice["text"] for choice in found["choices"]]
+    assert texts == [served.expected("d", prompt).text for prompt in PROMPTS]
+
+
+def test_a_stream_gives_the_same_text_piece_by_piece(served):
+    answer = served.expected("a", PROMPTS[0], 24)
+    events = list(
+        served.events(
+            model="a", prompt=PROMPTS[0], max_tokens=24, stream_options={"include_usage": True}
+        )
+    )
+    *pieces, last = events
+    choices = [event["choices"][0] for event in pieces]
+    assert "".join(choice["text"] for choice in choices) == answer.text
+    assert len(pieces) > 2
+    assert [choice["finish_reason"] is None for choice in choices] == [True] * (
+        len(choices) - 1
+    ) + [False]
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == answer.tokens
+    assert len({event["id"] for event in events}) == 1
+
+
+def test_auto_finds_the_task_of_each_prompt(served):
+    prompt = "请写一首关于秋天的诗：落叶"
+    found = served.post(model="auto", prompt=prompt, temperature=0).json()
+    assert found["model"] == "small/b"
+    assert found["choices"][0]["text"] == served.expected("b", prompt).text
+    refused = served.post(model="auto", prompt="What is the capital of France?")
+    assert refused.status_code == 400
+    assert "name a task" in refused.json()["error"]["message"]
+
+
+# Batches ----------------------------------------------------------------------------------
+
+
+def test_mixed_requests_at_once_share_batches_and_get_the_answers_of_one_by_one(served):
+    models = ["a", "b", "c", "d", "large/b", "tiny-qwen2"]
+    asked = [(models[i % len(models)], PROMPTS[i % len(PROMPTS)], 8 + i) for i in range(20)]
+
+    def ask(one: tuple[str, str, int]) -> str:
+        return served.text(model=one[0], prompt=one[1], max_tokens=one[2])
+
+    before = served.batcher.served.batches
+    alone = [ask(one) for one in asked]
+    assert served.batcher.served.batches - before == len(asked)
+    before = served.batcher.served.batches
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(ask, asked))
+    assert together == alone
+    assert served.batcher.served.batches - before <= len(asked) // 2
+
+
+def test_a_short_question_does_not_wait_for_a_long_answer(served):
+    with ThreadPoolExecutor(1) as pool:
+        before = served.batcher.served.batches
+        # No stop is found: the answer takes all its tokens, unless the model ends it.
+        long = pool.submit(served.post, model="a", prompt=["The cat"] * 8, max_tokens=LONG)
+        until(lambda: served.batcher.served.batches > before)
+        assert served.text(model="c", prompt=PROMPTS[1], max_tokens=2)
+        assert not long.done()
+        assert long.result().status_code == 200
+
+
+class Heard:
+    """Collects what a call is told."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece | Exception] = []
+        self.call = Call(self.pieces.append)
+
+    def answers(self) -> list[Answer]:
+        return [p.answer for p in self.pieces if isinstance(p, Piece) and p.answer]
+
+
+@pytest.fixture
+def clusters(folders: Path) -> Clusters:
+    found = Clusters(make_backbone())
+    for name in CONFIGS:
+        found.add(name, folders / name)
+    return found
+
+
+def test_a_full_queue_refuses_all_requests_of_a_call_until_others_leave(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(queue=3))  # not entered: nobody answers
+    first, second = Heard(), Heard()
+    batcher.submit(first.call, [Request("a", "x")] * 2)
+    with pytest.raises(QueueFullError, match="2 wait, 3 may"):
+        batcher.submit(second.call, [Request("a", "x")] * 2)
+    first.call.left = True
+    batcher.submit(second.call, [Request("a", "x")] * 3)
+    with batcher:
+        until(lambda: len(second.answers()) == 3)
+    assert not first.pieces
+
+
+def test_long_prompts_go_into_smaller_batches(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(batch_tokens=64))
+    heard = Heard()
+    long = "天" * 60
+    assert batcher._check(Request("a", long)) > 32
+    batcher.submit(heard.call, [Request("a", long, max_new_tokens=2)] * 3)
+    with batcher:
+        until(lambda: len(heard.answers()) == 3)
+    assert batcher.served.batches == 3
+
+
+def test_requests_whose_cluster_has_gone_fail_and_the_others_of_the_batch_do_not(clusters):
+    batcher = Batcher(clusters.backbone, clusters)
+    kept, lost = Heard(), Heard()
+    batcher.submit(lost.call, [Request("c", PROMPTS[0])])
+    batcher.submit(kept.call, [Request("a", PROMPTS[0])])
+    clusters.remove("large")
+    with batcher:
+        until(lambda: kept.answers() and lost.pieces)
+    (error,) = lost.pieces
+    assert "'c'" in str(error)
+    expected = generate(clusters.backbone, [Request("a", PROMPTS[0])], clusters)[0]
+    assert kept.answers()[0].text == expected.text
+
+
+def test_what_is_too_long_is_refused_before_it_waits(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(prompt_tokens=20, answer_tokens=10))
+    with pytest.raises(DecodingError, match="longer than the 10"):
+        batcher.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
+    with pytest.raises(DecodingError, match="more than the 20"):
+        batcher.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
+    with pytest.raises(DecodingError, match="queue must be at least 1"):
+        Limits(queue=0)
+
+
+def test_an_end_stops_answers_on_their_way_and_waiting_ones(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(batch_size=1, workers=1))
+    heard = [Heard(), Heard()]
+    with batcher:
+        for one in heard:
+            batcher.submit(one.call, [Request("a", "The cat", max_new_tokens=LONG)])
+        until(lambda: heard[0].pieces)
+    assert all(isinstance(one.pieces[-1], DecodingError) for one in heard)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_work_of_a_client_that_goes_away_stops(served, monkeypatch, streamed):
+    steps: list[int] = []
+    step = Batch.step
+
+    def slow_step(batch: Batch, tokens: list[int]) -> Any:
+        steps.append(len(tokens))
+        time.sleep(0.02)
+        return step(batch, tokens)
+
+    monkeypatch.setattr(Batch, "step", slow_step)
+    body = {"model": "a", "prompt": ["The cat"] * 4, "max_tokens": LONG, "stream": streamed}
+    with httpx.Client(timeout=0.5 if not streamed else 20) as client:
+        if streamed:
+            with client.stream("POST", f"{served.url}/completions", json=body) as response:
+                next(response.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(f"{served.url}/completions", json=body)
+    taken = 0
+    while taken < len(steps):  # a busy machine hears of it late
+        taken = len(steps)
+        time.sleep(0.5)
+    assert 0 < taken < LONG - 50
+
+
+# Errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"model": "nothing"}, 404, "model"),
+        ({"model": "large/a"}, 404, "model"),
+        ({"model": ""}, 400, "model"),
+        ({"prompt": None}, 400, "prompt"),
+        ({"prompt": [1, 2]}, 400, "prompt"),
+        ({"prompt": []}, 400, "prompt"),
+        ({"prompt": ["x"] * 257}, 400, "prompt"),
+        ({"prompt": ""}, 400, None),
+        ({"n": 2}, 400, "n"),
+        ({"echo": True}, 400, "echo"),
+        ({"logprobs": 1}, 400, "logprobs"),
+        ({"top_k": 5}, 400, "top_k"),
+        ({"max_tokens": 0}, 400, None),
+        ({"max_tokens": 1.5}, 400, "max_tokens"),
+        ({"max_tokens": 1 << 20}, 400, None),
+        ({"temperature": -1}, 400, None),
+        ({"temperature": "hot"}, 400, "temperature"),
+        ({"top_p": 0}, 400, None),
+        ({"seed": -1}, 400, None),
+        ({"stop": [1]}, 400, "stop"),
+        ({"stop": [""]}, 400, None),
+        ({"stream": "yes"}, 400, "stream"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_openai_s_format(served, body, status, param):
+    response = served.post(**{"model": "a", "prompt": "x", **body})
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert error["message"]
+    assert (error["code"] == "model_not_found") == (status == 404)
+
+
+def test_bodies_that_are_no_json_objects_are_refused(served):
+    def status(content: bytes, kind: str = "application/json") -> int:
+        return httpx.post(
+            f"{served.url}/completions", content=content, headers={"Content-Type": kind}
+        ).status_code
+
+    assert status(b"{") == 400
+    assert status(b"[]") == 400
+    assert status(b'"\xff"') == 400
+    assert status(b"{}", "text/plain") == 415  # what a page elsewhere may send without asking
+    assert status(b" " * (5 << 20)) == 413
+    assert httpx.get(f"{served.url}/nothing").json()["error"]["message"] == "Not Found"
+
+
+def test_a_key_is_wanted_where_one_is_set(folders):
+    with serve(folders, key="secret") as guarded:
+        assert httpx.get(f"{guarded.url}/models").status_code == 401
+        wrong = {"Authorization": "Bearer guess"}
+        assert httpx.get(f"{guarded.url}/models", headers=wrong).status_code == 401
+        right = {"Authorization": "Bearer secret"}
+        assert httpx.get(f"{guarded.url}/models", headers=right).status_code == 200
+        assert guarded.post(model="a", prompt="x").status_code == 401
+        assert guarded.post("unload_lora_adapter", lora_name="small").status_code == 401
+
+
+def test_an_error_of_ours_tells_clients_nothing(served, monkeypatch):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret place /home/somebody")
+
+    monkeypatch.setattr(Batcher, "submit", fail)
+    response = served.post(model="a", prompt="x")
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+# Adapters that come and go ----------------------------------------------------------------
+
+
+def test_clusters_come_and_go_while_an_answer_streams(folders):
+    with serve(folders, adapters_folder=folders) as server:
+        expected = server.expected("c", PROMPTS[0], 64).text
+        body = {"model": "c", "prompt": PROMPTS[0], "max_tokens": 64, "temperature": 0}
+        with httpx.stream(
+            "POST", f"{server.url}/completions", json={**body, "stream": True}, timeout=60
+        ) as response:
+            lines = response.iter_lines()
+            received = [next(lines)]
+            assert server.post("load_lora_adapter", lora_name="new", lora_path="small").is_success
+            assert server.text(model="new/a", prompt="x") == server.expected("a", "x").text
+            assert server.post("unload_lora_adapter", lora_name="large").is_success
+            assert server.post(**body).status_code == 404
+            received += lines
+        events = [json.loads(line[6:]) for line in received if line and not line.endswith("]")]
+        assert "".join(event["choices"][0]["text"] for event in events) == expected
+
+
+def test_adapters_come_from_the_folder_that_is_allowed_alone(served, folders):
+    def load(path: str, name: str = "other") -> httpx.Response:
+        return served.post("load_lora_adapter", lora_name=name, lora_path=path)
+
+    for path in ("..", "/etc", "../x", "a\0b"):
+        assert load(path).status_code == 403
+    for path in ("missing", "."):
+        refused = load(path)
+        assert refused.status_code == 400
+        assert str(folders) not in refused.text
+        assert "holds no adapter" in refused.text
+    assert load("small", "small").status_code == 400  # is there already
+    assert load("small", "a/b").status_code == 400
+    assert served.post("unload_lora_adapter", lora_name="other").status_code == 404
+    assert served.post("load_lora_adapter", lora_name="x").status_code == 400
+    assert set(served.batcher.clusters.adapters) == set(CONFIGS)
+
+
+def test_without_a_folder_adapters_stay(folders):
+    with serve(folders) as server:
+        asked = {"lora_name": "small", "lora_path": str(folders / "small")}
+        assert server.post("load_lora_adapter", **asked).status_code == 403
+        assert server.post("unload_lora_adapter", **asked).status_code == 403
+
+
+# The command ------------------------------------------------------------------------------
+
+
+def test_the_command_serves_until_it_is_interrupted(folders, tmp_path):
+    words = ["--backbone", save_backbone(tmp_path / "tiny"), "--device", "cpu", "--port", "0"]
+    words += ["--adapter", folders / "small", "--adapter", f"big={folders / 'large'}"]
+    words += ["--api-key-variable", "A_KEY", "--dtype", "float32"]
+    command = [sys.executable, "-m", "cgclora", "serve", *map(str, words)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "A_KEY": "secret"}
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "http" in line)
+            url = line.split()[-1]
+            assert url.startswith("http://127.0.0.1:")
+            assert httpx.get(f"{url}/models").status_code == 401
+            found = httpx.get(f"{url}/models", headers={"Authorization": "Bearer secret"}).json()
+            names = {model["id"] for model in found["data"]}
+            assert {"tiny", "auto", "a", "b", "c", "d", "small/b", "big/b"} == names
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+
+
+def test_a_key_that_is_not_there_and_a_port_that_is_taken_are_said(monkeypatch, capsys):
+    monkeypatch.delenv("A_KEY", raising=False)
+    assert main(["serve", "--api-key-variable", "A_KEY"]) == 2
+    assert "A_KEY holds no key" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
+    assert "in use" in capsys.readouterr().err
+
+
+# Evaluation -------------------------------------------------------------------------------
+
+
+def test_an_evaluation_through_the_server_gives_the_predictions_of_one_here(served):
+    clusters = served.batcher.clusters
+    tasks = {"a": "small", "b": "small"}
+    requests = [
+        Request(task, prompt, max_new_tokens=12, stop=("\n",))
+        for task in tasks
+        for prompt in PROMPTS
+    ]
+    local = LocalEngine(
+        clusters.backbone, {task: clusters.adapters[name] for task, name in tasks.items()}
+    )
+    expected = dict(local.answers(requests))
+    found = dict(ServerEngine(served.url, {"*": "{task}"}).answers(requests))
+    for place in range(len(requests)):
+        for name in ("text", "tokens", "prompt_tokens"):
+            assert getattr(found[place], name) == getattr(expected[place], name)
