@@ -198,6 +198,10 @@ def _describe(
         "dev loss": training.get("best_dev_loss", "unknown"),
         "licence": manifest.get("licence", "not stated"),
     }
+    if "only" in training:
+        facts["dev loss"] = f"{facts['dev loss']} of {', '.join(training['only'])}"
+    if origin := manifest.get("origin"):
+        facts["origin"] = _origin(origin)
     lines = [f"{name:<10} {value}" for name, value in facts.items()]
     width = max(len(task) for task in shares)
     lines += ["", f"{'task':<{width}}  common  specific"]
@@ -207,6 +211,14 @@ def _describe(
     ]
     lines += _score_lines(manifest.get("classification", {}).get("tasks", {}))
     return "\n".join(lines)
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    """What `add-task` or `drop-task` made of which adapter."""
+    parent = origin["sha256"][:12]
+    if added := origin.get("added"):
+        return f"{', '.join(added)} added to {parent}"
+    return f"{', '.join(origin.get('dropped', ()))} dropped from {parent}"
 
 
 def _score_lines(tasks: Mapping[str, Any]) -> list[str]:

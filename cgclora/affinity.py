@@ -301,12 +301,13 @@ class _Run:
         """Each task's records for its step and, other ones, for its loss."""
         settings = self.settings
         generator = random.Random(f"{settings.seed}/measurement {index}")  # noqa: S311
-        count = settings.records + settings.loss_records
-        drawn = [generator.sample(group, count) for group in self.groups]
-        return (
-            [items[: settings.records] for items in drawn],
-            [items[settings.records :] for items in drawn],
-        )
+        for_step, for_loss = [], []
+        for group in self.groups:
+            first, second = records_for(group, settings)
+            drawn = generator.sample(group, first + second)
+            for_step.append(drawn[:first])
+            for_loss.append(drawn[first:])
+        return for_step, for_loss
 
     def _gradient(self, items: Sequence[Encoded]) -> tuple[float, Tensor]:
         """One task's loss on these records and its gradient by the shared parameters, [P]."""
@@ -356,6 +357,15 @@ class _Run:
             values = torch.stack([losses * weights, weights]).to(dtype)
             sums.index_add_(1, inputs["target_tasks"], values)
         return sums[0] / sums[1]
+
+
+def records_for(group: Sequence[Encoded], settings: AffinitySettings) -> tuple[int, int]:
+    """How many records of a task make its step and how many its loss."""
+    own, other = settings.records, settings.loss_records
+    mean = sum(len(item.ids) for item in group) / len(group)
+    most = min(len(group) // 2, len(group) - own, len(group) - other)
+    wanted = min(int(settings.tokens / mean), most)
+    return max(own, wanted), max(other, wanted)
 
 
 def _batches_of(items: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:

@@ -52,6 +52,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="whose groups to print (default first-order, which is measured more often)",
     )
     groups.add_argument(
+        "--unit",
+        choices=("loss", "task"),
+        default="loss",
+        help="affinities as shares of the loss, as TAG has them, or each task's relative to its "
+        "usual ones, so that all tasks have the same say",
+    )
+    groups.add_argument(
         "--prior", action="append", default=[], help="a group of a known grouping (repeat)"
     )
     parser.add_argument("--out", type=Path, help="file for the result (default: in the run folder)")
@@ -63,8 +70,9 @@ def _settings_options(how: argparse._ArgumentGroup) -> None:
     for name, text in (
         ("measurements", "how many (default 20)"),
         ("every", "joint training steps before each (default 8)"),
-        ("records", "of a task for its step (default 4)"),
-        ("loss-records", "of a task for its loss (default 4)"),
+        ("records", "of a task for its step, at least (default 2)"),
+        ("loss-records", "of a task for its loss, at least (default 2)"),
+        ("tokens", "of a task for each, where its records are short (default 320)"),
         ("lookahead-every", "take that form every so many measurements, 0 never (default 2)"),
         ("batch-size", "of the joint training (default 8)"),
         ("max-length", "longest record in tokens (default 512)"),
@@ -76,9 +84,15 @@ def _settings_options(how: argparse._ArgumentGroup) -> None:
         "--step-rate", type=float, help="of a step (default: the learning rate over the tasks)"
     )
     how.add_argument("--learning-rate", type=float, help="of the joint training (default 1e-3)")
-    how.add_argument("--sampling", choices=("proportional", "uniform", "temperature"))
+    how.add_argument(
+        "--sampling",
+        choices=("proportional", "uniform", "temperature"),
+        help="of the joint training (default uniform)",
+    )
     how.add_argument("--temperature", type=float, help="of that sampling")
-    how.add_argument("--weighting", choices=("token", "record"), help="what counts alike")
+    how.add_argument(
+        "--weighting", choices=("token", "record"), help="what counts alike (default record)"
+    )
 
 
 def _range(text: str) -> range:
@@ -101,7 +115,7 @@ def execute(options: argparse.Namespace) -> None:
         raise ConfigError("--run needs --data: name the records to measure on.")
     prior = prior_groups(options.prior) if options.prior else None
     result = _measure(options) if options.measured is None else read_result(options.measured)
-    result["grouping"] = group(result, options.groups, prior)
+    result["grouping"] = group(result, options.groups, prior, unit=options.unit)
     result = _rounded(result)
     out = options.out or (options.run / "affinity.json" if options.run else None)
     if out is not None:
@@ -185,13 +199,23 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def group(
-    result: Mapping[str, Any], sizes: Sequence[int], prior: Mapping[str, Sequence[str]] | None
+    result: Mapping[str, Any],
+    sizes: Sequence[int],
+    prior: Mapping[str, Sequence[str]] | None,
+    *,
+    unit: str = "loss",
 ) -> dict[str, Any]:
     """What both forms suggest, and how far they agree.
 
+    Args:
+        result: What was measured.
+        sizes: Numbers of groups.
+        prior: A grouping to compare with.
+        unit: `loss`, or `task` for `grouping_report.equalised`.
+
     Returns:
-        `first_order` and `lookahead`, see `grouping_report.report`, the latter None where it was
-        not taken; `agreement`, the rank correlation of both over pairs of tasks, from the
+        `unit`; `first_order` and `lookahead`, see `grouping_report.report`, the latter None where
+        it was not taken; `agreement`, the rank correlation of both over pairs of tasks, from the
         measurements that have both.
 
     Raises:
@@ -199,17 +223,19 @@ def group(
     """
     from cgclora.affinity_state import pooled
     from cgclora.config import ConfigError
-    from cgclora.grouping_report import rank_correlation, report
+    from cgclora.grouping_report import equalised, rank_correlation, report
 
     tasks = result["tasks"]
     wanted = [size for size in sizes if size <= len(tasks)] or [len(tasks)]
-    found: dict[str, Any] = {"agreement": None}
+    found: dict[str, Any] = {"unit": unit, "agreement": None}
     for form in ("first_order", "lookahead"):
         if result[form] is None:
             found[form] = None
             continue
         try:
             matrices = pooled(result["measurements"], form)
+            if unit == "task":
+                matrices = equalised(matrices)
             found[form] = report(matrices, tasks, wanted, prior=prior)
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -249,7 +275,8 @@ def summary(result: Mapping[str, Any], form: str) -> str:
         return f"the {words} form was not measured."
     lines = [
         f"{len(result['tasks'])} tasks, {found['measurements']} measurements, {words} form",
-        f"mean affinity with all in one group: {found['one_group']:+.5f}",
+        f"mean affinity with all in one group: {found['one_group']:+.5f}"
+        + (" of each task's usual one" if result["grouping"]["unit"] == "task" else ""),
     ]
     for value, between in (
         (found["split_half"], "every other measurement and the rest"),

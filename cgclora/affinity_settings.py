@@ -19,10 +19,12 @@ class AffinitySettings:
     Attributes:
         measurements: How many; a later call may ask for more.
         every: Steps of joint training before each of them.
-        records: Of a task, for the gradient that makes its step.
-        loss_records: Of a task, other ones, for its loss.
+        records: Of a task, for the gradient that makes its step, at least.
+        loss_records: Of a task, other ones, for its loss, at least.
+        tokens: Of a task, for each of the two: tasks with short records take as many as this makes
+            at their mean length, since an answer of one word says little; 0 takes no more.
         lookahead_every: Every how many measurements the lookahead form is taken as well, which
-            costs a pass over all tasks' `loss_records` a task; 0 never takes it.
+            costs a pass over the loss records of all tasks a task; 0 never takes it.
         step: `adam` divides a task's gradient by the root of the second moment that Adam
             (arXiv 1412.6980) has of the joint training: the way in which that gradient really
             moves an adapter trained with Adam. `sgd` takes it as it is, as TAG does: for adapters
@@ -35,7 +37,9 @@ class AffinitySettings:
         learning_rate: Of the joint training (Adam), reached over the first `every` steps.
         sampling: Of the joint training, see `TrainingSettings`.
         temperature: Of that sampling.
-        weighting: What counts alike in every loss, see `TrainingSettings`.
+        weighting: What counts alike in every loss, see `TrainingSettings`. With `record` and
+            uniform sampling the tasks have equal shares of a joint step. With `token` those with
+            short answers have next to none, and a step of theirs is longer than any joint one.
         max_length: Longest record in tokens; longer ones are left out.
         seed: Of the draws.
 
@@ -45,8 +49,9 @@ class AffinitySettings:
 
     measurements: int = 20
     every: int = 8
-    records: int = 4
-    loss_records: int = 4
+    records: int = 2
+    loss_records: int = 2
+    tokens: int = 320
     lookahead_every: int = 2
     step: Step = "adam"
     step_rate: float | None = None
@@ -54,7 +59,7 @@ class AffinitySettings:
     learning_rate: float = 1e-3
     sampling: Sampling = "uniform"
     temperature: float = 2.0
-    weighting: Weighting = "token"
+    weighting: Weighting = "record"
     max_length: int = 512
     seed: int = 0
 
@@ -63,6 +68,7 @@ class AffinitySettings:
         for field in ("measurements", "every", "records", "loss_records", "batch_size"):
             whole(field, getattr(self, field), 1)
         whole("max_length", self.max_length, 2)
+        whole("tokens", self.tokens, 0)
         whole("lookahead_every", self.lookahead_every, 0)
         whole("seed", self.seed, 0)
         number("temperature", self.temperature, 1)

@@ -67,6 +67,22 @@ def _ranks(matrix: Floats) -> Floats:
     return cast(Floats, ranks - ranks.mean() if len(ranks) else ranks)
 
 
+def equalised(measured: Floats) -> Floats:
+    """Affinities [M, T, T] onto each task in units of the root mean square of its mean ones.
+
+    Tasks with short answers lose a large share of their loss in a step, those with long ones a
+    hundredth of it; in these units each has the same say in which groups are best.
+    """
+    return measured / usual_size(measured.mean(axis=0))
+
+
+def usual_size(mean: Floats) -> Floats:
+    """The root mean square of the affinities onto each task from the others, [T]; 1 for zeros."""
+    others = mean * (1 - np.eye(len(mean)))
+    size = np.sqrt((others**2).sum(axis=0) / max(len(mean) - 1, 1))
+    return np.where(size > 0, size, 1.0)
+
+
 def report(
     measured: npt.ArrayLike,
     tasks: Sequence[str],

@@ -28,6 +28,7 @@ from cgclora.batching import Collator
 from cgclora.checkpoint import fingerprint
 from cgclora.config import ConfigError
 from cgclora.data import Record, data_hash, encode, sample_per_task
+from cgclora.router import TaskRouter
 from cgclora.run_folder import (
     Stopwatch,
     claim,
@@ -61,9 +62,10 @@ def train(
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
 
-    Afterwards the adapter holds the weights with the lowest dev loss. Under `accelerate launch` the
-    processes share each step's batch, and process 0 writes; with an FSDP config they share the
-    backbone, too, which is good for nothing but training then (see `distributed`).
+    Afterwards the adapter holds the weights with the lowest dev loss, and has a router. Under
+    `accelerate launch` the processes share each step's batch, and process 0 writes; with an FSDP
+    config they share the backbone, too, which is good for nothing but training then (see
+    `distributed`).
 
     Args:
         adapter: A fresh adapter, just attached.
@@ -72,7 +74,8 @@ def train(
         dev_records: What the dev loss is taken on; every task needs some.
         settings: How.
         run_folder: Where the run lives.
-        only: The tasks that have records; None for all.
+        only: The tasks that have records; None for all. With some only, the adapter keeps the
+            router that it has.
         check: Called before the adapter is saved; may raise to prevent that.
         facts: More for the adapter's manifest.
         dtype: Of the saved weights; None keeps fp32.
@@ -117,6 +120,8 @@ def train(
         too_long += skipped
     if too_long:
         print(f"left out as longer than {max_length} tokens: {dict(too_long)}", file=sys.stderr)
+    if only is None:
+        adapter.router = _router(train_records, tasks)
     identity = {
         "config": adapter.config.to_dict(),
         "settings": dataclasses.asdict(settings),
@@ -162,6 +167,14 @@ def train(
             dtype=dtype,
             facts={"training": {**identity, **counts, **outcome}, **(facts or {})},
         )
+
+
+def _router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:
+    """What finds the tasks' prompts, from all records: it costs no step."""
+    prompts: dict[str, list[str]] = {task: [] for task in tasks}
+    for record in records:
+        prompts[record.task].append(record.prompt)
+    return TaskRouter.fit(prompts)
 
 
 def _start(adapter: Adapter, only: Sequence[str]) -> dict[str, Any]:

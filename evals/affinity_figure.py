@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cgclora.grouping_report import usual_size
+
 Floats = npt.NDArray[np.float64]
 
 MARKS = ("#7a4fa3", "#2c8c74", "#8a6d1d", "#b3445a", "#4a6378", "#6b7d22")
@@ -20,6 +22,7 @@ MARKS = ("#7a4fa3", "#2c8c74", "#8a6d1d", "#b3445a", "#4a6378", "#6b7d22")
 
 _CELL, _CHARACTER, _GAP = 24, 7.0, 6
 _CERTAIN = 2.0  # standard errors
+_REACH = 2.0  # where the scale ends, in what is usual
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2933}.title{font-size:15px;font-weight:600}"
     ".quiet{fill:#55606e}.page{fill:#ffffff}.field{fill:#f1f3f5}.helps{fill:#1a5fb4}"
@@ -101,7 +104,7 @@ class _Picture:
 
     def draw(self, mean: Floats, errors: Floats, title: str) -> str:
         """The whole picture."""
-        reach = _reach(mean)
+        usual = usual_size(mean)
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} '
             f'{self.height:g}" width="{self.width:g}" height="{self.height:g}" role="img">',
@@ -109,14 +112,14 @@ class _Picture:
             f"<style>{_STYLE}</style>",
             f'<rect class="page" width="{self.width:g}" height="{self.height:g}" rx="8"/>',
             f'<text class="title" x="20" y="28">{escape(title)}</text>',
-            '<text class="quiet" x="20" y="47">Share of the column\'s loss that a training step '
-            "on the row's task takes away</text>",
+            '<text class="quiet" x="20" y="47">How much a training step on the row\'s task lowers '
+            "the column's loss, relative to what is usual in the column</text>",
             *self._labels(),
             f'<rect class="field" x="{self.left:g}" y="{self.top:g}" width="{self.side}" '
             f'height="{self.side}"/>',
-            *self._tiles(mean, errors, reach),
+            *self._tiles(mean, errors, usual),
             *self._borders(),
-            *self._legend(reach),
+            *self._legend(),
             "</svg>",
         ]
         return "\n".join(parts) + "\n"
@@ -143,7 +146,7 @@ class _Picture:
                     )
         return lines
 
-    def _tiles(self, mean: Floats, errors: Floats, reach: float) -> list[str]:
+    def _tiles(self, mean: Floats, errors: Floats, usual: Floats) -> list[str]:
         lines = []
         for row, source in enumerate(self.names):
             for column, target in enumerate(self.names):
@@ -157,7 +160,7 @@ class _Picture:
                 lines.append(
                     f'<rect x="{self.left + column * _CELL + inset:g}" '
                     f'y="{self.top + row * _CELL + inset:g}" width="{size}" height="{size}" '
-                    f"{shade(value / reach)}><title>{escape(words)}</title></rect>"
+                    f"{shade(value / usual[column] / _REACH)}><title>{escape(words)}</title></rect>"
                 )
         return lines
 
@@ -171,7 +174,7 @@ class _Picture:
             start += size
         return lines
 
-    def _legend(self, reach: float) -> list[str]:
+    def _legend(self) -> list[str]:
         left, top, width, steps = 20, self.top + self.side + 22, 200, 40
         wide = width / steps
         lines = [f'<rect class="field" x="{left}" y="{top:g}" width="{width}" height="12"/>']
@@ -181,9 +184,9 @@ class _Picture:
                 f"{shade(2 * (step + 0.5) / steps - 1)}/>"
             )
         for x, anchor, words in (
-            (left, "start", f"−{100 * reach:.2g} %"),
+            (left, "start", f"−{_REACH:g} hurts"),
             (left + width / 2, "middle", "0"),
-            (left + width, "end", f"+{100 * reach:.2g} %"),
+            (left + width, "end", f"helps +{_REACH:g}"),
         ):
             lines.append(f'<text x="{x:g}" y="{top + 28:g}" text-anchor="{anchor}">{words}</text>')
         sizes = [
@@ -207,12 +210,6 @@ class _Picture:
                 )
                 x += 40 + len(words) * _CHARACTER
         return lines
-
-
-def _reach(mean: Floats) -> float:
-    """Where the scale ends: what 19 of 20 pairs of different tasks stay within."""
-    outside = np.abs(mean[~np.eye(len(mean), dtype=bool)])
-    return float(np.quantile(outside, 0.95)) if outside.any() else 1.0
 
 
 def shade(share: float) -> str:

@@ -30,7 +30,7 @@ def page(result: Mapping[str, Any]) -> str:
     grouping = result["grouping"]
     forms = [form for form in FORMS if grouping[form] is not None]
     parts = ["# Which tasks help one another", _measured(result), f"![heat map]({PICTURE})"]
-    parts += ["## How many groups", _reading(grouping["first_order"])]
+    parts += ["## How many groups", _reading(grouping["first_order"], grouping["unit"])]
     for form in forms:
         parts += [f"{FORMS[form]} form:", _table(grouping[form])]
     parts.append(_certainty(grouping))
@@ -50,8 +50,9 @@ def _measured(result: Mapping[str, Any]) -> str:
         f"{result['adapter']['common'] * result['adapter']['expert_rank']} on all tasks for "
         f"{result['measurements'][-1]['step']} steps of {settings['batch_size']} records "
         f"(learning rate {settings['learning_rate']:g}), and every {settings['every']} steps took "
-        f"each task's gradient on {settings['records']} records and its loss on "
-        f"{settings['loss_records']} others of at most {settings['max_length']} tokens: "
+        f"each task's gradient on about {settings['tokens']} tokens of records (at least "
+        f"{settings['records']} records) and its loss on as many of others (at least "
+        f"{settings['loss_records']}), none longer than {settings['max_length']} tokens: "
         f"{taken['first_order']} times in the first-order form, {taken['lookahead']} times in the "
         f"lookahead form, {result['seconds'] / 60:.0f} minutes in all. A task's step is its share "
         f"of a joint step ({settings['step']}). The tasks' mean loss fell from {losses[0]:.2f} to "
@@ -59,16 +60,21 @@ def _measured(result: Mapping[str, Any]) -> str:
     )
 
 
-def _reading(found: Mapping[str, Any]) -> str:
+def _reading(found: Mapping[str, Any], unit: str) -> str:
     text = (
         "Gain: how much more of a task's loss the other tasks of its group take away in a step "
-        "than all other tasks do, in per cent of the loss, mean over tasks. It is larger than it "
+        "than all other tasks do, mean over tasks. It is larger than it "
         "will be for groups that were chosen by it, so held out: each measurement scored with the "
         "groups that the others give. Stability: mean adjusted Rand index with the groups of "
         "bootstrapped measurements. "
-        f"With all in one group a step takes {_percent(found['one_group'])} of another task's "
-        "loss on average."
+        f"With all in one group the mean affinity is {_percent(found['one_group'])}."
     )
+    if unit == "task":
+        text += (
+            " All in units of a task's usual affinity (100 % is the root mean square of those onto "
+            "it), so that tasks with short answers, which lose much of their loss in a step, have "
+            "no more say than others."
+        )
     if found["prior"] is not None:
         names = " / ".join(found["prior"]["groups"])
         text += f" Prior: {names}, which nothing here was chosen by."

@@ -16,7 +16,7 @@ import torch
 import evals.__main__
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.affinity import measure
+from cgclora.affinity import measure, records_for
 from cgclora.affinity_command import group, prior_groups
 from cgclora.affinity_settings import AffinitySettings
 from cgclora.batching import Collator
@@ -36,7 +36,15 @@ RULES = {"sun": ("好", "Is"), "day": ("好", "Is"), "moon": ("Is", "好"), "nig
 """What a task answers to an "a" and to a "b": two say one thing, two the contrary."""
 
 CONFIG = AdapterConfig.lora(TASKS, 4)
-SETTINGS = AffinitySettings(measurements=4, every=3, lookahead_every=2, learning_rate=3e-3)
+SETTINGS = AffinitySettings(
+    measurements=4,
+    every=3,
+    records=4,
+    loss_records=4,
+    tokens=0,
+    lookahead_every=2,
+    learning_rate=3e-3,
+)
 
 
 def records(per_task: int, seed: int = 0) -> list[Record]:
@@ -84,7 +92,7 @@ def test_both_forms_agree_for_small_steps_and_part_for_large_ones(tmp_path, conf
         one = result["measurements"][0]
         first_order, lookahead = np.array(one["first_order"]), np.array(one["lookahead"])
         apart.append(np.abs(first_order - lookahead).max() / np.abs(first_order).max())
-    assert apart[0] < 0.01
+    assert apart[0] < 0.02  # single precision takes its share
     assert apart[1] > 5 * apart[0]
 
 
@@ -158,6 +166,24 @@ def test_the_loss_is_taken_on_other_records_than_the_step(tmp_path, monkeypatch)
         run(tmp_path / "b", data=data[1:])
 
 
+@pytest.mark.parametrize(
+    ("records_of_task", "tokens", "counts"),
+    [(40, 0, (3, 2)), (40, 100, (10, 10)), (40, 25, (3, 2)), (12, 1000, (6, 6)), (6, 1000, (3, 3))],
+)
+def test_tasks_with_short_records_take_more_of_them(records_of_task, tokens, counts):
+    group = [Encoded([2] * 10, 8, 0)] * records_of_task
+    settings = AffinitySettings(records=3, loss_records=2, tokens=tokens)
+    assert records_for(group, settings) == counts
+
+
+@pytest.mark.parametrize("size", range(5, 12))
+def test_no_more_records_are_taken_than_there_are(size):
+    settings = AffinitySettings(records=4, loss_records=1, tokens=10**6)
+    first, second = records_for([Encoded([2], 1, 0)] * size, settings)
+    assert first >= 4
+    assert first + second <= size
+
+
 def test_a_loss_near_zero_does_not_blow_an_affinity_up(tmp_path, monkeypatch):
     usual = run(tmp_path / "a", measurements=1, step_rate=1e-4)
     monkeypatch.setattr("cgclora.affinity.SMALLEST_LOSS", 100.0)
@@ -173,7 +199,8 @@ def test_a_loss_near_zero_does_not_blow_an_affinity_up(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("step", "rate"), [("adam", 1e-4), ("sgd", 1e-2)])
 def test_tasks_that_agree_are_told_from_tasks_that_contradict(tmp_path, step, rate):
     result = run(tmp_path, step=step, step_rate=rate, measurements=5, every=5, lookahead_every=1)
-    for found in (group(result, range(1, 4), None)[form] for form in ("first_order", "lookahead")):
+    grouped = [group(result, range(1, 4), None, unit=unit) for unit in ("loss", "task")]
+    for found in (one[form] for one in grouped for form in ("first_order", "lookahead")):
         assert found["groupings"][1]["groups"] == [["sun", "day"], ["moon", "night"]]
         assert found["groupings"][1]["held_out_gain"] > 0
         assert found["suggested"] == 2
@@ -237,6 +264,7 @@ def test_a_diverging_training_is_stopped(tmp_path):
         {"learning_rate": float("nan")},
         {"sampling": "all"},
         {"max_length": 1},
+        {"tokens": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

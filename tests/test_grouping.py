@@ -17,7 +17,13 @@ from cgclora.grouping import (
     partition_score,
     search_groupings,
 )
-from cgclora.grouping_report import adjusted_rand_index, prior_labels, rank_correlation, report
+from cgclora.grouping_report import (
+    adjusted_rand_index,
+    equalised,
+    prior_labels,
+    rank_correlation,
+    report,
+)
 
 TASKS = tuple("abcdefgh")
 
@@ -195,3 +201,13 @@ def test_a_single_measurement_says_nothing_of_certainty():
 def test_a_prior_must_have_each_task_once(prior):
     with pytest.raises(ValueError, match="each task once"):
         prior_labels(prior, ["a", "b"])
+
+
+def test_equalised_affinities_give_each_task_the_same_say():
+    measured = planted(6, 2, 0.2, seed=0, count=5)
+    scale = np.array([1.0, 10.0, 100.0, 0.1, 0.01, 0.0])
+    plain, scaled = equalised(measured), equalised(measured * scale)
+    np.testing.assert_allclose(scaled[..., :5], plain[..., :5])
+    assert not scaled[..., 5].any()
+    mean = plain.mean(axis=0)[~np.eye(6, dtype=bool)].reshape(6, 5)
+    assert np.square(mean).mean() == pytest.approx(1)

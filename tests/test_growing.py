@@ -18,10 +18,12 @@ from cgclora.backbone import Backbone, load_backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, encode_prompts
 from cgclora.decoding import Batch, Request
+from cgclora.files import sha256_file
 from cgclora.growing import add_experts, add_tasks, drop_tasks, grown, shrunk, take_experts
 from cgclora.router import TaskRouter
 from cgclora.run_folder import TrainingError, TrainingStopped
 from cgclora.settings import TrainingSettings
+from cgclora.shapes import WEIGHTS_FILE
 from cgclora.storage import AdapterError
 from tests.reference import METHODS, TASKS, scatter
 from tests.tiny import ARCHITECTURES, make_backbone, save_backbone
@@ -320,9 +322,14 @@ def test_the_commands_add_a_task_and_drop_it_again(tmp_path, capsys):
     assert "weight_decay" in capsys.readouterr().err
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == [*TASKS, "new"]
+    assert main(["inspect", str(tmp_path / "run" / "adapter")]) == 0
+    parent = sha256_file(tmp_path / "parent" / WEIGHTS_FILE)[:12]
+    assert f"new added to {parent}" in capsys.readouterr().out
     drop = ["drop-task", "--adapter", str(tmp_path / "run" / "adapter"), "--out"]
     assert main([*drop, str(tmp_path / "again"), "--task", "new"]) == 0
     assert "3 tasks left" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "again")]) == 0
+    assert "new dropped from" in capsys.readouterr().out
     before = storage.read_tensors(tmp_path / "parent")
     after = storage.read_tensors(tmp_path / "again")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

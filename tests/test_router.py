@@ -18,8 +18,10 @@ from cgclora.data import DataError, Record
 from cgclora.files import sha256_file
 from cgclora.router import SURE, JoinedRouter, RoutedTask, TaskRouter
 from cgclora.router_check import check
+from cgclora.settings import TrainingSettings
 from cgclora.storage import ROUTER_FILE, AdapterError, annotate, read_manifest
-from tests.tiny import make_model
+from cgclora.training import train
+from tests.tiny import make_backbone, make_model
 
 WORDINGS = {
     "names": "找出句子中的人名和地名：\n{}。",
@@ -204,6 +206,16 @@ def test_an_adapter_carries_its_router_from_folder_to_folder(tmp_path, routers):
     adapter.save(tmp_path / "b")
     assert not (tmp_path / "b" / ROUTER_FILE).exists()
     assert Adapter.load(tmp_path / "b", make_model()).router is None
+
+
+def test_an_adapter_that_is_trained_gets_a_router_of_its_records(tmp_path):
+    backbone = make_backbone()
+    some = [Record(task, task, own, "无") for task in FIRST for own in PROMPTS[task][:20]]
+    adapter = Adapter.attach(backbone, AdapterConfig(FIRST))
+    settings = TrainingSettings(epochs=1, batch_size=20, records_per_task=10, evaluations=1)
+    train(adapter, backbone.tokenizer, some, some[::10], settings, tmp_path, progress=print)
+    expected = TaskRouter.fit({task: PROMPTS[task][:20] for task in FIRST})
+    assert TaskRouter.load(tmp_path / "adapter").to_bytes() == expected.to_bytes()
 
 
 def test_a_router_of_other_tasks_is_refused(tmp_path, routers):
