@@ -41,7 +41,7 @@ from cgclora.loss import TargetLoss
 from cgclora.run_folder import TrainingDiverged, TrainingStopped, claim, hold
 from cgclora.shared_parameters import SharedParameters
 
-_LOSS_TOKENS = 2048  # padded tokens of a batch without gradients
+_LOSS_TOKENS = {"cpu": 2048, "other": 1 << 14}  # padded, of a batch without gradients
 
 
 def print_progress(facts: Mapping[str, Any]) -> None:
@@ -333,7 +333,8 @@ class _Run:
     def _lookahead(self, steps: Tensor, for_loss: Sequence[Sequence[Encoded]]) -> Tensor:
         """The affinities by taking each step and going back again, [T, T]."""
         items = sorted((item for task in for_loss for item in task), key=lambda x: len(x.ids))
-        batches = [self._inputs(batch) for batch in _batches_of(items, _LOSS_TOKENS)]
+        most = _LOSS_TOKENS.get(self.device.type, _LOSS_TOKENS["other"])
+        batches = [self._inputs(batch) for batch in _batches_of(items, most)]
         before = self._task_losses(batches)
         here = self.shared.values()
         rows = []

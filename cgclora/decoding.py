@@ -204,7 +204,10 @@ def answers(
     *,
     batch_size: int = 16,
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer any number of requests, longest prompts first, in batches of mixed tasks.
+    """Answer any number of requests in batches of mixed tasks, those that may say most first.
+
+    Rows of a batch wait for its longest answer, so those of like length go together, and among them
+    those of like prompts.
 
     Yields each request's place with its answer, as soon as it has ended.
 
@@ -214,7 +217,8 @@ def answers(
     """
     if batch_size < 1:
         raise DecodingError(f"batch_size must be at least 1, got {batch_size}.")
-    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
+    lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
+    order = sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         for piece in stream(backbone, [requests[i] for i in places], adapter):

@@ -61,7 +61,7 @@ class LocalEngine:
         }
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Each request's place with its answer, adapter by adapter, longest prompts first."""
+        """Each request's place with its answer, adapter by adapter."""
         groups: dict[int | None, list[int]] = {}
         for place, request in enumerate(requests):
             adapter = self.adapters.get(request.task or "")

@@ -33,6 +33,7 @@ from cgclora import files, provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.data import DataError, Record
+from cgclora.growing import add_tasks
 from cgclora.run_folder import TrainingDiverged, TrainingError, TrainingStopped
 from cgclora.storage import read_manifest
 from cgclora.training import train
@@ -47,6 +48,9 @@ from evals.results import MANIFEST_FILE, METRICS_FILE, RunError, read_run
 from evals.tasks import TASKS
 
 SPLITS = ("train", "dev", "test")
+
+OTHERS = "others"
+"""Folder, in that of a task that is added, of the adapter for the other tasks."""
 
 DIVERGED_FILE = "diverged.json"
 """Stands in a training folder instead of an adapter, and says how it went."""
@@ -267,7 +271,7 @@ class Matrix:
         Where the training diverged it is infinite.
         """
         tasks = self.recipe.clusters[cell.cluster]
-        groups = [(task,) for task in tasks] if cell.method.adapters == "one a task" else [tasks]
+        groups = [(task,) for task in tasks] if _has_many(cell.method) else [tasks]
         losses = [self._train_one(cell, rate, group) for group in groups]
         return sum(losses) / len(losses)
 
@@ -282,16 +286,33 @@ class Matrix:
             return math.inf
         # Nothing resumes any more; a process may have been killed before it removed them.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / OTHERS / "checkpoints", ignore_errors=True)
         manifest, _ = read_manifest(folder / "adapter")
         return float(manifest["training"]["best_dev_loss"])
 
     def _take_steps(self, cell: _Cell, rate: float, tasks: Sequence[str], folder: Path) -> None:
         name = folder.relative_to(self.out / "adapters")
         self._say(f"{name}: training")
+        try:
+            if cell.method.adapters == "added":
+                manifest = self._add(cell, rate, tasks[0], folder)
+            else:
+                manifest = self._fit(cell, rate, tasks, folder)
+        except TrainingDiverged as error:
+            files.write_json(folder / DIVERGED_FILE, str(error))
+            self._say(f"{name}: {error}")
+            return
+        facts = manifest["training"]
+        self._say(f"{name}: dev loss {facts['best_dev_loss']:.3f}, {facts['seconds']:.0f} s")
+
+    def _fit(
+        self, cell: _Cell, rate: float, tasks: Sequence[str], folder: Path
+    ) -> Mapping[str, Any]:
+        """Train a method's adapter for some tasks; its manifest."""
         config = self.recipe.config(cell.method.name, tasks)
         adapter = Adapter.attach(self.backbone, config, name="learner", seed=cell.seed)
         try:
-            manifest = train(
+            return train(
                 adapter,
                 self.backbone.tokenizer,
                 self._records("train", tasks, cell.method.prompt),
@@ -299,18 +320,41 @@ class Matrix:
                 self.recipe.settings(rate, cell.seed),
                 folder,
                 dtype=torch.bfloat16,
-                facts={"method": cell.method.name, "recipe": self.recipe.name},
-                progress=lambda _: None,
-                stop=lambda: time.monotonic() > self._ends,
+                **self._options(cell),
             )
-        except TrainingDiverged as error:
-            files.write_json(folder / DIVERGED_FILE, str(error))
-            self._say(f"{name}: {error}")
-            return
         finally:
             adapter.detach()
-        facts = manifest["training"]
-        self._say(f"{name}: dev loss {facts['best_dev_loss']:.3f}, {facts['seconds']:.0f} s")
+
+    def _add(self, cell: _Cell, rate: float, task: str, folder: Path) -> Mapping[str, Any]:
+        """Train an adapter for the other tasks of the cluster, and add the task to it.
+
+        That takes as many steps as it has part in when all are trained together, with as many of
+        its records in each.
+        """
+        tasks = self.recipe.clusters[cell.cluster]
+        others = folder / OTHERS
+        if not _is_trained(others):
+            self._fit(cell, rate, [other for other in tasks if other != task], others)
+        settings = self.recipe.settings(rate, cell.seed)
+        share = max(1, settings.batch_size // len(tasks))
+        return add_tasks(
+            others / "adapter",
+            [task],
+            self.backbone,
+            self.backbone.tokenizer,
+            self._records("train", [task], cell.method.prompt),
+            self._records("dev", [task], cell.method.prompt),
+            dataclasses.replace(settings, batch_size=share),
+            folder,
+            **self._options(cell),
+        )
+
+    def _options(self, cell: _Cell) -> dict[str, Any]:
+        return {
+            "facts": {"method": cell.method.name, "recipe": self.recipe.name},
+            "progress": lambda _: None,
+            "stop": lambda: time.monotonic() > self._ends,
+        }
 
     def _records(self, split: str, tasks: Sequence[str], prompt: str) -> list[Record]:
         ask = PROMPTS[prompt]
@@ -332,11 +376,11 @@ class Matrix:
             return dict.fromkeys(tasks, self._load(folder, "composed", attached))
         if math.isinf(self._train(cell, rate)):
             raise TrainingError(f"{cell.name} diverged with a learning rate of {rate:g}.")
-        if cell.method.adapters == "one a task":
+        if _has_many(cell.method):
             return {
                 task: self._load(
                     self._training_folder(cell, rate, (task,)) / "adapter",
-                    f"single{place}",
+                    f"one{place}",
                     attached,
                 )
                 for place, task in enumerate(tasks)
@@ -413,7 +457,7 @@ class Matrix:
 
     def _training_folder(self, cell: _Cell, rate: float, tasks: Sequence[str]) -> Path:
         folder = self.out / "adapters" / cell.name / f"rate-{rate:g}"
-        return folder / _slug(tasks[0]) if cell.method.adapters == "one a task" else folder
+        return folder / _slug(tasks[0]) if _has_many(cell.method) else folder
 
     def _composed_folder(self, cell: _Cell, rate: float) -> Path:
         return self.out / "adapters" / cell.name / f"rate-{rate:g}" / "adapter"
@@ -445,6 +489,11 @@ class Matrix:
 def _slug(name: str) -> str:
     """A name as a folder: `CGC-LoRA w/o gate` is `cgc-lora-w-o-gate`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _has_many(method: Method) -> bool:
+    """Whether each task has an adapter of its own."""
+    return method.adapters in ("one a task", "added")
 
 
 def _is_run(folder: Path) -> bool:

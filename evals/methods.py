@@ -13,7 +13,7 @@ from typing import Literal
 
 from cgclora.config import AdapterConfig, number, whole
 
-Adapters = Literal["none", "one a task", "one for all", "composed"]
+Adapters = Literal["none", "one a task", "one for all", "composed", "added"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Method:
     Attributes:
         name: What it is called.
         adapters: `none`; `one a task`, trained on that task alone; `one for all` tasks of the
-            cluster; or `composed` of those of LoRA (Single) without training.
+            cluster; `composed` of those of LoRA (Single) without training; or `added`, for each
+            task one that was trained on the others, to which the task was added.
         config: The adapter for some tasks; None where nothing is trained.
         prompt: One of `evals.benchmark.PROMPTS`, in training and answering alike.
     """
@@ -126,6 +127,7 @@ def _active_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
 SINGLE = "LoRA (Single)"
 LORAHUB = "LoRAHub"
 CGC_LORA = "CGC-LoRA"
+ADDED = "CGC-LoRA (added)"
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -143,10 +145,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("CGC-LoRA w/o gate", "one for all", _without_gate),
             Method("CGC-LoRA w/o common", "one for all", _without_common),
             Method("CGC-LoRA w/o specific", "one for all", _without_specific),
+            Method(ADDED, "added", _cgc_lora),
         )
     }
 )
 """By name, in the order in which a comparison runs them: the main ones first."""
+
+COMPARED = tuple(name for name in METHODS if name != ADDED)
+"""What a comparison runs unless it names its methods: ways to train all tasks at once."""
 
 
 def spelled(said: str, config: AdapterConfig) -> str:

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.settings import TrainingSettings
 from evals.lorahub import Search
-from evals.methods import METHODS, Sizes
+from evals.methods import COMPARED, METHODS, Sizes
 from evals.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -88,7 +88,7 @@ class Recipe:
 
     name: str
     clusters: Mapping[str, tuple[str, ...]]
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = COMPARED
     seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (6e-4,)
     tune_on: str | None = None
@@ -127,7 +127,12 @@ class Recipe:
             whole("seeds", seed, 0)
             self.settings(self.learning_rates[0], seed)
         for method in self.methods:
-            for tasks in self.clusters.values():
+            for cluster, tasks in self.clusters.items():
+                if METHODS[method].adapters == "added" and len(tasks) < 2:
+                    raise ConfigError(
+                        f"{method} adds a task to the others of its cluster, and {cluster} has "
+                        "one: give it more, or leave the method out."
+                    )
                 if METHODS[method].config is not None:
                     self.config(method, tasks)  # what no adapter can have is said before training
 

@@ -13,7 +13,7 @@ from cgclora.data import DataError
 from cgclora.run_folder import TrainingError
 from evals import matrix as matrix_module
 from evals.matrix import Matrix
-from evals.methods import METHODS
+from evals.methods import ADDED, COMPARED, METHODS
 from evals.recipe import Recipe, _recipe
 from evals.results import RunError, find_runs, read_run
 from evals.tasks import TASKS
@@ -67,7 +67,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison that nothing interrupts."""
     out = tmp_path_factory.mktemp("whole")
     outcome = made(source, out).run()
-    assert (outcome.done, outcome.left) == (2 * len(METHODS), ())
+    assert (outcome.done, outcome.left) == (2 * len(COMPARED), ())
     return out
 
 
@@ -86,7 +86,7 @@ def manifest_of(out: Path, cell: str) -> dict[str, Any]:
 def test_every_method_has_a_scored_run_in_every_cluster(whole):
     runs = [read_run(folder) for folder in find_runs(whole / "runs")]
     methods = sorted(run.manifest["method"] for run in runs)
-    assert methods == sorted([*METHODS, *METHODS])
+    assert methods == sorted([*COMPARED, *COMPARED])
     assert all(run.metrics is not None for run in runs)
     assert all(run.manifest["recipe"]["name"] == "tiny" for run in runs)
 
@@ -182,6 +182,36 @@ def test_a_comparison_in_bits_gives_what_one_in_a_piece_gives(source, whole, tmp
     theirs = said(whole)
     assert said(tmp_path) == {place: theirs[place] for place in said(tmp_path)}
     assert len(said(tmp_path)) == 2 * len(methods)
+
+
+def test_each_task_is_added_to_an_adapter_of_the_others(source, tmp_path):
+    """In bits, too: a call that goes on gives what one in a piece gives."""
+    changes = {"methods": [ADDED], "clusters": {"medical": ["KUAKE-QIC", "IMCS-V2-NER"]}}
+    assert made(source, tmp_path / "whole", **changes).run().left == ()
+    facts = manifest_of(tmp_path / "whole", "medical/cgc-lora-added")
+    assert [one["tasks"] for one in facts["adapters"]] == [["KUAKE-QIC"], ["IMCS-V2-NER"]]
+    assert [one["manifest"]["tasks"] for one in facts["adapters"]] == [
+        ["IMCS-V2-NER", "KUAKE-QIC"],
+        ["KUAKE-QIC", "IMCS-V2-NER"],
+    ]
+    for one, new in zip(facts["adapters"], ("KUAKE-QIC", "IMCS-V2-NER"), strict=True):
+        training, origin = one["manifest"]["training"], one["manifest"]["origin"]
+        before = origin["training"]
+        assert training["only"] == [new] == origin["added"]
+        assert training["steps"] == before["steps"] * 2
+        assert training["settings"]["batch_size"] * 2 == before["settings"]["batch_size"]
+
+    left: tuple[str, ...] = ("all",)
+    while left:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matrix_module.time, "monotonic", Clock(24).monotonic)
+            left = made(source, tmp_path / "bits", **changes).run(1e6).left
+    assert said(tmp_path / "bits") == said(tmp_path / "whole")
+
+
+def test_a_task_cannot_be_added_to_nothing():
+    with pytest.raises(ConfigError, match="general has one"):
+        recipe(methods=[ADDED])
 
 
 def test_a_finished_comparison_takes_no_more_time(source, whole):
