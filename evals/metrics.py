@@ -17,6 +17,7 @@ use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import metadata
@@ -375,7 +376,10 @@ def _chrf_scorer() -> CHRF:
 
 
 def _version(own: int, *libraries: str) -> str:
-    return "+".join([str(own), *(f"{name}-{metadata.version(name)}" for name in libraries)])
+    """Ours and those of libraries; a machine that only answers may lack them."""
+    with suppress(metadata.PackageNotFoundError):
+        return "+".join([str(own), *(f"{name}-{metadata.version(name)}" for name in libraries)])
+    return str(own)
 
 
 _JIEBA = _version(1, "rouge-chinese", "jieba")

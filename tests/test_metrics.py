@@ -456,3 +456,22 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(prediction, target):
 def test_equal_texts_score_one_and_strangers_zero(name):
     assert score(name, [text_pair("患者头痛三天。", "患者头痛三天。")]) == pytest.approx(1)
     assert score(name, [text_pair("患者头痛三天", "GOOD")]) == 0
+
+
+def test_a_machine_that_only_answers_needs_no_scoring_packages():
+    code = """
+from importlib import metadata
+import sys
+real = metadata.version
+def version(name):
+    if name in {"jieba", "rouge-chinese", "sacrebleu"}:
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+metadata.version = version
+sys.modules |= dict.fromkeys(["jieba", "rouge_chinese", "sacrebleu"])
+from evals.matrix import Matrix
+from evals.metrics import METRICS
+print(METRICS["rouge-1/jieba"].version)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
