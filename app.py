@@ -50,7 +50,7 @@ def build(engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True) 
         delete_cache=(600, 3600),  # uploads that nothing came of go within the hour
     )
     jobs, backbone = Jobs(runs / "jobs"), os.environ.get("CGCLORA_BACKBONE")
-    library = Library(_ASSETS / "results" / "small" / "runs", runs / "evaluations")
+    library = Library(_ASSETS / "results", runs / "evaluations")
     with page:
         shell = Shell(page)
         with shell.tab("try"):

@@ -32,7 +32,7 @@ def page(result: Mapping[str, Any]) -> str:
     parts = ["# Which tasks help one another", _measured(result), f"![heat map]({PICTURE})"]
     parts += ["## How many groups", _reading(grouping["first_order"], grouping["unit"])]
     for form in forms:
-        parts += [f"{FORMS[form]} form:", _table(grouping[form])]
+        parts += [f"{FORMS[form]} form:", _table(grouping[form], grouping["unit"])]
     parts.append(_certainty(grouping))
     parts += ["## The groups", *(_groups(grouping[form], FORMS[form]) for form in forms)]
     return "\n\n".join(parts) + "\n"
@@ -42,6 +42,7 @@ def _measured(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     taken = {form: sum(form in one for one in result["measurements"]) for form in FORMS}
     losses = [sum(one["losses"]) / len(one["losses"]) for one in result["measurements"]]
+    last = result["origins"][-1]["hardware"]
     return (
         f"Affinity of {len(result['tasks'])} tasks (TAG, arXiv 2109.04617): the share of one "
         "task's loss that a training step on another takes away, losses summed over the "
@@ -54,7 +55,8 @@ def _measured(result: Mapping[str, Any]) -> str:
         f"{settings['records']} records) and its loss on as many of others (at least "
         f"{settings['loss_records']}), none longer than {settings['max_length']} tokens: "
         f"{taken['first_order']} times in the first-order form, {taken['lookahead']} times in the "
-        f"lookahead form, {result['seconds'] / 60:.0f} minutes in all. A task's step is its share "
+        f"lookahead form, {result['seconds'] / 60:.0f} minutes in all "
+        f"({last.get('gpu', last['machine'])}, {last['dtype']}). A task's step is its share "
         f"of a joint step ({settings['step']}). The tasks' mean loss fell from {losses[0]:.2f} to "
         f"{losses[-1]:.2f} nats meanwhile, so this is how tasks help one another early on."
     )
@@ -67,7 +69,7 @@ def _reading(found: Mapping[str, Any], unit: str) -> str:
         "will be for groups that were chosen by it, so held out: each measurement scored with the "
         "groups that the others give. Stability: mean adjusted Rand index with the groups of "
         "bootstrapped measurements. "
-        f"With all in one group the mean affinity is {_percent(found['one_group'])}."
+        f"With all in one group the mean affinity is {_percent(found['one_group'], unit)}."
     )
     if unit == "task":
         text += (
@@ -81,20 +83,20 @@ def _reading(found: Mapping[str, Any], unit: str) -> str:
     return text
 
 
-def _table(found: Mapping[str, Any]) -> str:
+def _table(found: Mapping[str, Any], unit: str) -> str:
     rows = [("groups", "gain", "held out", "stability", "adjusted Rand index with the prior")]
     for one in found["groupings"]:
         rows.append(
             (
                 f"{one['asked']}{' (suggested)' if one['asked'] == found['suggested'] else ''}",
-                _with_error(one["gain"], one["standard_error"]),
-                _with_error(one["held_out_gain"], one["held_out_standard_error"]),
+                _with_error(one["gain"], one["standard_error"], unit),
+                _with_error(one["held_out_gain"], one["held_out_standard_error"], unit),
                 _number(one["stability"]),
                 _number(one["prior_ari"]),
             )
         )
     if found["prior"] is not None:
-        gain = _with_error(found["prior"]["gain"], found["prior"]["standard_error"])
+        gain = _with_error(found["prior"]["gain"], found["prior"]["standard_error"], unit)
         rows.append(("prior", gain, gain, "", "1.00"))
     return _markdown(rows)
 
@@ -117,7 +119,7 @@ def _certainty(grouping: Mapping[str, Any]) -> str:
 def _groups(found: Mapping[str, Any], form: str) -> str:
     rows = [(f"{form.lower()}", "groups")]
     for one in found["groupings"]:
-        if 2 <= one["asked"] <= 6:
+        if one["asked"] > 1:
             groups = "<br>".join(", ".join(group) for group in one["groups"])
             rows.append((str(one["asked"]), groups))
     return _markdown(rows)
@@ -129,14 +131,19 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _with_error(value: float | None, error: float | None) -> str:
+def _with_error(value: float | None, error: float | None, unit: str) -> str:
     if value is None:
         return ""
-    return _percent(value) + ("" if error is None else f" ± {100 * error:.3f}")
+    return _percent(value, unit) + ("" if error is None else f" ± {100 * error:.{_digits(unit)}f}")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:+.3f} %"
+def _percent(value: float, unit: str) -> str:
+    return f"{100 * value:+.{_digits(unit)}f} %"
+
+
+def _digits(unit: str) -> int:
+    """A step takes thousandths of a loss away, and about as much as usual."""
+    return 0 if unit == "task" else 3
 
 
 def _number(value: float | None) -> str:

@@ -203,6 +203,9 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
             found,
             key=lambda board: (
                 order.index(board.cluster),
+                # What says most about a cluster comes first.
+                -len(board.tasks),
+                -len(board.entries),
                 -sum(task.samples for task in board.tasks),
                 board.split or "",
                 board.id,

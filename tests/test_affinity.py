@@ -29,7 +29,6 @@ from evals.affinity_page import RESULT, files_of
 from tests.tiny import make_backbone, save_backbone
 
 COMMITTED = Path(__file__).parents[1] / "assets" / "results" / "affinity" / RESULT
-COMMITTED_GROUPS = 2  # by which its picture is ordered
 
 TASKS = ("sun", "moon", "day", "night")
 RULES = {"sun": ("好", "Is"), "day": ("好", "Is"), "moon": ("Is", "好"), "night": ("Is", "好")}
@@ -447,6 +446,6 @@ def test_the_page_says_what_the_result_holds(measured, tmp_path):
 @pytest.mark.skipif(not COMMITTED.is_file(), reason="no result is committed")
 def test_the_committed_page_is_the_one_of_the_committed_result():
     result = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    for name, text in files_of(result, groups=COMMITTED_GROUPS).items():
+    for name, text in files_of(result).items():
         assert (COMMITTED.parent / name).read_text(encoding="utf-8") == text
     assert not any(origin["code"]["dirty"] for origin in result["origins"])
