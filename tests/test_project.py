@@ -11,6 +11,9 @@ from packaging.requirements import Requirement
 
 from cgclora.storage import read_manifest
 from evals.classification import METHODS
+from evals.leaderboard import boards
+from evals.methods import ADDED
+from evals.results import read_run
 from evals.tasks import clusters, get_task
 
 ROOT = Path(__file__).parents[1]
@@ -115,10 +118,10 @@ def test_a_shipped_adapter_knows_its_cluster_its_licence_and_its_scores(folder):
 
 
 def test_the_table_of_speeds_says_what_the_benchmark_measured():
-    report = json.loads((ROOT / "assets" / "results" / "bench.json").read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for part in report["parts"].values():
-        for bar in part["bars"]:
+    for name in ("bench.json", "bench_clusters.json"):
+        report = json.loads((ROOT / "assets" / "results" / name).read_text(encoding="utf-8"))
+        for bar in [bar for part in report["parts"].values() for bar in part["bars"]]:
             against = bar["against"]
             cells = [
                 bar["of"],
@@ -128,6 +131,41 @@ def test_the_table_of_speeds_says_what_the_benchmark_measured():
                 "reached" if bar["reached"] else "missed",
             ]
             assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_the_table_of_sizes_says_what_was_measured():
+    measured = json.loads((ROOT / "assets" / "results" / "scaling.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert measured["code"]["dirty"] is False
+    for bank in measured["banks"]:
+        cells = [
+            f"{bank['tasks']:,}",
+            f"{bank['bytes_by_arithmetic'] / 1e6:.0f} MB",
+            f"{bank['bytes'] / 1e6:.0f} MB",
+            f"{1e3 * bank['plan_seconds']:.0f} ms",
+            f"{bank['decode_seconds']:.2f} s",
+        ]
+        assert f"| {' | '.join(cells)} |" in readme
+    assert f"{measured['swap']['add_seconds']:.2f} s and let go" in readme
+
+
+def test_the_text_on_what_is_added_and_shared_says_what_was_measured():
+    text = (ROOT / "assets" / "results" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (growth,) = boards(ROOT / "assets" / "results" / "growth").boards
+    for method, name in (("CGC-LoRA", "from the start"), (ADDED, "added")):
+        (entry,) = (one for one in growth.entries if one.method == method)
+        values = [*(entry.scores[task.name].estimate.value for task in growth.tasks)]
+        cells = [f"{100 * value:.1f}" for value in [*values, entry.overall.value]]
+        assert f"| {name} | {' | '.join(cells)} |" in text
+        assert cells[-1] in readme
+    (main,) = (b for b in boards(ROOT / "assets" / "results" / "main").boards if len(b.tasks) == 8)
+    for entry in main.entries:
+        loss = min(read_run(entry.folders[0]).manifest["dev_losses"].values())
+        cells = [f"{loss:.3f}", f"{100 * entry.overall.value:.1f}"]
+        cells.append(f"{100 * entry.scores['NER'].estimate.value:.1f}")
+        assert f"| {entry.method} | {' | '.join(cells)} |" in text
+        assert cells[1] in readme
 
 
 def test_the_table_of_waits_says_what_was_measured():

@@ -73,7 +73,9 @@ def _shared_rank(part: Board, language: Language) -> str:
         return text("board_only_one", language, name=escape(first[0]))
     if len(first) == 1:
         return text("board_alone", language, all=every, name=escape(first[0]))
-    key = "board_tied_all" if len(first) == every else "board_tied"
+    key = "board_tied"
+    if len(first) == every:
+        key = "board_tied_both" if every == 2 else "board_tied_all"
     return text(key, language, all=every, tied=len(first))
 
 

@@ -85,6 +85,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "{all} 种方法全部并列第一：它们的区间互相重叠。",
         "All {all} methods share rank 1: their intervals overlap.",
     ),
+    "board_tied_both": (
+        "两种方法并列第一：它们的区间互相重叠。",
+        "Both methods share rank 1: their intervals overlap.",
+    ),
     "board_tied": (
         "{all} 种方法中有 {tied} 种并列第一：它们的区间互相重叠。",
         "{tied} of {all} methods share rank 1: their intervals overlap.",
