@@ -221,7 +221,7 @@ def group(
     Raises:
         ConfigError: The prior does not have each task once.
     """
-    from cgclora.affinity_state import pooled
+    from cgclora.affinity_state import linearised, pooled
     from cgclora.config import ConfigError
     from cgclora.grouping_report import equalised, rank_correlation, report
 
@@ -233,10 +233,10 @@ def group(
             found[form] = None
             continue
         try:
-            matrices = pooled(result["measurements"], form)
-            if unit == "task":
-                matrices = equalised(matrices)
-            found[form] = report(matrices, tasks, wanted, prior=prior)
+            values, spread = (of(result["measurements"], form) for of in (pooled, linearised))
+            if unit == "task":  # both have one mean, and so one unit
+                values, spread = equalised(values), equalised(spread)
+            found[form] = report(values, tasks, wanted, spread=spread, prior=prior)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     both = [one for one in result["measurements"] if "lookahead" in one]

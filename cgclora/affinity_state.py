@@ -91,11 +91,28 @@ def pooled(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[
     have the form. The plain mean of the ratios would be ruled by measurements that happen to find
     next to no loss on their few records.
     """
-    taken = [one for one in measurements if form in one]
-    losses = np.maximum([one["losses"] for one in taken], SMALLEST_LOSS)
-    weights = losses / losses.mean(axis=0)
-    values: npt.NDArray[np.float64] = np.array([one[form] for one in taken]) * weights[:, None]
+    taken = np.array([one[form] for one in measurements if form in one])
+    values: npt.NDArray[np.float64] = taken * _weights(measurements, form)[:, None]
     return values
+
+
+def linearised(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[np.float64]:
+    """What `pooled` gives, but for the spread that losses alone bring into it, [M, T, T].
+
+    The mean is the same. It is a ratio of sums, and what makes it uncertain is how far each
+    measurement's change of loss is from its share (delta method), not how large its loss is.
+    """
+    values = pooled(measurements, form)
+    mean = values.mean(axis=0)
+    varying: npt.NDArray[np.float64] = values + mean * (1 - _weights(measurements, form)[:, None])
+    return varying
+
+
+def _weights(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[np.float64]:
+    """Of each measurement that has the form: its losses, with a mean of 1, [M, T]."""
+    losses = np.maximum([one["losses"] for one in measurements if form in one], SMALLEST_LOSS)
+    weights: npt.NDArray[np.float64] = losses / losses.mean(axis=0)
+    return weights
 
 
 def with_means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -108,7 +125,7 @@ def with_means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if not any(form in one for one in measurements):
             result[form] = None
             continue
-        values = pooled(measurements, form)
+        values = linearised(measurements, form)
         error = None
         if len(values) > 1:
             error = (values.std(axis=0, ddof=1) / np.sqrt(len(values))).tolist()

@@ -88,6 +88,7 @@ def report(
     tasks: Sequence[str],
     sizes: Sequence[int],
     *,
+    spread: npt.ArrayLike | None = None,
     prior: Mapping[str, Sequence[str]] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -98,6 +99,8 @@ def report(
         measured: Affinities [M, T, T].
         tasks: The T names.
         sizes: Numbers of groups.
+        spread: Values of the same mean that vary as the mean is uncertain, [M, T, T], for the
+            standard errors of gains; None takes the affinities.
         prior: A grouping to compare with: tasks by the name of their group.
         draws: Of the bootstrap.
         seed: Of the bootstrap and of the search.
@@ -118,6 +121,7 @@ def report(
             once.
     """
     values = np.asarray(measured, dtype=np.float64)
+    varying = values if spread is None else np.asarray(spread, dtype=np.float64)
     alone = np.zeros(len(tasks), dtype=np.intp)
     most = max(sizes)
     if min(sizes) < 1:
@@ -129,7 +133,7 @@ def report(
     groupings = []
     for size in sorted(set(sizes)):
         labels = found[size - 1]
-        gain, error = _mean(_gains(values, labels))
+        gain, error = _mean(_gains(varying, labels))
         held, held_error = _mean(held_out[size - 1]) if held_out else (None, None)
         facts: dict[str, Any] = {
             "asked": size,
@@ -159,7 +163,7 @@ def report(
     if len(values) > 1:
         result["split_half"] = rank_correlation(values[::2].mean(axis=0), values[1::2].mean(axis=0))
     if prior is not None and known is not None:
-        gain, error = _mean(_gains(values, known))
+        gain, error = _mean(_gains(varying, known))
         groups = {name: list(group) for name, group in prior.items()}
         result["prior"] = {"groups": groups, "gain": gain, "standard_error": error}
     return result

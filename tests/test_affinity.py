@@ -19,6 +19,7 @@ from cgclora.adapter import Adapter
 from cgclora.affinity import measure, records_for
 from cgclora.affinity_command import group, prior_groups
 from cgclora.affinity_settings import AffinitySettings
+from cgclora.affinity_state import with_means
 from cgclora.batching import Collator
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Encoded, Record
@@ -118,8 +119,16 @@ def test_means_have_the_losses_summed_before_they_are_divided(tmp_path):
     changes = np.array([one["lookahead"] for one in taken]) * losses[:, None]
     mean = changes.sum(axis=0) / losses.sum(axis=0)
     np.testing.assert_allclose(result["lookahead"]["mean"], mean)
-    error = np.abs(changes[0] - changes[1]) / losses.sum(axis=0)
+    rest = changes - mean * losses[:, None]  # what is left of a change beyond the task's share
+    error = np.abs(rest[0] - rest[1]) / losses.sum(axis=0)
     np.testing.assert_allclose(result["lookahead"]["standard_error"], error)
+
+
+def test_losses_that_vary_make_no_share_uncertain():
+    shares = [[0.1, 0.2], [0.3, 0.1]]
+    found = with_means([{"losses": [x, 1.0], "first_order": shares} for x in (1.0, 2.0, 4.0)])
+    np.testing.assert_allclose(found["first_order"]["mean"], shares)
+    np.testing.assert_allclose(found["first_order"]["standard_error"], 0, atol=1e-12)
 
 
 def test_the_lookahead_can_be_left_out(tmp_path):
