@@ -30,6 +30,7 @@ from cgclora.embedded import (
 )
 from cgclora.hardware import choose_device, choose_dtype
 from cgclora.head import OutputHead
+from cgclora.lean import LeanDecoder, is_known
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
 
@@ -43,6 +44,7 @@ class Backbone:
         tokenizer: Its tokenizer; a pad token is always set.
         name: The source that it was loaded from.
         fingerprint: What adapters know it by, see `fingerprint`.
+        int8: Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
         lock: Held during each forward pass of decoding, since all layers look up one route.
     """
 
@@ -50,6 +52,7 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: str
+    int8: bool = False
     lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
 
     @cached_property
@@ -59,7 +62,14 @@ class Backbone:
         Raises:
             BackboneError: See `OutputHead`.
         """
-        return OutputHead(self.model)
+        return OutputHead(self.model, int8=self.int8)
+
+    @cached_property
+    def lean(self) -> LeanDecoder | None:
+        """The fast forward pass of decoding; None where only that of `transformers` will do."""
+        if self.model.device.type != "cpu" or not is_known(self.model):
+            return None
+        return LeanDecoder(self.model, int8=self.int8)
 
 
 def load_backbone(

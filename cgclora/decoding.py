@@ -20,10 +20,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from cgclora import lean
 from cgclora.adapter import Row, folded_in
 from cgclora.backbone import Backbone
 from cgclora.data import encode_prompts
+from cgclora.drafts import Drafts
+from cgclora.int8 import FEW_ROWS
 from cgclora.layer import GatheredRoute, Route
+from cgclora.lean import LeanDecoder
 
 Finish = Literal["end", "stop", "length"]
 
@@ -173,17 +177,12 @@ def stream(
         for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
     ]
     batch = Batch(backbone, adapter, requests, prompts)
-    logits = batch.prefill()
-    while rows:
-        tokens = [row.choose(logits[place]) for place, row in enumerate(rows)]
+    hidden = batch.prefill_hidden()
+    while len(rows) > 1 or not batch.forgets:
+        tokens = _choose(batch, rows, hidden)
         for row, token in zip(rows, tokens, strict=True):
-            if row.finish is not None:
-                continue
-            text = row.add(token)
-            if row.finish is not None:
-                yield Piece(row.index, text, row.answer(time.monotonic() - started))
-            elif text:
-                yield Piece(row.index, text)
+            if row.finish is None:
+                yield from row.say(token, started)
         alive = [
             place for place, row in enumerate(rows) if row.finish is None and not left(row.index)
         ]
@@ -194,7 +193,82 @@ def stream(
             batch.keep(alive)
             rows = [rows[place] for place in alive]
             tokens = [tokens[place] for place in alive]
-        logits = batch.step(tokens)
+        hidden = batch.step_hidden(tokens)
+    yield from _alone(batch, rows[0], hidden, Drafts(prompts[rows[0].index]), started, left)
+
+
+def _alone(
+    batch: Batch,
+    row: _Row,
+    hidden: Tensor,
+    drafts: Drafts,
+    started: float,
+    left: Callable[[int], bool],
+) -> Iterator[Piece]:
+    """The rest of an answer that has a batch for itself, several tokens a pass where they are sure.
+
+    Args:
+        batch: Of one row.
+        row: The answer so far.
+        hidden: After its last token, [1, H].
+        drafts: Of its prompt.
+        started: When the batch was.
+        left: As for `stream`.
+    """
+    for token in row.ids:
+        drafts.add(token)
+    most = batch.most_drafts if row.is_greedy else 0
+    tokens = _choose(batch, [row], hidden)
+    while True:
+        said: list[int] = []
+        for token in tokens:  # the last of them was not read yet
+            said.append(token)
+            drafts.add(token)
+            yield from row.say(token, started)
+            if row.finish is not None:
+                return
+        while (forced := row.only_choice()) is not None:
+            said.append(forced)
+            yield from row.say(forced, started)
+            if row.finish is not None:
+                return
+        if left(row.index):
+            return
+        # All but the last token said in the pass before were read in it, as drafts.
+        unread = said[len(tokens) - 1 :]
+        draft = drafts.next(most) if most else []
+        hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
+        if not draft:
+            tokens = _choose(batch, [row], hidden[-1:])
+            continue
+        found = batch.logits(hidden[len(unread) - 1 :]).argmax(-1).tolist()
+        right = next((i for i, word in enumerate(draft) if word != found[i]), len(draft))
+        batch.forget(len(draft) - right)
+        tokens = found[: right + 1]
+
+
+def _choose(batch: Batch, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
+    """The next token of each row, from hidden states [batch, H]; a finished row repeats its last.
+
+    The output head runs for those rows alone that may say anything.
+    """
+    free = [p for p, row in enumerate(rows) if row.finish is None and row.allowed is None]
+    logits = batch.logits(hidden if len(free) == len(rows) else hidden[free]) if free else hidden
+    likeliest = logits.argmax(-1).tolist()
+    places = {place: among for among, place in enumerate(free)}
+    tokens = []
+    for place, row in enumerate(rows):
+        if row.finish is not None:
+            tokens.append(row.ids[-1])
+        elif place not in places:
+            allowed = torch.tensor(row.allowed_now(), device=hidden.device)
+            own = batch.head.of_words(hidden[place : place + 1], allowed)[0]
+            tokens.append(int(allowed[row.pick(own)]))
+        elif row.is_greedy:
+            tokens.append(likeliest[places[place]])
+        else:
+            tokens.append(row.pick(logits[places[place]]))
+    return tokens
 
 
 def answers(
@@ -275,7 +349,15 @@ def check(
 
 
 class Batch:
-    """The model's side of a batch: token ids in, logits of the next token out."""
+    """The model's side of a batch: token ids in, hidden states or logits of the next token out.
+
+    Args:
+        backbone: Who answers.
+        adapter: Whose experts the requests' tasks use.
+        requests: Their tasks and gates.
+        prompts: Their token ids.
+        reference: Take the path of `transformers` where there is a faster one, too.
+    """
 
     def __init__(
         self,
@@ -283,6 +365,8 @@ class Batch:
         adapter: Experts | None,
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
+        *,
+        reference: bool = False,
     ) -> None:
         self.backbone = backbone
         self.adapter = adapter if adapter and adapter.folded_task is None else None
@@ -290,52 +374,138 @@ class Batch:
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             self.head = backbone.head
-        self.cache = DynamicCache(config=backbone.model.config)
-        width = max(len(prompt) for prompt in prompts)
-        pad = backbone.tokenizer.pad_token_id
-        self.ids = torch.tensor(
-            [[pad] * (width - len(p)) + list(p) for p in prompts], device=self.device
-        )
-        self.mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
-        )
+            decoder = None if reference or self.folded is not None else backbone.lean
         with torch.inference_mode():
-            self.route = self.adapter.plan_rows(requests) if self.adapter else None
+            route = self.adapter.plan_rows(requests) if self.adapter else None
+            if decoder is None:
+                self._pass: _LeanPass | _ReferencePass = _ReferencePass(self, route, prompts)
+            else:
+                most = max(
+                    len(prompt) + request.max_new_tokens
+                    for prompt, request in zip(prompts, requests, strict=True)
+                )
+                self._pass = _LeanPass(self, decoder, route, prompts, most)
 
     def prefill(self) -> Tensor:
         """Logits [batch, V] after the prompts."""
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        return self._forward(self.ids, positions)
+        return self.logits(self.prefill_hidden())
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits [batch, V] after one more token a row."""
-        return self._forward(*self._more(torch.tensor(tokens, device=self.device).unsqueeze(1)))
+        return self.logits(self.step_hidden(tokens))
+
+    def prefill_hidden(self) -> Tensor:
+        """Hidden states [batch, H] after the prompts."""
+        return self._in_turn(self._pass.prefill)
+
+    def step_hidden(self, tokens: Sequence[int]) -> Tensor:
+        """Hidden states [batch, H] after one more token a row."""
+        return self.read(torch.tensor(tokens, device=self.device).unsqueeze(1))[:, -1]
 
     def read(self, ids: Tensor) -> Tensor:
-        """Hidden states [batch, N, H] at N more tokens a row, [batch, N]; the head gives logits."""
-        return self._hidden(*self._more(ids))
+        """Hidden states [batch, N, H] at N more tokens a row, [batch, N]."""
+        return self._in_turn(lambda: self._pass.read(ids))
 
-    def _more(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """More tokens [batch, N] and their positions, once the mask has room for them."""
-        first = self.mask.sum(-1, keepdim=True)
-        self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
-        return ids, first + torch.arange(ids.shape[1], device=self.device)
+    @property
+    def forgets(self) -> bool:
+        """Whether tokens that were read can be taken back."""
+        return isinstance(self._pass, _LeanPass)
+
+    @property
+    def most_drafts(self) -> int:
+        """How many tokens to read on trust besides the one that is sure: what a pass can hide."""
+        return (FEW_ROWS if self.backbone.int8 else 2 * FEW_ROWS) - 1
+
+    def forget(self, tokens: int) -> None:
+        """Take back the last tokens of every row."""
+        cast(_LeanPass, self._pass).cache.forget(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, V] for hidden states [N, H]."""
+        with self.backbone.lock, torch.inference_mode():  # two products at once slow each other
+            return self.head(hidden)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these rows only; one that is named several times becomes several."""
-        index = torch.tensor(places, device=self.device)
+        self._pass.keep(torch.tensor(places, device=self.device))
+
+    @torch.inference_mode()
+    def _in_turn(self, run: Callable[[], Tensor]) -> Tensor:
+        with self.backbone.lock:
+            if folded_in(self.backbone.model) != self.folded:
+                raise DecodingError("a task was folded in or out while the answer ran: ask again.")
+            return run()
+
+
+class _LeanPass:
+    """By `cgclora.lean`."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        decoder: LeanDecoder,
+        route: Route | GatheredRoute | None,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+    ) -> None:
+        self.decoder = decoder
+        self.experts = lean.Experts.of(decoder, route)
+        self.cache = lean.Cache(decoder, len(prompts), most)
+        width = max(map(len, prompts))
+        pad = batch.backbone.tokenizer.pad_token_id
+        self.ids = torch.tensor([[*p, *[pad] * (width - len(p))] for p in prompts])
+        self.counts = torch.tensor([len(prompt) for prompt in prompts])
+
+    def prefill(self) -> Tensor:
+        hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
+        return hidden[torch.arange(len(hidden)), self.counts - 1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        return self.decoder(ids, self.cache, self.experts)
+
+    def keep(self, index: Tensor) -> None:
+        self.cache.keep(index)
+        self.experts = self.experts.keep(index)
+
+
+class _ReferencePass:
+    """By the backbone's own modules and the cache of `transformers`."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        route: Route | GatheredRoute | None,
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
+        self.adapter = batch.adapter
+        self.route = route
+        self.model = batch.backbone.model
+        self.cache = DynamicCache(config=self.model.config)
+        width = max(len(prompt) for prompt in prompts)
+        pad = batch.backbone.tokenizer.pad_token_id
+        self.ids = torch.tensor(
+            [[pad] * (width - len(p)) + list(p) for p in prompts], device=batch.device
+        )
+        self.mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=batch.device
+        )
+
+    def prefill(self) -> Tensor:
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        return self._forward(self.ids, positions)[:, -1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        first = self.mask.sum(-1, keepdim=True)
+        self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+        return self._forward(ids, first + torch.arange(ids.shape[1], device=ids.device))
+
+    def keep(self, index: Tensor) -> None:
         self.cache.batch_select_indices(index)
         self.mask = self.mask[index]
         if self.route is not None:
             self.route = self.route.keep(index)
 
-    @torch.inference_mode()
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        with self.backbone.lock:  # the head's turn, too: two products at once slow each other down
-            return self.head(self._hidden(ids, positions)[:, -1])
-
-    @torch.inference_mode()
-    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": self.mask,
@@ -346,10 +516,8 @@ class Batch:
         routed: AbstractContextManager[None] = nullcontext()
         if self.adapter is not None and self.route is not None:
             routed = self.adapter.route(self.route)
-        with self.backbone.lock, routed:
-            if folded_in(self.backbone.model) != self.folded:
-                raise DecodingError("a task was folded in or out while the answer ran: ask again.")
-            output = self.backbone.model.get_decoder()(**inputs)
+        with routed:
+            output = self.model.get_decoder()(**inputs)
             return cast(Tensor, output.last_hidden_state)
 
 
@@ -369,22 +537,36 @@ class _Row:
         self.generator = torch.Generator().manual_seed(self.request.seed)
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
 
-    def choose(self, logits: Tensor) -> int:
-        """The next token id, from logits [V]. A finished row repeats its last one."""
-        if self.finish is not None:
-            return self.ids[-1]
-        if self.allowed is not None:
-            ids = torch.tensor(self.allowed[tuple(self.ids)], device=logits.device)
-            return int(ids[self._pick(logits[ids])])
-        return self._pick(logits)
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it says the likeliest token of all."""
+        return self.request.temperature == 0 and self.allowed is None
 
-    def _pick(self, logits: Tensor) -> int:
+    def allowed_now(self) -> list[int]:
+        """The token ids that may come next, where the answer is one of some choices."""
+        return cast(dict[tuple[int, ...], list[int]], self.allowed)[tuple(self.ids)]
+
+    def only_choice(self) -> int | None:
+        """The next token, if what was said leaves no other."""
+        allowed = self.allowed_now() if self.allowed is not None else []
+        return allowed[0] if len(allowed) == 1 else None
+
+    def pick(self, logits: Tensor) -> int:
+        """A place in logits [n], the likeliest or drawn."""
         if self.request.temperature == 0:
             return int(logits.argmax())
         probabilities = (logits / self.request.temperature).softmax(-1)
         ordered, ids = probabilities.sort(descending=True)
         ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
         return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
+
+    def say(self, token: int, started: float) -> Iterator[Piece]:
+        """Take a token, and give what it adds to the text."""
+        text = self.add(token)
+        if self.finish is not None:
+            yield Piece(self.index, text, self.answer(time.monotonic() - started))
+        elif text:
+            yield Piece(self.index, text)
 
     def add(self, token: int) -> str:
         """Take a token; returns the text that is now certain.

@@ -10,6 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cgclora.checkpoint import BackboneError
+from cgclora.int8 import FEW_ROWS, Int8Weight
+
+_LIKELY = 1.0
+"""Logits this close to the largest are computed anew where a head of 8 bits gave them."""
 
 
 class OutputHead:
@@ -17,6 +21,8 @@ class OutputHead:
 
     Args:
         model: A causal language model.
+        int8: Read an 8-bit copy of the head for few rows. The likeliest words' logits are then
+            computed with the head itself, so that which one is the likeliest does not depend on it.
 
     Attributes:
         softcap: The bound of the logits in Gemma 2 (arXiv 2408.00118); None elsewhere.
@@ -26,12 +32,15 @@ class OutputHead:
             disagree.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
         self._model = model
+        self._packed: Int8Weight | None = None
         self.softcap: float | None = getattr(
             model.config.get_text_config(), "final_logit_softcapping", None
         )
         self._check()
+        if int8:
+            self._packed = Int8Weight.of([self.weight])
 
     @property
     def weight(self) -> Tensor:
@@ -44,8 +53,22 @@ class OutputHead:
         A hidden state that is a slice of a longer one makes some libraries copy the whole head for
         every row, hence the contiguous copy.
         """
+        if self._packed is not None and len(hidden) <= FEW_ROWS:
+            return cap(self._from_packed(hidden, self._packed), self.softcap)
         weight = self.weight
         return cap(F.linear(hidden.contiguous().to(weight.dtype), weight).float(), self.softcap)
+
+    def of_words(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Logits [N, words] in fp32 of some words only, for hidden states [N, H]."""
+        return cap(F.linear(hidden.float(), self.weight[ids].float()), self.softcap)
+
+    def _from_packed(self, hidden: Tensor, packed: Int8Weight) -> Tensor:
+        logits = packed(hidden)
+        likely = logits >= logits.amax(dim=-1, keepdim=True) - _LIKELY
+        rows, ids = likely.nonzero(as_tuple=True)
+        exact = (hidden[rows].float() * self.weight[ids].float()).sum(-1)
+        logits[rows, ids] = exact
+        return logits
 
     @torch.no_grad()
     def _check(self) -> None:

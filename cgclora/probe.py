@@ -173,7 +173,7 @@ def contributions(
         norms[0, row] = update.mean(dim=0)
         norms[1, row] = (update / own.clamp(min=torch.finfo(torch.float32).tiny)).mean(dim=0)
 
-    batch = Batch(backbone, adapter, [request], prompts)
+    batch = Batch(backbone, adapter, [request], prompts, reference=True)
     with backbone.lock, _watched(list(adapter.layers.values()), measure):
         batch.prefill()
     return Contributions(layers, experts, weights, norms[0], norms[1], len(prompts[0]))

@@ -17,6 +17,7 @@ from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import encode_prompts
 from cgclora.decoding import Answer, DecodingError, Request, generate, stream
+from cgclora.lean import LeanDecoder
 from cgclora.storage import AdapterError
 from tests.tiny import ARCHITECTURES, make_backbone
 
@@ -531,10 +532,10 @@ def test_a_failed_pass_leaves_no_route_and_no_lock_behind() -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    handle = backbone.model.get_decoder().register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        generate(backbone, requests, adapter)
-    handle.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeanDecoder, "__call__", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            generate(backbone, requests, adapter)
     answers: list[Answer] = []
     thread = threading.Thread(target=lambda: answers.extend(generate(backbone, requests, adapter)))
     thread.start()

@@ -1,0 +1,419 @@
+"""The backbone's forward pass as decoding wants it: few operations, a cache that lies ready.
+
+A token at a time, a general forward pass spends most of its time beside the matrix products. This
+one reads the same weights from the same modules and computes the same function:
+
+* residual stream, norms and experts in fp32, products with the frozen weights in their own dtype;
+* query, key and value are one product, as are gate and up; so are their experts' A and B;
+* keys and values go into a cache that is allocated once, and masks are made once a pass;
+* with `Int8Weights`, passes of few tokens read weights of half the size.
+
+The decoders that it knows are made of RMS norms, rotary positions, grouped-query attention and a
+gated MLP: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take the path of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cgclora.int8 import FEW_ROWS, Int8Weight
+from cgclora.layer import ExpertLinear, GatheredRoute, Part, Route
+
+KNOWN = ("gemma3_text", "llama", "qwen2", "qwen3")
+"""Model types whose layers are computed here."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+def is_known(model: PreTrainedModel) -> bool:
+    """Whether `LeanDecoder` computes what this model computes."""
+    config = model.config.get_text_config()
+    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    return (
+        config.model_type in KNOWN
+        and activation in _ACTIVATIONS
+        and not getattr(config, "attn_logit_softcapping", None)
+        and not getattr(config, "use_bidirectional_attention", False)
+        and "dynamic" not in str(getattr(config, "rope_parameters", None))
+        and "longrope" not in str(getattr(config, "rope_parameters", None))
+    )
+
+
+class Cache:
+    """Keys and values of a batch, [layers, 2, batch, heads, capacity, head size].
+
+    Args:
+        decoder: Whose.
+        rows: Size of the batch. Those of one row are kept in fp32, of many in the backbone's dtype.
+        capacity: Most tokens of a row, as far as is known.
+
+    Attributes:
+        lengths: How many tokens each row holds, [batch].
+        longest: The largest of them.
+    """
+
+    def __init__(self, decoder: LeanDecoder, rows: int, capacity: int) -> None:
+        first = decoder.layers[0]
+        shape = (len(decoder.layers), 2, rows, first.kv_heads, capacity, first.head_size)
+        dtype = torch.float32 if rows == 1 else decoder.dtype
+        # Zeros, since what no row may see still takes part with weight 0.
+        self.table = torch.zeros(shape, device=decoder.device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=decoder.device)
+        self.longest = 0
+
+    def make_room(self, tokens: int) -> None:
+        """Have room for so many more tokens a row."""
+        missing = self.longest + tokens - self.table.shape[4]
+        if missing > 0:
+            self.table = F.pad(self.table, (0, 0, 0, missing))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only; one that is named several times becomes several."""
+        self.table = self.table[:, :, rows]
+        self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max())
+
+    def forget(self, tokens: int) -> None:
+        """Drop the last tokens of every row: drafts that were not right."""
+        self.lengths = self.lengths - tokens
+        self.longest -= tokens
+
+
+class LeanDecoder:
+    """See the module's text.
+
+    Args:
+        model: A causal language model with `is_known`, with or without adapters.
+        int8: Read 8-bit copies of the weights where few tokens pass at once; for CPUs.
+
+    Attributes:
+        layers: One for each of the model's.
+        int8: Whether there are such copies.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
+        decoder = cast(Any, model.get_decoder())
+        config = model.config.get_text_config()
+        self.device = model.device
+        self.dtype = model.dtype
+        self.int8 = int8
+        self._embed: Callable[[Tensor], Tensor] = decoder.embed_tokens
+        self._rotary = decoder.rotary_emb
+        self._norm = _Norm(decoder.norm)
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
+        self.layers = [
+            _Layer(layer, config, kind, int8)
+            for layer, kind in zip(decoder.layers, kinds, strict=True)
+        ]
+        self.windows: dict[str, int | None] = {
+            kind: config.sliding_window if kind == "sliding_attention" else None
+            for kind in dict.fromkeys(kinds)
+        }
+        self._typed = config.model_type == "gemma3_text"  # a rotation for each kind of attention
+        self._turns: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.inference_mode()
+    def __call__(
+        self, ids: Tensor, cache: Cache, experts: Experts, counts: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states [batch, tokens, H] in fp32 after these tokens, which the cache then holds.
+
+        Args:
+            ids: [batch, tokens], padded on the right.
+            cache: Of all tokens before.
+            experts: What the batch's rows use.
+            counts: How many of its tokens each row has, [batch]; None is all of them.
+        """
+        rows, count = ids.shape
+        cache.make_room(count)
+        place = _Place(self, cache, rows, count)
+        x = self._embed(ids).float()
+        for layer, keys_values, own in zip(self.layers, cache.table, experts.layers, strict=True):
+            x = layer(x, keys_values, place, own)
+        cache.lengths += count if counts is None else counts
+        cache.longest = int(cache.lengths.max()) if counts is not None else cache.longest + count
+        return self._norm(x)
+
+    def turns(self, kind: str, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine at positions [batch, tokens] or [tokens]: [..., 1, head size].
+
+        A rotation takes x to x cos + roll(x) sin: the halves of x change places, and the sign of
+        the first goes into the sine.
+        """
+        known = self._turns.get(kind)
+        most = int(positions.max()) + 1
+        if known is None or len(known[0]) < most:
+            steps = torch.arange(max(1024, 1 << most.bit_length()), device=self.device)[None]
+            like = torch.zeros(1, device=self.device)
+            arguments = (like, steps, kind) if self._typed else (like, steps)
+            cos, sin = (table[0].float() for table in self._rotary(*arguments))
+            half = sin.shape[-1] // 2
+            sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
+            known = self._turns[kind] = (cos, sin)
+        return known[0][positions].unsqueeze(-2), known[1][positions].unsqueeze(-2)
+
+
+class _Place:
+    """Where the tokens of a pass stand: what all layers need of it."""
+
+    def __init__(self, decoder: LeanDecoder, cache: Cache, rows: int, count: int) -> None:
+        self.count = count
+        self.start = cache.longest
+        self.end = cache.longest + count
+        self.alone = rows == 1
+        steps = torch.arange(count, device=decoder.device)
+        self.positions = steps + self.start if self.alone else cache.lengths[:, None] + steps
+        self.rows = torch.arange(rows, device=decoder.device)[:, None]
+        self.turns = {kind: decoder.turns(kind, self.positions) for kind in decoder.windows}
+        self.seen = {kind: self._seen(window) for kind, window in decoder.windows.items()}
+
+    def _seen(self, window: int | None) -> tuple[int, Tensor | None]:
+        """The first key that any token may see, and which of those from there each may."""
+        if self.alone and self.count == 1:
+            return (0 if window is None else max(0, self.end - window)), None
+        keys = torch.arange(self.end, device=self.positions.device)
+        at = self.positions.unsqueeze(-1)
+        seen = keys <= at
+        if window is not None:
+            seen &= keys > at - window
+        return 0, seen.view(-1, 1, self.count, self.end)
+
+
+class _Norm:
+    """An RMS norm with its weight in fp32; Gemma's stores the difference from 1."""
+
+    def __init__(self, module: nn.Module) -> None:
+        weight = cast(Tensor, module.weight).detach().float()
+        self.weight = weight + 1 if type(module).__name__.startswith("Gemma3") else weight
+        self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _scaled(x, self.eps) * self.weight
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Residual plus norm of x."""
+        return torch.addcmul(residual, _scaled(x, self.eps), self.weight)
+
+
+def _scaled(x: Tensor, eps: float) -> Tensor:
+    """Vectors divided by their root mean squares; torch's own function takes thrice the time."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+class _Group:
+    """Linear layers that read the same input, as one."""
+
+    def __init__(self, parent: nn.Module, names: Sequence[str], int8: bool) -> None:
+        self._parent = parent
+        self._names = names
+        self.linears: list[nn.Linear] = [
+            cast(nn.Linear, getattr(module, "base_layer", module)) for module in self.modules
+        ]
+        self.sizes = [linear.out_features for linear in self.linears]
+        biases = [linear.bias for linear in self.linears]
+        self.bias = None if biases[0] is None else torch.cat([*biases]).float()
+        self.packed = Int8Weight.of([linear.weight for linear in self.linears]) if int8 else None
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Now: an adapter that is attached puts its layers in the place of others."""
+        return [cast(nn.Module, getattr(self._parent, name)) for name in self._names]
+
+    def __call__(self, x: Tensor, own: _Own | None) -> Tensor:
+        """[batch, tokens, all outputs] in fp32 for x [batch, tokens, in]."""
+        rows = x.shape[0] * x.shape[1]
+        flat = x.reshape(rows, -1)
+        weights = own.weights if own is not None else None
+        if self.packed is not None and weights is None and rows <= FEW_ROWS:
+            y = self.packed(flat)
+        else:
+            known = weights or [linear.weight for linear in self.linears]
+            input_ = flat.to(known[0].dtype)
+            y = torch.cat([F.linear(input_, weight) for weight in known], dim=-1).float()
+        if self.bias is not None:
+            y += self.bias
+        if own is not None and own.A is not None:
+            z = F.linear(flat, own.A)
+            if own.gates is not None:
+                z = (z.view(*x.shape[:2], -1) * own.gates).view(rows, -1)
+            y.addmm_(z, cast(Tensor, own.B))
+        return y.view(*x.shape[:2], -1)
+
+
+class _Layer:
+    """A decoder layer."""
+
+    def __init__(self, module: Any, config: Any, kind: str, int8: bool) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        self.kind = kind
+        self.head_size = int(attention.head_dim)
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.scaling = float(attention.scaling)
+        self.groups = [
+            _Group(attention, ("q_proj", "k_proj", "v_proj"), int8),
+            _Group(attention, ("o_proj",), int8),
+            _Group(mlp, ("gate_proj", "up_proj"), int8),
+            _Group(mlp, ("down_proj",), int8),
+        ]
+        self.head_norm = self._of_heads(attention)
+        self.before_attention = _Norm(module.input_layernorm)
+        sandwich = hasattr(module, "pre_feedforward_layernorm")
+        middle = module.post_attention_layernorm
+        self.after_attention = _Norm(middle) if sandwich else None
+        self.before_mlp = _Norm(module.pre_feedforward_layernorm if sandwich else middle)
+        self.after_mlp = _Norm(module.post_feedforward_layernorm) if sandwich else None
+        name = getattr(config, "hidden_activation", None) or config.hidden_act
+        self.activation = _ACTIVATIONS[name]
+
+    def _of_heads(self, attention: Any) -> Callable[[Tensor], Tensor] | None:
+        """The norms of queries and keys, as one over all their heads."""
+        if not hasattr(attention, "q_norm"):
+            return None
+        query, key = _Norm(attention.q_norm), _Norm(attention.k_norm)
+        weight = torch.cat(
+            [query.weight.expand(self.heads, -1), key.weight.expand(self.kv_heads, -1)]
+        )
+        return lambda x: _scaled(x, query.eps) * weight
+
+    def __call__(
+        self, x: Tensor, keys_values: Tensor, place: _Place, own: Sequence[_Own | None]
+    ) -> Tensor:
+        y = self._attend(self.before_attention(x), keys_values, place, own)
+        x = x + y if self.after_attention is None else self.after_attention.added_to(x, y)
+        gate, up = self.groups[2](self.before_mlp(x), own[2]).chunk(2, dim=-1)
+        y = self.groups[3](self.activation(gate) * up, own[3])
+        return x + y if self.after_mlp is None else self.after_mlp.added_to(x, y)
+
+    def _attend(
+        self, x: Tensor, keys_values: Tensor, place: _Place, own: Sequence[_Own | None]
+    ) -> Tensor:
+        rows, count, _ = x.shape
+        heads = self.heads + self.kv_heads
+        found = self.groups[0](x, own[0]).view(rows, count, heads + self.kv_heads, self.head_size)
+        turned, value = found[:, :, :heads], found[:, :, heads:]
+        if self.head_norm is not None:
+            turned = self.head_norm(turned)
+        cos, sin = place.turns[self.kind]
+        turned = torch.addcmul(turned * cos, turned.roll(self.head_size // 2, -1), sin)
+        query, key = turned[:, :, : self.heads], turned[:, :, self.heads :]
+        keys, values = keys_values[0], keys_values[1]
+        if place.alone:
+            keys[:, :, place.start : place.end] = key.transpose(1, 2)
+            values[:, :, place.start : place.end] = value.transpose(1, 2)
+        else:
+            keys[place.rows, :, place.positions] = key.to(keys.dtype)
+            values[place.rows, :, place.positions] = value.to(values.dtype)
+        first, seen = place.seen[self.kind]
+        if count == 1:  # the queries of a group see the same keys: as if they were several tokens
+            query = query.reshape(rows, self.kv_heads, -1, self.head_size)
+        else:
+            query = query.transpose(1, 2)
+        y = F.scaled_dot_product_attention(
+            query.to(keys.dtype),
+            keys[:, :, first : place.end],
+            values[:, :, first : place.end],
+            attn_mask=seen,
+            scale=self.scaling,
+            enable_gqa=count > 1 and self.heads != self.kv_heads,
+        )
+        if count > 1:
+            y = y.transpose(1, 2)
+        return self.groups[1](y.reshape(rows, count, -1).float(), own[1])
+
+
+# Experts ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What a batch's rows add to a group of linear layers.
+
+    Attributes:
+        A: [R, in]; None where there are weights.
+        B: [R, all outputs], the gates of a batch of one in it.
+        gates: [batch, 1, R]; None where they are in B.
+        weights: Folded ones [out, in], in the place of the frozen.
+    """
+
+    A: Tensor | None = None
+    B: Tensor | None = None
+    gates: Tensor | None = None
+    weights: tuple[Tensor, ...] | None = None
+
+    def keep(self, rows: Tensor) -> _Own:
+        """The same for some rows of the batch."""
+        return self if self.gates is None else _Own(self.A, self.B, self.gates[rows], self.weights)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a batch, laid out for `LeanDecoder`.
+
+    Attributes:
+        layers: For each layer what it adds to its four groups of linear layers.
+    """
+
+    layers: tuple[tuple[_Own | None, ...], ...]
+
+    @classmethod
+    def of(cls, decoder: LeanDecoder, route: Route | GatheredRoute | None) -> Experts:
+        """What a planned route adds; None adds nothing."""
+        return cls(
+            tuple(tuple(_own(group, route) for group in layer.groups) for layer in decoder.layers)
+        )
+
+    def keep(self, rows: Tensor) -> Experts:
+        """The same for some rows of the batch."""
+        return Experts(
+            tuple(
+                tuple(None if own is None else own.keep(rows) for own in layer)
+                for layer in self.layers
+            )
+        )
+
+
+def _own(group: _Group, route: Route | GatheredRoute | None) -> _Own | None:
+    if route is None:
+        return None
+    parts = [
+        route.part(module) if isinstance(module, ExpertLinear) else None for module in group.modules
+    ]
+    if any(isinstance(part, Tensor) for part in parts):
+        return _Own(
+            weights=tuple(
+                part if isinstance(part, Tensor) else linear.weight
+                for part, linear in zip(parts, group.linears, strict=True)
+            )
+        )
+    places = [0]
+    for size in group.sizes:
+        places.append(places[-1] + size)
+    tables: list[Tensor] = []
+    lower: list[Tensor] = []
+    gates: list[Tensor] = []
+    for part, start, end in zip(parts, places, places[1:], strict=False):
+        if not isinstance(part, Part):
+            continue
+        tables.append(part.A if part.columns is None else part.A[part.columns])
+        B = part.B.float()
+        lower.append(F.pad(B, (start, places[-1] - end)))
+        gates.append(part.weights)
+    if not tables:
+        return None
+    A, B = torch.cat(tables).float(), torch.cat(lower)
+    weights = torch.cat(gates, dim=-1).float()
+    if len(weights) == 1:
+        return _Own(A, B * weights.view(-1, 1))
+    return _Own(A, B, weights)

@@ -1,0 +1,209 @@
+"""The fast forward pass of decoding against the one of `transformers`, on random inputs."""
+
+import pytest
+import torch
+
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone
+from cgclora.decoding import Batch, Request, generate
+from cgclora.drafts import Drafts
+from cgclora.head import OutputHead
+from cgclora.int8 import FEW_ROWS, Int8Weight
+from cgclora.lean import KNOWN, Cache, Experts, LeanDecoder, is_known
+from tests.reference import METHODS, scatter
+from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, make_model
+
+FAMILIES = [name for name in ARCHITECTURES if ARCHITECTURES[name].get("model_type", name) in KNOWN]
+
+
+def reference(backbone: Backbone, ids: torch.Tensor, adapter: Adapter, task: str | None):
+    """Hidden states [tokens, H] of one row, by the backbone's own modules."""
+    with torch.no_grad(), adapter.route([task]):
+        return backbone.model.get_decoder()(input_ids=ids[None]).last_hidden_state[0]
+
+
+def with_experts(backbone: Backbone, method: str = "CGC-LoRA") -> Adapter:
+    return scatter(Adapter.attach(backbone, METHODS[method])).for_inference()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_not_known_is_left_to_transformers(architecture):
+    assert is_known(make_model(architecture)) == (architecture in FAMILIES)
+    assert (make_backbone(architecture).lean is not None) == (architecture in FAMILIES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_hidden_states_are_those_of_transformers(architecture, method):
+    """Prompts of unlike length, then several tokens at once and one by one, past the window."""
+    backbone = make_backbone(architecture)
+    adapter = with_experts(backbone, method)
+    tasks = [*adapter.config.tasks[:2], None]
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, VOCABULARY, (3, 60), generator=generator)
+    prompts = torch.tensor([40, 33, 7])
+    decoder = backbone.lean
+    assert decoder is not None
+    cache = Cache(decoder, 3, 50)  # less than it will be: it grows
+    experts = Experts.of(decoder, adapter.plan(tasks))
+    found = [decoder(ids[:, :40], cache, experts, prompts)]
+    more = torch.stack([ids[row, start : start + 20] for row, start in enumerate(prompts)])
+    steps = [decoder(more[:, :3], cache, experts)]
+    steps += [decoder(more[:, place : place + 1], cache, experts) for place in range(3, 20)]
+    for row, (task, length) in enumerate(zip(tasks, prompts, strict=True)):
+        own = torch.cat([found[0][row, :length], *(step[row] for step in steps)])
+        expected = reference(backbone, ids[row, : length + 20], adapter, task)
+        torch.testing.assert_close(own, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_one_row_is_computed_like_many():
+    """A row alone has its gates in B, keys without a mask and a slice for its window."""
+    backbone = make_backbone("gemma3")
+    adapter = with_experts(backbone)
+    decoder = backbone.lean
+    assert decoder is not None
+    ids = torch.randint(3, VOCABULARY, (1, 45), generator=torch.Generator().manual_seed(2))
+    task = adapter.config.tasks[0]
+    experts, cache = Experts.of(decoder, adapter.plan([task])), Cache(decoder, 1, 45)
+    found = [decoder(part, cache, experts)[0] for part in ids.split([20, 1, 4, *[1] * 20], dim=1)]
+    expected = reference(backbone, ids[0], adapter, task)
+    torch.testing.assert_close(torch.cat(found), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_tokens_that_are_taken_back_leave_no_trace():
+    backbone = make_backbone("qwen3")
+    decoder = backbone.lean
+    assert decoder is not None
+    experts = Experts.of(decoder, None)
+    ids = torch.randint(3, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(3))
+    straight, back = Cache(decoder, 1, 40), Cache(decoder, 1, 40)
+    for cache in (straight, back):
+        decoder(ids[:, :20], cache, experts)
+    decoder(ids[:, :7] + 1, back, experts)
+    back.forget(7)
+    torch.testing.assert_close(
+        decoder(ids[:, 20:], back, experts), decoder(ids[:, 20:], straight, experts)
+    )
+
+
+def test_rows_are_kept_and_repeated():
+    backbone = make_backbone("llama")
+    adapter = with_experts(backbone)
+    requests = [Request(task, "今天天气很好") for task in adapter.config.tasks[:3]]
+    prompts = [[5, 6, 7], [8, 9], [4, 4, 4, 4]]
+    whole = Batch(backbone, adapter, requests, prompts)
+    whole.prefill()
+    expected = whole.step([20, 21, 22])
+    batch = Batch(backbone, adapter, requests, prompts)
+    batch.prefill()
+    batch.keep([2, 0, 0])
+    torch.testing.assert_close(batch.step([22, 20, 20]), expected[[2, 0, 0]])
+
+
+def test_an_adapter_that_comes_later_is_seen():
+    backbone = make_backbone("qwen2")
+    bare = generate(backbone, [Request(None, "一", max_new_tokens=8)])
+    adapter = with_experts(backbone)
+    task = adapter.config.tasks[0]
+    prompts = [[5, 6, 7]]
+    own = Batch(backbone, adapter, [Request(task, "一")], prompts).prefill()
+    other = Batch(backbone, adapter, [Request(task, "一")], prompts, reference=True).prefill()
+    torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)
+    assert generate(backbone, [Request(None, "一", max_new_tokens=8)])[0].text == bare[0].text
+
+
+# Eight bits -------------------------------------------------------------------------------
+
+
+def test_eight_bits_are_off_by_half_a_step_at_most():
+    weight = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0
+    packed = Int8Weight.of([weight[:20], weight[20:]])
+    step = weight.abs().amax(dim=1, keepdim=True) / 127
+    restored = packed.values.float() * packed.scales[:, None].float()
+    assert ((restored - weight).abs() <= step * 0.51 + weight.abs() * 2**-8).all()
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(packed(x), x.bfloat16().float() @ restored.t(), atol=0.1, rtol=0.02)
+
+
+def test_an_int8_head_names_the_word_that_the_head_itself_names():
+    backbone = make_backbone("qwen2")
+    exact, packed = OutputHead(backbone.model), OutputHead(backbone.model, int8=True)
+    hidden = torch.randn(200, 32, generator=torch.Generator().manual_seed(1))
+    for rows in hidden.split(FEW_ROWS):
+        assert packed(rows).argmax(-1).tolist() == exact(rows).argmax(-1).tolist()
+
+
+def test_eight_bits_are_used_for_few_rows_only():
+    backbone = make_backbone("gemma3")
+    adapter = with_experts(backbone)
+    task = adapter.config.tasks[0]
+    both = [LeanDecoder(backbone.model, int8=int8) for int8 in (False, True)]
+    experts = [Experts.of(decoder, adapter.plan([task])) for decoder in both]
+    for count, same in ((FEW_ROWS, False), (FEW_ROWS + 1, True)):
+        ids = torch.randint(3, VOCABULARY, (1, count), generator=torch.Generator().manual_seed(4))
+        one, other = (
+            decoder(ids, Cache(decoder, 1, 9), own)
+            for decoder, own in zip(both, experts, strict=True)
+        )
+        assert torch.equal(one, other) == same
+        assert torch.nn.functional.cosine_similarity(one, other, dim=-1).min() > 0.99
+
+
+# Drafts -----------------------------------------------------------------------------------
+
+
+def test_a_draft_is_what_followed_the_last_words_before():
+    drafts = Drafts([1, 2, 3, 4, 5, 9, 2, 3])
+    assert drafts.next(3) == [4, 5, 9]
+    drafts.add(7)
+    assert drafts.next(3) == []
+    drafts.add(2)
+    drafts.add(3)
+    assert drafts.next(2) == [7, 2]  # the last place counts
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen2"])
+def test_answers_are_the_same_with_drafts_as_without(architecture, monkeypatch):
+    backbone = make_backbone(architecture)
+    adapter = with_experts(backbone)
+    requests = [
+        Request(task, "今天天气很好，今天天气很好，我们去公园散步。" * 2, max_new_tokens=40)
+        for task in (*adapter.config.tasks, None)
+    ]
+    read: list[int] = []
+    original = Batch.read
+    monkeypatch.setattr(
+        Batch, "read", lambda self, ids: (read.append(ids.shape[1]), original(self, ids))[1]
+    )
+    found = generate(backbone, requests, adapter, batch_size=1)
+    assert max(read) > 1  # drafts were tried
+    monkeypatch.setattr(Drafts, "next", lambda *_: [])
+    plain = generate(backbone, requests, adapter, batch_size=1)
+    assert [one.text for one in found] == [one.text for one in plain]
+    assert [one.tokens for one in found] == [one.tokens for one in plain]
+
+
+def test_a_draft_that_is_right_saves_passes(monkeypatch):
+    backbone = make_backbone("qwen2")
+    request = Request(None, "今天天气很好", max_new_tokens=40)
+    passes: list[list[int]] = []
+    original = Batch.read
+    monkeypatch.setattr(
+        Batch, "read", lambda self, ids: (passes.append(ids[0].tolist()), original(self, ids))[1]
+    )
+    monkeypatch.setattr(Drafts, "next", lambda *_: [])
+    plain = generate(backbone, [request])[0]
+    said = [token for ids in passes for token in ids]
+
+    seen: list[int] = []
+
+    def foresee(self: Drafts, most: int) -> list[int]:
+        seen.append(len(self._ids))
+        done = seen[-1] - seen[0] + 1
+        return said[done : done + most]
+
+    passes.clear()
+    monkeypatch.setattr(Drafts, "next", foresee)
+    assert generate(backbone, [request])[0].text == plain.text
+    assert len(passes) <= 1 + 40 // (2 * FEW_ROWS)
