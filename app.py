@@ -105,7 +105,9 @@ if __name__ == "__main__":
     launch(
         Engine(
             folder=Path(os.environ.get("CGCLORA_ADAPTERS", _ASSETS / "adapters")),
-            load=loader(os.environ.get("CGCLORA_BACKBONE")),
+            load=loader(
+                os.environ.get("CGCLORA_BACKBONE"), int8=os.environ.get("CGCLORA_INT8") != "0"
+            ),
             trained=folder / "training",
         ),
         folder,

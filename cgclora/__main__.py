@@ -20,7 +20,7 @@ from cgclora import (
     serve_command,
     train_command,
 )
-from cgclora.commands import backbone_options, command_line, load
+from cgclora.commands import backbone_options, command_line, int8_option, load
 from cgclora.exit_codes import run
 
 GENERATE = """Answer prompts with a task's experts.
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = command("generate", GENERATE, _generate)
     generate.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
     backbone_options(generate)
+    int8_option(generate)
     generate.add_argument("--adapter", type=Path, help="adapter folder; without it, the backbone")
     generate.add_argument("--task", help="task whose experts answer")
     generate.add_argument("--file", type=Path, help="JSONL of prompts instead of one prompt")

@@ -61,9 +61,22 @@ def backbone_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
 
 
+def int8_option(parser: argparse.ArgumentParser) -> None:
+    """The option that trades exactness for speed."""
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="decode with 8-bit weights: faster on CPUs, about 1 token in 100 differs",
+    )
+
+
 def load(options: argparse.Namespace) -> Backbone:
     """The backbone that the options name."""
     from cgclora.backbone import EMBEDDED, load_backbone
 
-    source = options.backbone or EMBEDDED
-    return load_backbone(source, device=options.device, dtype=options.dtype)
+    return load_backbone(
+        options.backbone or EMBEDDED,
+        device=options.device,
+        dtype=options.dtype,
+        int8=getattr(options, "int8", False),
+    )

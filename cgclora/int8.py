@@ -17,6 +17,15 @@ FEW_ROWS = 4
 """Most rows for which the 8-bit product is the faster one: it reads a weight for each row anew."""
 
 
+def has_kernel() -> bool:
+    """Whether this torch multiplies by 8-bit weights on this processor."""
+    try:
+        Int8Weight.of([torch.ones(32, 32)])(torch.ones(1, 32))
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Int8Weight:
     """A matrix [out, in] as whole numbers and a scale a row.

@@ -55,7 +55,12 @@ class LocalEngine:
             "total_rank": sum(a.config.total_rank for a in distinct) or None,
             "active_rank": max((a.config.active_rank for a in distinct), default=None),
             "training_seconds": sum(_training(a).get("seconds", 0) for a in distinct) or None,
-            "decoding": {"engine": "cgclora", "temperature": 0, "batch_size": self.batch_size},
+            "decoding": {
+                "engine": "cgclora",
+                "temperature": 0,
+                "batch_size": self.batch_size,
+                **self.backbone.decoding,
+            },
             "peak_memory": self._memory.bytes(),
             **provenance.stamp(self.backbone.model),
         }

@@ -707,3 +707,13 @@ def test_a_killed_conversion_leaves_nothing_that_is_trusted(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".{EMBEDDED}.conversion", EMBEDDED]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / EMBEDDED)
     assert fingerprint(model) == embedded.read_manifest(tmp_path / EMBEDDED)["fingerprint"]
+
+
+@pytest.mark.parametrize(("architecture", "lean"), [("qwen2", True), ("glm", False)])
+def test_how_answers_are_computed_is_said(architecture: str, lean: bool, tmp_path: Path) -> None:
+    folder = save_backbone(tmp_path, architecture)
+    plain = load(folder)
+    assert plain.decoding == {"pass": "lean" if lean else "transformers", "weights": "float32"}
+    small = load(folder, int8=True)
+    assert small.int8 is lean
+    assert ("int8" in small.decoding["weights"]) is lean

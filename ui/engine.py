@@ -363,12 +363,17 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in found if not path.name.startswith(".")]
 
 
-def loader(source: str | None) -> Load:
-    """How to load a backbone: a local folder, a hub id, or None for the embedded one."""
+def loader(source: str | None, *, int8: bool = True) -> Load:
+    """How to load a backbone: a local folder, a hub id, or None for the embedded one.
+
+    Args:
+        source: The backbone.
+        int8: See `load_backbone`.
+    """
 
     def load(progress: Progress) -> Backbone:
         from cgclora.backbone import EMBEDDED, load_backbone  # noqa: PLC0415 - slow, see above
 
-        return load_backbone(source or EMBEDDED, progress=progress)
+        return load_backbone(source or EMBEDDED, int8=int8, progress=progress)
 
     return load

@@ -39,6 +39,15 @@ def backbone_size(engine: Engine) -> int | None:
 # The tree -------------------------------------------------------------------------------------
 
 
+def decoding(engine: Engine, language: Language) -> str:
+    """How answers are computed here; empty until the backbone is loaded."""
+    names = engine.adapters()
+    if not (engine.status.ready and names):
+        return ""
+    facts = engine.loaded(names[0])[0].decoding
+    return text("about_decoding", language, code=facts["pass"], weights=facts["weights"])
+
+
 def tree(engine: Engine, language: Language) -> str:
     """Backbone, clusters and tasks as lists within lists."""
     size = backbone_size(engine)
@@ -46,7 +55,7 @@ def tree(engine: Engine, language: Language) -> str:
     root = (
         f'<div class="node frozen"><b>{escape(backbone_name(engine))}</b>'
         f'<span class="quiet">{text("about_backbone", language)}{" · " if count else ""}{count}'
-        "</span></div>"
+        f'</span><span class="quiet">{decoding(engine, language)}</span></div>'
     )
     branches = "".join(f"<li>{_branch(engine, n, language)}</li>" for n in engine.clusters())
     return f'<ul class="tree"><li>{root}<ul>{branches}</ul></li></ul>'

@@ -109,6 +109,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "task's gate.",
     ),
     "about_backbone": ("冻结的基座", "Frozen backbone"),
+    "about_decoding": (
+        "解码：{code} 前向计算，权重 {weights}",
+        "Decoding: {code} forward pass, weights {weights}",
+    ),
     "about_size": ("{count} 参数", "{count} parameters"),
     "about_cluster": (
         "{common} 公共 + {tasks} 任务 × {specific} 专属",
