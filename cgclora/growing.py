@@ -60,6 +60,12 @@ def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
             "all of this adapter's experts belong to all tasks, and its gate is fixed: there is "
             "nothing of a new task's own to train."
         )
+    if config.specific == 0 and config.common == 1:
+        raise ConfigError(
+            "all tasks of this adapter share one expert, which any gate gives weight 1: there is "
+            "nothing of a new task's own to train. Grow an adapter with specific experts or with "
+            "several common ones."
+        )
     return _with_scale(replace(config, tasks=(*config.tasks, *tasks)), config.scale)
 
 
@@ -198,16 +204,23 @@ def add_tasks(
         The manifest of the grown adapter.
 
     Raises:
-        ConfigError: As `grown`; or there is weight decay.
-        AdapterError: The folder is not an adapter of this backbone, or the training touched more
-            than it may.
+        ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
+        AdapterError: The folder is not an adapter of this backbone, its gate gives a new task
+            nothing to learn, or the training touched more than it may.
         DataError, TrainingError: As `train`.
     """
     if settings.weight_decay:
         raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
     manifest, config = storage.read_manifest(folder)
+    result = Path(run_folder) / "adapter"
+    if result.exists() and result.samefile(folder):
+        raise ConfigError(
+            f"the run in {run_folder} would put the grown adapter in the place of {folder}, which "
+            "is left as it is: choose another --run."
+        )
     new = grown(config, tasks)
     tensors = storage.read_tensors(folder)
+    _check_gate(tensors, new)
     parent = Adapter.load(folder, backbone, name="parent")  # is it this backbone's?
     parent.detach()
     adapter = Adapter.attach(backbone, new, name="grown")
@@ -227,7 +240,7 @@ def add_tasks(
                 run_folder,
                 only=tasks,
                 facts=_with_licences(
-                    inherited(manifest, config.tasks, added=list(tasks)), facts or {}
+                    inherited(manifest, config, config.tasks, added=list(tasks)), facts or {}
                 ),
                 dtype=_dtype(tensors),
                 check=lambda: _compare(adapter, before, config),
@@ -271,25 +284,29 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
             "active_rank": new.active_rank,
             "trainable_parameters": sum(tensor.numel() for tensor in tensors.values()),
             **stamp,
-            **inherited(manifest, new.tasks, dropped=list(dict.fromkeys(tasks))),
+            **inherited(manifest, config, new.tasks, dropped=list(dict.fromkeys(tasks))),
         },
         router=router,
     )
 
 
 def inherited(
-    manifest: Mapping[str, Any], tasks: Sequence[str], **change: Sequence[str]
+    manifest: Mapping[str, Any],
+    config: AdapterConfig,
+    tasks: Sequence[str],
+    **change: Sequence[str],
 ) -> dict[str, Any]:
     """What a manifest keeps of the parent's: method, licence, and what is true of these tasks.
 
     Args:
         manifest: The parent's.
+        config: The parent's.
         tasks: Those of the parent that are there unchanged.
         change: `added` or `dropped` tasks.
     """
     origin = {
         "sha256": manifest["files"][WEIGHTS_FILE]["sha256"],
-        "tasks": manifest["tasks"],
+        "tasks": list(config.tasks),
         **{name: manifest[name] for name in _HISTORY if name in manifest},
         **change,
     }
@@ -299,6 +316,29 @@ def inherited(
         if own:
             kept["classification"] = {**scores, "tasks": own}
     return {**kept, "origin": origin}
+
+
+def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:
+    """Refuse a gate of common experts alone that weighs them alike for every embedding.
+
+    A new task has only its embedding to learn then, and gets no gradient.
+
+    Args:
+        tensors: Of the adapter to grow.
+        config: Of the grown one.
+
+    Raises:
+        AdapterError: It does.
+    """
+    if config.specific:
+        return
+    projection = tensors[PROJECTION]
+    if torch.equal(projection, projection[:, :1].expand_as(projection)):
+        raise AdapterError(
+            "the gate of this adapter was not trained and weighs all experts alike, and a new task "
+            "would have nothing else to learn: train the adapter on its own tasks first, or grow "
+            "one with specific experts."
+        )
 
 
 def _with_licences(kept: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,8 +368,9 @@ def _only_of(adapter: Adapter, tasks: Sequence[str]) -> Iterator[None]:
 
 
 def _masked(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    # Not a product: what is no number in a masked place must not stay one.
-    return lambda gradient: torch.where(mask, gradient, 0)
+    # Not a product: what is no number in a masked place must not stay one. And the gradient may be
+    # elsewhere than the parameter was: FSDP moves parameters to its GPU after the hooks are set.
+    return lambda gradient: torch.where(mask.to(gradient.device), gradient, 0)
 
 
 def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cgclora import storage
+from cgclora import growing, storage
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
@@ -243,6 +244,8 @@ def test_what_cannot_be_added_is_refused(tmp_path):
             grown(config, names)
     with pytest.raises(ConfigError, match="nothing of a new task's own"):
         grown(METHODS["LoRA"], ["new"])
+    with pytest.raises(ConfigError, match="share one expert"):
+        grown(AdapterConfig(TASKS, common=1, specific=0), ["new"])
     parent = saved(tmp_path / "parent", config)
     with pytest.raises(ConfigError, match="weight_decay"):
         add(parent, tmp_path / "a", settings=replace(SETTINGS, weight_decay=0.1))
@@ -250,6 +253,36 @@ def test_what_cannot_be_added_is_refused(tmp_path):
         add(parent, tmp_path / "b", train_records=[*RECORDS, replace(RECORDS[0], task="mood")])
     with pytest.raises(AdapterError, match="load that one"):
         add(parent, tmp_path / "c", make_backbone(seed=1))
+
+
+def test_a_gate_that_gives_a_new_task_nothing_to_learn_is_refused(tmp_path):
+    config = METHODS["MOE-LoRA"]
+    adapter = scatter(Adapter.attach(make_backbone(), config))
+    for alike in (torch.zeros(()), torch.ones(())):
+        adapter.gate.projection.data.copy_(alike)
+        adapter.save(tmp_path / "parent")
+        with pytest.raises(AdapterError, match="train the adapter on its own tasks first"):
+            add(tmp_path / "parent", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_parent_is_never_replaced(tmp_path):
+    parent = saved(tmp_path / "run" / "adapter", METHODS["CGC-LoRA"])
+    before = sha256_file(parent / WEIGHTS_FILE)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for run in (tmp_path / "run", tmp_path / "link"):
+        with pytest.raises(ConfigError, match="choose another --run"):
+            add(parent, run)
+    assert sha256_file(parent / WEIGHTS_FILE) == before
+
+
+def test_gradients_are_masked_on_the_device_that_they_are_on():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        gradient = torch.ones(2, 3, device="cuda")
+        masked = growing._masked(torch.tensor([True, False])[:, None].expand(2, 3))(gradient)
+    assert masked.device == gradient.device
+    found = growing._masked(torch.tensor([True, False]))(torch.tensor([1.0, float("nan")]))
+    assert found.tolist() == [1.0, 0.0]
 
 
 def test_training_that_reaches_other_tasks_is_not_saved(tmp_path, monkeypatch):
@@ -291,6 +324,15 @@ def test_dropping_what_was_added_gives_back_the_parent(config, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert storage.read_manifest(tmp_path / "again")[1] == config
+
+
+def test_a_manifest_that_lacks_the_tasks_is_no_obstacle(tmp_path):
+    parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
+    file = parent / storage.MANIFEST_FILE
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    del manifest["tasks"]
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    assert drop_tasks(parent, ["mood"], tmp_path / "child")["origin"]["tasks"] == list(TASKS)
 
 
 def test_what_cannot_be_dropped_is_refused():
