@@ -64,22 +64,25 @@ def execute(options: argparse.Namespace) -> None:
     import torch
 
     from cgclora.backbone import EMBEDDED, load_backbone
+    from cgclora.peft_folder import read_peft
     from cgclora.upcycling import import_peft, imported_facts, upcycle
 
     method = options.method or ("lora" if len(options.peft) == 1 else "cgc-lora")
     tasks = options.task or [folder.resolve().name for folder in options.peft]
     _check(options, method, tasks)
-    facts = imported_facts([*options.peft, *options.common_peft])
+    loras = [read_peft(folder) for folder in options.peft]
+    common = [read_peft(folder) for folder in options.common_peft]
+    facts = imported_facts([*loras, *common])
     backbone = load_backbone(options.backbone or EMBEDDED, device="cpu")
     if method == "lora":
-        adapter = import_peft(options.peft[0], backbone, tasks, separator=options.separator)
+        adapter = import_peft(loras[0], backbone, tasks, separator=options.separator)
     else:
-        own = dict(zip(tasks, options.peft, strict=True)) if method == "cgc-lora" else {}
-        alone = method == "cgc-lora" and not options.common_peft
+        own = dict(zip(tasks, loras, strict=True)) if method == "cgc-lora" else {}
+        alone = method == "cgc-lora" and not common
         adapter = upcycle(
             own,
             backbone,
-            common=options.common_peft if own else options.peft,
+            common=common if own else loras,
             tasks=tasks,
             fresh=int(alone) if options.common is None else options.common,
             expert_rank=options.expert_rank,

@@ -72,8 +72,8 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     """Read a LoRA as PEFT saves it.
 
     Raises:
-        AdapterError: It is missing or damaged, or does more than add B A beside linear layers
-            (DoRA, biases, saved modules, embeddings, ...).
+        AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
+            add B A beside linear layers (DoRA, biases, saved modules, embeddings, ...).
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -167,11 +167,21 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
     for path, matrices in found.items():
         if len(matrices) != 2 or len(matrices["A"]) != matrices["B"].shape[1]:
             raise AdapterError(f"{folder} is damaged: A and B of {path} do not fit together.")
+        if not len(matrices["A"]):
+            raise AdapterError(f"{folder / PEFT_WEIGHTS} is damaged: {path} has rank 0.")
     return {path: (matrices["A"], matrices["B"]) for path, matrices in found.items()}
 
 
 def _table(config: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
-    return list((config.get(name) or {}).items())
+    """The items of a table that may be missing.
+
+    Raises:
+        TypeError: It is no table.
+    """
+    table = config.get(name) or {}
+    if not isinstance(table, dict):
+        raise TypeError(f"{name} is {table!r}, which is no table")
+    return list(table.items())
 
 
 def _fits(pattern: str, path: str) -> bool:
@@ -180,9 +190,26 @@ def _fits(pattern: str, path: str) -> bool:
 
 
 def _our_manifest(folder: Path) -> Mapping[str, Any]:
-    """The manifest of an export of ours; empty for what others wrote."""
+    """The manifest of an export of ours; empty for what others wrote.
+
+    Raises:
+        AdapterError: It is damaged, so that the separator that it gives would get lost.
+    """
+    path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        return manifest if "export" in manifest else {}
-    except (OSError, ValueError, TypeError):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise TypeError(f"a {type(manifest).__name__} where a table should be")
+        if "export" not in manifest:
+            return {}
+        for name in ("separator", "licence"):
+            if not isinstance(manifest.get(name), str | None):
+                raise TypeError(f"{name} is {manifest[name]!r}, which is no text")
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterError(
+            f"{path} is damaged ({error}): fetch the folder again, or remove this file and say "
+            "with --separator what stands between prompt and answer."
+        ) from error
+    return manifest

@@ -60,13 +60,22 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Note what this run is, or check that the folder's run is this one.
 
     Raises:
-        TrainingError: The folder holds a run with other settings, config or data.
+        TrainingError: The folder holds a run with other settings, config or data, or its note of
+            them is damaged.
     """
     path = folder / "run.json"
     if not path.exists():
         files.write_json(path, identity)
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(earlier, dict):
+            raise ValueError(f"a {type(earlier).__name__} where a table should be")
+    except ValueError as error:
+        raise TrainingError(
+            f"{path} is damaged ({error}), and nothing else says what this run is: put back a "
+            "copy, or choose another folder."
+        ) from error
     differing = [
         key for key in identity if json.dumps(earlier.get(key)) != json.dumps(identity[key])
     ]

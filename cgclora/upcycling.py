@@ -28,7 +28,7 @@ from cgclora.storage import AdapterError
 
 
 def import_peft(
-    folder: str | Path,
+    source: str | Path | PeftLoRA,
     backbone: Backbone | PreTrainedModel,
     tasks: Sequence[str],
     *,
@@ -38,7 +38,7 @@ def import_peft(
     """Attach a LoRA that PEFT saved, as an adapter of one expert and no gate: the same function.
 
     Args:
-        folder: What PEFT wrote.
+        source: The folder that PEFT wrote, or what `read_peft` read of it.
         backbone: The backbone that it was trained on. PEFT's format has nothing to check it by.
         tasks: Names of the tasks that it shall answer, all alike.
         separator: Text between prompt and answer; None takes what an export of ours says, else a
@@ -50,7 +50,7 @@ def import_peft(
             backbone.
         ConfigError: No task is named.
     """
-    lora = read_peft(folder)
+    lora = _read(source)
     config = AdapterConfig.lora(
         tasks,
         lora.rank,
@@ -66,10 +66,10 @@ def import_peft(
 
 
 def upcycle(
-    own: Mapping[str, str | Path],
+    own: Mapping[str, str | Path | PeftLoRA],
     backbone: Backbone | PreTrainedModel,
     *,
-    common: Sequence[str | Path] = (),
+    common: Sequence[str | Path | PeftLoRA] = (),
     tasks: Sequence[str] | None = None,
     fresh: int = 0,
     expert_rank: int | None = None,
@@ -83,9 +83,10 @@ def upcycle(
     of rank r becomes r / k experts, rounded up; what is missing of the last one has B zero.
 
     Args:
-        own: The folder of each task's own LoRA; empty if there are common ones.
+        own: Each task's own LoRA, a folder or what `read_peft` read; empty if there are common
+            ones.
         backbone: The backbone that all were trained on.
-        common: Folders of LoRAs that become common experts.
+        common: LoRAs, likewise, that become common experts.
         tasks: The tasks, if `own` does not name them.
         fresh: Number of new common experts, which begin with B zero.
         expert_rank: k; None takes the largest rank, so that every LoRA is one expert.
@@ -97,8 +98,8 @@ def upcycle(
         ConfigError: There is no LoRA, or tasks and LoRAs do not go together.
         AdapterError: As `import_peft`.
     """
-    mine = {task: read_peft(folder) for task, folder in own.items()}
-    shared = [read_peft(folder) for folder in common]
+    mine = {task: _read(source) for task, source in own.items()}
+    shared = [_read(source) for source in common]
     loras = [*mine.values(), *shared]
     if not loras:
         raise ConfigError("there is no LoRA to make experts of: name at least one.")
@@ -130,14 +131,17 @@ def upcycle(
     return adapter
 
 
-def imported_facts(folders: Sequence[str | Path]) -> dict[str, Any]:
+def imported_facts(loras: Sequence[PeftLoRA]) -> dict[str, Any]:
     """What an adapter's manifest shall say of the LoRAs that it was made of, and their licence."""
-    loras = [read_peft(folder) for folder in folders]
     stated = dict.fromkeys(lora.licence for lora in loras if lora.licence)
     return {
         "imported": [dict(lora.facts) for lora in loras],
         **({"licence": "; ".join(stated)} if stated else {}),
     }
+
+
+def _read(source: str | Path | PeftLoRA) -> PeftLoRA:
+    return source if isinstance(source, PeftLoRA) else read_peft(source)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from cgclora.config import AdapterConfig
 from cgclora.run_folder import (
     TrainingError,
     TrainingStopped,
+    claim,
     last_checkpoint,
     seconds_spent,
 )
@@ -338,3 +339,10 @@ def test_the_folder_of_another_run_is_refused(
     with pytest.raises(TrainingError, match=rf"differs in {differing}:.*another folder"):
         run(tmp_path / "run", **changes)
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_note_of_what_the_run_is_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"run\.json is damaged .*choose another folder"):
+        claim(tmp_path, {"kind": "x"})

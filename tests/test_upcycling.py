@@ -1,6 +1,7 @@
 """LoRAs that PEFT saved, as adapters: the same function, and what several begin with together."""
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cgclora.config import ConfigError
 from cgclora.export import export_peft
 from cgclora.peft_folder import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 from cgclora.plain_lora import TaskLoRAs
-from cgclora.storage import AdapterError, read_manifest
+from cgclora.storage import MANIFEST_FILE, AdapterError, read_manifest
 from cgclora.upcycling import import_peft, upcycle
 from tests.reference import METHODS, logits, scatter, token_ids
 from tests.tiny import make_backbone, make_model, save_backbone
@@ -224,6 +225,7 @@ def broken(folder: Path, **changes: object) -> Path:
         ({"lora_alpha": None}, "damaged"),
         ({"lora_alpha": 0}, "not positive"),
         ({"alpha_pattern": {"(": 1}}, "damaged"),
+        ({"alpha_pattern": [1]}, "adapter_config.json is damaged.*alpha_pattern is"),
     ],
 )
 def test_what_does_more_than_add_a_product_is_refused(tmp_path, changes, message):
@@ -248,12 +250,37 @@ def test_damage_and_pickle_are_refused(tmp_path):
     save_file(tensors, folder / PEFT_WEIGHTS)
     with pytest.raises(AdapterError, match="do not fit together"):
         read_peft(folder)
+    empty = {
+        name: tensor[:0] if "lora_A" in name else tensor[:, :0].contiguous()
+        for name, tensor in load_file(saved_by_peft(folder) / PEFT_WEIGHTS).items()
+    }
+    save_file(empty, folder / PEFT_WEIGHTS)
+    with pytest.raises(AdapterError, match="has rank 0"):
+        read_peft(folder)
     (folder / PEFT_WEIGHTS).write_bytes(b"x" * 99)
     with pytest.raises(AdapterError, match="is damaged"):
         read_peft(folder)
     (folder / PEFT_WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(AdapterError, match="never read"):
         read_peft(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", '"an export"', '{"export": {}, "separator": 1}', '{"export": {}, "licence": ["CC0"]}'],
+)
+def test_a_damaged_manifest_beside_a_lora_is_refused(tmp_path, text):
+    folder = saved_by_peft(tmp_path / "lora")
+    (folder / MANIFEST_FILE).write_text(text)
+    with pytest.raises(AdapterError, match=rf"{MANIFEST_FILE} is damaged"):
+        read_peft(folder)
+
+
+def test_a_manifest_that_somebody_else_wrote_says_nothing(tmp_path):
+    folder = saved_by_peft(tmp_path / "lora")
+    (folder / MANIFEST_FILE).write_text('{"separator": 1, "licence": "CC0"}')
+    lora = read_peft(folder)
+    assert (lora.separator, lora.licence) == (None, None)
 
 
 def test_another_backbone_is_refused_and_left_bare(tmp_path):
@@ -305,13 +332,19 @@ def importing(tmp_path: Path) -> list[str]:
           "2", "--half"], "moe-lora", (4, 0, 2)),
     ],
 )  # fmt: skip
-def test_the_command_imports(tmp_path, importing, capsys, words, method, sizes):
+def test_the_command_imports(tmp_path, importing, capsys, monkeypatch, words, method, sizes):
+    opened = Counter[str]()
+    monkeypatch.setattr(
+        "cgclora.peft_folder.load_file",
+        lambda path: opened.update([path.parent.name]) or load_file(path),
+    )
     words = [str(tmp_path / word) if word in {"a", "b"} else word for word in words]
     assert main([*importing, *words, "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["method"] == method
     assert [facts["name"] for facts in manifest["imported"]] == ["a", "b"][: words.count("--peft")
         + words.count("--common-peft")]  # fmt: skip
+    assert opened == Counter(facts["name"] for facts in manifest["imported"])  # once each
     stored, config = read_manifest(tmp_path / "out")
     assert stored == manifest
     assert (config.common, config.specific, config.expert_rank) == sizes
