@@ -407,6 +407,14 @@ class Adapter:
             for name, parameter in self.named_parameters()
         }
 
+    def backbone_facts(self) -> dict[str, str]:
+        """What a manifest says of the backbone: its name, fingerprint and model type."""
+        return {
+            "name": public_name(self.backbone_name),
+            "fingerprint": fingerprint(self.model),
+            "model_type": self.model.config.model_type,
+        }
+
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over weights by name.
 
@@ -456,10 +464,7 @@ class Adapter:
             self.config,
             {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()},
             {
-                "backbone": {
-                    "name": public_name(self.backbone_name),
-                    "fingerprint": fingerprint(self.model),
-                },
+                "backbone": self.backbone_facts(),
                 "tasks": list(self.config.tasks),
                 "total_rank": self.config.total_rank,
                 "active_rank": self.config.active_rank,

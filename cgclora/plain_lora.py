@@ -10,21 +10,30 @@ gate weights of its own; they are multiplied into B in fp32, and A stays as it w
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from cgclora import storage
-from cgclora.adapter import Adapter, linear_paths, public_name
-from cgclora.backbone import fingerprint
+from cgclora.adapter import Adapter, linear_paths
 from cgclora.config import AdapterConfig
 from cgclora.storage import AdapterError
+
+_WRITTEN = {
+    *("manifest.json", "readme.md", "notice", "gemma_terms.md"),
+    *("models.json", "client.py", "serve.sh"),
+}
+"""Files that exports write beside those of the tasks, in lower case."""
+
+_LONGEST_NAME = 200
+"""Bytes. File systems take 255, and an ending may follow."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class TaskLoRAs:
         }
         return cls(
             adapter.config,
-            adapter.manifest or {"backbone": _backbone_of(adapter)},
+            adapter.manifest or {"backbone": adapter.backbone_facts()},
             adapter.model.config,
             {path: (A.cpu(), B.cpu()) for path, (A, B) in layers.items()},
             adapter.gates().cpu(),
@@ -92,24 +101,25 @@ class TaskLoRAs:
 
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or a backbone of this config
-                has other layers.
+                is of another type or has other layers.
         """
         manifest, config = storage.read_manifest(folder)
         tensors = storage.read_tensors(folder)
         with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers
             skeleton = AutoModelForCausalLM.from_config(backbone)
         paths = linear_paths(skeleton, config.target_modules)
-        stored = {name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")}
-        if stored != set(paths):
+        kind = skeleton.config.model_type
+        trained_on = manifest["backbone"].get("model_type", kind)  # older manifests do not say it
+        if trained_on != kind or _sizes_of(tensors) != _sizes_in(skeleton, paths):
             raise AdapterError(
-                f"{folder} has experts for {len(stored)} layers, a backbone of type "
-                f"{backbone.model_type!r} and this size has {len(paths)} such layers: name the one "
-                f"it was trained on, {manifest['backbone'].get('name') or 'which has no name'}."
+                f"{folder} was trained on a backbone of other layers or another type than "
+                f"{kind!r} in this size: name the one it was trained on, "
+                f"{manifest['backbone'].get('name') or 'which has no name'}."
             )
         layers = {
             path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
         }
-        gates = storage.read_gates(folder)
+        gates = storage.gates_of(folder, config, tensors)
         return cls(config, manifest, backbone, layers, gates, module_names(skeleton, paths))
 
     def lora(self, task: str) -> PlainLoRA:
@@ -144,21 +154,43 @@ class TaskLoRAs:
 def file_names(tasks: Iterable[str]) -> dict[str, str]:
     """A name for each task that files, shells and servers take: letters, digits, `_`, `.`, `-`.
 
+    It has up to 200 bytes, does not begin like an option, and is none that an export itself needs.
+
     Raises:
         AdapterError: Two tasks would share one.
     """
     names: dict[str, str] = {}
     for task in tasks:
-        name = re.sub(r"[^\w.-]+", "_", task).strip("._") or "task"
+        name = _file_name(task)
         if name in names.values():
             raise AdapterError(f"two tasks would be called {name!r}: export them one by one.")
         names[task] = name
     return names
 
 
-def _backbone_of(adapter: Adapter) -> dict[str, str]:
-    name, mark = public_name(adapter.backbone_name), fingerprint(adapter.model)
-    return {"name": name, "fingerprint": mark}
+def _file_name(task: str) -> str:
+    name = re.sub(r"[^\w.-]+", "_", task).strip("._").lstrip("-._") or "task"
+    if name.casefold() in _WRITTEN:
+        name = f"task_{name}"
+    if len(name.encode()) > _LONGEST_NAME:
+        mark = f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"  # two may begin alike
+        name = name.encode()[: _LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
+    return name
+
+
+def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """In and out features of the layers that an adapter's tensors are for, by path."""
+    paths = [name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")]
+    return {
+        path: (tensors[f"{path}.expert_A"].shape[1], tensors[f"{path}.expert_B"].shape[0])
+        for path in paths
+    }
+
+
+def _sizes_in(model: PreTrainedModel, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """In and out features of linear layers of a model, by path."""
+    layers = {path: cast(nn.Linear, model.get_submodule(path)) for path in paths}
+    return {path: (layer.in_features, layer.out_features) for path, layer in layers.items()}
 
 
 def module_names(model: PreTrainedModel, paths: Sequence[str]) -> tuple[str, ...]:

@@ -160,7 +160,15 @@ def read_gates(folder: str | Path) -> Tensor:
         AdapterError: As `read_manifest`.
     """
     _, config = read_manifest(folder)
-    tensors = read_tensors(folder)
+    return gates_of(folder, config, read_tensors(folder))
+
+
+def gates_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Tensor:
+    """As `read_gates`, of a folder whose config and weights were read already.
+
+    Raises:
+        AdapterError: The gate does not fit the config.
+    """
     layers = sum(name.endswith(".expert_A") for name in tensors)
     gate = TaskGate(config, layers)
     try:

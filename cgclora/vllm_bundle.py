@@ -88,8 +88,9 @@ def export_vllm(
         sources: The adapters, all on one backbone and with one separator.
         out: The folder to make; an older export there is replaced.
         tasks: Which tasks; None takes all of all adapters.
-        base: The backbone's hub id or folder, for `vllm serve`. None takes the hub id that the
-            adapters know; the embedded backbone, which no hub has, is copied into the bundle.
+        base: The backbone's hub id or folder, for `vllm serve` and each LoRA's
+            `adapter_config.json`. None takes the hub id that the adapters know; the embedded
+            backbone, which no hub has, is copied into the bundle.
         dtype: Of the written LoRAs; vLLM casts them to its own.
 
     Returns:
@@ -109,7 +110,7 @@ def export_vllm(
     with export_folder(out, sum(path.stat().st_size for path in copied)) as fresh:
         for task, source in chosen.items():
             folder = fresh / _LORAS / names[task]
-            write_peft(folder, source, source.lora(task), name or base, dtype)
+            write_peft(folder, source, source.lora(task), name if copied else base, dtype)
         if copied:
             (fresh / _BACKBONE).mkdir()
             for path in copied:

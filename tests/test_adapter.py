@@ -764,6 +764,7 @@ def test_the_manifest_says_what_the_adapter_is(saved):
     assert config == CGC
     assert manifest == Adapter.load(saved, make_backbone()).manifest
     assert manifest["backbone"]["fingerprint"] == make_backbone().fingerprint
+    assert manifest["backbone"]["model_type"] == "qwen2"
     assert manifest["tasks"] == list(TASKS)
     assert (manifest["total_rank"], manifest["active_rank"]) == (18, 10)
     assert manifest["seed"] == 3

@@ -23,6 +23,7 @@ from cgclora.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.export import export_peft
 from cgclora.files import sha256_file
+from cgclora.gguf_lora import export_gguf
 from cgclora.merged import export_merged
 from cgclora.plain_lora import TaskLoRAs, file_names
 from cgclora.storage import AdapterError, read_manifest
@@ -181,6 +182,32 @@ def test_another_backbone_is_noticed_by_its_layers(tmp_path):
     attached("qwen2").save(tmp_path / "adapter")
     with pytest.raises(AdapterError, match="name the one it was trained on"):
         TaskLoRAs.read(tmp_path / "adapter", make_model("glm").config)
+    for other in ({"intermediate_size": 48}, {"num_key_value_heads": 4}):
+        config = make_model("qwen2").config
+        config.update(other)
+        with pytest.raises(AdapterError, match=r"other layers.*name the one it was trained on"):
+            TaskLoRAs.read(tmp_path / "adapter", config)
+
+
+def test_another_backbone_is_noticed_by_its_type(tmp_path):
+    manifest = attached("qwen2").save(tmp_path / "adapter")
+    llama = make_model("llama").config  # with the same layers
+    with pytest.raises(AdapterError, match=r"another type than 'llama'.*the one it was trained on"):
+        TaskLoRAs.read(tmp_path / "adapter", llama)
+    del manifest["backbone"]["model_type"]  # as older versions wrote it
+    (tmp_path / "adapter" / "manifest.json").write_text(json.dumps(manifest))
+    assert TaskLoRAs.read(tmp_path / "adapter", llama).layers
+
+
+def test_a_saved_adapter_is_read_once(tmp_path, monkeypatch):
+    adapter = attached()
+    adapter.save(tmp_path / "adapter")
+    hashed = []
+    monkeypatch.setattr(
+        "cgclora.files.sha256_file", lambda path: hashed.append(path.name) or sha256_file(path)
+    )
+    TaskLoRAs.read(tmp_path / "adapter", adapter.model.config)
+    assert sorted(hashed) == ["adapter.safetensors", "config.json"]
 
 
 def test_file_names_are_safe_and_distinct():
@@ -189,8 +216,40 @@ def test_file_names_are_safe_and_distinct():
         "情感 分析": "情感_分析",
         "x=y;z": "x_y_z",
     }
-    with pytest.raises(AdapterError, match="one by one"):
-        file_names(["a b", "a/b"])
+    for alike in (["a b", "a/b"], ["-a", "a"]):
+        with pytest.raises(AdapterError, match="one by one"):
+            file_names(alike)
+
+
+def test_tasks_get_names_that_programs_do_not_take_for_options():
+    assert file_names(["-x", "--", "._-y-"]) == {"-x": "x", "--": "task", "._-y-": "y-"}
+
+
+def test_long_names_are_cut_and_stay_distinct(tmp_path):
+    tasks = ("情" * 150 + "甲", "情" * 150 + "乙")
+    names = file_names(tasks).values()
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) <= 200 and name.startswith("情情") for name in names)
+    config = AdapterConfig(tasks, expert_rank=2)
+    export_gguf(TaskLoRAs.of(attached(config=config)), tmp_path / "out")
+    assert all((tmp_path / "out" / f"{name}.gguf").is_file() for name in names)
+
+
+def test_no_task_takes_the_place_of_a_file_of_the_export(tmp_path):
+    export_peft(TaskLoRAs.of(attached("gemma3")), tmp_path / "peft")
+    export_vllm([TaskLoRAs.of(attached())], tmp_path / "vllm", base="x/y")
+    written = {
+        path.name for out in ("peft", "vllm") for path in (tmp_path / out).iterdir()
+        if path.is_file()
+    }  # fmt: skip
+    assert len(written) == 7
+    tasks = tuple(sorted(written))
+    adapter = attached("gemma3", AdapterConfig(tasks, expert_rank=2))
+    manifest = export_peft(TaskLoRAs.of(adapter), tmp_path / "out")
+    assert manifest["export"]["tasks"] == list(tasks)
+    for task in tasks:
+        model = with_peft(make_model("gemma3"), tmp_path / "out" / f"task_{task}")
+        torch.testing.assert_close(logits(model, IDS), routed(adapter, task), **CLOSE)
 
 
 # A whole model ----------------------------------------------------------------------------
@@ -294,6 +353,8 @@ def test_the_bundles_command_line_serves_every_task(tmp_path):
     assert set(named) == set(models.values())
     bare = make_model()
     for path in named.values():
+        written = json.loads((folder / path / "adapter_config.json").read_text())
+        assert written["base_model_name_or_path"] == "me/base"
         assert not torch.allclose(logits(with_peft(bare, folder / path), IDS), logits(bare, IDS))
 
 
