@@ -60,14 +60,14 @@ def measure(
     for folder in adapters:
         same = [Adapter.load(folder, one).for_inference() for one in (exact, backbone, small)]
         config = same[0].config
-        known = {record.task for record in records} & set(config.tasks)
+        own = [record for record in records if record.task in config.tasks]
         encoded, _ = encode(
-            records,
+            own,
             backbone.tokenizer,
             config.tasks,
             separator=config.separator,
             max_length=max_length,
-            needed=sorted(known),
+            needed=sorted({record.task for record in own}),
         )
         for item in sample_per_task(encoded, [per_task] * len(config.tasks), seed):
             task = config.tasks[item.task]

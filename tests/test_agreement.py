@@ -24,7 +24,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
         json.dumps(
             {"task": task, "input": f"今天{task}天气{place}", "target": "很好，我们去公园散步。"}
         )
-        for task in METHODS["CGC-LoRA"].tasks
+        for task in (*METHODS["CGC-LoRA"].tasks[:2], "of another cluster")
         for place in range(4)
     ]
     (folder / "dev.jsonl").write_text("\n".join(lines), encoding="utf-8")
