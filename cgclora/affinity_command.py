@@ -113,6 +113,12 @@ def execute(options: argparse.Namespace) -> None:
         raise ConfigError("give --run to measure, or --from to group what was measured.")
     if options.measured is None and not options.data:
         raise ConfigError("--run needs --data: name the records to measure on.")
+    for option, given in (("--task", options.task), ("--data", options.data)):
+        if options.measured is not None and given:
+            raise ConfigError(
+                f"{option} says what to measure, and --from groups what was measured, all tasks "
+                f"of it: leave {option} out, or measure with --run."
+            )
     prior = prior_groups(options.prior) if options.prior else None
     result = _measure(options) if options.measured is None else read_result(options.measured)
     result["grouping"] = group(result, options.groups, prior, unit=options.unit)

@@ -27,7 +27,8 @@ class AffinitySettings:
             costs a pass over the loss records of all tasks a task; 0 never takes it.
         step: `adam` divides a task's gradient by the root of the second moment that Adam
             (arXiv 1412.6980) has of the joint training: the way in which that gradient really
-            moves an adapter trained with Adam. `sgd` takes it as it is, as TAG does: for adapters
+            moves an adapter trained with Adam; values that no gradient has reached yet, as A at
+            the first step, stay. `sgd` takes it as it is, as TAG does: for adapters
             its length is mostly a matter of how large A and B happen to be.
         step_rate: Learning rate of a task's step. The first-order form is proportional to it. The
             lookahead form wants it small enough for a straight line and large enough to be seen

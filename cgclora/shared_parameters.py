@@ -50,11 +50,17 @@ class SharedParameters:
         return self._vector(torch.autograd.grad(loss, [table[0] for table in self._tables]))
 
     def preconditioner(self, optimizer: torch.optim.Adam) -> Tensor:
-        """1 / (sqrt(v) + epsilon) with Adam's bias-corrected second moment v of them, [P]."""
+        """1 / (sqrt(v) + epsilon) with Adam's bias-corrected second moment v of them, [P].
+
+        It is 0 where v is 0: no gradient has reached these values yet, as A while B is zero, so
+        that nothing is known of how far Adam would move them. 1 / epsilon would be 10^8 times a
+        gradient, and all other steps vanish beside it.
+        """
         moments = [optimizer.state[parameter] for parameter, _, _ in self._tables]
         (_, beta), epsilon = optimizer.defaults["betas"], optimizer.defaults["eps"]
         corrected = [m["exp_avg_sq"] / (1 - beta ** float(m["step"])) for m in moments]
-        return self._vector(corrected).sqrt_().add_(epsilon).reciprocal_()
+        v = self._vector(corrected)
+        return torch.where(v > 0, 1 / (v.sqrt() + epsilon), 0)
 
     @torch.no_grad()
     def write(self, vector: Tensor) -> None:

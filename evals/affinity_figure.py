@@ -6,6 +6,7 @@ file. It follows the reader's light or dark scheme where the page lets it know.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -20,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 MARKS = ("#7a4fa3", "#2c8c74", "#8a6d1d", "#b3445a", "#4a6378", "#6b7d22")
 """Of the prior's groups, in its order."""
 
-_CELL, _CHARACTER, _GAP = 24, 7.0, 6
+_CELL, _CHARACTER, _WIDE, _GAP = 24, 7.0, 12.0, 6
 _CERTAIN = 2.0  # standard errors
 _REACH = 2.0  # where the scale ends, in what is usual
 _STYLE = (
@@ -36,8 +37,9 @@ _STYLE = (
 def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int = 0) -> str:
     """The mean affinities of every pair of tasks as SVG.
 
-    A full tile is further than two standard errors from 0, a small one is not. The diagonal, which
-    no grouping looks at, is left empty.
+    A full tile is further than two standard errors from 0, a small one is not; of a single
+    measurement, which has none, all are small. The diagonal, which no grouping looks at, is left
+    empty.
 
     Args:
         result: Of `cgclora affinity`, with its `grouping`.
@@ -60,7 +62,7 @@ def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int =
     index = [result["tasks"].index(name) for name in names]
     mean = np.array(result[form]["mean"])[np.ix_(index, index)]
     error = result[form]["standard_error"]
-    errors = np.zeros_like(mean) if error is None else np.array(error)[np.ix_(index, index)]
+    errors = None if error is None else np.array(error)[np.ix_(index, index)]
     sizes = [len(group) for group in sorted(grouping["groups"], key=len, reverse=True)]
     words = (
         f"Inter-task affinity, {form.replace('_', ' ')} form: mean of {found['measurements']} "
@@ -96,14 +98,14 @@ class _Picture:
             for number, tasks in enumerate(prior.values())
             for task in tasks
         }
-        label = max(map(len, names)) * _CHARACTER + (14 if prior else 0) + 2 * _GAP
+        label = max(map(_pixels, names)) + (14 if prior else 0) + 2 * _GAP
         self.left, self.top = 24 + label, 60 + label
         self.side = len(names) * _CELL
         self.width = max(self.left + self.side + 20, 620)
         self.height = self.top + self.side + 70
 
-    def draw(self, mean: Floats, errors: Floats, title: str) -> str:
-        """The whole picture."""
+    def draw(self, mean: Floats, errors: Floats | None, title: str) -> str:
+        """The whole picture; without standard errors no tile is certain."""
         usual = usual_size(mean)
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} '
@@ -119,7 +121,7 @@ class _Picture:
             f'height="{self.side}"/>',
             *self._tiles(mean, errors, usual),
             *self._borders(),
-            *self._legend(),
+            *self._legend(with_sizes=errors is not None),
             "</svg>",
         ]
         return "\n".join(parts) + "\n"
@@ -146,17 +148,18 @@ class _Picture:
                     )
         return lines
 
-    def _tiles(self, mean: Floats, errors: Floats, usual: Floats) -> list[str]:
+    def _tiles(self, mean: Floats, errors: Floats | None, usual: Floats) -> list[str]:
         lines = []
         for row, source in enumerate(self.names):
             for column, target in enumerate(self.names):
                 if row == column:
                     continue
-                value, error = mean[row, column], errors[row, column]
-                inset = 1 if abs(value) > _CERTAIN * error else 7
+                value = mean[row, column]
+                error = None if errors is None else errors[row, column]
+                inset = 7 if error is None or abs(value) <= _CERTAIN * error else 1
                 size = _CELL - 2 * inset
                 words = f"{source} → {target}: {100 * value:+.2f} %"
-                words += f" ± {100 * error:.2f}" if error else ""
+                words += "" if error is None else f" ± {100 * error:.2f}"
                 lines.append(
                     f'<rect x="{self.left + column * _CELL + inset:g}" '
                     f'y="{self.top + row * _CELL + inset:g}" width="{size}" height="{size}" '
@@ -174,7 +177,7 @@ class _Picture:
             start += size
         return lines
 
-    def _legend(self) -> list[str]:
+    def _legend(self, *, with_sizes: bool) -> list[str]:
         left, top, width, steps = 20, self.top + self.side + 22, 200, 40
         wide = width / steps
         lines = [f'<rect class="field" x="{left}" y="{top:g}" width="{width}" height="12"/>']
@@ -201,15 +204,21 @@ class _Picture:
             (f'x="2" y="2" width="10" height="10" rx="2" fill="{colour}"', name)
             for name, colour in zip(self.prior, MARKS, strict=False)
         ]
-        for row, items in enumerate((sizes, marks)):
+        for row, items in enumerate((sizes, marks) if with_sizes else (marks,)):
             x = left + width + 40
             for shape, words in items:
                 lines.append(
                     f'<g transform="translate({x:g} {top - 1 + 18 * row:g})"><rect {shape}/>'
                     f'<text x="20" y="11">{escape(words)}</text></g>'
                 )
-                x += 40 + len(words) * _CHARACTER
+                x += 40 + _pixels(words)
         return lines
+
+
+def _pixels(text: str) -> float:
+    """About how wide a label is."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return wide * _WIDE + (len(text) - wide) * _CHARACTER
 
 
 def shade(share: float) -> str:

@@ -43,6 +43,8 @@ def _measured(result: Mapping[str, Any]) -> str:
     taken = {form: sum(form in one for one in result["measurements"]) for form in FORMS}
     losses = [sum(one["losses"]) / len(one["losses"]) for one in result["measurements"]]
     last = result["origins"][-1]["hardware"]
+    rate = settings["step_rate"]
+    step = "is its share of a joint step" if rate is None else f"has the learning rate {rate:g}"
     return (
         f"Affinity of {len(result['tasks'])} tasks (TAG, arXiv 2109.04617): the share of one "
         "task's loss that a training step on another takes away, losses summed over the "
@@ -56,8 +58,8 @@ def _measured(result: Mapping[str, Any]) -> str:
         f"{settings['loss_records']}), none longer than {settings['max_length']} tokens: "
         f"{taken['first_order']} times in the first-order form, {taken['lookahead']} times in the "
         f"lookahead form, {result['seconds'] / 60:.0f} minutes in all "
-        f"({last.get('gpu', last['machine'])}, {last['dtype']}). A task's step is its share "
-        f"of a joint step ({settings['step']}). The tasks' mean loss fell from {losses[0]:.2f} to "
+        f"({last.get('gpu', last['machine'])}, {last['dtype']}). A task's step {step} "
+        f"({settings['step']}). The tasks' mean loss fell from {losses[0]:.2f} to "
         f"{losses[-1]:.2f} nats meanwhile, so this is how tasks help one another early on."
     )
 
@@ -128,7 +130,8 @@ def _groups(found: Mapping[str, Any], form: str) -> str:
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def _with_error(value: float | None, error: float | None, unit: str) -> str:

@@ -26,7 +26,7 @@ from cgclora.data import DataError, Encoded, Record
 from cgclora.run_folder import TrainingDiverged, TrainingError, TrainingStopped, hold
 from cgclora.shared_parameters import SharedParameters
 from evals.affinity_figure import heat_map
-from evals.affinity_page import RESULT, files_of
+from evals.affinity_page import RESULT, files_of, page
 from tests.tiny import make_backbone, save_backbone
 
 COMMITTED = Path(__file__).parents[1] / "assets" / "results" / "affinity" / RESULT
@@ -302,6 +302,25 @@ def test_shared_parameters_are_the_common_experts_alone():
     assert torch.equal(shared.values(), values)
 
 
+def test_values_that_no_gradient_has_reached_take_no_step(tmp_path):
+    """A, while B is zero: what Adam would do there is not known yet."""
+    backbone = make_backbone()
+    adapter = Adapter.attach(backbone, CONFIG)
+    optimizer = torch.optim.Adam([value for _, value in adapter.named_parameters()], 1e-3)
+    with adapter.route(["sun"]):
+        backbone.model(input_ids=torch.tensor([[3, 4, 5]])).logits.square().mean().backward()
+    optimizer.step()
+    shared = SharedParameters(adapter)
+    scale = shared.preconditioner(optimizer)
+    shared.write(scale)
+    for layer in adapter.layers.values():
+        assert not layer.expert_A["default"].any()
+        B = layer.expert_B["default"]
+        torch.testing.assert_close(B, 1 / (B.grad.abs() + 1e-8))
+    result = run(tmp_path, every=1, measurements=1, lookahead_every=0)
+    assert np.abs(result["first_order"]["mean"]).max() < 1
+
+
 def test_an_adapter_without_common_experts_shares_nothing(tmp_path):
     with pytest.raises(ConfigError, match="common experts"):
         run(tmp_path, AdapterConfig(TASKS, common=0))
@@ -375,6 +394,8 @@ def test_an_adapter_folder_is_a_prior_group(tmp_path, measured):
         (["--groups", "2"], 2, "--run to measure, or --from"),
         (["--run", "x"], 2, "--run needs --data"),
         (["--from", "{file}", "--prior", "light=sun"], 2, "each task once"),
+        (["--from", "{file}", "--task", "sun"], 2, "leave --task out"),
+        (["--from", "{file}", "--data", "x"], 2, "leave --data out"),
         (["--from", "{missing}"], 1, "missing"),
         (["--from", "{other}"], 4, "is no result"),
     ],
@@ -422,6 +443,44 @@ def test_the_picture_escapes_names_and_shows_the_prior(measured, tmp_path):
     texts = [one.text for one in ElementTree.fromstring(picture).iter()]
     assert texts.count("<sun> & co") == 2
     assert "light" in texts
+
+
+def test_wide_names_have_room_in_the_picture(measured):
+    text = (measured / "affinity.json").read_text(encoding="utf-8")
+    lefts = []
+    for name in ("情感分析情感分析", "abcdefghijklmn"):  # 8 * 12 and 14 * 7 pixels
+        picture = heat_map(json.loads(text.replace('"moon"', json.dumps(name))))
+        lefts.append(float(re.search(r'class="field" x="([\d.]+)"', picture)[1]))
+    assert lefts == [24 + 8 * 12 + 12, 24 + 14 * 7 + 12]
+
+
+def test_a_single_measurement_makes_no_tile_certain(measured, tmp_path):
+    result = json.loads((measured / "affinity.json").read_text(encoding="utf-8"))
+    result["measurements"] = result["measurements"][:1]
+    file, out = tmp_path / "one.json", tmp_path / "out.json"
+    file.write_text(json.dumps(result), encoding="utf-8")
+    prior = ["--prior", "light=sun,day", "--prior", "dark=moon,night"]
+    words = ["affinity", "--from", str(file), "--groups", "2", "--out", str(out)]
+    assert main([*words, *prior]) == 0
+    picture = heat_map(json.loads(out.read_text(encoding="utf-8")))
+    sizes = re.findall(r'width="(\d+)" height="\d+" class="\w+" fill-opacity="[\d.]+"><', picture)
+    assert sizes == ["10"] * len(TASKS) * (len(TASKS) - 1)
+    assert "standard errors" not in picture
+    assert "light" in picture
+
+
+def test_the_page_escapes_names_and_says_how_long_a_step_is(measured):
+    text = (measured / "affinity.json").read_text(encoding="utf-8")
+    result = json.loads(text.replace('"sun"', '"sun|light"'))
+    share = page(result)
+    assert "A task's step is its share of a joint step (adam)." in share
+    rows = [line for line in share.splitlines() if "sun" in line and line.startswith("|")]
+    assert rows
+    assert all("sun\\|light" in row and len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    result["settings"]["step_rate"] = 3e-4
+    given = page(result)
+    assert "A task's step has the learning rate 0.0003 (adam)." in given
+    assert "share of a joint step" not in given
 
 
 @pytest.mark.parametrize(("form", "groups"), [("lookahead", 9), ("first-order", 5)])
