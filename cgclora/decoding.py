@@ -374,7 +374,9 @@ class Batch:
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             self.head = backbone.head
-            decoder = None if reference or self.folded is not None else backbone.lean
+            decoder = None if reference else backbone.lean
+            if decoder is not None and self.folded is not None and decoder.int8:
+                decoder = LeanDecoder(backbone.model)  # no 8-bit copy has the folded weights
         with torch.inference_mode():
             route = self.adapter.plan_rows(requests) if self.adapter else None
             if decoder is None:

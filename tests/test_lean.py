@@ -1,5 +1,7 @@
 """The fast forward pass of decoding against the one of `transformers`, on random inputs."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -110,6 +112,20 @@ def test_an_adapter_that_comes_later_is_seen():
     other = Batch(backbone, adapter, [Request(task, "一")], prompts, reference=True).prefill()
     torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)
     assert generate(backbone, [Request(None, "一", max_new_tokens=8)])[0].text == bare[0].text
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_folded_task_answers_as_it_does_unfolded(int8):
+    backbone = dataclasses.replace(make_backbone("qwen3"), int8=int8)
+    adapter = with_experts(backbone)
+    task = adapter.config.tasks[0]
+    prompts = [[5, 6, 7, 8, 9, 10]]
+    request = Request(task, "一")
+    expected = Batch(backbone, adapter, [request], prompts, reference=True).prefill()
+    adapter.fold(task)
+    torch.testing.assert_close(
+        Batch(backbone, adapter, [request], prompts).prefill(), expected, atol=1e-3, rtol=1e-3
+    )
 
 
 # Eight bits -------------------------------------------------------------------------------
