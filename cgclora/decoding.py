@@ -143,6 +143,7 @@ def stream(
     adapter: Experts | None = None,
     *,
     left: Callable[[int], bool] = lambda _: False,
+    reference: bool = False,
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
 
@@ -155,6 +156,7 @@ def stream(
             must be of that task.
         left: Whether nobody waits for a request any more, asked by its place before each token: its
             answer ends there, without a last piece.
+        reference: See `Batch`.
 
     Raises:
         ConfigError: The adapter does not know a task.
@@ -176,7 +178,7 @@ def stream(
         _Row(index, request, len(prompt), backbone.tokenizer)
         for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
     ]
-    batch = Batch(backbone, adapter, requests, prompts)
+    batch = Batch(backbone, adapter, requests, prompts, reference=reference)
     hidden = batch.prefill_hidden()
     while len(rows) > 1 or not batch.forgets:
         tokens = _choose(batch, rows, hidden)

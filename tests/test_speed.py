@@ -1,0 +1,35 @@
+"""Timing answers side by side: the ratios, and that the ways answer what they are asked."""
+
+from pathlib import Path
+
+import pytest
+
+from evals import data
+from evals.speed import Timing, _ratio, _summary, measure
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_ratios_are_of_the_same_prompts_and_a_token():
+    slow = [Timing(1.0, 4.0, 5, "a"), Timing(2.0, 0.0, 1, "b"), Timing(1.0, 9.0, 10, "c")]
+    fast = [Timing(0.5, 1.0, 3, "a"), Timing(1.0, 0.0, 1, "x"), Timing(0.5, 4.5, 10, "c")]
+    found = _ratio(fast, slow)
+    assert found["first token"] == 2.0
+    assert found["tokens per second"] == 2.0  # the answer of one token has no rest
+    assert found["answer"] == 2.0
+    summary = _summary(fast, slow)
+    assert summary["same"] == 2
+    assert summary["tokens"] == 14
+    assert summary["tokens per second"] == pytest.approx(11 / 5.5)
+
+
+@pytest.mark.backbone
+def test_all_ways_answer_the_prompts():
+    records = data.read(str(ROOT / "assets" / "samples"), split="test").records
+    chosen = [record for record in records if record.task in ("KUAKE-QIC", "CHIP-STS")]
+    found = measure([ROOT / "assets" / "adapters" / "medical"], chosen)
+    assert found["prompts"] == 2
+    ways = found["ways"]
+    assert {"transformers", "lean, bf16", "lean, int8"} <= ways.keys()
+    assert all(one["tokens"] >= 4 and one["first token"] > 0 for one in ways.values())
+    assert found["ratios"]["lean, int8 / transformers"]["answer"] > 0
