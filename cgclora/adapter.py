@@ -12,7 +12,7 @@ DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never writ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -147,10 +147,14 @@ class Adapter:
             keep_layers: Leave empty expert layers where they are, for batches on their way that
                 hold a route through them.
         """
+        self._take_off(set(self.layers.values()) if keep_layers else set())
+
+    def _take_off(self, kept: Set[ExpertLinear]) -> None:
+        """`detach`; of the layers that are empty then, these are left where they are."""
         self.unfold()
         for path, layer in self.layers.items():
             layer.remove(self.name)
-            if not (layer.gate_row or keep_layers):
+            if not layer.gate_row and layer not in kept:
                 self.model.set_submodule(path, layer.base_layer)
         gates = cast(nn.ModuleDict, getattr(self.model, GATES))
         del gates[self.name]
@@ -311,6 +315,10 @@ class Adapter:
     def separator(self, row: Row) -> str:
         """Text between a row's prompt and its answer."""
         return self.config.separator
+
+    def snapshot(self) -> Self:
+        """Itself: whose tasks it knows does not change, as it does with several adapters."""
+        return self
 
     @contextmanager
     def route(
@@ -489,7 +497,8 @@ class Adapter:
 
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or its format is newer, or it
-                was trained on another backbone, or its shapes do not fit.
+                was trained on another backbone, or its shapes do not fit, or it holds a value that
+                is no finite number.
         """
         folder = Path(folder)
         manifest, config = storage.read_manifest(folder)
@@ -502,16 +511,25 @@ class Adapter:
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
         tensors = storage.read_tensors(folder)
+        for tensor_name, tensor in tensors.items():
+            # Even with gate zero, as in the rows of other adapters, it would give no number.
+            if not torch.isfinite(tensor).all():
+                raise AdapterError(
+                    f"{folder}: {tensor_name} holds a value that is not a finite number: take an "
+                    "earlier state of its training, or train it anew."
+                )
         router = None
         if storage.ROUTER_FILE in manifest["files"]:
             router = TaskRouter.read(folder, config.tasks)
         # Others may be using the backbone, and must not meet an adapter between two layers.
         with backbone.lock if isinstance(backbone, Backbone) else nullcontext():
+            # Of adapters that left, too: answers on their way may hold routes through them.
+            older = {layer for layer in model.modules() if isinstance(layer, ExpertLinear)}
             adapter = cls.attach(backbone, config, name=name or _name_of(folder))
             try:
                 adapter.load_state_dict(tensors)
             except AdapterError as error:
-                adapter.detach()
+                adapter._take_off(older)
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest, adapter.router = manifest, router
         return adapter

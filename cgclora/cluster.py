@@ -16,16 +16,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
+from typing import Self
+
+from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter, Row
 from cgclora.backbone import Backbone
 from cgclora.config import ConfigError
 from cgclora.folded import FoldedWeights
 from cgclora.gathering import gather
-from cgclora.layer import GatheredRoute, Route, Routing
+from cgclora.layer import GatheredRoute
 from cgclora.router import JoinedRouter, RoutedTask, TaskRouter
 from cgclora.storage import AdapterError
 
@@ -57,7 +61,6 @@ class Clusters:
         self._changing = Lock()
         self._router: JoinedRouter | None = None
         self._count = 0
-        self._routing: Routing | None = None
 
     # Who is resident ----------------------------------------------------------------------
 
@@ -74,23 +77,44 @@ class Clusters:
             adapter: The folder of a saved one, or one that is attached to this backbone already.
 
         Raises:
-            AdapterError: The name is taken, the adapter is attached elsewhere, or as
-                `Adapter.load`.
+            AdapterError: The name is empty or taken, the adapter is attached elsewhere or is
+                resident under another name, or as `Adapter.load`.
         """
         with self._changing:
+            if not name:
+                raise AdapterError("a cluster's name is empty: name it.")
             if name in self._adapters:
                 raise AdapterError(f"a cluster {name!r} is resident already: remove it first.")
-            if not isinstance(adapter, Adapter):
-                self._count += 1
-                internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{self._count}")
-                adapter = Adapter.load(adapter, self.backbone, name=internal)
-            elif adapter.model is not self.model:
-                raise AdapterError(f"cluster {name!r} is attached to another backbone: load it.")
-            with self.backbone.lock:  # not between two layers of a pass
-                adapter.for_inference()
-            self._routing = adapter.routing
-            self._settle({**self._adapters, name: adapter})
-        return adapter
+            if isinstance(adapter, Adapter):
+                self._check_attached(name, adapter)
+                self._admit(name, adapter)
+                return adapter
+            self._count += 1
+            internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{self._count}")
+            loaded = Adapter.load(adapter, self.backbone, name=internal)
+            try:
+                self._admit(name, loaded)
+            except BaseException:  # out of memory, say: nobody else could take it off
+                with self.backbone.lock:
+                    loaded.detach(keep_layers=True)
+                raise
+        return loaded
+
+    def _check_attached(self, name: str, adapter: Adapter) -> None:
+        if adapter.model is not self.model:
+            raise AdapterError(f"cluster {name!r} is attached to another backbone: load it.")
+        for other, one in self._adapters.items():
+            if one is adapter:
+                raise AdapterError(
+                    f"cluster {name!r} is resident already as {other!r}: load its folder a second "
+                    "time, or remove the other."
+                )
+
+    def _admit(self, name: str, adapter: Adapter) -> None:
+        """Let an attached adapter be resident."""
+        with self.backbone.lock:  # not between two layers of a pass
+            adapter.for_inference()
+        self._settle({**self._adapters, name: adapter})
 
     def remove(self, name: str) -> None:
         """Let a cluster go. Requests on their way end as they began; new ones are refused.
@@ -110,8 +134,8 @@ class Clusters:
     def _settle(self, adapters: dict[str, Adapter]) -> None:
         """Let these adapters be the resident ones from now on."""
         routers = {name: one.router for name, one in adapters.items() if one.router is not None}
-        self._adapters = adapters
         self._router = TaskRouter.join(routers) if routers else None
+        self._adapters = adapters
 
     def choose(self, prompt: str) -> RoutedTask:
         """The task that a prompt which names none is for, by the routers of the clusters.
@@ -127,7 +151,7 @@ class Clusters:
                 "`python -m cgclora router fit`."
             )
         if (found := router.choose(prompt)) is None:
-            best = router.route(prompt)[0]
+            (best,) = router.likeliest([prompt])
             raise ConfigError(
                 f"the prompt is for none of the tasks that are known here; the nearest is "
                 f"{best.task!r} with {best.probability:.0%}: name a task."
@@ -144,44 +168,83 @@ class Clusters:
 
     # Batches ------------------------------------------------------------------------------
 
+    def snapshot(self) -> Resident:
+        """The clusters of now, for a batch: they come and go between its questions, too."""
+        return Resident(self.model, self._adapters, self.folded)
+
+    def separator(self, row: Row) -> str:
+        """As `Resident.separator`, of the clusters of now."""
+        return self.snapshot().separator(row)
+
+    def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
+        """As `Resident.plan_rows`, of the clusters of now."""
+        return self.snapshot().plan_rows(rows)
+
+    def route(self, tasks: GatheredRoute) -> AbstractContextManager[None]:
+        """As `Resident.route`."""
+        return self.snapshot().route(tasks)
+
+
+@dataclass
+class Resident:
+    """The clusters that were resident at one moment; answers as `Clusters` did then.
+
+    Attributes:
+        model: The backbone's model.
+        adapters: By their clusters' names.
+        folded: The folded weights of all moments.
+        name: As that of `Clusters`.
+        folded_task: As that of `Clusters`.
+    """
+
+    model: PreTrainedModel
+    adapters: Mapping[str, Adapter]
+    folded: FoldedWeights
+    name: str = Clusters.name
+    folded_task: str | None = None
+
+    def snapshot(self) -> Self:
+        """Itself: nothing of it changes."""
+        return self
+
     def separator(self, row: Row) -> str:
         """Text between a row's prompt and its answer.
 
         Raises:
-            ConfigError: As `find`.
+            ConfigError: As `Clusters.find`.
         """
         if row.task is None:
             return "\n"
-        adapters = self._adapters
-        return adapters[_find(adapters, row.task, row.cluster)].config.separator
+        return self.adapters[_find(self.adapters, row.task, row.cluster)].config.separator
 
     def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
         """The route of a batch of any tasks of any clusters.
 
         Raises:
-            ConfigError: As `find`.
+            ConfigError: As `Clusters.find`.
             AdapterError: A row's gates have a wrong shape.
         """
-        adapters = self._adapters
-        names = [row.task and _find(adapters, row.task, row.cluster) for row in rows]
+        names = [row.task and _find(self.adapters, row.task, row.cluster) for row in rows]
         alone = {(name, row.task) for name, row in zip(names, rows, strict=True)}
         if len(alone) == 1 and all(row.gates is None for row in rows):
             ((name, task),) = alone
-            if name and task and (route := self.folded.route(adapters[name], task)) is not None:
-                return route
+            if name and task:
+                route = self.folded.route(self.adapters[name], task)
+                if route is not None:
+                    return route
         uses = []
         for name in dict.fromkeys(filter(None, names)):
-            adapter = adapters[name]
+            adapter = self.adapters[name]
             own = [name == other for other in names]
             tasks = [row.task if mine else None for row, mine in zip(rows, own, strict=True)]
             gates = [row.gates if mine else None for row, mine in zip(rows, own, strict=True)]
-            weights = adapter.weigh(tasks, gates)
-            uses.append(adapter.use(weights))
+            uses.append(adapter.use(adapter.weigh(tasks, gates)))
         return gather(uses)
 
-    def route(self, tasks: Route | GatheredRoute) -> AbstractContextManager[None]:
+    def route(self, tasks: GatheredRoute) -> AbstractContextManager[None]:
         """Within this context the backbone's layers follow a planned route."""
-        return nullcontext() if self._routing is None else self._routing.within(tasks)
+        layer = next(iter(tasks.parts), None)  # any of them: they share their routing
+        return nullcontext() if layer is None else layer.routing.within(tasks)
 
 
 def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> str:

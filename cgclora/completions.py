@@ -6,7 +6,6 @@ obeyed is refused, not ignored.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections import Counter
@@ -22,7 +21,12 @@ AUTO = "auto"
 """The model name that lets the clusters' routers find each prompt's task."""
 
 MOST_STOPS = 16
+LONGEST_STOP = 100
+"""Characters: each new token's text is searched for all beginnings of all stop texts."""
+
 MOST_PROMPTS = 256
+
+_BEYOND = 1 << 63  # all numbers
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -107,7 +111,7 @@ class Asked:
                 raise ApiError(400, f"{name} is not supported here: leave it out.", param=name)
             if name not in _NEUTRAL and name not in _READ | _IGNORED:
                 raise ApiError(400, f"there is no field {name[:100]!r}: leave it out.", param=name)
-        seed = _number(body, "seed", secrets.randbelow(1 << 63), whole=True)
+        seed = _number(body, "seed", secrets.randbelow(_BEYOND), whole=True)
         options = body.get("stream_options") or {}
         if not isinstance(options, dict):
             raise ApiError(400, "stream_options must be an object.", param="stream_options")
@@ -118,7 +122,7 @@ class Asked:
             temperature=_number(body, "temperature", 1.0),
             top_p=_number(body, "top_p", 1.0),
             seed=int(seed),
-            stop=_texts(body, "stop", MOST_STOPS) if body.get("stop") else (),
+            stop=_stops(body),
             stream=_truth(body, "stream"),
             include_usage=_truth(options, "include_usage"),
         )
@@ -140,13 +144,24 @@ def _texts(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stops = _texts(body, "stop", MOST_STOPS) if body.get("stop") else ()
+    if (longest := max(map(len, stops), default=0)) > LONGEST_STOP:
+        raise ApiError(
+            400,
+            f"stop has a text of {longest} characters, at most {LONGEST_STOP} go.",
+            param="stop",
+        )
+    return stops
+
+
 def _number(
     body: Mapping[str, Any], name: str, default: float, *, whole: bool = False
 ) -> int | float:
     value = default if body.get(name) is None else body[name]
     fits = isinstance(value, int) if whole else isinstance(value, int | float)
-    if isinstance(value, bool) or not fits or not math.isfinite(value):
-        raise ApiError(400, f"{name} must be a {'whole ' * whole}number.", param=name)
+    if isinstance(value, bool) or not fits or not abs(value) < _BEYOND:  # nor is NaN below it
+        raise ApiError(400, f"{name} must be a {'whole ' * whole}number below 2^63.", param=name)
     return value
 
 
@@ -198,7 +213,7 @@ def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
             stop=asked.stop,
             temperature=asked.temperature,
             top_p=asked.top_p,
-            seed=(asked.seed + place) % (1 << 63) if asked.seed >= 0 else asked.seed,
+            seed=(asked.seed + place) % _BEYOND if asked.seed >= 0 else asked.seed,
             cluster=cluster,
         )
         found.append(_without_separator(request, clusters))

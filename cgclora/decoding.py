@@ -93,6 +93,9 @@ class Experts(Protocol):
     def folded_task(self) -> str | None:
         """The task that stands in the weights, so that its rows need no route."""
 
+    def snapshot(self) -> Experts:
+        """Those of now: a batch asks them twice, and must not hear of different adapters."""
+
     def separator(self, row: Row) -> str:
         """Text between a row's prompt and its answer."""
 
@@ -167,6 +170,7 @@ def stream(
     """
     if not requests:
         return
+    adapter = adapter.snapshot() if adapter else None
     prompts = encode_prompts(
         [request.prompt for request in requests],
         backbone.tokenizer,

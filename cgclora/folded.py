@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 from threading import Lock
+from weakref import WeakSet
 
 from cgclora.adapter import Adapter
 from cgclora.layer import GatheredRoute
@@ -12,24 +14,38 @@ Key = tuple[str, str]
 """Names of an adapter and of its task."""
 
 
+@dataclass
+class _Copy:
+    """Folded weights that are kept: the route through them, their bytes, and when last used."""
+
+    route: GatheredRoute
+    size: int
+    used: int
+
+
 class FoldedWeights:
     """Keeps a copy of the adapted weights with a task folded in, for tasks that earn it.
 
-    A batch of one such task costs what the bare backbone costs. The least recently used copies go
-    when a new one needs their room; a batch on its way keeps what it uses until it has ended.
+    A batch of one such task costs what the bare backbone costs. A task is folded once enough
+    batches have asked for it. Where it needs the room of other copies, the least recently used go,
+    but only if so many have asked since any of those was used: tasks that take turns would fold
+    each other out for ever. A batch on its way keeps what it uses until it has ended.
 
     Args:
         budget: Most bytes of all copies together; 0 keeps none.
-        after: A task is folded when so many batches in a row of its own have asked for it since it
-            was last here.
+        after: How many batches of a task alone are enough; they are counted anew once it was
+            folded.
     """
 
     def __init__(self, budget: int, after: int = 4) -> None:
         self.budget = budget
         self.after = after
-        self._kept: OrderedDict[Key, tuple[GatheredRoute, int]] = OrderedDict()
-        self._asked: Counter[Key] = Counter()
+        self._kept: OrderedDict[Key, _Copy] = OrderedDict()
+        self._asked: dict[Key, deque[int]] = {}  # when last, of tasks that are not kept
+        self._batches = 0  # of one task alone; tells the time
+        self._forgotten: WeakSet[Adapter] = WeakSet()
         self._lock = Lock()
+        self._folding = Lock()
 
     @property
     def kept(self) -> tuple[Key, ...]:
@@ -41,7 +57,7 @@ class FoldedWeights:
     def bytes(self) -> int:
         """Bytes of all copies."""
         with self._lock:
-            return sum(size for _, size in self._kept.values())
+            return sum(copy.size for copy in self._kept.values())
 
     def route(self, adapter: Adapter, task: str) -> GatheredRoute | None:
         """The route of a batch of this task alone; None if it is not folded.
@@ -51,29 +67,64 @@ class FoldedWeights:
         """
         key = (adapter.name, task)
         with self._lock:
-            if key in self._kept:
+            if adapter in self._forgotten:
+                return None
+            self._batches += 1
+            if (copy := self._kept.get(key)) is not None:
+                copy.used = self._batches
                 self._kept.move_to_end(key)
-                return self._kept[key][0]
+                return copy.route
             size = folded_bytes(adapter)
-            if size > self.budget:
+            if not self._earned(key, size) or not self._folding.acquire(blocking=False):
                 return None
-            self._asked[key] += 1
-            if self._asked[key] < self.after:
-                return None
+            for other in self._in_the_way(size):
+                del self._kept[other]
             del self._asked[key]
-            while self._kept and size > self.budget - sum(s for _, s in self._kept.values()):
-                self._kept.popitem(last=False)
-            route = GatheredRoute(adapter.folded_weights(task))
-            self._kept[key] = route, size
+        try:  # others may use their copies meanwhile
+            route = _folded(adapter, task)
+            with self._lock:
+                if route is not None and adapter not in self._forgotten:
+                    self._kept[key] = _Copy(route, size, self._batches)
             return route
+        finally:
+            self._folding.release()
+
+    def _earned(self, key: Key, size: int) -> bool:
+        """Note that a batch has asked for a task; whether it is to be folded now."""
+        if size > self.budget:
+            return False
+        asked = self._asked.setdefault(key, deque(maxlen=self.after))
+        asked.append(self._batches)
+        leaving = self._in_the_way(size)
+        return len(asked) == self.after and all(self._kept[o].used < asked[0] for o in leaving)
+
+    def _in_the_way(self, size: int) -> list[Key]:
+        """The copies that must go before there is room for so many bytes."""
+        free = self.budget - sum(copy.size for copy in self._kept.values())
+        leaving = []
+        for key, copy in self._kept.items():
+            if free >= size:
+                break
+            leaving.append(key)
+            free += copy.size
+        return leaving
 
     def forget(self, adapter: Adapter) -> None:
-        """Drop an adapter's copies."""
+        """Drop an adapter's copies for good, also one that is being made."""
         with self._lock:
+            self._forgotten.add(adapter)
             for key in [key for key in self._kept if key[0] == adapter.name]:
                 del self._kept[key]
             for key in [key for key in self._asked if key[0] == adapter.name]:
                 del self._asked[key]
+
+
+def _folded(adapter: Adapter, task: str) -> GatheredRoute | None:
+    """A new copy; None where there is no memory for it, or the adapter is being detached."""
+    try:
+        return GatheredRoute(adapter.folded_weights(task))
+    except (AttributeError, MemoryError, RuntimeError):  # the last one: torch, without memory
+        return None
 
 
 def folded_bytes(adapter: Adapter) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -233,6 +233,10 @@ class JoinedRouter:
 
     def __init__(self, routers: Mapping[str, TaskRouter]) -> None:
         self.tasks = [(name, task) for name, one in routers.items() for task in one.tasks]
+        same: dict[str, list[int]] = {}
+        for place, (_, task) in enumerate(self.tasks):
+            same.setdefault(task, []).append(place)
+        self._places = list(same.values())
         parts = routers.values()
         # A prompt reads a few hundred rows of it, each in one piece.
         self._weights = np.ascontiguousarray(np.concatenate([one.weights for one in parts]).T)
@@ -249,10 +253,15 @@ class JoinedRouter:
         Raises:
             DataError: A prompt is empty.
         """
-        return self._probabilities(self._scores(prompts))
+        scores = self._scores(prompts)
+        found: Floats = self._fits(scores)[:, None] * _shares(scores)
+        return found
 
     def route(self, prompt: str) -> list[RoutedTask]:
-        """All tasks, the likeliest first.
+        """All tasks of all clusters, the likeliest first.
+
+        A task that several clusters know comes where their probabilities together put it, and among
+        them the cluster first where it is likeliest.
 
         Raises:
             DataError: The prompt is empty.
@@ -262,17 +271,32 @@ class JoinedRouter:
     def route_all(self, prompts: Iterable[str]) -> list[list[RoutedTask]]:
         """`route` for each of several prompts."""
         scores = self._scores(prompts)
-        # By score, since probabilities of far tasks are 0 alike.
-        orders = np.argsort(-scores, axis=1, kind="stable")
+        shares = _shares(scores)
+        together = np.empty_like(shares)
+        for places in self._places:
+            together[:, places] = shares[:, places].sum(axis=1, keepdims=True)
+        # By score where they are the same: shares of far tasks are 0 alike.
+        orders = np.lexsort((-scores, -together), axis=1)
+        chances = self._fits(scores)[:, None] * shares
         return [
             [RoutedTask(*self.tasks[int(at)], float(row[at])) for at in order]
-            for row, order in zip(self._probabilities(scores), orders, strict=True)
+            for row, order in zip(chances, orders, strict=True)
         ]
 
-    def choose(self, prompt: str, least: float = SURE) -> RoutedTask | None:
-        """The likeliest task; None where nothing is likely enough.
+    def likeliest(self, prompts: Iterable[str]) -> list[RoutedTask]:
+        """The likeliest task of each prompt, with the probability of all clusters that know it.
 
-        A task that several clusters know counts as one: the cluster where it is likeliest gets it.
+        Raises:
+            DataError: A prompt is empty.
+        """
+        best = []
+        for found in self.route_all(prompts):
+            together = sum(one.probability for one in found if one.task == found[0].task)
+            best.append(replace(found[0], probability=min(together, 1.0)))
+        return best
+
+    def choose(self, prompt: str, least: float = SURE) -> RoutedTask | None:
+        """The likeliest task, as `likeliest`; None where nothing is likely enough.
 
         Args:
             prompt: What to route.
@@ -281,9 +305,8 @@ class JoinedRouter:
         Raises:
             DataError: The prompt is empty.
         """
-        found = self.route(prompt)
-        together = sum(one.probability for one in found if one.task == found[0].task)
-        return found[0] if together >= least else None
+        (best,) = self.likeliest([prompt])
+        return best if best.probability >= least else None
 
     def _scores(self, prompts: Iterable[str]) -> Floats:
         """Log likelihood ratios to the background, [N, T], in nats."""
@@ -296,14 +319,19 @@ class JoinedRouter:
         scores: Floats = np.array(rows, np.float32).reshape(-1, len(self.tasks)) * self._scales
         return scores
 
-    def _probabilities(self, scores: Floats) -> Floats:
+    def _fits(self, scores: Floats) -> Floats:
+        """Probability of each prompt to be of any task here, [N]."""
         best = scores.argmax(axis=1)
-        highest = scores.max(axis=1)
-        chances = np.exp((scores - highest[:, None]) / _TEMPERATURE)
-        deviations = (highest - self._usual[best]) / self._spread[best]
-        fits = 0.5 + 0.5 * np.tanh(_STEEPNESS / 2 * (deviations - _LIMIT))  # a sigmoid
-        found: Floats = fits[:, None] * chances / chances.sum(axis=1)[:, None]
-        return found
+        deviations = (scores.max(axis=1) - self._usual[best]) / self._spread[best]
+        fits: Floats = 0.5 + 0.5 * np.tanh(_STEEPNESS / 2 * (deviations - _LIMIT))  # a sigmoid
+        return fits
+
+
+def _shares(scores: Floats) -> Floats:
+    """Probabilities of the tasks if a prompt is of one of them, [N, T]."""
+    chances = np.exp((scores - scores.max(axis=1, keepdims=True)) / _TEMPERATURE)
+    shares: Floats = chances / chances.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _fit_task(prompts: Sequence[Features]) -> tuple[FloatArray, FloatArray]:

@@ -123,14 +123,15 @@ def _route(options: argparse.Namespace) -> None:
     import dataclasses
     import sys
 
-    from cgclora.router import SURE, TaskRouter
+    from cgclora.router import TaskRouter
 
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
-    found = TaskRouter.join(_routers(options.adapter)).route(prompt)
+    router = TaskRouter.join(_routers(options.adapter))
+    found = router.route(prompt)
     if options.json:
         print(json.dumps([dataclasses.asdict(one) for one in found], ensure_ascii=False))
         return
-    if found[0].probability < SURE:
+    if router.choose(prompt) is None:
         print("not sure: the prompt is unlike those of all tasks. Name the task.")
     for one in found[:5]:
         print(f"{one.probability:.3f}  {one.task}  ({one.cluster})")

@@ -2,11 +2,13 @@
 
 Requests that wait are answered together as one batch. While it runs, those that come meanwhile form
 the next one, which another thread answers: both take the backbone's lock token by token, so that a
-short question does not wait for a long answer.
+short question does not wait for a long answer. There are `Limits.workers` threads; what comes when
+all have a batch waits until one of them has ended.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +22,9 @@ from cgclora.cluster import Clusters
 from cgclora.data import encode_prompts
 from cgclora.decoding import DecodingError, Piece, Request, check, stream
 
+_log = logging.getLogger(__name__)
+
+_MOST_CHARACTERS = 32  # of a prompt for each token that it may have: words are shorter
 _GATHERING = 0.01  # seconds that a batch waits for requests which arrive with its first one
 
 
@@ -33,7 +38,7 @@ class Call:
 
     Attributes:
         tell: Called in a worker's thread with each piece, whose `index` is the request's place in
-            the call, or with the error that ended a request.
+            the call, or with the error that ended a request. If it raises, the call has left.
         left: Set when nobody waits any more; its requests stop then.
     """
 
@@ -53,12 +58,19 @@ class _Waiting:
 
     def tell(self, piece: Piece) -> None:
         self.ended = piece.answer is not None
-        self.call.tell(replace(piece, index=self.place))
+        self._say(replace(piece, index=self.place))
 
     def fail(self, error: Exception) -> None:
         if not self.ended:
             self.ended = True
-            self.call.tell(error)
+            self._say(error)
+
+    def _say(self, said: Piece | Exception) -> None:
+        try:
+            self.call.tell(said)
+        except Exception:  # the caller's own: it ends neither the worker nor the rest of the batch
+            _log.exception("nobody could be told of an answer")
+            self.call.left = True
 
 
 @dataclass(frozen=True)
@@ -157,8 +169,14 @@ class Batcher:
         Raises:
             QueueFullError: There is no room for all of them.
             ConfigError: No cluster knows a request's task.
-            DecodingError: A prompt is empty, or prompt or answer are longer than allowed.
+            DecodingError: A prompt is empty, or prompt or answer are longer than allowed, or there
+                are more requests than ever may wait.
         """
+        if len(requests) > self.limits.queue:
+            raise DecodingError(
+                f"{len(requests)} prompts are more than the {self.limits.queue} that may wait here "
+                "at once: send them in several calls."
+            )
         new = [
             _Waiting(request, place, call, self._check(request))
             for place, request in enumerate(requests)
@@ -181,6 +199,11 @@ class Batcher:
             raise DecodingError(
                 f"an answer of {request.max_new_tokens} tokens is longer than the "
                 f"{limits.answer_tokens} that this server gives."
+            )
+        if len(request.prompt) > _MOST_CHARACTERS * limits.prompt_tokens:  # not worth the counting
+            raise DecodingError(
+                f"the prompt's {len(request.prompt)} characters are more than the "
+                f"{limits.prompt_tokens} tokens that this server reads: shorten it."
             )
         separator = self.clusters.separator(request)
         with self._tokenizer:  # which threads may not share

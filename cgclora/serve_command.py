@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
     parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.add_argument("--batch-size", type=int, default=16, help="most requests in one batch")
     parser.add_argument("--queue", type=int, default=256, help="most requests that wait")
     parser.add_argument("--prompt-tokens", type=int, default=4096, help="longest prompt")
@@ -61,10 +61,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _named_folder(text: str) -> tuple[str, Path]:
     """`NAME=FOLDER` or a folder; a run's `adapter` folder has the run's name."""
     name, equals, folder = text.partition("=")
+    if equals and not name:
+        raise argparse.ArgumentTypeError(f"{text!r} has no name before '=': give the cluster one.")
     if equals:
         return name, Path(folder)
     path = Path(text).resolve()
     return path.parent.name if path.name == "adapter" else path.name, Path(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: take 0 to 65535.")
+    return int(text)
 
 
 def execute(options: argparse.Namespace) -> None:

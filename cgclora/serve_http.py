@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from cgclora import completions
 from cgclora.completions import ApiError, Asked
@@ -25,6 +27,17 @@ from cgclora.storage import AdapterError
 
 MOST_BYTES = 4 << 20
 """Of a request's body."""
+
+_REFUSALS: Mapping[type[Exception], tuple[int, str | None]] = {
+    ClientDisconnect: (499, None),  # in the middle of its body: nobody reads this
+    ConfigError: (400, None),
+    DataError: (400, None),
+    DecodingError: (400, None),
+    QueueFullError: (503, "queue_full"),
+}
+"""Status and code of the errors that are not ours; `ApiError` has its own."""
+
+_log = logging.getLogger(__name__)
 
 
 def application(
@@ -81,8 +94,12 @@ def application(
 
 def _key_check(key: str | None) -> Any:
     async def check(http: Request) -> None:
-        sent = http.headers.get("authorization", "").removeprefix("Bearer ")
-        if key is not None and not hmac.compare_digest(sent.encode(), key.encode()):
+        # Starlette reads a header's bytes as Latin-1, clients write the key as UTF-8.
+        sent = http.headers.get("authorization", "").encode("latin-1")
+        scheme, _, found = sent.partition(b" ")
+        wanted = (key or "").encode("utf-8", "surrogateescape")  # as the environment had it
+        same = hmac.compare_digest(found, wanted) and scheme.lower() == b"bearer"
+        if key is not None and not same:
             raise ApiError(
                 401, "this server wants its API key as a bearer token.", code="invalid_api_key"
             )
@@ -98,7 +115,8 @@ def _handle_errors(app: FastAPI) -> None:
         headers = {"Retry-After": "1"} if found.status == 503 else None
         return JSONResponse(found.body(), found.status, headers=headers)
 
-    for kind in (ApiError, ConfigError, DataError, DecodingError, QueueFullError, Exception):
+    kinds: tuple[type[Exception], ...] = (ApiError, *_REFUSALS, Exception)
+    for kind in kinds:
         app.exception_handler(kind)(ours)
 
     @app.exception_handler(404)
@@ -110,10 +128,9 @@ def _handle_errors(app: FastAPI) -> None:
 def _api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, QueueFullError):
-        return ApiError(503, str(error), code="queue_full")
-    if isinstance(error, ConfigError | DataError | DecodingError):
-        return ApiError(400, str(error))
+    for kind, (status, code) in _REFUSALS.items():
+        if isinstance(error, kind):
+            return ApiError(status, str(error), code=code)
     return ApiError(500, "the server failed: its log says why.", code="internal_error")
 
 
@@ -127,9 +144,15 @@ async def _body(http: Request) -> Any:
         if len(received) > MOST_BYTES:
             raise ApiError(413, f"the body is larger than {MOST_BYTES >> 20} MiB.")
     try:
-        return json.loads(received)
+        body = json.loads(received)
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(
+            400, "the body has half of a surrogate pair, which is no character."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "the body is no JSON.") from error
+    return body
 
 
 def _field(body: Any, name: str) -> str:
@@ -219,7 +242,10 @@ async def _events(
                 choices = [completions.choice(piece.index, piece.text, piece.answer)]
                 yield _event({**envelope, "choices": choices})
         except Exception as error:  # the status is sent already: the client must read it here
-            yield _event(_api_error(error).body())
+            found = _api_error(error)
+            if found.status >= 500:
+                _log.error("an answer failed in its stream", exc_info=error)
+            yield _event(found.body())
             return
     if include_usage:
         yield _event({**envelope, "choices": [], "usage": completions.usage(answers)})

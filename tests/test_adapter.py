@@ -948,6 +948,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_tensors(f, lambda t: t.update({A_NAME: t[A_NAME].T.contiguous()})),
         f"{A_NAME} has shape",
     ),
+    "a value that is no number": (
+        lambda f: edit_tensors(f, lambda t: t[A_NAME][0].fill_(torch.nan)),
+        f"{A_NAME} holds a value that is not a finite number",
+    ),
+    "an infinite value": (
+        lambda f: edit_tensors(f, lambda t: t["gate.embedding"][0].fill_(torch.inf)),
+        r"gate\.embedding holds a value that is not a finite number",
+    ),
     "layers that the backbone lacks": (
         lambda f: edit_config(f, lambda c: c.update(target_modules=["c_attn"])),
         "c_attn",

@@ -1,12 +1,14 @@
 """1 + N: rows of any tasks of any clusters in one batch, clusters that come and go."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from cgclora import decoding
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.cluster import Clusters
@@ -234,6 +236,10 @@ def test_clusters_that_do_not_fit_are_refused(folders, tmp_path):
         clusters.add("other", tmp_path / "nothing")
     with pytest.raises(AdapterError, match="another backbone"):
         clusters.add("other", Adapter.attach(make_backbone(), CONFIGS["small"]))
+    with pytest.raises(AdapterError, match="name is empty"):
+        clusters.add("", folders["small"])
+    with pytest.raises(AdapterError, match=r"'other' is resident already as 'small'"):
+        clusters.add("other", clusters.adapters["small"])
     with pytest.raises(ConfigError, match=r"no cluster 'other', there are small, large"):
         clusters.remove("other")
     with pytest.raises(ConfigError, match=r"'small' does not know the task 'c'"):
@@ -242,6 +248,64 @@ def test_clusters_that_do_not_fit_are_refused(folders, tmp_path):
         clusters.find("c", "other")
     assert tuple(clusters.adapters) == tuple(folders)
     assert clusters.find("c") == "large"
+
+
+def test_an_adapter_that_cannot_be_loaded_takes_nothing_from_an_answer_on_its_way(
+    folders, monkeypatch
+):
+    backbone = make_backbone()
+    clusters = Clusters(backbone)
+    clusters.add("small", folders["small"])
+    request = Request("a", PROMPTS[0], max_new_tokens=24)
+    expected = generate(backbone, [request], clusters)[0].text
+    pieces = stream(backbone, [request], clusters)
+    text = next(pieces).text
+    clusters.remove("small")
+
+    def misfit(*_: object) -> None:
+        raise AdapterError("shapes differ")
+
+    monkeypatch.setattr(Adapter, "load_state_dict", misfit)
+    with pytest.raises(AdapterError, match="shapes differ"):
+        clusters.add("large", folders["large"])
+    assert text + "".join(piece.text for piece in pieces) == expected
+
+
+def test_an_adapter_that_finds_no_room_is_taken_off_again(folders, monkeypatch):
+    backbone = make_backbone()
+    clusters = Clusters(backbone)
+    before = sum(parameter.numel() for parameter in backbone.model.parameters())
+
+    def no_room(_: Adapter) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Adapter, "for_inference", no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        clusters.add("small", folders["small"])
+    assert sum(parameter.numel() for parameter in backbone.model.parameters()) == before
+    assert not clusters.adapters
+
+
+def test_a_batch_hears_of_one_adapter_even_if_another_takes_its_place_meanwhile(
+    folders, tmp_path, monkeypatch
+):
+    backbone = make_backbone()
+    other = scatter(Adapter.attach(backbone, replace(CONFIGS["small"], separator="\n答：")), seed=8)
+    other.save(tmp_path / "other")
+    other.detach()
+    clusters = Clusters(backbone)
+    clusters.add("small", folders["small"])
+    request = Request("a", PROMPTS[0], max_new_tokens=8)
+    expected = generate(backbone, [request], clusters)[0].text
+
+    def replaced(*_: object) -> None:
+        clusters.remove("small")
+        clusters.add("small", tmp_path / "other")
+
+    monkeypatch.setattr(decoding, "check", replaced)  # between separator and plan
+    assert generate(backbone, [request], clusters)[0].text == expected
+    monkeypatch.undo()
+    assert generate(backbone, [request], clusters)[0].text != expected
 
 
 def test_a_prompt_without_a_task_finds_it_in_the_cluster_that_has_it(folders):
@@ -327,4 +391,76 @@ def test_a_folded_task_leaves_with_its_cluster(folders):
         clusters.plan_rows([Request("a", "x")])
     assert len(clusters.folded.kept) == 1
     clusters.remove("small")
+    assert not clusters.folded.kept
+
+
+def test_tasks_that_take_turns_do_not_fold_each_other_out(folders):
+    adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
+    folded = FoldedWeights(folded_bytes(adapter), after=2)
+    for _ in range(5):
+        for task in ("c", "d"):
+            folded.route(adapter, task)
+    assert [task for _, task in folded.kept] == ["c"]
+    folded.route(adapter, "d")
+    assert [task for _, task in folded.kept] == ["d"]  # the second since c was last asked for
+
+
+def test_without_memory_for_a_copy_a_batch_is_answered_without_it(folders, monkeypatch):
+    adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
+    folded = FoldedWeights(1 << 30, after=1)
+
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Adapter, "folded_weights", no_room)
+        assert folded.route(adapter, "c") is None
+    assert folded.route(adapter, "c") is not None
+
+
+def test_a_copy_that_is_being_made_keeps_nobody_from_those_that_are_kept(folders, monkeypatch):
+    adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
+    folded = FoldedWeights(1 << 30, after=1)
+    kept = folded.route(adapter, "c")
+    fold = Adapter.folded_weights
+
+    def meanwhile(adapter: Adapter, task: str) -> dict[ExpertLinear, torch.Tensor]:
+        assert others.submit(folded.route, adapter, "c").result(timeout=10) is kept
+        assert others.submit(folded.route, adapter, "e").result(timeout=10) is None
+        return fold(adapter, task)
+
+    monkeypatch.setattr(Adapter, "folded_weights", meanwhile)
+    with ThreadPoolExecutor(1) as others:
+        assert folded.route(adapter, "d") is not None
+
+
+def test_a_copy_of_an_adapter_that_leaves_while_it_is_made_is_not_kept(folders, monkeypatch):
+    clusters = resident(make_backbone(), folders, folded_budget=1 << 30)
+    clusters.folded.after = 1
+    before, asked = clusters.snapshot(), [Request("a", "x")]
+    fold = Adapter.folded_weights
+
+    def late(adapter: Adapter, task: str) -> dict[ExpertLinear, torch.Tensor]:
+        weights = fold(adapter, task)
+        clusters.remove("small")
+        return weights
+
+    monkeypatch.setattr(Adapter, "folded_weights", late)
+    assert before.plan_rows(asked).parts
+    monkeypatch.undo()
+    assert before.plan_rows(asked).parts  # not folded, from the experts that it still has
+    assert not clusters.folded.kept
+
+
+def test_an_adapter_that_is_detached_before_its_copy_is_made_answers_without(folders, monkeypatch):
+    clusters = resident(make_backbone(), folders, folded_budget=1 << 30)
+    clusters.folded.after = 1
+    fold = Adapter.folded_weights
+
+    def late(adapter: Adapter, task: str) -> dict[ExpertLinear, torch.Tensor]:
+        clusters.remove("small")
+        return fold(adapter, task)
+
+    monkeypatch.setattr(Adapter, "folded_weights", late)
+    assert clusters.plan_rows([Request("a", "x")]).parts
     assert not clusters.folded.kept

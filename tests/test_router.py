@@ -143,6 +143,37 @@ def test_a_task_that_two_clusters_know_is_as_sure_as_one(routers):
     assert (chosen.cluster, chosen.task) == ("old", "mood")
 
 
+def test_clusters_that_share_a_task_win_together_against_one_that_is_nearer_alone(
+    routers, monkeypatch
+):
+    joined = TaskRouter.join(
+        {"old": routers["first"], "new": routers["first"], "x": fitted("intent")}
+    )
+    scores = {("old", "mood"): 99.9, ("new", "mood"): 99.95, ("x", "intent"): 100.0}
+    row = np.array([[scores.get(one, 0.0) for one in joined.tasks]], np.float32)
+    monkeypatch.setattr(joined, "_scores", lambda _: row)
+    chosen = joined.choose("any")
+    assert chosen == RoutedTask("new", "mood", pytest.approx(0.63, abs=0.01))
+    first, second, third = joined.route("any")[:3]
+    assert (first.cluster, second.cluster, third.cluster) == ("new", "old", "x")
+    assert first.probability < third.probability < chosen.probability
+
+
+def test_a_check_and_the_command_are_as_sure_as_the_choice(tmp_path, routers, capsys):
+    record = Record("mood", "mood", NEW["mood"], "无")
+    report = check(
+        {"old": routers["first"], "new": routers["first"], "x": routers["first"]}, [record]
+    )
+    assert (report["sure"]["sure"], report["task"]["right"]) == (1, 1)
+    words = ["router", "route", NEW["mood"]]
+    for name in ("a", "b", "c"):
+        words += ["--adapter", str(saved(tmp_path / name, router=routers["first"]))]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "not sure" not in printed
+    assert printed.splitlines()[0].split("  ")[1:] == ["mood", "(a)"]
+
+
 def test_prompts_that_recur_count_once():
     twice = TaskRouter.fit({"mood": PROMPTS["mood"] * 2})
     assert np.array_equal(twice.usual, fitted("mood").usual)

@@ -1,6 +1,7 @@
 """The completions server: a real one on loopback, with clusters of random weights."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -275,6 +276,31 @@ def test_a_full_queue_refuses_all_requests_of_a_call_until_others_leave(clusters
     assert not first.pieces
 
 
+def test_a_call_that_the_queue_can_never_hold_is_not_told_to_come_again(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(queue=3))
+    with pytest.raises(DecodingError, match="4 prompts are more than the 3"):
+        batcher.submit(Heard().call, [Request("a", "x")] * 4)
+
+
+def test_a_caller_that_cannot_be_told_loses_its_answers_and_nobody_else_s(clusters, caplog):
+    batcher = Batcher(clusters.backbone, clusters, Limits(workers=1))
+    told, others = [], Heard()
+
+    def tell(piece: Piece | Exception) -> None:
+        told.append(piece)
+        raise KeyError("gone")
+
+    batcher.submit(Call(tell), [Request("a", "The cat", max_new_tokens=LONG)])
+    batcher.submit(others.call, [Request("c", PROMPTS[1])])
+    later = Heard()
+    with batcher:
+        until(lambda: others.pieces and others.answers())
+        batcher.submit(later.call, [Request("a", "x")])
+        until(later.answers)
+    assert 1 <= len(told) <= 2  # what it was told first, and at most that it ended
+    assert "KeyError: 'gone'" in caplog.text
+
+
 def test_long_prompts_go_into_smaller_batches(clusters):
     batcher = Batcher(clusters.backbone, clusters, Limits(batch_tokens=64))
     heard = Heard()
@@ -300,12 +326,15 @@ def test_requests_whose_cluster_has_gone_fail_and_the_others_of_the_batch_do_not
     assert kept.answers()[0].text == expected.text
 
 
-def test_what_is_too_long_is_refused_before_it_waits(clusters):
+def test_what_is_too_long_is_refused_before_it_waits(clusters, monkeypatch):
     batcher = Batcher(clusters.backbone, clusters, Limits(prompt_tokens=20, answer_tokens=10))
     with pytest.raises(DecodingError, match="longer than the 10"):
         batcher.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
     with pytest.raises(DecodingError, match="more than the 20"):
         batcher.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
+    monkeypatch.setattr("cgclora.serve.encode_prompts", None)  # would be called
+    with pytest.raises(DecodingError, match="641 characters are more than the 20 tokens"):
+        batcher.submit(Heard().call, [Request("a", "x" * 641, max_new_tokens=2)])
     with pytest.raises(DecodingError, match="queue must be at least 1"):
         Limits(queue=0)
 
@@ -323,14 +352,14 @@ def test_an_end_stops_answers_on_their_way_and_waiting_ones(clusters):
 @pytest.mark.parametrize("streamed", [True, False])
 def test_the_work_of_a_client_that_goes_away_stops(served, monkeypatch, streamed):
     steps: list[int] = []
-    step = Batch.step
+    step = Batch.step_hidden
 
     def slow_step(batch: Batch, tokens: list[int]) -> Any:
         steps.append(len(tokens))
         time.sleep(0.02)
         return step(batch, tokens)
 
-    monkeypatch.setattr(Batch, "step", slow_step)
+    monkeypatch.setattr(Batch, "step_hidden", slow_step)
     body = {"model": "a", "prompt": ["The cat"] * 4, "max_tokens": LONG, "stream": streamed}
     with httpx.Client(timeout=1 if not streamed else 20) as client:
         if streamed:
@@ -373,6 +402,10 @@ def test_the_work_of_a_client_that_goes_away_stops(served, monkeypatch, streamed
         ({"temperature": "hot"}, 400, "temperature"),
         ({"top_p": 0}, 400, None),
         ({"seed": -1}, 400, None),
+        ({"seed": 1 << 63}, 400, "seed"),
+        ({"seed": 10**400}, 400, "seed"),
+        ({"temperature": 10**400}, 400, "temperature"),
+        ({"stop": "x" * 101}, 400, "stop"),
         ({"stop": [1]}, 400, "stop"),
         ({"stop": [""]}, 400, None),
         ({"stream": "yes"}, 400, "stream"),
@@ -397,6 +430,10 @@ def test_bodies_that_are_no_json_objects_are_refused(served):
     assert status(b"{") == 400
     assert status(b"[]") == 400
     assert status(b'"\xff"') == 400
+    asked = rb'{"model": "a", "prompt": "%s"}'
+    assert status(asked % rb"\ud83d\ude00") == 200
+    assert status(asked % rb"\ud83d") == 400
+    assert status(asked % "\ud83d".encode(errors="surrogatepass")) == 400
     assert status(b"{}", "text/plain") == 415  # what a page elsewhere may send without asking
     assert status(b" " * (5 << 20)) == 413
     assert httpx.get(f"{served.url}/nothing").json()["error"]["message"] == "Not Found"
@@ -407,10 +444,47 @@ def test_a_key_is_wanted_where_one_is_set(folders):
         assert httpx.get(f"{guarded.url}/models").status_code == 401
         wrong = {"Authorization": "Bearer guess"}
         assert httpx.get(f"{guarded.url}/models", headers=wrong).status_code == 401
-        right = {"Authorization": "Bearer secret"}
-        assert httpx.get(f"{guarded.url}/models", headers=right).status_code == 200
+        for bad in ("secret", "Basic secret", "Bearersecret", "Bearer", ""):
+            wrong = {"Authorization": bad}
+            assert httpx.get(f"{guarded.url}/models", headers=wrong).status_code == 401
+        for right in ({"Authorization": "Bearer secret"}, {"Authorization": "bearer secret"}):
+            assert httpx.get(f"{guarded.url}/models", headers=right).status_code == 200
         assert guarded.post(model="a", prompt="x").status_code == 401
         assert guarded.post("unload_lora_adapter", lora_name="small").status_code == 401
+
+
+def test_a_key_may_have_any_characters(folders):
+    with serve(folders, key="schlüssel") as guarded:
+        for encoding, status in (("utf-8", 200), ("latin-1", 401)):
+            sent = {"Authorization": "Bearer schlüssel".encode(encoding)}
+            assert httpx.get(f"{guarded.url}/models", headers=sent).status_code == status
+
+
+def test_an_error_of_ours_in_a_stream_is_told_apart_and_logged(served, monkeypatch, caplog):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret place /home/somebody")
+
+    monkeypatch.setattr(Batch, "prefill_hidden", fail)
+    response = served.post(model="a", prompt="x", stream=True)
+    event = json.loads(response.text.removeprefix("data: "))
+    assert event["error"]["code"] == "internal_error"
+    assert "secret" not in response.text
+    assert "RuntimeError: secret place" in caplog.text
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error_of_ours(
+    served, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    url = httpx.URL(served.url)
+    with socket.create_connection((url.host, url.port)) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        time.sleep(0.2)
+    time.sleep(0.5)
+    assert "Traceback" not in caplog.text
 
 
 def test_an_error_of_ours_tells_clients_nothing(served, monkeypatch):
@@ -503,6 +577,22 @@ def test_a_key_that_is_not_there_and_a_port_that_is_taken_are_said(monkeypatch, 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
     assert "in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "99999"], "'99999' is no port: take 0 to 65535"),
+        (["--port", "-1"], "is no port"),
+        (["--adapter", "=folder"], "'=folder' has no name before '='"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_before_anything_is_loaded(
+    words, message, capsys
+):
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", *words])
+    assert message in capsys.readouterr().err
 
 
 # Evaluation -------------------------------------------------------------------------------
