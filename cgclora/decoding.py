@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class Answer:
         finish: Why it ended: its `end` token, a `stop` text, or `length`.
         prompt_tokens: Tokens of the prompt.
         tokens: Tokens generated, the end token included.
-        seconds: From the start of its batch to its end.
+        seconds: From when it joined a batch to its end.
     """
 
     text: str
@@ -146,6 +147,7 @@ def stream(
     adapter: Experts | None = None,
     *,
     left: Callable[[int], bool] = lambda _: False,
+    width: int | None = None,
     reference: bool = False,
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
@@ -159,6 +161,8 @@ def stream(
             must be of that task.
         left: Whether nobody waits for a request any more, asked by its place before each token: its
             answer ends there, without a last piece.
+        width: Most requests in the batch: as answers end, others take their places. None answers
+            all from the start.
         reference: See `Batch`.
 
     Raises:
@@ -177,52 +181,62 @@ def stream(
         [adapter.separator(request) if adapter else "\n" for request in requests],
     )
     check(backbone, requests, prompts, adapter)
-    started = time.monotonic()
-    rows = [
-        _Row(index, request, len(prompt), backbone.tokenizer)
+    waiting = deque(
+        _Row(index, request, prompt, backbone.tokenizer)
         for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
-    ]
-    batch = Batch(backbone, adapter, requests, prompts, reference=reference)
-    hidden = batch.prefill_hidden()
-    while len(rows) > 1 or not batch.forgets:
+    )
+    width = len(requests) if width is None else width
+
+    def begin(most: int) -> tuple[list[_Row], Batch, Tensor]:
+        """Rows that waited, their batch, and its hidden states after the prompts."""
+        new = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        for row in new:
+            row.started = time.monotonic()
+        asked, read = [row.request for row in new], [row.prompt for row in new]
+        batch = Batch(backbone, adapter, asked, read, reference=reference)
+        return new, batch, batch.prefill_hidden()
+
+    rows, batch, hidden = begin(width)
+    while True:
+        room = width - len(rows)
+        # Joining copies the cache, as dropping does below, so both wait until it pays.
+        if waiting and batch.joins and 4 * room >= width:
+            new, other, first = begin(room)
+            batch.join(other)
+            rows, hidden = [*rows, *new], torch.cat([hidden, first])
+        if len(rows) == 1 and not waiting and batch.joins:
+            yield from _alone(batch, rows[0], hidden, left)
+            return
         tokens = _choose(batch, rows, hidden)
         for row, token in zip(rows, tokens, strict=True):
             if row.finish is None:
-                yield from row.say(token, started)
+                yield from row.say(token)
         alive = [
             place for place, row in enumerate(rows) if row.finish is None and not left(row.index)
         ]
         if not alive:
-            return
-        # Dropping rows copies the cache, so it waits until it pays.
-        if len(alive) <= len(rows) // 2:
+            if not waiting:
+                return
+            rows, batch, hidden = begin(width)
+            continue
+        ended = len(rows) - len(alive)
+        if 2 * ended >= len(rows) or (waiting and batch.joins and 4 * ended >= width):
             batch.keep(alive)
             rows = [rows[place] for place in alive]
             tokens = [tokens[place] for place in alive]
         hidden = batch.step_hidden(tokens)
-    yield from _alone(batch, rows[0], hidden, Drafts(prompts[rows[0].index]), started, left)
 
 
-def _alone(
-    batch: Batch,
-    row: _Row,
-    hidden: Tensor,
-    drafts: Drafts,
-    started: float,
-    left: Callable[[int], bool],
-) -> Iterator[Piece]:
+def _alone(batch: Batch, row: _Row, hidden: Tensor, left: Callable[[int], bool]) -> Iterator[Piece]:
     """The rest of an answer that has a batch for itself, several tokens a pass where they are sure.
 
     Args:
         batch: Of one row.
         row: The answer so far.
         hidden: After its last token, [1, H].
-        drafts: Of its prompt.
-        started: When the batch was.
         left: As for `stream`.
     """
-    for token in row.ids:
-        drafts.add(token)
+    drafts = Drafts([*row.prompt, *row.ids])
     most = batch.most_drafts if row.is_greedy else 0
     tokens = _choose(batch, [row], hidden)
     while True:
@@ -230,12 +244,12 @@ def _alone(
         for token in tokens:  # the last of them was not read yet
             said.append(token)
             drafts.add(token)
-            yield from row.say(token, started)
+            yield from row.say(token)
             if row.finish is not None:
                 return
         while (forced := row.only_choice()) is not None:
             said.append(forced)
-            yield from row.say(forced, started)
+            yield from row.say(forced)
             if row.finish is not None:
                 return
         if left(row.index):
@@ -286,8 +300,7 @@ def answers(
 ) -> Iterator[tuple[int, Answer]]:
     """Answer any number of requests in batches of mixed tasks, those that may say most first.
 
-    Rows of a batch wait for its longest answer, so those of like length go together, and among them
-    those of like prompts.
+    Those of like length go together, and among them those of like prompts: little is padding.
 
     Yields each request's place with its answer, as soon as it has ended.
 
@@ -299,11 +312,9 @@ def answers(
         raise DecodingError(f"batch_size must be at least 1, got {batch_size}.")
     lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
     order = sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        for piece in stream(backbone, [requests[i] for i in places], adapter):
-            if piece.answer is not None:
-                yield places[piece.index], piece.answer
+    for piece in stream(backbone, [requests[i] for i in order], adapter, width=batch_size):
+        if piece.answer is not None:
+            yield order[piece.index], piece.answer
 
 
 def generate(
@@ -375,6 +386,7 @@ class Batch:
         reference: bool = False,
     ) -> None:
         self.backbone = backbone
+        self.requests = [*requests]
         self.adapter = adapter if adapter and adapter.folded_task is None else None
         self.folded = folded_in(backbone.model)
         self.device = backbone.model.device
@@ -415,11 +427,6 @@ class Batch:
         return self._in_turn(lambda: self._pass.read(ids))
 
     @property
-    def forgets(self) -> bool:
-        """Whether tokens that were read can be taken back."""
-        return isinstance(self._pass, _LeanPass)
-
-    @property
     def most_drafts(self) -> int:
         """How many tokens to read on trust besides the one that is sure: what a pass can hide."""
         return (FEW_ROWS if self.backbone.int8 else 2 * FEW_ROWS) - 1
@@ -435,7 +442,20 @@ class Batch:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these rows only; one that is named several times becomes several."""
+        self.requests = [self.requests[place] for place in places]
         self._pass.keep(torch.tensor(places, device=self.device))
+
+    @property
+    def joins(self) -> bool:
+        """Whether others can join it, and tokens that it read can be taken back."""
+        return isinstance(self._pass, _LeanPass)
+
+    def join(self, other: Batch) -> None:
+        """Take in the rows of another batch of the same adapter, after the own ones."""
+        self.requests += other.requests
+        with torch.inference_mode():
+            route = self.adapter.plan_rows(self.requests) if self.adapter else None
+            cast(_LeanPass, self._pass).join(cast(_LeanPass, other._pass), route)
 
     @torch.inference_mode()
     def _in_turn(self, run: Callable[[], Tensor]) -> Tensor:
@@ -474,6 +494,10 @@ class _LeanPass:
     def keep(self, index: Tensor) -> None:
         self.cache.keep(index)
         self.experts = self.experts.keep(index)
+
+    def join(self, other: _LeanPass, route: Route | GatheredRoute | None) -> None:
+        self.cache.join(other.cache)
+        self.experts = lean.Experts.of(self.decoder, route)
 
 
 class _ReferencePass:
@@ -535,8 +559,9 @@ class _Row:
 
     index: int
     request: Request
-    prompt_tokens: int
+    prompt: Sequence[int]
     tokenizer: PreTrainedTokenizerBase
+    started: float = 0.0
     finish: Finish | None = None
     ids: list[int] = field(default_factory=list)
     sent: str = ""
@@ -568,11 +593,11 @@ class _Row:
         ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
         return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
 
-    def say(self, token: int, started: float) -> Iterator[Piece]:
+    def say(self, token: int) -> Iterator[Piece]:
         """Take a token, and give what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
-            yield Piece(self.index, text, self.answer(time.monotonic() - started))
+            yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)
 
@@ -612,7 +637,7 @@ class _Row:
         """The finished answer."""
         if self.finish is None:
             raise ValueError("the answer has not ended yet")
-        return Answer(self.sent, self.finish, self.prompt_tokens, len(self.ids), seconds)
+        return Answer(self.sent, self.finish, len(self.prompt), len(self.ids), seconds)
 
 
 def _allowed_next(

@@ -29,6 +29,9 @@ from cgclora.layer import ExpertLinear, GatheredRoute, Part, Route
 KNOWN = ("gemma3_text", "llama", "qwen2", "qwen3")
 """Model types whose layers are computed here."""
 
+_SPARE = 64
+"""Tokens that a cache grows by at least."""
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -74,8 +77,18 @@ class Cache:
     def make_room(self, tokens: int) -> None:
         """Have room for so many more tokens a row."""
         missing = self.longest + tokens - self.table.shape[4]
-        if missing > 0:
-            self.table = F.pad(self.table, (0, 0, 0, missing))
+        if missing > 0:  # with some to spare, since all of it is copied
+            self.table = F.pad(self.table, (0, 0, 0, max(missing, _SPARE)))
+
+    def join(self, other: Cache) -> None:
+        """Take in the rows of another one, after the own ones."""
+        tables = [cache.table for cache in (self, other)]
+        most = max(table.shape[4] for table in tables)
+        dtype = min((table.dtype for table in tables), key=lambda one: one.itemsize)
+        tables = [F.pad(t.to(dtype), (0, 0, 0, most - t.shape[4])) for t in tables]
+        self.table = torch.cat(tables, dim=2)
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.longest = max(self.longest, other.longest)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only; one that is named several times becomes several."""

@@ -7,7 +7,7 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
-from cgclora.decoding import Batch, Request, generate
+from cgclora.decoding import Batch, Request, generate, stream
 from cgclora.drafts import Drafts
 from cgclora.head import OutputHead
 from cgclora.int8 import FEW_ROWS, Int8Weight
@@ -100,6 +100,61 @@ def test_rows_are_kept_and_repeated():
     batch.prefill()
     batch.keep([2, 0, 0])
     torch.testing.assert_close(batch.step([22, 20, 20]), expected[[2, 0, 0]])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_that_joins_is_answered_as_by_itself(rows):
+    """With other tasks, longer prompts, and a cache of another precision where one row is alone."""
+    backbone = make_backbone("gemma3")
+    adapter = with_experts(backbone)
+    tasks = (*adapter.config.tasks, None)
+    old = [Request(tasks[place % 2], "一") for place in range(rows)]
+    new = [Request(tasks[2], "一"), Request(tasks[3], "一")]
+    prompts = [[5, 6, 7 + place] for place in range(rows)], [[9] * 30, [8, 8]]
+    first, second = (
+        Batch(backbone, adapter, old, prompts[0]),
+        Batch(backbone, adapter, new, prompts[1]),
+    )
+    for batch in (first, second):
+        batch.prefill()
+    apart = Batch(backbone, adapter, new, prompts[1])
+    apart.prefill()
+    first.step([11] * rows)
+    first.join(second)
+    found = first.step([12] * rows + [13, 14])
+    torch.testing.assert_close(found[rows:], apart.step([13, 14]), atol=1e-3, rtol=1e-3)
+    alone = Batch(backbone, adapter, old, prompts[0], reference=True)
+    alone.prefill()
+    alone.step([11] * rows)
+    torch.testing.assert_close(found[:rows], alone.step([12] * rows), atol=1e-3, rtol=1e-3)
+
+
+def test_answers_that_end_make_room_for_others(monkeypatch):
+    backbone = make_backbone("qwen2")
+    adapter = with_experts(backbone)
+    tasks = (*adapter.config.tasks, None)
+    requests = [
+        Request(tasks[place % len(tasks)], f"今天{place}", max_new_tokens=4 + 5 * (place % 5))
+        for place in range(23)
+    ]
+    plain = generate(backbone, requests, adapter, batch_size=len(requests))
+    widths: list[int] = []
+    joined: list[int] = []
+    read, join = Batch.read, Batch.join
+    monkeypatch.setattr(
+        Batch, "read", lambda self, ids: (widths.append(len(ids)), read(self, ids))[1]
+    )
+    monkeypatch.setattr(
+        Batch,
+        "join",
+        lambda self, other: (joined.append(len(other.requests)), join(self, other))[1],
+    )
+    found = list(stream(backbone, requests, adapter, width=8))
+    said = {piece.index: piece.answer for piece in found if piece.answer is not None}
+    assert [said[place].text for place in range(23)] == [answer.text for answer in plain]
+    assert max(widths) == 8
+    assert joined  # while others were on their way
+    assert sum(joined) > 8
 
 
 def test_an_adapter_that_comes_later_is_seen():
