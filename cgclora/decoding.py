@@ -148,6 +148,7 @@ def stream(
     *,
     left: Callable[[int], bool] = lambda _: False,
     width: int | None = None,
+    more: Callable[[int], Sequence[Request]] = lambda _: (),
     reference: bool = False,
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
@@ -163,6 +164,8 @@ def stream(
             answer ends there, without a last piece.
         width: Most requests in the batch: as answers end, others take their places. None answers
             all from the start.
+        more: Asked for up to so many further requests when there is room for them; their places
+            count on from the others'.
         reference: See `Batch`.
 
     Raises:
@@ -174,39 +177,23 @@ def stream(
     """
     if not requests:
         return
-    adapter = adapter.snapshot() if adapter else None
-    prompts = encode_prompts(
-        [request.prompt for request in requests],
-        backbone.tokenizer,
-        [adapter.separator(request) if adapter else "\n" for request in requests],
-    )
-    check(backbone, requests, prompts, adapter)
-    waiting = deque(
-        _Row(index, request, prompt, backbone.tokenizer)
-        for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
-    )
     width = len(requests) if width is None else width
-
-    def begin(most: int) -> tuple[list[_Row], Batch, Tensor]:
-        """Rows that waited, their batch, and its hidden states after the prompts."""
-        new = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        for row in new:
-            row.started = time.monotonic()
-        asked, read = [row.request for row in new], [row.prompt for row in new]
-        batch = Batch(backbone, adapter, asked, read, reference=reference)
-        return new, batch, batch.prefill_hidden()
-
-    rows, batch, hidden = begin(width)
+    line = _Line(backbone, adapter.snapshot() if adapter else None, more, reference)
+    line.admit(requests)
+    rows, batch, hidden = line.begin(width)
     while True:
         room = width - len(rows)
         # Joining copies the cache, as dropping does below, so both wait until it pays.
-        if waiting and batch.joins and 4 * room >= width:
-            new, other, first = begin(room)
+        if batch.joins and 4 * room >= width and line.arrived(room):
+            new, other, first = line.begin(room)
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
-        if len(rows) == 1 and not waiting and batch.joins:
-            yield from _alone(batch, rows[0], hidden, left)
-            return
+        if len(rows) == 1 and not line.rows and batch.joins:
+            rest = yield from _alone(batch, rows[0], hidden, left, lambda: line.arrived(width - 1))
+            if rest is None:
+                return
+            hidden = rest
+            continue
         tokens = _choose(batch, rows, hidden)
         for row, token in zip(rows, tokens, strict=True):
             if row.finish is None:
@@ -215,19 +202,76 @@ def stream(
             place for place, row in enumerate(rows) if row.finish is None and not left(row.index)
         ]
         if not alive:
-            if not waiting:
+            if not line.rows:
                 return
-            rows, batch, hidden = begin(width)
+            rows, batch, hidden = line.begin(width)
             continue
         ended = len(rows) - len(alive)
-        if 2 * ended >= len(rows) or (waiting and batch.joins and 4 * ended >= width):
+        if 2 * ended >= len(rows) or (line.rows and batch.joins and 4 * ended >= width):
             batch.keep(alive)
             rows = [rows[place] for place in alive]
             tokens = [tokens[place] for place in alive]
         hidden = batch.step_hidden(tokens)
 
 
-def _alone(batch: Batch, row: _Row, hidden: Tensor, left: Callable[[int], bool]) -> Iterator[Piece]:
+@dataclass
+class _Line:
+    """Requests that wait for a place in the batch.
+
+    Attributes:
+        backbone: Who answers.
+        adapter: Whose tasks they name.
+        more: As for `stream`.
+        reference: See `Batch`.
+        rows: Those that wait.
+        count: How many there have been.
+    """
+
+    backbone: Backbone
+    adapter: Experts | None
+    more: Callable[[int], Sequence[Request]]
+    reference: bool
+    rows: deque[_Row] = field(default_factory=deque)
+    count: int = 0
+
+    def admit(self, new: Sequence[Request]) -> None:
+        """Let requests wait."""
+        if not new:
+            return
+        tokenizer, adapter = self.backbone.tokenizer, self.adapter
+        prompts = encode_prompts(
+            [request.prompt for request in new],
+            tokenizer,
+            [adapter.separator(request) if adapter else "\n" for request in new],
+        )
+        check(self.backbone, new, prompts, adapter)
+        for request, prompt in zip(new, prompts, strict=True):
+            self.rows.append(_Row(self.count, request, prompt, tokenizer))
+            self.count += 1
+
+    def arrived(self, room: int) -> bool:
+        """Whether requests wait, once more were asked for."""
+        if not self.rows and room > 0:
+            self.admit(self.more(room))
+        return bool(self.rows)
+
+    def begin(self, most: int) -> tuple[list[_Row], Batch, Tensor]:
+        """Up to so many rows that waited, their batch, and its hidden states after the prompts."""
+        rows = [self.rows.popleft() for _ in range(min(most, len(self.rows)))]
+        for row in rows:
+            row.started = time.monotonic()
+        asked, prompts = [row.request for row in rows], [row.prompt for row in rows]
+        batch = Batch(self.backbone, self.adapter, asked, prompts, reference=self.reference)
+        return rows, batch, batch.prefill_hidden()
+
+
+def _alone(
+    batch: Batch,
+    row: _Row,
+    hidden: Tensor,
+    left: Callable[[int], bool],
+    disturbed: Callable[[], bool],
+) -> Generator[Piece, None, Tensor | None]:
     """The rest of an answer that has a batch for itself, several tokens a pass where they are sure.
 
     Args:
@@ -235,6 +279,10 @@ def _alone(batch: Batch, row: _Row, hidden: Tensor, left: Callable[[int], bool])
         row: The answer so far.
         hidden: After its last token, [1, H].
         left: As for `stream`.
+        disturbed: Asked before each pass whether it is to end sooner, since others have come.
+
+    Returns:
+        The hidden state after its last token then; None when the answer has ended.
     """
     drafts = Drafts([*row.prompt, *row.ids])
     most = batch.most_drafts if row.is_greedy else 0
@@ -246,16 +294,18 @@ def _alone(batch: Batch, row: _Row, hidden: Tensor, left: Callable[[int], bool])
             drafts.add(token)
             yield from row.say(token)
             if row.finish is not None:
-                return
+                return None
         while (forced := row.only_choice()) is not None:
             said.append(forced)
             yield from row.say(forced)
             if row.finish is not None:
-                return
+                return None
         if left(row.index):
-            return
+            return None
         # All but the last token said in the pass before were read in it, as drafts.
         unread = said[len(tokens) - 1 :]
+        if disturbed():
+            return batch.read(torch.tensor([unread], device=batch.device))[0, -1:]
         draft = drafts.next(most) if most else []
         hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
         if not draft:

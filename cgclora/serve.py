@@ -1,9 +1,10 @@
 """Requests that arrive at any time, answered in batches of any tasks of any clusters.
 
 Requests that wait are answered together as one batch. While it runs, those that come meanwhile form
-the next one, which another thread answers: both take the backbone's lock token by token, so that a
-short question does not wait for a long answer. There are `Limits.workers` threads; what comes when
-all have a batch waits until one of them has ended.
+the next one, which another thread answers, or join a batch that has room: as answers end, others
+take their places. Batches take the backbone's lock token by token, so that a short question does
+not wait for a long answer. There are `Limits.workers` threads; what comes when all their batches
+are full waits. Where batches cannot be joined (see `Batch.joins`), it waits until one has ended.
 """
 
 from __future__ import annotations
@@ -233,17 +234,17 @@ class Batcher:
             if alone:
                 time.sleep(_GATHERING)
             with self._changed:
-                if batch := self._take():
+                if batch := self._take(self.limits.batch_size):
                     self.served.batches += 1
                     self.served.requests += len(batch)
                     if self._queue:
                         self._changed.notify()
                     return batch
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self, most: int) -> list[_Waiting]:
         batch: list[_Waiting] = []
         longest = 0
-        while self._queue and len(batch) < self.limits.batch_size:
+        while self._queue and len(batch) < most:
             longest = max(longest, self._queue[0].tokens)
             if batch and longest * (len(batch) + 1) > self.limits.batch_tokens:
                 break
@@ -255,12 +256,26 @@ class Batcher:
     def _answer(self, batch: list[_Waiting]) -> None:
         told = False
         requests = [waiting.request for waiting in batch]
+        resident = self.clusters.snapshot().adapters
+
+        def more(room: int) -> list[Request]:
+            """Those that wait and fit in beside the others, if they know the same clusters."""
+            if self.clusters.snapshot().adapters is not resident:
+                return []
+            with self._changed:
+                new = self._take(room)
+                self.served.requests += len(new)
+            batch.extend(new)
+            return [waiting.request for waiting in new]
+
         try:
             for piece in stream(
                 self.backbone,
                 requests,
                 self.clusters,
                 left=lambda place: self._closed or batch[place].call.left,
+                width=self.limits.batch_size,
+                more=more,
             ):
                 told = True
                 batch[piece.index].tell(piece)

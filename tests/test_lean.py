@@ -157,6 +157,34 @@ def test_answers_that_end_make_room_for_others(monkeypatch):
     assert sum(joined) > 8
 
 
+@pytest.mark.parametrize("width", [2, 8])
+def test_requests_that_come_later_join_what_runs(width):
+    """Whoever was alone goes on as it would have, and so does everyone who comes."""
+    backbone = make_backbone("qwen3")
+    adapter = with_experts(backbone)
+    tasks = (*adapter.config.tasks, None)
+    requests = [
+        Request(tasks[place % 4], f"今天天气{place}，今天天气", max_new_tokens=30 - 2 * place)
+        for place in range(9)
+    ]
+    expected = [answer.text for answer in generate(backbone, requests, adapter, batch_size=1)]
+    given, asked = [requests[0]], []
+
+    def more(room: int) -> list[Request]:
+        asked.append(room)
+        new = requests[len(given) : len(given) + min(room, 2)] if len(asked) % 3 == 0 else []
+        given.extend(new)
+        return new
+
+    said = {}
+    for piece in stream(backbone, requests[:1], adapter, width=width, more=more):
+        if piece.answer is not None:
+            said[piece.index] = piece.answer.text
+    assert len(given) > 1
+    assert [said[place] for place in range(len(given))] == expected[: len(given)]
+    assert max(asked) < width
+
+
 def test_an_adapter_that_comes_later_is_seen():
     backbone = make_backbone("qwen2")
     bare = generate(backbone, [Request(None, "一", max_new_tokens=8)])

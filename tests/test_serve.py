@@ -301,15 +301,21 @@ def test_a_caller_that_cannot_be_told_loses_its_answers_and_nobody_else_s(cluste
     assert "KeyError: 'gone'" in caplog.text
 
 
-def test_long_prompts_go_into_smaller_batches(clusters):
+def test_long_prompts_are_not_read_together(clusters, monkeypatch):
     batcher = Batcher(clusters.backbone, clusters, Limits(batch_tokens=64))
-    heard = Heard()
+    heard, together = Heard(), []
+    prefill = Batch.prefill_hidden
+    monkeypatch.setattr(
+        Batch,
+        "prefill_hidden",
+        lambda self: (together.append(len(self.requests)), prefill(self))[1],
+    )
     long = "天" * 60
     assert batcher._check(Request("a", long)) > 32
     batcher.submit(heard.call, [Request("a", long, max_new_tokens=2)] * 3)
     with batcher:
         until(lambda: len(heard.answers()) == 3)
-    assert batcher.served.batches == 3
+    assert together == [1, 1, 1]
 
 
 def test_requests_whose_cluster_has_gone_fail_and_the_others_of_the_batch_do_not(clusters):
