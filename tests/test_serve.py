@@ -558,6 +558,8 @@ def test_the_command_serves_until_it_is_interrupted(folders, tmp_path):
     words += ["--adapter", folders / "small", "--adapter", f"big={folders / 'large'}"]
     words += ["--api-key-variable", "A_KEY", "--dtype", "float32"]
     command = [sys.executable, "-m", "cgclora", "serve", *map(str, words)]
+    # Where this process was started in the background it ignores the signal, and children would.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "A_KEY": "secret"}
     ) as process:
@@ -573,6 +575,7 @@ def test_the_command_serves_until_it_is_interrupted(folders, tmp_path):
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 130
         finally:
+            signal.signal(signal.SIGINT, earlier)
             process.kill()
 
 

@@ -297,7 +297,7 @@ def test_an_assistant_finds_the_same_endpoints_as_tools(engine: Engine) -> None:
 def test_the_leaderboard_endpoint_names_runs_that_the_runs_endpoint_explains(
     client: Client,
 ) -> None:
-    (board,) = client.predict(cluster="medical", api_name="/leaderboard")["boards"]
+    board = client.predict(cluster="medical", api_name="/leaderboard")["boards"][0]
     names = [name for entry in board["entries"] for name in entry["runs"]]
     assert set(names) <= set(client.predict(api_name="/runs")["runs"])
     facts = client.predict(name=names[0], api_name="/runs")
