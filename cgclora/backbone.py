@@ -60,7 +60,7 @@ class Backbone:
     def decoding(self) -> dict[str, str]:
         """How answers are computed, for manifests and pages: by which code, with which weights."""
         return {
-            "pass": "transformers" if self.lean is None else "lean",
+            "pass": "lean" if self.is_lean else "transformers",
             "weights": f"int8 up to {FEW_ROWS} tokens a pass, else {self._dtype}"
             if self.int8
             else self._dtype,
@@ -79,12 +79,15 @@ class Backbone:
         """
         return OutputHead(self.model, int8=self.int8)
 
+    @property
+    def is_lean(self) -> bool:
+        """Whether there is a faster forward pass for it here than that of `transformers`."""
+        return self.model.device.type == "cpu" and is_known(self.model)
+
     @cached_property
     def lean(self) -> LeanDecoder | None:
-        """The fast forward pass of decoding; None where only that of `transformers` will do."""
-        if self.model.device.type != "cpu" or not is_known(self.model):
-            return None
-        return LeanDecoder(self.model, int8=self.int8)
+        """The fast forward pass of decoding; None unless `is_lean`."""
+        return LeanDecoder(self.model, int8=self.int8) if self.is_lean else None
 
 
 def load_backbone(
@@ -128,7 +131,7 @@ def load_backbone(
             backbone = _load_embedded(*placement, report, progress or _print)
         else:
             backbone = _load_other(name, *placement, report)
-    if int8 and chosen_device.type == "cpu" and is_known(backbone.model):
+    if int8 and backbone.is_lean:
         backbone = replace(backbone, int8=has_kernel())
     report(f"{name} is ready", 1.0)
     return backbone

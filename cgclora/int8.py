@@ -56,7 +56,3 @@ class Int8Weight:
     def __call__(self, x: Tensor) -> Tensor:
         """[N, out] in fp32 for x [N, in]."""
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scales).float()
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Some rows of the matrix in fp32, [n, in]."""
-        return self.values[rows].float() * self.scales[rows, None].float()

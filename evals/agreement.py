@@ -9,6 +9,7 @@ in passes of `FEW_ROWS` tokens as decoding does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def measure(
     provenance.commit()  # kept from here on
     exact = load_backbone(source, device="cpu", dtype="float32")
     backbone = load_backbone(source, device="cpu", dtype="bfloat16")
-    small = load_backbone(source, device="cpu", dtype="bfloat16", int8=True)
+    small = replace(backbone, int8=True)
     right, tokens = dict.fromkeys((*WAYS, "like bf16"), 0), 0
     for folder in adapters:
-        same = [Adapter.load(folder, one).for_inference() for one in (exact, backbone, small)]
-        config = same[0].config
+        in_fp32, adapter = (Adapter.load(folder, one).for_inference() for one in (exact, backbone))
+        config = adapter.config
         own = [record for record in records if record.task in config.tasks]
         encoded, _ = encode(
             own,
@@ -71,18 +72,18 @@ def measure(
         )
         for item in sample_per_task(encoded, [per_task] * len(config.tasks), seed):
             task = config.tasks[item.task]
-            expected = _by_transformers(exact, same[0], item, task)
+            expected = _by_transformers(exact, in_fp32, item, task)
             said = {
-                "transformers, bf16": _by_transformers(backbone, same[1], item, task),
-                "lean, bf16": _by_lean(backbone, same[1], item, task),
-                "lean, int8": _by_lean(small, same[2], item, task),
+                "transformers, bf16": _by_transformers(backbone, adapter, item, task),
+                "lean, bf16": _by_lean(backbone, adapter, item, task),
+                "lean, int8": _by_lean(small, adapter, item, task),
             }
             tokens += len(expected)
             for way, words in said.items():
                 right[way] += int((words == expected).sum())
             right["like bf16"] += int((said["lean, int8"] == said["lean, bf16"]).sum())
-        for adapter in same:
-            adapter.detach()
+        in_fp32.detach()
+        adapter.detach()
     return {
         "tokens": tokens,
         **{way: _share(count, tokens) for way, count in right.items()},

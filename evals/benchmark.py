@@ -92,7 +92,7 @@ def predict(
         raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
     if prompt not in PROMPTS:
         raise RunError(f"prompt is {prompt!r}: choose one of {', '.join(PROMPTS)}.")
-    requests = [_request(record, prompt) for record in dataset.records]
+    requests = [request_of(record, prompt) for record in dataset.records]
     keys = [(record.task, record.id) for record in dataset.records]
     known = engine.facts(dataset.tasks)
     what = {
@@ -174,7 +174,8 @@ class _Clock:
         self.progress(facts)
 
 
-def _request(record: Record, prompt: str) -> Request:
+def request_of(record: Record, prompt: str = "plain") -> Request:
+    """What a record asks, with its task's longest answer and ends; `prompt` is one of `PROMPTS`."""
     task = TASKS[record.task]
     return Request(
         record.task,

@@ -26,10 +26,9 @@ from cgclora import decoding, provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
 from cgclora.data import Record, encode_prompts
-from cgclora.decoding import Request
 from cgclora.gguf_lora import export_gguf
 from cgclora.plain_lora import TaskLoRAs
-from evals.tasks import TASKS
+from evals.benchmark import request_of
 
 LLAMA_CPP = "llama.cpp"
 
@@ -170,18 +169,12 @@ def _ways(
     return ways, set(by_task), backbone.model
 
 
-def _request(record: Record) -> Request:
-    task = TASKS[record.task]
-    stop = ("\n",) if task.kind == "classification" else ()
-    return Request(record.task, record.prompt, max_new_tokens=task.max_new_tokens, stop=stop)
-
-
 def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool = False) -> Way:
     def answer(record: Record) -> Timing:
         started = time.perf_counter()
         first = None
         stream = decoding.stream(
-            backbone, [_request(record)], by_task[record.task], reference=reference
+            backbone, [request_of(record)], by_task[record.task], reference=reference
         )
         for piece in stream:
             first = first or time.perf_counter() - started
@@ -220,7 +213,7 @@ def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) ->
         return models[task]
 
     def answer(record: Record) -> Timing:
-        model, request = model_of(record.task), _request(record)
+        model, request = model_of(record.task), request_of(record)
         separator = next(a for a in adapters if record.task in a.config.tasks).config.separator
         (ids,) = encode_prompts([request.prompt], backbone.tokenizer, separator)
         model.reset()

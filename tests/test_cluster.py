@@ -195,13 +195,19 @@ def test_what_a_task_computes_does_not_depend_on_who_is_resident(folders):
 # Coming and going -------------------------------------------------------------------------
 
 
-def test_clusters_come_and_go_without_touching_an_answer_on_its_way(folders):
+def under_way(folders):
+    """Clusters with one resident, a request to it, its answer to come, and what that will say."""
     backbone = make_backbone()
     clusters = Clusters(backbone)
     clusters.add("small", folders["small"])
     request = Request("a", PROMPTS[0], max_new_tokens=24)
     expected = generate(backbone, [request], clusters)[0].text
-    pieces = stream(backbone, [request], clusters)
+    return clusters, request, stream(backbone, [request], clusters), expected
+
+
+def test_clusters_come_and_go_without_touching_an_answer_on_its_way(folders):
+    clusters, request, pieces, expected = under_way(folders)
+    backbone = clusters.backbone
     text = next(pieces).text
     clusters.add("large", folders["large"])
     text += next(pieces).text
@@ -253,12 +259,7 @@ def test_clusters_that_do_not_fit_are_refused(folders, tmp_path):
 def test_an_adapter_that_cannot_be_loaded_takes_nothing_from_an_answer_on_its_way(
     folders, monkeypatch
 ):
-    backbone = make_backbone()
-    clusters = Clusters(backbone)
-    clusters.add("small", folders["small"])
-    request = Request("a", PROMPTS[0], max_new_tokens=24)
-    expected = generate(backbone, [request], clusters)[0].text
-    pieces = stream(backbone, [request], clusters)
+    clusters, _, pieces, expected = under_way(folders)
     text = next(pieces).text
     clusters.remove("small")
 
