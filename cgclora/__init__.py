@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from cgclora.config import AdapterConfig as AdapterConfig
     from cgclora.data import Record as Record
     from cgclora.data import read_records as read_records
-    from cgclora.decoding import Request as Request
     from cgclora.decoding import generate as generate
     from cgclora.decoding import stream as stream
+    from cgclora.request import Request as Request
     from cgclora.settings import TrainingSettings as TrainingSettings
     from cgclora.training import train as train
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Backbone": "backbone",
     "Clusters": "cluster",
     "Record": "data",
-    "Request": "decoding",
+    "Request": "request",
     "TrainingSettings": "settings",
     "generate": "decoding",
     "load_backbone": "backbone",

@@ -129,7 +129,7 @@ def _generate(options: argparse.Namespace) -> None:
 def _requests(options: argparse.Namespace) -> list[Any]:
     from cgclora.config import ConfigError
     from cgclora.data import read_prompts
-    from cgclora.decoding import Request
+    from cgclora.request import Request
 
     if options.task is not None and options.adapter is None:
         raise ConfigError("--task needs --adapter: name the adapter that knows the task.")

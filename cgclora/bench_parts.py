@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from cgclora.backbone import Backbone
+from cgclora.batch import Batch
 from cgclora.data import encode_prompts
-from cgclora.decoding import Batch, Experts, Request
+from cgclora.request import Experts, Request
 
 NEW_TOKENS = 24
 PROMPT = "判断下面两句话的意思是否相同：\n“今天天气怎么样”，“今天会下雨吗”\n选项：是的，不是\n答："

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cgclora.adapter import public_name
 from cgclora.cluster import Clusters
-from cgclora.decoding import Answer, Request
+from cgclora.request import Answer, Request
 
 AUTO = "auto"
 """The model name that lets the clusters' routers find each prompt's task."""

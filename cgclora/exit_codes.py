@@ -49,7 +49,7 @@ def _code(error: Exception, also: Mapping[type[Exception], int]) -> int | None:
     from cgclora.backbone import BackboneError
     from cgclora.config import ConfigError
     from cgclora.data import DataError
-    from cgclora.decoding import DecodingError
+    from cgclora.request import DecodingError
     from cgclora.run_folder import TrainingError
     from cgclora.storage import AdapterError
 

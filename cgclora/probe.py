@@ -12,9 +12,10 @@ from torch import Tensor
 
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
+from cgclora.batch import Batch
 from cgclora.data import encode_prompts
-from cgclora.decoding import Batch, DecodingError, Request, check
 from cgclora.layer import ExpertLinear
+from cgclora.request import DecodingError, Request, check
 
 _ROWS = 32
 """How many rows of logits are there at once: with Gemma's vocabulary they take 34 MB."""

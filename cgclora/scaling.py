@@ -28,11 +28,12 @@ import torch
 from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
+from cgclora.batch import Batch
 from cgclora.bench_parts import NEW_TOKENS, PROMPT
 from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig
 from cgclora.data import encode_prompts
-from cgclora.decoding import Batch, Request
+from cgclora.request import Request
 
 ROWS = 16
 """Rows of a batch, of as many different tasks as there are."""

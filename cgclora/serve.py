@@ -21,7 +21,8 @@ from typing import Self
 from cgclora.backbone import Backbone
 from cgclora.cluster import Clusters
 from cgclora.data import encode_prompts
-from cgclora.decoding import DecodingError, Piece, Request, check, stream
+from cgclora.decoding import stream
+from cgclora.request import DecodingError, Piece, Request, check
 
 _log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from cgclora import completions
 from cgclora.completions import ApiError, Asked
 from cgclora.config import ConfigError
 from cgclora.data import DataError
-from cgclora.decoding import DecodingError, Piece
-from cgclora.decoding import Request as Question
+from cgclora.request import DecodingError, Piece
+from cgclora.request import Request as Question
 from cgclora.serve import Batcher, Call, QueueFullError
 from cgclora.storage import AdapterError
 

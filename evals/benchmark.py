@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.data import DataError, Record, data_hash
-from cgclora.decoding import Answer, Request
+from cgclora.request import Answer, Request
 from evals import results
 from evals.data import Dataset
 from evals.metrics import Metric, Pair, get_metric, sample_scores

@@ -21,8 +21,9 @@ from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.data import DataError, Record, data_hash
-from cgclora.decoding import Request, generate
+from cgclora.decoding import generate
 from cgclora.intervals import wilson_interval
+from cgclora.request import Request
 from evals.tasks import TASKS, Task, get_task, is_correct
 
 METHODS = ("adapter", "backbone", "backbone, labels")

@@ -11,8 +11,9 @@ import httpx
 from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
-from cgclora.decoding import Answer, Finish, Request, answers
+from cgclora.decoding import answers
 from cgclora.hardware import PeakMemory
+from cgclora.request import Answer, Finish, Request
 from evals.results import RunError
 
 KEY_VARIABLE = "CGCLORA_SERVER_KEY"

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.data import DataError, Record
-from cgclora.decoding import Answer, Request
+from cgclora.request import Answer, Request
 from evals import data
 from evals.benchmark import predict, score
 from evals.engines import LocalEngine

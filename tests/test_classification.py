@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.data import DataError, Record
-from cgclora.decoding import Answer
 from cgclora.intervals import wilson_interval
+from cgclora.request import Answer
 from cgclora.storage import read_manifest
 from evals import classification
 from evals.__main__ import main

@@ -11,12 +11,14 @@ import torch
 from cgclora import decoding
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
+from cgclora.batch import Batch
 from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import encode_prompts
-from cgclora.decoding import Batch, Request, generate, stream
+from cgclora.decoding import generate, stream
 from cgclora.folded import FoldedWeights, folded_bytes
 from cgclora.layer import ExpertLinear
+from cgclora.request import Request
 from cgclora.router import TaskRouter
 from cgclora.storage import AdapterError
 from tests.reference import Operations, scatter

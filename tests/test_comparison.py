@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cgclora.data import DataError
-from cgclora.decoding import Answer, Request
+from cgclora.request import Answer, Request
 from evals import data
 from evals.__main__ import main
 from evals.benchmark import KEPT_REPLICATES, predict, score

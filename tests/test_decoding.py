@@ -16,8 +16,9 @@ from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import encode_prompts
-from cgclora.decoding import Answer, DecodingError, Request, generate, stream
+from cgclora.decoding import generate, stream
 from cgclora.lean import LeanDecoder
+from cgclora.request import Answer, DecodingError, Request
 from cgclora.storage import AdapterError
 from tests.tiny import ARCHITECTURES, make_backbone
 

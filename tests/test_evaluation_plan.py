@@ -9,7 +9,7 @@ import pytest
 
 from cgclora.config import AdapterConfig
 from cgclora.data import DataError
-from cgclora.decoding import Answer, Request
+from cgclora.request import Answer, Request
 from evals import data
 from evals.__main__ import _parser
 from evals.benchmark import predict, score

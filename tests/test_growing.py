@@ -16,11 +16,12 @@ from cgclora import growing, storage
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
+from cgclora.batch import Batch
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, encode_prompts
-from cgclora.decoding import Batch, Request
 from cgclora.files import sha256_file
 from cgclora.growing import add_experts, add_tasks, drop_tasks, grown, shrunk, take_experts
+from cgclora.request import Request
 from cgclora.router import TaskRouter
 from cgclora.run_folder import TrainingError, TrainingStopped
 from cgclora.settings import TrainingSettings

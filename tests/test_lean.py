@@ -7,11 +7,13 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
-from cgclora.decoding import Batch, Request, generate, stream
+from cgclora.batch import Batch
+from cgclora.decoding import generate, stream
 from cgclora.drafts import Drafts
 from cgclora.head import OutputHead
 from cgclora.int8 import FEW_ROWS, Int8Weight
 from cgclora.lean import KNOWN, Cache, Experts, LeanDecoder, is_known
+from cgclora.request import Request
 from tests.reference import METHODS, scatter
 from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, make_model
 

@@ -15,9 +15,10 @@ import torch
 from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
 from cgclora.data import encode_prompts
-from cgclora.decoding import Request, generate
+from cgclora.decoding import generate
 from cgclora.gguf_lora import export_gguf
 from cgclora.plain_lora import TaskLoRAs
+from cgclora.request import Request
 from evals import data
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")

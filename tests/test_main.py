@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
-from cgclora.decoding import Request, generate
+from cgclora.decoding import generate
+from cgclora.request import Request
 from cgclora.run_folder import last_checkpoint, step_of
 from cgclora.storage import MANIFEST_FILE, annotate, read_gates, read_manifest
 from tests.tiny import save_backbone

@@ -9,8 +9,8 @@ from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import encode_prompts
-from cgclora.decoding import DecodingError, Request
 from cgclora.probe import contributions, label_probabilities, scaled_gates
+from cgclora.request import DecodingError, Request
 from tests.tiny import ARCHITECTURES, make_backbone
 
 TASKS = ("a", "b", "c")

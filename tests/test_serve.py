@@ -22,9 +22,11 @@ import uvicorn
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
+from cgclora.batch import Batch
 from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig
-from cgclora.decoding import Answer, Batch, DecodingError, Piece, Request, generate
+from cgclora.decoding import generate
+from cgclora.request import Answer, DecodingError, Piece, Request
 from cgclora.router import TaskRouter
 from cgclora.serve import Batcher, Call, Limits, QueueFullError
 from cgclora.serve_http import application

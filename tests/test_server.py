@@ -19,7 +19,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from cgclora.backbone import Backbone, load_backbone
-from cgclora.decoding import Answer, Request, generate
+from cgclora.decoding import generate
+from cgclora.request import Answer, Request
 from evals import data
 from evals.__main__ import main
 from evals.benchmark import predict

@@ -19,7 +19,7 @@ import app
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig
-from cgclora.decoding import Answer
+from cgclora.request import Answer
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import forms, render

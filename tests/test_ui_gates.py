@@ -14,9 +14,10 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.decoding import Request, generate
+from cgclora.decoding import generate
 from cgclora.gate_analysis import GatePath, entropy
 from cgclora.probe import contributions, label_probabilities, scaled_gates
+from cgclora.request import Request
 from evals.tasks import CHOICES, TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cgclora.adapter import Adapter
     from cgclora.backbone import Backbone
     from cgclora.cluster import Clusters
-    from cgclora.decoding import Piece
+    from cgclora.request import Piece
 
 MAX_CHARACTERS = 6000
 """Longest prompt that is read."""
@@ -226,7 +226,8 @@ class Engine:
         for name in (question.cluster, *question.beside):
             if name != BARE:
                 backbone, clusters = self._ready(name)
-        from cgclora.decoding import Request, stream  # noqa: PLC0415 - torch is loaded by now
+        from cgclora.decoding import stream  # noqa: PLC0415 - torch is loaded by now
+        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
         check_length(question.prompt)
         most = max(1, min(question.max_new_tokens, MAX_TOKENS))
@@ -249,8 +250,8 @@ class Engine:
         """
         bare = question.cluster == BARE
         backbone, adapter = self.loaded(self.adapters()[0] if bare else question.cluster)
-        from cgclora.decoding import Request  # noqa: PLC0415 - torch is loaded by now
         from cgclora.probe import label_probabilities  # noqa: PLC0415
+        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
         check_length(question.prompt)
         request = Request(None if bare else question.task, question.prompt)

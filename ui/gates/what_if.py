@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cgclora.adapter import Adapter
     from cgclora.backbone import Backbone
-    from cgclora.decoding import Request
+    from cgclora.request import Request
 
 MAX_TOKENS = 96
 """Longest answer that is compared."""
@@ -123,8 +123,8 @@ class WhatIf:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The prompt cannot be answered.
         """
-        from cgclora.decoding import Request  # noqa: PLC0415 - torch is loaded by now
         from cgclora.probe import contributions, scaled_gates  # noqa: PLC0415
+        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
         check_length(case.prompt)
         backbone, adapter = self._engine.loaded(case.cluster)

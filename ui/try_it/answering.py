@@ -21,7 +21,7 @@ from ui.speakers import Speaker, speakers
 from ui.texts import text
 
 if TYPE_CHECKING:
-    from cgclora.decoding import Answer
+    from cgclora.request import Answer
 
 _SECONDS_BETWEEN_VIEWS = 0.1
 

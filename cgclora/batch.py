@@ -1,0 +1,207 @@
+"""The model's side of a batch of answers: token ids in, hidden states or logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from cgclora import lean
+from cgclora.adapter import folded_in
+from cgclora.backbone import Backbone
+from cgclora.int8 import FEW_ROWS
+from cgclora.layer import GatheredRoute, Route
+from cgclora.lean import LeanDecoder
+from cgclora.request import DecodingError, Experts, Request
+
+
+class Batch:
+    """The model's side of a batch: token ids in, hidden states or logits of the next token out.
+
+    Args:
+        backbone: Who answers.
+        adapter: Whose experts the requests' tasks use.
+        requests: Their tasks and gates.
+        prompts: Their token ids.
+        reference: Take the path of `transformers` where there is a faster one, too.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Experts | None,
+        requests: Sequence[Request],
+        prompts: Sequence[Sequence[int]],
+        *,
+        reference: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.requests = [*requests]
+        self.adapter = adapter if adapter and adapter.folded_task is None else None
+        self.folded = folded_in(backbone.model)
+        self.device = backbone.model.device
+        with backbone.lock:  # the head's first use runs the backbone, which no route may touch
+            self.head = backbone.head
+            decoder = None if reference else backbone.lean
+            if decoder is not None and self.folded is not None and decoder.int8:
+                decoder = LeanDecoder(backbone.model)  # no 8-bit copy has the folded weights
+        with torch.inference_mode():
+            route = self.adapter.plan_rows(requests) if self.adapter else None
+            if decoder is None:
+                self._pass: _LeanPass | _ReferencePass = _ReferencePass(self, route, prompts)
+            else:
+                most = max(
+                    len(prompt) + request.max_new_tokens
+                    for prompt, request in zip(prompts, requests, strict=True)
+                )
+                self._pass = _LeanPass(self, decoder, route, prompts, most)
+
+    def prefill(self) -> Tensor:
+        """Logits [batch, V] after the prompts."""
+        return self.logits(self.prefill_hidden())
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Logits [batch, V] after one more token a row."""
+        return self.logits(self.step_hidden(tokens))
+
+    def prefill_hidden(self) -> Tensor:
+        """Hidden states [batch, H] after the prompts."""
+        return self._in_turn(self._pass.prefill)
+
+    def step_hidden(self, tokens: Sequence[int]) -> Tensor:
+        """Hidden states [batch, H] after one more token a row."""
+        return self.read(torch.tensor(tokens, device=self.device).unsqueeze(1))[:, -1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Hidden states [batch, N, H] at N more tokens a row, [batch, N]."""
+        return self._in_turn(lambda: self._pass.read(ids))
+
+    @property
+    def most_drafts(self) -> int:
+        """How many tokens to read on trust besides the one that is sure: what a pass can hide."""
+        return (FEW_ROWS if self.backbone.int8 else 2 * FEW_ROWS) - 1
+
+    def forget(self, tokens: int) -> None:
+        """Take back the last tokens of every row."""
+        cast(_LeanPass, self._pass).cache.forget(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, V] for hidden states [N, H]."""
+        with self.backbone.lock, torch.inference_mode():  # two products at once slow each other
+            return self.head(hidden)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these rows only; one that is named several times becomes several."""
+        self.requests = [self.requests[place] for place in places]
+        self._pass.keep(torch.tensor(places, device=self.device))
+
+    @property
+    def joins(self) -> bool:
+        """Whether others can join it, and tokens that it read can be taken back."""
+        return isinstance(self._pass, _LeanPass)
+
+    def join(self, other: Batch) -> None:
+        """Take in the rows of another batch of the same adapter, after the own ones."""
+        self.requests += other.requests
+        with torch.inference_mode():
+            route = self.adapter.plan_rows(self.requests) if self.adapter else None
+            cast(_LeanPass, self._pass).join(cast(_LeanPass, other._pass), route)
+
+    @torch.inference_mode()
+    def _in_turn(self, run: Callable[[], Tensor]) -> Tensor:
+        with self.backbone.lock:
+            if folded_in(self.backbone.model) != self.folded:
+                raise DecodingError("a task was folded in or out while the answer ran: ask again.")
+            return run()
+
+
+class _LeanPass:
+    """By `cgclora.lean`."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        decoder: LeanDecoder,
+        route: Route | GatheredRoute | None,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+    ) -> None:
+        self.decoder = decoder
+        self.experts = lean.Experts.of(decoder, route)
+        self.cache = lean.Cache(decoder, len(prompts), most)
+        width = max(map(len, prompts))
+        pad = batch.backbone.tokenizer.pad_token_id
+        self.ids = torch.tensor([[*p, *[pad] * (width - len(p))] for p in prompts])
+        self.counts = torch.tensor([len(prompt) for prompt in prompts])
+
+    def prefill(self) -> Tensor:
+        hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
+        return hidden[torch.arange(len(hidden)), self.counts - 1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        return self.decoder(ids, self.cache, self.experts)
+
+    def keep(self, index: Tensor) -> None:
+        self.cache.keep(index)
+        self.experts = self.experts.keep(index)
+
+    def join(self, other: _LeanPass, route: Route | GatheredRoute | None) -> None:
+        self.cache.join(other.cache)
+        self.experts = lean.Experts.of(self.decoder, route)
+
+
+class _ReferencePass:
+    """By the backbone's own modules and the cache of `transformers`."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        route: Route | GatheredRoute | None,
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
+        self.adapter = batch.adapter
+        self.route = route
+        self.model = batch.backbone.model
+        self.cache = DynamicCache(config=self.model.config)
+        width = max(len(prompt) for prompt in prompts)
+        pad = batch.backbone.tokenizer.pad_token_id
+        self.ids = torch.tensor(
+            [[pad] * (width - len(p)) + list(p) for p in prompts], device=batch.device
+        )
+        self.mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=batch.device
+        )
+
+    def prefill(self) -> Tensor:
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        return self._forward(self.ids, positions)[:, -1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        first = self.mask.sum(-1, keepdim=True)
+        self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+        return self._forward(ids, first + torch.arange(ids.shape[1], device=ids.device))
+
+    def keep(self, index: Tensor) -> None:
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        if self.route is not None:
+            self.route = self.route.keep(index)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": self.mask,
+            "position_ids": positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        routed: AbstractContextManager[None] = nullcontext()
+        if self.adapter is not None and self.route is not None:
+            routed = self.adapter.route(self.route)
+        with routed:
+            output = self.model.get_decoder()(**inputs)
+            return cast(Tensor, output.last_hidden_state)

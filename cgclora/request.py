@@ -1,0 +1,165 @@
+"""What is asked of a backbone and what it answers.
+
+Everyone who answers shares these words: decoding, serving, evaluation and the app.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cgclora.adapter import Row, folded_in
+from cgclora.backbone import Backbone
+from cgclora.layer import GatheredRoute, Route
+
+Finish = Literal["end", "stop", "length"]
+
+
+class DecodingError(ValueError):
+    """A request that cannot be answered; the message names the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes:
+        task: Whose experts answer; None is the bare backbone.
+        prompt: The whole prompt, without the separator that the adapter's config adds.
+        max_new_tokens: Most tokens of the answer.
+        stop: Texts at which the answer ends; they are not part of it.
+        temperature: 0 takes the likeliest token, otherwise (1e-6 to 1e6) tokens are drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        seed: Of the draw.
+        choices: The answer is one of these texts, whole unless `stop` or `max_new_tokens` ends it;
+            None leaves it free.
+        gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+        cluster: Whose task it is, where several adapters are resident; None looks it up.
+    """
+
+    task: str | None
+    prompt: str
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    choices: tuple[str, ...] | None = None
+    gates: Tensor | None = None
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, since a request may come from a form."""
+        if self.max_new_tokens < 1:
+            raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise DecodingError(
+                f"temperature must be 0, or from 1e-6 to 1e6, got {self.temperature}."
+            )
+        if not 0 <= self.seed < 1 << 63:
+            raise DecodingError(f"seed must be in [0, 2^63), got {self.seed}.")
+        if not 0 < self.top_p <= 1:
+            raise DecodingError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if "" in self.stop:
+            raise DecodingError("stop holds an empty text, which would end every answer.")
+        if self.choices is not None and not all(self.choices or [""]):
+            raise DecodingError("choices is empty or holds an empty text: name what may be said.")
+
+
+class Experts(Protocol):
+    """Who knows tasks: an adapter, or several of them (`cgclora.cluster.Clusters`)."""
+
+    model: PreTrainedModel
+    name: str
+
+    @property
+    def folded_task(self) -> str | None:
+        """The task that stands in the weights, so that its rows need no route."""
+
+    def snapshot(self) -> Experts:
+        """Those of now: a batch asks them twice, and must not hear of different adapters."""
+
+    def separator(self, row: Row) -> str:
+        """Text between a row's prompt and its answer."""
+
+    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
+        """The route of a batch."""
+
+    def route(self, tasks: Any) -> AbstractContextManager[None]:
+        """Within this context the layers follow a planned route."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got.
+
+    Attributes:
+        text: The answer.
+        finish: Why it ended: its `end` token, a `stop` text, or `length`.
+        prompt_tokens: Tokens of the prompt.
+        tokens: Tokens generated, the end token included.
+        seconds: From when it joined a batch to its end.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer, as it comes.
+
+    Attributes:
+        index: Which request it belongs to.
+        text: What is new; may be empty.
+        answer: The whole answer, with the request's last piece only.
+    """
+
+    index: int
+    text: str
+    answer: Answer | None = None
+
+
+def check(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    prompts: Sequence[Sequence[int]],
+    adapter: Experts | None,
+) -> None:
+    """Refuse requests that cannot be answered.
+
+    Raises:
+        DecodingError: As `stream` says.
+    """
+    most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
+    for request, prompt in zip(requests, prompts, strict=True):
+        if not request.prompt.strip():
+            raise DecodingError("the prompt is empty: write a question.")
+        if len(prompt) + request.max_new_tokens > most:
+            raise DecodingError(
+                f"prompt ({len(prompt)} tokens) and answer (up to {request.max_new_tokens}) exceed "
+                f"the {most} tokens that this backbone reads: shorten the prompt."
+            )
+        if request.task is not None and adapter is None:
+            raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
+        if request.task is None and request.gates is not None:
+            raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
+    if adapter is not None and adapter.model is not backbone.model:
+        raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
+    if (folded := folded_in(backbone.model)) is not None:
+        name, task = folded
+        other = adapter is None or adapter.name != name
+        if other or any(r.task != task or r.gates is not None for r in requests):
+            raise DecodingError(
+                f"task {task!r} of adapter {name!r} is folded in: unfold() to answer other tasks, "
+                "the bare backbone, or with gates of your own."
+            )
