@@ -21,6 +21,7 @@ from cgclora.checkpoint import (
     quiet,
     read_config,
 )
+from cgclora.drafts import Phrases
 from cgclora.embedded import (
     EMBEDDED,
     Progress,
@@ -30,8 +31,8 @@ from cgclora.embedded import (
 )
 from cgclora.hardware import choose_device, choose_dtype
 from cgclora.head import OutputHead
-from cgclora.int8 import FEW_ROWS, has_kernel
 from cgclora.lean import LeanDecoder, is_known
+from cgclora.packed import FEW_ROWS, has_kernel
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
 
@@ -71,13 +72,18 @@ class Backbone:
         return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
+    def phrases(self) -> Phrases:
+        """What answers have said, for drafts of later ones."""
+        return Phrases()
+
+    @cached_property
     def head(self) -> OutputHead:
         """The output head by itself.
 
         Raises:
             BackboneError: See `OutputHead`.
         """
-        return OutputHead(self.model, int8=self.int8)
+        return OutputHead(self.model, packed=self.int8)
 
     @property
     def is_lean(self) -> bool:

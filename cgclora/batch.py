@@ -13,9 +13,9 @@ from transformers import DynamicCache
 from cgclora import lean
 from cgclora.adapter import folded_in
 from cgclora.backbone import Backbone
-from cgclora.int8 import FEW_ROWS
 from cgclora.layer import GatheredRoute, Route
 from cgclora.lean import LeanDecoder
+from cgclora.packed import FEW_ROWS
 from cgclora.request import DecodingError, Experts, Request
 
 
@@ -93,6 +93,11 @@ class Batch:
         """[N, V] for hidden states [N, H]."""
         with self.backbone.lock, torch.inference_mode():  # two products at once slow each other
             return self.head(hidden)
+
+    def likeliest(self, hidden: Tensor) -> list[int]:
+        """The likeliest next token after each hidden state of [N, H]."""
+        with self.backbone.lock, torch.inference_mode():
+            return self.head.likeliest(hidden)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these rows only; one that is named several times becomes several."""

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
 from cgclora.data import encode_prompts
-from cgclora.drafts import Drafts
+from cgclora.drafts import Drafts, Phrases
 from cgclora.request import Answer, DecodingError, Experts, Finish, Piece, Request, check
 
 
@@ -131,7 +131,7 @@ class _Line:
         )
         check(self.backbone, new, prompts, adapter)
         for request, prompt in zip(new, prompts, strict=True):
-            self.rows.append(_Row(self.count, request, prompt, tokenizer))
+            self.rows.append(_Row(self.count, request, prompt, tokenizer, self.backbone.phrases))
             self.count += 1
 
     def arrived(self, room: int) -> bool:
@@ -169,7 +169,9 @@ def _alone(
     Returns:
         The hidden state after its last token then; None when the answer has ended.
     """
-    drafts = Drafts([*row.prompt, *row.ids])
+    drafts = Drafts(row.prompt, row.phrases, row.form)
+    for token in row.ids:
+        drafts.add(token)
     most = batch.most_drafts if row.is_greedy else 0
     tokens = _choose(batch, [row], hidden)
     while True:
@@ -196,7 +198,7 @@ def _alone(
         if not draft:
             tokens = _choose(batch, [row], hidden[-1:])
             continue
-        found = batch.logits(hidden[len(unread) - 1 :]).argmax(-1).tolist()
+        found = batch.likeliest(hidden[len(unread) - 1 :])
         right = next((i for i, word in enumerate(draft) if word != found[i]), len(draft))
         batch.forget(len(draft) - right)
         tokens = found[: right + 1]
@@ -208,21 +210,22 @@ def _choose(batch: Batch, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
     The output head runs for those rows alone that may say anything.
     """
     free = [p for p, row in enumerate(rows) if row.finish is None and row.allowed is None]
-    logits = batch.logits(hidden if len(free) == len(rows) else hidden[free]) if free else hidden
-    likeliest = logits.argmax(-1).tolist()
-    places = {place: among for among, place in enumerate(free)}
+    found: dict[int, int] = {}
+    if greedy := [p for p in free if rows[p].is_greedy]:
+        found.update(zip(greedy, batch.likeliest(hidden[greedy]), strict=True))
+    if drawn := [p for p in free if p not in found]:
+        for place, logits in zip(drawn, batch.logits(hidden[drawn]), strict=True):
+            found[place] = rows[place].pick(logits)
     tokens = []
     for place, row in enumerate(rows):
-        if row.finish is not None:
+        if place in found:
+            tokens.append(found[place])
+        elif row.finish is not None:
             tokens.append(row.ids[-1])
-        elif place not in places:
+        else:
             allowed = torch.tensor(row.allowed_now(), device=hidden.device)
             own = batch.head.of_words(hidden[place : place + 1], allowed)[0]
             tokens.append(int(allowed[row.pick(own)]))
-        elif row.is_greedy:
-            tokens.append(likeliest[places[place]])
-        else:
-            tokens.append(row.pick(logits[places[place]]))
     return tokens
 
 
@@ -272,6 +275,7 @@ class _Row:
     request: Request
     prompt: Sequence[int]
     tokenizer: PreTrainedTokenizerBase
+    phrases: Phrases
     started: float = 0.0
     finish: Finish | None = None
     ids: list[int] = field(default_factory=list)
@@ -280,6 +284,11 @@ class _Row:
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.request.seed)
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
+
+    @property
+    def form(self) -> tuple[str | None, str | None]:
+        """Answers with the same have a form in common."""
+        return self.request.cluster, self.request.task
 
     @property
     def is_greedy(self) -> bool:
@@ -308,6 +317,7 @@ class _Row:
         """Take a token, and give what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
+            self.phrases.remember(self.form, self.ids)
             yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)

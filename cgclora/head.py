@@ -10,10 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cgclora.checkpoint import BackboneError
-from cgclora.int8 import FEW_ROWS, Int8Weight
+from cgclora.packed import Int4Weight, Int8Weight, pack_for_choosing
 
-_LIKELY = 1.0
-"""Logits this close to the largest are computed anew where a head of 8 bits gave them."""
+CHOOSING_ROWS = 8
+"""Most rows for which reading the head in few bits is the faster way to the likeliest word."""
+
+_SURELY = 5.0
+"""How many standard deviations of a logit's error a word may be behind to be looked at closely."""
 
 
 class OutputHead:
@@ -21,8 +24,8 @@ class OutputHead:
 
     Args:
         model: A causal language model.
-        int8: Read an 8-bit copy of the head for few rows. The likeliest words' logits are then
-            computed with the head itself, so that which one is the likeliest does not depend on it.
+        packed: Keep a copy of the head in few bits, which finds the words that may be the
+            likeliest; the head itself tells which of them is.
 
     Attributes:
         softcap: The bound of the logits in Gemma 2 (arXiv 2408.00118); None elsewhere.
@@ -32,15 +35,15 @@ class OutputHead:
             disagree.
     """
 
-    def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, packed: bool = False) -> None:
         self._model = model
-        self._packed: Int8Weight | None = None
+        self._packed: Int4Weight | Int8Weight | None = None
         self.softcap: float | None = getattr(
             model.config.get_text_config(), "final_logit_softcapping", None
         )
         self._check()
-        if int8:
-            self._packed = Int8Weight.of([self.weight])
+        if packed:
+            self._packed = pack_for_choosing(self.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -53,8 +56,6 @@ class OutputHead:
         A hidden state that is a slice of a longer one makes some libraries copy the whole head for
         every row, hence the contiguous copy.
         """
-        if self._packed is not None and len(hidden) <= FEW_ROWS:
-            return cap(self._from_packed(hidden, self._packed), self.softcap)
         weight = self.weight
         return cap(F.linear(hidden.contiguous().to(weight.dtype), weight).float(), self.softcap)
 
@@ -62,13 +63,27 @@ class OutputHead:
         """Logits [N, words] in fp32 of some words only, for hidden states [N, H]."""
         return cap(F.linear(hidden.float(), self.weight[ids].float()), self.softcap)
 
-    def _from_packed(self, hidden: Tensor, packed: Int8Weight) -> Tensor:
-        logits = packed(hidden)
-        likely = logits >= logits.amax(dim=-1, keepdim=True) - _LIKELY
-        rows, ids = likely.nonzero(as_tuple=True)
-        exact = (hidden[rows].float() * self.weight[ids].float()).sum(-1)
-        logits[rows, ids] = exact
-        return logits
+    def likeliest(self, hidden: Tensor) -> list[int]:
+        """The id of the word with the largest logit, for each hidden state of [N, H].
+
+        Bounding logits, as `cap` does, leaves their order.
+
+        A copy in few bits is off by an error of known size. Words that the largest logit leads by
+        more than that error can explain are out; few remain, whose logits the head gives in fp32.
+        """
+        if self._packed is None or len(hidden) > CHOOSING_ROWS:
+            ids: list[int] = self(hidden).argmax(-1).tolist()
+            return ids
+        rough = self._packed(hidden)
+        lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
+        found = rough >= rough.amax(dim=-1, keepdim=True) - lead
+        rows, words = found.nonzero(as_tuple=True)
+        exact = (hidden[rows].float() * self.weight[words].float()).sum(-1)
+        counts = rows.bincount(minlength=len(hidden)).tolist()
+        return [
+            int(own[logits.argmax()])
+            for own, logits in zip(words.split(counts), exact.split(counts), strict=True)
+        ]
 
     @torch.no_grad()
     def _check(self) -> None:

@@ -6,7 +6,7 @@ one reads the same weights from the same modules and computes the same function:
 * residual stream, norms and experts in fp32, products with the frozen weights in their own dtype;
 * query, key and value are one product, as are gate and up; so are their experts' A and B;
 * keys and values go into a cache that is allocated once, and masks are made once a pass;
-* with `Int8Weights`, passes of few tokens read weights of half the size.
+* with `Int8Weight`, passes of few tokens read weights of half the size.
 
 The decoders that it knows are made of RMS norms, rotary positions, grouped-query attention and a
 gated MLP: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take the path of `transformers`.
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.int8 import FEW_ROWS, Int8Weight
 from cgclora.layer import ExpertLinear, GatheredRoute, Part, Route
+from cgclora.packed import FEW_ROWS, Int8Weight
 
 KNOWN = ("gemma3_text", "llama", "qwen2", "qwen3")
 """Model types whose layers are computed here."""
@@ -184,6 +184,8 @@ class _Place:
         self.start = cache.longest
         self.end = cache.longest + count
         self.alone = rows == 1
+        # Scores of many tokens are large products, which bf16 makes several times as fast.
+        self.dtype = cache.table.dtype if count <= FEW_ROWS else decoder.dtype
         steps = torch.arange(count, device=decoder.device)
         self.positions = steps + self.start if self.alone else cache.lengths[:, None] + steps
         self.rows = torch.arange(rows, device=decoder.device)[:, None]
@@ -203,25 +205,33 @@ class _Place:
 
 
 class _Norm:
-    """An RMS norm with its weight in fp32; Gemma's stores the difference from 1."""
+    """An RMS norm with its weight in fp32; Gemma's stores the difference from 1.
+
+    With n features, x / sqrt(|x|^2 / n + eps) is sqrt(n) x / hypot(|x|, sqrt(n eps)): half as many
+    operations, the factor being part of the weight.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         weight = cast(Tensor, module.weight).detach().float()
-        self.weight = weight + 1 if type(module).__name__.startswith("Gemma3") else weight
-        self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+        size = weight.shape[-1]
+        eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+        self.weight = (
+            weight + 1 if type(module).__name__.startswith("Gemma3") else weight
+        ) * size**0.5
+        self.least = torch.tensor((size * eps) ** 0.5, device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _scaled(x, self.eps) * self.weight
+        return self.direction(x) * self.weight
+
+    def direction(self, x: Tensor) -> Tensor:
+        """Without the weight."""
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        unit: Tensor = x / length.hypot_(self.least)
+        return unit
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Residual plus norm of x."""
-        return torch.addcmul(residual, _scaled(x, self.eps), self.weight)
-
-
-def _scaled(x: Tensor, eps: float) -> Tensor:
-    """Vectors divided by their root mean squares; torch's own function takes thrice the time."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        return torch.addcmul(residual, self.direction(x), self.weight)
 
 
 class _Group:
@@ -298,7 +308,7 @@ class _Layer:
         weight = torch.cat(
             [query.weight.expand(self.heads, -1), key.weight.expand(self.kv_heads, -1)]
         )
-        return lambda x: _scaled(x, query.eps) * weight
+        return lambda x: query.direction(x) * weight
 
     def __call__(
         self, x: Tensor, keys_values: Tensor, place: _Place, own: Sequence[_Own | None]
@@ -334,9 +344,9 @@ class _Layer:
         else:
             query = query.transpose(1, 2)
         y = F.scaled_dot_product_attention(
-            query.to(keys.dtype),
-            keys[:, :, first : place.end],
-            values[:, :, first : place.end],
+            query.to(place.dtype),
+            keys[:, :, first : place.end].to(place.dtype),
+            values[:, :, first : place.end].to(place.dtype),
             attn_mask=seen,
             scale=self.scaling,
             enable_gqa=count > 1 and self.heads != self.kv_heads,

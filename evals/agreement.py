@@ -20,9 +20,9 @@ from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.data import Encoded, Record, encode, sample_per_task
-from cgclora.int8 import FEW_ROWS
 from cgclora.intervals import wilson_interval
 from cgclora.lean import Cache, Experts, LeanDecoder
+from cgclora.packed import FEW_ROWS
 
 WAYS = ("transformers, bf16", "lean, bf16", "lean, int8")
 
@@ -105,18 +105,19 @@ def _by_transformers(backbone: Backbone, adapter: Adapter, item: Encoded, task: 
     ids = torch.tensor(item.ids)[None]
     with adapter.route([task]):
         hidden = backbone.model.get_decoder()(input_ids=ids).last_hidden_state
-    return torch.cat(
-        [
-            backbone.head(part).argmax(-1)
-            for part in hidden[0, item.prompt_length - 1 : -1].split(64)
-        ]
-    )
+    return _likeliest(backbone, hidden[0, item.prompt_length - 1 : -1], 64)
 
 
 @torch.inference_mode()
 def _by_lean(backbone: Backbone, adapter: Adapter, item: Encoded, task: str) -> Tensor:
     hidden = torch.cat([*_in_passes(backbone.lean, adapter, item, task)])
-    return torch.cat([backbone.head(part).argmax(-1) for part in hidden.split(FEW_ROWS)])
+    return _likeliest(backbone, hidden, FEW_ROWS)
+
+
+def _likeliest(backbone: Backbone, hidden: Tensor, rows: int) -> Tensor:
+    return torch.tensor(
+        [word for part in hidden.split(rows) for word in backbone.head.likeliest(part)]
+    )
 
 
 def _in_passes(

@@ -9,10 +9,10 @@ from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
 from cgclora.decoding import generate, stream
-from cgclora.drafts import Drafts
-from cgclora.head import OutputHead
-from cgclora.int8 import FEW_ROWS, Int8Weight
+from cgclora.drafts import Drafts, Phrases
+from cgclora.head import CHOOSING_ROWS, OutputHead
 from cgclora.lean import KNOWN, Cache, Experts, LeanDecoder, is_known
+from cgclora.packed import FEW_ROWS, Int4Weight, Int8Weight
 from cgclora.request import Request
 from tests.reference import METHODS, scatter
 from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, make_model
@@ -227,12 +227,31 @@ def test_eight_bits_are_off_by_half_a_step_at_most():
     torch.testing.assert_close(packed(x), x.bfloat16().float() @ restored.t(), atol=0.1, rtol=0.02)
 
 
-def test_an_int8_head_names_the_word_that_the_head_itself_names():
-    backbone = make_backbone("qwen2")
-    exact, packed = OutputHead(backbone.model), OutputHead(backbone.model, int8=True)
-    hidden = torch.randn(200, 32, generator=torch.Generator().manual_seed(1))
-    for rows in hidden.split(FEW_ROWS):
-        assert packed(rows).argmax(-1).tolist() == exact(rows).argmax(-1).tolist()
+@pytest.mark.parametrize("rows", [16, 300, (1 << 14) + 7])
+def test_four_bits_are_off_by_half_a_step_at_most(rows):
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(rows, 128, generator=generator), torch.eye(128)
+    packed = Int4Weight.of(weight)
+    groups = weight.unflatten(1, (2, 64))
+    step = (groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)) / 15
+    off = (torch.cat([packed(part) for part in x.split(8)]).t() - weight).abs()
+    assert (off.unflatten(1, (2, 64)) <= step * 0.51 + 0.03).all()
+    assert packed.error == pytest.approx(float(off.square().mean().sqrt()), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["AVX512", "DEFAULT"])
+def test_a_head_in_few_bits_names_the_word_that_the_head_itself_names(kind, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kind)
+    model = make_model("gemma3", hidden_size=64)
+    exact, packed = OutputHead(model), OutputHead(model, packed=True)
+    assert type(packed._packed) is (Int4Weight if kind == "AVX512" else Int8Weight)
+    hidden = torch.randn(400, 64, generator=torch.Generator().manual_seed(1))
+    expected = exact(hidden).argmax(-1).tolist()
+    rough = packed._packed(hidden).argmax(-1).tolist()
+    for most in (1, CHOOSING_ROWS, CHOOSING_ROWS + 1):
+        assert [i for part in hidden.split(most) for i in packed.likeliest(part)] == expected
+    if kind == "AVX512":
+        assert rough != expected  # so that a second look was needed
 
 
 def test_eight_bits_are_used_for_few_rows_only():
@@ -262,6 +281,34 @@ def test_a_draft_is_what_followed_the_last_words_before():
     drafts.add(2)
     drafts.add(3)
     assert drafts.next(2) == [7, 2]  # the last place counts
+    drafts.add(8)
+    drafts.add(9)
+    assert drafts.next(1) == [2]  # one word is enough
+
+
+def test_a_draft_may_come_from_earlier_answers_of_the_same_form():
+    phrases = Phrases()
+    phrases.remember("one", [10, 11, 12, 13])
+    phrases.remember("other", [10, 15])
+    drafts = Drafts([1, 2, 11, 12, 3], phrases, "one")
+    assert drafts.next(2) == [10, 11]  # how the answers begin
+    drafts.add(10)
+    assert drafts.next(9) == [11, 12, 13]
+    assert Drafts([1, 2], phrases, "none").next(2) == []
+    drafts.add(11)
+    drafts.add(12)
+    assert drafts.next(1) == [13]  # more words agree than in the prompt
+
+
+def test_phrases_are_bounded_and_the_latest_count():
+    phrases = Phrases(most=50)
+    for start in range(100):
+        phrases.remember("one", range(start, start + 10))
+    assert len(phrases._after) == 50
+    assert list(phrases.after("one", (105, 106))) == [107, 108]
+    phrases.remember("one", [105, 106, 200])
+    assert list(phrases.after("one", (105, 106))) == [200]
+    assert phrases.after("one", (5, 6)) == ()
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "qwen2"])

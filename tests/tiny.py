@@ -64,9 +64,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(architecture: str = "qwen2", *, seed: int = 0) -> PreTrainedModel:
+def make_model(architecture: str = "qwen2", *, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A frozen random model in eval mode; the same seed gives the same weights."""
-    settings = {"model_type": architecture} | _COMMON | ARCHITECTURES[architecture]
+    settings = {"model_type": architecture} | _COMMON | ARCHITECTURES[architecture] | changes
     config = AutoConfig.for_model(**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,129 @@
+"""Frozen weights in few bits, for passes of so few tokens that reading the weights takes the time.
+
+Rounded to nearest; activations keep their precision. The products are torch's own kernels for CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW_ROWS = 4
+"""Most rows for which the 8-bit product is the faster one: it reads a weight for each row anew."""
+
+_BLOCK = 1 << 14
+"""Rows that are packed at once: in fp32, but never all of a head."""
+
+_GROUP = 64
+"""Inputs that share a scale in 4 bits."""
+
+
+def has_kernel() -> bool:
+    """Whether this torch multiplies by 8-bit weights on this processor."""
+    return _works(Int8Weight)
+
+
+def pack_for_choosing(weight: Tensor) -> Int8Weight | Int4Weight:
+    """A head's weight [V, H] in as few bits as this processor multiplies by in good time."""
+    vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    if vectorised and weight.shape[1] % _GROUP == 0 and _works(Int4Weight):
+        return Int4Weight.of(weight)
+    return Int8Weight.of([weight])
+
+
+def _works(kind: type[Int8Weight] | type[Int4Weight]) -> bool:
+    weight = torch.ones(32, _GROUP)
+    try:
+        packed = Int8Weight.of([weight]) if kind is Int8Weight else Int4Weight.of(weight)
+        packed(torch.ones(1, _GROUP))
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A matrix [out, in] as whole numbers and a scale a row, symmetric.
+
+    Attributes:
+        values: [out, in], int8.
+        scales: [out], bf16.
+        error: Root mean square of what rounding did to a weight.
+    """
+
+    values: Tensor
+    scales: Tensor
+    error: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, weights: Sequence[Tensor]) -> Self:
+        """Of matrices with the same inputs, one above the other."""
+        values, scales, squares = [], [], 0.0
+        for block in _blocks(weights):
+            # Rounded before it is divided by: the product multiplies by this very number.
+            scale = (block.abs().amax(dim=1) / 127).bfloat16()
+            step = scale.float().clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+            values.append((block / step).round_().clamp_(-127, 127).to(torch.int8))
+            scales.append(scale)
+            squares += float((values[-1] * step - block).square().sum())
+        whole = torch.cat(values)
+        return cls(whole, torch.cat(scales), (squares / whole.numel()) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, out] in fp32 for x [N, in]."""
+        return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scales).float()
+
+
+@dataclass(frozen=True)
+class Int4Weight:
+    """A matrix [out, in] in 4 bits, with a scale and an offset for each 64 inputs of a row.
+
+    Attributes:
+        values: As torch's kernel wants them.
+        scales: Of `(q - 8) * scale + offset`, [in / 64, out, 2], bf16.
+        out: Rows without those that the kernel wants besides.
+        error: Root mean square of what rounding did to a weight.
+    """
+
+    values: Tensor
+    scales: Tensor
+    out: int
+    error: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, weight: Tensor) -> Self:
+        """Of a matrix whose number of inputs is a multiple of 64."""
+        out, inputs = weight.shape
+        packed, tables, squares = [], [], 0.0
+        for block in _blocks([weight]):
+            groups = F.pad(block, (0, 0, 0, -len(block) % 16)).unflatten(1, (-1, _GROUP))
+            low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+            scale = ((high - low) / 15).bfloat16()
+            step = scale.float().clamp_min(torch.finfo(torch.float32).tiny)
+            offset = (low + 8 * step).bfloat16()
+            q = ((groups - offset.float()) / step + 8).round_().clamp_(0, 15)
+            squares += float(((q - 8) * step + offset.float() - groups).square().sum())
+            packed.append(
+                torch._convert_weight_to_int4pack_for_cpu(q.flatten(1).to(torch.int32), 1)
+            )
+            tables.append(torch.cat([scale, offset], dim=-1).transpose(0, 1))
+        error = (squares / (out * inputs)) ** 0.5
+        return cls(torch.cat(packed), torch.cat(tables, dim=1).contiguous(), out, error)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, out] in fp32 for x [N, in]."""
+        y = torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, _GROUP, self.scales)
+        return y[:, : self.out].float()
+
+
+def _blocks(weights: Sequence[Tensor]) -> Iterator[Tensor]:
+    for weight in weights:
+        for part in weight.split(_BLOCK):
+            yield part.float()
