@@ -52,6 +52,11 @@ class Phrases:
             while len(self._after) > self._most:
                 del self._after[next(iter(self._after))]
 
+    def forget(self) -> None:
+        """Keep nothing of what was said so far."""
+        with self._lock:
+            self._after.clear()
+
     def after(self, whose: Hashable, words: Sequence[int]) -> Sequence[int]:
         """What followed these words the last time; nothing if they are unknown."""
         return self._after.get((whose, *words), ())

@@ -14,6 +14,7 @@ gated MLP: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take the path of `trans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -215,10 +216,10 @@ class _Norm:
         weight = cast(Tensor, module.weight).detach().float()
         size = weight.shape[-1]
         eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
-        self.weight = (
-            weight + 1 if type(module).__name__.startswith("Gemma3") else weight
-        ) * size**0.5
-        self.least = torch.tensor((size * eps) ** 0.5, device=weight.device)
+        if type(module).__name__.startswith("Gemma3"):
+            weight = weight + 1
+        self.weight = weight * math.sqrt(size)
+        self.least = torch.tensor(math.sqrt(size * eps), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.direction(x) * self.weight
@@ -226,8 +227,7 @@ class _Norm:
     def direction(self, x: Tensor) -> Tensor:
         """Without the weight."""
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        unit: Tensor = x / length.hypot_(self.least)
-        return unit
+        return x / length.hypot_(self.least)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Residual plus norm of x."""

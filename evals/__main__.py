@@ -503,6 +503,9 @@ def _speed(options: argparse.Namespace) -> None:
         )
     for name, one in found["ratios"].items():
         print(f"{name}: first token {one['first token']:.2f} x, answer {one['answer']:.2f} x")
+    for name, bar in found.get("bars", {}).items():
+        verdict = "reached" if bar["reached"] else "MISSED"
+        print(f"{name}: {bar['ratio']:.2f} x llama.cpp (bar {bar['least']:.2f}): {verdict}")
 
 
 # classification ---------------------------------------------------------------------------

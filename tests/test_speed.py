@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evals import data
-from evals.speed import Timing, _ratio, _summary, measure
+from evals.speed import BEST, LLAMA_CPP, Timing, _against_llama_cpp, _ratio, _summary, measure
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +21,16 @@ def test_ratios_are_of_the_same_prompts_and_a_token():
     assert summary["same"] == 2
     assert summary["tokens"] == 14
     assert summary["tokens per second"] == pytest.approx(11 / 5.5)
+
+
+def test_bars_are_judged_on_the_tasks_that_they_are_about():
+    ours = [Timing(0.1, 0.4, 5, "a"), Timing(0.1, 1.9, 5, "b")]
+    theirs = [Timing(0.2, 0.8, 5, "a"), Timing(0.2, 1.4, 5, "b")]
+    found = _against_llama_cpp({BEST: ours, LLAMA_CPP: theirs}, ["extraction", "generation"])
+    assert found["kinds"]["extraction"]["answer"] == 2.0
+    assert found["bars"]["answers, free text"] == {"ratio": 0.8, "least": 1.0, "reached": False}
+    assert found["bars"]["first token"]["reached"]
+    assert _against_llama_cpp({BEST: ours}, ["extraction", "generation"]) == {}
 
 
 @pytest.mark.backbone
