@@ -12,8 +12,9 @@ python := .venv/bin/python
 app: .venv/app
 	$(python) app.py $(ARGS)
 
+# As many processes as there are cores, but not more than memory has room for; a file stays in one.
 test: lint browser axe
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/dev
 	$(python) -m ruff check

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import operator
 import statistics
 import subprocess
@@ -24,15 +23,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from cgclora import bench_clusters, provenance
+from cgclora import bench_clusters, bench_growth, provenance
 from cgclora.adapter import Adapter, linear_paths
 from cgclora.backbone import EMBEDDED, Backbone
-from cgclora.bench_parts import PROMPT, Bar, Part, decode, twin
+from cgclora.bench_parts import (
+    PROMPT,
+    TASKS,
+    Bar,
+    Part,
+    decode,
+    expert_step,
+    training_batch,
+    training_step,
+    twin,
+)
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.hardware import PeakMemory
 from cgclora.loss import TargetLoss
-
-TASKS = tuple(f"task {number}" for number in range(16))
-TARGETS = 16
 
 
 def run(
@@ -59,7 +66,7 @@ def run(
     for name in only or PARTS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with PARTS[name](backbone) as part:
-            parts[name] = _measure(part, repeats)
+            parts[name] = _measure(part, repeats, backbone.model.device)
     return {
         "backbone": backbone.name,
         **provenance.stamp(backbone.model),
@@ -68,9 +75,12 @@ def run(
     }
 
 
-def _measure(part: Part, repeats: int) -> dict[str, Any]:
-    for warm_up in part.methods.values():
+def _measure(part: Part, repeats: int, device: torch.device) -> dict[str, Any]:
+    memory = {}
+    for name, warm_up in part.methods.items():
+        peak = PeakMemory(device)
         warm_up()
+        memory[name] = peak.bytes()
     seconds: dict[str, list[float]] = {name: [] for name in part.methods}
     for _ in range(repeats):
         for name, method in part.methods.items():
@@ -79,13 +89,21 @@ def _measure(part: Part, repeats: int) -> dict[str, Any]:
             _wait()
             seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    values: dict[str, Mapping[str, Sequence[float]]] = {
+        "seconds": seconds,
+        "memory": {name: [size] for name, size in memory.items()},
+    }
     bars = []
     for bar in part.bars:
+        own = values[bar.what][bar.of]
         fixed = isinstance(bar.against, float)
-        reference = [bar.against] * repeats if fixed else seconds[cast(str, bar.against)]
-        ratio = statistics.median(map(operator.truediv, reference, seconds[bar.of]))
+        reference = [bar.against] * len(own) if fixed else values[bar.what][cast(str, bar.against)]
+        ratio = statistics.median(map(operator.truediv, reference, own))
         bars.append({**vars(bar), "ratio": ratio, "reached": ratio >= bar.least})
-    return {"seconds": seconds, "medians": medians, "bars": bars}
+    found: dict[str, Any] = {"seconds": seconds, "medians": medians, "memory": memory, "bars": bars}
+    return found | (
+        {"exponents": bench_growth.exponents(medians, part.grows)} if part.grows else {}
+    )
 
 
 def _wait() -> None:
@@ -103,10 +121,14 @@ def table(report: Mapping[str, Any]) -> str:
             verdict = "reached" if bar["reached"] else "MISSED"
             against = bar["against"]
             reference = f"{against:.0f} s" if isinstance(against, float) else against
-            lines.append(
-                f"  {bar['of']}: {bar['ratio']:.2f} x as fast as {reference} "
-                f"(bar {bar['least']:.2f}): {verdict}"
+            words = (
+                f"{bar['ratio']:.2f} x as fast as {reference}"
+                if bar["what"] == "seconds"
+                else f"1/{bar['ratio']:.2f} of the memory of {reference}"
             )
+            lines.append(f"  {bar['of']}: {words} (bar {bar['least']:.2f}): {verdict}")
+        for work, slope in part.get("exponents", {}).items():
+            lines.append(f"  {work}: time grows with the power {slope:.2f}")
     return "\n".join(lines)
 
 
@@ -122,7 +144,7 @@ def _training(backbone: Backbone) -> Iterator[Part]:
         raise ConfigError(f"this part needs the package peft ({error}): install it.") from error
 
     config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2)
-    batch = _training_batch(backbone)
+    batch = training_batch(backbone)
     lora = LoraConfig(
         r=config.total_rank, lora_alpha=16, target_modules=linear_paths(backbone.model)
     )
@@ -131,15 +153,16 @@ def _training(backbone: Backbone) -> Iterator[Part]:
         plain = get_peft_model(twin(backbone.model), lora)
         yield Part(
             {
-                "cgclora, fused experts": _ours(backbone, config, batch),
-                "PEFT LoRA, same total rank": _step(
+                "cgclora, fused experts": expert_step(backbone, config, batch),
+                "PEFT LoRA, same total rank": training_step(
                     TargetLoss(cast(PreTrainedModel, tuned.get_base_model())), batch
                 ),
                 "PEFT + Trainer, full logits": _plain_trainer(plain, batch, folder),
             },
             [
                 Bar("cgclora, fused experts", 1 / 1.05, "PEFT LoRA, same total rank"),
-                Bar("cgclora, fused experts", 3, "PEFT + Trainer, full logits"),
+                Bar("cgclora, fused experts", 4, "PEFT + Trainer, full logits"),
+                Bar("cgclora, fused experts", 2, "PEFT + Trainer, full logits", "memory"),
             ],
         )
 
@@ -150,22 +173,22 @@ def _loop(backbone: Backbone) -> Iterator[Part]:
 
     The batch is small, since the loop keeps the activations of every expert.
     """
-    batch = _training_batch(backbone, rows=4, tokens=64)
+    batch = training_batch(backbone, rows=4, tokens=64)
     methods = {}
     for label, dropout in (("", 0.1), (", no dropout", 0.0)):
         config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2, dropout=dropout)
         loop = _with_loop(twin(backbone.model), config)
-        methods[f"20 fused experts{label}"] = _ours(backbone, config, batch)
-        methods[f"loop over 20 experts{label}"] = _step(TargetLoss(loop), batch)
+        methods[f"20 fused experts{label}"] = expert_step(backbone, config, batch)
+        methods[f"loop over 20 experts{label}"] = training_step(TargetLoss(loop), batch)
     yield Part(methods, [Bar("20 fused experts", 5, "loop over 20 experts")])
 
 
 @contextlib.contextmanager
 def _experts(backbone: Backbone) -> Iterator[Part]:
     """4 experts of rank 16 against 64 experts of rank 1: the same total rank."""
-    batch = _training_batch(backbone)
+    batch = training_batch(backbone)
     few, many = (
-        _ours(
+        expert_step(
             backbone,
             AdapterConfig(TASKS, common=count, specific=0, expert_rank=64 // count),
             batch,
@@ -173,48 +196,6 @@ def _experts(backbone: Backbone) -> Iterator[Part]:
         for count in (4, 64)
     )
     yield Part({"4 experts": few, "64 experts": many}, [Bar("64 experts", 1 / 1.1, "4 experts")])
-
-
-def _training_batch(backbone: Backbone, rows: int = 8, tokens: int = 128) -> dict[str, Tensor]:
-    """Random tokens of which the last ones of each row are targets."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = cast(nn.Embedding, backbone.model.get_input_embeddings()).num_embeddings
-    ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator)
-    places = torch.arange(rows * tokens).view(rows, tokens)[:, -TARGETS - 1 : -1].flatten()
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "positions": places,
-        "targets": ids[:, -TARGETS:].flatten(),
-    }
-    return {name: tensor.to(backbone.model.device) for name, tensor in batch.items()}
-
-
-def _ours(
-    backbone: Backbone, config: AdapterConfig, batch: Mapping[str, Tensor]
-) -> Callable[[], None]:
-    adapter = Adapter.attach(twin(backbone.model), config)
-    tasks = torch.arange(len(batch["input_ids"])) % len(TASKS)
-    return _step(TargetLoss(adapter.model), batch, functools.partial(adapter.route, tasks))
-
-
-def _step(
-    loss: TargetLoss,
-    batch: Mapping[str, Tensor],
-    route: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Callable[[], None]:
-    """Forward, backward and optimizer step, with the loss on target positions only."""
-    trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    loss.train()
-
-    def step() -> None:
-        with route():
-            loss(**batch).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def _plain_trainer(model: Any, batch: Mapping[str, Tensor], folder: str) -> Callable[[], None]:
@@ -320,5 +301,9 @@ PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]
     "training": _training,
     "loop": _loop,
     "experts": _experts,
+    "growth of experts": bench_growth.experts,
+    "growth of tasks": bench_growth.tasks,
+    "growth of clusters": bench_growth.clusters,
+    "growth of prompts": bench_growth.prompts,
     "start": _start,
 }

@@ -248,11 +248,16 @@ def answers(
     """
     if batch_size < 1:
         raise DecodingError(f"batch_size must be at least 1, got {batch_size}.")
-    lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
-    order = sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)
+    order = longest_first(requests)
     for piece in stream(backbone, [requests[i] for i in order], adapter, width=batch_size):
         if piece.answer is not None:
             yield order[piece.index], piece.answer
+
+
+def longest_first(requests: Sequence[Request]) -> list[int]:
+    """The places of requests in the order in which `answers` takes them."""
+    lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
+    return sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)
 
 
 def generate(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.commands import backbone_options, command_line, int8_option, load
 from cgclora.exit_codes import run
+from evals import speed_command
 
 if TYPE_CHECKING:
     from evals.benchmark import Engine
@@ -93,21 +94,6 @@ AFFINITY = """Draw what `cgclora affinity` measured: a heat map, tasks in their 
 A page is a folder with the result, the heat map (SVG) and a README.md of tables."""
 
 
-AGREEMENT = """Count how often faster ways to decode name the word that fp32 names.
-
-  python -m evals agreement --adapter assets/adapters/medical --data dev.jsonl --out agreement.json
-
-At each token of right answers, given all before it. For CPUs; takes some minutes on two cores."""
-
-
-SPEED = """Time answers to our examples by ways to decode, one prompt at a time, side by side.
-
-  python -m evals speed --adapter assets/adapters/medical --adapter assets/adapters/general
-
-By transformers' forward pass, by the faster one in bf16 and with 8-bit weights, and, where
-llama-cpp-python is installed, by llama.cpp with the embedded backbone's own file."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     from evals.names import UnknownNameError
@@ -159,8 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--batch-size", type=int, default=16)
     table.add_argument("--write", action="store_true", help="put the table into the manifest")
 
-    _agreement_options(command("agreement", AGREEMENT, _agreement))
-    _speed_options(command("speed", SPEED, _speed))
+    speed_command.add(command)
 
     detection = command("detection", DETECTION, _detection)
     detection.add_argument("action", choices=("fit",))
@@ -214,22 +199,6 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", choices=("plain", "task name"), default="plain", help="see LoRA (Full+TP)"
     )
-
-
-def _agreement_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", type=Path, action="append", required=True, help="repeat")
-    parser.add_argument("--data", type=Path, action="append", required=True, help="JSONL, repeat")
-    parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
-    parser.add_argument("--per-task", type=int, default=4, help="records of a task")
-    parser.add_argument("--out", type=Path, help="file to write")
-
-
-def _speed_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", type=Path, action="append", required=True, help="repeat")
-    parser.add_argument("--data", default="assets/samples", help="default: our own examples")
-    parser.add_argument("--per-task", type=int, default=1, help="prompts of a task")
-    parser.add_argument("--rounds", type=int, default=2, help="the fastest of so many counts")
-    parser.add_argument("--out", type=Path, help="file to write")
 
 
 def _backbone_options(parser: argparse.ArgumentParser) -> None:
@@ -455,57 +424,6 @@ def _matrix(options: argparse.Namespace) -> None:
         print("what is left is in another process's hands, or needs the package cma")
     if outcome.unscored:
         print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
-
-
-# agreement --------------------------------------------------------------------------------
-
-
-def _agreement(options: argparse.Namespace) -> None:
-    from cgclora import files
-    from cgclora.backbone import EMBEDDED
-    from cgclora.data import read_records
-    from evals.agreement import WAYS, measure
-
-    records = [record for path in options.data for record in read_records(path)]
-    source = options.backbone or EMBEDDED
-    found = measure(options.adapter, records, source=source, per_task=options.per_task)
-    if options.out:
-        files.write_json(options.out, found)
-    for way in WAYS:
-        one = found[way]
-        print(f"{way:20} {one['agreement']:.4f} [{one['low']:.4f}, {one['high']:.4f}]")
-    print(f"of {found['tokens']} tokens, with transformers in fp32")
-
-
-# speed ------------------------------------------------------------------------------------
-
-
-def _speed(options: argparse.Namespace) -> None:
-    from cgclora import files
-    from evals import data
-    from evals.matrix import print_line
-    from evals.speed import measure
-
-    found = measure(
-        options.adapter,
-        data.read(options.data, split="test").records,
-        per_task=options.per_task,
-        rounds=options.rounds,
-        say=print_line,
-    )
-    if options.out:
-        files.write_json(options.out, found)
-    print(f"{'':14} first token  answer  tokens/s  same answers")
-    for name, one in found["ways"].items():
-        print(
-            f"{name:14} {one['first token']:9.3f} s {one['answer']:6.2f} s "
-            f"{one['tokens per second']:8.1f} {one['same']:6} of {found['prompts']}"
-        )
-    for name, one in found["ratios"].items():
-        print(f"{name}: first token {one['first token']:.2f} x, answer {one['answer']:.2f} x")
-    for name, bar in found.get("bars", {}).items():
-        verdict = "reached" if bar["reached"] else "MISSED"
-        print(f"{name}: {bar['ratio']:.2f} x llama.cpp (bar {bar['least']:.2f}): {verdict}")
 
 
 # classification ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlencode
 
 import gradio as gr
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from evals.tasks import Language
 from tests.app_server import FLAGS
@@ -16,6 +16,8 @@ from tests.browser import find_browser
 from ui.texts import I18N
 
 Scheme = Literal["light", "dark"]
+
+expect.set_options(timeout=30_000)  # other tests may keep the processor busy
 
 _PATIENCE = 300_000  # ms; a first start converts the backbone
 _QUIET = 700  # ms without any change

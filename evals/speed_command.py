@@ -1,0 +1,128 @@
+"""`python -m evals agreement | speed | throughput`: how exactly and how fast answers come."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cgclora.commands import AddCommand
+
+AGREEMENT = """Count how often faster ways to decode name the word that fp32 names.
+
+  python -m evals agreement --adapter assets/adapters/medical --data dev.jsonl --out agreement.json
+
+At each token of right answers, given all before it. For CPUs; takes some minutes on two cores."""
+
+SPEED = """Time answers to our examples by ways to decode, one prompt at a time, side by side.
+
+  python -m evals speed --adapter assets/adapters/medical --adapter assets/adapters/general
+
+By transformers' forward pass, by the faster one in bf16 and with 8-bit weights, and, where
+llama-cpp-python is installed, by llama.cpp with the embedded backbone's own file."""
+
+THROUGHPUT = """Time many requests of mixed tasks in batches, side by side with the peers' way.
+
+  python -m evals throughput --adapter assets/adapters/medical --adapter assets/adapters/general
+
+By `generate` of transformers with PEFT's mixed-adapter batch (the package peft is needed), by
+cgclora, and by cgclora as `predict` does it. For CPUs; takes some minutes."""
+
+
+def add(command: AddCommand) -> None:
+    """Add the three commands to a command line."""
+    agreement = command("agreement", AGREEMENT, _agreement)
+    agreement.add_argument(
+        "--data", type=Path, action="append", required=True, help="JSONL, repeat"
+    )
+    agreement.add_argument("--per-task", type=int, default=4, help="records of a task")
+
+    speed = command("speed", SPEED, _speed)
+    speed.add_argument("--per-task", type=int, default=1, help="prompts of a task")
+    speed.add_argument("--rounds", type=int, default=2, help="the fastest of so many counts")
+
+    throughput = command("throughput", THROUGHPUT, _throughput)
+    throughput.add_argument("--per-task", type=int, default=4, help="prompts of a task")
+    throughput.add_argument(
+        "--width", type=int, action="append", help="requests in a batch, repeat (default 16, 64)"
+    )
+
+    for parser in (agreement, throughput):
+        parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
+    for parser in (speed, throughput):
+        parser.add_argument("--data", default="assets/samples", help="default: our own examples")
+    for parser in (agreement, speed, throughput):
+        parser.add_argument("--adapter", type=Path, action="append", required=True, help="repeat")
+        parser.add_argument("--out", type=Path, help="file to write")
+
+
+def _agreement(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from cgclora.backbone import EMBEDDED
+    from cgclora.data import read_records
+    from evals.agreement import WAYS, measure
+
+    records = [record for path in options.data for record in read_records(path)]
+    source = options.backbone or EMBEDDED
+    found = measure(options.adapter, records, source=source, per_task=options.per_task)
+    if options.out:
+        files.write_json(options.out, found)
+    for way in WAYS:
+        one = found[way]
+        print(f"{way:20} {one['agreement']:.4f} [{one['low']:.4f}, {one['high']:.4f}]")
+    print(f"of {found['tokens']} tokens, with transformers in fp32")
+
+
+def _speed(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from evals import data
+    from evals.matrix import print_line
+    from evals.speed import measure
+
+    found = measure(
+        options.adapter,
+        data.read(options.data, split="test").records,
+        per_task=options.per_task,
+        rounds=options.rounds,
+        say=print_line,
+    )
+    if options.out:
+        files.write_json(options.out, found)
+    print(f"{'':14} first token  answer  tokens/s  same answers")
+    for name, one in found["ways"].items():
+        print(
+            f"{name:14} {one['first token']:9.3f} s {one['answer']:6.2f} s "
+            f"{one['tokens per second']:8.1f} {one['same']:6} of {found['prompts']}"
+        )
+    for name, one in found["ratios"].items():
+        print(f"{name}: first token {one['first token']:.2f} x, answer {one['answer']:.2f} x")
+    for name, bar in found.get("bars", {}).items():
+        _print_bar(f"{name}: {bar['ratio']:.2f} x llama.cpp", bar)
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from cgclora.backbone import EMBEDDED
+    from evals import data
+    from evals.matrix import print_line
+    from evals.throughput import WIDTHS, measure
+
+    found = measure(
+        options.adapter,
+        data.read(options.data, split="test"),
+        source=options.backbone or EMBEDDED,
+        per_task=options.per_task,
+        widths=options.width or WIDTHS,
+        say=print_line,
+    )
+    if options.out:
+        files.write_json(options.out, found)
+    for bar in found["bars"]:
+        words = f"{bar['width']} rows, {bar['of']}: {bar['ratio']:.2f} x {bar['against']}"
+        _print_bar(words, bar)
+
+
+def _print_bar(words: str, bar: Mapping[str, Any]) -> None:
+    verdict = "reached" if bar["reached"] else "MISSED"
+    print(f"{words} (bar {bar['least']:.2f}): {verdict}")
