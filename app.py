@@ -10,6 +10,13 @@ Environment:
 """
 
 import os
+
+if __name__ == "__main__":
+    from ui.doorstep import Doorstep
+
+    doorstep = Doorstep()  # before the imports that take seconds
+
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,10 +79,24 @@ def build(engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True) 
 
 
 def launch(
-    engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True, **settings: Any
+    engine: Engine,
+    runs: Path = _HERE / "runs",
+    *,
+    allowed: bool = True,
+    built: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> gr.Blocks:
-    """Serve the page, then load the model; `settings` go to `gr.Blocks.launch`."""
+    """Serve the page, then load the model.
+
+    Args:
+        engine: Who answers.
+        runs: As for `build`.
+        allowed: As for `build`.
+        built: Called before the page is served.
+        settings: For `gr.Blocks.launch`.
+    """
     page = build(engine, runs, allowed=allowed)
+    built()
     page.launch(
         prevent_thread_lock=True,
         i18n=I18N,
@@ -112,4 +133,5 @@ if __name__ == "__main__":
         ),
         folder,
         allowed=_jobs_allowed(),
+        built=doorstep.close,
     ).block_thread()

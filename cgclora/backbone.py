@@ -137,8 +137,10 @@ def load_backbone(
             backbone = _load_embedded(*placement, report, progress or _print)
         else:
             backbone = _load_other(name, *placement, report)
-    if int8 and backbone.is_lean:
-        backbone = replace(backbone, int8=has_kernel())
+    if int8 and backbone.is_lean and has_kernel():
+        report("packing the weights", 0.9)
+        backbone = replace(backbone, int8=True)
+        _ = backbone.lean, backbone.head  # now, so that no first answer waits for it
     report(f"{name} is ready", 1.0)
     return backbone
 

@@ -16,8 +16,8 @@ from torch import Tensor
 FEW_ROWS = 4
 """Most rows for which the 8-bit product is the faster one: it reads a weight for each row anew."""
 
-_BLOCK = 1 << 14
-"""Rows that are packed at once: in fp32, but never all of a head."""
+_BLOCK = 1 << 10
+"""Rows that are packed at once: what is made of them on the way stays in the processor's cache."""
 
 _GROUP = 64
 """Inputs that share a scale in 4 bits."""

@@ -8,7 +8,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[1]
 ADAPTERS = Path(os.environ.get("CGCLORA_ADAPTERS", ROOT / "assets" / "adapters"))
@@ -16,16 +18,24 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 """Chromium's, for tests."""
 
 
-@contextmanager
-def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Start the app and yield its address once it answers; the model may be loading still.
+@dataclass(frozen=True)
+class Running:
+    """The app's process.
 
-    Args:
-        settings: More of its environment.
-
-    Raises:
-        AssertionError: It ended before it answered, or it said `Traceback`; with all it said.
+    Attributes:
+        address: Where it listens, or is going to.
+        process: Itself.
+        log: What it says.
     """
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def start(settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Start the app, and end it afterwards; see `serve`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,18 +51,36 @@ def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
                 stderr=subprocess.STDOUT,
             )
             try:
-                deadline = time.monotonic() + 120
-                while not _answers(port):
-                    assert process.poll() is None, log.read_text()
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.2)
-                yield f"http://127.0.0.1:{port}"
+                yield Running(f"http://127.0.0.1:{port}", process, log)
                 assert "Traceback" not in log.read_text(), log.read_text()
             finally:
                 process.terminate()
                 process.wait(30)
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@contextmanager
+def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start the app and yield its address once it answers; the model may be loading still.
+
+    Args:
+        settings: More of its environment.
+
+    Raises:
+        AssertionError: It ended before it answered, or it said `Traceback`; with all it said.
+    """
+    with start(settings) as app:
+        deadline = time.monotonic() + 120
+        while not _answers(app.address):
+            assert app.process.poll() is None, app.log.read_text()
+            assert time.monotonic() < deadline, app.log.read_text()
+            time.sleep(0.2)
+        yield app.address
+
+
+def _answers(address: str) -> bool:
+    """Whether the app's own page is there; before, another one answers 503."""
+    try:
+        with urlopen(address, timeout=30) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False

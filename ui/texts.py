@@ -30,6 +30,7 @@ STAGES = {
     "converting the tokenizer": "转换分词器（只需一次，约半分钟）",
     "converting the weights": "转换权重（只需一次，约一分钟）",
     "saving": "保存转换好的模型",
+    "packing the weights": "压缩权重，供快速解码",
 }
 """How the loader's English sentence about a stage begins, and what it means in Chinese."""
 
