@@ -164,6 +164,7 @@ def _requests(options: argparse.Namespace) -> list[Any]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from cgclora.backbone import decoding_here
     from cgclora.storage import read_gates, read_manifest
 
     manifest, config = read_manifest(options.adapter)
@@ -176,14 +177,22 @@ def _inspect(options: argparse.Namespace) -> None:
         for task, row in zip(config.tasks, gates, strict=True)
     }
     if options.json:
-        facts = {"manifest": manifest, "config": config.to_dict(), "gate_shares": shares}
+        facts = {
+            "manifest": manifest,
+            "config": config.to_dict(),
+            "gate_shares": shares,
+            "decoding": decoding_here(),
+        }
         print(json.dumps(facts, ensure_ascii=False))
         return
-    print(_describe(manifest, config, shares))
+    print(_describe(manifest, config, shares, decoding_here()))
 
 
 def _describe(
-    manifest: Mapping[str, Any], config: Any, shares: Mapping[str, Mapping[str, float]]
+    manifest: Mapping[str, Any],
+    config: Any,
+    shares: Mapping[str, Mapping[str, float]],
+    decoding: str,
 ) -> str:
     training = manifest.get("training", {})
     facts = {
@@ -198,6 +207,7 @@ def _describe(
         "commit": manifest.get("code", {}).get("commit", "unknown"),
         "dev loss": training.get("best_dev_loss", "unknown"),
         "licence": manifest.get("licence", "not stated"),
+        "answers": decoding,
     }
     if "only" in training:
         facts["dev loss"] = f"{facts['dev loss']} of {', '.join(training['only'])}"

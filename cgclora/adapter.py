@@ -271,7 +271,8 @@ class Adapter:
             AdapterError: `gates` has another shape.
         """
         if gates is None:
-            return self._routed(self.weigh(tasks))
+            few = isinstance(tasks, Tensor) and not self._shelves and self._few(len(tasks))
+            return self._of_rows(cast(Tensor, tasks)) if few else self._routed(self.weigh(tasks))
         shape = (len(self.layers), len(tasks), self.config.num_experts)
         if gates.shape not in (shape, shape[1:]):
             raise AdapterError(
@@ -308,9 +309,41 @@ class Adapter:
     def _routed(self, weights: Tensor) -> Route | GatheredRoute:
         if self._shelves:
             return gather([self.use(weights)])
-        ranks = self.config.scale * weights.repeat_interleave(self.config.expert_rank, dim=-1)
-        ranks = ranks.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
-        return Route(self.name, ranks.unsqueeze(2).unbind(0))
+        return self._weighed(weights)
+
+    def _weighed(self, gates: Tensor, ranks: Tensor | None = None) -> Route:
+        """The route of gates [L, batch, experts]; `ranks` says which experts', None is all."""
+        weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+        weights = weights.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
+        return Route(self.name, weights.unsqueeze(2).unbind(0), ranks)
+
+    def _few(self, rows: int) -> bool:
+        """Whether the experts of so many rows are at most half of all."""
+        return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
+
+    def _of_rows(self, tasks: Tensor) -> Route:
+        """The route of rows that are few beside the tasks: through their own experts, not all.
+
+        Each row brings its task's experts, twice where two rows have one task. So how many there
+        are is known without a look at the ids, for which a GPU would have to wait.
+
+        Args:
+            tasks: Ids [batch].
+        """
+        common, specific, rank = (
+            self.config.common,
+            self.config.specific,
+            self.config.expert_rank,
+        )
+        device = self.gate.own.device
+        tasks = tasks.to(device)
+        gates = cast(Tensor, self.gate(tasks))
+        own = common + tasks[:, None] * specific + torch.arange(specific, device=device)
+        used = torch.cat([torch.arange(common, device=device), own.flatten()])
+        ranks = (used[:, None] * rank + torch.arange(rank, device=device)).flatten()
+        found = gates.gather(-1, own.expand(len(gates), -1, -1)).unsqueeze(2)
+        apart = found * torch.eye(len(tasks), device=device).unsqueeze(-1)  # no row uses another's
+        return self._weighed(torch.cat([gates[..., :common], apart.flatten(2)], dim=-1), ranks)
 
     def separator(self, row: Row) -> str:
         """Text between a row's prompt and its answer."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cgclora.commands import backbone_options, load
+
 HELP = """Measure how much a training step on one task helps another, and group the tasks by it.
 
 One plain LoRA is trained on all tasks for a while. Every few steps each task's gradient is taken,
@@ -33,11 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--run", type=Path, help="run folder; the same one resumes")
     source.add_argument("--from", type=Path, dest="measured", help="group an affinity.json anew")
     source.add_argument("--task", action="append", help="these tasks only (repeat)")
-    source.add_argument(
-        "--backbone", help="local folder or hub id; without it, the embedded Gemma 3 270M"
-    )
-    source.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
-    source.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
+    backbone_options(source)
     source.add_argument("--rank", type=int, default=16, help="of the LoRA (default 16)")
     _settings_options(parser.add_argument_group("how"))
 
@@ -138,7 +136,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from cgclora.adapter import Adapter
     from cgclora.affinity import measure
     from cgclora.affinity_settings import AffinitySettings
-    from cgclora.backbone import EMBEDDED, load_backbone
     from cgclora.config import AdapterConfig
     from cgclora.data import read_records
 
@@ -151,9 +148,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     records = [record for path in options.data for record in read_records(path)]
     tasks = options.task or sorted({record.task for record in records})
     records = [record for record in records if record.task in set(tasks)]
-    source = options.backbone or EMBEDDED
     config = AdapterConfig.lora(tasks, options.rank)
-    backbone = load_backbone(source, device=options.device, dtype=options.dtype)
+    backbone = load(options)
     adapter = Adapter.attach(backbone, config, seed=settings.seed)
     return measure(adapter, backbone.tokenizer, records, settings, options.run)
 

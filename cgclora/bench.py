@@ -279,7 +279,7 @@ def _decoding(backbone: Backbone) -> Iterator[Part]:
 
 @contextlib.contextmanager
 def _start(backbone: Backbone) -> Iterator[Part]:
-    """A new process to its first token, its cache warm: ten seconds at most."""
+    """A new process to its first token, its cache warm: six seconds at most."""
     command = [sys.executable, "-m", "cgclora", "generate", PROMPT, "--max-new-tokens", "4"]
     if backbone.name != EMBEDDED:
         command += ["--backbone", backbone.name]
@@ -290,7 +290,7 @@ def _start(backbone: Backbone) -> Iterator[Part]:
                 raise RuntimeError("the command line gave no answer")
             process.terminate()
 
-    yield Part({"start to first token": first_token}, [Bar("start to first token", 1, 10.0)])
+    yield Part({"start to first token": first_token}, [Bar("start to first token", 1, 6.0)])
 
 
 # Decoding comes first: a process that answers has not trained before, which leaves its memory in

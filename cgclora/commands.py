@@ -52,7 +52,7 @@ def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, 
     return parser, add
 
 
-def backbone_options(parser: argparse.ArgumentParser) -> None:
+def backbone_options(parser: argparse._ActionsContainer) -> None:
     """Options that say which backbone to load, and where to."""
     parser.add_argument(
         "--backbone", help="local folder or hub id; without it, the embedded Gemma 3 270M"

@@ -18,6 +18,9 @@ CHOOSING_ROWS = 8
 _SURELY = 5.0
 """How many standard deviations of a logit's error a word may be behind to be looked at closely."""
 
+_MOST = 2048
+"""Candidates a row with which a close look costs less than one at the whole head."""
+
 
 class OutputHead:
     """Hidden states to logits, as the backbone itself would compute them.
@@ -46,6 +49,11 @@ class OutputHead:
             self._packed = pack_for_choosing(self.weight)
 
     @property
+    def choosing_bits(self) -> int | None:
+        """Of the copy that finds the candidates; None without one."""
+        return None if self._packed is None else self._packed.bits
+
+    @property
     def weight(self) -> Tensor:
         """The head's matrix [V, H], wherever the backbone was moved to."""
         return cast(Tensor, self._model.get_output_embeddings().weight)
@@ -72,18 +80,23 @@ class OutputHead:
         more than that error can explain are out; few remain, whose logits the head gives in fp32.
         """
         if self._packed is None or len(hidden) > CHOOSING_ROWS:
-            ids: list[int] = self(hidden).argmax(-1).tolist()
-            return ids
+            return self._likeliest_of_all(hidden)
         rough = self._packed(hidden)
         lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
         found = rough >= rough.amax(dim=-1, keepdim=True) - lead
         rows, words = found.nonzero(as_tuple=True)
+        if len(words) > _MOST * len(hidden):  # hardly any word leads: all of them, then
+            return self._likeliest_of_all(hidden)
         exact = (hidden[rows].float() * self.weight[words].float()).sum(-1)
         counts = rows.bincount(minlength=len(hidden)).tolist()
         return [
             int(own[logits.argmax()])
             for own, logits in zip(words.split(counts), exact.split(counts), strict=True)
         ]
+
+    def _likeliest_of_all(self, hidden: Tensor) -> list[int]:
+        ids: list[int] = self(hidden).argmax(-1).tolist()
+        return ids
 
     @torch.no_grad()
     def _check(self) -> None:

@@ -131,15 +131,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Route:
-    """How a batch uses one adapter's experts, all of them, where they are: the route to train on.
+    """How a batch uses one adapter's experts where they are: the route to train on.
 
     Attributes:
         adapter: The adapter's name.
-        weights: For each adapted layer a [batch, 1, E*k] tensor: scale times gate, a value a rank.
+        weights: For each adapted layer a [batch, 1, R] tensor: scale times gate, a value a rank.
+        ranks: Which of the adapter's E*k ranks these are, [R]; None is all of them in order.
     """
 
     adapter: str
     weights: tuple[Tensor, ...]
+    ranks: Tensor | None = None
 
     def part(self, layer: ExpertLinear) -> Part | None:
         """What a layer does; None if it has no experts of this adapter."""
@@ -147,12 +149,13 @@ class Route:
         row = layer.gate_row.get(name)
         if row is None:
             return None
-        A, B = layer.expert_A[name], layer.expert_B[name].t()
+        A = _some(layer.expert_A[name], self.ranks, 0)
+        B = _some(layer.expert_B[name], self.ranks, 1).t()
         return Part(A, B, self.weights[row], dropout=layer.dropout[name])
 
     def keep(self, rows: Tensor) -> Route:
         """The route of some rows of the batch."""
-        return Route(self.adapter, tuple(weights[rows] for weights in self.weights))
+        return replace(self, weights=tuple(weights[rows] for weights in self.weights))
 
 
 @dataclass(frozen=True)

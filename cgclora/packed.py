@@ -28,10 +28,15 @@ def has_kernel() -> bool:
     return _works(Int8Weight)
 
 
+def has_fast_int4() -> bool:
+    """Whether this torch multiplies by 4-bit weights on this processor, and in good time."""
+    vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    return vectorised and _works(Int4Weight)
+
+
 def pack_for_choosing(weight: Tensor) -> Int8Weight | Int4Weight:
     """A head's weight [V, H] in as few bits as this processor multiplies by in good time."""
-    vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
-    if vectorised and weight.shape[1] % _GROUP == 0 and _works(Int4Weight):
+    if weight.shape[1] % _GROUP == 0 and has_fast_int4():
         return Int4Weight.of(weight)
     return Int8Weight.of([weight])
 
@@ -56,6 +61,7 @@ class Int8Weight:
         error: Root mean square of what rounding did to a weight.
     """
 
+    bits = 8
     values: Tensor
     scales: Tensor
     error: float
@@ -91,6 +97,7 @@ class Int4Weight:
         error: Root mean square of what rounding did to a weight.
     """
 
+    bits = 4
     values: Tensor
     scales: Tensor
     out: int

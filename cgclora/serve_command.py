@@ -8,6 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
+from cgclora.commands import backbone_options, int8_option, load
+
 HELP = """Serve all tasks of all adapters from one backbone, as OpenAI's completions API. A model is
 a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers shall
 find the task, and the backbone's own name for the bare backbone. Requests of any tasks share
@@ -34,9 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]FOLDER",
         help="adapter folder, and its cluster's name if not the folder's (repeat)",
     )
-    parser.add_argument("--backbone", help="folder or hub id; default: the embedded Gemma 3 270M")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the best)")
-    parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
+    backbone_options(parser)
+    int8_option(parser)
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.add_argument("--batch-size", type=int, default=16, help="most requests in one batch")
@@ -79,7 +80,6 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command until it is interrupted."""
     import uvicorn
 
-    from cgclora.backbone import EMBEDDED, load_backbone
     from cgclora.cluster import Clusters
     from cgclora.completions import model_names
     from cgclora.serve import Batcher, Limits
@@ -94,9 +94,7 @@ def execute(options: argparse.Namespace) -> None:
     key = _key(options)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.create_server((options.host, options.port), family=family) as listening:
-        backbone = load_backbone(
-            options.backbone or EMBEDDED, device=options.device, dtype=options.dtype
-        )
+        backbone = load(options)
         clusters = Clusters(backbone, folded_budget=options.folded_memory * 1_000_000)
         for name, folder in options.adapter:
             clusters.add(name, folder)

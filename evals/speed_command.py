@@ -1,8 +1,9 @@
-"""`python -m evals agreement | speed | throughput`: how exactly and how fast answers come."""
+"""`python -m evals agreement | speed | throughput | growth`: how exactly and fast answers come."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,14 @@ THROUGHPUT = """Time many requests of mixed tasks in batches, side by side with 
 By `generate` of transformers with PEFT's mixed-adapter batch (the package peft is needed), by
 cgclora, and by cgclora as `predict` does it. For CPUs; takes some minutes."""
 
+GROWTH = """Draw how time grows with experts, tasks, clusters and prompts, from a benchmark.
+
+  python -m cgclora bench --out bench.json
+  python -m evals growth bench.json --out growth.svg"""
+
 
 def add(command: AddCommand) -> None:
-    """Add the three commands to a command line."""
+    """Add these commands to a command line."""
     agreement = command("agreement", AGREEMENT, _agreement)
     agreement.add_argument(
         "--data", type=Path, action="append", required=True, help="JSONL, repeat"
@@ -47,6 +53,10 @@ def add(command: AddCommand) -> None:
     throughput.add_argument(
         "--width", type=int, action="append", help="requests in a batch, repeat (default 16, 64)"
     )
+
+    growth = command("growth", GROWTH, _growth)
+    growth.add_argument("report", type=Path, help="of `python -m cgclora bench`")
+    growth.add_argument("--out", type=Path, required=True, help="SVG file to write")
 
     for parser in (agreement, throughput):
         parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
@@ -121,6 +131,14 @@ def _throughput(options: argparse.Namespace) -> None:
     for bar in found["bars"]:
         words = f"{bar['width']} rows, {bar['of']}: {bar['ratio']:.2f} x {bar['against']}"
         _print_bar(words, bar)
+
+
+def _growth(options: argparse.Namespace) -> None:
+    from cgclora import files
+    from evals.growth_figure import growth_figure
+
+    report = json.loads(options.report.read_text(encoding="utf-8"))
+    files.write_text(options.out, growth_figure(report))
 
 
 def _print_bar(words: str, bar: Mapping[str, Any]) -> None:

@@ -256,6 +256,33 @@ def test_a_task_sends_no_gradient_to_other_tasks_experts():
         assert touched.nonzero().flatten().tolist() == used
 
 
+@pytest.mark.parametrize("ids", [[7], [3, 11], [5, 5, 0]])
+def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypatch):
+    config = AdapterConfig([f"task {number}" for number in range(12)], common=2, specific=2)
+    tokens = token_ids(len(ids))
+
+    def learned(few: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        adapter = attach(make_model(), config)
+        monkeypatch.setattr(Adapter, "_few", lambda self, rows, few=few: few)
+        with adapter.route(torch.tensor(ids)):
+            loss = adapter.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        return loss.detach(), {name: p.grad for name, p in adapter.named_parameters()}
+
+    loss, found = learned(few=True)
+    expected, gradients_of_all = learned(few=False)
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients_of_all.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_experts_of_few_rows_are_picked_where_they_are_at_most_half():
+    adapter = attach(make_model(), AdapterConfig([f"task {n}" for n in range(12)], specific=2))
+    ranks = {rows: adapter.plan(torch.arange(rows)).ranks for rows in (5, 6)}  # 4 + 2 rows of 28
+    assert len(ranks[5]) == 2 * 14
+    assert ranks[6] is None
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_an_adapter_takes_over_the_mode_that_its_backbone_is_in(training):
     model = make_model().train(training)

@@ -254,6 +254,21 @@ def test_a_head_in_few_bits_names_the_word_that_the_head_itself_names(kind, monk
         assert rough != expected  # so that a second look was needed
 
 
+def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
+    head = OutputHead(make_model("gemma3", hidden_size=64), packed=True)
+    hidden = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
+    whole: list[int] = []
+    original = OutputHead.__call__
+    monkeypatch.setattr(
+        OutputHead, "__call__", lambda self, h: (whole.append(len(h)), original(self, h))[1]
+    )
+    expected = head.likeliest(hidden)
+    assert not whole
+    monkeypatch.setattr("cgclora.head._MOST", 0)
+    assert head.likeliest(hidden) == expected
+    assert whole == [4]
+
+
 def test_eight_bits_are_used_for_few_rows_only():
     backbone = make_backbone("gemma3")
     adapter = with_experts(backbone)
