@@ -4,6 +4,7 @@ Environment:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
     CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
+    CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training

@@ -18,7 +18,7 @@ from cgclora.config import ConfigError
 PART = "growth of {}"
 
 _WIDTH, _HEIGHT = 320, 230
-_LEFT, _TOP, _RIGHT, _BOTTOM = 44, 34, 14, 42
+_LEFT, _TOP, _RIGHT, _BOTTOM = 44, 34, 26, 42
 _TIMES = (1, 2, 4, 8, 16, 32)
 _LOWEST = 0.7
 

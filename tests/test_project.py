@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import metadata_load
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 
 from cgclora.storage import read_manifest
 from evals.classification import METHODS
+from evals.growth_figure import growth_figure
 from evals.leaderboard import boards
 from evals.methods import ADDED
 from evals.results import read_run
@@ -117,20 +119,68 @@ def test_a_shipped_adapter_knows_its_cluster_its_licence_and_its_scores(folder):
         assert f"| {task} | {row['records']} | {' | '.join(cells)} |" in table
 
 
+def result(name: str) -> Any:
+    """A committed measurement, made by committed code."""
+    found = json.loads((ROOT / "assets" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["code"]["dirty"] is False
+    return found
+
+
+def verdict(bar: dict[str, Any]) -> str:
+    return "reached" if bar["reached"] else "missed"
+
+
 def test_the_table_of_speeds_says_what_the_benchmark_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("bench.json", "bench_clusters.json"):
-        report = json.loads((ROOT / "assets" / "results" / name).read_text(encoding="utf-8"))
-        for bar in [bar for part in report["parts"].values() for bar in part["bars"]]:
-            against = bar["against"]
-            cells = [
-                bar["of"],
-                f"{against:.0f} s" if isinstance(against, float) else against,
-                f"{bar['ratio']:.2f}",
-                f"{bar['least']:.2f}",
-                "reached" if bar["reached"] else "missed",
-            ]
-            assert f"| {' | '.join(cells)} |" in readme
+    parts = result("bench")["parts"]
+    for bar in [bar for part in parts.values() if "exponents" not in part for bar in part["bars"]]:
+        against = bar["against"]
+        cells = [
+            bar["of"] + (", memory" if bar["what"] == "memory" else ""),
+            f"{against:.0f} s" if isinstance(against, float) else against,
+            f"{bar['ratio']:.2f}",
+            f"{bar['least']:.2f}",
+            verdict(bar),
+        ]
+        assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_the_table_and_the_drawing_of_growth_say_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    report = result("bench")
+    drawing = (ROOT / "assets" / "results" / "growth.svg").read_text(encoding="utf-8")
+    assert drawing == growth_figure(report)
+    for name, part in report["parts"].items():
+        bars = {bar["of"].split(",")[0]: bar for bar in part["bars"]}
+        for work, slope in part.get("exponents", {}).items():
+            cells = [name.removeprefix("growth of "), work, f"{slope:.2f}"]
+            if bar := bars.get(work):
+                cells += [f"{1 / bar['ratio']:.2f}", f"{1 / bar['least']:.2f}", verdict(bar)]
+            assert f"| {' | '.join(cells)} |" in readme or f"| {' | '.join(cells)} | –" in readme
+
+
+def test_the_tables_of_answers_say_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    speed, throughput = result("speed"), result("throughput")
+    for name, way in speed["ways"].items():
+        cells = [
+            name,
+            f"{1e3 * way['first token']:.0f} ms",
+            f"{1e3 * way['answer']:.0f} ms",
+            f"{way['tokens per second']:.1f}",
+            f"{way['same']} of {speed['prompts']}",
+        ]
+        assert f"| {' | '.join(cells)} |" in readme
+    for name, bar in speed["bars"].items():
+        cells = [name, f"{bar['ratio']:.2f}", f"{bar['least']:.2f}", verdict(bar)]
+        assert f"| {' | '.join(cells)} |" in readme
+    for width, ways in throughput["widths"].items():
+        cells = [width, *(f"{way['tokens per second']:.0f}" for way in ways.values())]
+        assert f"| {' | '.join(cells)} |" in readme
+    for bar in throughput["bars"]:
+        cells = [f"{bar['of']}, {bar['width']} rows", bar["against"], f"{bar['ratio']:.2f}"]
+        cells += [f"{bar['least']:.2f}", verdict(bar)]
+        assert f"| {' | '.join(cells)} |" in readme
 
 
 def test_the_table_of_sizes_says_what_was_measured():
@@ -173,7 +223,7 @@ def test_the_text_on_eight_bits_says_what_was_measured():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert found["code"]["dirty"] is False
     assert f"On {found['tokens']:,} tokens of right answers" in readme
-    for way in ("transformers, bf16", "lean, bf16", "lean, int8"):
+    for way in ("transformers, bf16", "lean, bf16", "lean, int8", "like bf16"):
         assert f"{100 * found[way]['agreement']:.1f} %" in readme
     assert found["like bf16"]["agreement"] > 0.985
 
