@@ -85,10 +85,11 @@ class OutputHead:
         lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
         found = rough >= rough.amax(dim=-1, keepdim=True) - lead
         rows, words = found.nonzero(as_tuple=True)
-        if len(words) > _MOST * len(hidden):  # hardly any word leads: all of them, then
+        counts = rows.bincount(minlength=len(hidden)).tolist()
+        # Hardly any word leads, or none since a hidden state is no number: all of them, then.
+        if len(words) > _MOST * len(hidden) or 0 in counts:
             return self._likeliest_of_all(hidden)
         exact = (hidden[rows].float() * self.weight[words].float()).sum(-1)
-        counts = rows.bincount(minlength=len(hidden)).tolist()
         return [
             int(own[logits.argmax()])
             for own, logits in zip(words.split(counts), exact.split(counts), strict=True)

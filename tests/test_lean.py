@@ -269,6 +269,15 @@ def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
     assert whole == [4]
 
 
+def test_a_row_that_is_no_number_leaves_the_others_alone():
+    head = OutputHead(make_model("gemma3", hidden_size=64), packed=True)
+    hidden = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
+    expected = head.likeliest(hidden)
+    hidden[1] = torch.nan
+    found = head.likeliest(hidden)
+    assert [found[row] for row in (0, 2, 3)] == [expected[row] for row in (0, 2, 3)]
+
+
 def test_eight_bits_are_used_for_few_rows_only():
     backbone = make_backbone("gemma3")
     adapter = with_experts(backbone)
