@@ -164,7 +164,7 @@ def _requests(options: argparse.Namespace) -> list[Any]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from cgclora.backbone import decoding_here
+    from cgclora.lean import decoding_here
     from cgclora.storage import read_gates, read_manifest
 
     manifest, config = read_manifest(options.adapter)

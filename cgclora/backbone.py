@@ -31,8 +31,8 @@ from cgclora.embedded import (
 )
 from cgclora.hardware import choose_device, choose_dtype
 from cgclora.head import OutputHead
-from cgclora.lean import KNOWN, LeanDecoder, is_known
-from cgclora.packed import FEW_ROWS, has_fast_int4, has_kernel
+from cgclora.lean import LeanDecoder, is_known
+from cgclora.packed import FEW_ROWS, has_kernel
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
 
@@ -93,21 +93,6 @@ class Backbone:
     def lean(self) -> LeanDecoder | None:
         """The fast forward pass of decoding; None unless `is_lean`."""
         return LeanDecoder(self.model, int8=self.int8) if self.is_lean else None
-
-
-def decoding_here() -> str:
-    """Which code and weights may answer on this machine, in a line.
-
-    `Backbone.decoding` says which do, once one is loaded.
-    """
-    device = choose_device("auto")
-    if device.type != "cpu":
-        return f"transformers on {device.type}"
-    bits = "no 8-bit weights"
-    if has_kernel():
-        bits = f"--int8 with a {4 if has_fast_int4() else 8}-bit head to choose"
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"cgclora.lean on cpu ({capability}) for {', '.join(KNOWN)}; {bits}"
 
 
 def load_backbone(

@@ -27,6 +27,14 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "clusters": (1, 2, 4, 8),
     "prompt tokens": (64, 128, 256, 512, 1024, 2048),
 }
+PART_NAMES: Mapping[str, str] = {
+    "experts": "growth of experts",
+    "tasks": "growth of tasks",
+    "clusters": "growth of clusters",
+    "prompt tokens": "growth of prompts",
+}
+"""The benchmark's part for each of `SIZES`."""
+
 WORK = ("training step", "16 tokens")
 ROWS = 16
 STEPS = 16

@@ -17,15 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from cgclora.hardware import choose_device
 from cgclora.layer import ExpertLinear, GatheredRoute, Part, Route
-from cgclora.packed import FEW_ROWS, Int8Weight
+from cgclora.packed import FEW_ROWS, Int8Weight, has_fast_int4, has_kernel
+
+if TYPE_CHECKING:  # who only asks what there is does not wait for it
+    from transformers import PreTrainedModel
 
 KNOWN = ("gemma3_text", "llama", "qwen2", "qwen3")
 """Model types whose layers are computed here."""
@@ -51,6 +54,21 @@ def is_known(model: PreTrainedModel) -> bool:
         and "dynamic" not in str(getattr(config, "rope_parameters", None))
         and "longrope" not in str(getattr(config, "rope_parameters", None))
     )
+
+
+def decoding_here() -> str:
+    """Which code and weights may answer on this machine, in a line.
+
+    `Backbone.decoding` says which do, once one is loaded.
+    """
+    device = choose_device("auto")
+    if device.type != "cpu":
+        return f"transformers on {device.type}"
+    bits = "no 8-bit weights"
+    if has_kernel():
+        bits = f"--int8 with a {4 if has_fast_int4() else 8}-bit head to choose"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"cgclora.lean on cpu ({capability}) for {', '.join(KNOWN)}; {bits}"
 
 
 class Cache:

@@ -5,7 +5,7 @@ Rounded to nearest; activations keep their precision. The products are torch's o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,13 +25,13 @@ _GROUP = 64
 
 def has_kernel() -> bool:
     """Whether this torch multiplies by 8-bit weights on this processor."""
-    return _works(Int8Weight)
+    return _works(lambda weight: Int8Weight.of([weight]))
 
 
 def has_fast_int4() -> bool:
     """Whether this torch multiplies by 4-bit weights on this processor, and in good time."""
     vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
-    return vectorised and _works(Int4Weight)
+    return vectorised and _works(Int4Weight.of)
 
 
 def pack_for_choosing(weight: Tensor) -> Int8Weight | Int4Weight:
@@ -41,11 +41,9 @@ def pack_for_choosing(weight: Tensor) -> Int8Weight | Int4Weight:
     return Int8Weight.of([weight])
 
 
-def _works(kind: type[Int8Weight] | type[Int4Weight]) -> bool:
-    weight = torch.ones(32, _GROUP)
+def _works(pack: Callable[[Tensor], Int8Weight | Int4Weight]) -> bool:
     try:
-        packed = Int8Weight.of([weight]) if kind is Int8Weight else Int4Weight.of(weight)
-        packed(torch.ones(1, _GROUP))
+        pack(torch.ones(32, _GROUP))(torch.ones(1, _GROUP))
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
     return True

@@ -26,7 +26,7 @@ import hashlib
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -360,6 +360,17 @@ def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
         kept.update(sorted(ids, key=lambda name: draw(name, seed))[:per_task])
     records = tuple(record for record in dataset.records if record.id in kept)
     return dataclasses.replace(dataset, records=records)
+
+
+def first_of_each_task(
+    records: Iterable[Record], tasks: Container[str], per_task: int
+) -> list[Record]:
+    """The first so many records of each of these tasks, task by task."""
+    taken: dict[str, list[Record]] = {}
+    for record in records:
+        if record.task in tasks and len(taken.setdefault(record.task, [])) < per_task:
+            taken[record.task].append(record)
+    return [record for own in taken.values() for record in own]
 
 
 def draw(name: str, seed: int) -> bytes:

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from cgclora.bench_growth import SIZES, WORK, label
+from cgclora.bench_growth import PART_NAMES, SIZES, WORK, label
 from cgclora.config import ConfigError
-
-PART = "growth of {}"
 
 _WIDTH, _HEIGHT = 320, 230
 _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 34, 26, 42
@@ -48,8 +46,7 @@ def growth_figure(report: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: A part is missing.
     """
-    names = {what: PART.format(what.split()[0].removesuffix("s") + "s") for what in SIZES}
-    if missing := [name for name in names.values() if name not in report["parts"]]:
+    if missing := [name for name in PART_NAMES.values() if name not in report["parts"]]:
         raise ConfigError(
             f"the report lacks {', '.join(missing)}: run `python -m cgclora bench` with all parts."
         )
@@ -59,7 +56,7 @@ def growth_figure(report: Mapping[str, Any]) -> str:
         f"<style>{_STYLE}</style>",
     ]
     for place, what in enumerate(SIZES):
-        part = report["parts"][names[what]]
+        part = report["parts"][PART_NAMES[what]]
         x, y = (place % 2) * _WIDTH, (place // 2) * _HEIGHT
         lines.append(f'<g transform="translate({x} {y})">')
         lines += _panel(what, part["medians"], part["exponents"])

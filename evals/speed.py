@@ -30,6 +30,7 @@ from cgclora.data import Record, encode_prompts
 from cgclora.gguf_lora import export_gguf
 from cgclora.plain_lora import TaskLoRAs
 from evals.benchmark import request_of
+from evals.data import first_of_each_task
 from evals.tasks import TASKS
 
 LLAMA_CPP = "llama.cpp"
@@ -121,11 +122,7 @@ def measure(
     provenance.commit()  # kept from here on
     with ExitStack() as stack:
         ways, known, model = _ways(folders, stack)
-        taken: dict[str, list[Record]] = {}
-        for record in records:
-            if record.task in known and len(taken.setdefault(record.task, [])) < per_task:
-                taken[record.task].append(record)
-        chosen = [record for own in taken.values() for record in own]
+        chosen = first_of_each_task(records, known, per_task)
         for way in ways.values():  # kernels and caches are warm
             way.answer(chosen[0])
         found: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}

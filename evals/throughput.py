@@ -26,7 +26,7 @@ from cgclora.export import write_peft
 from cgclora.plain_lora import TaskLoRAs
 from cgclora.request import Request
 from evals.benchmark import predict, request_of
-from evals.data import Dataset
+from evals.data import Dataset, first_of_each_task
 from evals.engines import LocalEngine
 
 PEERS = "transformers and PEFT"
@@ -76,11 +76,7 @@ def measure(
     backbone = load_backbone(source, device="cpu", dtype="bfloat16")
     adapters = [Adapter.load(f, backbone, name=f"own_{i}") for i, f in enumerate(folders)]
     by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
-    taken: dict[str, list[Record]] = {}
-    for record in dataset.records:
-        if record.task in by_task and len(taken.setdefault(record.task, [])) < per_task:
-            taken[record.task].append(record)
-    records = [record for own in taken.values() for record in own]
+    records = first_of_each_task(dataset.records, by_task, per_task)
     # On a backbone of their own: the layers of this one have experts by now.
     peers = _Peers(load_backbone(source, device="cpu", dtype="bfloat16"), adapters)
     resident = Clusters(backbone)

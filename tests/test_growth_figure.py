@@ -7,24 +7,22 @@ from xml.etree import ElementTree
 import pytest
 
 import evals.__main__
-from cgclora.bench_growth import SIZES, WORK, exponents, label
+from cgclora.bench_growth import PART_NAMES, SIZES, WORK, exponents, label
 from cgclora.config import ConfigError
 from evals.growth_figure import growth_figure
-
-NAMES = {"experts": "experts", "tasks": "tasks", "clusters": "clusters", "prompt tokens": "prompts"}
 
 
 def report() -> dict[str, object]:
     """Times that grow with the powers 0.5 and 0."""
     parts = {}
-    for what, name in NAMES.items():
+    for what, name in PART_NAMES.items():
         medians = {
             label(work, size, what): 2.0 * size**power
             for work, power in zip(WORK, (0.5, 0.0), strict=True)
             for size in SIZES[what]
         }
         found = exponents(medians, what)
-        parts[f"growth of {name}"] = {"medians": medians, "exponents": found}
+        parts[name] = {"medians": medians, "exponents": found}
     return {"parts": parts}
 
 
