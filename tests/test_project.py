@@ -237,3 +237,6 @@ def test_the_table_of_waits_says_what_was_measured():
         bar = f"{row['bar']:.1f} s" if row["bar"] else "–"
         cells = [row["name"], f"{row['median']:.2f} s", bar, reached[row["reached"]]]
         assert f"| {' | '.join(cells)} |" in readme
+    for row in measured["memory"]:
+        held, bar = (f"{row[key] / 1e9:.2f} GB" for key in ("bytes", "bar"))
+        assert f"| {row['name']} | {held} | {bar} | {reached[row['reached']]} |" in readme
