@@ -22,6 +22,9 @@ _BLOCK = 1 << 10
 _GROUP = 64
 """Inputs that share a scale in 4 bits."""
 
+_ROWS = 16
+"""The 4-bit kernel wants a multiple of so many rows."""
+
 
 def has_kernel() -> bool:
     """Whether this torch multiplies by 8-bit weights on this processor."""
@@ -68,16 +71,17 @@ class Int8Weight:
     @torch.no_grad()
     def of(cls, weights: Sequence[Tensor]) -> Self:
         """Of matrices with the same inputs, one above the other."""
-        values, scales, squares = [], [], 0.0
-        for block in _blocks(weights):
+        rows = sum(len(weight) for weight in weights)
+        values = torch.empty(rows, weights[0].shape[1], dtype=torch.int8)
+        scales, squares = torch.empty(rows, dtype=torch.bfloat16), 0.0
+        for at, block in _blocks(weights):
             # Rounded before it is divided by: the product multiplies by this very number.
             scale = (block.abs().amax(dim=1) / 127).bfloat16()
             step = scale.float().clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-            values.append((block / step).round_().clamp_(-127, 127).to(torch.int8))
-            scales.append(scale)
-            squares += float((values[-1] * step - block).square().sum())
-        whole = torch.cat(values)
-        return cls(whole, torch.cat(scales), (squares / whole.numel()) ** 0.5)
+            q = (block / step).round_().clamp_(-127, 127)
+            values[at], scales[at] = q, scale
+            squares += float((q * step - block).square().sum())
+        return cls(values, scales, (squares / values.numel()) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, out] in fp32 for x [N, in]."""
@@ -106,21 +110,24 @@ class Int4Weight:
     def of(cls, weight: Tensor) -> Self:
         """Of a matrix whose number of inputs is a multiple of 64."""
         out, inputs = weight.shape
-        packed, tables, squares = [], [], 0.0
-        for block in _blocks([weight]):
-            groups = F.pad(block, (0, 0, 0, -len(block) % 16)).unflatten(1, (-1, _GROUP))
+        rows = out + -out % _ROWS
+        values = torch.empty(rows, inputs // 2, dtype=torch.uint8)
+        scales = torch.empty(inputs // _GROUP, rows, 2, dtype=torch.bfloat16)
+        squares = 0.0
+        for at, block in _blocks([weight]):
+            whole = slice(at.start, at.stop + -len(block) % _ROWS)
+            groups = F.pad(block, (0, 0, 0, -len(block) % _ROWS)).unflatten(1, (-1, _GROUP))
             low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
             scale = ((high - low) / 15).bfloat16()
             step = scale.float().clamp_min(torch.finfo(torch.float32).tiny)
             offset = (low + 8 * step).bfloat16()
             q = ((groups - offset.float()) / step + 8).round_().clamp_(0, 15)
             squares += float(((q - 8) * step + offset.float() - groups).square().sum())
-            packed.append(
-                torch._convert_weight_to_int4pack_for_cpu(q.flatten(1).to(torch.int32), 1)
+            values[whole] = torch._convert_weight_to_int4pack_for_cpu(
+                q.flatten(1).to(torch.int32), 1
             )
-            tables.append(torch.cat([scale, offset], dim=-1).transpose(0, 1))
-        error = (squares / (out * inputs)) ** 0.5
-        return cls(torch.cat(packed), torch.cat(tables, dim=1).contiguous(), out, error)
+            scales[:, whole] = torch.cat([scale, offset], dim=-1).transpose(0, 1)
+        return cls(values, scales, out, (squares / (out * inputs)) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, out] in fp32 for x [N, in]."""
@@ -128,7 +135,14 @@ class Int4Weight:
         return y[:, : self.out].float()
 
 
-def _blocks(weights: Sequence[Tensor]) -> Iterator[Tensor]:
+def _blocks(weights: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Parts in fp32, and where they lie among the rows of all.
+
+    What becomes of a part goes to its place at once: small results kept between large passing ones
+    would hold on to several times their memory.
+    """
+    start = 0
     for weight in weights:
         for part in weight.split(_BLOCK):
-            yield part.float()
+            yield slice(start, start + len(part)), part.float()
+            start += len(part)
