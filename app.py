@@ -1,6 +1,6 @@
 """The web app: `python app.py`. Also what a Space runs.
 
-Environment:
+Environment, see `ui/settings.py`:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
     CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
@@ -8,9 +8,13 @@ Environment:
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
+    CGCLORA_MAX_...     what is taken on: CGCLORA_MAX_PER_MINUTE, say
+    CGCLORA_PROXIED     1 believes a proxy in front that says whose a request is; a Space has one
+    CGCLORA_END_JOBS    1 lets evaluations and trainings save and end with the server
+    CGCLORA_JSON_LOG    1 logs for programs, a JSON object a line
 """
 
-import os
+import sys
 
 if __name__ == "__main__":
     from ui.doorstep import Doorstep
@@ -29,35 +33,40 @@ from evals.library import Library
 from ui.about.tab import About
 from ui.api import add_endpoints
 from ui.benchmark.tab import Benchmark
+from ui.ending import stop_gently
 from ui.engine import Engine, loader
 from ui.gates.tab import Gates
 from ui.leaderboard.tab import Leaderboard
+from ui.log import set_up_log
+from ui.rates import Rates
+from ui.service import around
+from ui.settings import Settings, SettingsError
 from ui.shell import Shell
 from ui.texts import I18N, TEXTS
 from ui.theme import theme
 from ui.train.tab import Train
 from ui.try_it.tab import TryIt
 
-_HERE = Path(__file__).resolve().parent
-_ASSETS = _HERE / "assets"
-_AT_HOME = ("", "127.0.0.1", "localhost", "::1")
+_ASSETS = Path(__file__).resolve().parent / "assets"
+_THREADS = 40  # of Gradio, for what takes no time
+_EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
-def build(engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True) -> gr.Blocks:
+def build(engine: Engine, settings: Settings) -> gr.Blocks:
     """The page and its endpoints.
 
     Args:
         engine: Who answers.
-        runs: Where evaluations and trainings are kept.
-        allowed: Whether visitors may start them.
+        settings: Where results are kept, and what visitors may do.
     """
+    runs, allowed, backbone = settings.runs, settings.jobs_allowed, settings.backbone
     page = gr.Blocks(
         title=TEXTS["page"][0],
         analytics_enabled=False,
         fill_width=True,
         delete_cache=(600, 3600),  # uploads that nothing came of go within the hour
     )
-    jobs, backbone = Jobs(runs / "jobs"), os.environ.get("CGCLORA_BACKBONE")
+    jobs = Jobs(runs / "jobs")
     library = Library(_ASSETS / "results", runs / "evaluations")
     with page:
         shell = Shell(page)
@@ -75,28 +84,26 @@ def build(engine: Engine, runs: Path = _HERE / "runs", *, allowed: bool = True) 
             About(shell, engine)
         shell.wire()
         add_endpoints(engine, library)
-    page.queue(max_size=32, api_open=False)
+    page.queue(max_size=_rows(engine), api_open=False)
     return page
 
 
 def launch(
     engine: Engine,
-    runs: Path = _HERE / "runs",
+    settings: Settings,
     *,
-    allowed: bool = True,
     built: Callable[[], None] = lambda: None,
-    **settings: Any,
+    **others: Any,
 ) -> gr.Blocks:
     """Serve the page, then load the model.
 
     Args:
         engine: Who answers.
-        runs: As for `build`.
-        allowed: As for `build`.
+        settings: As for `build`.
         built: Called before the page is served.
-        settings: For `gr.Blocks.launch`.
+        others: For `gr.Blocks.launch`.
     """
-    page = build(engine, runs, allowed=allowed)
+    page = build(engine, settings)
     built()
     page.launch(
         prevent_thread_lock=True,
@@ -105,34 +112,40 @@ def launch(
         css_paths=sorted((_ASSETS / "style").glob("*.css")),
         footer_links=[],  # the About tab says it, in the language of the page
         allowed_paths=[],
-        max_file_size="64mb" if allowed else "4mb",
+        max_file_size=f"{engine.limits.upload_mb if settings.jobs_allowed else 1}mb",
+        max_threads=_THREADS + _rows(engine),  # who waits for an answer holds one
         mcp_server=find_spec("mcp") is not None,
-        **settings,
+        app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
+        **others,
     )
     engine.start()
     return page
 
 
-def _jobs_allowed() -> bool:
-    """Whoever can reach the page could fill the disk: by default only this machine's own people."""
-    said = os.environ.get("CGCLORA_ALLOW_JOBS", "")
-    if said in ("0", "1"):
-        return said == "1"
-    shared = os.environ.get("GRADIO_SHARE", "").lower() == "true" or "SPACE_ID" in os.environ
-    return not shared and os.environ.get("GRADIO_SERVER_NAME", "") in _AT_HOME
+def _rows(engine: Engine) -> int:
+    """How many questions may be answered or wait."""
+    return engine.limits.at_once + engine.limits.waiting
+
+
+def main(settings: Settings) -> None:
+    """Serve until the process is told to stop."""
+    set_up_log(as_json=settings.json_log)
+    limits = settings.limits
+    engine = Engine(
+        folder=settings.adapters,
+        load=loader(settings.backbone, int8=settings.int8),
+        trained=settings.runs / "training",
+        limits=limits,
+        rates=Rates(limits.per_minute, proxied=settings.proxied),
+    )
+    page = launch(engine, settings, built=doorstep.close)
+    jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None
+    stop_gently(page, engine, settings.ending_seconds, jobs)
+    page.block_thread()
 
 
 if __name__ == "__main__":
-    folder = Path(os.environ.get("CGCLORA_RUNS", _HERE / "runs"))
-    launch(
-        Engine(
-            folder=Path(os.environ.get("CGCLORA_ADAPTERS", _ASSETS / "adapters")),
-            load=loader(
-                os.environ.get("CGCLORA_BACKBONE"), int8=os.environ.get("CGCLORA_INT8") != "0"
-            ),
-            trained=folder / "training",
-        ),
-        folder,
-        allowed=_jobs_allowed(),
-        built=doorstep.close,
-    ).block_thread()
+    try:
+        main(Settings.from_environment())
+    except SettingsError as error:
+        sys.exit(f"{error}")

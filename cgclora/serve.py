@@ -31,7 +31,7 @@ _GATHERING = 0.01  # seconds that a batch waits for requests which arrive with i
 
 
 class QueueFullError(RuntimeError):
-    """More requests wait than are allowed to: ask again later."""
+    """No more requests are taken for now, since too many wait or the end is near: ask again."""
 
 
 @dataclass
@@ -137,7 +137,8 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._changed = Condition()
         self._tokenizer = Lock()
-        self._closed = False
+        self._draining = self._closed = False
+        self._busy = 0  # workers with a batch
         self._threads: list[Thread] = []
 
     def __enter__(self) -> Self:
@@ -165,11 +166,18 @@ class Batcher:
         for waiting in self._queue:
             waiting.fail(DecodingError("the server ends."))
 
+    def drain(self, seconds: float) -> None:
+        """Take nothing more, and stop once all that was taken is answered, or so late."""
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: not (self._queue or self._busy), seconds)
+        self.__exit__(None, None, None)
+
     def submit(self, call: Call, requests: Sequence[Request]) -> None:
         """Let requests wait for their answers: all of them or, where one is refused, none.
 
         Raises:
-            QueueFullError: There is no room for all of them.
+            QueueFullError: There is no room for all of them, or the batcher is about to end.
             ConfigError: No cluster knows a request's task.
             DecodingError: A prompt is empty, or prompt or answer are longer than allowed, or there
                 are more requests than ever may wait.
@@ -186,13 +194,27 @@ class Batcher:
         with self._changed:
             if len(self._queue) + len(new) > self.limits.queue:
                 self._queue = deque(one for one in self._queue if not one.call.left)
-            if self._closed or len(self._queue) + len(new) > self.limits.queue:
+            if self._draining or self._closed:
+                raise QueueFullError("the server is about to end: ask again in a minute.")
+            if len(self._queue) + len(new) > self.limits.queue:
                 raise QueueFullError(
                     f"no room for {len(new)} more requests: {len(self._queue)} wait, "
                     f"{self.limits.queue} may. Ask again later."
                 )
             self._queue.extend(new)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        with self._changed:
+            return sum(not one.call.left for one in self._queue)
+
+    def ahead(self, call: Call) -> int:
+        """How many requests are to be begun before a call's; none once the first one was."""
+        with self._changed:
+            queue = [one for one in self._queue if not one.call.left]
+        return next((place for place, one in enumerate(queue) if one.call is call), 0)
 
     def _check(self, request: Request) -> int:
         """The tokens of its prompt, if it can be answered."""
@@ -223,6 +245,9 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next():
             self._answer(batch)
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
 
     def _next(self) -> list[_Waiting]:
         """Wait for requests and take those that fit into one batch; none when all is over."""
@@ -236,10 +261,11 @@ class Batcher:
                 time.sleep(_GATHERING)
             with self._changed:
                 if batch := self._take(self.limits.batch_size):
+                    self._busy += 1
                     self.served.batches += 1
                     self.served.requests += len(batch)
                     if self._queue:
-                        self._changed.notify()
+                        self._changed.notify_all()
                     return batch
 
     def _take(self, most: int) -> list[_Waiting]:

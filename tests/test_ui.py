@@ -23,8 +23,10 @@ from cgclora.request import Answer
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import forms, render
-from ui.engine import BARE, BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question, Status
+from ui.asking import EngineError
+from ui.engine import BARE, BARE_TOKENS, Engine, Question, Status
 from ui.figures import heat_map, share_bar
+from ui.settings import Limits, Settings
 from ui.speakers import Speaker
 from ui.task_gates import TaskGates
 from ui.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
@@ -396,9 +398,9 @@ def test_an_empty_field_is_named(engine: Engine) -> None:
 
 
 def test_a_too_long_input_is_refused_with_both_numbers(engine: Engine) -> None:
-    asked = form("NER", {"text": "长" * MAX_CHARACTERS})
+    asked = form("NER", {"text": "长" * Limits.characters})
     *_, view = answering.answer(engine, asked, "en")
-    assert str(MAX_CHARACTERS) in view.problem
+    assert str(Limits.characters) in view.problem
 
 
 def test_what_the_model_refuses_becomes_a_sentence(engine: Engine) -> None:
@@ -512,10 +514,6 @@ def test_the_theme_asks_for_no_outside_font() -> None:
     ],
 )
 def test_jobs_are_for_those_at_the_machine_unless_it_is_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], allowed: bool
+    environment: dict[str, str], allowed: bool
 ) -> None:
-    for name in ("GRADIO_SERVER_NAME", "GRADIO_SHARE", "SPACE_ID", "CGCLORA_ALLOW_JOBS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert app._jobs_allowed() is allowed
+    assert Settings.from_environment(environment).jobs_allowed is allowed

@@ -22,7 +22,8 @@ from evals.tasks import CHOICES, TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import Engine, EngineError
+from ui.asking import EngineError
+from ui.engine import Engine
 from ui.gates import render as gates_render
 from ui.gates.changes import SLIDERS
 from ui.gates.figures import entropy_lines, path_lines, path_map, similarity_map
@@ -62,7 +63,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def visitor(session: str = "one", **query: str) -> gr.Request:
-    return SimpleNamespace(session_hash=session, query_params=query, headers={})  # type: ignore[return-value]
+    return SimpleNamespace(session_hash=session, query_params=query, headers={}, client=None)  # type: ignore[return-value]
 
 
 def tab_of(engine: Engine) -> Gates:

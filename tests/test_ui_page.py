@@ -1,6 +1,5 @@
 """The page's events and the endpoints, without a browser."""
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,9 @@ from evals.tasks import TASKS
 from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import BARE, Engine, EngineError
+from ui.engine import BARE, Engine
+from ui.rates import Rates
+from ui.settings import Settings
 from ui.shell import Shell
 from ui.texts import TEXTS
 from ui.try_it.tab import TryIt
@@ -37,14 +38,14 @@ def engine(adapters: Path) -> Engine:
 
 def test_all_that_a_question_holds_comes_from_the_browser(engine: Engine) -> None:
     # What lay on the server would be ahead of the rest by the messages on their way.
-    page = app.build(engine)
+    page = app.build(engine, Settings())
     inputs = {part for event in page.fns.values() for part in event.inputs}
     assert inputs
     assert not [part for part in inputs if isinstance(part, gr.State)]
 
 
 def visitor(session: str = "one", **query: str) -> gr.Request:
-    return SimpleNamespace(session_hash=session, query_params=query, headers={})  # type: ignore[return-value]
+    return SimpleNamespace(session_hash=session, query_params=query, headers={}, client=None)  # type: ignore[return-value]
 
 
 def tab_of(engine: Engine) -> TryIt:
@@ -117,7 +118,7 @@ def test_run_comes_back_for_a_question_that_nobody_answers(engine: Engine, end: 
 
 
 def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engine) -> None:
-    events = app.build(engine).get_config_file()["dependencies"]
+    events = app.build(engine, Settings()).get_config_file()["dependencies"]
     names = {event["id"]: event["api_name"] for event in events}
     asked = [event["id"] for event in events if names[event["id"]].startswith("_answer")]
     assert asked
@@ -128,7 +129,7 @@ def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engin
 
 
 def test_only_answers_stand_in_the_queue(engine: Engine) -> None:
-    events = app.build(engine).get_config_file()["dependencies"]
+    events = app.build(engine, Settings()).get_config_file()["dependencies"]
     queued = {event["api_name"] for event in events if event["queue"] is not False}
     assert queued - {"_forget"} == {
         "_answer",
@@ -172,7 +173,7 @@ def test_nothing_can_be_asked_when_no_adapter_is_left(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def client(engine: Engine) -> Iterator[Client]:
-    page = app.build(engine)
+    page = app.build(engine, Settings())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield Client(url, verbose=False)
     page.close()
@@ -205,7 +206,9 @@ def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: Engi
 
 
 def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
-    page = app.build(Engine(adapters, load=lambda progress: make_backbone()))  # never started
+    page = app.build(
+        Engine(adapters, load=lambda progress: make_backbone()), Settings()
+    )  # never started
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
     for _ in range(3):  # no wave larger than the queue, which refuses what does not fit
@@ -217,28 +220,14 @@ def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
     page.close()
 
 
-def test_a_third_program_at_once_is_told_to_come_back(adapters: Path) -> None:
-    busy, go_on = threading.Semaphore(0), threading.Event()
-
-    class Slow(Engine):
-        def find(self, task: str, cluster: str = "") -> str:
-            busy.release()
-            assert go_on.wait(30)
-            raise EngineError("at last")
-
-    page = app.build(Slow(adapters, load=lambda progress: make_backbone()))
+def test_who_asks_too_often_is_told_when_to_come_back(adapters: Path) -> None:
+    engine = Engine(adapters, load=lambda progress: make_backbone(), rates=Rates(2))
+    page = app.build(engine, Settings())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
-    try:
-        first = [client.submit(task="NER", prompt="你好", api_name="/generate") for _ in range(2)]
-        assert all(busy.acquire(timeout=30) for _ in first)
-        with pytest.raises(AppError, match="other programs are being answered"):
+    for reason in ("still loading", "still loading", r"ask again in \d+ s"):
+        with pytest.raises(AppError, match=reason):
             client.predict(task="NER", prompt="你好", api_name="/generate")
-    finally:
-        go_on.set()
-    for call in first:
-        with pytest.raises(AppError, match="at last"):
-            call.result(30)
     page.close()
 
 
@@ -285,7 +274,7 @@ def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
 def test_an_assistant_finds_the_same_endpoints_as_tools(engine: Engine) -> None:
     import httpx
 
-    page = app.build(engine)
+    page = app.build(engine, Settings())
     settings = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1"}
     _, url, _ = page.launch(mcp_server=True, **settings)
     tools = httpx.get(f"{url}gradio_api/mcp/schema").json()

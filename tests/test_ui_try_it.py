@@ -14,8 +14,9 @@ from cgclora import storage
 from evals.tasks import TASKS
 from tests.test_ui import SPEAKER, form, loaded_engine, save_adapter
 from tests.test_ui_page import tab_of, visitor
+from ui.asking import EngineError
 from ui.differences import marked
-from ui.engine import BARE, COMPARED, Engine, EngineError, Question
+from ui.engine import BARE, COMPARED, Engine, Question
 from ui.label_bars import label_bars
 from ui.speakers import method_of, speakers
 from ui.try_it import answering

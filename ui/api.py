@@ -1,6 +1,5 @@
 """The named endpoints, for programs. Their docstrings are what the API page shows."""
 
-import threading
 from contextlib import closing
 from typing import Any
 
@@ -12,11 +11,10 @@ from evals.library import Library
 from evals.results import RunError
 from evals.run_facts import run_facts
 from evals.scored import UNREADABLE
-from ui.engine import Engine, EngineError, Question
+from ui.asking import EngineError, Wait
+from ui.engine import Engine, Question
 from ui.figures import expert_names
 from ui.forms import task_named
-
-_ANSWERS_AT_ONCE = 2
 
 
 def add_endpoints(engine: Engine, library: Library) -> None:
@@ -26,18 +24,18 @@ def add_endpoints(engine: Engine, library: Library) -> None:
         engine: Who answers.
         library: The runs that the leaderboards are made of.
     """
-    # No endpoint waits, for the queue is shared: who waited there would keep visitors out.
-    turns = threading.BoundedSemaphore(_ANSWERS_AT_ONCE)
 
     def generate(
-        task: str, prompt: str, cluster: str = "", labels_only: bool = False
+        request: gr.Request, task: str, prompt: str, cluster: str = "", labels_only: bool = False
     ) -> dict[str, Any]:
         """Answer one prompt with a task's experts.
 
-        Two calls are answered at once; a third is refused, and so are all while the model is
-        loading: call again a few seconds later.
+        It is answered in one batch with what visitors and other programs ask. A call is refused
+        while the model is loading, when too many wait, and when one caller asks too often: call
+        again a few seconds later.
 
         Args:
+            request: Who calls; Gradio says it.
             task: Name of the task, see /tasks.
             prompt: The whole prompt.
             cluster: Name of the adapter; by default the first one that knows the task.
@@ -53,21 +51,19 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             raise _refusal("prompt must be a text.")
         if not isinstance(labels_only, bool):
             raise _refusal("labels_only must be true or false.")
-        if not turns.acquire(blocking=False):
-            raise _refusal("other programs are being answered: call again in a few seconds.")
         try:
+            engine.rates.count(request)
             found = engine.find(task, cluster)
             form = task_named(task)
             to_label = labels_only and form.kind == "classification"
             choices = form.answers() if to_label else None
             question = Question(found, task, prompt, form.max_new_tokens, choices, beside=())
             with closing(engine.ask(question)) as pieces:
-                reply = next(piece.answer for piece in pieces if piece.answer is not None)
+                told = (piece.answer for piece in pieces if not isinstance(piece, Wait))
+                reply = next(answer for answer in told if answer is not None)
             gates = engine.gates(found, task)
         except (EngineError, ConfigError, ValueError) as error:
             raise _refusal(str(error)) from error
-        finally:
-            turns.release()
         parsed = form.parse(reply.text)
         columns, items = parsed.table("en")
         return {

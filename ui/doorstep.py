@@ -1,7 +1,8 @@
 """The page that answers while the app's own is not there yet.
 
 Importing Gradio takes seconds. A visitor who comes sooner sees this page at once; it asks again and
-again, and leaves for the app as soon as that answers. All else is told 503: try again soon.
+again, and leaves for the app as soon as that answers. All else is told 503: try again soon. Whoever
+asks for `/health` hears that the process lives.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ setTimeout(look, 300);
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self._answer(_PAGE.encode())
+        if self.path == "/health":
+            self._answer(b'{"status": "starting"}', 200, "application/json")
+        else:
+            self._answer(_PAGE.encode())
 
     def do_HEAD(self) -> None:
         self._answer(b"")
@@ -53,9 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer(b"")
 
-    def _answer(self, body: bytes) -> None:
-        self.send_response(503)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
+    def _answer(self, body: bytes, status: int = 503, kind: str = "text/html") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("Retry-After", "1")

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from evals.tasks import TASKS
+from ui.asking import EngineError, Wait, ask
+from ui.rates import Rates
+from ui.settings import Limits
 from ui.task_gates import AdapterGates, TaskGates
 
 if TYPE_CHECKING:
@@ -23,12 +26,7 @@ if TYPE_CHECKING:
     from cgclora.backbone import Backbone
     from cgclora.cluster import Clusters
     from cgclora.request import Piece
-
-MAX_CHARACTERS = 6000
-"""Longest prompt that is read."""
-
-MAX_TOKENS = 512
-"""Longest answer that may be asked for."""
+    from cgclora.serve import Batcher
 
 BARE_TOKENS = 64
 """Longest answer of the bare backbone, which seldom ends by itself."""
@@ -43,10 +41,6 @@ Progress = Callable[[str, float], None]
 Load = Callable[[Progress], "Backbone"]
 
 _log = logging.getLogger(__name__)
-
-
-class EngineError(RuntimeError):
-    """A question that cannot be answered here; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +90,8 @@ class Engine:
             `COMPARED` are named `compare/...`; they stand beside others, and are no clusters.
         load: Loads the backbone.
         trained: Holds training runs, whose adapters are clusters too; None if there are none.
+        limits: What is taken on.
+        rates: How often each visitor may ask.
         configs: The adapters that are there, by name.
         manifests: What their folders say of them, by name; empty where nothing can be read.
         problems: Why an adapter cannot be used, by name.
@@ -105,11 +101,15 @@ class Engine:
     folder: Path
     load: Load
     trained: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    rates: Rates = field(default_factory=lambda: Rates(Limits.per_minute))
     configs: dict[str, AdapterConfig] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
     _clusters: Clusters | None = None
+    _batcher: Batcher | None = None
+    _ending: bool = False
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
     _refreshing: threading.Lock = field(default_factory=threading.Lock)
@@ -214,29 +214,48 @@ class Engine:
             + "."
         )
 
-    def ask(self, question: Question) -> Generator[Piece]:
-        """Answer as a stream, all in one batch; closing it stops the work.
+    def ask(self, question: Question) -> Generator[Piece | Wait]:
+        """Answer as a stream, in one batch with what others ask; closing it stops the work.
 
-        Piece index 0 is the adapted answer, the others follow in the order of `beside`.
+        Piece index 0 is the adapted answer, the others follow in the order of `beside`. Now and
+        then, while none comes, how many questions are before this one.
 
         Raises:
-            EngineError: The model is not loaded, or the prompt is too long.
+            BusyError: Too many questions wait, or the server is about to end.
+            EngineError: The model is not loaded, the prompt is too long, or the answer takes too
+                long.
             DecodingError, ConfigError: The request cannot be answered.
         """
         for name in (question.cluster, *question.beside):
             if name != BARE:
-                backbone, clusters = self._ready(name)
-        from cgclora.decoding import stream  # noqa: PLC0415 - torch is loaded by now
+                self._ready(name)
         from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
-        check_length(question.prompt)
-        most = max(1, min(question.max_new_tokens, MAX_TOKENS))
+        self.check_length(question.prompt)
+        most = max(1, min(question.max_new_tokens, self.limits.answer_tokens))
         own = Request(
             question.task, question.prompt, most, choices=question.choices, cluster=question.cluster
         )
         bare = replace(own, task=None, cluster=None, max_new_tokens=min(most, BARE_TOKENS))
         others = [bare if name == BARE else replace(own, cluster=name) for name in question.beside]
-        yield from stream(backbone, [own, *others], clusters)
+        assert self._batcher is not None, "ready, and nobody answers"  # noqa: S101
+        yield from ask(self._batcher, [own, *others], self.limits.answer_seconds)
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait."""
+        return self._batcher.waiting if self._batcher else 0
+
+    @property
+    def ending(self) -> bool:
+        """Whether no more questions are taken."""
+        return self._ending
+
+    def end(self, seconds: float) -> None:
+        """Take no more questions, and let those that were taken end within so many seconds."""
+        self._ending = True
+        if self._batcher is not None:
+            self._batcher.drain(seconds)
 
     def label_probabilities(self, question: Question, labels: Sequence[str]) -> list[float]:
         """How likely each label is, for an adapter or, as the question's cluster, `BARE`.
@@ -253,7 +272,7 @@ class Engine:
         from cgclora.probe import label_probabilities  # noqa: PLC0415
         from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
-        check_length(question.prompt)
+        self.check_length(question.prompt)
         request = Request(None if bare else question.task, question.prompt)
         return label_probabilities(backbone, request, labels, None if bare else adapter)
 
@@ -285,6 +304,18 @@ class Engine:
         backbone, clusters = self._ready(name)
         return backbone, clusters.adapters[name]
 
+    def check_length(self, prompt: str) -> None:
+        """Refuse a prompt that is too long to be read here.
+
+        Raises:
+            EngineError: It has more characters than the limits allow.
+        """
+        if len(prompt) > self.limits.characters:
+            raise EngineError(
+                f"the prompt has {len(prompt)} characters, at most {self.limits.characters} are "
+                "read: shorten it."
+            )
+
     def _ready(self, name: str) -> tuple[Backbone, Clusters]:
         """The backbone and its adapters, this one among them."""
         # Those who wait would hold all of the server's threads.
@@ -308,12 +339,25 @@ class Engine:
             self._clusters = Clusters(backbone)
             with self._refreshing:
                 self._attach(self._clusters, self.configs)
+                self._batcher = self._answering(self._clusters)
                 self.status = Status("", 1.0, ready=True)
         except Exception as error:  # whatever it is, a page that waits for ever says less
             _log.exception("the model could not be loaded")
             self.status = Status(problem=self._words(error))
         finally:
             self._finished.set()
+
+    def _answering(self, clusters: Clusters) -> Batcher:
+        """Whoever answers, at work."""
+        from cgclora.serve import Batcher, Limits  # noqa: PLC0415 - slow, see above
+
+        limits = Limits(
+            batch_size=self.limits.at_once,
+            queue=self.limits.waiting,
+            prompt_tokens=self.limits.prompt_tokens,
+            answer_tokens=self.limits.answer_tokens,
+        )
+        return Batcher(clusters.backbone, clusters, limits).__enter__()
 
     def _attach(self, clusters: Clusters, names: Iterable[str]) -> None:
         """Load adapters; what is wrong with one is its own problem."""
@@ -338,19 +382,6 @@ class Engine:
         for folder in filter(None, (self.folder, self.trained)):
             words = words.replace(f"{folder}{os.sep}", "")
         return words
-
-
-def check_length(prompt: str) -> None:
-    """Refuse a prompt that is too long to be read here.
-
-    Raises:
-        EngineError: It has more than `MAX_CHARACTERS` characters.
-    """
-    if len(prompt) > MAX_CHARACTERS:
-        raise EngineError(
-            f"the prompt has {len(prompt)} characters, at most {MAX_CHARACTERS} are read: "
-            "shorten it."
-        )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import gradio as gr
 from cgclora.config import ConfigError
 from evals.tasks import Language
 from ui import forms, render
+from ui.asking import BusyError, EngineError
 from ui.bilingual import Bilingual
-from ui.engine import MAX_CHARACTERS, Engine, EngineError
+from ui.engine import Engine
 from ui.figures import expert_names, heat_map
 from ui.gates import render as gates_render
 from ui.gates.layout import plot
 from ui.gates.what_if import Case, Outcome, WhatIf
+from ui.settings import Limits
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.task_gates import TaskGates
 from ui.texts import language_of, text
@@ -45,8 +47,9 @@ _KEYS = """() => {
 class ChangesLayout:
     """The components, made in the column that is open for building."""
 
-    def __init__(self, bilingual: Bilingual) -> None:
+    def __init__(self, bilingual: Bilingual, limits: Limits) -> None:
         self.bilingual = bilingual
+        self.limits = limits
         self._lay_out_what_if()
         self._lay_out_effects()
 
@@ -70,7 +73,7 @@ class ChangesLayout:
                         {"label": "gates_prompt"},
                         lines=4,
                         max_lines=8,
-                        max_length=MAX_CHARACTERS,
+                        max_length=self.limits.characters,
                         elem_id="gates-prompt",
                     )
                     self.run = add(
@@ -137,7 +140,7 @@ class Changes(ChangesLayout):
     def __init__(
         self, shell: Shell, engine: Engine, ticket: gr.Number, cluster: gr.Radio, task: gr.Radio
     ) -> None:
-        super().__init__(shell.bilingual)
+        super().__init__(shell.bilingual, engine.limits)
         self.engine = engine
         self.ticket = ticket
         self.what_if = WhatIf(engine)
@@ -286,6 +289,7 @@ class Changes(ChangesLayout):
             yield self._said(gates_render.note("gates_empty_prompt", language))
             return
         try:
+            self.engine.rates.count(request)
             gates = self.engine.gates(cluster, task)
             found = self.what_if.compare(
                 Case(cluster, task, prompt), factors, keep_sum=keep_sum, stopped=stopped
@@ -294,7 +298,8 @@ class Changes(ChangesLayout):
                 for outcome in outcomes:
                     yield self._found(outcome, gates, language)
         except (EngineError, ConfigError, ValueError) as error:
-            words = text("gates_refused", language)
+            key = "busy" if isinstance(error, BusyError) else "gates_refused"
+            words = text(key, language)
             yield self._said(render.notice(words, verbatim=str(error)))
         except Exception:  # a visitor gets a sentence, the log the traceback
             _log.exception("no comparison for task %r", task)

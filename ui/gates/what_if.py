@@ -15,7 +15,7 @@ import numpy as np
 from evals.detection import split_fields
 from evals.tasks import Task
 from ui import forms
-from ui.engine import Engine, check_length
+from ui.engine import Engine
 from ui.task_gates import TaskGates
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class WhatIf:
         from cgclora.probe import contributions, scaled_gates  # noqa: PLC0415
         from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
 
-        check_length(case.prompt)
+        self._engine.check_length(case.prompt)
         backbone, adapter = self._engine.loaded(case.cluster)
         form = forms.task_named(case.task)
         count, common = adapter.config.experts_per_task, adapter.config.common

@@ -14,7 +14,8 @@ from evals.metrics import Pair, get_metric, sample_scores
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui import forms, render
-from ui.engine import BARE, MAX_CHARACTERS, Engine, EngineError, Question
+from ui.asking import BusyError, EngineError, Wait
+from ui.engine import BARE, Engine, Question
 from ui.label_bars import label_bars
 from ui.render import Reply
 from ui.speakers import Speaker, speakers
@@ -100,17 +101,26 @@ def _later(language: Language) -> str:
 
 
 def answer(
-    engine: Engine, form: Form, language: Language, stopped: Callable[[], bool] = lambda: False
+    engine: Engine,
+    form: Form,
+    language: Language,
+    stopped: Callable[[], bool] = lambda: False,
+    count: Callable[[], None] = lambda: None,
 ) -> Generator[View]:
     """Ask the experts and those beside them, and show all answers as they grow.
 
     Closing the iterator stops the work; so does `stopped`, which is asked after every piece and
-    while the model is loading. What goes wrong is said in `View.problem`, never raised.
+    while there is none. `count` is called before anything is asked, and may refuse as the engine
+    does. What goes wrong is said in `View.problem`, never raised.
     """
     asked = speakers(engine, form.cluster, form.beside, language)
     empty = empty_view(asked, language)
     try:
-        yield from _answer(engine, form, asked, language, stopped)
+        if not (problem := _problem(form, engine.limits.characters, language)):
+            count()
+            yield from _answer(engine, form, asked, language, stopped)
+        else:
+            yield replace(empty, problem=problem)
     except (EngineError, ConfigError, ValueError) as error:
         problem = text(_refusal(error), language)
         yield replace(empty, problem=problem, detail=str(error))
@@ -122,7 +132,7 @@ def answer(
 def _refusal(error: EngineError | ValueError) -> str:
     """The key of what a visitor reads about an error."""
     if isinstance(error, EngineError):
-        return "refused_by_engine"
+        return "busy" if isinstance(error, BusyError) else "refused_by_engine"
     return "refused_task" if isinstance(error, ConfigError) else "refused_prompt"
 
 
@@ -133,9 +143,6 @@ def _answer(
     language: Language,
     stopped: Callable[[], bool],
 ) -> Generator[View]:
-    if problem := _problem(form, language):
-        yield replace(empty_view(asked, language), problem=problem)
-        return
     view = waiting_view(asked, language, ready=engine.status.ready)
     yield view
     if not engine.status.ready:
@@ -147,6 +154,12 @@ def _answer(
     shown = time.monotonic()
     with closing(engine.ask(_question(form))) as pieces:
         for piece in pieces:
+            if stopped():
+                return
+            if isinstance(piece, Wait):
+                if piece.ahead:
+                    yield _queued(view, piece.ahead, language)
+                continue
             reply = view.replies[piece.index]
             reply = replace(reply, text=reply.text + piece.text)
             if piece.answer is not None:
@@ -154,8 +167,6 @@ def _answer(
             view = _with_reply(view, piece.index, reply)
             if piece.index == 0 and piece.answer is not None:
                 view = _judged(view, form, language)
-            if stopped():
-                return
             if piece.answer is not None or time.monotonic() - shown > _SECONDS_BETWEEN_VIEWS:
                 yield view
                 shown = time.monotonic()
@@ -163,6 +174,12 @@ def _answer(
     yield view
     if form.task.kind == "classification":
         yield from _weighed(engine, form, view, language, stopped)
+
+
+def _queued(view: View, ahead: int, language: Language) -> View:
+    """The same view with the number of questions that are answered first."""
+    hint = text("queued", language, ahead=ahead)
+    return replace(view, replies=tuple(replace(reply, hint=hint) for reply in view.replies))
 
 
 def _compared(view: View, language: Language) -> View:
@@ -193,7 +210,7 @@ def _weighed(
     yield replace(view, labels=bars)  # all at once: a table that grows would push the page about
 
 
-def _problem(form: Form, language: Language) -> str:
+def _problem(form: Form, most: int, language: Language) -> str:
     """What a visitor can set right before anything is asked."""
     if form.own_prompt is None:
         field = forms.missing_field(form.task, form.values)
@@ -202,11 +219,7 @@ def _problem(form: Form, language: Language) -> str:
     elif not form.own_prompt.strip():
         return text("fill_in", language, field=text("prompt_short", language))
     count = len(_prompt(form))
-    return (
-        text("too_long", language, count=count, most=MAX_CHARACTERS)
-        if count > MAX_CHARACTERS
-        else ""
-    )
+    return text("too_long", language, count=count, most=most) if count > most else ""
 
 
 def _prompt(form: Form) -> str:

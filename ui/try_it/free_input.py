@@ -12,7 +12,7 @@ from evals.tasks import TASKS, Task
 from ui import forms
 from ui.bilingual import Bilingual
 from ui.choices import Choice
-from ui.engine import MAX_CHARACTERS, Engine
+from ui.engine import Engine
 from ui.shell import AT_ONCE, LAST
 from ui.texts import language_of
 
@@ -26,12 +26,12 @@ _LEAST = 0.01  # what would be shown as 0% is no proposal
 class FreeInput:
     """A text box and, below it, the tasks that its text looks like, with their probabilities."""
 
-    def __init__(self, add: Bilingual) -> None:
+    def __init__(self, add: Bilingual, characters: int) -> None:
         with gr.Column(elem_id="free"):
             self._words = add(
                 gr.Textbox,
                 {"label": "free", "placeholder": "free_placeholder"},
-                max_length=MAX_CHARACTERS,
+                max_length=characters,
                 lines=1,
                 max_lines=1,  # so that Enter submits
                 elem_id="free-input",

@@ -5,7 +5,7 @@ import gradio as gr
 from ui import forms, render
 from ui.bilingual import Bilingual
 from ui.choices import Choice, Choices
-from ui.engine import MAX_CHARACTERS, MAX_TOKENS
+from ui.settings import Limits
 from ui.try_it.free_input import FreeInput
 from ui.try_it.recent import Recent
 
@@ -16,8 +16,9 @@ MOST_BESIDE = 3
 class Layout:
     """The components, made in the page that is open for building."""
 
-    def __init__(self, bilingual: Bilingual) -> None:
+    def __init__(self, bilingual: Bilingual, limits: Limits) -> None:
         self.bilingual = bilingual
+        self.limits = limits
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -29,7 +30,7 @@ class Layout:
                 )
                 self.task = add(Choice, {"label": "task"}, container=False, elem_id="tasks")
             with gr.Column(elem_id="work", min_width=300):
-                self.free = FreeInput(add)
+                self.free = FreeInput(add, self.limits.characters)
                 self.task_head = gr.HTML()
                 self._lay_out_input()
                 self._lay_out_answers()
@@ -57,14 +58,14 @@ class Layout:
                         {"label": "prompt", "placeholder": "prompt_placeholder"},
                         lines=3,
                         max_lines=10,
-                        max_length=MAX_CHARACTERS,
+                        max_length=self.limits.characters,
                         elem_id="prompt",
                     )
                     self.most = add(
                         gr.Slider,
                         {"label": "most_tokens"},
                         minimum=1,
-                        maximum=MAX_TOKENS,
+                        maximum=self.limits.answer_tokens,
                         step=1,
                         buttons=[],
                     )
@@ -89,7 +90,7 @@ class Layout:
     def _slot(self, place: int) -> tuple[gr.Textbox, gr.Radio]:
         """Room for one field: free text, or a choice among a few."""
         return (
-            gr.Textbox(visible=False, max_length=MAX_CHARACTERS, elem_id=f"field-{place}"),
+            gr.Textbox(visible=False, max_length=self.limits.characters, elem_id=f"field-{place}"),
             Choice(visible=False, elem_classes="options"),
         )
 

@@ -27,7 +27,6 @@ from ui.visits import Visits
 Updates = dict[Any, Any]
 
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_ANSWERS_AT_ONCE = 4  # their steps take turns on the backbone
 
 # The address says what is chosen, and the list shows it; answers are read out. Read from the page
 # itself: an event that follows another one gets values from before it.
@@ -68,7 +67,7 @@ class TryIt(Layout):
     """
 
     def __init__(self, shell: Shell, engine: Engine) -> None:
-        super().__init__(shell.bilingual)
+        super().__init__(shell.bilingual, engine.limits)
         self.shell = shell
         self.engine = engine
         self.visits = Visits[View]()
@@ -143,7 +142,7 @@ class TryIt(Layout):
                 question,
                 outcome,
                 trigger_mode="multiple",  # the one before may not have ended yet
-                concurrency_limit=_ANSWERS_AT_ONCE,
+                concurrency_limit=None,  # who waits, waits for the engine, and sees how long
                 concurrency_id="page",
                 **_QUIET,
             )
@@ -436,7 +435,11 @@ class TryIt(Layout):
         )
         view = self._empty(cluster, beside, request)
         views = answering.answer(
-            self.engine, form, language, lambda: not self.visits.is_newest(session, ticket)
+            self.engine,
+            form,
+            language,
+            lambda: not self.visits.is_newest(session, ticket),
+            lambda: self.engine.rates.count(request),
         )
         with closing(views):
             for view in views:

@@ -103,6 +103,15 @@ WORDS: dict[str, tuple[str, str]] = {
         "输入有 {count} 个字符，最多 {most} 个：请缩短。",
         "The input has {count} characters, at most {most} are read: shorten it.",
     ),
+    "queued": (
+        "前面还有 {ahead} 个问题，轮到后开始…",
+        "Starts after {ahead} other questions…",
+    ),
+    "busy": (
+        "现在问题太多，这一个没有接下。请按下面的英文说明稍后再问。",
+        "Too much is asked at the moment, so this was not taken. Ask again as the message below "
+        "says.",
+    ),
     "refused_by_engine": (
         "模型或这个适配器没有加载成功，所以没有回答。请按下面的英文说明处理。",
         "The model or this adapter could not be loaded, so there is no answer. Do as the message "
