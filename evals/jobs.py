@@ -133,6 +133,11 @@ class Jobs:
         ]
         return sorted(jobs, key=lambda job: (job.created, job.id), reverse=True)
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return sum(job.state == "queued" for job in self.all())
+
     def stop(self, id: str) -> Job:  # noqa: A002
         """Take a job out of the queue, or tell its command to stop; one that has ended stays so.
 

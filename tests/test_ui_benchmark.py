@@ -14,16 +14,19 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Page
 
+from cgclora.data import DataError
 from evals.jobs import Job, Jobs
 from evals.results import read_run
 from tests.app_tour import visiting
 from tests.queues import Waiting, Worked
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
-from ui.benchmark.tab import MOST_JOBS, Benchmark, view
+from ui.benchmark.tab import Benchmark, view
 from ui.engine import Engine
+from ui.settings import Limits
 from ui.shell import Shell
 from ui.texts import text
+from ui.uploads import check_upload
 
 TASKS = ("SentimentAnalyze", "NER", "Couplet")
 LINES = [
@@ -271,13 +274,28 @@ def test_a_job_runs_the_command_that_was_shown(engine, jobs):
     assert started[tab.clock].active
 
 
-def test_the_queue_has_an_end(engine, jobs):
-    tab = tab_of(engine, jobs)
-    for _ in range(MOST_JOBS):
+def test_the_queue_has_an_end(adapters, jobs):
+    limits = Limits(jobs=3)
+    tab = tab_of(Engine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
+    for _ in range(3):
         tab._start(visitor(), "general", "samples", None, ["NER"], 1)
     refused = tab._start(visitor(lang="en"), "general", "samples", None, ["NER"], 1)
-    assert text("bench_full", "en", count=MOST_JOBS) in refused[tab.outcome]
-    assert len(jobs.all()) == MOST_JOBS
+    assert text("bench_full", "en", count=3) in refused[tab.outcome]
+    assert len(jobs.all()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("much.jsonl", b"x" * 2_000_001, "2 MB, at most 1 are read"),
+        ("long.jsonl", b"{}\n" * 11, "11 lines, at most 10 are read"),
+        ("page.html", b"<b>", r"ends in \.jsonl or \.json"),
+    ],
+)
+def test_an_upload_that_is_too_much_is_refused(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        check_upload(tmp_path / name, Limits(upload_mb=1, upload_lines=10))
 
 
 def test_where_jobs_are_not_allowed_there_is_the_command_alone(engine, jobs, monkeypatch):

@@ -72,6 +72,7 @@ class About:
         )
         parts = {
             "about_programs": programs,
+            "about_limits": about_use.limits(self.engine, language),
             "about_licences": about_use.licences(self.engine, language),
             "about_cite": about_use.citation(language),
             "about_versions": about_use.installed(),

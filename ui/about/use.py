@@ -14,6 +14,7 @@ from evals.tasks import Language
 from ui import forms
 from ui.about.facts import backbone_name
 from ui.engine import Engine
+from ui.settings import variable
 from ui.texts import text
 
 PAPER = "https://arxiv.org/abs/2402.01684"
@@ -125,6 +126,21 @@ def licences(engine: Engine, language: Language) -> str:
         "about_medicine": text("about_no_advice", language),
     }
     return _list({text(key, language): words for key, words in rows.items()})
+
+
+def limits(engine: Engine, language: Language) -> str:
+    """What this server takes on, and how whoever runs it changes that."""
+    title = text("about_limits", language)
+    rows = "".join(
+        f'<tr><th scope="row">{text(f"limit_{name}", language)}</th><td>{value:,}</td>'
+        f"<td><code>{variable(name)}</code></td></tr>"
+        for name, value in vars(engine.limits).items()
+    )
+    return (
+        f'<p class="quiet">{text("about_limits_intro", language)}</p>'
+        f'<div class="table" role="region" aria-label="{title}" tabindex="0">'
+        f'<table class="limits"><caption class="unseen">{title}</caption>{rows}</table></div>'
+    )
 
 
 def citation(language: Language) -> str:

@@ -20,7 +20,9 @@ from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui import forms
 from ui.engine import BARE, COMPARED, Engine
+from ui.settings import Limits
 from ui.texts import text
+from ui.uploads import check_upload
 
 OFFICIAL, OWN, UPLOAD = "official", "samples", "upload"
 
@@ -58,14 +60,21 @@ class BenchmarkForm:
             max(0, int(number)) if isinstance(number, int | float) else 0,
         )
 
-    def facts(self) -> DataFacts | None:
+    def facts(self, limits: Limits) -> DataFacts | None:
         """What the data holds; None before a file is uploaded.
+
+        Args:
+            limits: Of what is read.
 
         Raises:
             DataError: It cannot be used.
+            OSError: It cannot be read.
         """
         if self.source == UPLOAD:
-            return data_facts(self.upload) if self.upload else None
+            if self.upload is None:
+                return None
+            check_upload(self.upload, limits)
+            return data_facts(self.upload)
         return data_facts(SAMPLES if self.source == OWN else None)
 
     def known(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:

@@ -34,9 +34,6 @@ Updates = dict[Any, Any]
 
 _HERE = Path(__file__).resolve().parents[2]
 
-MOST_JOBS = 20
-"""So many jobs may wait; more are refused."""
-
 _TO_JOBS = """() => document.getElementById("bench-jobs-step")
   ?.scrollIntoView({ behavior: "smooth", block: "nearest" })"""
 
@@ -150,7 +147,7 @@ class Benchmark(BenchmarkLayout):
     def _rewrite(self, request: gr.Request, *values: Any) -> Updates:
         form, language = BenchmarkForm.read(self.engine, *values), language_of(request)
         try:
-            return self._line(form, form.facts(), language)
+            return self._line(form, form.facts(self.engine.limits), language)
         except DataError:
             return self._data(form, language, every=False)
 
@@ -165,7 +162,7 @@ class Benchmark(BenchmarkLayout):
             self.source_note: _html(view.quiet(note, language) if note else ""),
         }
         try:
-            facts = form.facts()
+            facts = form.facts(self.engine.limits)
         except DataError as error:
             words = form_of.without_folders(str(error), form)
             advice = text("bench_unreadable_advice", language)
@@ -260,10 +257,10 @@ class Benchmark(BenchmarkLayout):
         jobs = self.jobs.all()
         if form.source == OWN and any(_trained_on_examples(job, form.adapter) for job in jobs):
             raise JobError(text("bench_trained_on_it", language))
-        waiting = sum(job.state == "queued" for job in jobs)
-        if waiting >= MOST_JOBS:
+        waiting = self.jobs.waiting
+        if waiting >= self.engine.limits.jobs:
             raise JobError(text("bench_full", language, count=waiting))
-        facts = form.facts()
+        facts = form.facts(self.engine.limits)
         tasks = form.wanted(self.engine, facts)
         if facts is None or not tasks:
             raise JobError(text("bench_choose_task", language))

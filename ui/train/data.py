@@ -9,7 +9,9 @@ from pathlib import Path
 from evals.data import Dataset
 from evals.dataset_report import CountTokens, Report, report
 from evals.training_data import Source, TrainingData, read_source, training_data
+from ui.settings import Limits
 from ui.train.form import DataChoice
+from ui.uploads import check_upload
 
 _KEPT = 4  # sources, and choices within them
 
@@ -32,9 +34,14 @@ class Look:
 
 
 class DataDesk:
-    """Reads sources and keeps the newest few in memory."""
+    """Reads sources and keeps the newest few in memory.
 
-    def __init__(self) -> None:
+    Args:
+        limits: Of what is uploaded.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._read = lru_cache(maxsize=_KEPT)(_read)
         self._look = lru_cache(maxsize=_KEPT)(self._look_anew)
 
@@ -50,6 +57,8 @@ class DataDesk:
         source = choice.place()
         if source is None:
             return None
+        for upload in choice.uploads:
+            check_upload(upload, self._limits)
         return self._look(choice, source, _stamp(source), max_length, count_tokens)
 
     def _look_anew(

@@ -68,6 +68,13 @@ class DataChoice:
             seed=int(values["seed"] or 0),
         )
 
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded files that records come from."""
+        if self.source != "upload" or self.train_file is None:
+            return []
+        return [Path(file) for file in (self.train_file, self.dev_file) if file]
+
     def place(self) -> Source | None:
         """Where the records lie; None before there are any."""
         if self.source == "samples":
@@ -75,7 +82,8 @@ class DataChoice:
         if self.source == "upload":
             if self.train_file is None:
                 return None
-            return Source(Path(self.train_file), Path(self.dev_file) if self.dev_file else None)
+            train, *dev = self.uploads
+            return Source(train, dev[0] if dev else None)
         folder = folders().get(self.source)
         return None if folder is None else Source(folder, folder)
 

@@ -85,7 +85,7 @@ class Train(TrainLayout):
         self.allowed = allowed
         self.source = backbone
         self.backbone = BackboneFacts(engine)
-        self.desk = DataDesk()
+        self.desk = DataDesk(engine.limits)
         self.watcher = TrainRuns(self, engine, jobs, self.folder, allowed=allowed)
         self._starting = threading.Lock()
         self._wire(shell)
@@ -285,6 +285,8 @@ class Train(TrainLayout):
                 problem = train_view.off(language)
             elif ready is None:
                 problem = train_view.refusal("train_no_data", language)
+            elif (waiting := self.jobs.waiting) >= self.engine.limits.jobs:
+                problem = train_view.refusal("bench_full", language, count=waiting)
             elif not _NAME.fullmatch(name):
                 problem = train_view.refusal("train_bad_name", language)
             else:

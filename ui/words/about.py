@@ -154,6 +154,22 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_copy": ("复制", "Copy"),
     "about_copied": ("已复制", "Copied"),
     "about_selected": ("已选中，按 Ctrl+C", "Selected: press Ctrl+C"),
+    # Limits
+    "about_limits": ("上限", "Limits"),
+    "about_limits_intro": (
+        "这台服务器最多接受这些；运行它的人用环境变量改。",
+        "As much as this server takes on; whoever runs it changes that by environment variables.",
+    ),
+    "limit_characters": ("提示词字符", "Characters of a prompt"),
+    "limit_prompt_tokens": ("提示词词元", "Tokens of a prompt"),
+    "limit_answer_tokens": ("回答词元", "Tokens of an answer"),
+    "limit_answer_seconds": ("一个回答的秒数", "Seconds of an answer"),
+    "limit_at_once": ("一批里的问题", "Questions in a batch"),
+    "limit_waiting": ("等待的问题", "Questions that wait"),
+    "limit_per_minute": ("一位访客每分钟的问题", "Questions of a visitor in a minute"),
+    "limit_upload_mb": ("上传文件的 MB", "MB of an upload"),
+    "limit_upload_lines": ("上传文件的行数", "Lines of an upload"),
+    "limit_jobs": ("等待的评测和训练", "Evaluations and trainings that wait"),
     # Licences
     "about_licences": ("许可与说明", "Licences and notices"),
     "about_code": ("代码", "Code"),
