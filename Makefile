@@ -6,7 +6,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser axe clean
+.PHONY: app test lint format bench browser axe audit clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -27,6 +27,11 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(python) -m cgclora bench $(ARGS)
+
+# Known holes of what is installed; asks the package index, so not without a network.
+audit: .venv/app
+	$(python) -m pip install pip-audit==2.10.1
+	$(python) -m pip_audit --requirement requirements.txt
 
 browser: .venv/dev
 	$(python) -m tests.browser
