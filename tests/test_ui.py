@@ -19,11 +19,11 @@ import app
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig
-from cgclora.request import Answer
+from cgclora.request import Answer, Piece
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import forms, render
-from ui.asking import EngineError
+from ui.asking import EngineError, Wait
 from ui.engine import BARE, BARE_TOKENS, Engine, Question, Status
 from ui.figures import heat_map, share_bar
 from ui.settings import Limits, Settings
@@ -48,6 +48,11 @@ def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Back
             parameter.normal_(0, 0.3, generator=generator)
     adapter.save(folder)
     return backbone
+
+
+def pieces(engine: Engine, question: Question) -> list[Piece]:
+    """What is said, without word of the wait for it."""
+    return [piece for piece in engine.ask(question) if not isinstance(piece, Wait)]
 
 
 def save_adapters(folder: Path) -> Path:
@@ -350,16 +355,16 @@ def test_gates_are_the_adapter_s_own(engine: Engine, adapters: Path) -> None:
 
 def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine: Engine) -> None:
     question = Question("general", "NER", "你好", BARE_TOKENS + 8, beside=(BARE,))
-    answers = {piece.index: piece.answer for piece in engine.ask(question) if piece.answer}
+    answers = {piece.index: piece.answer for piece in pieces(engine, question) if piece.answer}
     assert set(answers) == {0, 1}
     assert answers[1].tokens <= BARE_TOKENS
     assert answers[0].text != answers[1].text
 
 
 def test_closing_the_stream_leaves_the_engine_free(engine: Engine) -> None:
-    pieces = engine.ask(Question("general", "NER", "你好", 64))
-    next(pieces)
-    pieces.close()
+    asked = engine.ask(Question("general", "NER", "你好", 64))
+    next(asked)
+    asked.close()
     assert list(engine.ask(Question("general", "NER", "你好", 2)))
 
 
@@ -368,7 +373,7 @@ def test_several_questions_at_once_get_the_answers_they_get_alone(engine: Engine
     questions += [Question("my-own", "greet", "你好", 12)]
 
     def answers(question: Question) -> list[str]:
-        return [piece.answer.text for piece in engine.ask(question) if piece.answer]
+        return [piece.answer.text for piece in pieces(engine, question) if piece.answer]
 
     alone = [answers(question) for question in questions]
     together: list[list[str]] = [[] for _ in questions]

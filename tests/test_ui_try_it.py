@@ -12,12 +12,14 @@ import pytest
 
 from cgclora import storage
 from evals.tasks import TASKS
-from tests.test_ui import SPEAKER, form, loaded_engine, save_adapter
+from tests.test_ui import SPEAKER, form, loaded_engine, pieces, save_adapter
 from tests.test_ui_page import tab_of, visitor
-from ui.asking import EngineError
+from ui.asking import EngineError, Wait
 from ui.differences import marked
 from ui.engine import BARE, COMPARED, Engine, Question
 from ui.label_bars import label_bars
+from ui.rates import Rates
+from ui.settings import Limits
 from ui.speakers import method_of, speakers
 from ui.try_it import answering
 from ui.try_it.layout import MOST_BESIDE
@@ -47,12 +49,43 @@ def test_an_adapter_to_compare_with_is_a_rival_and_no_cluster(engine: Engine) ->
 def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
     def answers(cluster: str, *beside: str) -> list[str]:
         question = Question(cluster, "SentimentAnalyze", "你好", 12, beside=beside)
-        found = {piece.index: piece.answer for piece in engine.ask(question) if piece.answer}
+        found = {piece.index: piece.answer for piece in pieces(engine, question) if piece.answer}
         return [found[place].text for place in range(1 + len(beside))]
 
     together = answers("general", RIVAL, BARE)
     assert together == [*answers("general"), *answers(RIVAL), answers("general", BARE)[1]]
     assert len(set(together)) == 3
+
+
+def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "general", ("NER",))
+    engine = Engine(
+        tmp_path, loaded_engine(tmp_path).load, limits=Limits(at_once=1, waiting=1), rates=Rates(1)
+    )
+    engine.start()
+    assert engine.wait(60)
+    asked = replace(form("NER", {"text": "你好"}), beside=())
+    with engine.backbone.lock:  # type: ignore[union-attr]
+        running = [engine.ask(Question("general", "NER", "你好", 4)) for _ in range(2)]
+        assert [type(next(one)) for one in running] == [Wait, Wait]
+        first = engine.ask(Question("general", "NER", "你好", 4))
+        assert next(first) == Wait(0)
+        *_, refused = answering.answer(engine, asked, "zh")
+        assert "问题太多" in refused.problem
+        assert "1 wait, 1 may" in refused.detail
+        first.close()
+        views = answering.answer(engine, asked, "en", count=lambda: engine.rates.count(visitor()))
+        assert next(views).replies[0].hint  # it waits for its turn now
+    *_, view = views
+    assert not view.problem
+    *_, again = answering.answer(engine, asked, "en", count=lambda: engine.rates.count(visitor()))
+    assert "ask again in" in again.detail
+
+
+def test_the_number_of_those_before_is_said_in_both_languages(engine: Engine) -> None:
+    view = answering.waiting_view((SPEAKER,), "zh", ready=True)
+    assert "前面还有 3 个" in answering._queued(view, 3, "zh").replies[0].hint
+    assert "after 3 other" in answering._queued(view, 3, "en").replies[0].hint
 
 
 def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: Engine) -> None:
