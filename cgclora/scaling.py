@@ -28,11 +28,9 @@ import torch
 from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
-from cgclora.batch import Batch
-from cgclora.bench_parts import NEW_TOKENS, PROMPT
+from cgclora.bench_parts import NEW_TOKENS, PROMPT, decode
 from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig
-from cgclora.data import encode_prompts
 from cgclora.request import Request
 
 ROWS = 16
@@ -166,16 +164,14 @@ def _bank(
         linear = [layer.base_layer for layer in adapter.layers.values()]
         shapes = [(layer.in_features, layer.out_features) for layer in linear]
         held = sum(p.numel() * p.element_size() for _, p in adapter.named_parameters())
-        requests = [
-            Request(many.tasks[row * tasks // ROWS], PROMPT, max_new_tokens=NEW_TOKENS)
-            for row in range(ROWS)
-        ]
+        used = [many.tasks[row * tasks // ROWS] for row in range(ROWS)]
+        requests = [Request(task, PROMPT) for task in used]
         return {
             "tasks": tasks,
             "bytes": held,
             "bytes_by_arithmetic": adapter_bytes(many, shapes),
             "plan_seconds": _median(lambda: _plan(clusters, requests), repeats),
-            "decode_seconds": _median(lambda: _decode(backbone, clusters, requests), repeats),
+            "decode_seconds": _median(lambda: decode(backbone, used, clusters), repeats),
         }
     finally:
         adapter.detach()
@@ -184,14 +180,6 @@ def _bank(
 @torch.inference_mode()
 def _plan(clusters: Clusters, requests: Sequence[Request]) -> None:
     clusters.plan_rows(requests)
-
-
-def _decode(backbone: Backbone, clusters: Clusters, requests: Sequence[Request]) -> None:
-    prompts = encode_prompts([request.prompt for request in requests], backbone.tokenizer, "\n")
-    batch = Batch(backbone, clusters, requests, prompts)
-    logits = batch.prefill()
-    for _ in range(NEW_TOKENS - 1):
-        logits = batch.step(logits.argmax(-1).tolist())
 
 
 def _swap(backbone: Backbone, config: AdapterConfig, repeats: int) -> dict[str, float]:
