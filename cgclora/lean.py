@@ -89,31 +89,53 @@ class Cache:
         shape = (len(decoder.layers), 2, rows, first.kv_heads, capacity, first.head_size)
         dtype = torch.float32 if rows == 1 else decoder.dtype
         # Zeros, since what no row may see still takes part with weight 0.
-        self.table = torch.zeros(shape, device=decoder.device, dtype=dtype)
+        self._room = torch.zeros(shape, device=decoder.device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=decoder.device)
         self.longest = 0
 
+    @property
+    def table(self) -> Tensor:
+        """Keys and values of the rows that there are."""
+        return self._room[:, :, : len(self.lengths)]
+
     def make_room(self, tokens: int) -> None:
         """Have room for so many more tokens a row."""
-        missing = self.longest + tokens - self.table.shape[4]
+        missing = self.longest + tokens - self._room.shape[4]
         if missing > 0:  # with some to spare, since all of it is copied
-            self.table = F.pad(self.table, (0, 0, 0, max(missing, _SPARE)))
+            self._room = F.pad(self.table, (0, 0, 0, max(missing, _SPARE)))
 
+    @torch.inference_mode()
     def join(self, other: Cache) -> None:
-        """Take in the rows of another one, after the own ones."""
-        tables = [cache.table for cache in (self, other)]
-        most = max(table.shape[4] for table in tables)
-        dtype = min((table.dtype for table in tables), key=lambda one: one.itemsize)
-        tables = [F.pad(t.to(dtype), (0, 0, 0, most - t.shape[4])) for t in tables]
-        self.table = torch.cat(tables, dim=2)
+        """Take in the rows of another one, after the own ones: where some were left, if they fit.
+
+        Fresh memory is what takes the time, not the copies.
+        """
+        rows, more = len(self.lengths), len(other.lengths)
+        shape, dtypes = [*self._room.shape], (self._room.dtype, other.table.dtype)
+        dtype = min(dtypes, key=lambda one: one.itemsize)
+        if dtype != dtypes[0] or shape[2] < rows + more or shape[4] < other.table.shape[4]:
+            shape[2], shape[4] = rows + more, max(shape[4], other.table.shape[4])
+            room = self._room.new_zeros(shape, dtype=dtype)
+            room[:, :, :rows, :, : self.longest] = self.table[..., : self.longest, :]
+            self._room = room
+        place = self._room[:, :, rows : rows + more]
+        place[..., : other.longest, :] = other.table[..., : other.longest, :]
+        place[..., other.longest :, :] = 0  # of whoever was there before, maybe no numbers
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.longest = max(self.longest, other.longest)
 
+    @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only; one that is named several times becomes several."""
-        self.table = self.table[:, :, rows]
+        places = rows.tolist()
         self.lengths = self.lengths[rows]
         self.longest = int(self.lengths.max())
+        if all(place >= new for new, place in enumerate(places)):  # none is written over too soon
+            for new, place in enumerate(places):
+                if new != place:
+                    self._room[:, :, new] = self._room[:, :, place]
+        else:
+            self._room = self._room[:, :, rows]
 
     def forget(self, tokens: int) -> None:
         """Drop the last tokens of every row: drafts that were not right."""

@@ -131,6 +131,29 @@ def test_a_batch_that_joins_is_answered_as_by_itself(rows):
     torch.testing.assert_close(found[:rows], alone.step([12] * rows), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kept", [[0, 2], [2], [2, 0, 0]])
+def test_who_takes_the_place_of_a_row_hears_nothing_of_it(kept):
+    """Not even if it held what is no number, and the new row is shorter."""
+    backbone = make_backbone("gemma3")
+    adapter = with_experts(backbone)
+    tasks = adapter.config.tasks
+
+    def batch(prompts: list[list[int]]) -> Batch:
+        made = Batch(backbone, adapter, [Request(tasks[0], "一")] * len(prompts), prompts)
+        made.prefill()
+        return made
+
+    first, second = batch([[5, 6, 7], [8] * 30, [9, 10]]), batch([[11, 12]])
+    with torch.inference_mode():
+        first._pass.cache._room[:, :, 1] = torch.nan
+    first.keep(kept)
+    first.join(second)
+    found = first.step([13] * (len(kept) + 1))
+    alone = [batch([prompt]).step([13])[0] for prompt in ([5, 6, 7], [8] * 30, [9, 10], [11, 12])]
+    expected = torch.stack([alone[place] for place in (*kept, 3)])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_answers_that_end_make_room_for_others(monkeypatch):
     backbone = make_backbone("qwen2")
     adapter = with_experts(backbone)
