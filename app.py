@@ -37,6 +37,7 @@ from ui.texts import I18N, TEXTS
 from ui.theme import theme
 from ui.train.tab import Train
 from ui.try_it.tab import TryIt
+from ui.zero import ZERO_GPU
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = _HERE / "assets"
@@ -87,7 +88,7 @@ def launch(
     built: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> gr.Blocks:
-    """Serve the page, then load the model.
+    """Serve the page, then load the model; on ZeroGPU the other way round, see `ui.zero`.
 
     Args:
         engine: Who answers.
@@ -97,6 +98,8 @@ def launch(
         settings: For `gr.Blocks.launch`.
     """
     page = build(engine, runs, allowed=allowed)
+    if ZERO_GPU:
+        engine.start()
     built()
     page.launch(
         prevent_thread_lock=True,
@@ -109,7 +112,8 @@ def launch(
         mcp_server=find_spec("mcp") is not None,
         **settings,
     )
-    engine.start()
+    if not ZERO_GPU:
+        engine.start()
     return page
 
 

@@ -23,8 +23,9 @@ from cgclora.request import Answer
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import forms, render
-from ui.engine import BARE, BARE_TOKENS, MAX_CHARACTERS, Engine, EngineError, Question, Status
+from ui.engine import Engine, Status
 from ui.figures import heat_map, share_bar
+from ui.questions import BARE, BARE_TOKENS, MAX_CHARACTERS, EngineError, Question
 from ui.speakers import Speaker
 from ui.task_gates import TaskGates
 from ui.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text

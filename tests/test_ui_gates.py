@@ -22,12 +22,13 @@ from evals.tasks import CHOICES, TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import Engine, EngineError
+from ui.engine import Engine
 from ui.gates import render as gates_render
 from ui.gates.changes import SLIDERS
 from ui.gates.figures import entropy_lines, path_lines, path_map, similarity_map
 from ui.gates.tab import Gates
 from ui.gates.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
+from ui.questions import EngineError
 from ui.shell import Shell
 from ui.task_gates import AdapterGates
 from ui.texts import text

@@ -16,7 +16,8 @@ from evals.tasks import TASKS
 from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import BARE, Engine, EngineError
+from ui.engine import Engine
+from ui.questions import BARE, EngineError
 from ui.shell import Shell
 from ui.texts import TEXTS
 from ui.try_it.tab import TryIt

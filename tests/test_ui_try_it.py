@@ -15,8 +15,9 @@ from evals.tasks import TASKS
 from tests.test_ui import SPEAKER, form, loaded_engine, save_adapter
 from tests.test_ui_page import tab_of, visitor
 from ui.differences import marked
-from ui.engine import BARE, COMPARED, Engine, EngineError, Question
+from ui.engine import COMPARED, Engine
 from ui.label_bars import label_bars
+from ui.questions import BARE, EngineError, Question
 from ui.speakers import method_of, speakers
 from ui.try_it import answering
 from ui.try_it.layout import MOST_BESIDE

@@ -12,9 +12,10 @@ from evals.library import Library
 from evals.results import RunError
 from evals.run_facts import run_facts
 from evals.scored import UNREADABLE
-from ui.engine import Engine, EngineError, Question
+from ui.engine import Engine
 from ui.figures import expert_names
 from ui.forms import task_named
+from ui.questions import EngineError, Question
 
 _ANSWERS_AT_ONCE = 2
 

@@ -13,11 +13,12 @@ from cgclora.config import ConfigError
 from evals.tasks import Language
 from ui import forms, render
 from ui.bilingual import Bilingual
-from ui.engine import MAX_CHARACTERS, Engine, EngineError
+from ui.engine import Engine
 from ui.figures import expert_names, heat_map
 from ui.gates import render as gates_render
 from ui.gates.layout import plot
 from ui.gates.what_if import Case, Outcome, WhatIf
+from ui.questions import MAX_CHARACTERS, EngineError
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.task_gates import TaskGates
 from ui.texts import language_of, text

@@ -14,8 +14,9 @@ from evals.metrics import Pair, get_metric, sample_scores
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui import forms, render
-from ui.engine import BARE, MAX_CHARACTERS, Engine, EngineError, Question
+from ui.engine import Engine
 from ui.label_bars import label_bars
+from ui.questions import BARE, MAX_CHARACTERS, EngineError, Question
 from ui.render import Reply
 from ui.speakers import Speaker, speakers
 from ui.texts import text

@@ -12,7 +12,8 @@ from evals.tasks import TASKS, Task
 from ui import forms
 from ui.bilingual import Bilingual
 from ui.choices import Choice
-from ui.engine import MAX_CHARACTERS, Engine
+from ui.engine import Engine
+from ui.questions import MAX_CHARACTERS
 from ui.shell import AT_ONCE, LAST
 from ui.texts import language_of
 

@@ -5,7 +5,7 @@ import gradio as gr
 from ui import forms, render
 from ui.bilingual import Bilingual
 from ui.choices import Choice, Choices
-from ui.engine import MAX_CHARACTERS, MAX_TOKENS
+from ui.questions import MAX_CHARACTERS, MAX_TOKENS
 from ui.try_it.free_input import FreeInput
 from ui.try_it.recent import Recent
 
