@@ -6,6 +6,7 @@ Environment:
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
     CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
+    CGCLORA_KEEP, CGCLORA_KEEP_DATASET  where evaluations are kept as well, see `evals.keeper`
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
 """
@@ -25,6 +26,7 @@ from typing import Any
 import gradio as gr
 
 from evals.jobs import Jobs
+from evals.keeper import keepers
 from evals.library import Library
 from ui.about.tab import About
 from ui.api import add_endpoints
@@ -128,6 +130,8 @@ def _jobs_allowed() -> bool:
 
 if __name__ == "__main__":
     folder = Path(os.environ.get("CGCLORA_RUNS", _HERE / "runs"))
+    for keeper in keepers(folder, os.environ):
+        keeper.start()
     launch(
         Engine(
             folder=Path(os.environ.get("CGCLORA_ADAPTERS", _ASSETS / "adapters")),
