@@ -16,14 +16,13 @@ from evals.kept_runs import FOLDER, KeptRuns
 from evals.library import Library
 from evals.results import find_runs
 from tests.hub import Hub, hub
-from tests.run_folders import metrics_of, parquet, write_folder
+from tests.run_folders import around, write_folder, write_run
 
 NAME = "20260101-000000-abcd"
 
 
-def write_run(runs: Path, name: str = NAME, score: float = 0.5, **facts: Any) -> Path:
-    replicates = parquet({"NER": [score] * 4})
-    return write_folder(runs / name, metrics_of({"NER": score}), replicates, **facts)
+def scored(runs: Path, name: str = NAME, score: float = 0.5) -> Path:
+    return write_run(runs / name, {"NER": around(score)})
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -51,8 +50,8 @@ def wait_until(true: Callable[[], object]) -> None:
 
 def test_a_wiped_disk_gets_back_what_was_kept_byte_for_byte(tmp_path):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
-    write_run(runs)
-    write_run(runs, "cluster/lora/seed-0", 0.75)
+    scored(runs)
+    scored(runs, "cluster/lora/seed-0", 0.75)
     write_folder(runs / "unscored", None, b"")
     before = content_of(runs / NAME) | content_of(runs / "cluster")
     assert KeptRuns(runs, kept).keep() == [NAME, "cluster/lora/seed-0"]
@@ -70,7 +69,7 @@ def test_a_run_is_kept_once_and_anew_when_it_is_scored_anew(tmp_path):
     first = KeptRuns(runs, kept)
     assert first.keep() == []
     for score in (0.5, 0.5, 0.75):
-        write_run(runs, score=score)
+        scored(runs, score=score)
         first.keep()
         first.keep()
     assert len(lines(kept)) == 2
@@ -82,9 +81,9 @@ def test_a_run_is_kept_once_and_anew_when_it_is_scored_anew(tmp_path):
 
 def test_what_lies_here_already_stays_as_it_is(tmp_path):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
-    write_run(runs, score=0.5)
+    scored(runs, score=0.5)
     KeptRuns(runs, kept).keep()
-    write_run(runs, score=0.75)
+    scored(runs, score=0.75)
     mine = content_of(runs)
     again = KeptRuns(runs, kept)
     assert again.restore() == []
@@ -94,7 +93,7 @@ def test_what_lies_here_already_stays_as_it_is(tmp_path):
 
 def test_two_processes_never_write_one_file(tmp_path):
     for place, process in enumerate(KeptRuns(tmp_path / str(i), tmp_path / "kept") for i in (0, 1)):
-        write_run(tmp_path / str(place), f"run-{place}")
+        scored(tmp_path / str(place), f"run-{place}")
         process.keep()
     assert len(list((tmp_path / "kept" / FOLDER).iterdir())) == 2
     restored = KeptRuns(tmp_path / "new", tmp_path / "kept").restore()
@@ -129,7 +128,7 @@ DAMAGES: dict[str, Callable[[str], str]] = {
 def test_a_damaged_line_is_named_and_passed_over(tmp_path, caplog, damage):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     for name in ("first", "second", "third"):
-        write_run(runs, name)
+        scored(runs, name)
     KeptRuns(runs, kept).keep()
     (path,) = (kept / FOLDER).iterdir()
     first, second, third = path.read_text().splitlines()
@@ -143,7 +142,7 @@ def test_a_damaged_line_is_named_and_passed_over(tmp_path, caplog, damage):
 
 def test_a_file_that_cannot_be_read_is_named_and_passed_over(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
-    write_run(runs)
+    scored(runs)
     KeptRuns(runs, kept).keep()
     (kept / FOLDER / "0.jsonl").mkdir()
     shutil.rmtree(runs)
@@ -153,12 +152,12 @@ def test_a_file_that_cannot_be_read_is_named_and_passed_over(tmp_path, caplog):
 
 def test_after_a_line_that_a_full_disk_cut_short_the_next_one_is_whole(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
-    write_run(runs, "first")
+    scored(runs, "first")
     process = KeptRuns(runs, kept)
     process.keep()
     (path,) = (kept / FOLDER).iterdir()
     path.write_bytes(path.read_bytes()[:-100])
-    write_run(runs, "second")
+    scored(runs, "second")
     process.keep()
     shutil.rmtree(runs)
     assert KeptRuns(runs, kept).restore() == ["second"]
@@ -166,13 +165,13 @@ def test_after_a_line_that_a_full_disk_cut_short_the_next_one_is_whole(tmp_path,
 
 
 def test_a_damaged_run_is_not_kept(tmp_path):
-    (write_run(tmp_path / "runs") / "metrics.json").write_bytes(b"{}")
+    (scored(tmp_path / "runs") / "metrics.json").write_bytes(b"{}")
     assert KeptRuns(tmp_path / "runs", tmp_path / "kept").keep() == []
 
 
 def test_a_keeper_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tmp_path):
     runs, kept = tmp_path / "runs" / "evaluations", tmp_path / "bucket"
-    write_run(runs, "before")
+    scored(runs, "before")
     KeptRuns(runs, kept).keep()
     shutil.rmtree(runs)
     keeper = Keeper(runs, kept, look_seconds=0.02)
@@ -181,7 +180,7 @@ def test_a_keeper_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tm
         library = Library(tmp_path / "shipped", runs)
         wait_until(lambda: library.names() == ["local/before"])
         assert library.leaderboards().boards
-        write_run(runs, "later", 0.75)
+        scored(runs, "later", 0.75)
         wait_until(lambda: len(lines(kept)) == 2)
     finally:
         keeper.stop()
@@ -189,7 +188,7 @@ def test_a_keeper_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tm
 
 def test_a_keeper_whose_folder_is_not_mounted_says_so_and_tries_again(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "bucket"
-    write_run(runs)
+    scored(runs)
     keeper = Keeper(runs, kept, look_seconds=0.02)
     keeper.start()
     try:
@@ -217,7 +216,7 @@ def keep_in(server: Hub, disk: Path) -> DatasetKeeper:
 def test_a_private_dataset_repository_is_made_and_gives_back_what_a_wiped_disk_had(
     server, tmp_path
 ):
-    write_run(tmp_path / "first" / "evaluations")
+    scored(tmp_path / "first" / "evaluations")
     keeper = keep_in(server, tmp_path / "first")
     keeper.start()
     wait_until(lambda: server.files)
@@ -239,7 +238,7 @@ def test_while_the_hub_is_down_nothing_is_lost_and_the_push_is_tried_again(
     server, tmp_path, caplog
 ):
     server.down = True
-    run = write_run(tmp_path / "evaluations")
+    run = scored(tmp_path / "evaluations")
     before = content_of(run)
     keeper = keep_in(server, tmp_path)
     keeper.start()

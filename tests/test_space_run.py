@@ -17,7 +17,9 @@ import httpx
 import pytest
 
 from cgclora.embedded import EMBEDDED, embedded_folder
+from evals.kept_runs import KeptRuns
 from tests.app_server import serve
+from tests.run_folders import around, write_run
 from ui.space import prepare
 
 pytestmark = pytest.mark.backbone
@@ -98,6 +100,8 @@ def home(place: Path) -> Path:
         copy_function=link,
     )
     (folder / "tmp").mkdir()
+    write_run(folder / "earlier" / "one", {"NER": around(0.5)})
+    KeptRuns(folder / "earlier", folder / "bucket").keep()
     if who := visitor():
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():
@@ -122,6 +126,7 @@ def address(place: Path, code: Path, home: Path, python: Path) -> Iterator[str]:
     unset = [name for name in os.environ if name.startswith(("CGCLORA_", "XDG_", "PYTHON"))]
     settings = dict.fromkeys([*unset, "CGCLORA_ADAPTERS", "HF_HOME"]) | SETTINGS
     settings |= {"HOME": str(home), "TMPDIR": str(home / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings |= {"CGCLORA_RUNS": str(home / "runs"), "CGCLORA_KEEP": str(home / "bucket")}
     settings["LD_LIBRARY_PATH"] = str(place / "python" / "lib")  # see `interpreter`
     # Gradio misses the hub's package `spaces` on a thread of its own: it is part of every Space's
     # image, and no requirement.
@@ -173,6 +178,11 @@ def test_the_model_answers_once_it_is_loaded(address):
     assert found[0]["parsed"]["unparsed"] == []
 
 
+def test_an_evaluation_from_before_the_restart_is_there_again(address):
+    kind, (found,) = call(address, "runs", "")
+    assert kind == "complete"
+    assert "local/one" in found["runs"]
+
+
 def test_nothing_is_written_beside_the_code(address, code):
-    assert not (code / "runs").exists()
     assert not list(code.rglob("__pycache__"))

@@ -31,7 +31,7 @@ ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"}
 """Whether this process runs there."""
 
 _SECONDS = 45
-"""How long one call may take; the longest answer takes about a third of it."""
+"""How long one call may take: the package ends what takes longer, and grants short ones sooner."""
 
 
 @dataclass(frozen=True)
