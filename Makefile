@@ -1,4 +1,5 @@
 # make app    the web app in its own environment      make test   everything that CI checks
+# make space  what is pushed to a Hugging Face Space, in build/space
 # Words for the app or for pytest go into ARGS:       make test ARGS="-k layer"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -6,7 +7,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser axe audit clean
+.PHONY: app test lint format bench browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -38,6 +39,10 @@ browser: .venv/dev
 
 axe: .venv/dev
 	$(python) -m tests.axe
+
+space: .venv/app
+	rm -rf build/space
+	$(python) -m ui.space build/space
 
 clean:
 	rm -rf .venv build dist cgclora.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

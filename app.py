@@ -6,6 +6,7 @@ Environment, see `ui/settings.py`:
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
     CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
+    CGCLORA_KEEP, CGCLORA_KEEP_DATASET  where evaluations are kept as well, see `evals.keeper`
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
     CGCLORA_MAX_...     what is taken on: CGCLORA_MAX_PER_MINUTE, say
@@ -14,6 +15,7 @@ Environment, see `ui/settings.py`:
     CGCLORA_JSON_LOG    1 logs for programs, a JSON object a line
 """
 
+import os
 import sys
 
 if __name__ == "__main__":
@@ -29,6 +31,7 @@ from typing import Any
 import gradio as gr
 
 from evals.jobs import Jobs
+from evals.keeper import keepers
 from evals.library import Library
 from ui.about.tab import About
 from ui.api import add_endpoints
@@ -46,6 +49,7 @@ from ui.texts import I18N, TEXTS
 from ui.theme import theme
 from ui.train.tab import Train
 from ui.try_it.tab import TryIt
+from ui.zero import ZERO_GPU
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
@@ -95,7 +99,7 @@ def launch(
     built: Callable[[], None] = lambda: None,
     **others: Any,
 ) -> gr.Blocks:
-    """Serve the page, then load the model.
+    """Serve the page, then load the model; on ZeroGPU the other way round, see `ui.zero`.
 
     Args:
         engine: Who answers.
@@ -104,6 +108,8 @@ def launch(
         others: For `gr.Blocks.launch`.
     """
     page = build(engine, settings)
+    if ZERO_GPU:
+        engine.start()
     built()
     page.launch(
         prevent_thread_lock=True,
@@ -118,7 +124,8 @@ def launch(
         app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
         **others,
     )
-    engine.start()
+    if not ZERO_GPU:
+        engine.start()
     return page
 
 
@@ -127,8 +134,13 @@ def _rows(engine: Engine) -> int:
     return engine.limits.at_once + engine.limits.waiting
 
 
-def main(settings: Settings) -> None:
-    """Serve until the process is told to stop."""
+def main(settings: Settings, built: Callable[[], None]) -> None:
+    """Serve until the process is told to stop.
+
+    Args:
+        settings: What the environment says.
+        built: As for `launch`.
+    """
     set_up_log(as_json=settings.json_log)
     limits = settings.limits
     engine = Engine(
@@ -138,7 +150,9 @@ def main(settings: Settings) -> None:
         limits=limits,
         rates=Rates(limits.per_minute, proxied=settings.proxied),
     )
-    page = launch(engine, settings, built=doorstep.close)
+    for keeper in keepers(settings.runs, os.environ):
+        keeper.start()
+    page = launch(engine, settings, built=built)
     jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None
     stop_gently(page, engine, settings.ending_seconds, jobs)
     page.block_thread()
@@ -146,6 +160,6 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Settings.from_environment())
+        main(Settings.from_environment(), doorstep.close)
     except SettingsError as error:
         sys.exit(f"{error}")

@@ -84,7 +84,7 @@ class Backbone:
         """
         return OutputHead(self.model, packed=self.int8)
 
-    @property
+    @cached_property
     def is_lean(self) -> bool:
         """Whether there is a faster forward pass for it here than that of `transformers`."""
         return self.model.device.type == "cpu" and is_known(self.model)

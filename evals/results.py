@@ -293,7 +293,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """The folders of finished runs below a folder, sorted by path."""
+    """The folders of finished runs below a folder, sorted by path; none that is being filled."""
     return sorted(path.parent for path in Path(root).rglob(MANIFEST_FILE) if _is_run(path))
 
 
@@ -328,7 +328,8 @@ def write_scores(
 
 
 def _is_run(manifest: Path) -> bool:
-    return (manifest.parent / PREDICTIONS_FILE).exists()
+    folder = manifest.parent  # `replace_folder` hides what it fills
+    return not folder.name.startswith(".") and (folder / PREDICTIONS_FILE).exists()
 
 
 def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> None:

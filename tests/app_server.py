@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[1]
@@ -34,41 +35,59 @@ class Running:
 
 
 @contextmanager
-def start(settings: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Start the app, and end it afterwards; see `serve`."""
+def start(
+    settings: Mapping[str, str | None] | None = None,
+    *,
+    python: str | Path = sys.executable,
+    folder: Path = ROOT,
+    tracebacks: int = 0,
+    **options: Any,
+) -> Iterator[Running]:
+    """Start the app, and end it afterwards.
+
+    Args:
+        settings: More of its environment; None takes a variable out.
+        python: Who runs it.
+        folder: Where it lies.
+        tracebacks: How many it may print.
+        options: More for `subprocess.Popen`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
+    whole = {**os.environ, **own, "CGCLORA_ADAPTERS": str(ADAPTERS), **(settings or {})}
+    with tempfile.TemporaryDirectory() as temporary:
+        log = Path(temporary) / "log.txt"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "app.py"],
-                cwd=ROOT,
-                env={**os.environ, **own, "CGCLORA_ADAPTERS": str(ADAPTERS), **(settings or {})},
+                [python, "app.py"],
+                cwd=folder,
+                env={name: value for name, value in whole.items() if value is not None},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                **options,
             )
             try:
                 yield Running(f"http://127.0.0.1:{port}", process, log)
-                assert "Traceback" not in log.read_text(), log.read_text()
+                assert log.read_text().count("Traceback") <= tracebacks, log.read_text()
             finally:
                 process.terminate()
                 process.wait(30)
 
 
 @contextmanager
-def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+def serve(settings: Mapping[str, str | None] | None = None, **options: Any) -> Iterator[str]:
     """Start the app and yield its address once it answers; the model may be loading still.
 
     Args:
-        settings: More of its environment.
+        settings: As for `start`.
+        options: As for `start`.
 
     Raises:
-        AssertionError: It ended before it answered, or it said `Traceback`; with all it said.
+        AssertionError: It ended before it answered, or it printed tracebacks; with all it said.
     """
-    with start(settings) as app:
+    with start(settings, **options) as app:
         deadline = time.monotonic() + 120
         while not _answers(app.address):
             assert app.process.poll() is None, app.log.read_text()

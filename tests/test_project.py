@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 
 from cgclora.storage import read_manifest
@@ -19,13 +18,6 @@ from evals.results import read_run
 from evals.tasks import clusters, get_task
 
 ROOT = Path(__file__).parents[1]
-COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-
-
-@pytest.fixture(scope="module")
-def space() -> dict:
-    """The front matter that configures the Space."""
-    return metadata_load(ROOT / "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +31,6 @@ def test_every_requirement_is_pinned(requirements):
         assert re.fullmatch(r"==[0-9.]+", str(requirement.specifier)), requirement
 
 
-def test_space_runs_the_gradio_that_is_pinned(space, requirements):
-    pinned = {requirement.name: str(requirement.specifier) for requirement in requirements}
-    assert pinned["gradio"] == f"=={space['sdk_version']}"
-
-
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_every_python_gets_one_torch(requirements, python):
     wanted = [
@@ -52,14 +39,6 @@ def test_every_python_gets_one_torch(requirements, python):
         if requirement.name == "torch" and requirement.marker.evaluate({"python_version": python})
     ]
     assert len(wanted) == 1
-
-
-def test_space_front_matter_has_values_that_the_hub_takes(space):
-    assert space["sdk"] == "gradio"
-    assert (ROOT / space["app_file"]).is_file()
-    assert len(space["short_description"]) <= 60
-    assert {space["colorFrom"], space["colorTo"]} <= COLOURS
-    assert isinstance(space["python_version"], str)
 
 
 def test_notice_carries_the_sentence_that_gemmas_terms_ask_for():

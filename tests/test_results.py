@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cgclora import files
 from evals import results
 from evals.results import Prediction, RunError, Unfinished, find_runs, read_run, write_scores
 
@@ -159,3 +160,11 @@ def test_runs_are_found_at_any_depth_and_adapters_are_not_runs(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "manifest.json").write_text("{}")
     assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b" / "run"]
+
+
+def test_a_run_that_is_being_filled_is_not_found_yet(tmp_path):
+    run = finished(tmp_path / "run").folder
+    with files.replace_folder(run) as new:
+        for path in run.iterdir():
+            (new / path.name).write_bytes(path.read_bytes())
+        assert find_runs(tmp_path) == [run]

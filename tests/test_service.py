@@ -27,7 +27,8 @@ from tests.test_ui import save_adapters
 from tests.tiny import make_backbone, make_model, make_tokenizer
 from ui import log
 from ui.asking import BusyError, EngineError, Wait
-from ui.engine import BARE, Engine, Question
+from ui.engine import Engine
+from ui.questions import BARE, Question
 from ui.rates import Rates
 from ui.service import around, state
 from ui.settings import Limits, Settings, SettingsError, variable

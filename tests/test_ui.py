@@ -24,8 +24,9 @@ from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
 from ui import forms, render
 from ui.asking import EngineError, Wait
-from ui.engine import BARE, BARE_TOKENS, Engine, Question, Status
+from ui.engine import Engine, Status
 from ui.figures import heat_map, share_bar
+from ui.questions import BARE, BARE_TOKENS, Question
 from ui.settings import Limits, Settings
 from ui.speakers import Speaker
 from ui.task_gates import TaskGates

@@ -15,7 +15,8 @@ from evals.tasks import TASKS
 from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
 from ui import forms
-from ui.engine import BARE, Engine
+from ui.engine import Engine
+from ui.questions import BARE
 from ui.rates import Rates
 from ui.settings import Settings
 from ui.shell import Shell

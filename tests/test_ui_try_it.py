@@ -16,8 +16,9 @@ from tests.test_ui import SPEAKER, form, loaded_engine, pieces, save_adapter
 from tests.test_ui_page import tab_of, visitor
 from ui.asking import EngineError, Wait
 from ui.differences import marked
-from ui.engine import BARE, COMPARED, Engine, Question
+from ui.engine import COMPARED, Engine
 from ui.label_bars import label_bars
+from ui.questions import BARE, Question
 from ui.rates import Rates
 from ui.settings import Limits
 from ui.speakers import method_of, speakers

@@ -12,9 +12,10 @@ from evals.results import RunError
 from evals.run_facts import run_facts
 from evals.scored import UNREADABLE
 from ui.asking import EngineError, Wait
-from ui.engine import Engine, Question
+from ui.engine import Engine
 from ui.figures import expert_names
 from ui.forms import task_named
+from ui.questions import Question
 
 
 def add_endpoints(engine: Engine, library: Library) -> None:

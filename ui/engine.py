@@ -10,16 +10,18 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from evals.tasks import TASKS
-from ui.asking import EngineError, Wait, ask
+from ui.asking import BusyError, EngineError, Wait, ask
+from ui.questions import BARE, Question, answers, label_shares, requests_of
 from ui.rates import Rates
 from ui.settings import Limits
 from ui.task_gates import AdapterGates, TaskGates
+from ui.zero import ZERO_GPU, Inherited, to_gpu
 
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     from cgclora.cluster import Clusters
     from cgclora.request import Piece
     from cgclora.serve import Batcher
-
-BARE_TOKENS = 64
-"""Longest answer of the bare backbone, which seldom ends by itself."""
-
-BARE = "backbone"
-"""Stands for the backbone without experts where others are adapters."""
 
 COMPARED = "compare"
 """The folder of adapters that are there to be compared with."""
@@ -60,29 +56,8 @@ class Status:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class Question:
-    """One question to an adapter and to those beside it.
-
-    Attributes:
-        cluster: The adapter's name.
-        task: One of its tasks.
-        prompt: The whole prompt.
-        max_new_tokens: Most tokens of the adapted answer.
-        choices: What the answer must be one of; None leaves it free.
-        beside: Who else answers, in this order: names of adapters that know the task, or `BARE`.
-    """
-
-    cluster: str
-    task: str
-    prompt: str
-    max_new_tokens: int
-    choices: tuple[str, ...] | None = None
-    beside: tuple[str, ...] = ()
-
-
 @dataclass
-class Engine:
+class Engine(Inherited):
     """One backbone, N adapters.
 
     Attributes:
@@ -112,6 +87,7 @@ class Engine:
     _ending: bool = False
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
+    _gates: dict[str, AdapterGates] = field(default_factory=dict)
     _refreshing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -119,7 +95,12 @@ class Engine:
         self._look()
 
     def refresh(self) -> tuple[str, ...]:
-        """Take in adapters that are there since the last look; returns their names."""
+        """Take in adapters that are there since the last look; returns their names.
+
+        On ZeroGPU none joins, see `ui.zero`: a restart takes them in.
+        """
+        if ZERO_GPU:
+            return ()
         with self._refreshing:
             new = self._look()
             if self._clusters is not None and self.status.ready:
@@ -149,7 +130,10 @@ class Engine:
         return {**trained, **shipped, **compared}
 
     def start(self) -> None:
-        """Load everything on a thread of its own."""
+        """Load everything: on a thread of its own, on ZeroGPU here and now, see `ui.zero`."""
+        if ZERO_GPU:
+            self._run()
+            return
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -228,18 +212,15 @@ class Engine:
         """
         for name in (question.cluster, *question.beside):
             if name != BARE:
-                self._ready(name)
-        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
-
+                self.loaded(name)
         self.check_length(question.prompt)
-        most = max(1, min(question.max_new_tokens, self.limits.answer_tokens))
-        own = Request(
-            question.task, question.prompt, most, choices=question.choices, cluster=question.cluster
-        )
-        bare = replace(own, task=None, cluster=None, max_new_tokens=min(most, BARE_TOKENS))
-        others = [bare if name == BARE else replace(own, cluster=name) for name in question.beside]
-        assert self._batcher is not None, "ready, and nobody answers"  # noqa: S101
-        yield from ask(self._batcher, [own, *others], self.limits.answer_seconds)
+        if self._ending:
+            raise BusyError("the server is about to end: ask again in a minute.")
+        if self._batcher is None:  # on ZeroGPU a call is a fork of its own
+            yield from answers(self, question)
+            return
+        requests = requests_of(question, self.limits.answer_tokens)
+        yield from ask(self._batcher, requests, self.limits.answer_seconds)
 
     @property
     def waiting(self) -> int:
@@ -267,14 +248,10 @@ class Engine:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The request cannot be answered.
         """
-        bare = question.cluster == BARE
-        backbone, adapter = self.loaded(self.adapters()[0] if bare else question.cluster)
-        from cgclora.probe import label_probabilities  # noqa: PLC0415
-        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
-
+        self.loaded(self.adapters()[0] if question.cluster == BARE else question.cluster)
         self.check_length(question.prompt)
-        request = Request(None if bare else question.task, question.prompt)
-        return label_probabilities(backbone, request, labels, None if bare else adapter)
+        (shares,) = label_shares(self, question, labels)
+        return shares
 
     def gates(self, cluster: str, task: str) -> TaskGates:
         """The gate of a task.
@@ -292,8 +269,7 @@ class Engine:
             EngineError: The model is not loaded.
         """
         _, adapter = self.loaded(cluster)
-        weights = adapter.gates().double().cpu().numpy()
-        return AdapterGates(adapter.config, tuple(adapter.layers), weights)
+        return self._gates.get(cluster) or _gates_of(adapter)
 
     def loaded(self, name: str) -> tuple[Backbone, Adapter]:
         """The backbone and one of its adapters. Never waits.
@@ -301,7 +277,7 @@ class Engine:
         Raises:
             EngineError: They are not there yet, or cannot be used.
         """
-        backbone, clusters = self._ready(name)
+        backbone, clusters = self.resident(name)
         return backbone, clusters.adapters[name]
 
     def check_length(self, prompt: str) -> None:
@@ -316,8 +292,8 @@ class Engine:
                 "read: shorten it."
             )
 
-    def _ready(self, name: str) -> tuple[Backbone, Clusters]:
-        """The backbone and its adapters, this one among them."""
+    def resident(self, name: str) -> tuple[Backbone, Clusters]:
+        """The backbone and its adapters, this one among them; otherwise as `loaded`."""
         # Those who wait would hold all of the server's threads.
         now = self.status
         if now.problem:
@@ -339,7 +315,8 @@ class Engine:
             self._clusters = Clusters(backbone)
             with self._refreshing:
                 self._attach(self._clusters, self.configs)
-                self._batcher = self._answering(self._clusters)
+                if not ZERO_GPU:
+                    self._batcher = self._answering(self._clusters)
                 self.status = Status("", 1.0, ready=True)
         except Exception as error:  # whatever it is, a page that waits for ever says less
             _log.exception("the model could not be loaded")
@@ -367,7 +344,7 @@ class Engine:
             if name in self.problems:
                 continue
             try:
-                clusters.add(name, self._paths[name])
+                self._gates[name] = _gates_of(clusters.add(name, self._paths[name]))
             except Exception as error:  # whatever it is, the others shall work
                 if not isinstance(error, AdapterError | ConfigError):
                     _log.exception("the adapter %s cannot be used", name)
@@ -382,6 +359,11 @@ class Engine:
         for folder in filter(None, (self.folder, self.trained)):
             words = words.replace(f"{folder}{os.sep}", "")
         return words
+
+
+def _gates_of(adapter: Adapter) -> AdapterGates:
+    weights = adapter.gates().double().cpu().numpy()
+    return AdapterGates(adapter.config, tuple(adapter.layers), weights)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -406,6 +388,11 @@ def loader(source: str | None, *, int8: bool = True) -> Load:
     def load(progress: Progress) -> Backbone:
         from cgclora.backbone import EMBEDDED, load_backbone  # noqa: PLC0415 - slow, see above
 
-        return load_backbone(source or EMBEDDED, int8=int8, progress=progress)
+        if not ZERO_GPU:
+            return load_backbone(source or EMBEDDED, int8=int8, progress=progress)
+        # The weights are read on threads that do not see the device, so they go there afterwards.
+        found = load_backbone(source or EMBEDDED, device="cpu", dtype="bfloat16", progress=progress)
+        to_gpu(found)
+        return found
 
     return load

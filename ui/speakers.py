@@ -11,7 +11,8 @@ from evals.methods import CGC_LORA, spelled
 from evals.palette import colour
 from evals.tasks import Language
 from ui import forms
-from ui.engine import BARE, COMPARED, Engine
+from ui.engine import COMPARED, Engine
+from ui.questions import BARE
 from ui.texts import text
 
 Side = Literal["adapted", "rival", "bare"]

@@ -19,7 +19,8 @@ from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui import forms
-from ui.engine import BARE, COMPARED, Engine
+from ui.engine import COMPARED, Engine
+from ui.questions import BARE
 from ui.settings import Limits
 from ui.texts import text
 from ui.uploads import check_upload

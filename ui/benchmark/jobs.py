@@ -20,7 +20,8 @@ from ui import render
 from ui.benchmark import view
 from ui.benchmark.form import adapter_title
 from ui.benchmark.layout import BenchmarkLayout
-from ui.engine import BARE, Engine
+from ui.engine import Engine
+from ui.questions import BARE
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.texts import language_of, text
 

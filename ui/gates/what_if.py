@@ -17,6 +17,7 @@ from evals.tasks import Task
 from ui import forms
 from ui.engine import Engine
 from ui.task_gates import TaskGates
+from ui.zero import on_gpu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,39 +124,16 @@ class WhatIf:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The prompt cannot be answered.
         """
-        from cgclora.probe import contributions, scaled_gates  # noqa: PLC0415
-        from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
-
         self._engine.check_length(case.prompt)
-        backbone, adapter = self._engine.loaded(case.cluster)
-        form = forms.task_named(case.task)
-        count, common = adapter.config.experts_per_task, adapter.config.common
-        factors = [*factors[:count], *[1.0] * (count - len(factors))]
-        own = scaled_gates(adapter, case.task, [1.0] * count)
-        gates = scaled_gates(adapter, case.task, factors, keep_sum=keep_sum)
-        requests = [Request(case.task, case.prompt, min(form.max_new_tokens, MAX_TOKENS))]
-        original = self._remembered(case) or _side(adapter, case.task, own, own)
-        outcome = Outcome(labels_of(form, case.prompt), original)
-        if any(factor != 1 for factor in factors):
-            requests.append(replace(requests[0], gates=gates))
-            outcome = replace(outcome, changed=_side(adapter, case.task, gates, own))
-        outcome = _labelled(backbone, adapter, outcome, requests)
-        if stopped():
-            return
-        yield outcome
-        for more in _answered(backbone, adapter, outcome, requests):
-            if stopped():
-                return
-            outcome = more
-            yield outcome
-        self._remember(case, outcome.original)
-        found = contributions(backbone, adapter, case.task, case.prompt, gates)
-        if not stopped():
-            weights, effects = (
-                TaskGates(case.task, found.layers, values.double().numpy(), common)
-                for values in (found.gates, found.relative)
-            )
-            yield replace(outcome, gates=weights, effects=effects)
+        self._engine.loaded(case.cluster)
+        known = self._remembered(case)
+        with closing(_outcomes(self._engine, case, factors, keep_sum, known)) as outcomes:
+            for outcome in outcomes:
+                if outcome.original.ended:
+                    self._remember(case, outcome.original)
+                if stopped():
+                    return
+                yield outcome
 
     def _remembered(self, case: Case) -> Side | None:
         with self._lock:
@@ -168,6 +146,39 @@ class WhatIf:
             self._known[case] = side
             while len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
+
+
+@on_gpu
+def _outcomes(
+    engine: Engine, case: Case, factors: Sequence[float], keep_sum: bool, known: Side | None
+) -> Generator[Outcome]:
+    """What `WhatIf.compare` yields, where `known` is what the learned weights answer."""
+    from cgclora.probe import contributions, scaled_gates  # noqa: PLC0415
+    from cgclora.request import Request  # noqa: PLC0415 - torch is loaded by now
+
+    backbone, adapter = engine.loaded(case.cluster)
+    form = forms.task_named(case.task)
+    count, common = adapter.config.experts_per_task, adapter.config.common
+    factors = [*factors[:count], *[1.0] * (count - len(factors))]
+    own = scaled_gates(adapter, case.task, [1.0] * count)
+    gates = scaled_gates(adapter, case.task, factors, keep_sum=keep_sum)
+    requests = [Request(case.task, case.prompt, min(form.max_new_tokens, MAX_TOKENS))]
+    original = known or _side(adapter, case.task, own, own)
+    outcome = Outcome(labels_of(form, case.prompt), original)
+    if any(factor != 1 for factor in factors):
+        requests.append(replace(requests[0], gates=gates))
+        outcome = replace(outcome, changed=_side(adapter, case.task, gates, own))
+    outcome = _labelled(backbone, adapter, outcome, requests)
+    yield outcome
+    for more in _answered(backbone, adapter, outcome, requests):
+        outcome = more
+        yield outcome
+    found = contributions(backbone, adapter, case.task, case.prompt, gates)
+    weights, effects = (
+        TaskGates(case.task, found.layers, values.double().numpy(), common)
+        for values in (found.gates, found.relative)
+    )
+    yield replace(outcome, gates=weights, effects=effects)
 
 
 def labels_of(task: Task, prompt: str) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from evals.jobs import JobError, Jobs
 from evals.tasks import Language
 from evals.training_plan import TRAINABLE, Plan, budgets, command
 from ui import forms
-from ui.engine import BARE, COMPARED, Engine
+from ui.engine import COMPARED, Engine
+from ui.questions import BARE
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.texts import language_of, text
 from ui.train import view as train_view

@@ -15,8 +15,9 @@ from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui import forms, render
 from ui.asking import BusyError, EngineError, Wait
-from ui.engine import BARE, Engine, Question
+from ui.engine import Engine
 from ui.label_bars import label_bars
+from ui.questions import BARE, Question
 from ui.render import Reply
 from ui.speakers import Speaker, speakers
 from ui.texts import text

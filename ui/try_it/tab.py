@@ -12,8 +12,9 @@ import gradio as gr
 
 from evals.tasks import Language
 from ui import forms, render
-from ui.engine import BARE, Engine
+from ui.engine import Engine
 from ui.figures import heat_map, share_bar
+from ui.questions import BARE
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.speakers import clusters, speakers, title
 from ui.texts import language_of, text
