@@ -5,6 +5,8 @@
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export GRADIO_ANALYTICS_ENABLED := False
 
+MAKEFLAGS += --jobs=2
+
 python := .venv/bin/python
 
 .PHONY: app test lint format bench browser axe audit space clean
@@ -13,9 +15,10 @@ python := .venv/bin/python
 app: .venv/app
 	$(python) app.py $(ARGS)
 
-# As many processes as there are cores, but not more than memory has room for; a file stays in one.
+# As many processes as there are cores, but not more than memory has room for; a file stays in one,
+# and files come in the order of their names: those of few tests are not the quick ones.
 test: lint browser axe
-	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev
 	$(python) -m ruff check
