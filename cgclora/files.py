@@ -97,7 +97,10 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is no JSON object, or not the one that was written.
     """
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:  # which would show all that it could not decode
+        raise ValueError(str(error)) from error
     if not isinstance(values, dict):
         raise ValueError(f"a {type(values).__name__} where an object should be")
     seal = values.pop(_SEAL, None)

@@ -319,6 +319,13 @@ def test_any_flipped_bit_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
         assert {name: found.get(name) for name in values} == values
 
 
+def test_what_is_no_text_is_not_shown_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "facts.json").write_bytes(b'{"a": "' + 1000 * b"x" + b'\xff"}')
+    with pytest.raises(ValueError, match="position 1007") as caught:
+        read_sealed(tmp_path / "facts.json")
+    assert len(repr(caught.value)) < 100
+
+
 def test_what_has_no_seal_is_read_and_what_is_no_object_is_not(tmp_path: Path) -> None:
     write_json(tmp_path / "old.json", {"a": 1})
     assert read_sealed(tmp_path / "old.json") == {"a": 1}
