@@ -6,7 +6,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser axe clean
+.PHONY: app test lint format bench fault browser axe clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -27,6 +27,9 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(python) -m cgclora bench $(ARGS)
+
+fault: .venv/dev
+	$(python) -m tests.faults $(ARGS)
 
 browser: .venv/dev
 	$(python) -m tests.browser
