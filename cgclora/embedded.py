@@ -105,7 +105,8 @@ def _is_sound(folder: Path) -> bool:
         manifest = read_manifest(folder)
         if (manifest["format"], manifest["gguf_sha256"]) != (_FORMAT, GGUF_SHA256):
             return False
-        checked = _is_checked(folder, manifest)
+        marks = _marks(folder, manifest)
+        checked = _is_checked(folder, marks)
         for name, known in manifest["files"].items():
             path, size = folder / name, known["bytes"]
             if path.stat().st_size != size:
@@ -119,24 +120,24 @@ def _is_sound(folder: Path) -> bool:
         return False
     if not checked:
         with suppress(OSError):  # a cache that cannot be written to is hashed at every start
-            _note_check(folder, manifest)
+            _note_check(folder, marks)
     return True
 
 
-def _is_checked(folder: Path, manifest: Mapping[str, Any]) -> bool:
+def _is_checked(folder: Path, marks: Mapping[str, list[int]]) -> bool:
     """Whether the large files were hashed of late, and nobody touched them since."""
     try:
         noted = json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
         age = time.time() - float(noted["time"])
-        same: bool = noted["files"] == _marks(folder, manifest)
+        same: bool = noted["files"] == marks
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and 0 <= age < _CHECK_SECONDS
 
 
-def _note_check(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Note that the large files have the hashes of the manifest."""
-    write_json(folder / _CHECKED, {"time": time.time(), "files": _marks(folder, manifest)})
+def _note_check(folder: Path, marks: Mapping[str, list[int]]) -> None:
+    """Note that the large files had the hashes of the manifest when they had these marks."""
+    write_json(folder / _CHECKED, {"time": time.time(), "files": marks})
 
 
 def _marks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -196,7 +197,7 @@ def _convert(folder: Path, report: Progress) -> None:
             "files": files,
         }
         write_sealed(fresh / _MANIFEST, manifest)
-        _note_check(fresh, manifest)
+        _note_check(fresh, _marks(fresh, manifest))
 
 
 @contextmanager

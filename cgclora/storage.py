@@ -1,8 +1,8 @@
 """An adapter as a folder: config, weights, and a manifest of where they come from.
 
 A router (`cgclora.router`) may lie beside them. JSON and safetensors only, never pickle. The
-manifest holds the hashes of the others, so that a damaged folder is noticed before anything of it
-is used.
+manifest holds the hashes of the others and of itself, so that a damaged folder is noticed before
+anything of it is used.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+# What a killed process leaves is cleared away in the end, and need not be told.
+os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
 
 from cgclora import provenance
 from cgclora.files import write_json
