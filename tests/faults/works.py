@@ -38,6 +38,9 @@ torch.set_num_threads(1)
 SAVES = 6
 """How often `save_adapters` saves."""
 
+DATA_FILE = "test.jsonl"
+"""The records that are answered, a user's own file."""
+
 PACKAGE_FILE = "package.gguf"
 """What the stand-in for the backbone's package holds, beside the cache."""
 
@@ -74,13 +77,10 @@ def save_adapters(say: Say, folder: Path, first: int) -> None:
 # A run ----------------------------------------------------------------------------------------
 
 
-def make_data(folder: Path) -> data.Dataset:
-    """The records that are answered."""
-    path = folder / "test.jsonl"
-    if not path.exists():
-        lines = [json.dumps(record, ensure_ascii=False) for record in RECORDS]
-        path.write_text("\n".join(lines), encoding="utf-8")
-    return data.read(path)
+def write_data(folder: Path) -> None:
+    """Put the records that are answered into a folder."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in RECORDS]
+    (folder / DATA_FILE).write_text("\n".join(lines), encoding="utf-8")
 
 
 class _Telling(Scripted):
@@ -98,7 +98,7 @@ class _Telling(Scripted):
 
 def write_run(say: Say, folder: Path, run_folder: Path) -> None:
     """Answer records, make a run of it, and score it."""
-    dataset = make_data(folder)
+    dataset = data.read(folder / DATA_FILE)
     engine = _Telling(answers_to(dataset), say)
     made = predict(run_folder, engine, dataset, method="CGC-LoRA", seed=1, to_be_scored=True)
     say("answered")

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from cgclora.files import sha256_file
 from cgclora.storage import read_manifest
 from evals.library import Library
-from tests.faults.works import PACKAGE_FILE, make_adapter, stand_in
+from tests.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.run_folders import around
 from tests.run_folders import write_run as write_scored_run
 from tests.tiny import make_backbone
@@ -32,7 +32,7 @@ class World:
     """A folder with what was committed.
 
     Attributes:
-        folder: Holds `adapters`, `shipped` (runs) and `runs` (those that were made here).
+        folder: Holds `adapters`, `shipped` (runs), `runs` (those that were made here) and the data.
     """
 
     folder: Path
@@ -114,6 +114,7 @@ def _template() -> Path:
         adapter.save(folder / "adapters" / name, facts={"turn": FIRST})
     write_scored_run(folder / "shipped" / OTHER_RUN, {"NER": around(0.5)})
     (folder / "runs").mkdir()
+    write_data(folder)
     return folder
 
 
