@@ -9,7 +9,7 @@ MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser axe audit space clean
+.PHONY: app test lint format bench fault browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -31,6 +31,9 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(python) -m cgclora bench $(ARGS)
+
+fault: .venv/dev
+	$(python) -m tests.faults $(ARGS)
 
 # Known holes of what is installed; asks the package index, so not without a network.
 audit: .venv/app

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -19,11 +19,19 @@ from transformers.trainer_utils import rotate_checkpoints
 from cgclora import distributed
 from cgclora.adapter import Adapter
 from cgclora.batching import Collator, TaskSampler
+from cgclora.checkpoint import in_short
 from cgclora.data import Encoded
 from cgclora.loss import TargetLoss
-from cgclora.run_folder import Stopwatch, TrainingDiverged, best_checkpoint, mark_complete
+from cgclora.run_folder import (
+    Stopwatch,
+    TrainingDiverged,
+    TrainingError,
+    best_checkpoint,
+    mark_complete,
+)
 from cgclora.settings import TrainingSettings
 from cgclora.shapes import WEIGHTS_FILE
+from cgclora.storage import write_tensors
 
 
 class _TaskLosses:
@@ -236,10 +244,17 @@ class AdapterTrainer(Trainer):
             return
         folder = Path(output_dir or cast(str, self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.adapter.state_dict(), folder / WEIGHTS_FILE)
+        write_tensors(folder / WEIGHTS_FILE, self.adapter.state_dict())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # the latter is how torch says the former
+            raise TrainingError(
+                f"no checkpoint could be written to {self.args.output_dir}: free room there and "
+                "give the command again, it goes on from the one before. "
+                f"({in_short(error)})"
+            ) from error
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(cast(str, self.args.output_dir))

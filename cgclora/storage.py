@@ -1,8 +1,8 @@
 """An adapter as a folder: config, weights, and a manifest of where they come from.
 
 A router (`cgclora.router`) may lie beside them. JSON and safetensors only, never pickle. The
-manifest holds the hashes of the others, so that a damaged folder is noticed before anything of it
-is used.
+manifest holds the hashes of the others and of itself, so that a damaged folder is noticed before
+anything of it is used.
 """
 
 from __future__ import annotations
@@ -60,19 +60,34 @@ def write(
     """
     folder = Path(folder)
     ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, ROUTER_FILE}
-    if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
+    there = folder.iterdir() if folder.is_dir() else ()
+    if not {path.name for path in there if not files.is_temporary(path)} <= ours:
         raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
     with files.replace_folder(folder) as new:
         files.write_json(new / CONFIG_FILE, config.to_dict())
-        save_file(dict(tensors), new / WEIGHTS_FILE)
+        write_tensors(new / WEIGHTS_FILE, tensors)
         names = [CONFIG_FILE, WEIGHTS_FILE]
         if router is not None:
             (new / ROUTER_FILE).write_bytes(router)
             names.append(ROUTER_FILE)
         hashes = {name: _size_and_hash(new / name) for name in names}
         manifest = {"format": MANIFEST_FORMAT, **facts, "files": hashes}
-        files.write_json(new / MANIFEST_FILE, manifest)
+        files.write_sealed(new / MANIFEST_FILE, manifest)
     return manifest
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name as a safetensors file.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(
+            f"cannot write {path}, free room there or choose another folder: {error}"
+        ) from error
 
 
 def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
@@ -86,7 +101,7 @@ def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
     if not (folder / MANIFEST_FILE).is_file():
         raise AdapterError(f"{folder} holds no adapter: {MANIFEST_FILE} is missing.")
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = files.read_sealed(folder / MANIFEST_FILE)
         written = manifest["format"]
         if not isinstance(written, int) or written > MANIFEST_FORMAT:
             raise AdapterError(
@@ -98,7 +113,9 @@ def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
         names += [ROUTER_FILE] if ROUTER_FILE in manifest["files"] else []
         listed = {name: manifest["files"][name]["sha256"] for name in names}
     except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
+        raise AdapterError(
+            f"{folder / MANIFEST_FILE} is damaged ({error!r}): fetch the folder again."
+        ) from error
     for name, sha256 in listed.items():
         if not (folder / name).is_file() or files.sha256_file(folder / name) != sha256:
             raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
@@ -117,10 +134,12 @@ def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
     Raises:
         AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
     """
-    manifest, _ = read_manifest(folder)
     if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
         raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
-    files.write_json(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
+    read_manifest(folder)
+    with files.hold_folder(folder):
+        manifest, _ = read_manifest(folder)  # nobody replaces the folder from here on
+        files.write_sealed(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
 
 
 def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,14 +157,15 @@ def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) 
         AdapterError: As `read_manifest`.
     """
     folder = Path(folder)
-    manifest, _ = read_manifest(folder)
+    read_manifest(folder)
     with files.replace_folder(folder) as new:
+        manifest, _ = read_manifest(folder)  # nobody else replaces the folder from here on
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy2(folder / name, new / name)
         (new / ROUTER_FILE).write_bytes(router)
         hashes = {**manifest["files"], ROUTER_FILE: _size_and_hash(new / ROUTER_FILE)}
         manifest = {**manifest, "files": hashes, "router": dict(facts)}
-        files.write_json(new / MANIFEST_FILE, manifest)
+        files.write_sealed(new / MANIFEST_FILE, manifest)
     return manifest
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -31,6 +30,7 @@ KEPT_SECONDS = 24 * 3600.0
 """How long a job that did not come to its end keeps its uploads, for going on with it."""
 
 _FORGOTTEN_SECONDS = 3600.0  # a folder without a job is that of somebody who gave up
+_LATER_SECONDS = 1e-5  # which floats of Unix seconds can tell apart
 _LOCK_SECONDS = 30.0  # changes take milliseconds; whoever waits longer should be told
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 
@@ -125,7 +125,7 @@ class JobFiles:
             JobError: It is missing or damaged.
         """
         try:
-            values = json.loads((self.folder(name) / JOB_FILE).read_text(encoding="utf-8"))
+            values = files.read_sealed(self.folder(name) / JOB_FILE)
             self.job(name, values)
             return {**values, "queued": float(values["queued"])}
         except FileNotFoundError as error:
@@ -145,7 +145,7 @@ class JobFiles:
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Replace a job's file."""
-        files.write_json(self.root / name / JOB_FILE, values)
+        files.write_sealed(self.root / name / JOB_FILE, values)
 
     def job(self, name: str, values: Mapping[str, Any], place: int = 0) -> Job:
         """A job from what its file says; raises anything where that is damaged."""
@@ -209,6 +209,14 @@ class JobFiles:
             values["state"] in {"stopped", "failed"}
             and time.time() - (values["ended"] or 0) > KEPT_SECONDS
         )
+
+    def end_of_queue(self) -> float:
+        """The time of a job that comes now, in Unix seconds: later than that of any before it.
+
+        The clock may have been set back since. To be called while the queue is held.
+        """
+        last: float = max((values["queued"] for values in self.read_all().values()), default=0.0)
+        return max(time.time(), last + _LATER_SECONDS)
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -86,7 +86,6 @@ class Jobs:
             raise JobError(f"kind is {kind!r}: choose one of {', '.join(get_args(Kind))}.")
         if not folder.is_dir() or (folder / JOB_FILE).exists():
             raise JobError(f"{folder.name} is no folder for a new job: take one from prepare().")
-        now = time.time()
         values = {
             "format": 1,
             "kind": kind,
@@ -94,8 +93,6 @@ class Jobs:
             "command": [str(part) for part in command],
             "cwd": str(Path.cwd()),
             "state": "queued",
-            "created": now,
-            "queued": now,
             "started": None,
             "ended": None,
             "code": None,
@@ -105,7 +102,8 @@ class Jobs:
             "facts": dict(facts or {}),
         }
         with self._change():
-            self._files.write(folder.name, values)
+            now = self._files.end_of_queue()
+            self._files.write(folder.name, {**values, "created": now, "queued": now})
         return self.get(folder.name)
 
     def get(self, id: str) -> Job:  # noqa: A002
@@ -168,7 +166,8 @@ class Jobs:
                 raise JobError(f"the job {id} is {job.state}: only one that ended early resumes.")
             if not job.resumable:
                 raise JobError("the uploaded file has been removed: upload it and start anew.")
-            again = {"state": "queued", "queued": time.time(), "ended": None, "code": None}
+            now = self._files.end_of_queue()
+            again = {"state": "queued", "queued": now, "ended": None, "code": None}
             self._files.write(id, {**values, **again})
         return self.get(id)
 

@@ -8,7 +8,8 @@
     log.jsonl             what happened when
 
 While answers still come in they stand in a folder beside it, named `<run>.partial`, a line an
-answer. So a run folder is always whole: made at the end, in one swap, and so is every rescoring.
+answer, each with a checksum: a damaged line is passed over, and its record asked again. So a run
+folder is always whole: made at the end, in one swap, and so is every rescoring.
 
 Fields of the manifest:
 
@@ -32,6 +33,7 @@ Fields of the manifest:
     created, code, versions, hardware
                       see `cgclora.provenance`
     files             sha256 of the other files
+    seal              sha256 of the other fields, see `cgclora.files.write_sealed`
 
 Columns of the predictions: task, id, prediction, finish, tokens, and once scored parsed (the items
 read from the answer, as JSON) and score (the record's own value of the task's main metric).
@@ -42,6 +44,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from cgclora import files
 
@@ -64,6 +67,8 @@ REPLICATES_FILE = "replicates.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
 ANSWERS_FILE = "answers.jsonl"
 IDENTITY_FILE = "identity.json"
+
+_AGAIN = "fetch the run again, or predict anew"
 
 
 class RunError(RuntimeError):
@@ -134,8 +139,8 @@ class Run:
             content = path.read_bytes()
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror}.") from error
-        if files.sha256(content) != self.manifest["files"][name]:
-            raise RunError(f"{path} is damaged: fetch the run again, or predict anew.")
+        if files.sha256(content) != self.manifest["files"].get(name):
+            raise RunError(f"{path} is damaged: {_AGAIN}.")
         return content
 
 
@@ -158,20 +163,16 @@ class Unfinished:
         self.run = Path(run)
         self.folder = partial_folder(self.run)
         if (self.run / MANIFEST_FILE).exists():
+            discard_answers(self.run)
             raise RunError(f"{self.run} is a finished run: choose another folder, or remove it.")
         if self.run.exists() and any(self.run.iterdir()):
             raise RunError(f"{self.run} holds something other than a run: choose another folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = FileLock(self.folder / ".lock").acquire(timeout=0)
-        except Timeout as error:
-            raise RunError(f"another process works on {self.run}: wait for it.") from error
+        self._lock = _held(self.folder, self.run)
         try:
             self._claim(identity)
             self.done = {(found.task, found.id): found for found in self._read()}
-            self.seconds = sum(
-                json.loads(line)["seconds"] for line in _whole_lines(self.folder / files.LOG_FILE)
-            )
+            self.seconds = sum(map(self._seconds, _whole_lines(self.folder / files.LOG_FILE)))
         except BaseException:
             self.close()
             raise
@@ -192,7 +193,7 @@ class Unfinished:
         for one in predictions:
             self.done[one.task, one.id] = one
             values = [one.task, one.id, one.prediction, one.finish, one.tokens]
-            lines.append(json.dumps(values, ensure_ascii=False) + "\n")
+            lines.append(json.dumps([*values, _check(values)], ensure_ascii=False) + "\n")
         with self._answers.open("a", encoding="utf-8") as stream:
             stream.write("".join(lines))
 
@@ -206,7 +207,7 @@ class Unfinished:
         self.seconds += seconds
         line = {"time": round(time.time(), 1), "done": done, "seconds": round(seconds, 3)}
         with (self.folder / files.LOG_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps({**line, "check": _check(line)}) + "\n")
 
     def finish(self, manifest: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> Run:
         """Make the run folder and remove this one.
@@ -221,7 +222,7 @@ class Unfinished:
         }
         log = (self.folder / files.LOG_FILE).read_bytes()
         _write(self.run, manifest, {PREDICTIONS_FILE: _parquet(columns), files.LOG_FILE: log})
-        self._remove()
+        _empty(self.folder)
         return read_run(self.run)
 
     @property
@@ -231,9 +232,15 @@ class Unfinished:
     def _claim(self, identity: Mapping[str, Any]) -> None:
         path = self.folder / IDENTITY_FILE
         if not path.exists():
-            files.write_json(path, identity)
+            files.write_sealed(path, identity)
             return
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            earlier = files.read_sealed(path)
+        except ValueError as error:
+            raise RunError(
+                f"{path} is damaged ({error}), and nothing else says what run this is: put back a "
+                f"copy, or remove {self.folder} and give the command again to answer anew."
+            ) from error
         same = json.loads(json.dumps(identity))
         if differing := [key for key in same if earlier.get(key) != same[key]]:
             raise RunError(
@@ -242,13 +249,32 @@ class Unfinished:
             )
 
     def _read(self) -> list[Prediction]:
-        return [Prediction(*json.loads(line)) for line in _whole_lines(self._answers)]
+        found = map(_prediction, _whole_lines(self._answers))
+        return [prediction for prediction in found if prediction is not None]
 
-    def _remove(self) -> None:
-        for name in (ANSWERS_FILE, files.LOG_FILE, IDENTITY_FILE, ".lock"):
-            (self.folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # something of the user's lies there too
-            self.folder.rmdir()
+    def _seconds(self, line: str) -> float:
+        try:
+            facts = json.loads(line)
+            if facts.pop("check", None) not in (None, _check(facts)):
+                raise ValueError("it is not what was written")
+            return float(facts["seconds"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{self.folder / files.LOG_FILE} is damaged ({error!r}) in the line {line!r}: "
+                "remove that line and give the command again; its seconds are not counted then."
+            ) from error
+
+
+def discard_answers(run: Path) -> None:
+    """Remove the answers that a process left beside the run that it had made of them.
+
+    It was killed in the moment between; where one still works there, nothing is done.
+    """
+    folder = partial_folder(run)
+    if not folder.is_dir() or not (run / MANIFEST_FILE).exists():
+        return
+    with suppress(RunError), _held(folder, run):
+        _empty(folder)
 
 
 def partial_folder(run: Path) -> Path:
@@ -256,14 +282,51 @@ def partial_folder(run: Path) -> Path:
     return run.with_name(f"{run.name}.partial")
 
 
+def _held(folder: Path, run: Path) -> AcquireReturnProxy[Any]:
+    """The lock of the folder of a run's answers.
+
+    Raises:
+        RunError: Another process has it.
+    """
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process works on {run}: wait for it.") from error
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is ours of the folder of a run's answers, and what a killed process left."""
+    names = {ANSWERS_FILE, files.LOG_FILE, IDENTITY_FILE, ".lock"}
+    for path in folder.iterdir():
+        if path.name in names or files.is_temporary(path):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # something of the user's lies there too
+        folder.rmdir()
+
+
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file, after cutting off what a crash left of its last one."""
-    lines = files.whole_lines(path)
-    whole = sum(len(line.encode()) + 1 for line in lines)
-    if path.exists() and whole < path.stat().st_size:
+    content = path.read_bytes() if path.exists() else b""
+    if (whole := content.rfind(b"\n") + 1) < len(content):
         with path.open("r+b") as stream:
             stream.truncate(whole)
-    return lines
+    return files.whole_lines(path)
+
+
+def _check(values: Any) -> int:
+    """A checksum of JSON values, which shows whether a line is the one that was written."""
+    return zlib.crc32(json.dumps(values).encode())
+
+
+def _prediction(line: str) -> Prediction | None:
+    """The answer of a line; None where it is damaged. Lines used to have no checksum."""
+    try:
+        values = json.loads(line)
+        found = Prediction(*values[:5])
+    except (ValueError, TypeError):
+        return None
+    whole = isinstance(values, list) and values[5:] in ([], [_check(values[:5])])
+    return found if whole else None
 
 
 def read_run(folder: str | Path) -> Run:
@@ -275,7 +338,7 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     files.recover_folder(folder)
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = files.read_sealed(folder / MANIFEST_FILE)
         written = manifest["format"]
         hashes = dict(manifest["files"])
         if not isinstance(written, int) or written > FORMAT:
@@ -288,13 +351,25 @@ def read_run(folder: str | Path) -> Run:
     except OSError as error:
         raise RunError(f"{folder} holds no run: {error.strerror} ({error.filename}).") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / MANIFEST_FILE} is damaged: {error!r}.") from error
+        raise RunError(f"{folder / MANIFEST_FILE} is damaged ({error!r}): {_AGAIN}.") from error
     return Run(folder, manifest, metrics)
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """The folders of finished runs below a folder, sorted by path; none that is being filled."""
-    return sorted(path.parent for path in Path(root).rglob(MANIFEST_FILE) if _is_run(path))
+    """The folders of finished runs below a folder, sorted by path.
+
+    A run that a process was killed in replacing gets its name back.
+    """
+    found = set()
+    for folder in [path.parent for path in Path(root).rglob(MANIFEST_FILE)]:
+        if name := files.replaced_name(folder):
+            target = folder.with_name(name)
+            with suppress(OSError):  # nothing can be changed there
+                files.recover_folder(target)
+            found.add(target)
+        else:
+            found.add(folder)
+    return sorted(folder for folder in found if _is_run(folder))
 
 
 def write_scores(
@@ -327,9 +402,8 @@ def write_scores(
     return read_run(run.folder)
 
 
-def _is_run(manifest: Path) -> bool:
-    folder = manifest.parent  # `replace_folder` hides what it fills
-    return not folder.name.startswith(".") and (folder / PREDICTIONS_FILE).exists()
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).exists() for name in (MANIFEST_FILE, PREDICTIONS_FILE))
 
 
 def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> None:
@@ -337,7 +411,8 @@ def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, byte
         for name, data in content.items():
             (new / name).write_bytes(data)
         hashes = {name: files.sha256(data) for name, data in content.items()}
-        files.write_json(new / MANIFEST_FILE, {"format": FORMAT, **manifest, "files": hashes})
+        values = {"format": FORMAT, **manifest, "files": hashes}
+        files.write_sealed(new / MANIFEST_FILE, values)
 
 
 def _parquet(columns: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgclora.files import LOG_FILE, whole_lines
-from evals.results import ANSWERS_FILE, IDENTITY_FILE, METRICS_FILE, partial_folder
+from evals.results import (
+    ANSWERS_FILE,
+    IDENTITY_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    partial_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,14 @@ class Progress:
 def read_progress(run: Path) -> Progress | None:
     """How far a run is that is being answered, or was when it was cut short; None otherwise.
 
+    Answers that were left beside the finished run count for nothing.
+
     Args:
         run: The folder that it will have.
     """
     folder = partial_folder(run)
+    if (run / MANIFEST_FILE).exists():
+        return None
     try:
         identity = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
         totals = {task: int(facts["records"]) for task, facts in identity["data"]["tasks"].items()}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from cgclora.files import LOG_FILE, whole_lines
 
@@ -67,7 +69,9 @@ class TrainingLog:
 
 
 def read_log(run: Path) -> TrainingLog | None:
-    """The log of a run folder; None before there is one. A line that is not whole yet is left out.
+    """The log of a run folder; None before there is one.
+
+    A line that is not whole yet is left out, and so is a damaged one.
 
     Raises:
         OSError: The log is there, and cannot be read.
@@ -75,31 +79,42 @@ def read_log(run: Path) -> TrainingLog | None:
     if not (run / LOG_FILE).exists():
         return None
     log, times = TrainingLog(), []
-    for facts in map(json.loads, whole_lines(run / LOG_FILE)):
-        log.step, log.steps = facts["step"], facts["steps"]
-        times.append((log.step, facts["time"]))
-        if "loss" in facts:
-            log.loss.append((log.step, facts["loss"]))
-            log.gates.append((log.step, facts["gates"]))
-            _add(log.losses, log.step, facts["losses"])
-        else:
-            log.dev_loss.append((log.step, facts["dev_loss"]))
-            _add(log.dev_losses, log.step, facts["dev_losses"])
+    for line in whole_lines(run / LOG_FILE):
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            step, steps, when = _take(log, json.loads(line))
+            log.step, log.steps = step, steps
+            times.append((step, when))
     log.seconds_a_step = _pace(times)
     return log
 
 
-def _add(series: dict[str, Points], step: int, values: dict[str, float]) -> None:
-    for task, value in values.items():
-        series.setdefault(task, []).append((step, value))
+def _take(log: TrainingLog, facts: dict[str, Any]) -> tuple[int, int, float]:
+    """Add a line's losses and gates; returns its step, of how many, and its time."""
+    kind = "loss" if "loss" in facts else "dev_loss"
+    # All of it is read before anything is added: a damaged line adds nothing.
+    step, steps, when = int(facts["step"]), int(facts["steps"]), float(facts["time"])
+    loss = float(facts[kind])
+    losses = {task: float(value) for task, value in facts[f"{kind}es"].items()}
+    gates = [[float(weight) for weight in row] for row in facts["gates"]] if kind == "loss" else []
+    whole, by_task = (log.loss, log.losses) if kind == "loss" else (log.dev_loss, log.dev_losses)
+    whole.append((step, loss))
+    for task, value in losses.items():
+        by_task.setdefault(task, []).append((step, value))
+    if gates:
+        log.gates.append((step, gates))
+    return step, steps, when
 
 
 def _pace(times: Sequence[tuple[int, float]]) -> float | None:
-    """Seconds a step, without the pauses of a run that was stopped and resumed."""
+    """Seconds a step, without the pauses of a run that was stopped and resumed.
+
+    Nor do spans count in which the clock was set back.
+    """
     last = dict(times)  # the dev loss comes after the step's own line
     spans = [
         (later[0] - earlier[0], later[1] - earlier[1]) for earlier, later in pairwise(last.items())
     ]
+    spans = [(steps, seconds) for steps, seconds in spans if steps > 0 and seconds >= 0]
     if not spans:
         return None
     usual = statistics.median(seconds / steps for steps, seconds in spans)

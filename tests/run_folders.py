@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cgclora.files import read_sealed
+
 SAMPLES = 100
 
 
@@ -122,7 +124,7 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], **changes: An
         }
     )
     (folder / "predictions.parquet").write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8")) | changes
+    manifest = read_sealed(folder / "manifest.json") | changes
     manifest["files"]["predictions.parquet"] = hashlib.sha256(content).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

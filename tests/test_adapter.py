@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -878,7 +880,7 @@ def flip_a_bit(path: Path, place: float) -> None:
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
     """Change a JSON file."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = files.read_sealed(path)
     change(value)
     path.write_text(json.dumps(value), encoding="utf-8")
 
@@ -1030,3 +1032,41 @@ def test_gates_are_read_without_a_backbone_and_with_the_same_care(saved):
     flip_a_bit(saved / WEIGHTS_FILE, 0.5)
     with pytest.raises(AdapterError, match=WEIGHTS_FILE):
         read_gates(saved)
+
+
+def test_a_manifest_with_a_flipped_bit_is_refused(saved: Path) -> None:
+    path = saved / MANIFEST_FILE
+    content = path.read_text(encoding="utf-8")
+    assert content.count('"seed": 3') == 1
+    path.write_text(content.replace('"seed": 3', '"seed": 2'), encoding="utf-8")
+    with pytest.raises(AdapterError, match=rf"{MANIFEST_FILE} is damaged.*fetch the folder again"):
+        Adapter.load(saved, make_model())
+
+
+def test_what_a_killed_note_left_does_not_keep_an_adapter_from_being_saved(saved: Path) -> None:
+    (saved / f".{MANIFEST_FILE}.{'0' * 16}").write_text("half a no")
+    attach(make_model()).save(saved)
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
+
+
+def test_a_note_waits_for_who_replaces_the_adapter(saved: Path) -> None:
+    note = threading.Thread(target=annotate, args=(saved, {"note": 1}))
+    with files.hold_folder(saved):
+        note.start()
+        note.join(0.5)
+        assert note.is_alive()
+        edit_json(saved / MANIFEST_FILE, lambda manifest: manifest.update(newer=True))
+    note.join()
+    manifest, _ = storage.read_manifest(saved)
+    assert (manifest["note"], manifest["newer"]) == (1, True)
+
+
+def test_a_full_disk_is_the_system_s_error_and_leaves_the_adapter(saved, monkeypatch) -> None:
+    def full(tensors: object, path: object) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    before = storage.read_manifest(saved)
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OSError, match="free room there or choose another folder: No space left"):
+        attach(make_model()).save(saved)
+    assert storage.read_manifest(saved) == before

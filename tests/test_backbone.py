@@ -19,6 +19,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +33,7 @@ from transformers import (
 
 from cgclora import checkpoint, embedded, gguf_model, hardware
 from cgclora.backbone import EMBEDDED, BackboneError, fingerprint, load_backbone
+from cgclora.files import sha256_file
 from tests.tiny import ARCHITECTURES, make_model, make_tokenizer, save_backbone
 
 IDS = torch.tensor([[5, 17, 101, 250]])
@@ -552,6 +554,64 @@ def test_a_damaged_cache_is_made_anew(
     assert len(conversions) == 2
     load()
     assert len(conversions) == 2
+
+
+def test_a_flipped_bit_of_large_weights_is_noticed_though_no_start_hashes_them(
+    conversions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(embedded, "_SMALL", 2**13)
+    load()
+    monkeypatch.setattr(embedded, "sha256_file", count)
+    load()
+    assert "config.json" in hashed
+    assert "model.safetensors" not in hashed
+    weights = tmp_path / EMBEDDED / "model.safetensors"
+    before = weights.stat()
+    # In the embedding, of whose values the fingerprint sees few.
+    flip_byte(weights, weights.stat().st_size // 2)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load().fingerprint == fingerprint(make_model("gemma3").to(torch.bfloat16))
+    assert len(conversions) == 2
+
+
+@pytest.mark.parametrize("days", [-4000, 8, 4000])
+def test_a_check_that_is_long_ago_or_to_come_is_made_again_once(
+    conversions: list[str], monkeypatch: pytest.MonkeyPatch, days: float
+) -> None:
+    monkeypatch.setattr(embedded, "_SMALL", 2**13)
+    load()
+    hashed: list[str] = []
+    now = time.time() + 86400 * days
+    monkeypatch.setattr(embedded.time, "time", lambda: now)
+    monkeypatch.setattr(
+        embedded, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path)
+    )
+    load()
+    load()
+    assert hashed.count("model.safetensors") == 1
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize("error", [Exception, SafetensorError])
+def test_a_full_disk_is_said_whatever_library_meets_it(
+    conversions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error("No space left on device (os error 28)")
+
+    kind = make_tokenizer() if error is Exception else make_model("gemma3")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(kind), "save_pretrained", full)
+        with pytest.raises(BackboneError, match="free 1 GB there, or set CGCLORA_CACHE"):
+            load()
+    assert not list(tmp_path.glob(f"*{EMBEDDED}*/*"))
+    load()
 
 
 def test_a_cache_that_forgets_is_not_rebuilt_for_ever(

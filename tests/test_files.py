@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from cgclora.files import (
+    is_temporary,
+    read_sealed,
     recover_folder,
+    recover_folders,
     replace_folder,
     sha256_file,
     whole_lines,
     write_json,
+    write_sealed,
     write_text,
 )
 
@@ -289,3 +293,59 @@ def test_only_whole_lines_of_a_growing_log_count(tmp_path):
     whole = "".join(f"{line}\n" for line in lines).encode()
     log.write_bytes(whole + "三".encode()[:2])
     assert whole_lines(log) == lines
+
+
+def test_bytes_that_are_no_text_spoil_their_own_line_alone(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"a": 1}\n{"b": \xff}\n{"c": 3}\n')
+    first, _, third = whole_lines(log)
+    assert (first, third) == ('{"a": 1}', '{"c": 3}')
+
+
+def test_any_flipped_bit_of_a_sealed_file_is_noticed(tmp_path: Path) -> None:
+    path, values = tmp_path / "facts.json", {"name": "中文", "score": 0.5, "of": [1, None, True]}
+    write_sealed(path, values)
+    assert read_sealed(path) == values
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        spoilt = bytearray(content)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoilt)
+        try:
+            found = read_sealed(path)
+        except ValueError:
+            continue
+        # White space, or the word `seal` itself, says nothing of the values.
+        assert {name: found.get(name) for name in values} == values
+
+
+def test_what_is_no_text_is_not_shown_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "facts.json").write_bytes(b'{"a": "' + 1000 * b"x" + b'\xff"}')
+    with pytest.raises(ValueError, match="position 1007") as caught:
+        read_sealed(tmp_path / "facts.json")
+    assert len(repr(caught.value)) < 100
+
+
+def test_what_has_no_seal_is_read_and_what_is_no_object_is_not(tmp_path: Path) -> None:
+    write_json(tmp_path / "old.json", {"a": 1})
+    assert read_sealed(tmp_path / "old.json") == {"a": 1}
+    write_json(tmp_path / "list.json", [1])
+    with pytest.raises(ValueError, match="a list where an object should be"):
+        read_sealed(tmp_path / "list.json")
+
+
+def test_folders_get_their_names_back_before_somebody_looks_which_there_are(tmp_path: Path) -> None:
+    fill(tmp_path / ".lost.old", "old")
+    fill(tmp_path / ".lost.new", "new")
+    fill(tmp_path / "whole", "whole")
+    recover_folders(tmp_path)
+    assert names(tmp_path) == ["lost", "whole"]
+    assert content(tmp_path / "lost") == ["old", "old"]
+
+
+def test_what_a_killed_write_leaves_is_known(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "replace", lambda self, to: None)
+    write_text(tmp_path / "text", "new")
+    (left,) = tmp_path.iterdir()
+    assert is_temporary(left)
+    assert not any(is_temporary(tmp_path / name) for name in ("text", ".text", ".text.lock"))

@@ -330,7 +330,7 @@ def test_dropping_what_was_added_gives_back_the_parent(config, tmp_path):
 def test_a_manifest_that_lacks_the_tasks_is_no_obstacle(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
     file = parent / storage.MANIFEST_FILE
-    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest = storage.files.read_sealed(file)
     del manifest["tasks"]
     file.write_text(json.dumps(manifest), encoding="utf-8")
     assert drop_tasks(parent, ["mood"], tmp_path / "child")["origin"]["tasks"] == list(TASKS)

@@ -73,7 +73,8 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
 
         return call
 
-    def write_half(_: Any, path: Any, **__: Any) -> None:
+    def write_half(*arguments: Any, **_: Any) -> None:
+        (path,) = (one for one in arguments if isinstance(one, str | Path))
         Path(path).write_bytes(b"half a fi")
 
     if where == "step":
@@ -86,7 +87,7 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
             lambda trainer, _: trainer.log_file.open("a").write('{"step": 3, "lo'),
         )
     elif where == "weights":
-        trainer.save_file = die_at_call(trainer.save_file, write_half)
+        trainer.write_tensors = die_at_call(trainer.write_tensors, write_half)
     elif where == "optimizer":
         torch.save = die_at_call(torch.save, write_half)
     elif where == "complete":
@@ -346,3 +347,55 @@ def test_a_damaged_note_of_what_the_run_is_is_named(tmp_path: Path, text: str) -
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(TrainingError, match=r"run\.json is damaged .*choose another folder"):
         claim(tmp_path, {"kind": "x"})
+
+
+@pytest.mark.parametrize("text", ["{", '{"seconds": "x"}', "[1]"])
+def test_a_damaged_note_of_the_time_so_far_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seconds.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"seconds\.json is damaged .*remove it"):
+        seconds_spent(tmp_path)
+
+
+def test_a_damaged_line_of_the_log_costs_no_other_line(tmp_path: Path, whole: Path) -> None:
+    assert killed(tmp_path, "step 8")
+    log = tmp_path / "log.jsonl"
+    first, second, *others = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + second.replace(b'"step"', b'"st\xffp"') + b"".join(others))
+    run(tmp_path)
+    assert same(weights_of(tmp_path), weights_of(whole))
+    expected = log_of(whole)
+    assert log_of(tmp_path) == [expected[0], *expected[2:]]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "error"),
+    [  # in the second checkpoint; torch has words of its own for a full disk
+        (cgclora.adapter_trainer, "write_tensors", 2, OSError(28, "No space left on device")),
+        (torch, "save", 4, RuntimeError("unexpected pos 576 vs 534")),
+    ],
+)
+def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    call: int,
+    error: Exception,
+) -> None:
+    original, calls = getattr(module, name), iter(range(1, 100))
+
+    def write(*arguments: Any, **options: Any) -> None:
+        if next(calls) == call:
+            raise error
+        original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, write)
+        with pytest.raises(TrainingError, match="free room there and give the command again"):
+            run(tmp_path)
+    last = last_checkpoint(tmp_path / "checkpoints")
+    assert last is not None
+    assert last.name == "checkpoint-3"
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)

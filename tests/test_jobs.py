@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from cgclora.files import read_sealed
 from evals import job_files, worker
 from evals.jobs import Job, JobError, Jobs
 from evals.worker import work
@@ -259,7 +260,7 @@ def test_a_stopped_job_goes_on_with_the_same_command(jobs: Queue, tmp_path: Path
 def test_what_did_not_end_early_cannot_be_resumed(idle: Queue, state: str) -> None:
     job = idle.submit("evaluate", python(""), title="")
     path = job.folder / "job.json"
-    values = {**json.loads(path.read_text()), "state": state}
+    values = {**read_sealed(path), "state": state}
     with idle._files.worker_lock(0):  # somebody works, so what runs does run
         path.write_text(json.dumps(values))
         with pytest.raises(JobError, match=f"is {state}"):
@@ -305,7 +306,7 @@ def test_a_process_that_only_has_the_number_of_an_old_one_is_left_alone(idle: Qu
         job = idle.submit("evaluate", python(""), title="")
         path = job.folder / "job.json"
         process = {"pid": stranger.pid, "birth": "another boot 1"}
-        values = {**json.loads(path.read_text()), "state": "running", "process": process}
+        values = {**read_sealed(path), "state": "running", "process": process}
         path.write_text(json.dumps(values))
         assert idle.get(job.id).state == "stopped"
         assert stranger.poll() is None
@@ -387,7 +388,7 @@ def test_damaged_folders_are_passed_over(jobs: Queue, content: str) -> None:
 def test_a_field_of_another_type_is_damage(idle: Queue, key: str) -> None:
     job = idle.submit("evaluate", python(""), title="")
     path = job.folder / "job.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: [["?"]]}))
+    path.write_text(json.dumps({**read_sealed(path), key: [["?"]]}))
     if key == "command":  # texts can be made of anything
         return
     assert idle.all() == []
@@ -503,3 +504,30 @@ def test_a_folder_that_was_prepared_in_vain_is_removed(
     idle.prepare()
     assert not given_up.exists()
     assert job.folder.exists()
+
+
+# The clock ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jumps", [(0, -1e9, 5e8, -3.0), (2e9, 0, 0, 0)])
+def test_a_clock_that_is_set_back_changes_no_order(
+    idle: Queue, monkeypatch: pytest.MonkeyPatch, jumps: Sequence[float]
+) -> None:
+    now, ids = time.time(), []
+    for jump in jumps:
+        monkeypatch.setattr("evals.job_files.time.time", lambda jump=jump: now + jump)
+        ids.append(idle.submit("evaluate", python(""), title="").id)
+    assert [job.id for job in idle.all()] == ids[::-1]
+    assert [idle.get(name).place for name in ids] == [1, 2, 3, 4]
+    idle.stop(ids[0])
+    idle.resume(ids[0])
+    assert [idle.get(name).place for name in ids] == [4, 1, 2, 3]
+
+
+def test_a_job_with_another_byte_is_named_and_the_others_are_there(idle: Queue) -> None:
+    jobs = [idle.submit("evaluate", python("print(1)"), title="") for _ in range(2)]
+    path = jobs[0].folder / "job.json"
+    path.write_text(path.read_text().replace("print(1)", "print(9)"))
+    with pytest.raises(JobError, match=f"{jobs[0].id} is damaged.*remove its folder"):
+        idle.get(jobs[0].id)
+    assert [job.id for job in idle.all()] == [jobs[1].id]

@@ -1,5 +1,6 @@
 """The command line: from data to an answer, its output for people and machines, its exit codes."""
 
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cgclora import exit_codes
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import load_backbone
@@ -388,6 +390,7 @@ def test_an_error_of_ours_is_not_swallowed(folder: Path, monkeypatch: pytest.Mon
 
 HELP = """
 import contextlib, io, sys
+from cgclora import exit_codes
 from cgclora.__main__ import main
 for command in ([], ["train"], ["generate"], ["inspect"], ["bench"]):
     text = io.StringIO()
@@ -414,3 +417,11 @@ def test_help_is_quick_and_shows_an_example_of_every_command() -> None:
         assert f"{command} " in texts[0]
         assert "130  interrupted" in text
         assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_full_disk_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/mine/log.jsonl")
+
+    assert exit_codes.run(full) == 1
+    assert "runs/mine/log.jsonl': free room on the disk" in capsys.readouterr().err

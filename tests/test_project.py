@@ -219,3 +219,17 @@ def test_the_table_of_waits_says_what_was_measured():
     for row in measured["memory"]:
         held, bar = (f"{row[key] / 1e9:.2f} GB" for key in ("bytes", "bar"))
         assert f"| {row['name']} | {held} | {bar} | {reached[row['reached']]} |" in readme
+
+
+def test_the_table_of_faults_says_what_was_tried():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tried = result("faults")
+    assert not tried["skipped"]
+    assert len(tried["outcomes"]) == tried["trials"]
+    passed = [one for one in tried["outcomes"] if not one["problem"]]
+    assert f"{len(passed)} of {tried['trials']} trials: nothing lost." in readme
+    for fault in {one["fault"] for one in tried["outcomes"]}:
+        number, kept = (
+            sum(one["fault"] == fault for one in all_of) for all_of in (tried["outcomes"], passed)
+        )
+        assert f"| {fault} | {number} | {kept} |" in readme

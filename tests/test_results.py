@@ -1,14 +1,17 @@
 """Run folders: whole or not there, gone on with after any crash, and damage that is named."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cgclora import files
+from cgclora.files import read_sealed
 from evals import results
 from evals.results import Prediction, RunError, Unfinished, find_runs, read_run, write_scores
+from evals.run_progress import read_progress
 
 IDENTITY = {"method": "CGC-LoRA", "seed": 0}
 SAID = [
@@ -143,7 +146,7 @@ def test_a_file_with_a_flipped_bit_is_named(tmp_path, name):
 
 def test_a_newer_format_and_no_run_at_all_are_told_apart(tmp_path):
     folder = finished(tmp_path / "run").folder
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_sealed(folder / "manifest.json")
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(RunError, match=r"format 99.*update"):
         read_run(folder)
@@ -168,3 +171,87 @@ def test_a_run_that_is_being_filled_is_not_found_yet(tmp_path):
         for path in run.iterdir():
             (new / path.name).write_bytes(path.read_bytes())
         assert find_runs(tmp_path) == [run]
+
+
+def test_a_damaged_answer_is_asked_again_and_nothing_else(tmp_path):
+    with Unfinished(tmp_path / "run", IDENTITY) as unfinished:
+        unfinished.add(SAID)
+    path = tmp_path / "run.partial" / "answers.jsonl"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        with Unfinished(tmp_path / "run", IDENTITY) as again:
+            kept = [*again.done.values()]
+        assert len(kept) >= len(SAID) - 2  # a line's end may have become part of a line
+        assert all(one in SAID for one in kept)
+
+
+def test_answers_of_before_they_had_checksums_are_gone_on_with(tmp_path):
+    with Unfinished(tmp_path / "run", IDENTITY) as unfinished:
+        unfinished.add(SAID)
+    path = tmp_path / "run.partial" / "answers.jsonl"
+    lines = [json.loads(line)[:5] for line in files.whole_lines(path)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with Unfinished(tmp_path / "run", IDENTITY) as again:
+        assert list(again.done.values()) == SAID
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "identity.json",
+            b'"CGC-LoRA"',
+            b'"CGC-LoR@"',
+            r"identity\.json is damaged.*put back a copy",
+        ),
+        ("identity.json", b"{", b"[", r"identity\.json is damaged.*put back a copy"),
+        ("log.jsonl", b"1.5", b"9.5", r"log\.jsonl is damaged.*remove that line"),
+        ("log.jsonl", b"{", b"", r"log\.jsonl is damaged.*remove that line"),
+    ],
+)
+def test_what_cannot_be_asked_again_is_named_with_a_way_out(tmp_path, name, old, new, message):
+    with Unfinished(tmp_path / "run", IDENTITY) as unfinished:
+        unfinished.add(SAID)
+        unfinished.log_progress(3, 1.5)
+    path = tmp_path / "run.partial" / name
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(RunError, match=message):
+        Unfinished(tmp_path / "run", IDENTITY)
+
+
+def test_a_manifest_with_another_byte_is_named_with_a_way_out(tmp_path):
+    path = finished(tmp_path / "run").folder / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunError, match=r"manifest\.json is damaged.*fetch the run again"):
+        read_run(tmp_path / "run")
+
+
+def test_a_run_whose_rescoring_was_killed_is_still_found(tmp_path):
+    folder = scored(tmp_path / "run").folder
+    shutil.copytree(folder, tmp_path / ".run.new")
+    folder.rename(tmp_path / ".run.old")
+    assert find_runs(tmp_path) == [tmp_path / "run"]
+    assert read_run(tmp_path / "run").metrics == {"NER": {"samples": 2}}
+    assert files_of(tmp_path) == {"run"}
+
+
+def test_a_run_that_is_being_made_is_not_found_yet(tmp_path):
+    folder = scored(tmp_path / "one").folder
+    with files.replace_folder(tmp_path / "two") as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+        assert find_runs(tmp_path) == [folder]
+    assert find_runs(tmp_path) == [folder, tmp_path / "two"]
+
+
+def test_answers_that_were_left_beside_their_run_are_cleared_away(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_empty", lambda folder: None)
+        finished(tmp_path / "run")
+    (tmp_path / "run.partial" / f".identity.json.{'0' * 16}").touch()
+    assert read_progress(tmp_path / "run") is None
+    with pytest.raises(RunError, match="finished run"):
+        Unfinished(tmp_path / "run", IDENTITY)
+    assert files_of(tmp_path) == {"run"}

@@ -15,7 +15,7 @@ from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record
-from cgclora.files import sha256_file
+from cgclora.files import read_sealed, sha256_file
 from cgclora.router import SURE, JoinedRouter, RoutedTask, TaskRouter
 from cgclora.router_check import check
 from cgclora.settings import TrainingSettings
@@ -263,7 +263,7 @@ def rewrite(folder: Path, **changes: object) -> None:
     path = folder / ROUTER_FILE
     about = {"format": 1, "tasks": list(FIRST), **changes}
     save_file(load_file(path), path, metadata={"router": json.dumps(about)})
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_sealed(folder / "manifest.json")
     manifest["files"][ROUTER_FILE]["sha256"] = sha256_file(path)
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 

@@ -63,3 +63,19 @@ def test_the_pace_counts_dev_losses_but_no_pauses(tmp_path: Path) -> None:
     log = logged(tmp_path, *resumed)
     assert log.seconds_a_step == pytest.approx(3.0)
     assert log.seconds_left == pytest.approx(5 * 3.0)
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "st', "3", '{"step": "x"}', '{"stfp": 2}', "\ufffd"])
+def test_a_damaged_line_is_left_out(tmp_path: Path, line: str) -> None:
+    good = [json.dumps(loss(step, step, a=1.0)) for step in (1, 3)]
+    (tmp_path / "log.jsonl").write_text(f"{good[0]}\n{line}\n{good[1]}\n", encoding="utf-8")
+    log = read_log(tmp_path)
+    assert log is not None
+    assert log.loss == [(1, 1.0), (3, 1.0)]
+
+
+@pytest.mark.parametrize("jump", [-1e9, -3.0, 1e9])
+def test_a_clock_that_is_set_does_not_change_the_pace(tmp_path: Path, jump: float) -> None:
+    times = [2.0 * step + (jump if step > 3 else 0) for step in range(1, 8)]
+    log = logged(tmp_path, *(loss(step, time, a=1.0) for step, time in enumerate(times, start=1)))
+    assert log.seconds_a_step == pytest.approx(2.0)

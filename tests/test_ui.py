@@ -300,6 +300,15 @@ def test_a_damaged_adapter_is_named_and_the_others_work(engine: Engine) -> None:
     assert str(engine.folder) not in page
 
 
+def test_an_adapter_whose_saving_was_killed_keeps_its_place(tmp_path: Path) -> None:
+    save_adapters(tmp_path / "shipped")
+    save_adapter(tmp_path / "runs" / "mine" / "adapter", ("NER",))
+    for folder in (tmp_path / "shipped" / "general", tmp_path / "runs" / "mine" / "adapter"):
+        folder.rename(folder.with_name(f".{folder.name}.old"))
+    engine = Engine(tmp_path / "shipped", lambda progress: make_backbone(), tmp_path / "runs")
+    assert {"general", "mine"} <= engine.configs.keys()
+
+
 def test_tasks_are_known_before_the_model_is_loaded(adapters: Path) -> None:
     engine = Engine(adapters, load=lambda progress: make_backbone())
     assert engine.configs["general"].tasks == ("SentimentAnalyze", "NER", "Couplet")

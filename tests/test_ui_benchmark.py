@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Page
 
 from cgclora.data import DataError
+from cgclora.files import read_sealed
 from evals.jobs import Job, Jobs
 from evals.results import read_run
 from tests.app_tour import visiting
@@ -327,7 +328,7 @@ def some_job(jobs: Jobs, **changes: Any) -> Job:
     facts |= {"tasks": ["NER", "Couplet"], "per_task": 0, "records": 8, "work": 100.0}
     job = jobs.submit("evaluate", ["-c", "?"], title="t", facts=facts)
     path = job.folder / "job.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**read_sealed(path), **changes}))
     return jobs.get(job.id)
 
 
@@ -410,7 +411,7 @@ def test_a_running_job_shows_a_bar_for_each_task(engine, jobs):
     (partial / "answers.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers))
     (partial / "log.jsonl").write_text('{"time": 0, "done": 3, "seconds": 60}\n')
     path = job.folder / "job.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))
+    path.write_text(json.dumps({**read_sealed(path), "state": "running"}))
     with jobs._files.worker_lock(0):
         shown = page_of(tab, job)
     assert '<progress max="4" value="3"' in shown[tab.job]

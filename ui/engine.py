@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.files import recover_folders
 from evals.tasks import TASKS
 from ui.asking import BusyError, EngineError, Wait, ask
 from ui.questions import BARE, Question, answers, label_shares, requests_of
@@ -126,6 +127,8 @@ class Engine(Inherited):
         compared = {f"{COMPARED}/{path.name}": path for path in _folders(self.folder / COMPARED)}
         shipped = {path.name: path for path in _folders(self.folder) if path.name != COMPARED}
         runs = _folders(self.trained) if self.trained else ()
+        for path in runs:
+            recover_folders(path)
         trained = {path.name: path / "adapter" for path in runs if (path / "adapter").is_dir()}
         return {**trained, **shipped, **compared}
 
@@ -373,6 +376,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _folders(folder: Path) -> list[Path]:
     """What lies in a folder and is a folder, too; hidden ones aside."""
+    recover_folders(folder)
     found = sorted(folder.glob("*/")) if folder.is_dir() else []
     return [path for path in found if not path.name.startswith(".")]
 
