@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,12 @@ from evals.library import Library
 from tests.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.run_folders import around
 from tests.run_folders import write_run as write_scored_run
+from tests.test_ui import pieces
 from tests.tiny import make_backbone
 from tests.tiny_gguf import write_gguf
 from tests.training_runs import TASKS
-from ui.engine import Engine, Load, Question, loader
+from ui.engine import Engine, Load, loader
+from ui.questions import Question
 
 FIRST = 1
 """The turn of the adapters that were committed before."""
@@ -65,14 +68,11 @@ class World:
             damaged_runs: Below `runs`; must be named with a reason.
             load: Another backbone than the tiny one, which then fits no adapter.
         """
-        engine = Engine(self.folder / "adapters", load or _tiny, trained=self.runs)
-        engine.start()
-        assert engine.wait(60), "the engine does not come to an end"
-        assert engine.status.ready, engine.status.problem
-        if load is None:
-            assert set(adapters) <= set(engine.adapters()), engine.problems
-            assert engine.problems.keys() == set(damaged_adapters), engine.problems
-            assert _answer(engine) == _expected_answer()
+        with _started(Engine(self.folder / "adapters", load or _tiny, trained=self.runs)) as engine:
+            if load is None:
+                assert set(adapters) <= set(engine.adapters()), engine.problems
+                assert engine.problems.keys() == set(damaged_adapters), engine.problems
+                assert _answer(engine) == _expected_answer()
         library = Library(self.folder / "shipped", self.runs)
         found = library.leaderboards()
         shown = {
@@ -131,17 +131,27 @@ def _tiny(_: Callable[[str, float], None]) -> object:
     return make_backbone()
 
 
+@contextmanager
+def _started(engine: Engine) -> Iterator[Engine]:
+    """The engine at work; afterwards none of its threads holds on to the backbone's file."""
+    engine.start()
+    assert engine.wait(60), "the engine does not come to an end"
+    assert engine.status.ready, engine.status.problem
+    try:
+        yield engine
+    finally:
+        engine.end(0)
+
+
 def _answer(engine: Engine) -> str:
     question = Question("general", TASKS[0], "abcdefgh", 6)
-    return "".join(piece.text for piece in engine.ask(question))
+    return "".join(piece.text for piece in pieces(engine, question))
 
 
 @cache
 def _expected_answer() -> str:
-    engine = Engine(_template() / "adapters", _tiny)
-    engine.start()
-    engine.wait(60)
-    return _answer(engine)
+    with _started(Engine(_template() / "adapters", _tiny)) as engine:
+        return _answer(engine)
 
 
 def load_stand_in(world: World) -> Load:
