@@ -58,7 +58,7 @@ def test_a_manifest_without_a_seal_is_found_out(monkeypatch: pytest.MonkeyPatch)
         return json.loads(path.read_text(encoding="utf-8"))
 
     monkeypatch.setattr(files, "read_sealed", read)
-    found = [attempt(OF["damage", "a job"], seed) for seed in range(40)]
+    found = (attempt(OF["damage", "a job"], seed) for seed in range(400))  # few hit a value
     assert any("something else was read" in one.problem for one in found)
 
 
