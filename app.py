@@ -38,6 +38,7 @@ from ui.engine import Engine, loader
 from ui.gates.tab import Gates
 from ui.leaderboard.tab import Leaderboard
 from ui.log import set_up_log
+from ui.page import Page
 from ui.rates import Rates
 from ui.service import around
 from ui.settings import Settings, SettingsError
@@ -49,6 +50,7 @@ from ui.try_it.tab import TryIt
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
+_SESSIONS = 500  # open pages that are remembered; a megabyte each
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
@@ -60,7 +62,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         settings: Where results are kept, and what visitors may do.
     """
     runs, allowed, backbone = settings.runs, settings.jobs_allowed, settings.backbone
-    page = gr.Blocks(
+    page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
         fill_width=True,
@@ -114,6 +116,7 @@ def launch(
         allowed_paths=[],
         max_file_size=f"{engine.limits.upload_mb if settings.jobs_allowed else 1}mb",
         max_threads=_THREADS + _rows(engine),  # who waits for an answer holds one
+        state_session_capacity=_SESSIONS,
         mcp_server=find_spec("mcp") is not None,
         app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
         **others,
