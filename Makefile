@@ -6,7 +6,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench browser axe clean
+.PHONY: app test lint format bench load fuzz browser axe clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -27,6 +27,12 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(python) -m cgclora bench $(ARGS)
+
+load: .venv/dev
+	$(python) -m tests.load $(ARGS)
+
+fuzz: .venv/dev
+	$(python) -m tests.fuzz $(ARGS)
 
 browser: .venv/dev
 	$(python) -m tests.browser

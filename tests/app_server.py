@@ -1,6 +1,7 @@
 """The app as a process of its own, as a visitor's browser meets it."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,8 +35,13 @@ class Running:
 
 
 @contextmanager
-def start(settings: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Start the app, and end it afterwards; see `serve`."""
+def start(settings: Mapping[str, str] | None = None, *, strict: bool = True) -> Iterator[Running]:
+    """Start the app, and end it afterwards; see `serve`.
+
+    Args:
+        settings: More of its environment.
+        strict: Whether a `Traceback` in what it says is an error; else the caller looks.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +58,7 @@ def start(settings: Mapping[str, str] | None = None) -> Iterator[Running]:
             )
             try:
                 yield Running(f"http://127.0.0.1:{port}", process, log)
-                assert "Traceback" not in log.read_text(), log.read_text()
+                assert not strict or "Traceback" not in log.read_text(), log.read_text()
             finally:
                 process.terminate()
                 process.wait(30)
@@ -75,6 +81,36 @@ def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
             assert time.monotonic() < deadline, app.log.read_text()
             time.sleep(0.2)
         yield app.address
+
+
+def wait_until_ready(app: Running, seconds: float = 120) -> None:
+    """Wait until the app's model is loaded.
+
+    Raises:
+        AssertionError: It ended before, or took too long; with all it said.
+    """
+    deadline = time.monotonic() + seconds
+    while not _ready(app.address):
+        assert app.process.poll() is None, app.log.read_text()
+        assert time.monotonic() < deadline, app.log.read_text()
+        time.sleep(0.2)
+
+
+def _ready(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/ready", timeout=30) as reply:
+            return bool(reply.status == 200)
+    except OSError:  # an HTTPError is one, too
+        return False
+
+
+def held(process: int, what: str) -> int | None:
+    """Bytes of memory that a process holds, by Linux's name (`VmRSS`, `VmHWM`); elsewhere None."""
+    status = Path(f"/proc/{process}/status")
+    if not status.is_file():
+        return None
+    found = re.search(rf"{what}:\s*(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 if found else None
 
 
 def _answers(address: str) -> bool:
