@@ -182,6 +182,17 @@ def test_a_value_that_its_component_cannot_hold_is_refused_without_a_traceback(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
+def test_an_event_that_comes_with_a_file_is_refused(
+    page: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"value": [{"path": "/etc/passwd"}]}
+    values = [1, True, "x", "a", 3]
+    body = {"data": values, "fn_index": 0, "session_hash": "me", "event_data": event}
+    reply = page.post(f"{API}/run/predict", json=body)
+    assert "nothing that the page sends" in reply.json()["error"]
+    assert "Traceback" not in "".join(capsys.readouterr())
+
+
 def test_too_few_values_are_refused(page: httpx.Client) -> None:
     assert "nothing that the page sends" in sent(page, [1]).json()["error"]
 

@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.components import Component
 from gradio.state_holder import SessionState
+from gradio_client.utils import is_file_obj
 
 from ui.log import note
 
@@ -51,8 +52,8 @@ class Page(gr.Blocks):
             gr.Error: What came with the event is nothing that a page sends.
         """
         event = others.get("event_data")
-        if event is not None and not is_plain(event._data):
-            raise _refusal("an event with values of a kind that no page sends")
+        if event is not None and not (is_plain(event._data) and _has_no_file(event._data)):
+            raise _refusal("an event with values that no page sends")
         told: dict[str, Any] = await super().process_api(*args, **others)
         return told
 
@@ -93,6 +94,13 @@ def is_plain(value: Any, deepest: int = _DEEPEST) -> bool:
     if isinstance(value, list | tuple):
         return deepest > 0 and all(is_plain(one, deepest - 1) for one in value)
     return True
+
+
+def _has_no_file(value: Any) -> bool:
+    """Whether nothing in a JSON value is a file for Gradio: no event of this page comes with one."""
+    if isinstance(value, dict):
+        return not is_file_obj(value) and all(map(_has_no_file, value.values()))
+    return not isinstance(value, list) or all(map(_has_no_file, value))
 
 
 def _fits(component: Any, value: Any) -> bool:
