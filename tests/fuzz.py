@@ -308,9 +308,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the report")
     parser.add_argument("--log", type=Path, metavar="OUT", help="where to keep the server's log")
     options = parser.parse_args()
+    stamp = provenance.stamp(None)  # the code may change while it is called
     found = {
         "format": 1,
-        **provenance.stamp(None),
+        **stamp,
         "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
         **measure(options.calls, options.seed, options.log),
     }

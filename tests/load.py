@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the report")
     options = parser.parse_args()
+    stamp = provenance.stamp(None)  # the code may change while it is measured
     with start(SETTINGS, strict=False) as app:
         wait_until_ready(app)
         listed = httpx.post(f"{app.address}/gradio_api/call/tasks", json={"data": []}).json()
@@ -240,7 +241,7 @@ def main() -> None:
         alive, log = app.process.poll() is None, app.log.read_text("utf-8", "replace")
         found = {
             "format": 1,
-            **provenance.stamp(None),
+            **stamp,
             "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
             "users": options.users,
             "minutes": options.minutes,

@@ -15,7 +15,6 @@ import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.components import Component
 from gradio.state_holder import SessionState
-from gradio_client.utils import is_file_obj
 
 from ui.log import note
 
@@ -97,9 +96,9 @@ def is_plain(value: Any, deepest: int = _DEEPEST) -> bool:
 
 
 def _has_no_file(value: Any) -> bool:
-    """Whether nothing in a JSON value is a file for Gradio: no event of this page comes with one."""
+    """Whether Gradio takes nothing in a JSON value for a file: no event of a page has one."""
     if isinstance(value, dict):
-        return not is_file_obj(value) and all(map(_has_no_file, value.values()))
+        return "path" not in value and all(map(_has_no_file, value.values()))
     return not isinstance(value, list) or all(map(_has_no_file, value))
 
 
