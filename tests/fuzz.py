@@ -28,7 +28,8 @@ import torch
 from cgclora import provenance
 from cgclora.files import write_json
 from tests.app_server import ROOT, Running, held, start, wait_until_ready
-from tests.fuzz_calls import API, TASKS, Call, Page, call
+from tests.fuzz_calls import TASKS, call
+from tests.fuzz_http import API, Call, Page
 from tests.test_ui import save_adapter
 from tests.tiny import make_model, make_tokenizer
 
@@ -110,7 +111,7 @@ def _marker(worker: int) -> str:
 
 
 def _send(client: httpx.Client, address: str, made: Call, name: str) -> tuple[str, str]:
-    """A reply's status, or `none`, and its headers and body with those of what follows."""
+    """A reply's status, or why there is none; its headers and body with those of what follows."""
     headers = {**made.headers, "X-Request-ID": made.headers.get("X-Request-ID", name)}
     if made.cut:
         return _send_in_part(address, made, headers)

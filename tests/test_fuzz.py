@@ -15,14 +15,14 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tests import fuzz
-from tests.fuzz_calls import API, Page, call
+from tests.fuzz_calls import call
+from tests.fuzz_http import API, AS_JSON, Page
 from ui.guard import Guard
 from ui.page import Page as Guarded
 from ui.page import is_plain
 from ui.places import PROJECT, shown_place
 from ui.service import around
 
-AS_JSON = {"Content-Type": "application/json"}
 HALF_A_CHARACTER = '"\\ud800"'
 
 
