@@ -38,6 +38,7 @@ from ui.engine import Engine, loader
 from ui.gates.tab import Gates
 from ui.leaderboard.tab import Leaderboard
 from ui.log import set_up_log
+from ui.memory import give_back_memory
 from ui.page import Page
 from ui.rates import Rates
 from ui.service import around
@@ -133,6 +134,7 @@ def _rows(engine: Engine) -> int:
 def main(settings: Settings) -> None:
     """Serve until the process is told to stop."""
     set_up_log(as_json=settings.json_log)
+    give_back_memory()
     limits = settings.limits
     engine = Engine(
         folder=settings.adapters,

@@ -183,7 +183,7 @@ _TWO_STREAMS = "send_message"
 """Gradio has one letter box a session: who closes one of two streams takes it from the other, whose
 event then ends with a KeyError in this function. No page opens two; it is counted apart."""
 
-_APART = "two streams of one session"
+APART = "two streams of one session"
 _WRONG = ("error", "critical")
 
 
@@ -194,12 +194,12 @@ def wrong_inside(log: str) -> Counter[str]:
         last = next((line for line in block.splitlines()[1:] if line and line[0] != " "), "")
         places = [" ".join(place) for place in _PLACE.findall(block.partition(last)[0])]
         two = any(_TWO_STREAMS in place for place in places)
-        found[_APART if two else f"{last.partition(':')[0]} at {(places or ['?'])[-1]}"] += 1
+        found[APART if two else f"{last.partition(':')[0]} at {(places or ['?'])[-1]}"] += 1
     for line in log.splitlines():
         if line.startswith('{"time"') and (said := json.loads(line))["level"] in _WRONG:
             places = said.get("at") or ["?"]
             two = any(_TWO_STREAMS in place for place in places)
-            found[_APART if two else f"{said['event'][:200]} at {places[-1]}"] += 1
+            found[APART if two else f"{said['event'][:200]} at {places[-1]}"] += 1
     return found
 
 
@@ -278,7 +278,7 @@ def measure(calls: int, seed: int, keep: Path | None = None) -> dict[str, Any]:
     if keep:
         keep.write_text(log, "utf-8")
     inside = wrong_inside(log)
-    apart = inside.pop(_APART, 0)
+    apart = inside.pop(APART, 0)
     return {
         "calls": sum(found.calls.values()),
         "seed": seed,
@@ -288,7 +288,7 @@ def measure(calls: int, seed: int, keep: Path | None = None) -> dict[str, Any]:
         "failed": found.failed,
         "leaks": found.leaks,
         "inside": dict(inside.most_common()),
-        "apart": {_APART: apart},
+        "apart": {APART: apart},
         "memory": {"before": before, "after": after, "peak": peak, "bar": GROWTH_BAR},
         "reached": {
             "all answered": not found.failed and sum(found.calls.values()) == calls,

@@ -1,6 +1,8 @@
 """Many users at once, in short; `make load` takes ten minutes and the embedded backbone."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -40,7 +42,12 @@ def test_a_report_says_which_bars_were_missed() -> None:
     assert good["memory"]["megabytes_a_minute"] == pytest.approx(0)
     grown = seen(other=1, lost=1)
     grown.memory = [(at, size + int(at * 10**6)) for at, size in grown.memory]
-    bad = load.report(grown, {"quiet_after": None}, alive=False, log="Traceback")
+    bad = load.report(
+        grown,
+        {"quiet_after": None},
+        alive=False,
+        log="Traceback (most recent call last):\nValueError: x",
+    )
     assert not any(bad["reached"].values())
     assert bad["memory"]["megabytes_a_minute"] == pytest.approx(60)
 
@@ -53,3 +60,26 @@ def test_users_at_once_get_their_own_answers_and_those_who_leave_cost_nothing() 
         assert all(told["reached"].values()), json.dumps(told, indent=1, ensure_ascii=False)
         assert told["answers"]["own"] > 20
         assert told["slider moves"] > 0
+
+
+_HOLD_ON = """
+import os, time
+from tests.app_server import held
+from ui import memory
+
+parts = [bytearray(100_000) for _ in range(2000)]  # each too small for a place of its own
+last = bytearray(100_000)  # keeps what is freed below it from going by itself
+del parts
+before = held(os.getpid(), "VmRSS")
+memory._SECONDS = 0.1
+memory.give_back_memory()
+time.sleep(1)
+print(before - held(os.getpid(), "VmRSS"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
+def test_memory_that_nothing_uses_goes_back_to_the_machine() -> None:
+    command = [sys.executable, "-c", _HOLD_ON]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert int(said.stdout) > 100_000_000
