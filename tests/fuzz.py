@@ -179,11 +179,6 @@ def _leaks(made: Call, said: str, private: Mapping[str, str], worker: int) -> li
 
 _PLACE = re.compile(r'File ".*?([^/]+/[^/]+\.py)", line \d+, in (\S+)')
 
-_TWO_STREAMS = "send_message"
-"""Gradio has one letter box a session: who closes one of two streams takes it from the other, whose
-event then ends with a KeyError in this function. No page opens two; it is counted apart."""
-
-APART = "two streams of one session"
 _WRONG = ("error", "critical")
 
 
@@ -193,13 +188,10 @@ def wrong_inside(log: str) -> Counter[str]:
     for block in log.split("Traceback (most recent call last):")[1:]:
         last = next((line for line in block.splitlines()[1:] if line and line[0] != " "), "")
         places = [" ".join(place) for place in _PLACE.findall(block.partition(last)[0])]
-        two = any(_TWO_STREAMS in place for place in places)
-        found[APART if two else f"{last.partition(':')[0]} at {(places or ['?'])[-1]}"] += 1
+        found[f"{last.partition(':')[0]} at {(places or ['?'])[-1]}"] += 1
     for line in log.splitlines():
         if line.startswith('{"time"') and (said := json.loads(line))["level"] in _WRONG:
-            places = said.get("at") or ["?"]
-            two = any(_TWO_STREAMS in place for place in places)
-            found[APART if two else f"{said['event'][:200]} at {places[-1]}"] += 1
+            found[f"{said['event'][:200]} at {(said.get('at') or ['?'])[-1]}"] += 1
     return found
 
 
@@ -278,7 +270,6 @@ def measure(calls: int, seed: int, keep: Path | None = None) -> dict[str, Any]:
     if keep:
         keep.write_text(log, "utf-8")
     inside = wrong_inside(log)
-    apart = inside.pop(APART, 0)
     return {
         "calls": sum(found.calls.values()),
         "seed": seed,
@@ -288,7 +279,6 @@ def measure(calls: int, seed: int, keep: Path | None = None) -> dict[str, Any]:
         "failed": found.failed,
         "leaks": found.leaks,
         "inside": dict(inside.most_common()),
-        "apart": {APART: apart},
         "memory": {"before": before, "after": after, "peak": peak, "bar": GROWTH_BAR},
         "reached": {
             "all answered": not found.failed and sum(found.calls.values()) == calls,

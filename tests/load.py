@@ -27,7 +27,7 @@ from cgclora.files import write_json
 from evals.tasks import TASKS
 from evals.tasks.samples import load_samples
 from tests.app_server import Running, held, start, wait_until_ready
-from tests.fuzz import APART, wrong_inside
+from tests.fuzz import wrong_inside
 from tests.load_users import Prompt, Reply, Sliders, ask
 
 GROWTH_BAR = 10.0
@@ -197,7 +197,6 @@ def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> di
     slope = linear_regression(*zip(*warm, strict=True)).slope if len(warm) > 9 else None
     counts = {name: seen.counts[name] for name in ("own", "close", "other", "lost")}
     inside = wrong_inside(log)
-    apart = inside.pop(APART, 0)
     bars = {
         "nothing lost": counts["lost"] == 0,
         "nothing mixed up": counts["other"] == 0,
@@ -220,7 +219,6 @@ def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> di
             "bar": GROWTH_BAR,
         },
         "inside": dict(inside),
-        "apart": {APART: apart},
         "strange": seen.strange,
         "reached": bars,
     }

@@ -75,7 +75,8 @@ def guarded() -> TestClient:
 
 
 def test_what_a_page_sends_comes_through_whole(guarded: TestClient) -> None:
-    body = json.dumps({"data": ["你好 👩‍⚕️", 1.5, None]}).encode()
+    quoted = 'a visitor\'s own "session_hash": ""'
+    body = json.dumps({"data": ["你好 👩‍⚕️", 1.5, None, quoted]}).encode()
     assert guarded.post(f"{API}/queue/join", content=body).json()["bytes"] == len(body)
     assert guarded.get(f"{API}/file=/x/图.png").status_code == 200
 
@@ -85,6 +86,7 @@ def test_what_a_page_sends_comes_through_whole(guarded: TestClient) -> None:
     [
         (f"{API}/call/generate", f'{{"data": [{HALF_A_CHARACTER}]}}', 400),
         (f"{API}/queue/join", f'{{"session_hash": {HALF_A_CHARACTER}}}', 400),
+        (f"{API}/queue/join", '{"data": [], "session_hash" : ""}', 400),
         (f"{API}/queue/join", " " * 5_000_000, 413),
         (f"{API}/component_server", "{}", 404),
         (f"{API}/proxy=http://example.org", "", 404),
