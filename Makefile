@@ -9,7 +9,7 @@ MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench fault browser axe audit space clean
+.PHONY: app test lint format bench fault load fuzz browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -34,6 +34,12 @@ bench: .venv/dev
 
 fault: .venv/dev
 	$(python) -m tests.faults $(ARGS)
+
+load: .venv/dev
+	$(python) -m tests.load $(ARGS)
+
+fuzz: .venv/dev
+	$(python) -m tests.fuzz $(ARGS)
 
 # Known holes of what is installed; asks the package index, so not without a network.
 audit: .venv/app

@@ -41,6 +41,8 @@ from ui.engine import Engine, loader
 from ui.gates.tab import Gates
 from ui.leaderboard.tab import Leaderboard
 from ui.log import set_up_log
+from ui.memory import give_back_memory
+from ui.page import Page
 from ui.rates import Rates
 from ui.service import around
 from ui.settings import Settings, SettingsError
@@ -53,6 +55,7 @@ from ui.zero import ZERO_GPU
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
+_SESSIONS = 500  # open pages that are remembered; a megabyte each
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
@@ -64,7 +67,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         settings: Where results are kept, and what visitors may do.
     """
     runs, allowed, backbone = settings.runs, settings.jobs_allowed, settings.backbone
-    page = gr.Blocks(
+    page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
         fill_width=True,
@@ -120,6 +123,7 @@ def launch(
         allowed_paths=[],
         max_file_size=f"{engine.limits.upload_mb if settings.jobs_allowed else 1}mb",
         max_threads=_THREADS + _rows(engine),  # who waits for an answer holds one
+        state_session_capacity=_SESSIONS,
         mcp_server=find_spec("mcp") is not None,
         app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
         **others,
@@ -142,6 +146,7 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
         built: As for `launch`.
     """
     set_up_log(as_json=settings.json_log)
+    give_back_memory()
     limits = settings.limits
     engine = Engine(
         folder=settings.adapters,

@@ -28,7 +28,7 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
             *("rank", "method", "label", "backbone", *_columns("overall")),
             *("seeds", "seed_standard_deviation", "parameters", "total_rank", "active_rank"),
             *("training_seconds", "tokens_per_second", "peak_memory"),
-            *(column for task in tasks for column in _columns(task)),
+            *(column for task in tasks for column in _columns(_text(task))),
         ]
     )
     for entry in entries:

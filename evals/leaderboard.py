@@ -422,10 +422,12 @@ def wins(board: Board) -> dict[str, dict[str, Duel]]:
 
 
 def leaders(board: Board) -> dict[str, frozenset[str]]:
-    """For each task the best entry, and those that it does not beat.
+    """For each task the best entry, and those that it does not beat; nobody on an empty board.
 
     Holm's rule over the other entries: what is left out is worse than the best with p < 0.05.
     """
+    if not board.entries:
+        return {task.name: frozenset() for task in board.tasks}
     found: dict[str, frozenset[str]] = {}
     for task in board.tasks:
         scores = {entry.name: entry.scores[task.name] for entry in board.entries}

@@ -1,6 +1,7 @@
 """The app as a process of its own, as a visitor's browser meets it."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def start(
     *,
     python: str | Path = sys.executable,
     folder: Path = ROOT,
-    tracebacks: int = 0,
+    tracebacks: int | None = 0,
     **options: Any,
 ) -> Iterator[Running]:
     """Start the app, and end it afterwards.
@@ -49,7 +50,7 @@ def start(
         settings: More of its environment; None takes a variable out.
         python: Who runs it.
         folder: Where it lies.
-        tracebacks: How many it may print.
+        tracebacks: How many it may print; None does not look.
         options: More for `subprocess.Popen`.
     """
     with socket.socket() as free:
@@ -70,7 +71,8 @@ def start(
             )
             try:
                 yield Running(f"http://127.0.0.1:{port}", process, log)
-                assert log.read_text().count("Traceback") <= tracebacks, log.read_text()
+                found = log.read_text().count("Traceback")
+                assert tracebacks is None or found <= tracebacks, log.read_text()
             finally:
                 process.terminate()
                 process.wait(30)
@@ -94,6 +96,36 @@ def serve(settings: Mapping[str, str | None] | None = None, **options: Any) -> I
             assert time.monotonic() < deadline, app.log.read_text()
             time.sleep(0.2)
         yield app.address
+
+
+def wait_until_ready(app: Running, seconds: float = 120) -> None:
+    """Wait until the app's model is loaded.
+
+    Raises:
+        AssertionError: It ended before, or took too long; with all it said.
+    """
+    deadline = time.monotonic() + seconds
+    while not _ready(app.address):
+        assert app.process.poll() is None, app.log.read_text()
+        assert time.monotonic() < deadline, app.log.read_text()
+        time.sleep(0.2)
+
+
+def _ready(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/ready", timeout=30) as reply:
+            return bool(reply.status == 200)
+    except OSError:  # an HTTPError is one, too
+        return False
+
+
+def held(process: int, what: str) -> int | None:
+    """Bytes of memory that a process holds, by Linux's name (`VmRSS`, `VmHWM`); elsewhere None."""
+    status = Path(f"/proc/{process}/status")
+    if not status.is_file():
+        return None
+    found = re.search(rf"{what}:\s*(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 if found else None
 
 
 def _answers(address: str) -> bool:

@@ -6,7 +6,6 @@ one at `--url`. Medians of several runs; leave the machine to it.
 
 import argparse
 import os
-import re
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from playwright.sync_api import Browser, Error, Page
 from cgclora import provenance
 from cgclora.embedded import embedded_folder, embedded_tokenizer
 from cgclora.files import write_json
-from tests.app_server import serve, start
+from tests.app_server import held, serve, start
 from tests.app_tour import View, browsing, looking, settle, show, tab_names
 
 PROMPT_TOKENS = 100
@@ -149,24 +148,16 @@ def first_start(browser: Browser) -> tuple[Timing, dict[str, int]]:
             _painted(page, app.address)
             page.locator(".status.ready").wait_for(timeout=300_000)
             seconds = time.monotonic() - started
-            peak = _held(app.process.pid, "VmHWM")
+            peak = held(app.process.pid, "VmHWM")
     with start() as app, looking(browser, _VIEW) as page:
         _painted(page, app.address)
         _ready(page, app.address)
-        rest = _held(app.process.pid, "VmRSS")
+        rest = held(app.process.pid, "VmRSS")
     memory = zip(MEMORY_BARS, (peak, rest), strict=True)
     return (
         Timing("first start to model ready", [seconds], BARS["first start"]),
         {name: held for name, held in memory if held is not None},
     )
-
-
-def _held(process: int, what: str) -> int | None:
-    status = Path(f"/proc/{process}/status")
-    if not status.is_file():
-        return None
-    found = re.search(rf"{what}:\s*(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
 
 
 def _painted(page: Page, address: str) -> None:
@@ -350,8 +341,8 @@ def main() -> None:
     if options.json:
         write_json(options.json, report(timings, memory, options.runs))
     print(table(timings))
-    for name, held in memory.items():
-        print(f"{name:<36} {held / 1e9:7.2f} GB {MEMORY_BARS[name] / 1e9:.1f} GB")
+    for name, size in memory.items():
+        print(f"{name:<36} {size / 1e9:7.2f} GB {MEMORY_BARS[name] / 1e9:.1f} GB")
 
 
 if __name__ == "__main__":

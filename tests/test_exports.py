@@ -1,6 +1,7 @@
 """Boards as files, the names of runs, and the facts of one: nothing says where a folder lies."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -35,12 +36,20 @@ def test_csv_has_a_line_an_entry_and_a_score_with_its_interval_a_task(library):
     assert lines[0]["seed_standard_deviation"] == ""
 
 
-@pytest.mark.parametrize("name", ["=1+1", "@x", "-1", "+1"])
+@pytest.mark.parametrize("name", ["=1+1", "@x", "-1", "+1", "\t=1"])
 def test_csv_holds_no_formula(library, name):
     write_run(library.local / "bad", {"NER": around(0.4)}, method=name)
     (board,) = library.leaderboards().boards
     lines = [*csv.DictReader(io.StringIO(board_csv(board.entries, [])))]
     assert f"'{name}" in [line["method"] for line in lines]
+
+
+def test_a_board_with_every_entry_filtered_out_is_still_a_file(library):
+    (board,) = library.leaderboards().boards
+    empty = dataclasses.replace(board, entries=())
+    written = board_as_json(empty, library)
+    assert (written["entries"], written["leaders"]) == ([], {"NER": []})
+    assert len(board_csv(empty.entries, ["NER"]).splitlines()) == 1
 
 
 def test_json_names_runs_without_their_folders(library, tmp_path):

@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError
 import app
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from tests.app_server import ROOT, start
+from tests.app_server import ROOT, start, wait_until_ready
 from tests.test_ui import save_adapters
 from tests.tiny import make_backbone, make_model, make_tokenizer
 from ui import log
@@ -187,6 +187,32 @@ def test_an_answer_that_takes_too_long_is_given_up(adapters: Path) -> None:
         list(engine.ask(question(most=64, beside=(BARE,))))
 
 
+def waiting_becomes(engine: Engine, count: int) -> bool:
+    deadline = time.monotonic() + 10
+    while engine.waiting != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return engine.waiting == count
+
+
+def test_a_program_that_hangs_up_leaves_nothing_to_be_answered(adapters: Path) -> None:
+    engine = Engine(adapters, load=lambda progress: make_backbone(), limits=Limits(at_once=1))
+    page = app.launch(engine, Settings(), quiet=True, server_name="127.0.0.1")
+    assert engine.wait(60)
+    with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
+        running = [engine.ask(question()) for _ in range(2)]  # as many as there are workers
+        for one in running:
+            next(one)
+        with httpx.Client(base_url=str(page.local_url)) as client:
+            path = "gradio_api/call/generate"
+            event = client.post(path, json={"data": ["NER", "你好", "", False]}).json()["event_id"]
+            with client.stream("GET", f"{path}/{event}"):
+                assert waiting_becomes(engine, 1)
+        assert waiting_becomes(engine, 0)
+    for one in running:
+        list(one)
+    page.close()
+
+
 # Health ----------------------------------------------------------------------------------------
 
 
@@ -268,6 +294,13 @@ def test_an_error_is_logged_by_its_type_and_place_without_its_words() -> None:
     assert SECRET not in json.dumps(line, ensure_ascii=False)
 
 
+def test_a_line_of_the_log_is_one_whatever_a_path_holds() -> None:
+    record = logging.getLogger("x").makeRecord("x", logging.INFO, "f", 1, "a\u2028b\x85c", (), None)
+    line = log._AsJson().format(record)
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["event"] == "a\u2028b\x85c"
+
+
 # A process of its own --------------------------------------------------------------------------
 
 
@@ -283,10 +316,7 @@ def test_the_log_of_a_server_holds_no_text_of_a_visitor(tmp_path: Path) -> None:
         "CGCLORA_RUNS": str(tmp_path / "runs"),
     }
     with start(settings) as running:
-        deadline = time.monotonic() + 120
-        while not _ready(running.address):
-            assert time.monotonic() < deadline, running.log.read_text()
-            time.sleep(0.2)
+        wait_until_ready(running)
         client = Client(running.address, verbose=False)
         call = client.submit(task="NER", prompt=SECRET, api_name="/generate")
         assert call.result(60)["tokens"] >= 1
@@ -301,13 +331,6 @@ def test_the_log_of_a_server_holds_no_text_of_a_visitor(tmp_path: Path) -> None:
     assert "/ready" in paths
     assert SECRET not in "".join(lines)
     assert SECRET.encode("unicode_escape").decode() not in "".join(lines)
-
-
-def _ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/ready", timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> None:

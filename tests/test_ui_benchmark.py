@@ -301,13 +301,15 @@ def test_an_upload_that_is_too_much_is_refused(tmp_path, name, content, reason):
 
 def test_where_jobs_are_not_allowed_there_is_the_command_alone(engine, jobs, monkeypatch):
     monkeypatch.delenv("CGCLORA_DATA", raising=False)
-    tab = tab_of(engine, jobs, allowed=False)
+    tab = tab_of(engine, jobs, allowed=False, backbone="/elsewhere/on/the/server/own-backbone")
     shown = opened(tab, lang="en", bench_data="upload")
+    assert "--adapter general --backbone own-backbone " in shown[tab.command]
     assert "CGCLORA_ALLOW_JOBS=1" in shown[tab.notice]
     assert not tab.start.visible
     assert not tab.upload.visible
     assert "my-test.jsonl" in shown[tab.command]
-    assert str(Path(__file__).parents[1]) not in shown[tab.command].partition("--adapter")[0]
+    assert str(Path(__file__).parents[1]) not in shown[tab.command]
+    assert str(engine.folder) not in shown[tab.command]
     assert "--run runs/evaluations/general" in shown[tab.command]
     tab._start(visitor(), "general", "samples", None, ["NER"], 1)
     assert jobs.all() == []

@@ -415,6 +415,13 @@ def test_knocking_out_twice_restores(engine: Engine) -> None:
     assert back[changes.slots[2][2]] == text("gates_knock", "zh")
 
 
+def test_a_button_that_is_none_of_the_sliders_knocks_nothing_out(engine: Engine) -> None:
+    changes = tab_of(engine).changes
+    for target in (changes.run, None):
+        pressed: Any = SimpleNamespace(target=target)
+        assert changes._knock(pressed, visitor(), *[1.0] * SLIDERS) == gr.skip()
+
+
 def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: Engine) -> None:
     changes = tab_of(engine).changes
     ones = [1.0] * SLIDERS

@@ -93,6 +93,12 @@ def names(sight: Sight) -> list[str]:
     return [entry.name for entry in sight.entries]
 
 
+@pytest.mark.parametrize("data", [None, "sort", 3, [1], {"words": "CGC"}, {"words": [[]]}])
+def test_a_click_on_nothing_changes_nothing(tab: Leaderboard, data: object) -> None:
+    values = (*vars(Asked()).values(), *vars(Picked()).values())
+    assert tab._pick(gr.EventData(None, data), visitor(), *values) == gr.skip()
+
+
 class Page(HTMLParser):
     """What stands in a piece of HTML; tags that are not closed in turn are an error."""
 

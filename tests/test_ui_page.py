@@ -233,12 +233,33 @@ def test_who_asks_too_often_is_told_when_to_come_back(adapters: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"prompt": None}, {"prompt": 5}, {"prompt": {}}, {"labels_only": "false"}]
+    "wrong",
+    [
+        *({"prompt": None}, {"prompt": 5}, {"prompt": {}}, {"labels_only": "false"}),
+        *({"task": ["NER"]}, {"cluster": {}}),
+    ],
 )
 def test_values_of_a_wrong_type_are_refused(client: Client, wrong: dict[str, object]) -> None:
     (name,) = wrong
     with pytest.raises(AppError, match=f"{name} must be"):
         client.predict(**{"task": "NER", "prompt": "你好", **wrong}, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "wrong"),
+    [
+        ("gates", {"task": {}}),
+        ("leaderboard", {"cluster": {}}),
+        ("leaderboard", {"local": "yes"}),
+        ("runs", {"name": []}),
+    ],
+)
+def test_every_endpoint_refuses_values_of_a_wrong_type(
+    client: Client, endpoint: str, wrong: dict[str, object]
+) -> None:
+    (name,) = wrong
+    with pytest.raises(AppError, match=f"{name} must be"):
+        client.predict(**wrong, api_name=f"/{endpoint}")
 
 
 def test_only_classifications_are_held_to_their_labels(client: Client) -> None:

@@ -328,7 +328,8 @@ def test_nothing_is_started_without_usable_data_or_settings(tab: Train, jobs: Jo
 def test_where_it_is_not_allowed_all_but_training_works(
     engine: Engine, jobs: Jobs, runs: Path
 ) -> None:
-    tab = tab_of(engine, jobs, runs, allowed=False)
+    tab = tab_of(engine, jobs, runs, allowed=False, backbone="/elsewhere/on/the/server/own")
+    assert plan(tab)[tab.command].endswith("--backbone own")
     assert "CGCLORA_ALLOW_JOBS=1" in tab._arrive(None, None, ENGLISH)[tab.notice]
     assert figures(look(tab))[0] == "24"
     assert plan(tab)[tab.command].startswith("python -m cgclora train")

@@ -47,6 +47,15 @@ def test_an_adapter_to_compare_with_is_a_rival_and_no_cluster(engine: Engine) ->
     assert engine.rivals("general", "NER") == ()
 
 
+def test_a_question_to_no_cluster_is_refused_on_the_page(engine: Engine) -> None:
+    tab = tab_of(engine)
+    for cluster in (None, "gone"):
+        begun = tab._begin(cluster, [BARE], visitor())  # type: ignore[arg-type]
+        assert begun[tab.stop]["visible"]
+        refused = tab._refused(cluster, [], visitor())  # type: ignore[arg-type]
+        assert "notice" in refused[tab.replies[0]]["value"]
+
+
 def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
     def answers(cluster: str, *beside: str) -> list[str]:
         question = Question(cluster, "SentimentAnalyze", "你好", 12, beside=beside)

@@ -1,9 +1,13 @@
 """The named endpoints, for programs. Their docstrings are what the API page shows."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from cgclora.config import ConfigError
 from evals.exports import board_as_json
@@ -16,6 +20,9 @@ from ui.engine import Engine
 from ui.figures import expert_names
 from ui.forms import task_named
 from ui.questions import Question
+
+if TYPE_CHECKING:
+    from cgclora.request import Answer, Piece
 
 
 def add_endpoints(engine: Engine, library: Library) -> None:
@@ -47,11 +54,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `answer` (text), `finish` (end, stop or length), `tokens`, `seconds`, `parsed` (kind,
             columns, items, unparsed) and `gates` (share of common and specific experts).
         """
-        # Gradio checks no types here.
-        if not isinstance(prompt, str):
-            raise _refusal("prompt must be a text.")
-        if not isinstance(labels_only, bool):
-            raise _refusal("labels_only must be true or false.")
+        _check_texts(task=task, prompt=prompt, cluster=cluster)
+        _check_switches(labels_only=labels_only)
         try:
             engine.rates.count(request)
             found = engine.find(task, cluster)
@@ -60,8 +64,7 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             choices = form.answers() if to_label else None
             question = Question(found, task, prompt, form.max_new_tokens, choices, beside=())
             with closing(engine.ask(question)) as pieces:
-                told = (piece.answer for piece in pieces if not isinstance(piece, Wait))
-                reply = next(answer for answer in told if answer is not None)
+                reply = _whole(pieces)
             gates = engine.gates(found, task)
         except (EngineError, ConfigError, ValueError) as error:
             raise _refusal(str(error)) from error
@@ -123,6 +126,7 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `layers` (L paths), `experts` (names), `weights` (L rows, a value for each expert) and
             `shares` (a value for each expert, averaged over the layers, sum 1).
         """
+        _check_texts(task=task, cluster=cluster)
         try:
             found = engine.find(task, cluster)
             of_task = engine.gates(found, task)
@@ -149,6 +153,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             by those that cannot be told apart), overall score and score by task with intervals,
             all in [0, 1], seeds, budgets, and the names of its runs.
         """
+        _check_texts(cluster=cluster)
+        _check_switches(local=local)
         found = library.leaderboards(local=local).boards
         if cluster and cluster not in (known := {board.cluster for board in found}):
             raise _refusal(f"no board of the cluster {cluster!r}: there are {sorted(known)}.")
@@ -168,6 +174,7 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `runs` (names) without a name; with one its method, seed, scores by task, data, adapter
             and backbone hashes, commit, versions and hardware.
         """
+        _check_texts(name=name)
         if not name:
             return {"runs": library.names()}
         try:
@@ -178,6 +185,36 @@ def add_endpoints(engine: Engine, library: Library) -> None:
 
     for endpoint in (generate, tasks, gates, leaderboard, runs):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _whole(pieces: Iterator[Piece | Wait]) -> Answer:
+    """The answer, unless whoever asked hangs up before it is there."""
+    for piece in pieces:
+        if not isinstance(piece, Wait) and piece.answer is not None:
+            return piece.answer
+        if _has_left():
+            raise _refusal("nobody waits for the answer any more.")
+    raise _refusal("the answer was given up.")
+
+
+def _has_left() -> bool:
+    """Whether the stream that the call's answer goes to was closed; only Gradio's queue knows."""
+    page, name = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = page._queue.event_ids_to_events.get(name) if page and name else None
+    return event is not None and not event.alive
+
+
+def _check_texts(**values: object) -> None:
+    """Gradio checks no types of an endpoint."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise _refusal(f"{name} must be a text.")
+
+
+def _check_switches(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise _refusal(f"{name} must be true or false.")
 
 
 def _refusal(reason: str) -> gr.Error:

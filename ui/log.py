@@ -64,4 +64,4 @@ class _AsJson(logging.Formatter):
                 f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
                 for frame in traceback.extract_tb(trace)
             ]
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: some other characters end a line for who reads it

@@ -14,6 +14,7 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.engine import Engine
+from ui.guard import Guard
 from ui.log import new_request_id, note, request_id
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
@@ -40,7 +42,11 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
             Route("/health", partial(_health, engine), methods=["GET"]),
             Route("/ready", partial(_ready, engine), methods=["GET"]),
         ],
-        "middleware": [Middleware(_Around, policy=_policy(embedded_by))],
+        "middleware": [
+            Middleware(_Around, policy=_policy(embedded_by)),
+            Middleware(Guard),
+        ],
+        "exception_handlers": {RequestValidationError: _invalid},
     }
 
 
@@ -62,10 +68,17 @@ async def _health(engine: Engine, _: Request) -> JSONResponse:
     return JSONResponse(state(engine))
 
 
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a request, without what it said: that may be more than JSON can say."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+    wrong = [{"loc": [*map(str, one["loc"])], "msg": one["type"]} for one in error.errors()]
+    return JSONResponse({"detail": wrong}, 422)
+
+
 async def _ready(engine: Engine, _: Request) -> JSONResponse:
     told = state(engine)
     ready = told["model"] == "ready" and told["status"] == "ok"
-    return JSONResponse(told, 200 if ready else 503, headers={} if ready else {"Retry-After": "2"})
+    return JSONResponse(told, 200 if ready else 503)
 
 
 @cache
@@ -94,8 +107,16 @@ def _policy(embedded_by: Sequence[str]) -> str:
     )
 
 
+_BEGINNING = "http.response.start"
+_NONSENSE = JSONResponse({"detail": "This request means nothing here."}, 400)
+
+
 class _Around:
-    """Gives each request an id, each reply its headers, and the log a line."""
+    """Gives each request an id, each reply its headers, and the log a line.
+
+    What our handlers raise, Gradio answers. What it raises itself is about requests that no page
+    and no client of it sends, such as a call of an endpoint that is not there, and gets a 400.
+    """
 
     def __init__(self, app: ASGIApp, policy: str) -> None:
         self._app = app
@@ -117,13 +138,18 @@ class _Around:
         ]
         mark = request_id.set(given)
         started = time.monotonic()
+        begun = ended = False
 
         async def reply(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            nonlocal begun, ended
+            begun, ended = True, not message.get("more_body", message["type"] == _BEGINNING)
+            if message["type"] == _BEGINNING:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = given
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
+                if message["status"] == 503:
+                    headers.setdefault("Retry-After", "2")
                 note(
                     _log,
                     "request",
@@ -136,5 +162,13 @@ class _Around:
 
         try:
             await self._app(scope, receive, reply)
+        except Exception as error:
+            if ended:  # of work that goes on after the reply
+                raise
+            note(_log, "nonsense", path=scope["path"], error=type(error).__name__)
+            if begun:
+                await reply({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await _NONSENSE(scope, receive, reply)
         finally:
             request_id.reset(mark)

@@ -38,11 +38,11 @@ class Speaker:
 
 
 def speakers(
-    engine: Engine, cluster: str, beside: tuple[str, ...], language: Language
+    engine: Engine, cluster: str | None, beside: tuple[str, ...], language: Language
 ) -> tuple[Speaker, ...]:
-    """The chosen cluster's adapter, then those beside it."""
-    others = (_speaker(engine, name, "rival", language) for name in beside)
-    return (_speaker(engine, cluster, "adapted", language), *others)
+    """The chosen cluster's adapter, if it is there, then those beside it."""
+    own = [_speaker(engine, cluster, "adapted", language)] if cluster in engine.manifests else []
+    return (*own, *(_speaker(engine, name, "rival", language) for name in beside))
 
 
 def method_of(config: AdapterConfig, manifest: Mapping[str, Any]) -> str:

@@ -27,12 +27,12 @@ from ui.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.benchmark.jobs import Evaluations
 from ui.benchmark.layout import BenchmarkLayout
 from ui.engine import Engine
+from ui.places import PROJECT, shown_place
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.texts import language_of, text
 
 Updates = dict[Any, Any]
 
-_HERE = Path(__file__).resolve().parents[2]
 
 _TO_JOBS = """() => document.getElementById("bench-jobs-step")
   ?.scrollIntoView({ behavior: "smooth", block: "nearest" })"""
@@ -215,7 +215,13 @@ class Benchmark(BenchmarkLayout):
         if self.allowed:
             return plan.command(self.folder / name)
         # A stranger need not know where on the server things lie.
-        return plan.command(_HERE / "runs" / "evaluations" / name, seen_from=_HERE)
+        adapter, backbone = plan.adapter, plan.backbone
+        plan = replace(
+            plan,
+            adapter=adapter and PROJECT / shown_place(adapter),
+            backbone=backbone and shown_place(backbone),
+        )
+        return plan.command(PROJECT / "runs" / "evaluations" / name, seen_from=PROJECT)
 
     def _extent(self, form: BenchmarkForm, facts: DataFacts, language: Language) -> str:
         records, work = total(facts, form.wanted(self.engine, facts), form.per_task)

@@ -243,11 +243,14 @@ class Changes(ChangesLayout):
             },
         }
 
-    def _knock(self, event: gr.EventData, request: gr.Request, *factors: float) -> Updates:
+    def _knock(self, event: gr.EventData, request: gr.Request, *factors: float) -> Any:
         """An expert out, or back in again."""
         # The target is the session's copy of the button.
         pressed = getattr(event.target, "elem_id", None)
-        place = [button.elem_id for button in self._knocks].index(pressed)
+        places = {button.elem_id: place for place, button in enumerate(self._knocks)}
+        if pressed not in places:
+            return gr.skip()
+        place = places[pressed]
         changed = [*factors]
         changed[place] = 0 if factors[place] else 1
         return {self._sliders[place]: changed[place], **self._begin(request, *changed)}

@@ -271,7 +271,8 @@ class Leaderboard(LeaderboardLayout):
     def _pick(self, event: gr.EventData, request: gr.Request, *values: Any) -> Any:
         """A header, a cell, or a mark of a picture was clicked."""
         asked, picked = self._read(values)
-        language, data = language_of(request), event._data or {}
+        language = language_of(request)
+        data = event._data if isinstance(event._data, dict) else {}
         if "sort" in data:
             asked = dataclasses.replace(asked, sort=turned(asked.sort, str(data["sort"])))
             sight = look(self.library, asked)
@@ -279,7 +280,7 @@ class Leaderboard(LeaderboardLayout):
             return {self.sort: sight.asked.sort, self.table: table}
         board = look(self.library, asked).every_entry
         words = data.get("words") or [data.get("entry"), data.get("cell")]
-        if board is None:
+        if board is None or not isinstance(words, list):
             return gr.skip()
         reference = asked.reference if asked.view == "seesaw" else picked.against
         chosen = pick(board, [str(word) for word in words], reference)

@@ -21,6 +21,7 @@ from evals.tasks import Language
 from evals.training_plan import TRAINABLE, Plan, budgets, command
 from ui import forms
 from ui.engine import COMPARED, Engine
+from ui.places import shown_place
 from ui.questions import BARE
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.texts import language_of, text
@@ -243,15 +244,19 @@ class Train(TrainLayout):
             language,
         )
 
-    def _command(self, ready: _Ready, data: str, dev: str, run: str) -> list[str]:
+    def _command(
+        self, ready: _Ready, data: str, dev: str, run: str, source: str | None
+    ) -> list[str]:
         """For files that hold the chosen tasks alone."""
-        backbone = ["--backbone", self.source] if self.source else []
+        backbone = ["--backbone", source] if source else []
         return [*command(ready.plan, ready.settings, data, dev, run), *backbone]
 
     def _command_line(self, choice: DataChoice, ready: _Ready, name: str) -> str:
         """What a visitor would type."""
         train, dev = choice.shown_paths()
-        shown = self._command(ready, train, dev, f"runs/training/{name}")
+        # A stranger need not know where on the server things lie.
+        source = self.source if self.allowed or not self.source else shown_place(self.source)
+        shown = self._command(ready, train, dev, f"runs/training/{name}", source)
         shown += [part for task in choice.tasks for part in ("--task", task)]
         # The shell fills the variable in where it stands in double quotes, or in none.
         parts = (
@@ -328,7 +333,7 @@ class Train(TrainLayout):
         }
         job = self.jobs.submit(
             "train",
-            self._command(ready, train, dev, run),
+            self._command(ready, train, dev, run, self.source),
             title=name,
             facts=facts,
             id=folder.name,

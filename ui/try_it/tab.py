@@ -346,7 +346,7 @@ class TryIt(Layout):
         ]
         kinds = [kind for _, kind in view.highlights if kind]
         if view.problem:
-            cards[0] = render.notice(view.problem, verbatim=view.detail)
+            cards[:1] = [render.notice(view.problem, verbatim=view.detail)]
         rest = [gr.update(visible=False)] * (len(self.replies) - len(cards))
         return {
             self.run: gr.update(visible=not busy),

@@ -1,0 +1,261 @@
+"""Many users at once: `python -m tests.load --users 64 --minutes 10 --json OUT`.
+
+Starts the app. Each user asks one question after another, some leave in the middle, some move the
+sliders of what-if meanwhile. Every answer is compared with what the same prompt gets alone. Ends
+with 1 on a lost or mixed-up answer, a crash, work that goes on for nobody, or memory that grows.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from pathlib import Path
+from statistics import linear_regression, quantiles
+from typing import Any
+
+import httpx
+
+from cgclora import provenance
+from cgclora.files import write_json
+from evals.tasks import TASKS
+from evals.tasks.samples import load_samples
+from tests.app_server import Running, held, start, wait_until_ready
+from tests.fuzz import wrong_inside
+from tests.load_users import Prompt, Reply, Sliders, ask
+
+GROWTH_BAR = 10.0
+"""Most megabytes a minute that the process may grow by once it is warm."""
+
+WARM_SECONDS = 120.0
+QUIET_SECONDS = 15.0
+"""Within so many seconds after the last user has left nothing is computed any more."""
+
+SETTINGS = {
+    "CGCLORA_MAX_PER_MINUTE": "999999",  # all users have one address here
+    "CGCLORA_MAX_WAITING": "32",  # fewer than the users, so that some are refused
+    "CGCLORA_ALLOW_JOBS": "0",
+    "CGCLORA_JSON_LOG": "1",
+}
+"""In front of the defaults: visitors meet the same weights in few bits, so users do, too."""
+
+_LEAVES = 0.1  # of all questions are given up
+_LOOK_SECONDS = 2.0
+
+
+@dataclass
+class Seen:
+    """What came of all questions.
+
+    Attributes:
+        counts: `own`, `close`, `other`, `lost`, `refused` and `left`.
+        astray: Answers that are close to another prompt's more than to their own.
+        seconds: That each answer took, its refusals included.
+        memory: Seconds since the beginning and bytes held.
+        strange: The first few that were not as they should be.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    astray: int = 0
+    seconds: list[float] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)
+    strange: list[dict[str, str]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> list[Prompt]:
+    """Our samples' prompts of all tasks of some clusters, so many of each."""
+    samples = load_samples()
+    return [
+        Prompt(cluster, task, TASKS[task].prompt(sample.fields))
+        for cluster, tasks in clusters.items()
+        for task in tasks
+        for sample in samples.get(task, [])[:most]
+    ]
+
+
+def kind_of(place: int, answer: str, alone: Sequence[str]) -> str:
+    """`own`, `other` or `close`, as an answer is what prompts get alone.
+
+    Args:
+        place: Of its prompt.
+        answer: What it got now.
+        alone: What each prompt gets when nobody else asks.
+    """
+    if answer == alone[place]:
+        return "own"
+    return "other" if answer in alone else "close"
+
+
+def is_astray(place: int, answer: str, alone: Sequence[str]) -> bool:
+    """Whether an answer is more similar to what another prompt gets."""
+    near = [SequenceMatcher(None, answer, one, autojunk=False).ratio() for one in alone]
+    return max(near) > near[place]
+
+
+def load(
+    app: Running, prompts: Sequence[Prompt], users: int, seconds: float, *, movers: int = 2
+) -> tuple[Seen, dict[str, Any]]:
+    """Let users ask for some time.
+
+    Args:
+        app: Who answers.
+        prompts: What is asked.
+        users: How many ask.
+        seconds: How long.
+        movers: How many more move sliders.
+
+    Returns:
+        What came of it, and how it ended: `quiet_after` seconds, None if that took too long.
+    """
+    with httpx.Client(base_url=app.address, timeout=300) as client:
+        alone = [_alone(client, prompt) for prompt in prompts]
+    seen, end, threads = Seen(), threading.Event(), []
+    begun = time.monotonic()
+
+    def user(number: int) -> None:
+        chance = random.Random(number)
+        with httpx.Client(base_url=app.address, timeout=300) as client:
+            while not end.is_set() and app.process.poll() is None:
+                place = chance.randrange(len(prompts))
+                leave = chance.uniform(0, 5) if chance.random() < _LEAVES else None
+                started = time.monotonic()
+                while (reply := ask(client, prompts[place], end, leave)).kind == "refused":
+                    with seen.lock:
+                        seen.counts["refused"] += 1
+                    end.wait(reply.retry_after)
+                    if end.is_set():
+                        return
+                _count(seen, reply, place, alone, time.monotonic() - started)
+
+    def mover(number: int) -> None:
+        with Sliders(app.address, f"mover-{number}") as sliders:
+            while not end.is_set() and app.process.poll() is None:
+                said = sliders.move(random.Random(number).choice(prompts), end)
+                with seen.lock:
+                    seen.counts[said] += 1
+
+    threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+    threads += [threading.Thread(target=mover, args=(number,)) for number in range(movers)]
+    for thread in threads:
+        thread.start()
+    while (now := time.monotonic() - begun) < seconds and app.process.poll() is None:
+        seen.memory.append((now, held(app.process.pid, "VmRSS") or 0))
+        time.sleep(min(_LOOK_SECONDS, max(0.0, seconds - now)))
+    end.set()  # those who wait leave
+    for thread in threads:
+        thread.join()
+    return seen, {"prompts": len(prompts), "quiet_after": _quiet_after(app, time.monotonic())}
+
+
+def _alone(client: httpx.Client, prompt: Prompt) -> str:
+    reply = ask(client, prompt)
+    assert reply.kind == "answer", reply
+    return reply.answer
+
+
+def _count(seen: Seen, reply: Reply, place: int, alone: Sequence[str], seconds: float) -> None:
+    kind = kind_of(place, reply.answer, alone) if reply.kind == "answer" else reply.kind
+    astray = kind == "close" and is_astray(place, reply.answer, alone)
+    with seen.lock:
+        seen.counts[kind] += 1
+        seen.astray += astray
+        if reply.kind == "answer":
+            seen.seconds.append(seconds)
+        if (kind in ("other", "lost") or astray) and len(seen.strange) < 20:
+            seen.strange.append({"kind": kind, "own": alone[place], "got": reply.answer})
+
+
+def _quiet_after(app: Running, left: float) -> float | None:
+    """Seconds until nobody waits and nothing is computed, from when the last user left."""
+    while time.monotonic() - left < QUIET_SECONDS and app.process.poll() is None:
+        before = _computed(app.process.pid)
+        since = time.monotonic() - left
+        time.sleep(1)
+        waiting = httpx.get(f"{app.address}/ready", timeout=30).json()["waiting"]
+        if waiting == 0 and _computed(app.process.pid) - before < 0.3:
+            return round(since, 1)
+    return None
+
+
+def _computed(process: int) -> float:
+    """Seconds that all cores together have worked for a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> dict[str, Any]:
+    """The measurement, as JSON values, with whether each bar was reached."""
+    cuts = quantiles(seen.seconds, n=100) if len(seen.seconds) > 1 else [0.0] * 99
+    warm = [(at / 60, held_now / 1e6) for at, held_now in seen.memory if at > WARM_SECONDS]
+    slope = linear_regression(*zip(*warm, strict=True)).slope if len(warm) > 9 else None
+    counts = {name: seen.counts[name] for name in ("own", "close", "other", "lost")}
+    inside = wrong_inside(log)
+    bars = {
+        "nothing lost": counts["lost"] == 0,
+        "nothing mixed up": counts["other"] == 0,
+        "alive": alive,
+        "nothing wrong inside": not inside,
+        "quiet": ended["quiet_after"] is not None,
+        "memory": slope is None or slope < GROWTH_BAR,
+    }
+    return {
+        **ended,
+        "answers": {**counts, "nearer to another": seen.astray},
+        "refused": seen.counts["refused"],
+        "left": seen.counts["left"],
+        "slider moves": seen.counts["moved"],
+        "slider moves refused": seen.counts["not moved"],
+        "seconds": {f"p{cut}": round(cuts[cut - 1], 2) for cut in (50, 95, 99)},
+        "memory": {
+            "peak": max((held_now for _, held_now in seen.memory), default=0),
+            "megabytes_a_minute": slope,
+            "bar": GROWTH_BAR,
+        },
+        "inside": dict(inside),
+        "strange": seen.strange,
+        "reached": bars,
+    }
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=64)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the report")
+    options = parser.parse_args()
+    stamp = provenance.stamp(None)  # the code may change while it is measured
+    with start(SETTINGS, tracebacks=None) as app:
+        wait_until_ready(app)
+        listed = httpx.post(f"{app.address}/gradio_api/call/tasks", json={"data": []}).json()
+        told = httpx.get(f"{app.address}/gradio_api/call/tasks/{listed['event_id']}").text
+        tasks = json.loads(told.partition("data: ")[2].splitlines()[0])[0]["tasks"]
+        clusters: dict[str, list[str]] = {}
+        for task in tasks:
+            clusters.setdefault(task["cluster"], []).append(task["name"])
+        seen, ended = load(app, shipped_prompts(clusters), options.users, 60 * options.minutes)
+        alive, log = app.process.poll() is None, app.log.read_text("utf-8", "replace")
+        found = {
+            "format": 1,
+            **stamp,
+            "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
+            "users": options.users,
+            "minutes": options.minutes,
+            "settings": SETTINGS,
+            **report(seen, ended, alive=alive, log=log),
+        }
+        if options.json:
+            write_json(options.json, found)
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    sys.exit(not all(found["reached"].values()))
+
+
+if __name__ == "__main__":
+    main()
