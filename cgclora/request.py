@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -141,6 +141,7 @@ def check(
         DecodingError: As `stream` says.
     """
     most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
+    known = len(cast(Tensor, backbone.model.get_input_embeddings().weight))
     for request, prompt in zip(requests, prompts, strict=True):
         if not request.prompt.strip():
             raise DecodingError("the prompt is empty: write a question.")
@@ -149,6 +150,10 @@ def check(
                 f"prompt ({len(prompt)} tokens) and answer (up to {request.max_new_tokens}) exceed "
                 f"the {most} tokens that this backbone reads: shorten the prompt."
             )
+        # Some tokenizers know words that the model has no embedding for.
+        if unknown := [token for token in prompt if token >= known]:
+            words = backbone.tokenizer.convert_ids_to_tokens(unknown[0])
+            raise DecodingError(f"this backbone cannot read {words!r}: leave it out of the prompt.")
         if request.task is not None and adapter is None:
             raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
         if request.task is None and request.gates is not None:

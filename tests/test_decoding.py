@@ -190,6 +190,13 @@ def test_gates_that_do_not_fit_are_refused(gates: Tensor) -> None:
         generate(backbone, [Request("mood", SHORT, gates=gates)], adapter)
 
 
+def test_a_token_that_the_backbone_has_no_embedding_for_is_refused() -> None:
+    backbone = make_backbone()
+    backbone.tokenizer.add_special_tokens({"additional_special_tokens": ["<picture>"]})
+    with pytest.raises(DecodingError, match="cannot read '<picture>'"):
+        list(stream(backbone, [Request(None, "x<picture>y")]))
+
+
 def test_gates_without_experts_to_weigh_are_refused() -> None:
     backbone = make_backbone()
     with pytest.raises(DecodingError, match="gates"):
