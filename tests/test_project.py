@@ -16,6 +16,7 @@ from evals.leaderboard import boards
 from evals.methods import ADDED
 from evals.results import read_run
 from evals.tasks import clusters, get_task
+from tests import reliability
 
 ROOT = Path(__file__).parents[1]
 
@@ -219,6 +220,12 @@ def test_the_table_of_waits_says_what_was_measured():
     for row in measured["memory"]:
         held, bar = (f"{row[key] / 1e9:.2f} GB" for key in ("bytes", "bar"))
         assert f"| {row['name']} | {held} | {bar} | {reached[row['reached']]} |" in readme
+
+
+def test_the_table_of_reliability_says_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(result(name)["code"]["dirty"] is False for name in ("faults", "load", "fuzz"))
+    assert "\n".join(reliability.rows()) in readme
 
 
 def test_the_table_of_faults_says_what_was_tried():

@@ -1,7 +1,7 @@
 """Memory that the C library keeps for later goes back to the machine.
 
-Each batch has another shape, so what glibc keeps of the last one seldom fits the next: under 64
-users the process grew by 160 MB a minute.
+Each batch has another shape, so what glibc keeps of the last one seldom fits the next. An engine
+that 64 threads had asked held 2.3 GB afterwards, of which a trim gave 0.7 back.
 """
 
 import ctypes
