@@ -25,11 +25,11 @@ from typing import Any
 import httpx
 import torch
 
-from cgclora import provenance
 from cgclora.files import write_json
 from tests.app_server import ROOT, Running, held, start, wait_until_ready
 from tests.fuzz_calls import TASKS, call
 from tests.fuzz_http import API, Call, Page
+from tests.measured import stamp
 from tests.test_ui import save_adapter
 from tests.tiny import make_model, make_tokenizer
 
@@ -299,11 +299,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the report")
     parser.add_argument("--log", type=Path, metavar="OUT", help="where to keep the server's log")
     options = parser.parse_args()
-    stamp = provenance.stamp(None)  # the code may change while it is called
+    stamped = stamp()
     found = {
-        "format": 1,
-        **stamp,
-        "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
+        **stamped,
         **measure(options.calls, options.seed, options.log),
     }
     if options.json:

@@ -22,13 +22,14 @@ from typing import Any
 
 import httpx
 
-from cgclora import provenance
 from cgclora.files import write_json
 from evals.tasks import TASKS
 from evals.tasks.samples import load_samples
 from tests.app_server import Running, held, start, wait_until_ready
 from tests.fuzz import wrong_inside
-from tests.load_users import Prompt, Reply, Sliders, ask
+from tests.load_users import Reply, Sliders, ask
+from tests.measured import stamp
+from ui.gates.what_if import Case
 
 GROWTH_BAR = 10.0
 """Most megabytes a minute that the process may grow by once it is warm."""
@@ -69,11 +70,11 @@ class Seen:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> list[Prompt]:
+def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> list[Case]:
     """Our samples' prompts of all tasks of some clusters, so many of each."""
     samples = load_samples()
     return [
-        Prompt(cluster, task, TASKS[task].prompt(sample.fields))
+        Case(cluster, task, TASKS[task].prompt(sample.fields))
         for cluster, tasks in clusters.items()
         for task in tasks
         for sample in samples.get(task, [])[:most]
@@ -100,7 +101,7 @@ def is_astray(place: int, answer: str, alone: Sequence[str]) -> bool:
 
 
 def load(
-    app: Running, prompts: Sequence[Prompt], users: int, seconds: float, *, movers: int = 2
+    app: Running, prompts: Sequence[Case], users: int, seconds: float, *, movers: int = 2
 ) -> tuple[Seen, dict[str, Any]]:
     """Let users ask for some time.
 
@@ -154,7 +155,7 @@ def load(
     return seen, {"prompts": len(prompts), "quiet_after": _quiet_after(app, time.monotonic())}
 
 
-def _alone(client: httpx.Client, prompt: Prompt) -> str:
+def _alone(client: httpx.Client, prompt: Case) -> str:
     reply = ask(client, prompt)
     assert reply.kind == "answer", reply
     return reply.answer
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the report")
     options = parser.parse_args()
-    stamp = provenance.stamp(None)  # the code may change while it is measured
+    stamped = stamp()
     with start(SETTINGS, tracebacks=None) as app:
         wait_until_ready(app)
         listed = httpx.post(f"{app.address}/gradio_api/call/tasks", json={"data": []}).json()
@@ -243,9 +244,7 @@ def main() -> None:
         seen, ended = load(app, shipped_prompts(clusters), options.users, 60 * options.minutes)
         alive, log = app.process.poll() is None, app.log.read_text("utf-8", "replace")
         found = {
-            "format": 1,
-            **stamp,
-            "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
+            **stamped,
             "users": options.users,
             "minutes": options.minutes,
             "settings": SETTINGS,

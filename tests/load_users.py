@@ -10,25 +10,12 @@ from typing import Any, Self
 
 import httpx
 
+from ui.gates.what_if import Case
+
 _API = "/gradio_api"
 _RETRY = 2.0  # seconds, where a refusal does not say
 _PATIENCE = 300.0
 _EXTREMES = (0.0, 2.0)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is asked.
-
-    Attributes:
-        cluster: Name of the adapter.
-        task: One of its tasks.
-        prompt: The whole prompt.
-    """
-
-    cluster: str
-    task: str
-    prompt: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class Reply:
 
 def ask(
     client: httpx.Client,
-    asked: Prompt,
+    asked: Case,
     end: threading.Event | None = None,
     leave: float | None = None,
 ) -> Reply:
@@ -136,7 +123,7 @@ class Sliders:
     ) -> None:
         self._client.close()
 
-    def move(self, asked: Prompt, end: threading.Event) -> str:
+    def move(self, asked: Case, end: threading.Event) -> str:
         """Move all sliders and wait for the comparison; `moved`, or `not moved` if refused."""
         self._moves += 1
         factors = [_EXTREMES[(place + self._moves) % 2] for place in range(self._count)]

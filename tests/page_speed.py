@@ -5,7 +5,6 @@ one at `--url`. Medians of several runs; leave the machine to it.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -17,11 +16,11 @@ from typing import Any
 
 from playwright.sync_api import Browser, Error, Page
 
-from cgclora import provenance
 from cgclora.embedded import embedded_folder, embedded_tokenizer
 from cgclora.files import write_json
 from tests.app_server import held, serve, start
 from tests.app_tour import View, browsing, looking, settle, show, tab_names
+from tests.measured import stamp
 
 PROMPT_TOKENS = 100
 BARS = {
@@ -287,9 +286,7 @@ def measure(browser: Browser, address: str, runs: int) -> list[Timing]:
 def report(timings: list[Timing], memory: dict[str, int], runs: int) -> dict[str, Any]:
     """The measurement with what it was measured on."""
     return {
-        "format": 1,
-        **provenance.stamp(None),
-        "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
+        **stamp(),
         "runs": runs,
         "timings": [
             {**asdict(timing), "median": timing.median, "reached": timing.reached}

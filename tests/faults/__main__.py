@@ -20,6 +20,7 @@ from cgclora import provenance
 from cgclora.files import write_json
 from tests.faults import clocks, damage, full_disk, kills, together
 from tests.faults.scene import Kind, Outcome, attempt, seed_of
+from tests.measured import stamp
 
 KINDS: tuple[Kind, ...] = (
     *kills.KINDS,
@@ -72,9 +73,7 @@ def report(
 ) -> dict[str, Any]:
     """The outcomes with what they were found on."""
     return {
-        "format": 1,
-        **provenance.stamp(None),
-        "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
+        **stamp(),
         "seed": seed,
         "seconds": round(seconds),
         "skipped": [
