@@ -45,7 +45,7 @@ def train_here(
     before = {name: id(parameter) for name, parameter in adapter.named_parameters()}
     held: list[int] = []
     written: list[str] = []
-    shard, save_file = distributed.shard, adapter_trainer.save_file
+    shard, write_tensors = distributed.shard, adapter_trainer.write_tensors
 
     def noting_shard(loss: Any, device: torch.device) -> None:
         shard(loss, device)
@@ -57,11 +57,11 @@ def train_here(
             )
         )
 
-    def noting_save_file(tensors: Any, path: Path) -> None:
+    def noting_write(path: Path, tensors: Any) -> None:
         written.append(path.parent.name)
-        save_file(tensors, path)
+        write_tensors(path, tensors)
 
-    distributed.shard, adapter_trainer.save_file = noting_shard, noting_save_file
+    distributed.shard, adapter_trainer.write_tensors = noting_shard, noting_write
     if growing:  # the first task's row stays, as where a task is added to others
         kept = torch.ones_like(adapter.gate.embedding)
         kept[0] = 0
@@ -73,7 +73,7 @@ def train_here(
             adapter, backbone.tokenizer, TRAIN, DEV, settings, folder, progress=lambda facts: None
         )
     finally:
-        distributed.shard, adapter_trainer.save_file = shard, save_file
+        distributed.shard, adapter_trainer.write_tensors = shard, write_tensors
     last = adapter.gate.embedding.detach()
     return {
         "held": held,
