@@ -41,7 +41,7 @@ from ui.engine import Engine, loader
 from ui.gates.tab import Gates
 from ui.leaderboard.tab import Leaderboard
 from ui.log import set_up_log
-from ui.memory import give_back_memory
+from ui.memory import bound_memory
 from ui.page import Page
 from ui.rates import Rates
 from ui.service import around
@@ -146,7 +146,7 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
         built: As for `launch`.
     """
     set_up_log(as_json=settings.json_log)
-    give_back_memory()
+    bound_memory()
     limits = settings.limits
     engine = Engine(
         folder=settings.adapters,

@@ -72,7 +72,7 @@ last = bytearray(100_000)  # keeps what is freed below it from going by itself
 del parts
 before = held(os.getpid(), "VmRSS")
 memory._SECONDS = 0.1
-memory.give_back_memory()
+memory.bound_memory()
 time.sleep(1)
 print(before - held(os.getpid(), "VmRSS"))
 """
