@@ -55,7 +55,7 @@ from ui.zero import ZERO_GPU
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
-_SESSIONS = 500  # open pages that are remembered; a megabyte each
+_SESSIONS = 1000  # open pages and calls that are remembered; a megabyte each
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
