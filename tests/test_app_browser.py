@@ -14,6 +14,9 @@ from tests.app_tour import browsing, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
 
+SAID = "#answer-0 :is(.card.live, .card.done) .said:not(.hint)"
+"""What was answered so far; what was asked before may be answered all at once."""
+
 TASKS = ("SentimentAnalyze", "CHIP-STS", "KUAKE-QIC")  # short answers, whichever is shipped
 LONG_TASKS = ("CMeIE", "Summary")
 MINUTES = 60_000
@@ -127,8 +130,7 @@ def test_another_task_leaves_no_trace_of_the_answer_before(server: str, visit: V
     page.goto(f"{server}/?cluster={cluster}&task={task}&lang=en")
     page.locator(".status.ready").wait_for()
     page.locator("#run").click()
-    # What was asked before may be answered all at once.
-    page.locator("#answer-0 :is(.card.live, .card.done) .said:not(.hint)").first.wait_for()
+    page.locator(SAID).first.wait_for()
     page.locator(f"#tasks label:not(:has(input[value='{task}']))").first.click()
     expect(page.locator(".task code")).not_to_have_text(task)
     page.wait_for_timeout(1500)  # for what may still come
@@ -143,13 +145,11 @@ def test_a_second_example_is_answered_in_place_of_the_first(server: str, visit: 
     page.locator(".status.ready").wait_for()
     with page.expect_request(lambda request: "queue/join" in request.url):
         page.locator("#samples button").nth(0).click()
-    page.locator("#answer-0 .card.live .said:not(.hint)").wait_for()
+    page.locator(SAID).first.wait_for()
     with page.expect_request(lambda request: "queue/join" in request.url) as second:
         page.locator("#samples button").nth(1).click()
     assert page.locator("#prompt textarea").input_value() in second.value.post_data_json["data"]
-    page.locator("#stop").wait_for()
-    page.locator("#answer-0 .card.live .said:not(.hint)").wait_for()
-    page.locator("#stop").click()
+    page.locator(SAID).first.wait_for()
     page.locator("#run").wait_for()
 
 
