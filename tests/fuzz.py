@@ -25,11 +25,10 @@ from typing import Any
 import httpx
 import torch
 
-from cgclora.files import write_json
 from tests.app_server import ROOT, Running, held, start, wait_until_ready
 from tests.fuzz_calls import TASKS, call
 from tests.fuzz_http import API, Call, Page
-from tests.measured import stamp
+from tests.measured import conclude, stamp
 from tests.test_ui import save_adapter
 from tests.tiny import make_model, make_tokenizer
 
@@ -300,14 +299,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, metavar="OUT", help="where to keep the server's log")
     options = parser.parse_args()
     stamped = stamp()
-    found = {
-        **stamped,
-        **measure(options.calls, options.seed, options.log),
-    }
-    if options.json:
-        write_json(options.json, found)
-    print(json.dumps(found, indent=2, ensure_ascii=False))
-    sys.exit(not all(found["reached"].values()))
+    conclude({**stamped, **measure(options.calls, options.seed, options.log)}, options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,13 +21,12 @@ from typing import Any
 
 import httpx
 
-from cgclora.files import write_json
 from evals.tasks import TASKS
 from evals.tasks.samples import load_samples
 from tests.app_server import Running, held, start, wait_until_ready
 from tests.fuzz import wrong_inside
 from tests.load_users import Reply, Sliders, ask
-from tests.measured import stamp
+from tests.measured import conclude, stamp
 from ui.gates.what_if import Case
 
 GROWTH_BAR = 10.0
@@ -250,10 +248,7 @@ def main() -> None:
             "settings": SETTINGS,
             **report(seen, ended, alive=alive, log=log),
         }
-        if options.json:
-            write_json(options.json, found)
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    sys.exit(not all(found["reached"].values()))
+    conclude(found, options.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """What every measurement says of itself."""
 
+import json
 import os
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 from cgclora import provenance
+from cgclora.files import write_json
 
 
 def stamp() -> dict[str, Any]:
@@ -13,3 +17,11 @@ def stamp() -> dict[str, Any]:
         **provenance.stamp(None),
         "hardware": {**provenance.hardware(None), "cores": os.cpu_count()},
     }
+
+
+def conclude(found: dict[str, Any], path: Path | None) -> NoReturn:
+    """Write and print a report; end with 1 if one of its bars was not reached."""
+    if path:
+        write_json(path, found)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    sys.exit(not all(found["reached"].values()))
