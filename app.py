@@ -45,6 +45,7 @@ from ui.memory import bound_memory
 from ui.page import Page
 from ui.rates import Rates
 from ui.service import around
+from ui.sessions import remember_little
 from ui.settings import Settings, SettingsError
 from ui.shell import Shell
 from ui.texts import I18N, TEXTS
@@ -55,7 +56,7 @@ from ui.zero import ZERO_GPU
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
-_SESSIONS = 1000  # open pages and calls that are remembered; a megabyte each
+_SESSIONS = 1000  # open pages and calls that are remembered; 25 kB each, see `ui.sessions`
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
@@ -92,6 +93,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         shell.wire()
         add_endpoints(engine, library)
     page.queue(max_size=_rows(engine), api_open=False)
+    remember_little(page)
     return page
 
 

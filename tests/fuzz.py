@@ -115,8 +115,8 @@ def _send(client: httpx.Client, address: str, made: Call, name: str) -> tuple[st
     if made.cut:
         return _send_in_part(address, made, headers)
     try:
-        seconds = 1.0 if made.endless else _SECONDS
-        status, said = _read(client, made.method, made.path, made.body, headers, seconds)
+        silence = 1.0 if made.endless else _SECONDS
+        status, said = _read(client, made.method, made.path, made.body, headers, silence)
         event = _event(said) if made.follow and status == "200" else None
         if event is not None:
             _, more = _read(client, "GET", made.follow.replace("{}", event), b"", headers, _SECONDS)
@@ -135,11 +135,14 @@ def _read(
     path: str,
     body: bytes,
     headers: dict[str, str],
-    seconds: float,
+    silence: float,
 ) -> tuple[str, str]:
-    """Status, and headers and body as far as they come before the reply falls silent."""
-    options = {"content": body or None, "headers": headers, "timeout": seconds}
-    with client.stream(method, path, **options) as reply:
+    """Status, and headers and body as far as they come before the reply falls silent.
+
+    Only once it has begun: a server with much to do may take longer to begin.
+    """
+    with client.stream(method, path, content=body or None, headers=headers) as reply:
+        reply.request.extensions["timeout"]["read"] = silence  # of the parts that follow
         said = bytearray(repr(reply.headers).encode())
         with suppress(httpx.ReadTimeout):
             for chunk in reply.iter_bytes():

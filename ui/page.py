@@ -44,16 +44,22 @@ _log = logging.getLogger(__name__)
 class Page(gr.Blocks):
     """Blocks whose handlers get what their components can hold, and nothing else."""
 
-    async def process_api(self, *args: Any, **others: Any) -> dict[str, Any]:
+    async def process_api(
+        self, block_fn: BlockFunction | int, *args: Any, **others: Any
+    ) -> dict[str, Any]:
         """As Gradio does it.
 
         Raises:
-            gr.Error: What came with the event is nothing that a page sends.
+            gr.Error: What came with the event is nothing that a page sends, or the event is one
+                that a page handles alone.
         """
+        called = self.fns.get(block_fn) if isinstance(block_fn, int) else block_fn
+        if called is not None and called.fn is None:
+            raise _refusal("an event without a handler here")
         event = others.get("event_data")
         if event is not None and not (is_plain(event._data) and _has_no_file(event._data)):
             raise _refusal("an event with values that no page sends")
-        told: dict[str, Any] = await super().process_api(*args, **others)
+        told: dict[str, Any] = await super().process_api(block_fn, *args, **others)
         return told
 
     async def preprocess_data(
