@@ -14,6 +14,7 @@ from gradio.state_holder import StateHolder
 
 import app
 from tests.test_ui import loaded_engine, save_adapters
+from ui import sessions
 from ui.settings import Settings
 
 
@@ -41,6 +42,18 @@ def test_words_to_a_page_that_has_left_go_nowhere(page: gr.Blocks) -> None:
     gone: Any = SimpleNamespace(alive=True, _id="event", session_hash="has left")
     queue.send_message(gone, EstimationMessage(rank=0, queue_size=1))
     assert "has left" not in queue.pending_messages_per_session
+
+
+def test_of_pages_and_calls_those_spoken_of_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_RECENT", 3)
+    recent = sessions.Recent[set[int]](set)
+    for number, name in enumerate("abc"):
+        recent[name] = {number}
+    assert recent["a"] == {0}
+    recent["d"] = {3}
+    assert [*recent] == ["c", "a", "d"]
+    assert recent["b"] == set()
+    assert "b" not in recent
 
 
 def test_an_event_that_pages_handle_alone_is_refused(page: gr.Blocks) -> None:

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,9 +79,40 @@ def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(
     assert said == json.loads(json.dumps(expected))
 
 
-def test_elsewhere_a_marked_function_stays_as_it_is():
-    def work():
-        yield 1
+def test_elsewhere_a_marked_function_is_worked_at_on_few_threads_whoever_calls_it():
+    used, closed = set(), []
+
+    @on_gpu
+    def work(steps):
+        try:
+            for step in range(steps):
+                used.add(threading.current_thread())
+                yield step
+        finally:
+            closed.append(steps)
 
     assert not ZERO_GPU
-    assert on_gpu(work) is work
+    found = []
+    callers = [threading.Thread(target=lambda: found.append([*work(3)])) for _ in range(12)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert found == [[0, 1, 2]] * 12
+    assert 1 <= len(used) <= 2
+    assert not used & {threading.current_thread(), *callers}
+    with closing(work(5)) as left:
+        next(left)
+    assert closed == [3] * 12 + [5]
+
+
+def test_errors_of_a_marked_function_reach_who_called_it():
+    @on_gpu
+    def work():
+        yield 1
+        raise ValueError("no more")
+
+    steps = work()
+    assert next(steps) == 1
+    with pytest.raises(ValueError, match="no more"):
+        next(steps)

@@ -6,14 +6,17 @@ A program's call is a page of its own to Gradio: thousands a day, and none says 
 from __future__ import annotations
 
 from asyncio import Queue
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TypeVar
 
 import gradio as gr
 from gradio import state_holder
 from gradio.utils import LRUCache
 
-_LETTER_BOXES = 2000
+T = TypeVar("T")
+
+_RECENT = 2000
 
 
 class Session(state_holder.SessionState):
@@ -31,17 +34,31 @@ class Session(state_holder.SessionState):
         super().__init__(nothing_copied)  # type: ignore[arg-type]
 
 
-class LetterBoxes(LRUCache[str, Queue[Any]]):
-    """What is said to pages and calls; what is said to one that has left goes nowhere.
+class Recent(LRUCache[str, T]):
+    """What is kept of the pages and calls that were spoken of last.
 
-    Gradio clears the box away first and ends the work afterwards, which may speak in between.
+    Of any other there is something empty, which is not kept: Gradio clears away what it has of a
+    page that has left and ends the page's work afterwards, which may speak in between.
+
+    Args:
+        empty: Makes it.
     """
 
-    def __missing__(self, name: str) -> Queue[Any]:
-        return Queue()
+    def __init__(self, empty: Callable[[], T]) -> None:
+        super().__init__(_RECENT)
+        self._empty = empty
+
+    def __getitem__(self, name: str) -> T:
+        if name in self:
+            self.move_to_end(name)
+        return super().__getitem__(name)
+
+    def __missing__(self, name: str) -> T:
+        return self._empty()
 
 
 def remember_little(page: gr.Blocks) -> None:
     """From now on, in all pages of this process; `page` has a queue already."""
     state_holder.SessionState = Session  # type: ignore[misc]  # looked up by name
-    page._queue.pending_messages_per_session = LetterBoxes(_LETTER_BOXES)
+    page._queue.pending_messages_per_session = Recent(Queue)
+    page._queue.pending_event_ids_session = Recent(set)

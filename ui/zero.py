@@ -1,7 +1,7 @@
 """A Space on ZeroGPU, where a GPU comes with the call of a marked function and goes with its end.
 
 There the hub's package `spaces`, a part of the image, runs marked functions in forks of this
-process; everywhere else `on_gpu` changes nothing. What the app has to heed there:
+process; everywhere else they are run on few threads. What the app has to heed there:
 
 * Only the main thread may put a model on `cuda`, and only before the page is served: the package
   acts as the device on that thread, and packs what lies there when the page is served.
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
+
+from ui.few_threads import on_few_threads
 
 if TYPE_CHECKING:
     from cgclora.backbone import Backbone
@@ -42,13 +44,13 @@ class _Refusal:
 
 
 def on_gpu(work: Callable[P, Generator[T]]) -> Callable[P, Generator[T]]:
-    """Mark a generator function that needs the GPU; without effect but on ZeroGPU.
+    """Mark a generator function that works with the model.
 
-    Its arguments and what it yields can be pickled. A `ValueError` comes out as it is, any other
-    error as the package's own.
+    Its arguments and what it yields can be pickled. On ZeroGPU, a `ValueError` comes out as it is,
+    any other error as the package's own.
     """
     if not ZERO_GPU:
-        return work
+        return on_few_threads(work)
     import spaces  # noqa: PLC0415 - it is there alone
 
     @spaces.GPU(duration=_SECONDS)  # type: ignore[untyped-decorator]
