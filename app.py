@@ -6,7 +6,8 @@ Environment, see `ui/settings.py`:
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
     CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
-    CGCLORA_KEEP, CGCLORA_KEEP_DATASET  where evaluations are kept as well, see `evals.keeper`
+    CGCLORA_KEEP        a folder where evaluations are kept as well, see `evals.keeper`
+    CGCLORA_KEEP_DATASET  a dataset repository where they are
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
     CGCLORA_MAX_...     what is taken on: CGCLORA_MAX_PER_MINUTE, say
@@ -15,7 +16,6 @@ Environment, see `ui/settings.py`:
     CGCLORA_JSON_LOG    1 logs for programs, a JSON object a line
 """
 
-import os
 import sys
 
 if __name__ == "__main__":
@@ -157,7 +157,7 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
         limits=limits,
         rates=Rates(limits.per_minute, proxied=settings.proxied),
     )
-    for keeper in keepers(settings.runs, os.environ):
+    for keeper in keepers(settings.runs, settings.keep, settings.keep_dataset):
         keeper.start()
     page = launch(engine, settings, built=built)
     jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None

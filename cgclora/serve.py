@@ -10,6 +10,7 @@ are full waits. Where batches cannot be joined (see `Batch.joins`), it waits unt
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,11 +28,21 @@ from cgclora.request import DecodingError, Piece, Request, check
 _log = logging.getLogger(__name__)
 
 _MOST_CHARACTERS = 32  # of a prompt for each token that it may have: words are shorter
+_LATELY = 32  # requests that were begun; how fast that went says how long others will wait
+_MOST_SECONDS = 60  # that anybody is told to wait: by then things may be different
 _GATHERING = 0.01  # seconds that a batch waits for requests which arrive with its first one
 
 
 class QueueFullError(RuntimeError):
-    """No more requests are taken for now, since too many wait or the end is near: ask again."""
+    """No more requests are taken for now, since too many wait or the end is near: ask again.
+
+    Attributes:
+        seconds: When to ask again.
+    """
+
+    def __init__(self, reason: str, seconds: int) -> None:
+        super().__init__(f"{reason} Ask again in {seconds} s.")
+        self.seconds = seconds
 
 
 @dataclass
@@ -135,6 +146,7 @@ class Batcher:
 
     def __post_init__(self) -> None:
         self._queue: deque[_Waiting] = deque()
+        self._begun: deque[float] = deque(maxlen=_LATELY)  # when
         self._changed = Condition()
         self._tokenizer = Lock()
         self._draining = self._closed = False
@@ -195,11 +207,12 @@ class Batcher:
             if len(self._queue) + len(new) > self.limits.queue:
                 self._queue = deque(one for one in self._queue if not one.call.left)
             if self._draining or self._closed:
-                raise QueueFullError("the server is about to end: ask again in a minute.")
+                raise QueueFullError("the server is about to end.", _MOST_SECONDS)
             if len(self._queue) + len(new) > self.limits.queue:
                 raise QueueFullError(
                     f"no room for {len(new)} more requests: {len(self._queue)} wait, "
-                    f"{self.limits.queue} may. Ask again later."
+                    f"{self.limits.queue} may.",
+                    self._seconds_until_room(),
                 )
             self._queue.extend(new)
             self._changed.notify_all()
@@ -209,6 +222,19 @@ class Batcher:
         """How many requests wait."""
         with self._changed:
             return sum(not one.call.left for one in self._queue)
+
+    @property
+    def seconds_until_room(self) -> int:
+        """When whoever finds no room should ask again; at least 1."""
+        with self._changed:
+            return self._seconds_until_room()
+
+    def _seconds_until_room(self) -> int:
+        """Until a quarter of those that wait will have been begun, if it goes on as lately."""
+        if not self._begun:
+            return 1
+        pace = (time.monotonic() - self._begun[0]) / len(self._begun)
+        return max(1, min(_MOST_SECONDS, math.ceil(pace * len(self._queue) / 4)))
 
     def ahead(self, call: Call) -> int:
         """How many requests are to be begun before a call's; none once the first one was."""
@@ -278,6 +304,9 @@ class Batcher:
             waiting = self._queue.popleft()
             if not waiting.call.left:
                 batch.append(waiting)
+                self._begun.append(time.monotonic())
+        if not self._queue:  # whoever comes next does not wait for anybody
+            self._begun.clear()
         return batch
 
     def _answer(self, batch: list[_Waiting]) -> None:

@@ -112,7 +112,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> Response:
         found = _api_error(error)
-        headers = {"Retry-After": "1"} if found.status == 503 else None
+        later = error.seconds if isinstance(error, QueueFullError) else None
+        headers = {"Retry-After": str(later)} if later else None
         return JSONResponse(found.body(), found.status, headers=headers)
 
     kinds: tuple[type[Exception], ...] = (ApiError, *_REFUSALS, Exception)

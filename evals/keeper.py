@@ -1,8 +1,7 @@
 """Keeps the evaluations of visitors where a Space that starts anew finds them again.
 
-    CGCLORA_KEEP            a folder that outlasts the disk, such as a mounted bucket
-    CGCLORA_KEEP_DATASET    a dataset repository, written to with the token in HF_TOKEN; one that is
-                            not there yet is made, and private
+That is a folder that outlasts the disk, such as a mounted bucket, or a dataset repository, written
+to with the token in HF_TOKEN; one that is not there yet is made, and private.
 
 All of it happens on a thread of its own and is tried again when it fails: no visitor waits for a
 bucket or for the hub, and the runs here stay what they are.
@@ -11,7 +10,6 @@ bucket or for the hub, and the runs here stay what they are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -142,16 +140,17 @@ class DatasetKeeper(Keeper):
             self._scheduler.trigger()
 
 
-def keepers(runs: Path, environment: Mapping[str, str]) -> list[Keeper]:
-    """Those that the environment asks for, by default none.
+def keepers(runs: Path, folder: Path | None, dataset: str | None) -> list[Keeper]:
+    """Those that are asked for.
 
     Args:
         runs: Holds `evaluations`, the folder of the runs.
-        environment: See the module's text.
+        folder: Where they are kept, if in a folder.
+        dataset: Where they are kept, if in a dataset repository.
     """
     found: list[Keeper] = []
-    if folder := environment.get("CGCLORA_KEEP"):
-        found.append(Keeper(runs / "evaluations", Path(folder)))
-    if dataset := environment.get("CGCLORA_KEEP_DATASET"):
+    if folder is not None:
+        found.append(Keeper(runs / "evaluations", folder))
+    if dataset is not None:
         found.append(DatasetKeeper(runs / "evaluations", runs / "kept", dataset))
     return found

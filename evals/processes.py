@@ -13,6 +13,9 @@ from typing import IO, Any
 
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter alone
 
+FOR_SERVERS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""What a server that answers sets for itself (see `ui.memory`): a training computes other shapes."""
+
 _PACKAGES = Path(__file__).resolve().parents[1]
 
 
@@ -28,13 +31,14 @@ def start(command: Sequence[str], log: IO[bytes], cwd: Path) -> subprocess.Popen
         OSError: It cannot be started; the working directory is gone, say.
     """
     path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
+    own = {name: value for name, value in os.environ.items() if name not in FOR_SERVERS}
     return subprocess.Popen(  # noqa: S603 - callers compose the command, nobody else
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        env={**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     )
 

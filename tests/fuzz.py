@@ -38,8 +38,8 @@ QUESTION = {"task": "NER", "prompt": "头痛和发热是感冒的常见症状。
 GROWTH_BAR = 1_000_000_000
 """Most bytes that the process may hold more than before the first call, at any time."""
 
-_ANSWERED = ("200", "302", "304", "307", "400", "403", "404", "405", "413", "422", "503", "refused")
-_ANSWERED += ("cut", "unsent")  # there is nobody to answer
+_ANSWERED = ("200", "302", "304", "307", "400", "403", "404", "405", "413", "422")
+_ANSWERED += ("429", "503", "refused", "cut", "unsent")  # there is nobody to answer
 
 _WORKERS = 4
 _SECONDS = 60.0

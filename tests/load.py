@@ -1,8 +1,10 @@
 """Many users at once: `python -m tests.load --users 64 --minutes 10 --json OUT`.
 
 Starts the app. Each user asks one question after another, some leave in the middle, some move the
-sliders of what-if meanwhile. Every answer is compared with what the same prompt gets alone. Ends
-with 1 on a lost or mixed-up answer, a crash, work that goes on for nobody, or memory that grows.
+sliders of what-if meanwhile. Every answer is compared with what the same prompt gets alone; those
+that differ are read again by `tests.load_judge`, which tells rounding from an answer that belongs
+to somebody else. Ends with 1 on a lost or mixed-up answer, a crash, work that goes on for nobody,
+or memory that grows.
 """
 
 import argparse
@@ -12,25 +14,29 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import linear_regression, quantiles
 from typing import Any
 
 import httpx
 
+from cgclora.backbone import EMBEDDED, load_backbone
 from evals.tasks import TASKS
 from evals.tasks.samples import load_samples
-from tests.app_server import Running, held, start, wait_until_ready
+from tests.app_server import ADAPTERS, Running, held, start, wait_until_ready
 from tests.fuzz import wrong_inside
+from tests.load_judge import Judge
 from tests.load_users import Reply, Sliders, ask
 from tests.measured import conclude, stamp
 from ui.gates.what_if import Case
 
 GROWTH_BAR = 10.0
 """Most megabytes a minute that the process may grow by once it is warm."""
+
+GAP_BAR = 0.5
+"""Most nats between the likeliest token and the said one, for an answer to be its prompt's own."""
 
 WARM_SECONDS = 120.0
 QUIET_SECONDS = 15.0
@@ -53,18 +59,18 @@ class Seen:
     """What came of all questions.
 
     Attributes:
-        counts: `own`, `close`, `other`, `lost`, `refused` and `left`.
-        astray: Answers that are close to another prompt's more than to their own.
+        counts: `own`, `lost`, `refused` and `left`, `moved` and `not moved`.
+        apart: Answers that are not what their prompt gets alone: its place, and the text.
         seconds: That each answer took, its refusals included.
         memory: Seconds since the beginning and bytes held.
-        strange: The first few that were not as they should be.
+        alone: What each prompt gets when nobody else asks.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    astray: int = 0
+    apart: Counter[tuple[int, str]] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     memory: list[tuple[float, int]] = field(default_factory=list)
-    strange: list[dict[str, str]] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -77,25 +83,6 @@ def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> lis
         for task in tasks
         for sample in samples.get(task, [])[:most]
     ]
-
-
-def kind_of(place: int, answer: str, alone: Sequence[str]) -> str:
-    """`own`, `other` or `close`, as an answer is what prompts get alone.
-
-    Args:
-        place: Of its prompt.
-        answer: What it got now.
-        alone: What each prompt gets when nobody else asks.
-    """
-    if answer == alone[place]:
-        return "own"
-    return "other" if answer in alone else "close"
-
-
-def is_astray(place: int, answer: str, alone: Sequence[str]) -> bool:
-    """Whether an answer is more similar to what another prompt gets."""
-    near = [SequenceMatcher(None, answer, one, autojunk=False).ratio() for one in alone]
-    return max(near) > near[place]
 
 
 def load(
@@ -114,8 +101,8 @@ def load(
         What came of it, and how it ended: `quiet_after` seconds, None if that took too long.
     """
     with httpx.Client(base_url=app.address, timeout=300) as client:
-        alone = [_alone(client, prompt) for prompt in prompts]
-    seen, end, threads = Seen(), threading.Event(), []
+        seen = Seen(alone=[_alone(client, prompt) for prompt in prompts])
+    end, threads = threading.Event(), []
     begun = time.monotonic()
 
     def user(number: int) -> None:
@@ -131,7 +118,7 @@ def load(
                     end.wait(reply.retry_after)
                     if end.is_set():
                         return
-                _count(seen, reply, place, alone, time.monotonic() - started)
+                _count(seen, reply, place, time.monotonic() - started)
 
     def mover(number: int) -> None:
         with Sliders(app.address, f"mover-{number}") as sliders:
@@ -159,16 +146,16 @@ def _alone(client: httpx.Client, prompt: Case) -> str:
     return reply.answer
 
 
-def _count(seen: Seen, reply: Reply, place: int, alone: Sequence[str], seconds: float) -> None:
-    kind = kind_of(place, reply.answer, alone) if reply.kind == "answer" else reply.kind
-    astray = kind == "close" and is_astray(place, reply.answer, alone)
+def _count(seen: Seen, reply: Reply, place: int, seconds: float) -> None:
     with seen.lock:
-        seen.counts[kind] += 1
-        seen.astray += astray
-        if reply.kind == "answer":
-            seen.seconds.append(seconds)
-        if (kind in ("other", "lost") or astray) and len(seen.strange) < 20:
-            seen.strange.append({"kind": kind, "own": alone[place], "got": reply.answer})
+        if reply.kind != "answer":
+            seen.counts[reply.kind] += 1
+            return
+        seen.seconds.append(seconds)
+        if reply.answer == seen.alone[place]:
+            seen.counts["own"] += 1
+        else:
+            seen.apart[place, reply.answer] += 1
 
 
 def _quiet_after(app: Running, left: float) -> float | None:
@@ -189,12 +176,50 @@ def _computed(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> dict[str, Any]:
-    """The measurement, as JSON values, with whether each bar was reached."""
+def exchanged(prompts: Sequence[Case], alone: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """For each place the answer to another prompt, of the same task if there is another one."""
+    for place, (prompt, own) in enumerate(zip(prompts, alone, strict=True)):
+        others = [
+            (other.task != prompt.task, text)
+            for other, text in zip(prompts, alone, strict=True)
+            if text != own
+        ]
+        if others:
+            yield place, min(others, key=lambda one: one[0])[1]
+
+
+def report(
+    seen: Seen,
+    ended: Mapping[str, Any],
+    prompts: Sequence[Case],
+    gap: Callable[[Case, str], float],
+    *,
+    alive: bool,
+    log: str,
+) -> dict[str, Any]:
+    """The measurement, as JSON values, with whether each bar was reached.
+
+    Args:
+        seen: What came of all questions.
+        ended: How it ended, see `load`.
+        prompts: What was asked.
+        gap: How far a text is from what a prompt gets, see `Judge.gap`.
+        alive: Whether the server was running at the end.
+        log: What it said.
+    """
     cuts = quantiles(seen.seconds, n=100) if len(seen.seconds) > 1 else [0.0] * 99
     warm = [(at / 60, held_now / 1e6) for at, held_now in seen.memory if at > WARM_SECONDS]
     slope = linear_regression(*zip(*warm, strict=True)).slope if len(warm) > 9 else None
-    counts = {name: seen.counts[name] for name in ("own", "close", "other", "lost")}
+    gaps = {(place, text): gap(prompts[place], text) for place, text in seen.apart}
+    others = [gap(prompts[place], text) for place, text in exchanged(prompts, seen.alone)]
+    close = {one: nats for one, nats in gaps.items() if nats <= GAP_BAR}
+    strange = [[place, text] for place, text in gaps if (place, text) not in close]
+    counts = {
+        "own": seen.counts["own"],
+        "close": sum(seen.apart[one] for one in close),
+        "other": sum(seen.apart[place, text] for place, text in strange),
+        "lost": seen.counts["lost"],
+    }
     inside = wrong_inside(log)
     bars = {
         "nothing lost": counts["lost"] == 0,
@@ -206,7 +231,9 @@ def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> di
     }
     return {
         **ended,
-        "answers": {**counts, "nearer to another": seen.astray},
+        "answers": counts,
+        "nats": {"close": max(close.values(), default=0.0), "bar": GAP_BAR},
+        "exchanged": {"tried": len(others), "found": sum(nats > GAP_BAR for nats in others)},
         "refused": seen.counts["refused"],
         "left": seen.counts["left"],
         "slider moves": seen.counts["moved"],
@@ -218,7 +245,7 @@ def report(seen: Seen, ended: Mapping[str, Any], *, alive: bool, log: str) -> di
             "bar": GROWTH_BAR,
         },
         "inside": dict(inside),
-        "strange": seen.strange,
+        "strange": strange[:20],
         "reached": bars,
     }
 
@@ -239,15 +266,17 @@ def main() -> None:
         clusters: dict[str, list[str]] = {}
         for task in tasks:
             clusters.setdefault(task["cluster"], []).append(task["name"])
-        seen, ended = load(app, shipped_prompts(clusters), options.users, 60 * options.minutes)
+        prompts = shipped_prompts(clusters)
+        seen, ended = load(app, prompts, options.users, 60 * options.minutes)
         alive, log = app.process.poll() is None, app.log.read_text("utf-8", "replace")
-        found = {
-            **stamped,
-            "users": options.users,
-            "minutes": options.minutes,
-            "settings": SETTINGS,
-            **report(seen, ended, alive=alive, log=log),
-        }
+    judge = Judge(load_backbone(EMBEDDED, int8=True), {name: ADAPTERS / name for name in clusters})
+    found = {
+        **stamped,
+        "users": options.users,
+        "minutes": options.minutes,
+        "settings": SETTINGS,
+        **report(seen, ended, prompts, judge.gap, alive=alive, log=log),
+    }
     conclude(found, options.json)
 
 

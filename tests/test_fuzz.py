@@ -9,7 +9,7 @@ import httpx
 import pytest
 from gradio.routes import App
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -22,6 +22,8 @@ from ui.page import Page as Guarded
 from ui.page import is_plain
 from ui.places import PROJECT, shown_place
 from ui.service import around
+from ui.settings import Limits
+from ui.uploads import Quota
 
 HALF_A_CHARACTER = '"\\ud800"'
 
@@ -71,7 +73,7 @@ async def _echo(request: Request) -> JSONResponse:
 @pytest.fixture(scope="module")
 def guarded() -> TestClient:
     routes = [Route("/{path:path}", _echo, methods=["GET", "POST"])]
-    return TestClient(Guard(Starlette(routes=routes)))
+    return TestClient(Guard(Starlette(routes=routes), Quota(12_000_000)))
 
 
 def test_what_a_page_sends_comes_through_whole(guarded: TestClient) -> None:
@@ -103,6 +105,21 @@ def test_what_no_handler_should_see_is_turned_away(
 
 def test_files_have_a_limit_of_their_own(guarded: TestClient) -> None:
     assert guarded.post(f"{API}/upload", content=" " * 5_000_000).status_code == 200
+
+
+def test_uploads_have_one_together() -> None:
+    routes = [Route("/{path:path}", _echo, methods=["POST"])]
+    now = 0.0
+    quota = Quota(9_000_000, lambda: now)
+    client = TestClient(Guard(Starlette(routes=routes), quota))
+    assert client.post(f"{API}/upload", content=" " * 5_000_000).status_code == 200
+    now = 1800
+    with pytest.raises(ClientDisconnect):  # in the middle, as if its line were dead
+        client.post(f"{API}/upload", content=" " * 5_000_000)
+    assert client.post(f"{API}/upload", content=" ").status_code == 429
+    assert client.post(f"{API}/queue/join", content="{}").status_code == 200
+    now = 3601
+    assert client.post(f"{API}/upload", content=" " * 3_000_000).status_code == 200
 
 
 # Values ----------------------------------------------------------------------------------------
@@ -142,7 +159,7 @@ def page() -> "httpx.Client":  # an app of one handler, with one component of ea
         said = gr.Textbox()
         gr.Button().click(show, parts, said, queue=False, api_visibility="private")
     blocks.queue(api_open=False)
-    engine = SimpleNamespace()  # nobody asks how it is
+    engine = SimpleNamespace(limits=Limits())  # nobody asks how it is
     return TestClient(App.create_app(blocks, app_kwargs=around(engine)))  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ import pytest
 from cgclora.files import read_sealed
 from evals import job_files, worker
 from evals.jobs import Job, JobError, Jobs
+from evals.processes import FOR_SERVERS
 from evals.worker import work
 
 SLEEP = "import time; print('awake', flush=True); time.sleep(600)"
@@ -144,6 +145,18 @@ def test_a_command_finds_our_packages_and_the_directory_it_was_given_in(
     job = jobs.submit("evaluate", python("import evals, os; print(os.getcwd())"), title="")
     wait_for(state_is(jobs, job, "done"))
     assert str(tmp_path) in jobs.get(job.id).log_tail()
+
+
+def test_a_command_computes_as_if_no_server_had_started_it(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in FOR_SERVERS:
+        monkeypatch.setenv(name, "1")
+    job = jobs.submit("evaluate", python("import os; print('has', *os.environ)"), title="")
+    wait_for(state_is(jobs, job, "done"))
+    said = jobs.get(job.id).log_tail()
+    assert "has" in said
+    assert not [name for name in FOR_SERVERS if name in said]
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(4)", "import os; os.kill(os.getpid(), 9)"])

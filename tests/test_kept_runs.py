@@ -17,6 +17,7 @@ from evals.library import Library
 from evals.results import find_runs
 from tests.hub import Hub, hub
 from tests.run_folders import around, write_folder, write_run
+from ui.settings import Settings
 
 NAME = "20260101-000000-abcd"
 
@@ -250,8 +251,10 @@ def test_while_the_hub_is_down_nothing_is_lost_and_the_push_is_tried_again(
 
 
 def test_without_the_variables_nothing_is_kept(tmp_path):
-    assert keepers(tmp_path, {}) == []
+    said = Settings.from_environment({})
+    assert keepers(tmp_path, said.keep, said.keep_dataset) == []
     both = {"CGCLORA_KEEP": str(tmp_path), "CGCLORA_KEEP_DATASET": "me/kept"}
-    folder, dataset = keepers(tmp_path / "runs", both)
+    said = Settings.from_environment(both)
+    folder, dataset = keepers(tmp_path / "runs", said.keep, said.keep_dataset)
     assert folder.folder == tmp_path
     assert isinstance(dataset, DatasetKeeper)

@@ -1,65 +1,102 @@
 """Many users at once, in short; `make load` takes ten minutes and the embedded backbone."""
 
 import json
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from cgclora.decoding import generate
+from cgclora.request import Request
+from evals.tasks import TASKS
 from tests import load
 from tests.fuzz import serving
-from tests.fuzz_calls import TASKS
+from tests.fuzz_calls import TASKS as FUZZED
+from tests.load_judge import Judge
+from tests.test_ui import save_adapters
+from tests.tiny import make_backbone
+from ui.gates.what_if import Case
 
-ALONE = ["有", "无", "疾病实体：百日咳", "疾病实体：感冒，发热"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind", "astray"),
-    [
-        ("疾病实体：百日咳", "own", False),
-        ("疾病实体：感冒，发热", "other", True),
-        ("疾病实体：百日咳嗽", "close", False),
-        ("疾病实体：感冒，发烧", "close", True),
-    ],
-)
-def test_an_answer_is_told_from_those_of_other_prompts(
-    answer: str, kind: str, astray: bool
-) -> None:
-    assert load.kind_of(2, answer, ALONE) == kind
-    assert load.is_astray(2, answer, ALONE) == astray
+PROMPTS = [Case("general", task, "你好") for task in ("NER", "NER", "Couplet")]
 
 
 def seen(**counts: int) -> load.Seen:
-    found = load.Seen(seconds=[1.0, 2.0, 3.0])
+    found = load.Seen(seconds=[1.0, 2.0, 3.0], alone=["有", "无", "一帘风雨"])
     found.counts.update(counts)
     found.memory = [(10.0 * n, 10**9) for n in range(60)]
     return found
 
 
+def gap(asked: Case, text: str) -> float:
+    return {"有了": 0.25, "春眠": 0.0}.get(text, math.inf)
+
+
 def test_a_report_says_which_bars_were_missed() -> None:
-    good = load.report(seen(own=3), {"quiet_after": 1.0}, alive=True, log="")
+    good = load.report(seen(own=3), {"quiet_after": 1.0}, PROMPTS, gap, alive=True, log="")
     assert all(good["reached"].values())
     assert good["memory"]["megabytes_a_minute"] == pytest.approx(0)
-    grown = seen(other=1, lost=1)
+    grown = seen(lost=1)
+    grown.apart[0, "无"] += 1
     grown.memory = [(at, size + int(at * 10**6)) for at, size in grown.memory]
-    bad = load.report(
-        grown,
-        {"quiet_after": None},
-        alive=False,
-        log="Traceback (most recent call last):\nValueError: x",
-    )
+    log = "Traceback (most recent call last):\nValueError: x"
+    bad = load.report(grown, {"quiet_after": None}, PROMPTS, gap, alive=False, log=log)
     assert not any(bad["reached"].values())
     assert bad["memory"]["megabytes_a_minute"] == pytest.approx(60)
 
 
+def test_answers_that_differ_are_told_from_those_of_somebody_else() -> None:
+    found = seen(own=5)
+    found.apart.update({(0, "有了"): 2, (2, "春眠"): 1, (1, "一帘风雨"): 3})
+    told = load.report(found, {"quiet_after": 1.0}, PROMPTS, gap, alive=True, log="")
+    assert told["answers"] == {"own": 5, "close": 3, "other": 3, "lost": 0}
+    assert told["nats"]["close"] == 0.25
+    assert told["strange"] == [[1, "一帘风雨"]]
+    assert told["exchanged"] == {"tried": 3, "found": 3}
+
+
+def test_answers_are_exchanged_within_a_task_if_they_can_be() -> None:
+    assert [*load.exchanged(PROMPTS, ["有", "无", "一帘风雨"])] == [(0, "无"), (1, "有"), (2, "有")]
+    assert [*load.exchanged(PROMPTS, ["有", "有", "春眠"])] == [(0, "春眠"), (1, "春眠"), (2, "有")]
+    assert not [*load.exchanged(PROMPTS[:1], ["有"])]
+
+
+def test_the_judge_knows_what_a_prompt_gets(tmp_path: Path) -> None:
+    adapters = save_adapters(tmp_path)
+    backbone = make_backbone()
+    words = [backbone.tokenizer.decode([token]) for token in range(len(backbone.tokenizer))]
+    with torch.no_grad():  # half characters are not said: random ones add up to anything
+        halves = [token for token, word in enumerate(words) if "\ufffd" in word]
+        backbone.model.get_output_embeddings().weight[halves] = 0
+    judge = Judge(backbone, {"general": adapters / "general"})
+    cases = [Case("general", "Couplet", words) for words in ("春眠不觉晓", "灯光柔和")]
+    texts = []
+    for case in cases:
+        request = Request(case.task, case.prompt, TASKS[case.task].max_new_tokens)
+        (answer,) = generate(backbone, [request], judge.clusters)
+        texts.append(answer.text)
+        assert judge.gap(case, answer.text) == pytest.approx(0, abs=1e-4)
+        assert judge.gap(case, answer.text[:-1]) > 1e-3
+    assert texts[0] != texts[1]
+    assert judge.gap(cases[0], texts[1]) > 1e-3
+    assert judge.gap(cases[0], "（未知）" * 200) == math.inf
+
+
 def test_users_at_once_get_their_own_answers_and_those_who_leave_cost_nothing() -> None:
     with serving() as (app, _):
-        prompts = load.shipped_prompts({"general": TASKS})
+        prompts = load.shipped_prompts({"general": FUZZED})
         found, ended = load.load(app, prompts, users=8, seconds=8, movers=1)
-        told = load.report(found, ended, alive=app.process.poll() is None, log=app.log.read_text())
-        assert all(told["reached"].values()), json.dumps(told, indent=1, ensure_ascii=False)
-        assert told["answers"]["own"] > 0
-        assert told["slider moves"] > 0
+        alive, log = app.process.poll() is None, app.log.read_text()
+
+    def gap(_: Case, text: str) -> float:
+        return math.inf if text in found.alone else 0.0  # the tiny model knows no likely words
+
+    told = load.report(found, ended, prompts, gap, alive=alive, log=log)
+    assert all(told["reached"].values()), json.dumps(told, indent=1, ensure_ascii=False)
+    assert told["answers"]["own"] > 0
+    assert told["slider moves"] > 0
 
 
 _HOLD_ON = """

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
@@ -276,6 +277,38 @@ def test_a_full_queue_refuses_all_requests_of_a_call_until_others_leave(clusters
     with batcher:
         until(lambda: len(second.answers()) == 3)
     assert not first.pieces
+
+
+def test_a_full_server_tells_its_clients_when_to_come_back(clusters):
+    batcher = Batcher(clusters.backbone, clusters, Limits(queue=1))  # not entered: nobody answers
+    batcher.submit(Heard().call, [Request("a", "x")])
+    reply = TestClient(application(batcher)).post(
+        "/v1/completions", json={"model": "a", "prompt": "x"}
+    )
+    assert reply.status_code == 503
+    assert reply.headers["Retry-After"] == "1"
+    assert reply.json()["error"]["code"] == "queue_full"
+
+
+def test_a_refusal_says_when_to_ask_again(clusters, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("cgclora.serve.time.monotonic", lambda: now)
+    batcher = Batcher(clusters.backbone, clusters, Limits(queue=40))
+    assert batcher.seconds_until_room == 1
+    batcher.submit(Heard().call, [Request("a", "x")] * 40)
+    assert batcher.seconds_until_room == 1  # nothing is known yet
+    for _ in range(10):
+        batcher._take(1)
+        now += 1.5
+    assert batcher.seconds_until_room == 12  # a quarter of 30, one each 1.5 s
+    batcher.submit(Heard().call, [Request("a", "x")] * 10)
+    with pytest.raises(QueueFullError, match=r"40 may\. Ask again in 15 s\.$") as refused:
+        batcher.submit(Heard().call, [Request("a", "x")])
+    assert refused.value.seconds == 15
+    now += 10_000
+    assert batcher.seconds_until_room == 60
+    batcher._take(40)  # nobody waits any more: what was before says nothing of what comes
+    assert batcher.seconds_until_room == 1
 
 
 def test_a_call_that_the_queue_can_never_hold_is_not_told_to_come_again(clusters):

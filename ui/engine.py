@@ -37,6 +37,9 @@ COMPARED = "compare"
 Progress = Callable[[str, float], None]
 Load = Callable[[Progress], "Backbone"]
 
+_SECONDS_UNTIL_ROOM = 2
+"""As long as nothing is known: while the model is loading, and on ZeroGPU."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -218,7 +221,7 @@ class Engine(Inherited):
                 self.loaded(name)
         self.check_length(question.prompt)
         if self._ending:
-            raise BusyError("the server is about to end: ask again in a minute.")
+            raise BusyError("the server is about to end. Ask again in 60 s.")
         if self._batcher is None:  # on ZeroGPU a call is a fork of its own
             yield from answers(self, question)
             return
@@ -229,6 +232,11 @@ class Engine(Inherited):
     def waiting(self) -> int:
         """How many questions wait."""
         return self._batcher.waiting if self._batcher else 0
+
+    @property
+    def seconds_until_room(self) -> int:
+        """When whoever finds no room should ask again."""
+        return self._batcher.seconds_until_room if self._batcher else _SECONDS_UNTIL_ROOM
 
     @property
     def ending(self) -> bool:

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.uploads import Quota
+
 _API = "/gradio_api/"
-_FILES = (f"{_API}upload", f"{_API}mcp")
-"""Their bodies are others' business: files have a limit of their own."""
+_UPLOAD = f"{_API}upload"
 
 _UNUSED = tuple(
     _API + name
@@ -29,10 +30,12 @@ class Guard:
 
     Args:
         app: Gets it.
+        uploads: How much may be uploaded.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, uploads: Quota) -> None:
         self._app = app
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a refusal."""
@@ -42,7 +45,11 @@ class Guard:
         path, refusal = scope["path"], None
         if path.startswith(_UNUSED) or not _is_path(path):
             refusal = _refuse(404, "There is nothing here.")
-        elif scope["method"] == "POST" and not path.startswith(_FILES):
+        elif scope["method"] == "POST" and path.startswith(_UPLOAD):  # files have other limits
+            if self._uploads.is_full:
+                refusal = _refuse(429, "Too much was uploaded of late: try again in an hour.")
+            receive = self._uploads.counted(receive)
+        elif scope["method"] == "POST":
             body = await _body(Request(scope, receive))
             if body is None:
                 refusal = _refuse(413, "This is too much.")

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 
-_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+from evals.processes import FOR_SERVERS
+
 _KEPT = 128  # compiled products; a batch needs a dozen at a time
 _SECONDS = 15.0
 _ARENA_MAX = -8  # malloc.h
@@ -20,7 +21,7 @@ _ARENAS = 2  # each thread that asks for memory would keep some of its own
 
 def bound_memory() -> None:
     """From now on; to be called before torch is imported."""
-    for cache in _CACHES:
+    for cache in FOR_SERVERS:
         os.environ.setdefault(cache, str(_KEPT))
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "malloc_trim"):

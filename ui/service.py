@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.engine import Engine
 from ui.guard import Guard
 from ui.log import new_request_id, note, request_id
+from ui.uploads import Quota
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
 _log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
             Route("/ready", partial(_ready, engine), methods=["GET"]),
         ],
         "middleware": [
-            Middleware(_Around, policy=_policy(embedded_by)),
-            Middleware(Guard),
+            Middleware(_Around, engine=engine, policy=_policy(embedded_by)),
+            Middleware(Guard, uploads=Quota(engine.limits.uploads_mb * 1_000_000)),
         ],
         "exception_handlers": {RequestValidationError: _invalid},
     }
@@ -118,8 +119,9 @@ class _Around:
     and no client of it sends, such as a call of an endpoint that is not there, and gets a 400.
     """
 
-    def __init__(self, app: ASGIApp, policy: str) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, policy: str) -> None:
         self._app = app
+        self._engine = engine
         self._headers = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -149,7 +151,7 @@ class _Around:
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
                 if message["status"] == 503:
-                    headers.setdefault("Retry-After", "2")
+                    headers.setdefault("Retry-After", str(self._engine.seconds_until_room))
                 note(
                     _log,
                     "request",

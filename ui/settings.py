@@ -30,6 +30,7 @@ class Limits:
         per_minute: Questions of one visitor within a minute.
         upload_mb: Megabytes of an uploaded file.
         upload_lines: Lines of an uploaded file.
+        uploads_mb: Megabytes of all uploads within an hour, which is how long they are kept.
         jobs: Evaluations and trainings that wait.
     """
 
@@ -42,6 +43,7 @@ class Limits:
     per_minute: int = 60
     upload_mb: int = 64
     upload_lines: int = 200_000
+    uploads_mb: int = 1024
     jobs: int = 20
 
     @classmethod
@@ -74,6 +76,8 @@ class Settings:
     Attributes:
         adapters: Holds the adapters' folders.
         runs: Where evaluations and trainings are kept.
+        keep: A folder where evaluations are kept as well, see `evals.keeper`.
+        keep_dataset: A dataset repository where they are.
         backbone: A local folder or hub id; None is the embedded backbone.
         int8: Whether CPUs decode by copies of the weights in few bits.
         jobs_end: Whether those end with the server, as in a container, or outlive it.
@@ -87,6 +91,8 @@ class Settings:
 
     adapters: Path = _HERE / "assets" / "adapters"
     runs: Path = _HERE / "runs"
+    keep: Path | None = None
+    keep_dataset: str | None = None
     backbone: str | None = None
     int8: bool = True
     jobs_end: bool = False
@@ -114,9 +120,10 @@ class Settings:
             "json_log": _switch(environment, "CGCLORA_JSON_LOG", on_space),
             "on_space": on_space,
             "backbone": get("CGCLORA_BACKBONE") or None,
+            "keep_dataset": get("CGCLORA_KEEP_DATASET") or None,
             "limits": Limits.from_environment(environment),
         }
-        for name in ("adapters", "runs"):
+        for name in ("adapters", "runs", "keep"):
             if folder := get(f"CGCLORA_{name.upper()}"):
                 told[name] = Path(folder)
         return cls(**told)

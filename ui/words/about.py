@@ -169,6 +169,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "limit_per_minute": ("一位访客每分钟的问题", "Questions of a visitor in a minute"),
     "limit_upload_mb": ("上传文件的 MB", "MB of an upload"),
     "limit_upload_lines": ("上传文件的行数", "Lines of an upload"),
+    "limit_uploads_mb": ("一小时内全部上传的 MB", "MB of all uploads within an hour"),
     "limit_jobs": ("等待的评测和训练", "Evaluations and trainings that wait"),
     # Licences
     "about_licences": ("许可与说明", "Licences and notices"),
