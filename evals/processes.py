@@ -14,7 +14,7 @@ from typing import IO, Any
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter alone
 
 FOR_SERVERS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""What a server that answers sets for itself (see `ui.memory`): a training computes other shapes."""
+"""What a server that answers sets for itself, see `ui.memory`: a training computes other shapes."""
 
 _PACKAGES = Path(__file__).resolve().parents[1]
 

@@ -11,6 +11,7 @@ def rows(results: Path = RESULTS) -> list[str]:
     """A line a suite and bar, as Markdown."""
     fault, load, fuzz = (_read(results / f"{name}.json") for name in ("faults", "load", "fuzz"))
     answers, seconds, memory = load["answers"], load["seconds"], load["memory"]
+    nats, exchanged = load["nats"], load["exchanged"]
     said = sum(answers[kind] for kind in ("own", "close", "other"))
     growth = (fuzz["memory"]["peak"] - fuzz["memory"]["before"]) / 1e6
     facts = [
@@ -21,6 +22,14 @@ def rows(results: Path = RESULTS) -> list[str]:
             f"{load['users']} users, {load['minutes']:g} minutes",
             f"{said:,} answers, {answers['lost']} lost, {answers['other']} mixed up",
             load["reached"]["nothing lost"] and load["reached"]["nothing mixed up"],
+        ),
+        (
+            "",
+            load,
+            f"answers that differ from the one alone, by at most {nats['bar']:g} nats a word",
+            f"{answers['close']}, by at most {nats['close']:.2f}; exchanged, "
+            f"{exchanged['found']} of {exchanged['tried']} would be found",
+            None,
         ),
         (
             "",
