@@ -9,7 +9,7 @@ MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench fault load fuzz browser axe audit space clean
+.PHONY: app test lint format bench fault load fuzz schema browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -41,6 +41,10 @@ load: .venv/dev
 fuzz: .venv/dev
 	$(python) -m tests.fuzz $(ARGS)
 
+# In an environment of its own: schemathesis would take part in every run of pytest.
+schema: .venv/dev .venv/schema/bin/st
+	$(python) -m tests.fuzz_schema $(ARGS)
+
 # Known holes of what is installed; asks the package index, so not without a network.
 audit: .venv/app
 	$(python) -m pip install pip-audit==2.10.1
@@ -67,6 +71,10 @@ clean:
 .venv/dev: .venv/app
 	$(python) -m pip install --editable '.[dev]'
 	@touch $@
+
+.venv/schema/bin/st: | $(python)
+	$(python) -m venv .venv/schema
+	.venv/schema/bin/python -m pip install schemathesis==4.32.5
 
 # The first Python that runs (a version manager's stub may not) and is new enough.
 $(python):

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+RESULT_NAMES = ("faults", "load", "fuzz", "schema")
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
 
 
 def rows(results: Path = RESULTS) -> list[str]:
     """A line a suite and bar, as Markdown."""
-    fault, load, fuzz = (_read(results / f"{name}.json") for name in ("faults", "load", "fuzz"))
+    fault, load, fuzz, schema = (_read(results / f"{name}.json") for name in RESULT_NAMES)
     answers, seconds, memory = load["answers"], load["seconds"], load["memory"]
     nats, exchanged = load["nats"], load["exchanged"]
     said = sum(answers[kind] for kind in ("own", "close", "other"))
@@ -54,6 +55,13 @@ def rows(results: Path = RESULTS) -> list[str]:
             all(fuzz["reached"][bar] for bar in ("no leaks", "nothing wrong inside", "alive")),
         ),
         ("", fuzz, "growth over all calls", f"{growth:.0f} MB", fuzz["reached"]["memory"]),
+        (
+            "make schema",
+            schema,
+            f"{schema['calls']:,} calls of {schema['operations']} operations",
+            f"{schema['failed']} server errors, {sum(schema['inside'].values())} internal errors",
+            all(schema["reached"].values()),
+        ),
     ]
     return [
         f"| {f'`{suite}`' if suite else ''} | {tried} | {found} | {_verdict(reached)} | "
