@@ -10,7 +10,8 @@ from cgclora.gguf_model import convert_model
 from tests.tiny_gguf import WORDS, write_gguf
 
 
-def test_the_model_is_that_of_transformers(tmp_path: Path) -> None:
+def test_the_model_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cgclora.gguf_model._ROWS", 5)  # so that tensors are read in parts
     write_gguf(tmp_path / "tiny.gguf")
     ours = convert_model(tmp_path / "tiny.gguf")
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -42,3 +43,9 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     write_gguf(tmp_path / "less.gguf", without="blk.1.ffn_up")
     with pytest.raises(ValueError, match=r"lacks the tensor of model\.layers\.1\.mlp\.up_proj"):
         convert_model(tmp_path / "less.gguf")
+
+
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "wide.gguf", feed_forward=128)
+    with pytest.raises(ValueError, match=r"holds .*mlp\.gate_proj\.weight in the shape \(96, 64\)"):
+        convert_model(tmp_path / "wide.gguf")

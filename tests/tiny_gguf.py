@@ -9,15 +9,28 @@ WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"word{index}" for index in range
 
 
 def write_gguf(
-    path: Path, *, architecture: str = "gemma3", without: str = "", seed: int = 0
+    path: Path,
+    *,
+    architecture: str = "gemma3",
+    without: str = "",
+    feed_forward: int = 96,
+    seed: int = 0,
 ) -> None:
-    """A tiny model of random numbers, in 8 bits but for its norms, and without one tensor."""
+    """A tiny model of random numbers, in 8 bits but for its norms.
+
+    Args:
+        path: The file.
+        architecture: What it says it is.
+        without: A tensor that it lacks.
+        feed_forward: The inner width that it says it has; 96 is true.
+        seed: Of the numbers.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(128)
     writer.add_embedding_length(64)
     writer.add_block_count(2)
-    writer.add_feed_forward_length(96)
+    writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(2)
     writer.add_head_count_kv(1)
     writer.add_key_length(32)
