@@ -37,16 +37,17 @@ def run(app: Running, examples: int, seed: int) -> dict[str, Any]:
         told = json.loads(report.read_text("utf-8"))
     alive, inside = app.process.poll() is None, wrong_inside(app.log.read_text("utf-8", "replace"))
     cases, operations = told["test_cases"], told["operations"]
+    failed = cases["with_failures"] + cases["errored"]
     return {
         "schemathesis": told["schemathesis_version"],
         "seed": seed,
         "operations": operations["tested"],
         "calls": cases["generated"],
-        "failed": cases["with_failures"] + cases["errored"],
+        "failed": failed,
         "inside": dict(inside),
         "reached": {
             "all tested": told["complete"] and operations["tested"] == operations["total"] > 0,
-            "no server errors": not (cases["with_failures"] or cases["errored"]),
+            "no server errors": not failed,
             "nothing wrong inside": not inside,
             "alive": alive,
         },

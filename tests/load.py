@@ -8,7 +8,6 @@ or memory that grows.
 """
 
 import argparse
-import json
 import os
 import random
 import threading
@@ -21,6 +20,7 @@ from statistics import linear_regression, quantiles
 from typing import Any
 
 import httpx
+from gradio_client import Client
 
 from cgclora.backbone import EMBEDDED, load_backbone
 from evals.tasks import TASKS
@@ -260,9 +260,7 @@ def main() -> None:
     stamped = stamp()
     with start(SETTINGS, tracebacks=None) as app:
         wait_until_ready(app)
-        listed = httpx.post(f"{app.address}/gradio_api/call/tasks", json={"data": []}).json()
-        told = httpx.get(f"{app.address}/gradio_api/call/tasks/{listed['event_id']}").text
-        tasks = json.loads(told.partition("data: ")[2].splitlines()[0])[0]["tasks"]
+        tasks = Client(app.address, verbose=False).predict(api_name="/tasks")["tasks"]
         clusters: dict[str, list[str]] = {}
         for task in tasks:
             clusters.setdefault(task["cluster"], []).append(task["name"])

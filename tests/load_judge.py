@@ -65,9 +65,10 @@ class Judge:
                 for value, token in likely
                 if answer.startswith(tokenizer.decode([*said, token]).rstrip(_HALF))
             )
-            value, token = next(fitting, (-math.inf, 0))
-            if value == -math.inf or len(said) == 2 * most:
+            best = next(fitting, None)
+            if best is None or len(said) == 2 * most:
                 return math.inf
+            value, token = best
             largest = max(largest, float(logits.max()) - value)
             said.append(token)
             logits = batch.step([token])[0].float()
