@@ -163,11 +163,15 @@ class Adapter:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter's own parameters under the names that its file uses."""
+        yield from self.expert_parameters()
+        for gate_name, parameter in self.gate.named_parameters():
+            yield f"gate.{gate_name}", parameter
+
+    def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of `named_parameters` that are not the gate's."""
         for path, layer in self.layers.items():
             for table in ExpertLinear.adapter_parameter_names:
                 yield f"{path}.{table}", getattr(layer, table)[self.name]
-        for gate_name, parameter in self.gate.named_parameters():
-            yield f"gate.{gate_name}", parameter
 
     def num_parameters(self) -> int:
         """Number of trained values."""
@@ -270,9 +274,11 @@ class Adapter:
             ConfigError: A task is unknown.
             AdapterError: `gates` has another shape.
         """
+        if gates is None and isinstance(tasks, Tensor) and not self._shelves:
+            weights, ranks = self.weights_of_rows(tasks)
+            return Route(self.name, weights.unsqueeze(2).unbind(0), ranks)
         if gates is None:
-            few = isinstance(tasks, Tensor) and not self._shelves and self._few(len(tasks))
-            return self._of_rows(cast(Tensor, tasks)) if few else self._routed(self.weigh(tasks))
+            return self._routed(self.weigh(tasks))
         shape = (len(self.layers), len(tasks), self.config.num_experts)
         if gates.shape not in (shape, shape[1:]):
             raise AdapterError(
@@ -306,44 +312,51 @@ class Adapter:
         """What gates of a batch's rows, [L, batch, E], use of an adapter made `for_inference`."""
         return Use.of(self._shelves, weights, self.config.scale)
 
-    def _routed(self, weights: Tensor) -> Route | GatheredRoute:
+    def _routed(self, gates: Tensor) -> Route | GatheredRoute:
         if self._shelves:
-            return gather([self.use(weights)])
-        return self._weighed(weights)
-
-    def _weighed(self, gates: Tensor, ranks: Tensor | None = None) -> Route:
-        """The route of gates [L, batch, experts]; `ranks` says which experts', None is all."""
+            return gather([self.use(gates)])
         weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
-        weights = weights.to(next(iter(self.layers.values())).expert_B[self.name].dtype)
-        return Route(self.name, weights.unsqueeze(2).unbind(0), ranks)
+        return Route(self.name, weights.unsqueeze(2).unbind(0))
 
-    def _few(self, rows: int) -> bool:
+    def few(self, rows: int) -> bool:
         """Whether the experts of so many rows are at most half of all."""
         return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
 
-    def _of_rows(self, tasks: Tensor) -> Route:
-        """The route of rows that are few beside the tasks: through their own experts, not all.
+    def weights_of_rows(self, tasks: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale times gate of the rows of a training batch, a value a rank, and which ranks.
 
-        Each row brings its task's experts, twice where two rows have one task. So how many there
-        are is known without a look at the ids, for which a GPU would have to wait.
+        Where rows are few beside the tasks they go through their own experts, not all. Each row
+        brings its task's experts then, twice where two rows have one task. So how many there are is
+        known without a look at the ids, for which a GPU would have to wait.
 
         Args:
             tasks: Ids [batch].
+
+        Returns:
+            [L, batch, R], and which of the E*k ranks these are, [R]; None is all of them in order.
         """
+        config = self.config
+        tasks = tasks.to(self.gate.own.device)
+        gates = cast(Tensor, self.gate(tasks))
+        ranks = None
+        if self.few(len(tasks)):
+            gates, ranks = self._own_experts(gates, tasks)
+        return config.scale * gates.repeat_interleave(config.expert_rank, dim=-1), ranks
+
+    def _own_experts(self, gates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Of gates [L, batch, E] those of the common and each row's own experts, and their ranks."""
         common, specific, rank = (
             self.config.common,
             self.config.specific,
             self.config.expert_rank,
         )
-        device = self.gate.own.device
-        tasks = tasks.to(device)
-        gates = cast(Tensor, self.gate(tasks))
+        device = tasks.device
         own = common + tasks[:, None] * specific + torch.arange(specific, device=device)
         used = torch.cat([torch.arange(common, device=device), own.flatten()])
         ranks = (used[:, None] * rank + torch.arange(rank, device=device)).flatten()
         found = gates.gather(-1, own.expand(len(gates), -1, -1)).unsqueeze(2)
         apart = found * torch.eye(len(tasks), device=device).unsqueeze(-1)  # no row uses another's
-        return self._weighed(torch.cat([gates[..., :common], apart.flatten(2)], dim=-1), ranks)
+        return torch.cat([gates[..., :common], apart.flatten(2)], dim=-1), ranks
 
     def separator(self, row: Row) -> str:
         """Text between a row's prompt and its answer."""

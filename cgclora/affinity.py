@@ -262,8 +262,7 @@ class _Run:
         )
         epoch = 0
         while True:
-            sampler.set_epoch(epoch)
-            order = list(sampler)
+            order = sampler.order(epoch)
             for start in range(0, len(order), size):
                 yield [self.data[index] for index in order[start : start + size]]
             epoch += 1

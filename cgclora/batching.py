@@ -6,13 +6,12 @@ import math
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from cgclora.data import Encoded
 
@@ -23,8 +22,8 @@ Sampling = Literal["proportional", "uniform", "temperature"]
 Weighting = Literal["token", "record"]
 
 
-class TaskSampler(Sampler[int]):
-    """Record indices of an epoch: tasks mixed within a batch, lengths alike within a batch.
+class TaskSampler:
+    """The order of the records in each epoch: within a batch tasks are mixed and lengths alike.
 
     Tasks are drawn in the wanted shares, each going through its own records in a shuffled order
     again and again. Blocks of 32 batches are then sorted by length and their batches shuffled. The
@@ -49,7 +48,6 @@ class TaskSampler(Sampler[int]):
         self.lengths = [len(item.ids) for item in data]
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
         groups = defaultdict(list)
         for index, item in enumerate(data):
             groups[item.task].append(index)
@@ -58,21 +56,16 @@ class TaskSampler(Sampler[int]):
         shares = [len(group) ** power for group in self.groups]
         self.draws = _whole_shares(shares, len(data))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - reproducible order
+    def order(self, epoch: int) -> list[int]:
+        """All records' indices as an epoch takes them."""
+        generator = random.Random(f"{self.seed}/{epoch}")  # noqa: S311 - reproducible order
         order: list[int] = []
         for group, draws in zip(self.groups, self.draws, strict=True):
             for drawn in range(0, draws, len(group)):
                 order += generator.sample(group, min(draws - drawn, len(group)))
         generator.shuffle(order)
         block = 32 * self.batch_size
+        ordered: list[int] = []
         for start in range(0, len(order), block):
             piece = sorted(order[start : start + block], key=self.lengths.__getitem__)
             batches = [
@@ -81,8 +74,8 @@ class TaskSampler(Sampler[int]):
             short = [batches.pop()] if len(batches[-1]) < self.batch_size else []
             generator.shuffle(batches)
             # A batch that is not full must come last, or it would shift all that follow.
-            for batch in batches + short:
-                yield from batch
+            ordered += [index for batch in batches + short for index in batch]
+        return ordered
 
 
 def _whole_shares(shares: Sequence[float], total: int) -> list[int]:
@@ -113,11 +106,19 @@ class Collator:
     weighting: Weighting = "token"
     positions: int = sys.maxsize
 
-    def __call__(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Make a batch of these records."""
+    def width(self, items: Sequence[Encoded]) -> int:
+        """The length that these records are padded to."""
         longest = max(len(item.ids) for item in items)
         width = next((length for length in LENGTHS if length >= longest), longest)
-        width = min(width, max(longest, self.positions))
+        return min(width, max(longest, self.positions))
+
+    def weight(self, item: Encoded) -> float:
+        """The weight of each target token of a record."""
+        return 1.0 if self.weighting == "token" else 1 / (len(item.ids) - item.prompt_length)
+
+    def __call__(self, items: Sequence[Encoded], width: int | None = None) -> dict[str, Tensor]:
+        """Make a batch of these records, padded to their own width or to a larger one."""
+        width = width or self.width(items)
         ids = torch.full((len(items), width), self.pad_id)
         mask = torch.zeros(len(items), width, dtype=torch.long)
         positions: list[int] = []
@@ -131,7 +132,7 @@ class Collator:
             positions += range(row * width + first, row * width + end)
             targets += item.ids[item.prompt_length :]
             tasks += [item.task] * (end - first)
-            weights += [1.0 if self.weighting == "token" else 1 / (end - first)] * (end - first)
+            weights += [self.weight(item)] * (end - first)
         return {
             "input_ids": ids,
             "attention_mask": mask,

@@ -1,22 +1,19 @@
 """One run by several processes, as `accelerate launch` starts them: who holds what.
 
-With DDP every process holds the whole backbone. Where that does not fit, an FSDP config of
-accelerate shards it: each process keeps an even part of every frozen weight, and gathers a block's
-weights while the block computes (FSDP, arXiv 2304.11277; `fully_shard` of PyTorch). The adapter is
-small, so it stays whole in every process, and DDP averages its gradients either way. So what reads
-or writes an adapter (routes, hooks, optimizer, checkpoints) is the same for both.
-
-Accelerate's own FSDP is left out, since it would shard the adapter too, and knows GPUs only.
+With a DDP config every process holds the whole backbone. Where that does not fit, an FSDP config
+shards it: each process keeps an even part of every frozen weight, and gathers a block's weights
+while the block computes (FSDP, arXiv 2304.11277; `fully_shard` of PyTorch). Adapters are small, so
+they stay whole in every process, and their gradients, a single vector each, are summed up over the
+processes before a step. So what reads or writes an adapter is the same for both.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import nn
+from accelerate import PartialState
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.checkpoint import fingerprint
@@ -82,15 +79,47 @@ def _config(setting: str) -> str:
     return os.environ.get(f"FSDP_{passed_on.get(name, name)}", "")
 
 
-@contextmanager
-def without_fsdp_of_accelerate() -> Iterator[None]:
-    """Within this context accelerate makes what it would make of a DDP config."""
-    before = os.environ.pop(_USE_FSDP, None)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[_USE_FSDP] = before
+class Processes:
+    """The processes of a run, of which this is one.
+
+    Args:
+        device: Where the backbone is; of a single process it is where the run computes.
+
+    Attributes:
+        device: Where this process computes.
+        count: How many there are.
+        index: Which of them this is; process 0 writes.
+
+    Raises:
+        TrainingError: See `check_fsdp`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.count, self.index = device, 1, 0
+        self._state: PartialState | None = None
+        if wants_fsdp():
+            check_fsdp()
+            device = choose_device("auto")  # wherever the backbone is, `shard` moves it
+        if world_size() > 1:
+            self._state = PartialState(cpu=device.type == "cpu")
+            self.device = self._state.device
+            self.count, self.index = self._state.num_processes, self._state.process_index
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.index == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add up a value over all processes, in place."""
+        if self.count > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
 
 
 def shard(loss: TargetLoss, device: torch.device) -> None:
@@ -132,8 +161,6 @@ def shard(loss: TargetLoss, device: torch.device) -> None:
             ignored_params=whole,
         )
     fully_shard(loss, mesh=mesh, ignored_params=whole)
-    sharded = [name for name, parameter in loss.named_parameters() if parameter not in whole]
-    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(loss, sharded)
 
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:

@@ -14,8 +14,7 @@ experts' logits while their projection is zero, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,22 +229,22 @@ def add_tasks(
         if parent.router is not None:
             prompts = {task: [r.prompt for r in train_records if r.task == task] for task in tasks}
             adapter.router = parent.router.plus(TaskRouter.fit(prompts))
-        with _only_of(adapter, tasks):
-            found = train(
-                adapter,
-                tokenizer,
-                train_records,
-                dev_records,
-                settings,
-                run_folder,
-                only=tasks,
-                facts=_with_licences(
-                    inherited(manifest, config, config.tasks, added=list(tasks)), facts or {}
-                ),
-                dtype=_dtype(tensors),
-                check=lambda: _compare(adapter, before, config),
-                **options,
-            )
+        found = train(
+            adapter,
+            tokenizer,
+            train_records,
+            dev_records,
+            settings,
+            run_folder,
+            only=tasks,
+            learns=_masks(adapter, tasks),
+            facts=_with_licences(
+                inherited(manifest, config, config.tasks, added=list(tasks)), facts or {}
+            ),
+            dtype=_dtype(tensors),
+            check=lambda: _compare(adapter, before, config),
+            **options,
+        )
     finally:
         adapter.detach()
     return found
@@ -351,26 +350,6 @@ def _dtype(tensors: Tensors) -> torch.dtype | None:
     """That of all tensors; None where they have several, which all fit into float32."""
     found = {tensor.dtype for tensor in tensors.values()}
     return found.pop() if len(found) == 1 else None
-
-
-@contextmanager
-def _only_of(adapter: Adapter, tasks: Sequence[str]) -> Iterator[None]:
-    """Within this context gradients reach the values of these tasks alone."""
-    handles = []
-    masks = _masks(adapter, tasks)
-    for name, parameter in adapter.named_parameters():
-        handles.append(parameter.register_hook(_masked(masks[name].to(parameter.device))))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _masked(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    # Not a product: what is no number in a masked place must not stay one. And the gradient may be
-    # elsewhere than the parameter was: FSDP moves parameters to its GPU after the hooks are set.
-    return lambda gradient: torch.where(mask.to(gradient.device), gradient, 0)
 
 
 def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:

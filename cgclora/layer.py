@@ -111,22 +111,76 @@ class Part:
     """What an expert layer does for a batch: it adds (A x * weights) B to its output.
 
     Attributes:
-        A: [R, in]; or of all layers that read the same x, one above the other.
-        B: [R, out].
+        A: [R, in]; or of all layers that read the same x, one above the other; or [M, R, in] of M
+            adapters, each with an equal share of consecutive rows.
+        B: [R, out], or [M, R, out].
         weights: Scale times gate, a value a rank, [batch, 1, R].
         columns: Where in the shared A x this layer's R values stand; None if A is its own.
+        rows: Which rows of the batch these are; None is all.
         dropout: Probability of dropping an input feature while training.
+        seeds: Of what is dropped, a number a row, int32 [batch]; None where nothing is.
     """
 
     A: Tensor
     B: Tensor
     weights: Tensor
     columns: slice | None = None
+    rows: slice | None = None
     dropout: float = 0.0
+    seeds: Tensor | None = None
 
     def keep(self, rows: Tensor) -> Part:
         """The same for some rows of the batch."""
         return replace(self, weights=self.weights[rows])
+
+    def add(self, x: Tensor, y: Tensor, routing: Routing) -> None:
+        """Add to y [batch, tokens, out] what the experts make of x [batch, tokens, in]."""
+        if self.rows is not None:
+            x, y = x[self.rows], y[self.rows]
+        # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
+        A, B = self.A.to(x.dtype), self.B.to(y.dtype)
+        weights = self.weights if x.dim() == 3 else self.weights.squeeze(1)
+        if self.columns is not None:
+            z = routing.product(x, A)[..., self.columns]
+        else:
+            if self.seeds is not None:
+                x = x * kept_features(self.seeds, x, self.dropout)
+            A = A.unsqueeze(0) if A.dim() == 2 else A
+            z = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT).view(*x.shape[:-1], -1)
+        z = (z * weights.to(z.dtype)).to(y.dtype)
+        # In place: y is nobody else's yet, and a sum of its own would move more than the products.
+        B = B.unsqueeze(0) if B.dim() == 2 else B
+        members, rank, outer = B.shape
+        y.view(members, -1, outer).baddbmm_(z.view(members, -1, rank), B)
+
+
+def kept_features(seeds: Tensor, x: Tensor, dropout: float) -> Tensor:
+    """What dropout multiplies x by: 0, or 1 / (1 - dropout), as [batch, tokens, in] or [batch, in].
+
+    Each value is a function of its row's seed and its place in the row alone (two rounds of
+    multiply and shift, as in MurmurHash3). So a row loses the same features whoever shares its
+    batch and however far that is padded, and a resumed run needs no state of a generator.
+
+    Args:
+        seeds: int32 [batch].
+        x: What it is for.
+        dropout: Probability of a zero.
+    """
+    rows, *tokens, features = x.shape
+    steps = torch.arange(max(*tokens, features, 1), device=x.device, dtype=torch.int32)
+    bits = seeds.view(rows, *[1] * len(tokens))
+    for count in tokens:
+        bits = _mixed(bits ^ (steps[:count] * -1640531535))
+    bits = _mixed(bits.unsqueeze(-1) + steps[:features] * -2048144777)
+    kept = (bits & 0x7FFFFFFF) >= int(dropout * 2**31)
+    return kept.to(x.dtype) / (1 - dropout)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """Each int32 value as another one, every bit of which depends on all bits."""
+    for shift, factor in ((16, -2048144789), (13, -1028477387)):
+        bits = (bits ^ ((bits >> shift) & (0x7FFFFFFF >> (shift - 1)))) * factor
+    return bits ^ ((bits >> 16) & 0xFFFF)
 
 
 @dataclass(frozen=True)
@@ -151,11 +205,29 @@ class Route:
             return None
         A = _some(layer.expert_A[name], self.ranks, 0)
         B = _some(layer.expert_B[name], self.ranks, 1).t()
-        return Part(A, B, self.weights[row], dropout=layer.dropout[name])
+        weights, dropout, seeds = self.weights[row], layer.dropout[name], None
+        if dropout and layer.training:
+            seeds = torch.randint(2**31, (len(weights),), dtype=torch.int32, device=weights.device)
+        return Part(A, B, weights, dropout=dropout, seeds=seeds)
 
     def keep(self, rows: Tensor) -> Route:
         """The route of some rows of the batch."""
         return replace(self, weights=tuple(weights[rows] for weights in self.weights))
+
+
+@dataclass(frozen=True)
+class SharedRoute:
+    """How a training batch uses the experts of several adapters, each on rows of its own.
+
+    Attributes:
+        parts: What each layer does, a part for each run of adapters of one shape.
+    """
+
+    parts: Mapping[ExpertLinear, tuple[Part, ...]]
+
+    def part(self, layer: ExpertLinear) -> tuple[Part, ...]:
+        """What a layer does."""
+        return self.parts.get(layer, ())
 
 
 @dataclass(frozen=True)
@@ -193,7 +265,7 @@ class Routing:
     """
 
     def __init__(self) -> None:
-        self.route: Route | GatheredRoute | None = None
+        self.route: Route | SharedRoute | GatheredRoute | None = None
         self.folded: tuple[str, str] | None = None
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -204,7 +276,7 @@ class Routing:
         return self._last[2]
 
     @contextmanager
-    def within(self, route: Route | GatheredRoute) -> Iterator[None]:
+    def within(self, route: Route | SharedRoute | GatheredRoute) -> Iterator[None]:
         """Within this context the layers follow a route."""
         previous = self.route
         self.route = route
@@ -267,30 +339,19 @@ class ExpertLinear(nn.Module):
             ValueError: The batch has another number of rows than the current route has tasks.
         """
         route = self.routing.route
-        part = None if route is None else route.part(self)
-        if isinstance(part, Tensor):
-            return F.linear(x, part, self.base_layer.bias)
+        found = None if route is None else route.part(self)
+        if isinstance(found, Tensor):
+            return F.linear(x, found, self.base_layer.bias)
         y = cast(Tensor, self.base_layer(x))
-        if part is None:
-            return y
-        weights = part.weights
-        if len(x) != len(weights):
-            raise ValueError(
-                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
-                "give one task a row, batch first."
-            )
-        if x.dim() == 2:
-            weights = weights.squeeze(1)
-        # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
-        A, B = part.A.to(x.dtype), part.B.to(y.dtype)
-        if part.columns is None:
-            z = F.linear(F.dropout(x, part.dropout) if self.training else x, A)
-        else:
-            z = self.routing.product(x, A)[..., part.columns]
-        z = (z * weights.to(z.dtype)).to(y.dtype)
-        # In place: y is nobody else's yet, and a sum of its own would move more than the products.
-        rank, outer = B.shape
-        y.view(-1, outer).addmm_(z.view(-1, rank), B)
+        for part in found if isinstance(found, tuple) else (found,):
+            if part is None:
+                continue
+            if part.rows is None and len(x) != len(part.weights):
+                raise ValueError(
+                    f"the batch has {len(x)} rows but the route names {len(part.weights)} tasks: "
+                    "give one task a row, batch first."
+                )
+            part.add(x, y, self.routing)
         return y
 
     def update(self, name: str, weights: Tensor) -> Tensor:

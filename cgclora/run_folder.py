@@ -3,31 +3,38 @@
     .lock               held by the process that trains here
     run.json            settings, config, data hash: what a resumed run must agree with
     log.jsonl           a line per logging step and per evaluation
-    seconds.json        training time up to the last checkpoint, over all processes
-    checkpoints/        what an interrupted run resumes from
+    checkpoints/        what an interrupted run resumes from, each a folder:
+        state.json                where the run stands
+        adapter.safetensors       the weights
+        optimizer.safetensors     Adam's moments of each of them
+        best.safetensors          the weights with the lowest dev loss, where they are others
+        complete.json             the hashes of these files
     adapter/            the result: the weights with the lowest dev loss
 
 A checkpoint counts only when the hashes of all its files are there, which are written last: a run
-that was killed while it wrote one resumes from the one before.
+that was killed while it wrote one resumes from the one before. It needs no other checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from torch import Tensor
 
 from cgclora import files
+from cgclora.checkpoint import in_short
+from cgclora.storage import write_tensors
 
 COMPLETE_FILE = "complete.json"
-SECONDS_FILE = "seconds.json"
+STATE_FILE = "state.json"
+BEST_FILE = "best.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 class TrainingError(RuntimeError):
@@ -86,44 +93,8 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-class Stopwatch:
-    """The training time of a run: that before this process, and that since it was made.
-
-    It is noted with each checkpoint, so that steps which a killed process lost, and another one
-    takes again, count once.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SECONDS_FILE
-        self._before = seconds_spent(folder)
-        self._started = time.monotonic()
-
-    def note(self) -> None:
-        """Write it down."""
-        seconds = self._before + time.monotonic() - self._started
-        files.write_sealed(self._path, {"seconds": round(seconds, 1)})
-
-
-def seconds_spent(folder: Path) -> float:
-    """The training time of a run so far.
-
-    Raises:
-        TrainingError: The note of it is damaged.
-    """
-    path = folder / SECONDS_FILE
-    if not path.exists():
-        return 0.0
-    try:
-        return float(files.read_sealed(path)["seconds"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path} is damaged ({error!r}): put back a copy, or remove it and give the command "
-            "again; the time before is not counted then."
-        ) from error
-
-
 def cut_log(log_file: Path, checkpoint: Path | None) -> None:
-    """Drop what was logged after the checkpoint: those steps are run again."""
+    """Drop what was logged after the checkpoint: those steps are taken again."""
     if not log_file.exists():
         return
     step = step_of(checkpoint) if checkpoint else 0
@@ -135,38 +106,46 @@ def cut_log(log_file: Path, checkpoint: Path | None) -> None:
     files.write_text(log_file, "".join(f"{line}\n" for line in kept))
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Write the hashes of a checkpoint's files; without them a checkpoint does not count."""
-    hashes = {
-        path.name: files.sha256_file(path)
-        for path in sorted(checkpoint.iterdir())
-        if path.is_file() and path.name != COMPLETE_FILE
-    }
-    files.write_json(checkpoint / COMPLETE_FILE, hashes)
+def write_checkpoint(
+    checkpoint: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint, and then remove all but the one before.
 
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint under a folder whose files all have the hashes noted for them."""
-    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
-    return next((path for path in found if _is_complete(path)), None)
-
-
-def best_checkpoint(folder: Path, step: int | None) -> Path:
-    """The checkpoint under a folder that was written at the step with the lowest dev loss.
-
-    The path that the trainer notes for it is that of the folder where the run began, which may have
-    been copied or moved since.
+    Args:
+        checkpoint: Its folder, `checkpoint-<step>`.
+        tensors: By file and name.
+        state: What else a resumed run must know, as JSON values.
 
     Raises:
-        TrainingError: It is not there, or its files do not have the hashes noted for them.
+        TrainingError: It cannot be written; those that were there count as before.
     """
-    checkpoint = folder / f"checkpoint-{step}"
-    if not _is_complete(checkpoint):
+    try:
+        shutil.rmtree(checkpoint, ignore_errors=True)  # begun by a process that was killed
+        checkpoint.mkdir(parents=True)
+        for name, table in tensors.items():
+            write_tensors(checkpoint / name, table)
+        files.write_json(checkpoint / STATE_FILE, state)
+        hashes = {path.name: files.sha256_file(path) for path in sorted(checkpoint.iterdir())}
+        files.write_json(checkpoint / COMPLETE_FILE, hashes)
+    except OSError as error:
         raise TrainingError(
-            f"{checkpoint}, which has the lowest dev loss, is missing or damaged: put back a copy, "
-            f"or remove {folder} and give the command again to train anew."
-        )
-    return checkpoint
+            f"no checkpoint could be written to {checkpoint.parent}: free room there and give the "
+            f"command again, it goes on from the one before. ({in_short(error)})"
+        ) from error
+    for older in checkpoints(checkpoint.parent)[2:]:
+        shutil.rmtree(older)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints under a folder that count, the newest first."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    return [path for path in found if _is_complete(path)]
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `write_checkpoint` was given as state."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return state
 
 
 def step_of(checkpoint: Path) -> int:
@@ -180,12 +159,3 @@ def _is_complete(checkpoint: Path) -> bool:
         return all(files.sha256_file(checkpoint / name) == value for name, value in hashes.items())
     except (OSError, ValueError):
         return False
-
-
-def state_at_the_end(checkpoint: Path | None) -> TrainerState | None:
-    """The trainer's state at a checkpoint, if it is the one at which the run ended."""
-    if checkpoint is None:
-        return None
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-    return state if ended else None

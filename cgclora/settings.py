@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
-
-import torch
-from transformers import TrainingArguments
 
 from cgclora.batching import Sampling, Weighting
 from cgclora.config import ConfigError
-from cgclora.distributed import check_fsdp, wants_fsdp, world_size
-from cgclora.hardware import choose_device
-from cgclora.run_folder import TrainingError
 
 
 @dataclass(frozen=True)
@@ -109,65 +102,20 @@ class TrainingSettings:
         batches = math.ceil(records / (self.batch_size * processes))
         return max(1, round(self.epochs * math.ceil(batches / self.accumulation)))
 
+    def rate(self, step: int, steps: int) -> float:
+        """The share of the peak rates with which a step is taken: a rise, then half a cosine.
+
+        As `transformers.get_cosine_schedule_with_warmup` has it.
+
+        Args:
+            step: Steps that were taken before.
+            steps: Of the whole run.
+        """
+        rise = math.ceil(self.warmup * steps)
+        if step < rise:
+            return step / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def trainer_arguments(
-    settings: TrainingSettings, records: int, checkpoints: Path, device: torch.device
-) -> TrainingArguments:
-    """Our settings in the trainer's words.
-
-    Args:
-        settings: Ours.
-        records: Number of training records.
-        checkpoints: The folder for checkpoints.
-        device: Where the backbone is.
-
-    Raises:
-        TrainingError: The trainer would move the backbone to another GPU; or see `check_fsdp`.
-    """
-    if wants_fsdp():
-        check_fsdp()
-        device = choose_device("auto")  # wherever the backbone is, `shard` moves it
-    processes = world_size()
-    steps = settings.steps(records, processes)
-    interval = math.ceil(steps / settings.evaluations)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        max_steps=steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(settings.warmup * steps),
-        max_grad_norm=1.0,
-        eval_strategy="steps",
-        eval_steps=interval,
-        save_strategy="steps",
-        save_steps=interval,
-        load_best_model_at_end=True,
-        restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=max(1, min(10, steps // 20)),
-        logging_nan_inf_filter=False,
-        seed=settings.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
-    if processes == 1:
-        if (device.index or 0) != (arguments.device.index or 0):
-            raise TrainingError(
-                f"the backbone is on {device}, but a single process trains on {arguments.device}: "
-                f"set CUDA_VISIBLE_DEVICES={device.index}, and load the backbone to `cuda`."
-            )
-        # With more GPUs the trainer would spread each batch over them, which knows no routes.
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments

@@ -1,48 +1,50 @@
-"""Train an adapter on many tasks at once, on `transformers.Trainer`.
+"""Train adapters on many tasks at once: one, or any number side by side on one backbone.
 
-The trainer's own loop, optimizer, schedule and distributed code are used as they are. What is
-ours: which records make a batch (`TaskSampler`), the loss (`TargetLoss`), the route of a batch, a
-learning rate of the gate's own, a log of loss per task and gates (`AdapterTrainer`), checkpoints
-that hold the adapter alone and count only when they are complete (`run_folder`), and which part of
-a backbone each of several processes holds (`distributed`).
+A run alone is side by side with no other. What is where: which records make a batch
+(`batching`), the loss (`loss`), one run with its schedule, log and checkpoints (`member`), the
+passes that several share (`side_by_side`, `expert_bank`), the files (`run_folder`), and which part
+of a backbone each of several processes holds (`distributed`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-import transformers
 from safetensors.torch import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cgclora import files, provenance
 from cgclora.adapter import Adapter
-from cgclora.adapter_trainer import AdapterTrainer
 from cgclora.batching import Collator
 from cgclora.checkpoint import fingerprint
 from cgclora.config import ConfigError
-from cgclora.data import Record, data_hash, encode, sample_per_task
+from cgclora.data import Encoded, Record, data_hash, encode, sample_per_task
+from cgclora.distributed import Processes
+from cgclora.member import Member, TrainingRun
 from cgclora.router import TaskRouter
-from cgclora.run_folder import (
-    Stopwatch,
-    claim,
-    cut_log,
-    hold,
-    last_checkpoint,
-    seconds_spent,
-    state_at_the_end,
-    step_of,
-)
-from cgclora.settings import TrainingSettings, trainer_arguments
-from cgclora.training_callbacks import Progress, Rhythm, Stop, print_progress
+from cgclora.run_folder import TrainingDiverged, claim, hold
+from cgclora.settings import TrainingSettings
+from cgclora.side_by_side import SideBySide, resume
 
-__all__ = ["AdapterTrainer", "print_progress", "train"]
+Progress = Callable[[dict[str, Any]], None]
+
+
+def print_progress(facts: Mapping[str, Any]) -> None:
+    """Write a line of progress to standard error."""
+    left = facts["seconds_left"]
+    parts = [f"{facts['run']}: "] if facts["runs"] > 1 else []
+    parts = [f"{''.join(parts)}step {facts['step']}/{facts['steps']}"]
+    names = {"loss": "loss", "dev_loss": "dev loss"}
+    parts += [f"{name} {facts[key]:.4f}" for key, name in names.items() if key in facts]
+    parts += [] if left is None else [f"{left / 60:.1f} min left"]
+    print(" · ".join(parts), file=sys.stderr, flush=True)
 
 
 def train(
@@ -53,12 +55,9 @@ def train(
     settings: TrainingSettings,
     run_folder: str | Path,
     *,
-    only: Sequence[str] | None = None,
-    check: Callable[[], None] | None = None,
-    facts: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Callable[[dict[str, Any]], None] = print_progress,
+    progress: Progress = print_progress,
     stop: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
 
@@ -74,99 +73,257 @@ def train(
         dev_records: What the dev loss is taken on; every task needs some.
         settings: How.
         run_folder: Where the run lives.
-        only: The tasks that have records; None for all. With some only, the adapter keeps the
-            router that it has.
-        check: Called before the adapter is saved; may raise to prevent that.
-        facts: More for the adapter's manifest.
-        dtype: Of the saved weights; None keeps fp32.
-        progress: Called with step, steps, seconds_left and losses.
+        progress: Called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses.
         stop: Asked after each step; once it says yes a checkpoint is written and the run ends, to
             be gone on with later. For a single process.
+        options: `only`, `learns`, `check`, `facts` and `dtype`, as for `TrainingRun`.
 
     Returns:
         The manifest of the saved adapter.
 
     Raises:
         DataError: A task has no usable record.
-        TrainingError: The folder holds another run or one that is under way, its best checkpoint
-            is gone, the backbone is on another GPU than the trainer's, or an FSDP config does not
-            work with it.
+        TrainingError: The folder holds another run or one that is under way, or an FSDP config does
+            not work with it.
         TrainingDiverged: The loss is not finite.
         TrainingStopped: `stop` said so.
     """
+    run = TrainingRun(
+        adapter, train_records, dev_records, settings, Path(run_folder).absolute(), **options
+    )
+    (outcome,) = train_side_by_side([run], tokenizer, progress=progress, stop=stop)
+    if isinstance(outcome, TrainingDiverged):
+        raise outcome
+    return outcome
+
+
+def train_side_by_side(
+    runs: Sequence[TrainingRun],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokens: int | None = None,
+    progress: Progress = print_progress,
+    stop: Callable[[], bool] | None = None,
+) -> list[dict[str, Any] | TrainingDiverged]:
+    """Train several adapters of one backbone in the same passes, each as if it were alone.
+
+    They may differ in all: method, rank, seed, rates, tasks, data, number of steps. Each run's
+    folder is the same as that of a run alone, and may be gone on with alone or in another company.
+
+    Args:
+        runs: Adapters of one backbone, each with a folder of its own.
+        tokenizer: The backbone's.
+        tokens: Most padded tokens of a pass that several share; None asks the device.
+        progress: As for `train`.
+        stop: As for `train`, after each step of all.
+
+    Returns:
+        For each run the manifest of the saved adapter, or why it diverged; the others are not
+        touched by that.
+
+    Raises:
+        ConfigError: Two runs share a folder or an adapter, or the adapters are on several
+            backbones.
+        DataError, TrainingError, TrainingStopped: As `train`.
+    """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
-    folder = Path(run_folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks = adapter.config.tasks
-    if unknown := sorted(settings.records_of.keys() - set(tasks)):
-        raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
-    wanted = {
-        "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
-        "dev": [settings.dev_records_per_task for _ in tasks],
-    }
-    positions = _positions(adapter.model)
-    max_length = min(settings.max_length, positions)
-    data, too_long = {}, Counter[str]()
-    for split, records in (("train", train_records), ("dev", dev_records)):
+    model = _model_of(runs)
+    processes = Processes(runs[0].adapter.gate.own.device)
+    prepare = _Preparation(tokenizer, model, processes)
+    prepared = [prepare(run) for run in runs]
+    members = [member for member, _ in prepared]
+    outcomes: dict[Member, dict[str, Any] | TrainingDiverged] = {}
+
+    def finish(member: Member) -> None:
+        member.adapter.load_state_dict(member.best)
+        identity = next(facts for one, facts in prepared if one is member)
+        outcomes[member] = _save(member, identity, len(runs))
+
+    with ExitStack() as held:
+        if processes.writes:
+            for member, facts in prepared:
+                held.enter_context(hold(member.run.folder))
+                claim(member.run.folder, facts["identity"])
+        processes.wait()  # until process 0 has the folders
+        name = files.sha256(files.json_text([facts["identity"] for _, facts in prepared]).encode())
+        reached = resume(members, name)
+        for member in members:
+            if member.ended:  # only the adapter was not saved yet
+                finish(member)
+        left = [member for member in members if not member.ended]
+        if left:
+            training = SideBySide(
+                left,
+                model,
+                processes,
+                name=name,
+                round=reached,
+                tokens=tokens,
+                finish=finish,
+                say=_Progress(left, progress) if processes.writes else lambda member, facts: None,
+            )
+            _take_steps(training, stop)
+    return [outcomes.get(member) or cast(TrainingDiverged, member.error) for member in members]
+
+
+def _model_of(runs: Sequence[TrainingRun]) -> PreTrainedModel:
+    """The backbone that all runs share.
+
+    Raises:
+        ConfigError: There is none, or an adapter or folder is named twice.
+    """
+    for name, values in (
+        ("an adapter", [id(run.adapter) for run in runs]),
+        ("a folder", [run.folder for run in runs]),
+    ):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"two of the runs share {name}: give each one of its own.")
+    models = {id(run.adapter.model): run.adapter.model for run in runs}
+    if len(models) != 1:
+        raise ConfigError(
+            f"the adapters to train together are on {len(models)} backbones: attach them to one."
+        )
+    return next(iter(models.values()))
+
+
+class _Preparation:
+    """Makes members of runs; what several have in common is worked out once."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, processes: Processes
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.processes = processes
+        self.fingerprint = fingerprint(model)
+        self.positions = _positions(model)
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, run: TrainingRun) -> tuple[Member, dict[str, Any]]:
+        """A member, and facts of it: its `identity`, and how many `records` and `too_long`."""
+        adapter, settings = run.adapter, run.settings
+        tasks = adapter.config.tasks
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if unknown := sorted(settings.records_of.keys() - set(tasks)):
+            raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
+        wanted = {
+            "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
+            "dev": [settings.dev_records_per_task for _ in tasks],
+        }
+        max_length = min(settings.max_length, self.positions)
+        only = None if run.only is None else tuple(run.only)
+        data, too_long, hashes = {}, Counter[str](), {}
+        for split, records in (("train", run.train_records), ("dev", run.dev_records)):
+            digest = self._once(("hash", id(records)), data_hash, records)
+            key = ("ids", digest, tasks, adapter.config.separator, max_length, only)
+            encoded, skipped = self._once(key, self._encode, run, records, max_length)
+            data[split] = sample_per_task(encoded, wanted[split], settings.seed)
+            too_long += skipped
+            hashes[f"{split}_data"] = digest
+        if only is None:
+            adapter.router = self._once(
+                ("router", hashes["train_data"], tasks), _router, run.train_records, tasks
+            )
+        identity = {
+            "config": adapter.config.to_dict(),
+            "settings": dataclasses.asdict(settings),
+            "backbone": self.fingerprint,
+            **hashes,
+            **({} if only is None else _start(adapter, only)),
+        }
+        collator = Collator(
+            cast(int, self.tokenizer.pad_token_id), settings.weighting, self.positions
+        )
+        facts = {
+            "identity": identity,
+            "records": {split: len(items) for split, items in data.items()},
+            "too_long": dict(too_long),
+        }
+        return Member(run, data, collator, self.processes), facts
+
+    def _once(self, key: tuple[Any, ...], work: Callable[..., Any], *arguments: Any) -> Any:
+        if key not in self._known:
+            self._known[key] = work(*arguments)
+        return self._known[key]
+
+    def _encode(
+        self, run: TrainingRun, records: Sequence[Record], max_length: int
+    ) -> tuple[list[Encoded], Counter[str]]:
         encoded, skipped = encode(
             records,
-            tokenizer,
-            tasks,
-            separator=adapter.config.separator,
+            self.tokenizer,
+            run.adapter.config.tasks,
+            separator=run.adapter.config.separator,
             max_length=max_length,
-            needed=only,
+            needed=run.only,
         )
-        data[split] = sample_per_task(encoded, wanted[split], settings.seed)
-        too_long += skipped
-    if too_long:
-        print(f"left out as longer than {max_length} tokens: {dict(too_long)}", file=sys.stderr)
-    if only is None:
-        adapter.router = _router(train_records, tasks)
-    identity = {
-        "config": adapter.config.to_dict(),
-        "settings": dataclasses.asdict(settings),
-        "backbone": fingerprint(adapter.model),
-        "train_data": data_hash(train_records),
-        "dev_data": data_hash(dev_records),
-        **({} if only is None else _start(adapter, only)),
-    }
-    trainer = AdapterTrainer(
-        adapter,
-        settings,
-        arguments=trainer_arguments(
-            settings, len(data["train"]), folder / "checkpoints", adapter.gate.own.device
-        ),
-        train_data=data["train"],
-        dev_data=data["dev"],
-        log_file=folder / files.LOG_FILE,
-        collator=Collator(cast(int, tokenizer.pad_token_id), settings.weighting, positions),
-        callbacks=[Progress(progress)],
-    )
-    if stop is not None:  # before the rhythm, which lets a log follow each checkpoint
-        trainer.add_callback(Stop(stop))
-    trainer.add_callback(Rhythm(trainer))
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    if settings.patience:
-        trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
-    counts = {
-        "records": {split: len(items) for split, items in data.items()},
-        "too_long": dict(too_long),
-    }
-    if not trainer.is_world_process_zero():
-        trainer.accelerator.wait_for_everyone()  # until process 0 has the folder
-        _run(trainer, folder)
+        if skipped:
+            print(f"left out as longer than {max_length} tokens: {dict(skipped)}", file=sys.stderr)
+        return encoded, skipped
+
+
+class _Progress:
+    """Tells a listener what members log, and how long all of them will take."""
+
+    def __init__(self, members: Sequence[Member], listener: Progress) -> None:
+        self.members = members
+        self.listener = listener
+        self.started = time.monotonic()
+        self.first = sum(member.step for member in members)
+
+    def __call__(self, member: Member, facts: Mapping[str, Any]) -> None:
+        """Tell it."""
+        steps = [one.step for one in self.members]
+        ends = [one.step if one.ended or one.error else one.steps for one in self.members]
+        done = sum(steps) - self.first
+        seconds = time.monotonic() - self.started
+        left = seconds / done * (sum(ends) - sum(steps)) if done else None
+        self.listener(
+            {
+                "run": member.run.folder.name,
+                "runs": len(self.members),
+                "step": member.step,
+                "steps": member.steps,
+                "seconds_left": left,
+                **facts,
+            }
+        )
+
+
+def _save(member: Member, facts: Mapping[str, Any], members: int) -> dict[str, Any]:
+    """Save a member's adapter; its manifest."""
+    run = member.run
+    if run.check is not None:
+        run.check()
+    if not member.processes.writes:
         return {}
-    with hold(folder):
-        claim(folder, identity)
-        trainer.accelerator.wait_for_everyone()
-        outcome = _run(trainer, folder)
-        if check is not None:
-            check()
-        return adapter.save(
-            folder / "adapter",
-            dtype=dtype,
-            facts={"training": {**identity, **counts, **outcome}, **(facts or {})},
-        )
+    training = {
+        **facts["identity"],
+        "records": facts["records"],
+        "too_long": facts["too_long"],
+        "steps": member.step,
+        "best_step": member.best_step,
+        "best_dev_loss": member.best_loss,
+        "resumed_at": member.resumed_at,
+        "seconds": round(member.seconds, 1),
+        "side_by_side": members,
+    }
+    return member.adapter.save(
+        run.folder / "adapter", dtype=run.dtype, facts={"training": training, **run.facts}
+    )
+
+
+def _take_steps(training: SideBySide, stop: Callable[[], bool] | None) -> None:
+    """Train, and leave the backbone as it was but for the adapters."""
+    model = training.model
+    checkpointing = any(m.settings.gradient_checkpointing for m in training.members)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        training.run(stop)
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+        model.eval()
 
 
 def _router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:
@@ -186,37 +343,3 @@ def _positions(model: PreTrainedModel) -> int:
     """How many tokens a backbone can tell the places of."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return known if known and known > 0 else sys.maxsize
-
-
-def _run(trainer: AdapterTrainer, folder: Path) -> dict[str, Any]:
-    """Train, or go on, until the adapter has the weights with the lowest dev loss."""
-    checkpoint = last_checkpoint(folder / "checkpoints")
-    if trainer.is_world_process_zero():
-        cut_log(trainer.log_file, checkpoint)
-    state = state_at_the_end(checkpoint)
-    if state is not None:  # only the adapter was not saved yet
-        trainer.state = state
-    else:
-        trainer.stopwatch = Stopwatch(folder)
-        _take_steps(trainer, checkpoint)
-    trainer.load_best()
-    return {
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
-        "best_dev_loss": trainer.state.best_metric,
-        "resumed_at": step_of(checkpoint) if checkpoint else None,
-        "seconds": seconds_spent(folder),
-    }
-
-
-def _take_steps(trainer: AdapterTrainer, checkpoint: Path | None) -> None:
-    """Train from the checkpoint on, and leave the backbone as it was but for the adapter."""
-    model = trainer.adapter.model
-    if trainer.settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        if trainer.settings.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
-        model.eval()

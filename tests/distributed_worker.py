@@ -16,8 +16,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import cgclora.__main__
-from cgclora import adapter_trainer, distributed
+from cgclora import run_folder, side_by_side
 from cgclora.adapter import Adapter
+from cgclora.member import Member
 from cgclora.settings import TrainingSettings
 from cgclora.training import train
 from tests.tiny import make_backbone
@@ -45,7 +46,7 @@ def train_here(
     before = {name: id(parameter) for name, parameter in adapter.named_parameters()}
     held: list[int] = []
     written: list[str] = []
-    shard, write_tensors = distributed.shard, adapter_trainer.write_tensors
+    shard, write_tensors = side_by_side.shard, run_folder.write_tensors
 
     def noting_shard(loss: Any, device: torch.device) -> None:
         shard(loss, device)
@@ -58,22 +59,33 @@ def train_here(
         )
 
     def noting_write(path: Path, tensors: Any) -> None:
-        written.append(path.parent.name)
+        if path.name == "adapter.safetensors":
+            written.append(path.parent.name)
         write_tensors(path, tensors)
 
-    distributed.shard, adapter_trainer.write_tensors = noting_shard, noting_write
+    side_by_side.shard, run_folder.write_tensors = noting_shard, noting_write
+    learns = None
     if growing:  # the first task's row stays, as where a task is added to others
-        kept = torch.ones_like(adapter.gate.embedding)
-        kept[0] = 0
-        adapter.gate.embedding.register_hook(lambda gradient: gradient * kept)
+        learns = {
+            name: torch.ones_like(parameter, dtype=torch.bool)
+            for name, parameter in adapter.named_parameters()
+        }
+        learns["gate.embedding"][0] = False
     first = adapter.gate.embedding.detach().clone()
     settings = TrainingSettings(**{**PLAIN_RUN, **changes})
     try:
         train(
-            adapter, backbone.tokenizer, TRAIN, DEV, settings, folder, progress=lambda facts: None
+            adapter,
+            backbone.tokenizer,
+            TRAIN,
+            DEV,
+            settings,
+            folder,
+            progress=lambda facts: None,
+            learns=learns,
         )
     finally:
-        distributed.shard, adapter_trainer.write_tensors = shard, write_tensors
+        side_by_side.shard, run_folder.write_tensors = shard, write_tensors
     last = adapter.gate.embedding.detach()
     return {
         "held": held,
@@ -110,14 +122,14 @@ def runs(folder: Path) -> None:
 
 
 def dies(step: int, words: list[str]) -> int:
-    take_step = adapter_trainer.AdapterTrainer.training_step
+    take_step = Member.take_step
 
-    def die_at_step(trainer: Any, *arguments: Any) -> torch.Tensor:
-        if RANK == 1 and trainer.state.global_step + 1 == step:
+    def die_at_step(member: Member) -> None:
+        if RANK == 1 and member.step + 1 == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return take_step(trainer, *arguments)
+        take_step(member)
 
-    adapter_trainer.AdapterTrainer.training_step = die_at_step  # type: ignore[method-assign]
+    Member.take_step = die_at_step  # type: ignore[method-assign]
     return cgclora.__main__.main(words)
 
 

@@ -265,7 +265,7 @@ def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypat
 
     def learned(few: bool) -> tuple[Tensor, dict[str, Tensor]]:
         adapter = attach(make_model(), config)
-        monkeypatch.setattr(Adapter, "_few", lambda self, rows, few=few: few)
+        monkeypatch.setattr(Adapter, "few", lambda self, rows, few=few: few)
         with adapter.route(torch.tensor(ids)):
             loss = adapter.model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()

@@ -1,6 +1,5 @@
 """Tasks come and go; what the others compute stays the same, bit for bit."""
 
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cgclora import growing, storage
+from cgclora import storage
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
@@ -277,18 +275,9 @@ def test_the_parent_is_never_replaced(tmp_path):
     assert sha256_file(parent / WEIGHTS_FILE) == before
 
 
-def test_gradients_are_masked_on_the_device_that_they_are_on():
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        gradient = torch.ones(2, 3, device="cuda")
-        masked = growing._masked(torch.tensor([True, False])[:, None].expand(2, 3))(gradient)
-    assert masked.device == gradient.device
-    found = growing._masked(torch.tensor([True, False]))(torch.tensor([1.0, float("nan")]))
-    assert found.tolist() == [1.0, 0.0]
-
-
 def test_training_that_reaches_other_tasks_is_not_saved(tmp_path, monkeypatch):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
-    monkeypatch.setattr("cgclora.growing._only_of", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("cgclora.growing._masks", lambda *_: None)  # all values learn
     with pytest.raises(AdapterError, match="changed while new ones were trained"):
         add(parent, tmp_path / "run")
     assert not (tmp_path / "run" / "adapter").exists()

@@ -14,15 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import cgclora.adapter_trainer
+import cgclora.run_folder
+from cgclora import files
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
+from cgclora.member import Member
 from cgclora.run_folder import (
     TrainingError,
     TrainingStopped,
+    checkpoints,
     claim,
-    last_checkpoint,
-    seconds_spent,
+    read_state,
 )
 from tests.tiny import make_backbone
 from tests.training_runs import (
@@ -43,6 +45,11 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["cgclora.training", "tests.tiny"])
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest one that counts."""
+    return next(iter(checkpoints(folder)), None)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupts."""
@@ -58,7 +65,6 @@ def die(*_: Any, **__: Any) -> None:
 def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
     """Train, and be killed at a moment; runs in a process of its own."""
     torch.set_num_threads(1)
-    trainer: Any = cgclora.adapter_trainer
     where, _, number = moment.partition(" ")
     calls = 0
 
@@ -77,31 +83,34 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
         (path,) = (one for one in arguments if isinstance(one, str | Path))
         Path(path).write_bytes(b"half a fi")
 
+    owner: Any
+
+    def remove_half(path: Any, **_: Any) -> None:
+        (Path(path) / "optimizer.safetensors").unlink(missing_ok=True)
+
     if where == "step":
-        owner = trainer.AdapterTrainer
-        owner.training_step = die_at_call(owner.training_step)
+        owner = Member
+        owner.take_step = die_at_call(owner.take_step)
     elif where == "log":
-        owner = trainer.AdapterTrainer
+        owner = Member
         owner._write_log = die_at_call(
             owner._write_log,
-            lambda trainer, _: trainer.log_file.open("a").write('{"step": 3, "lo'),
+            lambda member, _: (member.run.folder / "log.jsonl").open("a").write('{"step": 3, "lo'),
         )
-    elif where == "weights":
-        trainer.write_tensors = die_at_call(trainer.write_tensors, write_half)
-    elif where == "optimizer":
-        torch.save = die_at_call(torch.save, write_half)
-    elif where == "complete":
-        trainer.mark_complete = die_at_call(trainer.mark_complete)
+    elif where == "tensors":
+        owner = cgclora.run_folder
+        owner.write_tensors = die_at_call(owner.write_tensors, write_half)
+    elif where == "state":
+        owner = files
+        owner.write_json = die_at_call(owner.write_json)
     elif where == "removal":
-        shutil.rmtree = die_at_call(
-            shutil.rmtree, lambda path, **__: (Path(path) / "optimizer.pt").unlink()
-        )
+        shutil.rmtree = die_at_call(shutil.rmtree, remove_half)
     elif where == "adapter":
         Adapter.save = die_at_call(Adapter.save)
     elif where == "pause":
-        owner = trainer.AdapterTrainer
-        owner.training_step = die_at_call(
-            owner.training_step, lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+        owner = Member
+        owner.take_step = die_at_call(
+            owner.take_step, lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
         )
     run(folder, **changes)
 
@@ -120,11 +129,12 @@ MOMENTS = [
     "step 5",
     "step 9",  # the last
     "log 5",  # in the middle of a line
-    "weights 2",  # in the middle of a checkpoint's files
-    "optimizer 4",
-    "complete 1",  # all files written, but not called complete
-    "complete 3",
-    "removal 1",  # the oldest checkpoint half removed
+    "tensors 3",  # in the middle of a checkpoint's files: weights
+    "tensors 4",  # and Adam's moments
+    "state 3",  # all files written, but not called complete
+    "state 4",
+    "state 7",
+    "removal 4",  # the oldest checkpoint half removed
     "adapter",  # trained, but the result not saved
 ]
 
@@ -162,15 +172,17 @@ def test_a_run_told_to_stop_goes_on_to_the_same_weights(
     asked = iter(range(1, 100))
     with pytest.raises(TrainingStopped, match=f"step {after} of 9"):
         run(tmp_path, stop=lambda: next(asked) >= after)
-    before = seconds_spent(tmp_path)
+    newest = last_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    before = read_state(newest)["seconds"]
     assert before > 0
     _, manifest = run(tmp_path, stop=lambda: False)
     assert manifest["training"]["resumed_at"] == after
-    assert manifest["training"]["seconds"] > before
+    assert manifest["training"]["seconds"] >= round(before, 1)
     assert same(weights_of(tmp_path), weights_of(whole))
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "adapter.safetensors", "rng_state.pth"])
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "adapter.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path, whole: Path, file: str
 ) -> None:
@@ -227,37 +239,28 @@ def test_a_finished_run_without_its_adapter_may_move(tmp_path: Path, whole: Path
     assert not (tmp_path / "here").exists()
 
 
-@pytest.mark.parametrize("moment", ["step 13", "adapter"])
-def test_without_its_best_checkpoint_a_run_says_how_to_go_on(tmp_path: Path, moment: str) -> None:
+def test_a_checkpoint_brings_the_best_weights_along(tmp_path: Path) -> None:
     changes = {"dev_records": WRONG, "epochs": 5, "evaluations": 10, "patience": 3}
     run(tmp_path / "whole", **changes)
     assert dev_losses_of(tmp_path / "whole").index(min(dev_losses_of(tmp_path / "whole"))) < 3
     folder = tmp_path / "run"
-    assert killed(folder, moment, **changes)
-    newest = last_checkpoint(folder / "checkpoints")
-    [best] = [path for path in (folder / "checkpoints").iterdir() if path != newest]
-    (best / "adapter.safetensors").write_bytes(b"half a fi")
-    with pytest.raises(TrainingError, match=rf"{best.name}.*missing or damaged.*remove"):
-        run(folder, **changes)
-    shutil.rmtree(best)
-    with pytest.raises(TrainingError, match=rf"{best.name}.*missing or damaged.*remove"):
-        run(folder, **changes)
-    shutil.rmtree(folder / "checkpoints")
+    assert killed(folder, "step 13", **changes)
+    for older in checkpoints(folder / "checkpoints")[1:]:
+        shutil.rmtree(older)
     run(folder, **changes)
     assert_same_run(folder, tmp_path / "whole")
 
 
 def test_older_checkpoints_stay_until_the_new_one_counts(tmp_path: Path) -> None:
-    assert killed(tmp_path, "complete 3")
+    assert killed(tmp_path, "state 7")
     names = {path.parent.name for path in tmp_path.glob("checkpoints/*/complete.json")}
     assert names == {"checkpoint-3", "checkpoint-6"}
 
 
-def test_no_more_checkpoints_stay_than_the_best_and_the_newest(tmp_path: Path) -> None:
-    _, manifest = run(tmp_path, dev_records=WRONG, epochs=5, evaluations=10)
-    best = manifest["training"]["best_step"]
+def test_no_more_checkpoints_stay_than_the_newest_two(tmp_path: Path) -> None:
+    run(tmp_path, dev_records=WRONG, epochs=5, evaluations=10)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {f"checkpoint-{best}", "checkpoint-30"}
+    assert names == {"checkpoint-27", "checkpoint-30"}
 
 
 def test_a_folder_in_which_a_run_is_under_way_is_refused(tmp_path: Path, whole: Path) -> None:
@@ -304,21 +307,9 @@ def test_patience_is_counted_across_an_interruption(tmp_path: Path) -> None:
         assert_same_run(folder, tmp_path / "whole")
 
 
-def test_the_checkpoints_are_read_without_running_code_from_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert killed(tmp_path, "step 5")
-    original, seen = torch.load, []
-
-    def load(file: Any, *arguments: Any, **options: Any) -> Any:
-        seen.append((Path(file), options.get("weights_only")))
-        return original(file, *arguments, **options)
-
-    monkeypatch.setattr(torch, "load", load)
+def test_a_checkpoint_holds_nothing_but_tensors_and_json(tmp_path: Path) -> None:
     run(tmp_path)
-    assert {path.name for path, _ in seen} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
-    assert all(only is True for _, only in seen)
-    assert {path.parent for path, _ in seen} == {tmp_path / "checkpoints" / "checkpoint-3"}
+    assert {path.suffix for path in tmp_path.glob("checkpoints/*/*")} == {".safetensors", ".json"}
 
 
 @pytest.mark.parametrize(
@@ -349,13 +340,6 @@ def test_a_damaged_note_of_what_the_run_is_is_named(tmp_path: Path, text: str) -
         claim(tmp_path, {"kind": "x"})
 
 
-@pytest.mark.parametrize("text", ["{", '{"seconds": "x"}', "[1]"])
-def test_a_damaged_note_of_the_time_so_far_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "seconds.json").write_text(text)
-    with pytest.raises(TrainingError, match=r"seconds\.json is damaged .*remove it"):
-        seconds_spent(tmp_path)
-
-
 def test_a_damaged_line_of_the_log_costs_no_other_line(tmp_path: Path, whole: Path) -> None:
     assert killed(tmp_path, "step 8")
     log = tmp_path / "log.jsonl"
@@ -367,31 +351,19 @@ def test_a_damaged_line_of_the_log_costs_no_other_line(tmp_path: Path, whole: Pa
     assert log_of(tmp_path) == [expected[0], *expected[2:]]
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "call", "error"),
-    [  # in the second checkpoint; torch has words of its own for a full disk
-        (cgclora.adapter_trainer, "write_tensors", 2, OSError(28, "No space left on device")),
-        (torch, "save", 4, RuntimeError("unexpected pos 576 vs 534")),
-    ],
-)
+@pytest.mark.parametrize("call", [3, 4])
 def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
-    tmp_path: Path,
-    whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: Any,
-    name: str,
-    call: int,
-    error: Exception,
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    original, calls = getattr(module, name), iter(range(1, 100))
+    original, calls = cgclora.run_folder.write_tensors, iter(range(1, 100))
 
-    def write(*arguments: Any, **options: Any) -> None:
-        if next(calls) == call:
-            raise error
-        original(*arguments, **options)
+    def write(*arguments: Any) -> None:
+        if next(calls) == call:  # of the second checkpoint
+            raise OSError(28, "No space left on device")
+        original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, write)
+        patch.setattr(cgclora.run_folder, "write_tensors", write)
         with pytest.raises(TrainingError, match="free room there and give the command again"):
             run(tmp_path)
     last = last_checkpoint(tmp_path / "checkpoints")

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import get_cosine_schedule_with_warmup
 
 import cgclora.data
-import cgclora.settings
 import cgclora.training
 from cgclora import provenance
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data import DataError, Record, data_hash, encode_prompts
 from cgclora.run_folder import TrainingError
-from cgclora.settings import TrainingSettings, trainer_arguments
+from cgclora.settings import TrainingSettings
 from cgclora.storage import read_manifest
 from tests.tiny import make_backbone
 from tests.training_runs import (
@@ -170,34 +169,41 @@ def test_a_run_has_the_epochs_that_were_asked_for(
 # Settings ---------------------------------------------------------------------------------
 
 
-class Spy:
-    """Notes what a method of the trainer was called with and what it returned."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.results: list[Any] = []
-        original = getattr(cgclora.training.AdapterTrainer, name)
-
-        def spied(trainer: Any, *arguments: Any, **options: Any) -> Any:
-            self.results.append(original(trainer, *arguments, **options))
-            return self.results[-1]
-
-        monkeypatch.setattr(cgclora.training.AdapterTrainer, name, spied)
-
-
 @pytest.mark.parametrize(("wanted", "expected"), [(None, 0.01), (0.5, 0.5), (1e-4, 1e-4)])
 def test_the_gate_has_a_learning_rate_of_its_own_and_no_weight_decay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: float | None, expected: float
 ) -> None:
-    spy = Spy(monkeypatch, "create_optimizer")
+    seen: list[list[tuple[float, float, int]]] = []
+    take_step = torch.optim.AdamW.step
+
+    def step(optimizer: torch.optim.AdamW) -> None:
+        seen.append(
+            [
+                (group["lr"], group["weight_decay"], sum(p.numel() for p in group["params"]))
+                for group in optimizer.param_groups
+            ]
+        )
+        take_step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     adapter, _ = run(
-        tmp_path, epochs=0.5, evaluations=1, gate_learning_rate=wanted, weight_decay=0.1
+        tmp_path, epochs=1, evaluations=1, gate_learning_rate=wanted, weight_decay=0.1, warmup=0.0
     )
-    experts, gate = spy.results[0].param_groups
-    assert [group["initial_lr"] for group in (experts, gate)] == [0.01, expected]
-    assert [group["weight_decay"] for group in (experts, gate)] == [0.1, 0.0]
-    assert {id(p) for p in gate["params"]} == {id(p) for p in adapter.gate.parameters()}
-    trained = {id(p) for group in (experts, gate) for p in group["params"]}
-    assert trained == {id(p) for _, p in adapter.named_parameters()}
+    gate = sum(parameter.numel() for parameter in adapter.gate.parameters())
+    assert seen[0] == [(0.01, 0.1, adapter.num_parameters() - gate), (expected, 0.0, gate)]
+
+
+def test_the_rates_follow_the_schedule_of_transformers(tmp_path: Path) -> None:
+    run(tmp_path)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 1, 9)
+    expected = []
+    for _ in range(9):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    rates = [line["learning_rate"] for line in log_of(tmp_path) if "loss" in line]
+    assert rates == pytest.approx(expected)
 
 
 def test_a_gate_learning_rate_of_zero_leaves_the_gate_alone(tmp_path: Path) -> None:
@@ -333,24 +339,6 @@ def test_the_commit_is_asked_for_before_the_run(
     monkeypatch.setattr(cgclora.training, "encode", encode)
     run(tmp_path, epochs=0.5, evaluations=1)
     assert known == [1, 1]
-
-
-def test_of_several_gpus_one_is_trained_on_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class OnTwoGPUs(TrainingArguments):
-        @property
-        def device(self) -> torch.device:
-            self._n_gpu = 2
-            return torch.device("cuda:0")
-
-    monkeypatch.setattr(cgclora.settings, "TrainingArguments", OnTwoGPUs)
-    settings = TrainingSettings(**SETTINGS)
-    arguments = trainer_arguments(settings, len(TRAIN), tmp_path, torch.device("cuda:0"))
-    assert arguments.n_gpu == 1
-    assert arguments.train_batch_size == SETTINGS["batch_size"]
-    with pytest.raises(TrainingError, match="CUDA_VISIBLE_DEVICES=1"):
-        trainer_arguments(settings, len(TRAIN), tmp_path, torch.device("cuda:1"))
 
 
 def test_a_task_without_records_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from cgclora.embedded import EMBEDDED, embedded_folder
 from cgclora.embedded import read_manifest as read_cache
-from cgclora.run_folder import last_checkpoint, step_of
+from cgclora.run_folder import checkpoints, step_of
 from cgclora.storage import read_tensors
 from evals.results import Run, partial_folder, read_run
 from tests.faults.processes import Measure, kill, measure
@@ -140,7 +140,7 @@ def _training(scene: Scene) -> str:
     trained = (run_folder / "adapter" / "manifest.json").exists()
     assert trained or not said
     world.check(adapters=["medical", "general", *(["mine"] if said else [])])
-    checkpoint = last_checkpoint(run_folder / "checkpoints")
+    checkpoint = next(iter(checkpoints(run_folder / "checkpoints")), None)
     measure(train, run_folder)
     check_training(world, run_folder)
     if trained:

@@ -1,0 +1,188 @@
+"""The experts of adapters that are trained together, as tables that one product a layer reads.
+
+Adapters of one shape (the same layers, one rank, one dropout) lie one above the other: a bank. Its
+row m holds all experts of adapter m, layer after layer, and a layer reads A [M, R, in] and
+B [M, R, out] as views of it. So a pass multiplies the rows of all adapters by batched products,
+without a loop over adapters, and what belongs to one adapter alone (optimizer, clipping, sums over
+processes) sees a single vector:
+
+    master    [M, P]   what is trained, in the adapters' dtype; their parameters are views of it
+    working   [M, P]   the same in the backbone's dtype, which the products read
+    gradient  [M, P]   summed up over the passes of a step, in the master's dtype
+
+The parameters of the backbone's expert layers stay the same objects throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgclora.adapter import Adapter
+from cgclora.layer import ExpertLinear, Part
+
+_ROW_SEED, _LAYER_SEED = 0x9E3779B1, 0x85EBCA6B
+
+
+class ExpertBank:
+    """See the module's text.
+
+    Args:
+        adapters: Those of one shape, see `banks`; their parameters become views of the bank.
+        rank: R, the largest total rank; what smaller ones lack is zero and stays so.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter], rank: int) -> None:
+        self.adapters = adapters
+        self.layers = list(adapters[0].layers.values())
+        self.dropout = adapters[0].config.dropout
+        self.places: list[tuple[slice, slice]] = []
+        end = 0
+        for layer in self.layers:
+            sizes = (rank * layer.base_layer.in_features, rank * layer.base_layer.out_features)
+            self.places.append(
+                (slice(end, end + sizes[0]), slice(end + sizes[0], end + sum(sizes)))
+            )
+            end += sum(sizes)
+        like = next(parameter for _, parameter in adapters[0].expert_parameters())
+        self.master = torch.zeros(len(adapters), end, dtype=like.dtype, device=like.device)
+        for row, adapter in enumerate(adapters):
+            views = self.views(row, self.master[row])
+            for name, parameter in adapter.expert_parameters():
+                views[name].copy_(parameter.data)
+                parameter.data = views[name]
+        self.gradient = torch.zeros_like(self.master)
+        dtype = adapters[0].model.dtype
+        self._shared = dtype == self.master.dtype
+        self.working = self.master if self._shared else self.master.to(dtype)
+        self._arriving = torch.zeros_like(self.working)
+        self._leaves: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def views(self, row: int, vector: Tensor) -> dict[str, Tensor]:
+        """A vector laid out as an adapter's row, [P], by the names of its expert parameters."""
+        adapter = self.adapters[row]
+        rank = adapter.config.total_rank
+        found: dict[str, Tensor] = {}
+        for path, layer, (a, b) in zip(adapter.layers, self.layers, self.places, strict=True):
+            A = vector[a].view(-1, layer.base_layer.in_features)
+            B = vector[b].view(-1, layer.base_layer.out_features)
+            found |= {f"{path}.expert_A": A[:rank], f"{path}.expert_B": B[:rank].t()}
+        return found
+
+    def refresh(self, row: int) -> None:
+        """Let the products read what an adapter has learned, and forget its gradient."""
+        if not self._shared:
+            self.working[row].copy_(self.master[row])
+        self.gradient[row].zero_()
+
+    def collect(self, row: int) -> None:
+        """Add what a backward pass left for an adapter to the gradient of its step."""
+        self.gradient[row].add_(self._arriving[row])
+        self._arriving[row].zero_()
+
+    def discard(self, row: int) -> None:
+        """Forget what a backward pass that failed may have left for an adapter."""
+        self._arriving[row].zero_()
+
+    def parts(
+        self, adapters: slice, first_row: int, tasks: Sequence[Tensor], seeds: Tensor
+    ) -> Iterator[tuple[ExpertLinear, Part]]:
+        """What consecutive adapters do for consecutive rows of a pass.
+
+        Args:
+            adapters: Which of the bank.
+            first_row: Of the pass.
+            tasks: For each adapter its rows' task ids, [rows], equally many.
+            seeds: Of dropout, a number a row, int64; used while the layers are training.
+        """
+        count = len(tasks[0])
+        for _, own in groupby(
+            range(adapters.start, adapters.stop),
+            # One by one where rows go through their own experts: these are picked for each.
+            lambda place: place if self.adapters[place].few(count) else -1,
+        ):
+            places = [*own]
+            run = slice(places[0], places[-1] + 1)
+            start = (run.start - adapters.start) * count
+            rows = slice(start, start + len(places) * count)
+            found = [
+                self.adapters[place].weights_of_rows(tasks[place - adapters.start])
+                for place in places
+            ]
+            tables = self._tables(run)
+            ranks = found[0][1]
+            if ranks is not None:
+                tables = [(A.index_select(1, ranks), B.index_select(1, ranks)) for A, B in tables]
+            widest = tables[0][0].shape[1]
+            weights = torch.cat(
+                [
+                    F.pad(one, (0, widest - one.shape[-1])).to(self.working.dtype)
+                    for one, _ in found
+                ],
+                dim=1,
+            ).unsqueeze(2)
+            dropped: Sequence[Tensor | None] = [None] * len(self.layers)
+            if self.dropout and self.layers[0].training:
+                dropped = seeds_of_layers(seeds[rows], len(self.layers)).unbind(0)
+            at = slice(first_row + rows.start, first_row + rows.stop)
+            for layer, (A, B), one, drop in zip(
+                self.layers, tables, weights.unbind(0), dropped, strict=True
+            ):
+                yield layer, Part(A, B, one, rows=at, dropout=self.dropout, seeds=drop)
+
+    def _tables(self, adapters: slice) -> list[tuple[Tensor, Tensor]]:
+        """For each layer A [M, R, in] and B [M, R, out] of these adapters.
+
+        While gradients are taken they are leaves, whose gradients add up in the bank's own table.
+        """
+        if not torch.is_grad_enabled():
+            return [self._pair(self.working, adapters, layer) for layer in range(len(self.layers))]
+        key = (adapters.start, adapters.stop)
+        if key not in self._leaves:
+            self._leaves[key] = []
+            for layer in range(len(self.layers)):
+                pair = self._pair(self.working, adapters, layer)
+                arriving = self._pair(self._arriving, adapters, layer)
+                for leaf, gradient in zip(pair, arriving, strict=True):
+                    leaf.requires_grad_().grad = gradient
+                self._leaves[key].append(pair)
+        return self._leaves[key]
+
+    def _pair(self, table: Tensor, adapters: slice, layer: int) -> tuple[Tensor, Tensor]:
+        linear = self.layers[layer].base_layer
+        a, b = self.places[layer]
+        count = adapters.stop - adapters.start
+        return (
+            table[adapters, a].detach().view(count, -1, linear.in_features),
+            table[adapters, b].detach().view(count, -1, linear.out_features),
+        )
+
+
+def banks(adapters: Sequence[Adapter]) -> Iterator[tuple[ExpertBank, list[int]]]:
+    """Adapters as banks, each with the adapters' places in the sequence.
+
+    On a GPU ranks are padded to a multiple of 16, which its products are made of anyway, so that
+    the banks are few; elsewhere a padded rank costs time, and only equal ones share a bank.
+    """
+
+    def shape(place: int) -> tuple[tuple[str, ...], int, float]:
+        adapter = adapters[place]
+        rank = adapter.config.total_rank
+        if adapter.gate.own.device.type == "cuda":
+            rank = -(-rank // 16) * 16
+        return tuple(adapter.layers), rank, adapter.config.dropout
+
+    for (_, rank, _), places in groupby(sorted(range(len(adapters)), key=shape), shape):
+        own = [*places]
+        yield ExpertBank([adapters[place] for place in own], rank), own
+
+
+def seeds_of_layers(seeds: Tensor, layers: int) -> Tensor:
+    """Of each layer's dropout, int32 [layers, rows], from those of the rows, int64 [rows]."""
+    layer = torch.arange(1, layers + 1, device=seeds.device).unsqueeze(1)
+    mixed = (seeds * _ROW_SEED) ^ (layer * _LAYER_SEED)
+    return (mixed & 0x7FFFFFFF).to(torch.int32)
