@@ -488,8 +488,10 @@ def test_a_damaged_part_is_refused_before_anything_is_put_back(out, tmp_path):
         folder = shutil.copytree(tmp_path / "whole", tmp_path / "parts")
         part = chance.choice(sorted(folder.iterdir()))
         content = bytearray(part.read_bytes())
-        if turn % 5:
+        if turn % 3:
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        elif turn % 2:  # where the archive says what is where
+            content[-chance.randrange(1, min(3000, len(content)))] = chance.randrange(256)
         else:
             del content[chance.randrange(len(content)) :]
         part.write_bytes(content)
