@@ -279,8 +279,8 @@ class Matrix:
     def _train(self, cell: _Cell, rate: float, *, weights: bool = True) -> float:
         """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.
 
-        Where the training diverged it is infinite. Without `weights` the record of an adapter
-        whose weights are elsewhere does, too.
+        Where the training diverged it is infinite. Without `weights` the record of an adapter is
+        enough, see `ADAPTER_RECORD`.
         """
         tasks = self.recipe.clusters[cell.cluster]
         groups = [(task,) for task in tasks] if _has_many(cell.method) else [tasks]
