@@ -47,7 +47,12 @@ def whole_lines(path: str | Path) -> list[str]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 so that `path` holds, at any moment, all of the old or all of the new.
+    """Write `text` as UTF-8 through `write_bytes`, and raise what that raises."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file so that `path` holds, at any moment, all of the old or all of the new.
 
     Raises:
         OSError: the folder is missing, full or not writable; `path` is as it was.
@@ -55,8 +60,8 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # see `_TEMPORARY`
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with temporary.open("xb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -197,7 +202,7 @@ def replaced_name(sibling: Path) -> str | None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `write_text` made this file, and was killed before it had its name, or will be."""
+    """Whether `write_bytes` made this file, and was killed before it had its name, or will be."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 

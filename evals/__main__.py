@@ -44,10 +44,16 @@ MATRIX = """Run a comparison: train and answer what is missing until the time is
 
   python -m evals matrix small --out runs/small --minutes 60
   python -m evals matrix my-recipe.toml --data my-data --out runs/mine
+  python -m evals matrix small --out runs/small --parts parts
+  python -m evals matrix --from-parts parts --out runs/small
 
 The recipe, a TOML file or the name of one that comes with the package, says data, sizes, steps and
 tuning for all methods alike. The same command goes on where it was, here or on another machine that
-the folder was copied to; given twice at the same time, the two share the work out."""
+the folder was copied to; given twice at the same time, the two share the work out.
+
+With --parts what is finished is also kept in a few files of limited size, for a machine that gives
+back little: those named part-weights-* hold adapters, the others all else. With --from-parts they
+are put back first; without a recipe that is all."""
 
 REPORT = """Rank methods by the runs below some folders. Needs neither a model nor the data.
 
@@ -117,10 +123,15 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(score)
 
     matrix = command("matrix", MATRIX, _matrix)
-    matrix.add_argument("recipe", help="TOML file, or small or full")
+    matrix.add_argument("recipe", nargs="?", help="TOML file, or small or full")
     matrix.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    matrix.add_argument("--minutes", type=_minutes, default=math.inf, help="default: no end")
+    matrix.add_argument("--minutes", type=_positive, default=math.inf, help="default: no end")
     matrix.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
+    matrix.add_argument("--parts", type=Path, metavar="FOLDER", help="keep what is finished there")
+    matrix.add_argument(
+        "--part-size", type=_positive, default=15, metavar="MB", help="of 10^6 bytes (default 15)"
+    )
+    matrix.add_argument("--from-parts", type=Path, metavar="FOLDER", help="put these parts back")
     _backbone_options(matrix)
     matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
 
@@ -207,12 +218,12 @@ def _backbone_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
 
 
-def _minutes(text: str) -> float:
+def _positive(text: str) -> float:
     """A positive number, for argparse, which reports the ValueError of anything else."""
-    minutes = float(text)
-    if not minutes > 0:  # nan, too
+    number = float(text)
+    if not number > 0:  # nan, too
         raise ValueError(text)
-    return minutes
+    return number
 
 
 def _task_model(text: str) -> tuple[str, str]:
@@ -410,12 +421,36 @@ def _compare(options: argparse.Namespace) -> None:
 def _matrix(options: argparse.Namespace) -> None:
     import dataclasses
 
+    from cgclora.config import ConfigError
     from evals.matrix import Matrix, print_line
+    from evals.parts import write_parts
     from evals.recipe import read_recipe
 
+    if not (options.recipe or options.from_parts):
+        raise ConfigError("matrix needs a recipe, or --from-parts to put a comparison back.")
+    if options.from_parts:
+        _put_parts_back(options)
+        if not options.recipe:
+            return
+
+    def keep() -> None:
+        if options.parts:
+            write_parts(options.out, options.parts, options.part_size)
+
     recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
-    matrix = Matrix(recipe, load(options), options.data, options.out, batch_size=options.batch_size)
-    outcome = matrix.run(60 * options.minutes, print_line)
+    matrix = Matrix(
+        recipe,
+        load(options),
+        options.data,
+        options.out,
+        batch_size=options.batch_size,
+        finished=keep,
+    )
+    keep()  # what is wrong with the parts is said before hours of work
+    try:
+        outcome = matrix.run(60 * options.minutes, print_line)
+    finally:
+        keep()  # what was trained for a cell that is not finished, too
     if options.json:
         print(json.dumps(dataclasses.asdict(outcome), default=str, ensure_ascii=False))
         return
@@ -424,6 +459,21 @@ def _matrix(options: argparse.Namespace) -> None:
         print("what is left is in another process's hands, or needs the package cma")
     if outcome.unscored:
         print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
+
+
+def _put_parts_back(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from evals.matrix import print_line
+    from evals.parts import read_parts
+
+    found = read_parts(options.from_parts, options.out)
+    if options.json and not options.recipe:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        return
+    print_line(f"{len(found.written)} folders are put back, {len(found.there)} were there")
+    for path, names in found.missing.items():
+        print_line(f"missing: {path}, which is in {', '.join(names)}")
 
 
 # classification ---------------------------------------------------------------------------

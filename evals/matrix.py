@@ -55,6 +55,12 @@ OTHERS = "others"
 DIVERGED_FILE = "diverged.json"
 """Stands in a training folder instead of an adapter, and says how it went."""
 
+ADAPTER_RECORD = "adapter.json"
+"""The manifest of a training folder's adapter, where `evals.parts` put it back.
+
+It tells the dev loss even if the adapter's weights were not brought along.
+"""
+
 SCORING = ("jieba", "rouge_chinese", "sacrebleu", "sklearn")
 """Packages without which answers are kept unscored."""
 
@@ -111,6 +117,7 @@ class Matrix:
             `CGCLORA_DATA`.
         out: The folder.
         batch_size: Requests answered in one batch.
+        finished: Called after each cell that this process finishes.
 
     Raises:
         RunError: The folder holds another comparison.
@@ -126,11 +133,13 @@ class Matrix:
         out: str | Path,
         *,
         batch_size: int = 16,
+        finished: Callable[[], None] = lambda: None,
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
         self.out = Path(out)
         self.batch_size = batch_size
+        self._finished = finished
         tasks = [task for tasks in recipe.clusters.values() for task in tasks]
         whole = {split: data.read(source, split=split, tasks=tasks) for split in SPLITS}
         _check_apart(whole)
@@ -224,6 +233,7 @@ class Matrix:
             if _can_score():
                 benchmark.score(run, test)
         self._say(f"{cell.name}: done")
+        self._finished()
 
     def _progress(self, name: str) -> Callable[[Mapping[str, Any]], None]:
         def progress(facts: Mapping[str, Any]) -> None:
@@ -254,7 +264,8 @@ class Matrix:
         # What is composed of others has their rate.
         trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
         first = _Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
-        tried = {rate: self._train(first, rate) for rate in self.recipe.learning_rates}
+        rates = self.recipe.learning_rates
+        tried = {rate: self._train(first, rate, weights=False) for rate in rates}
         best = min(tried, key=tried.__getitem__)
         if math.isinf(tried[best]):
             raise TrainingError(
@@ -265,22 +276,30 @@ class Matrix:
             for rate, loss in tried.items()
         }
 
-    def _train(self, cell: _Cell, rate: float) -> float:
+    def _train(self, cell: _Cell, rate: float, *, weights: bool = True) -> float:
         """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.
 
-        Where the training diverged it is infinite.
+        Where the training diverged it is infinite. Without `weights` the record of an adapter is
+        enough, see `ADAPTER_RECORD`.
         """
         tasks = self.recipe.clusters[cell.cluster]
         groups = [(task,) for task in tasks] if _has_many(cell.method) else [tasks]
-        losses = [self._train_one(cell, rate, group) for group in groups]
+        losses = [self._train_one(cell, rate, group, weights=weights) for group in groups]
         return sum(losses) / len(losses)
 
-    def _train_one(self, cell: _Cell, rate: float, tasks: tuple[str, ...]) -> float:
+    def _train_one(
+        self, cell: _Cell, rate: float, tasks: tuple[str, ...], *, weights: bool
+    ) -> float:
         folder = self._training_folder(cell, rate, tasks)
+        record = folder / ADAPTER_RECORD
         if not _is_trained(folder):
+            if record.exists() and not weights:
+                return _recorded_loss(record)
             with self._held(f"train {folder.relative_to(self.out)}"):
                 if not _is_trained(folder):
                     self._check()
+                    if record.exists():  # of a training whose log and time shall not count here
+                        shutil.rmtree(folder)
                     self._take_steps(cell, rate, tasks, folder)
         if (folder / DIVERGED_FILE).exists():
             return math.inf
@@ -503,6 +522,21 @@ def _is_run(folder: Path) -> bool:
 
 def _is_trained(folder: Path) -> bool:
     return (folder / "adapter" / MANIFEST_FILE).exists() or (folder / DIVERGED_FILE).exists()
+
+
+def _recorded_loss(record: Path) -> float:
+    """The dev loss of an adapter by its manifest alone.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        return float(files.read_sealed(record)["training"]["best_dev_loss"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{record} is damaged ({error!r}): put back a copy, or remove it and give the command "
+            "again to train there once more."
+        ) from error
 
 
 def _check_apart(splits: Mapping[str, Dataset]) -> None:
