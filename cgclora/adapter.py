@@ -344,7 +344,7 @@ class Adapter:
         return config.scale * gates.repeat_interleave(config.expert_rank, dim=-1), ranks
 
     def _own_experts(self, gates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Of gates [L, batch, E] those of the common and each row's own experts, and their ranks."""
+        """Of gates [L, batch, E] those of the common and each row's experts, and their ranks."""
         common, specific, rank = (
             self.config.common,
             self.config.specific,

@@ -15,8 +15,9 @@ The parameters of the backbone's expert layers stay the same objects throughout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,8 @@ class ExpertBank:
         dtype = adapters[0].model.dtype
         self._shared = dtype == self.master.dtype
         self.working = self.master if self._shared else self.master.to(dtype)
-        self._arriving = torch.zeros_like(self.working)
-        self._leaves: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        self.arriving = torch.zeros_like(self.working)
+        self._anchor = torch.zeros((), device=like.device, requires_grad=True)
 
     def views(self, row: int, vector: Tensor) -> dict[str, Tensor]:
         """A vector laid out as an adapter's row, [P], by the names of its expert parameters."""
@@ -81,12 +82,12 @@ class ExpertBank:
 
     def collect(self, row: int) -> None:
         """Add what a backward pass left for an adapter to the gradient of its step."""
-        self.gradient[row].add_(self._arriving[row])
-        self._arriving[row].zero_()
+        self.gradient[row].add_(self.arriving[row])
+        self.arriving[row].zero_()
 
     def discard(self, row: int) -> None:
         """Forget what a backward pass that failed may have left for an adapter."""
-        self._arriving[row].zero_()
+        self.arriving[row].zero_()
 
     def parts(
         self, adapters: slice, first_row: int, tasks: Sequence[Tensor], seeds: Tensor
@@ -135,31 +136,35 @@ class ExpertBank:
                 yield layer, Part(A, B, one, rows=at, dropout=self.dropout, seeds=drop)
 
     def _tables(self, adapters: slice) -> list[tuple[Tensor, Tensor]]:
-        """For each layer A [M, R, in] and B [M, R, out] of these adapters.
+        """For each layer A [M, R, in] and B [M, R, out] of these adapters."""
+        apply: Callable[..., tuple[Tensor, ...]] = _Tables.apply
+        flat = apply(self._anchor, self, adapters)
+        return [*zip(flat[::2], flat[1::2], strict=True)]
 
-        While gradients are taken they are leaves, whose gradients add up in the bank's own table.
-        """
-        if not torch.is_grad_enabled():
-            return [self._pair(self.working, adapters, layer) for layer in range(len(self.layers))]
-        key = (adapters.start, adapters.stop)
-        if key not in self._leaves:
-            self._leaves[key] = []
-            for layer in range(len(self.layers)):
-                pair = self._pair(self.working, adapters, layer)
-                arriving = self._pair(self._arriving, adapters, layer)
-                for leaf, gradient in zip(pair, arriving, strict=True):
-                    leaf.requires_grad_().grad = gradient
-                self._leaves[key].append(pair)
-        return self._leaves[key]
-
-    def _pair(self, table: Tensor, adapters: slice, layer: int) -> tuple[Tensor, Tensor]:
-        linear = self.layers[layer].base_layer
-        a, b = self.places[layer]
+    def pairs(self, table: Tensor, adapters: slice) -> list[Tensor]:
+        """A and B of each layer in turn, views of some rows of a table."""
         count = adapters.stop - adapters.start
-        return (
-            table[adapters, a].detach().view(count, -1, linear.in_features),
-            table[adapters, b].detach().view(count, -1, linear.out_features),
-        )
+        return [
+            table[adapters, place].view(count, -1, features)
+            for layer, places in zip(self.layers, self.places, strict=True)
+            for place, features in zip(
+                places, (layer.base_layer.in_features, layer.base_layer.out_features), strict=True
+            )
+        ]
+
+
+class _Tables(torch.autograd.Function):
+    """The tables of a bank's adapters; their gradients are added to the bank's own table."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, bank: ExpertBank, adapters: slice) -> tuple[Tensor, ...]:
+        ctx.bank, ctx.adapters = bank, adapters
+        return tuple(bank.pairs(bank.working, adapters))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        torch._foreach_add_(ctx.bank.pairs(ctx.bank.arriving, ctx.adapters), [*gradients])
+        return None, None, None
 
 
 def banks(adapters: Sequence[Adapter]) -> Iterator[tuple[ExpertBank, list[int]]]:

@@ -69,6 +69,11 @@ class Method:
     config: Build | None = None
     prompt: str = "plain"
 
+    @property
+    def has_many(self) -> bool:
+        """Whether each task has an adapter of its own."""
+        return self.adapters in {"one a task", "added"}
+
 
 def _lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     return AdapterConfig.lora(tasks, sizes.lora_rank)

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from cgclora import files
 from cgclora.config import ConfigError, number
-from evals.matrix import ADAPTER_RECORD, DIVERGED_FILE, OTHERS
+from evals.comparison_folder import ADAPTER_RECORD, DIVERGED_FILE, OTHERS
 from evals.methods import CGC_LORA
 from evals.part_files import (
     SERIES,

@@ -17,7 +17,8 @@ from cgclora import files
 from cgclora.config import ConfigError
 from evals import parts as parts_module
 from evals.__main__ import main
-from evals.matrix import ADAPTER_RECORD, Matrix
+from evals.comparison_folder import ADAPTER_RECORD
+from evals.matrix import Matrix
 from evals.part_files import INDEX
 from evals.parts import MB, read_parts, write_parts
 from evals.recipe import _recipe
