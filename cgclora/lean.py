@@ -487,7 +487,7 @@ class Own(Protocol):
 
 
 @dataclass(frozen=True)
-class _Own:
+class SharedOwn:
     """See `Own`: the experts that some row uses, for all rows.
 
     Attributes:
@@ -511,9 +511,9 @@ class _Own:
             z = (z.view(*x.shape[:2], -1) * self.gates).view(len(y), -1)
         y.addmm_(z, self.B)
 
-    def keep(self, rows: Tensor) -> _Own:
+    def keep(self, rows: Tensor) -> SharedOwn:
         """The same for some rows of the batch."""
-        return self if self.gates is None else _Own(self.A, self.B, self.gates[rows], self.weights)
+        return self if self.gates is None else SharedOwn(self.A, self.B, self.gates[rows], self.weights)
 
 
 @dataclass(frozen=True)
@@ -524,7 +524,7 @@ class Experts:
         layers: For each layer what it adds to its four groups of linear layers.
     """
 
-    layers: tuple[tuple[_Own | None, ...], ...]
+    layers: tuple[tuple[SharedOwn | None, ...], ...]
 
     @classmethod
     def of(cls, decoder: LeanDecoder, route: Route | GatheredRoute | None) -> Experts:
@@ -543,14 +543,14 @@ class Experts:
         )
 
 
-def _own(group: _Group, route: Route | GatheredRoute | None) -> _Own | None:
+def _own(group: _Group, route: Route | GatheredRoute | None) -> SharedOwn | None:
     if route is None:
         return None
     parts = [
         route.part(module) if isinstance(module, ExpertLinear) else None for module in group.modules
     ]
     if any(isinstance(part, Tensor) for part in parts):
-        return _Own(
+        return SharedOwn(
             weights=tuple(
                 part if isinstance(part, Tensor) else linear.weight
                 for part, linear in zip(parts, group.linears, strict=True)
@@ -574,5 +574,5 @@ def _own(group: _Group, route: Route | GatheredRoute | None) -> _Own | None:
     A, B = torch.cat(tables).float(), torch.cat(lower)
     weights = torch.cat(gates, dim=-1).float()
     if len(weights) == 1:
-        return _Own(A, B * weights.view(-1, 1))
-    return _Own(A, B, weights)
+        return SharedOwn(A, B * weights.view(-1, 1))
+    return SharedOwn(A, B, weights)
