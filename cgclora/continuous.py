@@ -254,7 +254,7 @@ class _Run:
         if running is None:
             return []
         rows, read = running
-        ended = []
+        ended: list[_Row] = []
         for row, tokens in zip(rows, read(), strict=True):
             if row is not None and row.reply.finish is None:
                 row.reply.take(tokens)

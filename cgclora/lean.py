@@ -513,7 +513,11 @@ class SharedOwn:
 
     def keep(self, rows: Tensor) -> SharedOwn:
         """The same for some rows of the batch."""
-        return self if self.gates is None else SharedOwn(self.A, self.B, self.gates[rows], self.weights)
+        return (
+            self
+            if self.gates is None
+            else SharedOwn(self.A, self.B, self.gates[rows], self.weights)
+        )
 
 
 @dataclass(frozen=True)

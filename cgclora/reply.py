@@ -1,4 +1,4 @@
-"""The text's side of a request: which token comes next, what it says, and whether that is the end."""
+"""The text's side of a request: which token comes next, what it says, whether that is the end."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Reply:
             if ended or len(self.ids) >= self.request.max_new_tokens:
                 self._conclude(self.ids[:-1] if ended else self.ids)
 
-    def _conclude(self, said: Sequence[int]) -> None:
+    def _conclude(self, said: list[int]) -> None:
         """The text of an answer that ends, all at once."""
         text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True))
         if "\ufffd" not in text:

@@ -59,7 +59,7 @@ def rows_that_fit(
         free -= torch.cuda.memory_allocated(decoder.device)
     item = decoder.dtype.itemsize
     first = decoder.layers[0]
-    keys_values = 2 * len(decoder.layers) * first.kv_heads * first.head_size * capacity * item
+    keys_values: int = 2 * len(decoder.layers) * first.kv_heads * first.head_size * capacity * item
     logits = len(head.weight) * item
     widest = max(sum(group.sizes) for layer in decoder.layers for group in layer.groups)
     prefill = prefill_tokens * _WIDE * widest * 4
