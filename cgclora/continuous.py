@@ -244,7 +244,7 @@ class _Run:
         """Whether somebody has no answer yet."""
         return bool(self._waiting) or any(self._rows)
 
-    def step(self) -> list[_Row]:
+    def step(self) -> set[_Row]:
         """Begin a chunk, and read the one before, while it runs; the rows that ended there."""
         with self._backbone.lock:
             if folded_in(self._backbone.model) != self._folded:
@@ -252,15 +252,16 @@ class _Run:
             self._join()
             running, self._running = self._running, self._begin()
         if running is None:
-            return []
+            return set()
         rows, read = running
-        ended: list[_Row] = []
+        ended: set[_Row] = set()
         for row, tokens in zip(rows, read(), strict=True):
             if row is not None and row.reply.finish is None:
                 row.reply.take(tokens)
                 if row.reply.finish is not None:
-                    ended.append(row)
-        self._rows = [None if row in ended else row for row in self._rows]
+                    ended.add(row)
+        if ended:
+            self._rows = [None if row in ended else row for row in self._rows]
         return ended
 
     def _join(self) -> None:

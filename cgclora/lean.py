@@ -454,13 +454,22 @@ class _Layer:
             query = query.reshape(rows, self.kv_heads, -1, self.head_size)
         else:
             query = query.transpose(1, 2)
+        keys = keys[:, :, place.first : place.end].to(place.dtype)
+        values = values[:, :, place.first : place.end].to(place.dtype)
+        grouped = count > 1 and self.heads != self.kv_heads
+        if grouped and keys.is_cuda:  # where no fast kernel knows both groups and masks
+            keys, values = (
+                table.repeat_interleave(self.heads // self.kv_heads, dim=1)
+                for table in (keys, values)
+            )
+            grouped = False
         y = F.scaled_dot_product_attention(
             query.to(place.dtype),
-            keys[:, :, place.first : place.end].to(place.dtype),
-            values[:, :, place.first : place.end].to(place.dtype),
+            keys,
+            values,
             attn_mask=place.seen,
             scale=self.scaling,
-            enable_gqa=count > 1 and self.heads != self.kv_heads,
+            enable_gqa=grouped,
         )
         if count > 1:
             y = y.transpose(1, 2)

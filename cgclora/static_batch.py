@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -25,6 +26,9 @@ _SHORTEST = 128
 
 _USED = 0.8
 """Share of the free memory that is taken."""
+
+_ALIGNED = 16
+"""Prompts are padded to a multiple of it: kernels for attention want masks of such widths."""
 
 _WIDE = 16
 """Tensors as wide as the model's widest that a token of a prefill needs at once, about."""
@@ -134,7 +138,8 @@ class StaticBatch:
             slots: Of the bank.
         """
         decoder = self._decoder
-        ids = self._put(pad_sequence([torch.tensor(prompt) for prompt in prompts], True))
+        padded = pad_sequence([torch.tensor(prompt) for prompt in prompts], True)
+        ids = self._put(F.pad(padded, (0, -padded.shape[1] % _ALIGNED)))
         counts = self._put(torch.tensor([len(prompt) for prompt in prompts]))
         index, own = self._put(torch.tensor(places)), self._put(torch.tensor(slots))
         rows, count = ids.shape
