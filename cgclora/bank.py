@@ -7,7 +7,7 @@ each adapter that is asked for, padded to one rank R, and slot 0 for the bare ba
     A [slots, R, in]      B [slots, R, out]      slot of each row [batch]
 
 There are two ways to apply it, which compute the same. The shared one multiplies every row with all
-slots and drops what belongs to others; the other copies each row's own experts first.
+slots and drops what belongs to others; the other takes each row's own experts alone.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ _MULTIPLICATIONS = {"cuda": 128, "cpu": 10}
 memory: an H100 does 4e14 a second in bf16 (dense, as measured for large products) and moves 3e12
 bytes, a CPU core 3e10 in fp32 and 1e10 bytes."""
 
-_MOVES = 3
-"""How often a weight moves where each row's own are copied: read, written, and read again."""
+_COPIED = 3
+"""How often a weight moves where each row's own are copied first: read, written, and read again.
+Where a compiler makes one operation of the copy and the product, it is read."""
 
 _ALIGNED = 8
 """The rank is a multiple of it, as tensor cores want it."""
 
 
-def sharing_pays(slots: int, rows: int, device: str) -> bool:
-    """Whether multiplying rows with all slots is cheaper than copying each row's own experts.
+def sharing_pays(slots: int, rows: int, device: str, *, compiled: bool) -> bool:
+    """Whether multiplying rows with all slots is cheaper than taking each row's own experts.
 
     In moves of R * (in + out) weights: the shared way reads each slot once and multiplies each row
-    with each slot, the other moves each row's own three times. Its few products are not counted.
+    with each slot, the other moves those of each row. Its few products are not counted.
 
     Args:
         slots: In the bank.
         rows: Of one token each.
         device: Type of the device.
+        compiled: Whether the layers are.
     """
     shared = slots * (1 + rows / _MULTIPLICATIONS.get(device, _MULTIPLICATIONS["cpu"]))
-    return shared <= _MOVES * rows
+    return shared <= (1 if compiled else _COPIED) * rows
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,16 @@ class _BankOwn:
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """See `Own`."""
-        x = x.to(self.A.dtype)
         if self.uses is not None:
-            z = F.linear(x, self.A.flatten(0, 1)).unflatten(-1, self.A.shape[:2])
+            z = F.linear(x.to(self.A.dtype), self.A.flatten(0, 1)).unflatten(-1, self.A.shape[:2])
             z = (z * self.uses[:, None, :, None]).flatten(-2)
             y += z.view(len(y), -1) @ self.B.flatten(0, 1)
+            return
+        A, B = self.A.index_select(0, self.rows), self.B.index_select(0, self.rows)
+        if x.shape[1] == 1 and torch.compiler.is_compiling():  # sums fuse with what they read
+            y += ((A * x).sum(-1, keepdim=True) * B).sum(1)
         else:
-            z = torch.bmm(x, self.A.index_select(0, self.rows).transpose(1, 2))
-            y += torch.bmm(z, self.B.index_select(0, self.rows)).view(y.shape)
+            y += torch.bmm(torch.bmm(x.to(A.dtype), A.transpose(1, 2)), B).view(y.shape)
 
 
 class Bank:

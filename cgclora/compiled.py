@@ -21,13 +21,18 @@ class Compiled:
         self._function = function
         self._compiled = torch.compile(function, backend=backend) if backend else function
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is, as far as is known."""
+        return self._compiled is not self._function
+
     def __call__(self, *arguments: Any) -> Any:
         """What the function gives.
 
         Raises:
             OutOfMemoryError: The device has no memory left: without compiling it needs more.
         """
-        if self._compiled is self._function:
+        if not self.is_compiled:
             return self._function(*arguments)
         try:
             return self._compiled(*arguments)

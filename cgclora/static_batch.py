@@ -242,7 +242,8 @@ class StaticBatch:
         decoder = self._decoder
         tokens, lengths = self._tokens[:width], self._lengths[:width]
         where = decoder.places_at(lengths, 1, end, decoder.dtype)
-        shared = sharing_pays(self._bank.slots, width, self._device.type)
+        compiled, slots = self._layer.is_compiled, self._bank.slots
+        shared = sharing_pays(slots, width, self._device.type, compiled=compiled)
         experts = self._bank.layers(self._slots[:width], shared=shared)
         x = decoder.embed(tokens[:, None])
         for layer, cache, added in zip(decoder.layers, self._cache, experts, strict=True):
