@@ -10,7 +10,7 @@ import torch
 
 
 class Compiled:
-    """A function by `torch.compile`; the first failure is told as a warning and ends the attempts.
+    """A function by `torch.compile`; the first failure gives a warning and ends the attempts.
 
     Args:
         function: What to compile; what it changes in place it must set, not add to.

@@ -30,13 +30,14 @@ from cgclora.request import Answer, DecodingError, Experts, Request, check
 from cgclora.static_batch import StaticBatch, rows_that_fit
 
 ROWS = {"cuda": 1024}
-"""Most rows of a batch by the device's type, where nobody says."""
+"""Default of the most rows of a batch, by the device's type."""
 
 FEW = 16
-"""The same for other devices."""
+"""The same for other devices, and for backbones that `cgclora.lean` does not know."""
 
 CHUNK = 4
-"""Steps between two looks at what was said: a row goes on for up to twice as many after its end."""
+"""Steps between two checks for ended rows: a row is decoded for up to twice as many steps after its
+end, and the surplus tokens are dropped."""
 
 PREFILL_TOKENS = 16_384
 """Most prompt tokens that are read at once, padding included; a longer prompt goes alone."""
@@ -52,7 +53,7 @@ _ROUND = 64
 
 
 def default_rows(backbone: Backbone) -> int:
-    """Most rows of a batch where nobody says: `ROWS` or `FEW`."""
+    """Default of the most rows of a batch: `ROWS` or `FEW`."""
     return ROWS.get(backbone.model.device.type, FEW) if backbone.is_lean else FEW
 
 
@@ -146,7 +147,7 @@ def answers(
     with torch.inference_mode():
         bank = Bank(decoder, routes)
     most = max(len(reply.prompt) + reply.request.max_new_tokens for reply in replies)
-    # A row may go on for two chunks after its end before somebody reads of it.
+    # A row is decoded for up to two chunks after its end, see `CHUNK`.
     capacity = -(-(most + 2 * chunk) // _ROUND) * _ROUND
     fitting = rows_that_fit(decoder, backbone.head, capacity, prefill_tokens)
     places = min(rows, len(requests), len(requests) if fitting is None else fitting)
@@ -156,7 +157,7 @@ def answers(
     order = decoding.longest_first(requests)
     waiting = deque(_Row(replies[place], slots[place]) for place in order)
     run = _Run(backbone, batch, waiting, prefill_tokens)
-    while run.goes_on:
+    while run.is_unfinished:
         for row in run.step():
             seconds = time.monotonic() - row.reply.started
             yield row.reply.index, row.reply.answer(seconds)
@@ -240,8 +241,8 @@ class _Run:
         self._running: _Chunk | None = None
 
     @property
-    def goes_on(self) -> bool:
-        """Whether somebody has no answer yet."""
+    def is_unfinished(self) -> bool:
+        """Whether some request has no answer yet."""
         return bool(self._waiting) or any(self._rows)
 
     def step(self) -> set[_Row]:
@@ -292,14 +293,14 @@ class _Run:
         if not alive:
             return None
         if not self._waiting:
-            self._draw_together(len(alive))
+            self._compact(len(alive))
         longest = max(row.length for row in alive)
         for row in alive:
             row.length += self._batch.chunk
         return [*self._rows], self._batch.run(len(self._rows), longest)
 
-    def _draw_together(self, count: int) -> None:
-        """Go on with half of the places, and half of these, while they are enough for the rows."""
+    def _compact(self, count: int) -> None:
+        """Halve the number of places as often as the rows still fit."""
         width = len(self._rows)
         while width > _LEAST and 2 * count <= width:
             width = -(-width // 2)

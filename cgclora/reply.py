@@ -107,9 +107,9 @@ class Reply:
         return new
 
     def take(self, tokens: Sequence[int]) -> None:
-        """Take tokens that nobody waits for, up to the end; what comes after it is dropped.
+        """Take tokens without pieces of text, up to the answer's end; the rest is dropped.
 
-        It says what `say` would. Without a stop text only the end itself needs the text.
+        The answer is that of `say`. Without a stop text only the end itself needs the text.
         """
         for token in tokens:
             if self.finish is not None:

@@ -1,9 +1,8 @@
-"""The device's side of answers to very many requests: a batch of fixed places, a cache that stays.
+"""The device's side of continuous batching: a batch with a fixed number of places, a static cache.
 
-Rows come to places that are free and leave them; the tensors stay where they are and have few
-shapes, so that a step can be compiled, and on CUDA replayed as a graph with a single launch. Steps
-run in chunks without a look at what they say: whoever reads a chunk's tokens does so while the next
-one runs.
+Rows take free places and leave them; all tensors keep their addresses and have few shapes, so that
+a step can be compiled, and on CUDA replayed as a graph with a single launch. Steps run in chunks
+without synchronisation; the tokens of a chunk are read on the host while the next one runs.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class StaticBatch:
             for layer in decoder.layers
             for shape in [(places, layer.kv_heads, capacity, layer.head_size)]
         ]
-        for kind in decoder.windows:  # now: a graph goes on to read the ones that it has met
+        for kind in decoder.windows:  # now: graphs keep the addresses of these tables
             decoder.turns(kind, capacity)
         self._tokens, self._lengths, self._slots = (
             torch.zeros(places, dtype=torch.long, device=self._device) for _ in range(3)
@@ -159,7 +158,7 @@ class StaticBatch:
 
     @torch.inference_mode()
     def move(self, old: Sequence[int], new: Sequence[int]) -> None:
-        """Let rows change to other places, which nobody has."""
+        """Move rows to other places, which must be free."""
         source, target = self._put(torch.tensor(old)), self._put(torch.tensor(new))
         state = [self._tokens, self._lengths, self._slots]
         for table in [*state, *(table for cache in self._cache for table in cache)]:

@@ -179,7 +179,7 @@ def test_gates_of_a_request_have_a_slot_of_their_own(static):
 # Rows and places --------------------------------------------------------------------------
 
 
-def test_rows_join_where_others_left_and_few_draw_together(static, monkeypatch):
+def test_rows_join_where_others_left_and_few_rows_take_fewer_places(static, monkeypatch):
     monkeypatch.setattr(continuous, "_LEAST", 2)
     admitted: list[list[int]] = []
     widths: list[int] = []
@@ -196,7 +196,7 @@ def test_rows_join_where_others_left_and_few_draw_together(static, monkeypatch):
     )
     backbone = make_backbone("gemma3")
     asked = mixed(several(backbone), 30)
-    # One of them goes on for long after the others.
+    # One of them is far longer than the others.
     asked = [*asked, (Request(TASKS[0], PROMPTS[0], max_new_tokens=90), asked[0][1])]
     assert together(backbone, asked, 8) == alone(backbone, asked)
     assert len(static) == 1
@@ -225,7 +225,7 @@ def test_prompts_are_read_so_many_tokens_at_once(static, monkeypatch):
     assert max(read) <= 100
 
 
-def test_who_takes_a_place_hears_nothing_of_who_had_it():
+def test_a_row_does_not_depend_on_the_one_that_had_its_place():
     """Not even if that row held what is no number, and the new one is shorter."""
     backbone = make_backbone("gemma3")
     batch = _batch(backbone, Bank(LeanDecoder(backbone.model), []), places=2)
@@ -351,7 +351,7 @@ def test_compiled_layers_answer_alike_and_are_compiled_few_times(shared, static,
     assert 2 <= counts["stats"]["unique_graphs"] <= 6  # for all layers, widths and lengths
 
 
-def test_a_failed_compilation_is_told_once_and_changes_no_answer(static, monkeypatch):
+def test_a_failed_compilation_gives_one_warning_and_changes_no_answer(static, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler\nis here")
 
@@ -361,9 +361,9 @@ def test_a_failed_compilation_is_told_once_and_changes_no_answer(static, monkeyp
     backbone = make_backbone("gemma3")
     asked = mixed(several(backbone)[:3], 12)
     expected = alone(backbone, asked)
-    with pytest.warns(RuntimeWarning, match=r"torch.compile failed.*no compiler is here") as told:
+    with pytest.warns(RuntimeWarning, match=r"torch.compile failed.*no compiler is here") as caught:
         assert together(backbone, asked, 8) == expected
-    assert len([one for one in told if "torch.compile failed" in str(one.message)]) == 1
+    assert len([one for one in caught if "torch.compile failed" in str(one.message)]) == 1
 
 
 class _Waits(TorchDispatchMode):
