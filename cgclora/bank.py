@@ -93,6 +93,9 @@ class Bank:
 
     Attributes:
         slots: How many there are, slot 0 included.
+
+    Raises:
+        ValueError: A route has folded weights instead of experts.
     """
 
     def __init__(self, decoder: LeanDecoder, routes: Iterable[Route | GatheredRoute]) -> None:
@@ -135,8 +138,10 @@ _Pair = tuple[Tensor, Tensor]
 
 def _pair(own: SharedOwn | None, dtype: torch.dtype) -> _Pair | None:
     """What one row adds, its gates in B; None where it adds nothing."""
-    if own is None or own.A is None or own.B is None:
+    if own is None:
         return None
+    if own.A is None or own.B is None:
+        raise ValueError("a bank holds experts, and this route has folded weights instead.")
     return own.A.to(dtype), own.B.to(dtype)
 
 

@@ -42,6 +42,9 @@ end, and the surplus tokens are dropped."""
 PREFILL_TOKENS = 16_384
 """Most prompt tokens that are read at once, padding included; a longer prompt goes alone."""
 
+MANY = 1000
+"""Requests for which compiling the layers on CUDA pays: it takes a minute or so, once a process."""
+
 _JOINING = 16
 """One place of so many is free before others join: reading few prompts costs as many launches."""
 
@@ -122,7 +125,7 @@ def answers(
         batch_size: As for `answers_of`.
         chunk: As `CHUNK`.
         prefill_tokens: As `PREFILL_TOKENS`.
-        backend: Of `torch.compile`; None compiles on CUDA only, with `inductor`.
+        backend: Of `torch.compile`; None compiles with `inductor` on CUDA, from `MANY` requests on.
 
     Yields each request's place with its answer, as soon as it is known to have ended.
 
@@ -140,9 +143,11 @@ def answers(
         return
     experts = experts.snapshot() if experts else None
     replies = _replies(backbone, requests, experts)
+    if experts is not None and experts.folded_task is not None:
+        experts = None  # it is part of the weights
     slots, routes = _slots(requests, experts)
     decoder = LeanDecoder(backbone.model)
-    if backend is None and decoder.device.type == "cuda":
+    if backend is None and decoder.device.type == "cuda" and len(requests) >= MANY:
         backend = "inductor"
     with torch.inference_mode():
         bank = Bank(decoder, routes)

@@ -121,7 +121,9 @@ class StaticBatch:
         self._said = torch.zeros(places, chunk, dtype=torch.long, device=self._device)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._replays = self._device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self._replays else None
+        if self._replays:
+            self._pool = torch.cuda.graph_pool_handle()
+            self._side = torch.cuda.Stream(self._device)
 
     # Rows come and go ---------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class StaticBatch:
             table.index_copy_(0, target, table.index_select(0, source))
 
     def _put(self, values: Tensor) -> Tensor:
-        """Values on the device; nothing waits for it."""
+        """Values on the device, copied without synchronisation."""
         if self._device.type != "cuda":
             return values.to(self._device)
         return values.pin_memory().to(self._device, non_blocking=True)
@@ -224,11 +226,11 @@ class StaticBatch:
         """The graph of a step; the state stays as it is."""
         state = [self._tokens, self._lengths, self._said]
         before = [table.clone() for table in state]
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream(self._device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
             self._step(width, end)  # what is compiled or chosen at first use may not be captured
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current.wait_stream(self._side)
         for table, old in zip(state, before, strict=True):
             table.copy_(old)
         graph = torch.cuda.CUDAGraph()

@@ -404,12 +404,13 @@ def test_nothing_waits_for_the_device_but_the_reader_of_a_chunk(shared, monkeypa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backend", [None, "inductor"])
-def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend):
+def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend, monkeypatch):
     backbone = make_backbone("gemma3")
     backbone.model.to("cuda")
     adapters = several(backbone)
     asked = mixed(adapters, 40)
     expected = alone(backbone, asked)
+    monkeypatch.setattr(continuous, "MANY", 1 if backend else 1000)
     assert together(backbone, asked, 16) == expected
     adapter = adapters[2].for_inference()
     with torch.inference_mode():
@@ -476,6 +477,25 @@ def test_an_adapter_that_does_not_know_the_task_is_named(static):
     backbone = make_backbone()
     with pytest.raises(ConfigError, match="'music'"):
         together(backbone, [(Request("music", "天气"), several(backbone)[0])], 4)
+
+
+def test_a_task_that_is_folded_in_needs_no_slot():
+    backbone = make_backbone()
+    adapter = several(backbone)[2].for_inference()
+    asked = [(Request(TASKS[0], prompt, max_new_tokens=9), adapter) for prompt in PROMPTS]
+    expected = alone(backbone, asked)
+    adapter.fold(TASKS[0])
+    found = dict(answers(backbone, [request for request, _ in asked], adapter))
+    assert [facts(found[place]) for place in range(3)] == expected
+
+
+def test_folded_weights_are_no_slot_of_a_bank():
+    backbone = make_backbone()
+    clusters = Clusters(backbone, folded_budget=1 << 30)
+    clusters.add("one", several(backbone)[2])
+    routes = [clusters.plan_rows([Request(TASKS[0], "x")]) for _ in range(8)]
+    with pytest.raises(ValueError, match="folded weights"):
+        Bank(LeanDecoder(backbone.model), routes[-1:])
 
 
 def test_answers_do_not_go_on_with_a_task_folded_in(static):
