@@ -29,8 +29,8 @@ _USED = 0.8
 _ALIGNED = 16
 """Prompts are padded to a multiple of it: kernels for attention want masks of such widths."""
 
-_WIDE = 16
-"""Tensors as wide as the model's widest that a token of a prefill needs at once, about."""
+_WIDE = 8
+"""Tensors in fp32 as wide as the widest layers that a token of a prefill needs at once, at most."""
 
 
 def bucket(tokens: int) -> int:
@@ -146,13 +146,15 @@ class StaticBatch:
         rows, count = ids.shape
         where = decoder.places_from(0, count, decoder.dtype)
         experts = self._bank.layers(own, shared=False)
-        # Zero after the prompts: what no row may see still takes part with weight 0.
-        room = [table.new_zeros(rows, *table.shape[1:]) for table in self._cache[0]]
         x = decoder.embed(ids)
         for layer, cache, added in zip(decoder.layers, self._cache, experts, strict=True):
-            x = self._layer(layer, x, (room[0], room[1]), where[layer.kind], added)
-            for table, new in zip(cache, room, strict=True):
-                table.index_copy_(0, index, new)
+            shape = (rows, layer.kv_heads, count, layer.head_size)
+            new = cache[0].new_empty(shape), cache[1].new_empty(shape)
+            x = self._layer(layer, x, new, where[layer.kind], added)
+            for table, written in zip(cache, new, strict=True):
+                # Zero after the prompts: what no row may see still takes part with weight 0.
+                table.index_fill_(0, index, 0)
+                table[:, :, :count].index_copy_(0, index, written)
         last = x[torch.arange(rows, device=self._device), counts - 1]
         self._tokens.index_copy_(0, index, self._head.choose(decoder.norm(last)))
         self._lengths.index_copy_(0, index, counts)
