@@ -1,4 +1,4 @@
-"""The backbone's forward pass as decoding wants it: few operations, a cache that lies ready.
+"""The backbone's forward pass as decoding wants it: few operations, a preallocated cache.
 
 A token at a time, a general forward pass spends most of its time beside the matrix products. This
 one reads the same weights from the same modules and computes the same function:
