@@ -31,7 +31,7 @@ from cgclora.embedded import (
 )
 from cgclora.hardware import choose_device, choose_dtype
 from cgclora.head import OutputHead
-from cgclora.lean import LeanDecoder, is_known
+from cgclora.lean import DEVICES, LeanDecoder, is_known
 from cgclora.packed import FEW_ROWS, has_kernel
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
@@ -87,7 +87,7 @@ class Backbone:
     @cached_property
     def is_lean(self) -> bool:
         """Whether there is a faster forward pass for it here than that of `transformers`."""
-        return self.model.device.type == "cpu" and is_known(self.model)
+        return self.model.device.type in DEVICES and is_known(self.model)
 
     @cached_property
     def lean(self) -> LeanDecoder | None:
@@ -136,7 +136,7 @@ def load_backbone(
             backbone = _load_embedded(*placement, report, progress or _print)
         else:
             backbone = _load_other(name, *placement, report)
-    if int8 and backbone.is_lean and has_kernel():
+    if int8 and backbone.is_lean and chosen_device.type == "cpu" and has_kernel():
         report("packing the weights", 0.9)
         backbone = replace(backbone, int8=True)
         _ = backbone.lean, backbone.head  # now, so that no first answer waits for it

@@ -140,12 +140,13 @@ class _LeanPass:
         self.cache = lean.Cache(decoder, len(prompts), most)
         width = max(map(len, prompts))
         pad = batch.backbone.tokenizer.pad_token_id
-        self.ids = torch.tensor([[*p, *[pad] * (width - len(p))] for p in prompts])
-        self.counts = torch.tensor([len(prompt) for prompt in prompts])
+        padded = [[*p, *[pad] * (width - len(p))] for p in prompts]
+        self.ids = torch.tensor(padded, device=batch.device)
+        self.counts = torch.tensor([len(prompt) for prompt in prompts], device=batch.device)
 
     def prefill(self) -> Tensor:
         hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
-        return hidden[torch.arange(len(hidden)), self.counts - 1]
+        return hidden[torch.arange(len(hidden), device=hidden.device), self.counts - 1]
 
     def read(self, ids: Tensor) -> Tensor:
         return self.decoder(ids, self.cache, self.experts)

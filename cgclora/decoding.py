@@ -13,17 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
 from cgclora.data import encode_prompts
-from cgclora.drafts import Drafts, Phrases
-from cgclora.request import Answer, DecodingError, Experts, Finish, Piece, Request, check
+from cgclora.drafts import Drafts
+from cgclora.reply import Reply
+from cgclora.request import Answer, DecodingError, Experts, Piece, Request, check
 
 
 def stream(
@@ -116,7 +115,7 @@ class _Line:
     adapter: Experts | None
     more: Callable[[int], Sequence[Request]]
     reference: bool
-    rows: deque[_Row] = field(default_factory=deque)
+    rows: deque[Reply] = field(default_factory=deque)
     count: int = 0
 
     def admit(self, new: Sequence[Request]) -> None:
@@ -131,7 +130,7 @@ class _Line:
         )
         check(self.backbone, new, prompts, adapter)
         for request, prompt in zip(new, prompts, strict=True):
-            self.rows.append(_Row(self.count, request, prompt, tokenizer, self.backbone.phrases))
+            self.rows.append(Reply(self.count, request, prompt, tokenizer, self.backbone.phrases))
             self.count += 1
 
     def arrived(self, room: int) -> bool:
@@ -140,7 +139,7 @@ class _Line:
             self.admit(self.more(room))
         return bool(self.rows)
 
-    def begin(self, most: int) -> tuple[list[_Row], Batch, Tensor]:
+    def begin(self, most: int) -> tuple[list[Reply], Batch, Tensor]:
         """Up to so many rows that waited, their batch, and its hidden states after the prompts."""
         rows = [self.rows.popleft() for _ in range(min(most, len(self.rows)))]
         for row in rows:
@@ -152,7 +151,7 @@ class _Line:
 
 def _alone(
     batch: Batch,
-    row: _Row,
+    row: Reply,
     hidden: Tensor,
     left: Callable[[int], bool],
     disturbed: Callable[[], bool],
@@ -204,7 +203,7 @@ def _alone(
         tokens = found[: right + 1]
 
 
-def _choose(batch: Batch, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
+def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
     """The next token of each row, from hidden states [batch, H]; a finished row repeats its last.
 
     The output head runs for those rows alone that may say anything.
@@ -270,111 +269,3 @@ def generate(
     """What `answers` yields, all at once and in the order of the requests."""
     found = dict(answers(backbone, requests, adapter, batch_size=batch_size))
     return [found[place] for place in range(len(requests))]
-
-
-@dataclass
-class _Row:
-    """The text's side of a request: which token next, what it says, and whether that is the end."""
-
-    index: int
-    request: Request
-    prompt: Sequence[int]
-    tokenizer: PreTrainedTokenizerBase
-    phrases: Phrases
-    started: float = 0.0
-    finish: Finish | None = None
-    ids: list[int] = field(default_factory=list)
-    sent: str = ""
-
-    def __post_init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(self.request.seed)
-        self.allowed = _allowed_next(self.request.choices, self.tokenizer)
-
-    @property
-    def form(self) -> tuple[str | None, str | None]:
-        """Answers with the same have a form in common."""
-        return self.request.cluster, self.request.task
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether it says the likeliest token of all."""
-        return self.request.temperature == 0 and self.allowed is None
-
-    def allowed_now(self) -> list[int]:
-        """The token ids that may come next, where the answer is one of some choices."""
-        return cast(dict[tuple[int, ...], list[int]], self.allowed)[tuple(self.ids)]
-
-    def only_choice(self) -> int | None:
-        """The next token, if what was said leaves no other."""
-        allowed = self.allowed_now() if self.allowed is not None else []
-        return allowed[0] if len(allowed) == 1 else None
-
-    def pick(self, logits: Tensor) -> int:
-        """A place in logits [n], the likeliest or drawn."""
-        if self.request.temperature == 0:
-            return int(logits.argmax())
-        probabilities = (logits / self.request.temperature).softmax(-1)
-        ordered, ids = probabilities.sort(descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
-        return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
-
-    def say(self, token: int) -> Iterator[Piece]:
-        """Take a token, and give what it adds to the text."""
-        text = self.add(token)
-        if self.finish is not None:
-            self.phrases.remember(self.form, self.ids)
-            yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
-        elif text:
-            yield Piece(self.index, text)
-
-    def add(self, token: int) -> str:
-        """Take a token; returns the text that is now certain.
-
-        A character's bytes may come one token each, and until the last one is there they, and with
-        some tokenizers the whole characters just before them, decode to U+FFFD. So those at the end
-        are never shown, and a text that got shorter adds nothing.
-        """
-        self.ids.append(token)
-        ended = token == self.tokenizer.eos_token_id
-        said = self.ids[:-1] if ended else self.ids
-        text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True)).rstrip("\ufffd")
-        cut = min((text.find(stop) for stop in self.request.stop if stop in text), default=-1)
-        if cut >= 0:
-            text, self.finish = text[:cut], "stop"
-        elif ended:
-            self.finish = "end"
-        elif len(self.ids) >= self.request.max_new_tokens:
-            self.finish = "length"
-        else:
-            text = text[: len(text) - self._uncertain(text)]
-        new = text[len(self.sent) :]
-        self.sent += new
-        return new
-
-    def _uncertain(self, text: str) -> int:
-        """How many last characters may turn out to be the start of a stop text."""
-        longest = max(map(len, self.request.stop), default=0)
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self.request.stop):
-                return length
-        return 0
-
-    def answer(self, seconds: float) -> Answer:
-        """The finished answer."""
-        if self.finish is None:
-            raise ValueError("the answer has not ended yet")
-        return Answer(self.sent, self.finish, len(self.prompt), len(self.ids), seconds)
-
-
-def _allowed_next(
-    choices: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
-) -> dict[tuple[int, ...], list[int]] | None:
-    """For each beginning of a choice, as token ids, the ids that may follow."""
-    if choices is None:
-        return None
-    following: dict[tuple[int, ...], set[int]] = {}
-    for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]:
-        whole = [*ids, tokenizer.eos_token_id]
-        for length, token in enumerate(whole):
-            following.setdefault(tuple(whole[:length]), set()).add(token)
-    return {start: sorted(tokens) for start, tokens in following.items()}

@@ -95,6 +95,14 @@ class OutputHead:
             for own, logits in zip(words.split(counts), exact.split(counts), strict=True)
         ]
 
+    def choose(self, hidden: Tensor) -> Tensor:
+        """The id of the word with the largest logit, [N], for hidden states [N, H].
+
+        Unlike `likeliest` it looks at the whole head, and nothing waits for the device.
+        """
+        weight = self.weight
+        return F.linear(hidden.contiguous().to(weight.dtype), weight).argmax(-1)
+
     def _likeliest_of_all(self, hidden: Tensor) -> list[int]:
         ids: list[int] = self(hidden).argmax(-1).tolist()
         return ids

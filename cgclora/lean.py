@@ -1,4 +1,4 @@
-"""The backbone's forward pass as decoding wants it: few operations, a cache that lies ready.
+"""The backbone's forward pass as decoding wants it: few operations, a preallocated cache.
 
 A token at a time, a general forward pass spends most of its time beside the matrix products. This
 one reads the same weights from the same modules and computes the same function:
@@ -6,6 +6,7 @@ one reads the same weights from the same modules and computes the same function:
 * residual stream, norms and experts in fp32, products with the frozen weights in their own dtype;
 * query, key and value are one product, as are gate and up; so are their experts' A and B;
 * keys and values go into a cache that is allocated once, and masks are made once a pass;
+* nothing in a pass waits for the device;
 * with `Int8Weight`, passes of few tokens read weights of half the size.
 
 The decoders that it knows are made of RMS norms, rotary positions, grouped-query attention and a
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # who only asks what there is does not wait for it
 
 KNOWN = ("gemma3_text", "llama", "qwen2", "qwen3")
 """Model types whose layers are computed here."""
+
+DEVICES = ("cpu", "cuda")
+"""Where that is done."""
 
 _SPARE = 64
 """Tokens that a cache grows by at least."""
@@ -53,6 +57,7 @@ def is_known(model: PreTrainedModel) -> bool:
         and not getattr(config, "use_bidirectional_attention", False)
         and "dynamic" not in str(getattr(config, "rope_parameters", None))
         and "longrope" not in str(getattr(config, "rope_parameters", None))
+        and getattr(model.config, "quantization_config", None) is None
     )
 
 
@@ -62,8 +67,10 @@ def decoding_here() -> str:
     `Backbone.decoding` says which do, once one is loaded.
     """
     device = choose_device("auto")
-    if device.type != "cpu":
+    if device.type not in DEVICES:
         return f"transformers on {device.type}"
+    if device.type != "cpu":
+        return f"cgclora.lean on {device.type} for {', '.join(KNOWN)}"
     bits = "no 8-bit weights"
     if has_kernel():
         bits = f"--int8 with a {4 if has_fast_int4() else 8}-bit head to choose"
@@ -163,7 +170,7 @@ class LeanDecoder:
         self.int8 = int8
         self._embed: Callable[[Tensor], Tensor] = decoder.embed_tokens
         self._rotary = decoder.rotary_emb
-        self._norm = _Norm(decoder.norm)
+        self.norm = _Norm(decoder.norm)
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         self.layers = [
             _Layer(layer, config, kind, int8)
@@ -190,22 +197,68 @@ class LeanDecoder:
         """
         rows, count = ids.shape
         cache.make_room(count)
-        place = _Place(self, cache, rows, count)
-        x = self._embed(ids).float()
+        # Scores of many tokens are large products, which bf16 makes several times as fast.
+        dtype = cache.table.dtype if count <= FEW_ROWS else self.dtype
+        end = cache.longest + count
+        if rows == 1:
+            places = self.places_from(cache.longest, count, dtype)
+        else:
+            places = self.places_at(cache.lengths, count, end, dtype)
+        x = self.embed(ids)
         for layer, keys_values, own in zip(self.layers, cache.table, experts.layers, strict=True):
-            x = layer(x, keys_values, place, own)
+            x = layer(x, keys_values, places[layer.kind], own)
         cache.lengths += count if counts is None else counts
-        cache.longest = int(cache.lengths.max()) if counts is not None else cache.longest + count
-        return self._norm(x)
+        cache.longest = end
+        return self.norm(x)
 
-    def turns(self, kind: str, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine at positions [batch, tokens] or [tokens]: [..., 1, head size].
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the first layer reads, [batch, tokens, H] in fp32."""
+        return self._embed(ids).float()
+
+    def places_from(self, start: int, count: int, dtype: torch.dtype) -> dict[str, Place]:
+        """For each kind of attention the places of tokens that stand alike in all rows.
+
+        Args:
+            start: Where the first of them stands.
+            count: Tokens a row.
+            dtype: What scores are computed in.
+        """
+        positions = torch.arange(start, start + count, device=self.device)
+        return self._places(positions, start, start + count, dtype)
+
+    def places_at(
+        self, lengths: Tensor, count: int, end: int, dtype: torch.dtype
+    ) -> dict[str, Place]:
+        """For each kind of attention the places of tokens that come after what each row holds.
+
+        Args:
+            lengths: What each row holds, [batch].
+            count: Tokens a row.
+            end: No token of any row stands at it or after it. Nothing here looks at the lengths
+                themselves, for which a GPU would have to wait.
+            dtype: What scores are computed in.
+        """
+        positions = lengths[:, None] + torch.arange(count, device=self.device)
+        return self._places(positions, None, end, dtype)
+
+    def _places(
+        self, positions: Tensor, start: int | None, end: int, dtype: torch.dtype
+    ) -> dict[str, Place]:
+        rows = torch.arange(len(positions), device=self.device)[:, None]
+        found = {}
+        for kind, window in self.windows.items():
+            cos, sin = (table[positions].unsqueeze(-2) for table in self.turns(kind, end))
+            first, seen = _seen(positions, window, end, alike=start is not None)
+            found[kind] = Place(rows, positions, cos, sin, start, first, end, seen, dtype)
+        return found
+
+    def turns(self, kind: str, most: int) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine at each position, so many at least: [positions, head size].
 
         A rotation takes x to x cos + roll(x) sin: the halves of x change places, and the sign of
         the first goes into the sine.
         """
         known = self._turns.get(kind)
-        most = int(positions.max()) + 1
         if known is None or len(known[0]) < most:
             steps = torch.arange(max(1024, 1 << most.bit_length()), device=self.device)[None]
             like = torch.zeros(1, device=self.device)
@@ -214,35 +267,50 @@ class LeanDecoder:
             half = sin.shape[-1] // 2
             sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
             known = self._turns[kind] = (cos, sin)
-        return known[0][positions].unsqueeze(-2), known[1][positions].unsqueeze(-2)
+        return known
 
 
-class _Place:
-    """Where the tokens of a pass stand: what all layers need of it."""
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of a pass stand: what all layers with one kind of attention need of it.
 
-    def __init__(self, decoder: LeanDecoder, cache: Cache, rows: int, count: int) -> None:
-        self.count = count
-        self.start = cache.longest
-        self.end = cache.longest + count
-        self.alone = rows == 1
-        # Scores of many tokens are large products, which bf16 makes several times as fast.
-        self.dtype = cache.table.dtype if count <= FEW_ROWS else decoder.dtype
-        steps = torch.arange(count, device=decoder.device)
-        self.positions = steps + self.start if self.alone else cache.lengths[:, None] + steps
-        self.rows = torch.arange(rows, device=decoder.device)[:, None]
-        self.turns = {kind: decoder.turns(kind, self.positions) for kind in decoder.windows}
-        self.seen = {kind: self._seen(window) for kind, window in decoder.windows.items()}
+    Attributes:
+        rows: Numbers of the rows, [batch, 1].
+        positions: [batch, tokens]; [tokens] where they stand alike in all rows.
+        cos: [..., tokens, 1, head size].
+        sin: Signed, see `LeanDecoder.turns`.
+        start: Where the first token of all rows stands; None where that differs.
+        first: The first key that any token may see.
+        end: After the last one.
+        seen: Which keys between the two each token may see, [batch or 1, 1, tokens, keys]; None is
+            all of them.
+        dtype: What scores are computed in.
+    """
 
-    def _seen(self, window: int | None) -> tuple[int, Tensor | None]:
-        """The first key that any token may see, and which of those from there each may."""
-        if self.alone and self.count == 1:
-            return (0 if window is None else max(0, self.end - window)), None
-        keys = torch.arange(self.end, device=self.positions.device)
-        at = self.positions.unsqueeze(-1)
-        seen = keys <= at
-        if window is not None:
-            seen &= keys > at - window
-        return 0, seen.view(-1, 1, self.count, self.end)
+    rows: Tensor
+    positions: Tensor
+    cos: Tensor
+    sin: Tensor
+    start: int | None
+    first: int
+    end: int
+    seen: Tensor | None
+    dtype: torch.dtype
+
+
+def _seen(
+    positions: Tensor, window: int | None, end: int, *, alike: bool
+) -> tuple[int, Tensor | None]:
+    """`Place.first` and `Place.seen`."""
+    count = positions.shape[-1]
+    if alike and count == 1:
+        return (0 if window is None else max(0, end - window)), None
+    keys = torch.arange(end, device=positions.device)
+    at = positions.unsqueeze(-1)
+    seen = keys <= at
+    if window is not None:
+        seen &= keys > at - window
+    return 0, seen.view(-1, 1, count, end)
 
 
 class _Norm:
@@ -293,7 +361,7 @@ class _Group:
         """Now: an adapter that is attached puts its layers in the place of others."""
         return [cast(nn.Module, getattr(self._parent, name)) for name in self._names]
 
-    def __call__(self, x: Tensor, own: _Own | None) -> Tensor:
+    def __call__(self, x: Tensor, own: Own | None) -> Tensor:
         """[batch, tokens, all outputs] in fp32 for x [batch, tokens, in]."""
         rows = x.shape[0] * x.shape[1]
         flat = x.reshape(rows, -1)
@@ -306,11 +374,8 @@ class _Group:
             y = torch.cat([F.linear(input_, weight) for weight in known], dim=-1).float()
         if self.bias is not None:
             y += self.bias
-        if own is not None and own.A is not None:
-            z = F.linear(flat, own.A)
-            if own.gates is not None:
-                z = (z.view(*x.shape[:2], -1) * own.gates).view(rows, -1)
-            y.addmm_(z, cast(Tensor, own.B))
+        if own is not None:
+            own.add_to(y, x)
         return y.view(*x.shape[:2], -1)
 
 
@@ -351,7 +416,11 @@ class _Layer:
         return lambda x: query.direction(x) * weight
 
     def __call__(
-        self, x: Tensor, keys_values: Tensor, place: _Place, own: Sequence[_Own | None]
+        self,
+        x: Tensor,
+        keys_values: Tensor | tuple[Tensor, Tensor],
+        place: Place,
+        own: Sequence[Own | None],
     ) -> Tensor:
         y = self._attend(self.before_attention(x), keys_values, place, own)
         x = x + y if self.after_attention is None else self.after_attention.added_to(x, y)
@@ -360,7 +429,11 @@ class _Layer:
         return x + y if self.after_mlp is None else self.after_mlp.added_to(x, y)
 
     def _attend(
-        self, x: Tensor, keys_values: Tensor, place: _Place, own: Sequence[_Own | None]
+        self,
+        x: Tensor,
+        keys_values: Tensor | tuple[Tensor, Tensor],
+        place: Place,
+        own: Sequence[Own | None],
     ) -> Tensor:
         rows, count, _ = x.shape
         heads = self.heads + self.kv_heads
@@ -368,28 +441,35 @@ class _Layer:
         turned, value = found[:, :, :heads], found[:, :, heads:]
         if self.head_norm is not None:
             turned = self.head_norm(turned)
-        cos, sin = place.turns[self.kind]
-        turned = torch.addcmul(turned * cos, turned.roll(self.head_size // 2, -1), sin)
+        turned = torch.addcmul(turned * place.cos, turned.roll(self.head_size // 2, -1), place.sin)
         query, key = turned[:, :, : self.heads], turned[:, :, self.heads :]
         keys, values = keys_values[0], keys_values[1]
-        if place.alone:
+        if place.start is not None:
             keys[:, :, place.start : place.end] = key.transpose(1, 2)
             values[:, :, place.start : place.end] = value.transpose(1, 2)
         else:
             keys[place.rows, :, place.positions] = key.to(keys.dtype)
             values[place.rows, :, place.positions] = value.to(values.dtype)
-        first, seen = place.seen[self.kind]
         if count == 1:  # the queries of a group see the same keys: as if they were several tokens
             query = query.reshape(rows, self.kv_heads, -1, self.head_size)
         else:
             query = query.transpose(1, 2)
+        keys = keys[:, :, place.first : place.end].to(place.dtype)
+        values = values[:, :, place.first : place.end].to(place.dtype)
+        grouped = count > 1 and self.heads != self.kv_heads
+        if grouped and keys.is_cuda:  # where no fast kernel knows both groups and masks
+            keys, values = (
+                table.repeat_interleave(self.heads // self.kv_heads, dim=1)
+                for table in (keys, values)
+            )
+            grouped = False
         y = F.scaled_dot_product_attention(
             query.to(place.dtype),
-            keys[:, :, first : place.end].to(place.dtype),
-            values[:, :, first : place.end].to(place.dtype),
-            attn_mask=seen,
+            keys,
+            values,
+            attn_mask=place.seen,
             scale=self.scaling,
-            enable_gqa=count > 1 and self.heads != self.kv_heads,
+            enable_gqa=grouped,
         )
         if count > 1:
             y = y.transpose(1, 2)
@@ -399,15 +479,31 @@ class _Layer:
 # Experts ----------------------------------------------------------------------------------
 
 
+class Own(Protocol):
+    """What a batch's rows add to a group of linear layers that read the same input."""
+
+    @property
+    def weights(self) -> tuple[Tensor, ...] | None:
+        """Folded ones [out, in], in the place of the frozen; None leaves these."""
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add it to the layers' outputs.
+
+        Args:
+            y: [batch * tokens, all outputs] in fp32, changed in place.
+            x: What they read, [batch, tokens, in] in fp32.
+        """
+
+
 @dataclass(frozen=True)
-class _Own:
-    """What a batch's rows add to a group of linear layers.
+class SharedOwn:
+    """See `Own`: the experts that some row uses, for all rows.
 
     Attributes:
         A: [R, in]; None where there are weights.
         B: [R, all outputs], the gates of a batch of one in it.
         gates: [batch, 1, R]; None where they are in B.
-        weights: Folded ones [out, in], in the place of the frozen.
+        weights: See `Own`.
     """
 
     A: Tensor | None = None
@@ -415,9 +511,22 @@ class _Own:
     gates: Tensor | None = None
     weights: tuple[Tensor, ...] | None = None
 
-    def keep(self, rows: Tensor) -> _Own:
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """See `Own`."""
+        if self.A is None or self.B is None:
+            return
+        z = F.linear(x.reshape(len(y), -1), self.A)
+        if self.gates is not None:
+            z = (z.view(*x.shape[:2], -1) * self.gates).view(len(y), -1)
+        y.addmm_(z, self.B)
+
+    def keep(self, rows: Tensor) -> SharedOwn:
         """The same for some rows of the batch."""
-        return self if self.gates is None else _Own(self.A, self.B, self.gates[rows], self.weights)
+        return (
+            self
+            if self.gates is None
+            else SharedOwn(self.A, self.B, self.gates[rows], self.weights)
+        )
 
 
 @dataclass(frozen=True)
@@ -428,7 +537,7 @@ class Experts:
         layers: For each layer what it adds to its four groups of linear layers.
     """
 
-    layers: tuple[tuple[_Own | None, ...], ...]
+    layers: tuple[tuple[SharedOwn | None, ...], ...]
 
     @classmethod
     def of(cls, decoder: LeanDecoder, route: Route | GatheredRoute | None) -> Experts:
@@ -447,14 +556,14 @@ class Experts:
         )
 
 
-def _own(group: _Group, route: Route | GatheredRoute | None) -> _Own | None:
+def _own(group: _Group, route: Route | GatheredRoute | None) -> SharedOwn | None:
     if route is None:
         return None
     parts = [
         route.part(module) if isinstance(module, ExpertLinear) else None for module in group.modules
     ]
     if any(isinstance(part, Tensor) for part in parts):
-        return _Own(
+        return SharedOwn(
             weights=tuple(
                 part if isinstance(part, Tensor) else linear.weight
                 for part, linear in zip(parts, group.linears, strict=True)
@@ -478,5 +587,5 @@ def _own(group: _Group, route: Route | GatheredRoute | None) -> _Own | None:
     A, B = torch.cat(tables).float(), torch.cat(lower)
     weights = torch.cat(gates, dim=-1).float()
     if len(weights) == 1:
-        return _Own(A, B * weights.view(-1, 1))
-    return _Own(A, B, weights)
+        return SharedOwn(A, B * weights.view(-1, 1))
+    return SharedOwn(A, B, weights)

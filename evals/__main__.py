@@ -215,7 +215,9 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
 def _backbone_options(parser: argparse.ArgumentParser) -> None:
     backbone_options(parser)
     int8_option(parser)
-    parser.add_argument("--batch-size", type=int, default=16, help="requests in one batch")
+    parser.add_argument(
+        "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
+    )
 
 
 def _positive(text: str) -> float:

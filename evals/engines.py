@@ -11,7 +11,7 @@ import httpx
 from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
-from cgclora.decoding import answers
+from cgclora.continuous import answers_of, default_rows
 from cgclora.hardware import PeakMemory
 from cgclora.request import Answer, Finish, Request
 from evals.results import RunError
@@ -27,15 +27,20 @@ class LocalEngine:
         backbone: Who answers.
         adapters: The adapter of each task, attached to the backbone; a task without one is answered
             by the bare backbone.
-        batch_size: Requests in one batch; tasks of one adapter mix.
+        batch_size: Most requests in one batch, whose adapters mix; None takes as many as suit the
+            device, see `default_rows`.
     """
 
     def __init__(
-        self, backbone: Backbone, adapters: Mapping[str, Adapter], *, batch_size: int = 16
+        self,
+        backbone: Backbone,
+        adapters: Mapping[str, Adapter],
+        *,
+        batch_size: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.adapters = adapters
-        self.batch_size = batch_size
+        self.batch_size = default_rows(backbone) if batch_size is None else batch_size
         self._memory = PeakMemory(backbone.model.device)
 
     def facts(self, tasks: Sequence[str]) -> dict[str, Any]:
@@ -67,20 +72,20 @@ class LocalEngine:
         }
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Each request's place with its answer, adapter by adapter."""
-        groups: dict[int | None, list[int]] = {}
-        for place, request in enumerate(requests):
-            adapter = self.adapters.get(request.task or "")
-            groups.setdefault(None if adapter is None else id(adapter), []).append(place)
-        for places in groups.values():
-            adapter = self.adapters.get(requests[places[0]].task or "")
-            asked = [requests[place] if adapter else _bare(requests[place]) for place in places]
-            for place, answer in answers(self.backbone, asked, adapter, batch_size=self.batch_size):
-                yield places[place], answer
+        """Each request's place with its answer, as it comes from one batch of all adapters."""
+        return answers_of(
+            self.backbone,
+            requests,
+            [self.adapter_of(request) for request in requests],
+            batch_size=self.batch_size,
+        )
 
+    def adapter_of(self, request: Request) -> Adapter | None:
+        """Who answers a request; None is the bare backbone.
 
-def _bare(request: Request) -> Request:
-    return Request(None, request.prompt, max_new_tokens=request.max_new_tokens, stop=request.stop)
+        Several engines on one backbone may so answer together, see `cgclora.continuous`.
+        """
+        return self.adapters.get(request.task or "")
 
 
 def _adapter_facts(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:

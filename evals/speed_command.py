@@ -26,9 +26,11 @@ llama-cpp-python is installed, by llama.cpp with the embedded backbone's own fil
 THROUGHPUT = """Time many requests of mixed tasks in batches, side by side with the peers' way.
 
   python -m evals throughput --adapter assets/adapters/medical --adapter assets/adapters/general
+  python -m evals throughput --adapter assets/adapters/medical --mixed 24 --width 512
 
 By `generate` of transformers with PEFT's mixed-adapter batch (the package peft is needed), by
-cgclora, and by cgclora as `predict` does it. For CPUs; takes some minutes."""
+cgclora, and by cgclora as `predict` does it. For CPUs; takes some minutes. With --mixed only our
+own way is timed, on the best device there is, with so many adapters in each batch."""
 
 GROWTH = """Draw how time grows with experts, tasks, clusters and prompts, from a benchmark.
 
@@ -51,7 +53,13 @@ def add(command: AddCommand) -> None:
     throughput = command("throughput", THROUGHPUT, _throughput)
     throughput.add_argument("--per-task", type=int, default=4, help="prompts of a task")
     throughput.add_argument(
-        "--width", type=int, action="append", help="requests in a batch, repeat (default 16, 64)"
+        "--width",
+        type=int,
+        action="append",
+        help="requests in a batch, repeat (default 16, 64; with --mixed 512)",
+    )
+    throughput.add_argument(
+        "--mixed", type=int, metavar="N", help="so many adapters, those given taken in turn"
     )
 
     growth = command("growth", GROWTH, _growth)
@@ -114,23 +122,30 @@ def _speed(options: argparse.Namespace) -> None:
 def _throughput(options: argparse.Namespace) -> None:
     from cgclora import files
     from cgclora.backbone import EMBEDDED
-    from evals import data
+    from evals import data, mixing, throughput
     from evals.matrix import print_line
-    from evals.throughput import WIDTHS, measure
 
-    found = measure(
-        options.adapter,
-        data.read(options.data, split="test"),
-        source=options.backbone or EMBEDDED,
-        per_task=options.per_task,
-        widths=options.width or WIDTHS,
-        say=print_line,
-    )
+    dataset = data.read(options.data, split="test")
+    shared = {
+        "source": options.backbone or EMBEDDED,
+        "per_task": options.per_task,
+        "say": print_line,
+    }
+    if options.mixed:
+        count, widths = options.mixed, options.width or mixing.WIDTHS
+        found = mixing.measure(options.adapter, dataset, adapters=count, widths=widths, **shared)
+    else:
+        widths = options.width or throughput.WIDTHS
+        found = throughput.measure(options.adapter, dataset, widths=widths, **shared)
     if options.out:
         files.write_json(options.out, found)
     for bar in found["bars"]:
-        words = f"{bar['width']} rows, {bar['of']}: {bar['ratio']:.2f} x {bar['against']}"
-        _print_bar(words, bar)
+        reached = (
+            f"{bar['tokens per second']:.0f} tokens/s"
+            if options.mixed
+            else f"{bar['of']}: {bar['ratio']:.2f} x {bar['against']}"
+        )
+        _print_bar(f"{bar['width']} rows, {reached}", bar)
 
 
 def _growth(options: argparse.Namespace) -> None:

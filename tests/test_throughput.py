@@ -77,3 +77,15 @@ def test_bars_are_ratios_of_tokens_a_second(saved):
         rates = [ways[bar[side]]["tokens per second"] for side in ("of", "against")]
         assert bar["ratio"] == pytest.approx(rates[0] / rates[1], abs=1e-3)
         assert bar["reached"] == (bar["ratio"] >= bar["least"])
+
+
+def test_any_number_of_adapters_answers_in_one_batch(saved):
+    words = ["throughput", "--adapter", str(saved / "adapter"), "--data", str(saved / "test.jsonl")]
+    words += ["--backbone", str(saved / "backbone"), "--out", str(saved / "mixed.json")]
+    assert evals.__main__.main([*words, "--mixed", "5", "--per-task", "2", "--width", "8"]) == 0
+    found = json.loads((saved / "mixed.json").read_text(encoding="utf-8"))
+    assert found["requests"] == 5 * len(TASKS) * 2
+    one = found["widths"]["8"]
+    assert one["tokens per second"] == pytest.approx(one["tokens"] / one["seconds"], rel=0.05)
+    assert one["prompt tokens"] > 0
+    assert not found["bars"]  # they are for one kind of device
