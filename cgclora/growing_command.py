@@ -9,6 +9,7 @@ from pathlib import Path
 from cgclora.commands import load
 from cgclora.train_command import (
     data_options,
+    records_of,
     report,
     settings_of,
     told_to_stop,
@@ -47,14 +48,11 @@ def drop_options(parser: argparse.ArgumentParser) -> None:
 
 def add(options: argparse.Namespace) -> None:
     """Train the new tasks, and say where the grown adapter is."""
-    from cgclora.data import read_records
     from cgclora.distributed import loading_options
     from cgclora.growing import add_tasks
 
     settings = settings_of(options)
-    train_records = read_records(options.data, tasks=options.task)
-    tasks = options.task or sorted({record.task for record in train_records})
-    dev_records = read_records(options.dev, tasks=tasks)
+    train_records, dev_records, tasks = records_of(options)
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with told_to_stop() as stop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from cgclora.commands import backbone_options, load
 
 if TYPE_CHECKING:
+    from cgclora.backbone import Backbone
+    from cgclora.data import Record
+    from cgclora.member import TrainingRun
     from cgclora.settings import TrainingSettings
 
 HELP = """Train one adapter on many tasks. The data is JSONL, an object a line:
@@ -27,8 +31,21 @@ interrupted run goes on when the same command is given again; SIGTERM lets it wr
 
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/lora --method lora --rank 16
+  python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/sweep --runs sweep.toml
   accelerate launch --config_file "$(python -m cgclora accelerate-config ddp)" --num_processes 4 \\
-      -m cgclora train ..."""
+      -m cgclora train ...
+
+With --runs several adapters train side by side, each as if it were alone, in passes that they
+share. The file has a table for each run, which is named after it below --run; a table says what
+differs from the command line, by the options' names:
+
+  [lora]
+  method = "lora"
+  rank = 8
+
+  [cgc-seed-1]
+  learning-rate = 2e-3
+  seed = 1"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +67,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     how = training_options(parser)
     how.add_argument("--half", action="store_true", help="save the adapter in bf16, half the size")
+    how.add_argument("--runs", type=Path, help="TOML file of runs to train side by side")
+    how.add_argument(
+        "--pass-tokens", type=int, help="most padded tokens of a shared pass (default: by device)"
+    )
 
 
 def data_options(parser: argparse.ArgumentParser) -> None:
@@ -111,35 +132,115 @@ def _task_number(text: str) -> tuple[str, int]:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Train, and say where the adapter is."""
-    import torch
-
-    from cgclora.adapter import Adapter
-    from cgclora.data import read_records
+    """Train, and say where the adapters are."""
     from cgclora.distributed import loading_options
-    from cgclora.training import train
+    from cgclora.run_folder import TrainingDiverged
+    from cgclora.training import train_side_by_side
 
-    settings = settings_of(options)
-    train_records = read_records(options.data, tasks=options.task)
-    tasks = options.task or sorted({record.task for record in train_records})
-    dev_records = read_records(options.dev, tasks=tasks)
-    config = _config(options, tasks)
+    wanted = [options] if options.runs is None else _runs(options)
+    settings = [settings_of(one) for one in wanted]  # what is wrong is said before anything loads
+    prepared = [records_of(one) for one in wanted]
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with told_to_stop() as stop:
-        manifest = train(
-            Adapter.attach(backbone, config, seed=options.seed),
+        outcomes = train_side_by_side(
+            [
+                _training_run(backbone, one, own, records, f"run{place}")
+                for place, (one, own, records) in enumerate(
+                    zip(wanted, settings, prepared, strict=True)
+                )
+            ],
             backbone.tokenizer,
-            train_records,
-            dev_records,
-            settings,
-            options.run,
-            dtype=torch.bfloat16 if options.half else None,
-            facts={"method": options.method}
-            | ({"licence": options.licence} if options.licence else {}),
+            tokens=options.pass_tokens,
             stop=stop,
         )
-    report(manifest, options)
+    for one, outcome in zip(wanted, outcomes, strict=True):
+        if not isinstance(outcome, TrainingDiverged):
+            report(outcome, one)
+    for one, outcome in zip(wanted, outcomes, strict=True):
+        if isinstance(outcome, TrainingDiverged):
+            raise TrainingDiverged(f"{one.run}: {outcome}" if options.runs else str(outcome))
+
+
+def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each run that a file names.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, names no run, or an option that is not known or
+            belongs to all runs.
+    """
+    import tomllib
+
+    from cgclora.config import ConfigError
+
+    try:
+        tables = tomllib.loads(options.runs.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {options.runs}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{options.runs} is not TOML: {error}.") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"{options.runs} must hold a table for each run, such as [lora].")
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    add_options(parser)
+    shared = {"run", "runs", "backbone", "device", "dtype", "json", "pass_tokens"}
+    found = []
+    for name, table in tables.items():
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):
+            raise ConfigError(f"a run is named {name!r}: take letters, digits, '.', '_' and '-'.")
+        if wrong := sorted(key for key in table if key.replace("-", "_") in shared):
+            raise ConfigError(f"{options.runs}, [{name}]: {wrong} are the same for all runs.")
+        own = argparse.Namespace(**vars(options))
+        words = ["--data", str(own.data), "--dev", str(own.dev), "--run", str(own.run / name)]
+        for key, value in table.items():
+            if isinstance(value, list):
+                setattr(own, key.replace("-", "_"), [])
+            for one in value if isinstance(value, list) else [value]:
+                words += [f"--{key}"] if one is True else [f"--{key}", str(one)]
+        try:
+            _, unknown = parser.parse_known_args(words, own)
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{options.runs}, [{name}]: {error}.") from error
+        if unknown:
+            raise ConfigError(
+                f"{options.runs}, [{name}]: {' '.join(unknown)} is no option of `cgclora train`."
+            )
+        found.append(own)
+    return found
+
+
+def records_of(options: argparse.Namespace) -> tuple[list[Record], list[Record], list[str]]:
+    """Records to train on, those of the dev loss, and their tasks."""
+    from cgclora.data import read_records
+
+    train_records = read_records(options.data, tasks=options.task)
+    tasks = options.task or sorted({record.task for record in train_records})
+    return train_records, read_records(options.dev, tasks=tasks), tasks
+
+
+def _training_run(
+    backbone: Backbone,
+    options: argparse.Namespace,
+    settings: TrainingSettings,
+    records: tuple[list[Record], list[Record], list[str]],
+    name: str,
+) -> TrainingRun:
+    import torch
+
+    from cgclora.adapter import Adapter
+    from cgclora.member import TrainingRun
+
+    train_records, dev_records, tasks = records
+    return TrainingRun(
+        Adapter.attach(backbone, _config(options, tasks), name=name, seed=options.seed),
+        train_records,
+        dev_records,
+        settings,
+        options.run.absolute(),
+        facts={"method": options.method}
+        | ({"licence": options.licence} if options.licence else {}),
+        dtype=torch.bfloat16 if options.half else None,
+    )
 
 
 def settings_of(options: argparse.Namespace) -> TrainingSettings:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.commands import backbone_options, command_line, int8_option, load
+from cgclora.commands import command_line, load
 from cgclora.exit_codes import run
-from evals import speed_command
+from evals import matrix_command, speed_command
+from evals.matrix_command import answering_options
 
 if TYPE_CHECKING:
     from evals.benchmark import Engine
@@ -39,21 +39,6 @@ SCORE = """Score a run from its predictions and the data that it answered. It ma
 RUN = """Predict, then score: the two commands one after the other, with the options of `predict`.
 
   python -m evals run --adapter assets/adapters/medical --data test.jsonl --run runs/medical"""
-
-MATRIX = """Run a comparison: train and answer what is missing until the time is up.
-
-  python -m evals matrix small --out runs/small --minutes 60
-  python -m evals matrix my-recipe.toml --data my-data --out runs/mine
-  python -m evals matrix small --out runs/small --parts parts
-  python -m evals matrix --from-parts parts --out runs/small
-
-The recipe, a TOML file or the name of one that comes with the package, says data, sizes, steps and
-tuning for all methods alike. The same command goes on where it was, here or on another machine that
-the folder was copied to; given twice at the same time, the two share the work out.
-
-With --parts what is finished is also kept in a few files of limited size, for a machine that gives
-back little: those named part-weights-* hold adapters, the others all else. With --from-parts they
-are put back first; without a recipe that is all."""
 
 REPORT = """Rank methods by the runs below some folders. Needs neither a model nor the data.
 
@@ -122,18 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("run", type=Path, help="run folder")
     _data_options(score)
 
-    matrix = command("matrix", MATRIX, _matrix)
-    matrix.add_argument("recipe", nargs="?", help="TOML file, or small or full")
-    matrix.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    matrix.add_argument("--minutes", type=_positive, default=math.inf, help="default: no end")
-    matrix.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
-    matrix.add_argument("--parts", type=Path, metavar="FOLDER", help="keep what is finished there")
-    matrix.add_argument(
-        "--part-size", type=_positive, default=15, metavar="MB", help="of 10^6 bytes (default 15)"
-    )
-    matrix.add_argument("--from-parts", type=Path, metavar="FOLDER", help="put these parts back")
-    _backbone_options(matrix)
-    matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
+    matrix_command.add(command)
 
     report = command("report", REPORT, _report_boards)
     report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
@@ -192,7 +166,7 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", help="these tasks only (repeat)")
     parser.add_argument("--per-task", type=int, default=0, help="records of a task; 0 takes all")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="may repeat")
-    _backbone_options(parser)
+    answering_options(parser)
     parser.add_argument("--server", metavar="URL", help="completions API that answers instead")
     parser.add_argument(
         "--model",
@@ -210,22 +184,6 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", choices=("plain", "task name"), default="plain", help="see LoRA (Full+TP)"
     )
-
-
-def _backbone_options(parser: argparse.ArgumentParser) -> None:
-    backbone_options(parser)
-    int8_option(parser)
-    parser.add_argument(
-        "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
-    )
-
-
-def _positive(text: str) -> float:
-    """A positive number, for argparse, which reports the ValueError of anything else."""
-    number = float(text)
-    if not number > 0:  # nan, too
-        raise ValueError(text)
-    return number
 
 
 def _task_model(text: str) -> tuple[str, str]:
@@ -415,67 +373,6 @@ def _compare(options: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
     else:
         print(comparison_table(found).text())
-
-
-# matrix -----------------------------------------------------------------------------------
-
-
-def _matrix(options: argparse.Namespace) -> None:
-    import dataclasses
-
-    from cgclora.config import ConfigError
-    from evals.matrix import Matrix, print_line
-    from evals.parts import write_parts
-    from evals.recipe import read_recipe
-
-    if not (options.recipe or options.from_parts):
-        raise ConfigError("matrix needs a recipe, or --from-parts to put a comparison back.")
-    if options.from_parts:
-        _put_parts_back(options)
-        if not options.recipe:
-            return
-
-    def keep() -> None:
-        if options.parts:
-            write_parts(options.out, options.parts, options.part_size)
-
-    recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
-    matrix = Matrix(
-        recipe,
-        load(options),
-        options.data,
-        options.out,
-        batch_size=options.batch_size,
-        finished=keep,
-    )
-    keep()  # what is wrong with the parts is said before hours of work
-    try:
-        outcome = matrix.run(60 * options.minutes, print_line)
-    finally:
-        keep()  # what was trained for a cell that is not finished, too
-    if options.json:
-        print(json.dumps(dataclasses.asdict(outcome), default=str, ensure_ascii=False))
-        return
-    print(f"{outcome.done} cells are done, {len(outcome.left)} are left")
-    if outcome.elsewhere:
-        print("what is left is in another process's hands, or needs the package cma")
-    if outcome.unscored:
-        print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
-
-
-def _put_parts_back(options: argparse.Namespace) -> None:
-    import dataclasses
-
-    from evals.matrix import print_line
-    from evals.parts import read_parts
-
-    found = read_parts(options.from_parts, options.out)
-    if options.json and not options.recipe:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
-        return
-    print_line(f"{len(found.written)} folders are put back, {len(found.there)} were there")
-    for path, names in found.missing.items():
-        print_line(f"missing: {path}, which is in {', '.join(names)}")
 
 
 # classification ---------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,22 +58,11 @@ class Engine(Protocol):
         """Each request's place with its answer, in any order, as soon as there is one."""
 
 
-def predict(
-    run: str | Path,
-    engine: Engine,
-    dataset: Dataset,
-    *,
-    method: str,
-    label: str = "",
-    seed: int | None = None,
-    prompt: str = "plain",
-    facts: Mapping[str, Any] | None = None,
-    to_be_scored: bool = False,
-    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
-) -> Run:
-    """Answer every record of a dataset, or go on where an earlier call was cut short.
+@dataclass(frozen=True)
+class Questions:
+    """A dataset that is to become a run.
 
-    Args:
+    Attributes:
         run: Folder of the run.
         engine: Who answers.
         dataset: What; all of its tasks must be known.
@@ -80,97 +71,184 @@ def predict(
         seed: Of its training.
         prompt: One of `PROMPTS`.
         facts: More for the manifest, such as the recipe.
-        to_be_scored: Whether a finished run is given back, instead of refused, if it is this very
-            one and has no scores yet.
-        progress: Called with records done, of all, and seconds left.
 
     Raises:
         DataError: The dataset has a task that is not known.
-        RunError: See `Unfinished`.
+        RunError: There is no such prompt.
     """
-    if unknown := [name for name in dataset.tasks if name not in TASKS]:
-        raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
-    if prompt not in PROMPTS:
-        raise RunError(f"prompt is {prompt!r}: choose one of {', '.join(PROMPTS)}.")
-    requests = [request_of(record, prompt) for record in dataset.records]
-    keys = [(record.task, record.id) for record in dataset.records]
-    known = engine.facts(dataset.tasks)
-    what = {
-        **(facts or {}),
-        "method": method,
-        "label": label,
-        "seed": seed,
-        "split": dataset.split,
-        "prompt": prompt,
-        **{name: known[name] for name in ("backbone", "adapters", "decoding") if name in known},
-        "data": _data_facts(dataset),
-        "tasks": {
-            name: {
-                "version": TASKS[name].version,
-                "prompts": _hash([r.prompt for r in requests if r.task == name]),
-            }
-            for name in dataset.tasks
-        },
-    }
-    if to_be_scored and (answered := _answered(Path(run), what)) is not None:
-        return answered
-    with Unfinished(run, what) as unfinished:
-        left = [place for place, key in enumerate(keys) if key not in unfinished.done]
-        clock = _Clock(unfinished, len(keys), progress)
-        for place, answer in engine.answers([requests[place] for place in left]):
-            task, identity = keys[left[place]]
-            said = Prediction(task, identity, answer.text, answer.finish, answer.tokens)
-            unfinished.add([said])
-            clock.tick()
-        clock.note()
-        return unfinished.finish(
-            {
-                **what,
-                **engine.facts(dataset.tasks),  # anew: time and memory are those of the end
-                "seconds": round(unfinished.seconds, 2),
-                "tokens": sum(said.tokens for said in unfinished.done.values()),
+
+    run: Path
+    engine: Engine
+    dataset: Dataset
+    method: str
+    label: str = ""
+    seed: int | None = None
+    prompt: str = "plain"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what is asked."""
+        if unknown := [name for name in self.dataset.tasks if name not in TASKS]:
+            raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
+        if self.prompt not in PROMPTS:
+            raise RunError(f"prompt is {self.prompt!r}: choose one of {', '.join(PROMPTS)}.")
+
+    def requests(self) -> list[Request]:
+        """What each record asks."""
+        return [request_of(record, self.prompt) for record in self.dataset.records]
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Task and id of each record."""
+        return [(record.task, record.id) for record in self.dataset.records]
+
+    def identity(self) -> dict[str, Any]:
+        """What the run is: the manifest but for what comes of answering."""
+        requests, known = self.requests(), self.engine.facts(self.dataset.tasks)
+        return {
+            **self.facts,
+            "method": self.method,
+            "label": self.label,
+            "seed": self.seed,
+            "split": self.dataset.split,
+            "prompt": self.prompt,
+            **{name: known[name] for name in ("backbone", "adapters", "decoding") if name in known},
+            "data": _data_facts(self.dataset),
+            "tasks": {
+                name: {
+                    "version": TASKS[name].version,
+                    "prompts": _hash([r.prompt for r in requests if r.task == name]),
+                }
+                for name in self.dataset.tasks
             },
-            keys,
-        )
+        }
 
 
-def _answered(folder: Path, what: Mapping[str, Any]) -> Run | None:
+def predict(
+    run: str | Path,
+    engine: Engine,
+    dataset: Dataset,
+    *,
+    to_be_scored: bool = False,
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    **what: Any,
+) -> Run:
+    """Answer every record of a dataset, or go on where an earlier call was cut short.
+
+    Args:
+        run: Folder of the run.
+        engine: Who answers.
+        dataset: What.
+        to_be_scored: Whether a finished run is given back, instead of refused, if it is this very
+            one and has no scores yet.
+        progress: Called with records done, of all, and seconds left.
+        what: `method`, `label`, `seed`, `prompt` and `facts`, as for `Questions`.
+
+    Raises:
+        DataError, RunError: See `Questions` and `Unfinished`.
+    """
+    questions = Questions(Path(run), engine, dataset, **what)
+    if to_be_scored and (answered := _answered(questions)) is not None:
+        return answered
+    (made,) = predict_together(
+        [questions], lambda asked: engine.answers([request for _, request in asked]), progress
+    )
+    return made
+
+
+def predict_together(
+    runs: Sequence[Questions],
+    answers: Callable[[Sequence[tuple[Engine, Request]]], Iterator[tuple[int, Answer]]],
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Iterator[Run]:
+    """As `predict` for several runs, whose requests are answered in any order; yields each run.
+
+    Args:
+        runs: What is asked, each of an engine of its own.
+        answers: Answers all requests that are left, each by its engine: places with answers.
+        progress: As for `predict`, over all runs.
+    """
+    with ExitStack() as stack:
+        unfinished = [stack.enter_context(Unfinished(one.run, one.identity())) for one in runs]
+        asked = [
+            (own, key, request)
+            for own, one in enumerate(runs)
+            for key, request in zip(one.keys(), one.requests(), strict=True)
+            if key not in unfinished[own].done
+        ]
+        left = Counter(own for own, _, _ in asked)
+        clock = _Clock(unfinished, left, sum(len(one.dataset.records) for one in runs), progress)
+
+        def finish(own: int) -> Run:
+            one, found = runs[own], unfinished[own]
+            clock.note([own])
+            return found.finish(
+                {
+                    **one.identity(),
+                    **one.engine.facts(one.dataset.tasks),  # time and memory are those of the end
+                    "seconds": round(found.seconds, 2),
+                    "tokens": sum(said.tokens for said in found.done.values()),
+                },
+                one.keys(),
+            )
+
+        for own in range(len(runs)):
+            if not left[own]:
+                yield finish(own)
+        for place, answer in answers([(runs[own].engine, r) for own, _, r in asked]):
+            own, (task, identity), _ = asked[place]
+            said = Prediction(task, identity, answer.text, answer.finish, answer.tokens)
+            unfinished[own].add([said])
+            clock.tick()
+            left[own] -= 1
+            if not left[own]:
+                yield finish(own)
+
+
+def _answered(questions: Questions) -> Run | None:
     """The run, if an earlier call answered everything and no scores came of it."""
-    if not (folder / results.MANIFEST_FILE).exists():
+    if not (questions.run / results.MANIFEST_FILE).exists():
         return None
-    run = results.read_run(folder)
-    same = all(run.manifest.get(name) == value for name, value in _as_json(what).items())
+    run = results.read_run(questions.run)
+    what = json.loads(json.dumps(questions.identity()))
+    same = all(run.manifest.get(name) == value for name, value in what.items())
     if same:
-        results.discard_answers(folder)
+        results.discard_answers(questions.run)
     return run if same and run.metrics is None else None
 
 
-def _as_json(what: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(what))
-    return values
-
-
 class _Clock:
-    """Notes time and progress every few seconds; a run that is cut short loses no more of it."""
+    """Notes time and progress every few seconds; a run that is cut short loses no more of it.
+
+    Runs that are answered together share the time by how much each of them had to ask.
+    """
 
     def __init__(
-        self, unfinished: Unfinished, total: int, progress: Callable[[Mapping[str, Any]], None]
+        self,
+        runs: Sequence[Unfinished],
+        left: Mapping[int, int],
+        total: int,
+        progress: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        self.unfinished = unfinished
+        self.runs = runs
         self.total = total
         self.progress = progress
-        self.started = self.noted = time.monotonic()
-        self.first = len(unfinished.done)
+        self.shares = [left[own] / max(1, sum(left.values())) for own in range(len(runs))]
+        self.started = self.told = time.monotonic()
+        self.noted = [self.started] * len(runs)
+        self.first = total - sum(left.values())
 
     def tick(self) -> None:
-        if time.monotonic() - self.noted >= FLUSH_SECONDS:
-            self.note()
+        if time.monotonic() - self.told >= FLUSH_SECONDS:
+            self.note([own for own, run in enumerate(self.runs) if run.folder.exists()])
 
-    def note(self) -> None:
-        now = time.monotonic()
-        done = len(self.unfinished.done)
-        self.unfinished.log_progress(done, now - self.noted)
-        self.noted = now
+    def note(self, runs: Sequence[int]) -> None:
+        """Write down how far some runs are, and tell how far all are."""
+        self.told = now = time.monotonic()
+        for own in runs:
+            seconds = (now - self.noted[own]) * self.shares[own]
+            self.runs[own].log_progress(len(self.runs[own].done), seconds)
+            self.noted[own] = now
+        done = sum(len(run.done) for run in self.runs)
         rate = (now - self.started) / max(1, done - self.first)
         facts = {"done": done, "total": self.total, "seconds_left": rate * (self.total - done)}
         self.progress(facts)

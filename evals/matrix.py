@@ -2,8 +2,8 @@
 
 A cell is a method with a seed on a cluster; `evals.comparison_folder` says where it keeps what.
 With the first seed all learning rates are trained, side by side, and the one with the lowest dev
-loss answers the test records; other seeds train with that one. All cells of a seed come before the next
-seed: a table of one seed is worth more than one method with all seeds. A call that is stopped,
+loss answers the test records; other seeds train with that one. All cells of a seed come before the
+next seed: a table of one seed is worth more than one method with all seeds. A call that is stopped,
 killed or out of time goes on where it was, here or wherever the folder is copied to. Several
 processes may work on one folder: each passes over what another holds.
 """
@@ -27,9 +27,12 @@ import torch
 from cgclora import files, provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
+from cgclora.continuous import FEW, answers_of, default_rows
 from cgclora.data import DataError
+from cgclora.request import Answer, Request
 from cgclora.run_folder import TrainingError, TrainingStopped
 from evals import benchmark, data
+from evals.benchmark import Engine, Questions, predict_together
 from evals.comparison_folder import Busy, Cell, ComparisonFolder, Training, is_run, slug
 from evals.data import Dataset
 from evals.engines import LocalEngine
@@ -81,7 +84,7 @@ class Matrix:
         source: Data folder or hub id with the splits train, dev and test; None takes that of
             `CGCLORA_DATA`.
         out: The folder.
-        batch_size: Requests answered in one batch.
+        batch_size: Requests answered in one batch; None takes as many as suit the device.
         finished: Called after each cell that this process finishes.
         members: Most adapters that train side by side; None asks the device.
 
@@ -98,7 +101,7 @@ class Matrix:
         source: str | Path | None,
         out: str | Path,
         *,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         finished: Callable[[], None] = lambda: None,
         members: int | None = None,
     ) -> None:
@@ -146,17 +149,17 @@ class Matrix:
         try:
             self._score_what_was_only_answered()
             for seed in self.recipe.seeds:
-                self._train_ahead([cell for cell in self._missing() if cell.seed == seed])
-                while any(self._work_on(cell) for cell in self._missing() if cell.seed == seed):
+                self._train_ahead([cell for cell in self.missing() if cell.seed == seed])
+                while any(self._work_on(cells) for cells in self._batches(seed)):
                     pass
-            elsewhere = bool(self._missing())
+            elsewhere = bool(self.missing())
         except (OutOfTime, TrainingStopped):
             elsewhere = False
         runs = [self.folder.run(cell) for cell in self._cells()]
         unscored = [run for run in runs if is_run(run) and not (run / METRICS_FILE).exists()]
         return Outcome(
             sum(map(is_run, runs)),
-            tuple(cell.name for cell in self._missing()),
+            tuple(cell.name for cell in self.missing()),
             elsewhere,
             tuple(unscored),
         )
@@ -172,47 +175,74 @@ class Matrix:
                     if method.adapters != "none" or seed == self.recipe.seeds[0]:
                         yield Cell(cluster, method, seed)
 
-    def _missing(self) -> list[Cell]:
+    def missing(self) -> list[Cell]:
+        """The cells that have no answers yet, in the order in which they are worked on."""
         return [cell for cell in self._cells() if not is_run(self.folder.run(cell))]
 
-    def _work_on(self, cell: Cell) -> bool:
-        """Whether anything of a cell could be done."""
-        if cell.method.adapters == "composed" and not find_spec(SEARCHING):
-            return False
-        try:
-            with self.folder.held(f"run {cell.name}"):
-                if not is_run(self.folder.run(cell)):
-                    self._answer(cell)
-        except Busy:
-            return False
-        return True
+    def _batches(self, seed: int) -> list[list[Cell]]:
+        """The cells of a seed that are left, as they are answered: at once where rows are many.
 
-    def _answer(self, cell: Cell) -> None:
+        Few rows of many adapters would share few experts, and a cell that is done is worth more
+        than two half ones.
+        """
+        left = [cell for cell in self.missing() if cell.seed == seed]
+        return [left] if left and default_rows(self.backbone) > FEW else [[one] for one in left]
+
+    def _work_on(self, cells: Sequence[Cell]) -> bool:
+        """Whether anything of some cells could be done."""
+        with ExitStack() as held, ExitStack() as attached:
+            ready: dict[str, tuple[Cell, Questions]] = {}
+            for cell in cells:
+                if cell.method.adapters == "composed" and not find_spec(SEARCHING):
+                    continue
+                try:
+                    held.enter_context(self.folder.held(f"run {cell.name}"))
+                    if not is_run(self.folder.run(cell)):
+                        ready[cell.name] = (cell, self._questions(cell, len(ready), attached))
+                except Busy:
+                    continue
+            if ready:
+                self._answer([*ready.values()])
+            return bool(ready)
+
+    def _questions(self, cell: Cell, place: int, attached: ExitStack) -> Questions:
+        """What a cell asks, its adapters ready to answer; `attached` takes them off again."""
         tasks = self.recipe.clusters[cell.cluster]
         rate, tried = self._learning_rate(cell)
-        with ExitStack() as attached:
-            adapters = self._adapters(cell, tasks, rate, attached)
-            engine = LocalEngine(self.backbone, adapters, batch_size=self.batch_size)
-            test = data.only(self.splits["test"], tasks)
-            run = benchmark.predict(
-                self.folder.run(cell),
-                engine,
-                test,
-                method=cell.method.name,
-                label=self.recipe.name,
-                seed=cell.seed if adapters else None,
-                prompt=cell.method.prompt,
-                facts={
-                    "recipe": {"name": self.recipe.name, "hash": self.recipe.hash},
-                    "learning_rate": rate,
-                    "dev_losses": tried,
-                },
-                progress=self._progress(cell.name),
-            )
+        adapters = self._adapters(cell, tasks, rate, f"cell{place}", attached)
+        return Questions(
+            self.folder.run(cell),
+            LocalEngine(self.backbone, adapters, batch_size=self.batch_size),
+            data.only(self.splits["test"], tasks),
+            cell.method.name,
+            label=self.recipe.name,
+            seed=cell.seed if adapters else None,
+            prompt=cell.method.prompt,
+            facts={
+                "recipe": {"name": self.recipe.name, "hash": self.recipe.hash},
+                "learning_rate": rate,
+                "dev_losses": tried,
+            },
+        )
+
+    def _answer(self, cells: Sequence[tuple[Cell, Questions]]) -> None:
+        """Answer cells in one batch, and score them if the packages are here."""
+        name = cells[0][0].name if len(cells) == 1 else f"{len(cells)} cells"
+        found = {questions.run: (cell, questions) for cell, questions in cells}
+        for run in predict_together([one for _, one in cells], self._said, self._progress(name)):
+            cell, questions = found[run.folder]
             if _can_score():
-                benchmark.score(run, test)
-        self._say(f"{cell.name}: done")
-        self._finished()
+                benchmark.score(run, questions.dataset)
+            self._say(f"{cell.name}: done")
+            self._finished()
+
+    def _said(self, asked: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
+        adapters = [
+            engine.adapter_of(request) if isinstance(engine, LocalEngine) else None
+            for engine, request in asked
+        ]
+        requests = [request for _, request in asked]
+        return answers_of(self.backbone, requests, adapters, batch_size=self.batch_size)
 
     def _progress(self, name: str) -> Callable[[Mapping[str, Any]], None]:
         def progress(facts: Mapping[str, Any]) -> None:
@@ -287,7 +317,12 @@ class Matrix:
         }
 
     def _adapters(
-        self, cell: Cell, tasks: tuple[str, ...], rate: float | None, attached: ExitStack
+        self,
+        cell: Cell,
+        tasks: tuple[str, ...],
+        rate: float | None,
+        name: str,
+        attached: ExitStack,
     ) -> dict[str, Adapter]:
         """The adapter of each task, ready to answer; `attached` takes them off again."""
         if rate is None:
@@ -296,14 +331,14 @@ class Matrix:
             folder = self._composed_folder(cell, rate)
             if not (folder / MANIFEST_FILE).exists():
                 self._compose(cell, tasks, rate)
-            return dict.fromkeys(tasks, self._load(folder, "composed", attached))
+            return dict.fromkeys(tasks, self._load(folder, name, attached))
         needed = self.trainer.needs(cell, rate)
         self.trainer.train(needed)
         folders = [self.folder.training(one) for one in needed]
         if not all((folder / "adapter").exists() for folder in folders):
             raise TrainingError(f"{cell.name} diverged with a learning rate of {rate:g}.")
         loaded = {
-            training.tasks: self._load(folder / "adapter", f"one{place}", attached)
+            training.tasks: self._load(folder / "adapter", f"{name}-{place}", attached)
             for place, (training, folder) in enumerate(zip(needed, folders, strict=True))
         }
         return {task: adapter for own, adapter in loaded.items() for task in own}
@@ -319,7 +354,7 @@ class Matrix:
         folder = self._composed_folder(cell, rate)
         single = Cell(cell.cluster, METHODS[SINGLE], cell.seed)
         with ExitStack() as attached:
-            modules = self._adapters(single, tasks, rate, attached)
+            modules = self._adapters(single, tasks, rate, "module", attached)
             composer = Composer(self.backbone, modules, tasks)
             attached.callback(composer.adapter.detach)
             found = {}

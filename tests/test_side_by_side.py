@@ -1,6 +1,7 @@
 """Adapters trained in the same passes: each as if it were alone."""
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from cgclora import side_by_side
+from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
 from cgclora.config import AdapterConfig, ConfigError
@@ -25,7 +27,7 @@ from cgclora.side_by_side import SideBySide
 from cgclora.storage import read_manifest
 from cgclora.training import print_progress, train, train_side_by_side
 from tests.test_interrupted_training import PROCESSES
-from tests.tiny import make_backbone
+from tests.tiny import make_backbone, save_backbone
 from tests.training_runs import (
     CONFIG,
     DEV,
@@ -436,3 +438,94 @@ def test_progress_names_the_run_and_the_time_that_is_left_for_all(
         tmp_path / "one",
     )
     assert "\nstep 9/9 · dev loss" in capsys.readouterr().err
+
+
+# Several at once --------------------------------------------------------------------------
+
+
+def train_runs(folder: Path, runs: str, *words: str) -> int:
+    (folder / "sweep.toml").write_text(runs, encoding="utf-8")
+    save_backbone(folder / "backbone")
+    for name, split in (("train", TRAIN), ("dev", DEV)):
+        lines = [{"task": r.task, "input": r.prompt, "target": r.target} for r in split]
+        text = "\n".join(json.dumps(line) for line in lines)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    given = f"""
+        train --backbone {folder / "backbone"} --dtype float32 --data {folder / "train.jsonl"}
+        --dev {folder / "dev.jsonl"} --run {folder / "sweep"} --runs {folder / "sweep.toml"}
+        --epochs 1 --evaluations 1
+    """.split()
+    return main([*given, *words])
+
+
+def test_the_runs_of_a_file_train_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = """
+        [lora]
+        method = "lora"
+        rank = 3
+        task = ["mood", "weather"]
+        [cgc]
+        learning-rate = 2e-3
+        records-of = ["mood=2"]
+        half = true
+    """
+    # The lora's tasks alone are in its own files.
+    for name, split in (("train", TRAIN), ("dev", DEV)):
+        lines = [
+            {"task": r.task, "input": r.prompt, "target": r.target}
+            for r in split
+            if r.task != "last letter"
+        ]
+        text = "\n".join(json.dumps(line) for line in lines)
+        (tmp_path / f"two-{name}.jsonl").write_text(text, encoding="utf-8")
+    runs = runs.replace(
+        'method = "lora"',
+        f'method = "lora"\ndata = "{tmp_path}/two-train.jsonl"\ndev = "{tmp_path}/two-dev.jsonl"',
+    )
+    assert train_runs(tmp_path, runs, "--batch-size", "4") == 0
+    said = capsys.readouterr().out
+    manifests = {
+        name: read_manifest(tmp_path / "sweep" / name / "adapter")[0] for name in ("lora", "cgc")
+    }
+    assert all(f"sweep/{name}/adapter" in said for name in manifests)
+    assert manifests["lora"]["tasks"] == ["mood", "weather"]
+    assert manifests["lora"]["total_rank"] == 3
+    assert manifests["lora"]["method"] == "lora"
+    settings = manifests["cgc"]["training"]["settings"]
+    assert (settings["learning_rate"], settings["batch_size"]) == (2e-3, 4)
+    assert settings["records_of"] == {"mood": 2}
+    assert {facts["training"]["side_by_side"] for facts in manifests.values()} == {2}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_run_that_diverges_is_named_when_the_others_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = '[bad]\nlearning-rate = 1e30\nwarmup = 0.0\n[good]\nmethod = "lora"'
+    assert train_runs(tmp_path, runs) == 5
+    assert "sweep/bad: the " in capsys.readouterr().err
+    assert (tmp_path / "sweep" / "good" / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ("", "must hold a table for each run"),
+        ("a = 1", "must hold a table for each run"),
+        ("[a", "is not TOML"),
+        ("[a]\nrank = 'many'", "argument --rank"),
+        ("[a]\nmethod = 'magic'", "argument --method"),
+        ("[a]\nranks = 3", "--ranks 3 is no option"),
+        ("[a]\nbackbone = 'other'", "['backbone'] are the same for all runs"),
+        ("['../a']\nrank = 3", "take letters"),
+        ("[a]\nepochs = -1", "epochs must be"),
+    ],
+)
+def test_a_file_of_runs_that_makes_no_sense_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: str, message: str
+) -> None:
+    assert train_runs(tmp_path, runs) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
