@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.head import OutputHead, cap
+from cgclora.training_pass import can_pass, hidden_states
 
 BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
 """Logits of a block: 8 MB of fp32 for a processor's cache, 256 MB where launching costs more."""
@@ -98,9 +99,12 @@ class TargetLoss(nn.Module):
             positions: Indices into the flattened [batch * tokens] of the tokens that predict, [N].
             targets: The token ids to predict there, [N].
         """
-        decoder = self.model.get_decoder()
-        output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        hidden = output.last_hidden_state.flatten(0, 1)[positions]
+        if can_pass(self.model):
+            hidden = hidden_states(self.model, input_ids, positions)
+        else:
+            decoder = self.model.get_decoder()
+            output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            hidden = output.last_hidden_state.flatten(0, 1)[positions]
         weight = self.head.weight
         apply: Callable[..., Tensor] = _FrozenHeadCrossEntropy.apply
         return apply(hidden.to(weight.dtype), weight, targets, self.head.softcap)
