@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -44,9 +43,11 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         largest = target  # what all exponentials are taken relative to, [N, 1]
         others = torch.zeros_like(target)
         gradient = torch.zeros_like(chosen) if ctx.needs_input_grad[0] else None
+        room = hidden.new_empty(count, width)
         for start in range(0, words, width):
             block = weight[start : start + width]
-            logits = cap(F.linear(hidden, block).float(), softcap)
+            product = torch.mm(hidden, block.t(), out=room[:, : len(block)])
+            logits = cap(product.float(), softcap)
             place = (targets - start).unsqueeze(1)
             inside = (place >= 0) & (place < len(block))
             place = place.clamp(0, len(block) - 1)

@@ -43,14 +43,11 @@ def can_pass(model: PreTrainedModel) -> bool:
     It does not where frozen weights are trained, sharded, quantised or in the layers of other
     libraries, and it leaves gradient checkpointing to `transformers`.
     """
-    config = model.config.get_text_config()
-    if (
-        not is_known(model)
-        or model.is_gradient_checkpointing
-        or getattr(config, "attention_dropout", False)
-    ):
+    if not is_known(model) or getattr(model.config.get_text_config(), "attention_dropout", False):
         return False
-    modules = list(model.get_decoder().named_modules())
+    modules = list(cast(nn.Module, model.get_decoder()).named_modules())
+    if any(getattr(module, "gradient_checkpointing", False) for _, module in modules):
+        return False
     linear = [module for path, module in modules if path.rpartition(".")[2] in _LINEAR]
     frozen = [
         parameter
@@ -396,7 +393,7 @@ class _Linears(torch.autograd.Function):
         if A is not None and weights is not None:
             x, kept = _aten.native_dropout(x, dropout, True) if dropout else (x, None)
             z = _by_member(x, A) @ A.mT
-            scaled = (z.view(*x.shape[:2], -1) * weights).view_as(z)
+            scaled = (z.view(*x.shape[:2], weights.shape[-1]) * weights).view_as(z)
             for y, own, table in zip(outputs, _split(scaled, B), B, strict=True):
                 if table is not None:
                     _add_product(y, own, table)
@@ -415,7 +412,7 @@ class _Linears(torch.autograd.Function):
             for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
                 _add_product(of_x, gradient.flatten(0, -2), W)
         if A is not None:
-            shape = (*x.shape[:2], -1)
+            shape = (*x.shape[:2], weights.shape[-1])
             scaled = (z.view(shape) * weights).view_as(z)
             of_scaled = torch.cat(
                 [
