@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from cgclora.layer import ExpertLinear, GatheredRoute, Part
@@ -41,9 +42,13 @@ def can_pass(model: PreTrainedModel) -> bool:
     """Whether `hidden_states` computes what this model computes, with all its gradients.
 
     It does not where frozen weights are trained, sharded, quantised or in the layers of other
-    libraries, and it leaves gradient checkpointing to `transformers`.
+    libraries, and it leaves gradient checkpointing and autocast to `transformers`.
     """
-    if not is_known(model) or getattr(model.config.get_text_config(), "attention_dropout", False):
+    if (
+        not is_known(model)
+        or getattr(model.config.get_text_config(), "attention_dropout", False)
+        or torch.is_autocast_enabled(model.device.type)
+    ):
         return False
     modules = list(cast(nn.Module, model.get_decoder()).named_modules())
     if any(getattr(module, "gradient_checkpointing", False) for _, module in modules):
@@ -89,14 +94,27 @@ def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Ten
     tokens = ids.shape[1]
     places = {kind: _Place.of(decoder, config, kind, tokens) for kind in dict.fromkeys(kinds)}
     x: Tensor = decoder.embed_tokens(ids)
-    rows = None
-    for number, (layer, kind) in enumerate(zip(decoder.layers, kinds, strict=True), start=1):
-        y = _attended(layer, x, places[kind])
-        if number == len(decoder.layers):
-            rows = positions // tokens
-            x, y = (part.flatten(0, 1).index_select(0, positions)[:, None] for part in (x, y))
-        x = _rest(layer, x, y, rows)
+    *layers, last = decoder.layers
+    for layer, kind in zip(layers, kinds, strict=False):
+        x = _rest(layer, x, _attended(layer, x, places[kind]))
+    y = _attended(last, x, places[kinds[-1]])
+    if _has_members(last):  # whose rows have to stay blocks
+        x = _at(_rest(last, x, y), positions)
+    else:
+        x = _rest(last, _at(x, positions), _at(y, positions), positions // tokens)
     return _norm(decoder.norm, x).squeeze(1)
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """The tokens at some positions of x [batch, tokens, n], as rows of one: [N, 1, n]."""
+    return x.flatten(0, 1).index_select(0, positions).unsqueeze(1)
+
+
+def _has_members(layer: Any) -> bool:
+    """Whether experts of several adapters stand one behind the other, see `_Linears`."""
+    own, mlp = layer.self_attn.o_proj, layer.mlp
+    parts = [part_of(module) for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    return any(part is not None and part.A.dim() == 3 for part in parts)
 
 
 @dataclass(frozen=True)
@@ -164,7 +182,7 @@ def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
     return y.transpose(1, 2).flatten(-2)
 
 
-def _rest(layer: Any, x: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+def _rest(layer: Any, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
     """A layer's output for its input and what its heads brought; `rows` as in `_linears`."""
     (y,) = _linears([layer.self_attn.o_proj], y, rows)
     sandwich = hasattr(layer, "pre_feedforward_layernorm")
@@ -227,6 +245,7 @@ class _Norm(torch.autograd.Function):
         return (wide * factor).mul_(weight).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factor = ctx.saved_tensors
         gradient = _norm_backward(_wide(gradients[0]), _wide(x), weight, factor)
@@ -253,6 +272,7 @@ class _Turn(torch.autograd.Function):
         return turned.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factor, cos, sin = ctx.saved_tensors
         wide = _wide(gradients[0])
@@ -273,6 +293,7 @@ class _Gated(torch.autograd.Function):
         return opened * up
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, opened = ctx.saved_tensors
         own = gradients[0] * up
@@ -313,6 +334,7 @@ class _PlainAttention(torch.autograd.Function):
         return shares @ value
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, shares = ctx.saved_tensors
         of_value = shares.transpose(1, 2) @ gradients[0]
@@ -401,6 +423,7 @@ class _Linears(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, A, weights, z, kept, *tables = ctx.saved_tensors
         count = len(tables) // 2
