@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.head import OutputHead, cap
+from cgclora.training_pass import can_pass, hidden_states
 
 BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
 """Logits of a block: 8 MB of fp32 for a processor's cache, 256 MB where launching costs more."""
@@ -43,9 +43,11 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         largest = target  # what all exponentials are taken relative to, [N, 1]
         others = torch.zeros_like(target)
         gradient = torch.zeros_like(chosen) if ctx.needs_input_grad[0] else None
+        room = hidden.new_empty(count, width)
         for start in range(0, words, width):
             block = weight[start : start + width]
-            logits = cap(F.linear(hidden, block).float(), softcap)
+            product = torch.mm(hidden, block.t(), out=room[:, : len(block)])
+            logits = cap(product.float(), softcap)
             place = (targets - start).unsqueeze(1)
             inside = (place >= 0) & (place < len(block))
             place = place.clamp(0, len(block) - 1)
@@ -98,9 +100,12 @@ class TargetLoss(nn.Module):
             positions: Indices into the flattened [batch * tokens] of the tokens that predict, [N].
             targets: The token ids to predict there, [N].
         """
-        decoder = self.model.get_decoder()
-        output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        hidden = output.last_hidden_state.flatten(0, 1)[positions]
+        if can_pass(self.model):
+            hidden = hidden_states(self.model, input_ids, positions)
+        else:
+            decoder = self.model.get_decoder()
+            output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            hidden = output.last_hidden_state.flatten(0, 1)[positions]
         weight = self.head.weight
         apply: Callable[..., Tensor] = _FrozenHeadCrossEntropy.apply
         return apply(hidden.to(weight.dtype), weight, targets, self.head.softcap)

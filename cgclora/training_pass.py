@@ -1,0 +1,477 @@
+"""The backbone's forward pass as training wants it: few passes over memory beside the products.
+
+The weights are frozen, so that most of what autograd would do and keep is known beforehand. Here
+each piece of a decoder layer is one operation with a backward pass of its own:
+
+* layers that read the same input (query, key and value; gate and up) are one: their experts' A is
+  one product, and the gradients by the input are summed up within the products;
+* a norm keeps its input and a factor a token, a rotation nothing;
+* attention over short sequences is plain products, query heads that share a key as one;
+* padding needs no mask: it stands on the right, where no token before it looks;
+* after the last layer's attention only the positions that predict a target go on.
+
+It knows the decoders that `cgclora.lean` knows: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take
+the path of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+from cgclora.layer import ExpertLinear, GatheredRoute, Part
+from cgclora.lean import is_known
+
+PLAIN_TOKENS = 256
+"""Longest sequences whose attention is plain products; beyond, a fused kernel that skips what the
+causal mask hides is as fast and keeps less."""
+
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_aten = torch.ops.aten
+
+
+def can_pass(model: PreTrainedModel) -> bool:
+    """Whether `hidden_states` computes what this model computes, with all its gradients.
+
+    It does not where frozen weights are trained, sharded, quantised or in the layers of other
+    libraries, and it leaves gradient checkpointing and autocast to `transformers`.
+    """
+    if (
+        not is_known(model)
+        or getattr(model.config.get_text_config(), "attention_dropout", False)
+        or torch.is_autocast_enabled(model.device.type)
+    ):
+        return False
+    modules = list(cast(nn.Module, model.get_decoder()).named_modules())
+    if any(getattr(module, "gradient_checkpointing", False) for _, module in modules):
+        return False
+    linear = [module for path, module in modules if path.rpartition(".")[2] in _LINEAR]
+    frozen = [
+        parameter
+        for _, module in modules
+        if not isinstance(module, nn.ParameterDict)
+        for parameter in module.parameters(recurse=False)
+    ]
+    return (
+        all(type(module) in {nn.Linear, ExpertLinear} for module in linear)
+        and not any(
+            isinstance(module, ExpertLinear) and isinstance(module.routing.route, GatheredRoute)
+            for module in linear
+        )
+        and all(type(weight) is nn.Parameter and not weight.requires_grad for weight in frozen)
+        and len({weight.dtype for weight in frozen}) == 1
+    )
+
+
+def part_of(layer: nn.Module) -> Part | None:
+    """What a linear layer's experts do for the current batch; None leaves it as it is."""
+    route = layer.routing.route if isinstance(layer, ExpertLinear) else None
+    return None if route is None else cast(Part | None, route.part(cast(ExpertLinear, layer)))
+
+
+def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
+    """What the decoder makes of token ids [batch, tokens], at some positions: [N, H].
+
+    Args:
+        model: A causal language model that `can_pass`.
+        ids: Padded on the right, if at all.
+        positions: Indices into the flattened [batch * tokens], [N].
+
+    Raises:
+        ValueError: The batch has another number of rows than the current route has tasks.
+    """
+    decoder = cast(Any, model.get_decoder())
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
+    tokens = ids.shape[1]
+    places = {kind: _Place.of(decoder, config, kind, tokens) for kind in dict.fromkeys(kinds)}
+    x: Tensor = decoder.embed_tokens(ids)
+    *layers, last = decoder.layers
+    for layer, kind in zip(layers, kinds, strict=False):
+        x = _rest(layer, x, _attended(layer, x, places[kind]))
+    y = _attended(last, x, places[kinds[-1]])
+    if _has_members(last):  # whose rows have to stay blocks
+        x = _at(_rest(last, x, y), positions)
+    else:
+        x = _rest(last, _at(x, positions), _at(y, positions), positions // tokens)
+    return _norm(decoder.norm, x).squeeze(1)
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """The tokens at some positions of x [batch, tokens, n], as rows of one: [N, 1, n]."""
+    return x.flatten(0, 1).index_select(0, positions).unsqueeze(1)
+
+
+def _has_members(layer: Any) -> bool:
+    """Whether experts of several adapters stand one behind the other, see `_Linears`."""
+    own, mlp = layer.self_attn.o_proj, layer.mlp
+    parts = [part_of(module) for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    return any(part is not None and part.A.dim() == 3 for part in parts)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where tokens stand: what all layers of a kind need of it.
+
+    Attributes:
+        cos: Of the rotation, [tokens, 1, head size], in fp32.
+        sin: Likewise, negative for the first half.
+        bias: For plain products, -inf where no token may look: [tokens * heads of a key, tokens].
+        seen: For the fused kernel, where it may; None if that is all that came before.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+    seen: Tensor | None
+
+    @classmethod
+    def of(cls, decoder: Any, config: Any, kind: str, tokens: int) -> _Place:
+        weight = decoder.embed_tokens.weight
+        steps = torch.arange(tokens, device=weight.device)
+        typed = config.model_type == "gemma3_text"  # a rotation for each kind of attention
+        like = torch.zeros(1, device=weight.device)
+        turns = decoder.rotary_emb(*((like, steps[None], kind) if typed else (like, steps[None])))
+        cos, sin = (table[0, :, None] for table in turns)
+        half = sin.shape[-1] // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+        behind = steps[:, None] - steps
+        seen = behind >= 0
+        narrow = kind == "sliding_attention" and config.sliding_window < tokens
+        if narrow:
+            seen &= behind < config.sliding_window
+        if weight.device.type != "cpu" or tokens > PLAIN_TOKENS:
+            return cls(cos, sin, None, seen if narrow else None)
+        bias = torch.zeros_like(seen, dtype=weight.dtype).masked_fill_(~seen, -torch.inf)
+        heads = config.num_attention_heads // config.num_key_value_heads
+        return cls(cos, sin, bias.repeat_interleave(heads, dim=0), None)
+
+
+def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
+    """What the heads of a layer bring, before their output layer: [batch, tokens, heads * size]."""
+    attention = layer.self_attn
+    query, key, value = (
+        y.unflatten(-1, (-1, attention.head_dim))
+        for y in _linears(
+            [attention.q_proj, attention.k_proj, attention.v_proj], _norm(layer.input_layernorm, x)
+        )
+    )
+    query, key = (
+        _apply(_Turn, part, *_weight_of(getattr(attention, name, None)), place.cos, place.sin)
+        for part, name in ((query, "q_norm"), (key, "k_norm"))
+    )
+    if place.bias is not None:
+        return _plain_attention(query, key, value, place.bias, attention.scaling)
+    y = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=place.seen,
+        is_causal=place.seen is None,
+        scale=attention.scaling,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return y.transpose(1, 2).flatten(-2)
+
+
+def _rest(layer: Any, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+    """A layer's output for its input and what its heads brought; `rows` as in `_linears`."""
+    (y,) = _linears([layer.self_attn.o_proj], y, rows)
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+    middle = layer.post_attention_layernorm
+    x = x + (_norm(middle, y) if sandwich else y)
+    read = _norm(layer.pre_feedforward_layernorm if sandwich else middle, x)
+    gate, up = _linears([layer.mlp.gate_proj, layer.mlp.up_proj], read, rows)
+    gelu = "GELU" in type(layer.mlp.act_fn).__name__
+    (y,) = _linears([layer.mlp.down_proj], _apply(_Gated, gate, up, gelu), rows)
+    return x + (_norm(layer.post_feedforward_layernorm, y) if sandwich else y)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*arguments)
+
+
+# Norms and rotation -----------------------------------------------------------------------
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In the precision of the steps between the products."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _weight_of(norm: Any) -> tuple[Tensor | None, float]:
+    """A norm's weight in fp32 and epsilon; Gemma's stores the difference from 1."""
+    if norm is None:
+        return None, 0.0
+    eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0)))
+    gemma = type(norm).__name__.startswith("Gemma3")
+    return _wide(norm.weight.detach()) + float(gemma), eps
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    return _apply(_Norm, x, *_weight_of(module))
+
+
+def _factor(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean x^2 + eps) of every row."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (length.square_() / x.shape[-1] + eps).rsqrt_()
+
+
+def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    """With g the gradient of y = w x f and f as in `_factor`: f w g - x f^3 mean(x w g)."""
+    own = gradient * weight
+    along = torch.linalg.vecdot(own, x).unsqueeze(-1)
+    return own.mul_(factor).addcmul_(x, along * factor**3, value=-1 / x.shape[-1])
+
+
+class _Norm(torch.autograd.Function):
+    """The RMS norm of x [..., n] with a frozen weight [n], in fp32 inside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = _wide(x)
+        factor = _factor(wide, eps)
+        ctx.save_for_backward(x, weight, factor)
+        return (wide * factor).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factor = ctx.saved_tensors
+        gradient = _norm_backward(_wide(gradients[0]), _wide(x), weight, factor)
+        return gradient.to(x.dtype), None, None
+
+
+class _Turn(torch.autograd.Function):
+    """Heads [batch, tokens, heads, size], turned by their tokens' places, after a norm if any.
+
+    The halves (a, b) of a head become (a cos - b sin, b cos + a sin).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        wide = _wide(x)
+        factor = None
+        if weight is not None:
+            factor = _factor(wide, eps)
+            wide = (wide * factor).mul_(weight)
+        ctx.save_for_backward(None if weight is None else x, weight, factor, cos, sin)
+        turned = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
+        return turned.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factor, cos, sin = ctx.saved_tensors
+        wide = _wide(gradients[0])
+        back = (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), sin, value=-1)
+        if weight is not None:
+            back = _norm_backward(back, _wide(x), weight, factor)
+        return back.to(gradients[0].dtype), None, None, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """The middle of an MLP: GELU (as tanh) or SiLU of the gate, times up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        ctx.gelu = gelu
+        opened = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
+        ctx.save_for_backward(gate, up, opened)
+        return opened * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, opened = ctx.saved_tensors
+        own = gradients[0] * up
+        if ctx.gelu:
+            own = _aten.gelu_backward(own, gate, approximate="tanh")
+        else:
+            own = _aten.silu_backward(own, gate)
+        return own, gradients[0] * opened, None
+
+
+# Attention --------------------------------------------------------------------------------
+
+
+def _plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+) -> Tensor:
+    """[batch, tokens, heads * size] for queries [batch, tokens, heads, size] and fewer keys.
+
+    The query heads that share a key count as tokens of one: three products, nothing repeated.
+    """
+    batch, tokens, shared, size = key.shape
+    query = query.unflatten(2, (shared, -1)).transpose(1, 2).reshape(batch * shared, -1, size)
+    key, value = (x.transpose(1, 2).reshape(batch * shared, tokens, size) for x in (key, value))
+    y = _apply(_PlainAttention, query, key, value, bias, scale)
+    return y.view(batch, shared, tokens, -1).transpose(1, 2).flatten(2)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(scale q k^T + bias) v for q [N, Q, size], k and v [N, tokens, size]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+    ) -> Tensor:
+        ctx.scale = scale
+        shares = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
+        ctx.save_for_backward(query, key, value, shares)
+        return shares @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, shares = ctx.saved_tensors
+        of_value = shares.transpose(1, 2) @ gradients[0]
+        scores = _aten._softmax_backward_data(
+            gradients[0] @ value.transpose(1, 2), shares, -1, shares.dtype
+        )
+        of_query = torch.baddbmm(query, scores, key, beta=0, alpha=ctx.scale)
+        of_key = torch.baddbmm(key, scores.transpose(1, 2), query, beta=0, alpha=ctx.scale)
+        return of_query, of_key, of_value, None, None
+
+
+# Linear layers ----------------------------------------------------------------------------
+
+
+def _linears(
+    modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The outputs [batch, tokens, out] of layers, adapted or not, that read x [batch, tokens, in].
+
+    Args:
+        modules: The layers.
+        x: What they read.
+        rows: Which row of the batch each row of x is from; None if it is the batch.
+    """
+    frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
+    parts = [part_of(module) for module in modules]
+    there = [part for part in parts if part is not None]
+    A = weights = None
+    dropout = 0.0
+    if there:
+        A = torch.cat([part.A for part in there], dim=-2).to(x.dtype)
+        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
+        if rows is not None:
+            weights = weights.index_select(0, rows)
+        if len(weights) != len(x):
+            raise ValueError(
+                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
+                "give one task a row, batch first."
+            )
+        dropout = there[0].dropout if modules[0].training else 0.0
+    tables = [None if part is None else part.B.to(x.dtype) for part in parts]
+    apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
+    return apply(
+        x,
+        A,
+        weights,
+        dropout,
+        *(layer.weight for layer in frozen),
+        *(layer.bias for layer in frozen),
+        *tables,
+    )
+
+
+class _Linears(torch.autograd.Function):
+    """x [batch, tokens, in] -> W_l x + bias_l + (A x * weights)_l B_l of each layer l.
+
+    A [R, in] has the rows of all layers' experts one above the other, weights [batch, 1, R] their
+    weights; B_l is [R_l, out_l]. With a leading dimension of A and B [members, ...], each member
+    reads its own block of the batch's rows. A layer without experts has B_l None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        A: Tensor | None,
+        weights: Tensor | None,
+        dropout: float,
+        *tables: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        count = len(tables) // 3
+        frozen, biases, B = tables[:count], tables[count : 2 * count], tables[2 * count :]
+        outputs = tuple(
+            F.linear(x, cast(Tensor, W), b) for W, b in zip(frozen, biases, strict=True)
+        )
+        kept = z = None
+        ctx.keep = 1 - dropout
+        if A is not None and weights is not None:
+            x, kept = _aten.native_dropout(x, dropout, True) if dropout else (x, None)
+            z = _by_member(x, A) @ A.mT
+            scaled = (z.view(*x.shape[:2], weights.shape[-1]) * weights).view_as(z)
+            for y, own, table in zip(outputs, _split(scaled, B), B, strict=True):
+                if table is not None:
+                    _add_product(y, own, table)
+        ctx.save_for_backward(x if A is not None else None, A, weights, z, kept, *frozen, *B)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, A, weights, z, kept, *tables = ctx.saved_tensors
+        count = len(tables) // 2
+        frozen, B = tables[:count], tables[count:]
+        of_x = of_A = of_weights = None
+        of_B: list[Tensor | None] = [None] * count
+        if ctx.needs_input_grad[0]:
+            of_x = gradients[0] @ frozen[0]
+            for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
+                _add_product(of_x, gradient.flatten(0, -2), W)
+        if A is not None:
+            shape = (*x.shape[:2], weights.shape[-1])
+            scaled = (z.view(shape) * weights).view_as(z)
+            of_scaled = torch.cat(
+                [
+                    _by_member(gradient, table) @ table.mT
+                    for gradient, table in zip(gradients, B, strict=True)
+                    if table is not None
+                ],
+                dim=-1,
+            )
+            of_B = [
+                None if table is None else own.mT @ _by_member(gradient, table)
+                for gradient, table, own in zip(gradients, B, _split(scaled, B), strict=True)
+            ]
+            of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
+            of_z = (of_scaled.view(shape) * weights).view_as(z)
+            of_A = of_z.mT @ _by_member(x, A)
+            if of_x is not None and kept is None:
+                _add_product(of_x, of_z, A)
+            elif of_x is not None:
+                dropped = (of_z @ A).view_as(of_x)
+                of_x.addcmul_(dropped, kept, value=1 / ctx.keep)
+        return of_x, of_A, of_weights, None, *[None] * (2 * count), *of_B
+
+
+def _by_member(x: Tensor, table: Tensor) -> Tensor:
+    """View x [batch, tokens, n] as the table wants it: [rows, n], or [members, rows, n]."""
+    return x.reshape(*table.shape[:-2], -1, x.shape[-1])
+
+
+def _split(z: Tensor, B: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """Each layer's columns of z."""
+    sizes = [0 if table is None else table.shape[-2] for table in B]
+    return cast(Sequence[Tensor], z.split(sizes, dim=-1))
+
+
+def _add_product(y: Tensor, z: Tensor, table: Tensor) -> None:
+    """Add z [rows, R] times a table [R, n] to y, in place: a sum of its own would cost more."""
+    rows = _by_member(y, table)
+    (rows.addmm_ if table.dim() == 2 else rows.baddbmm_)(z, table)
