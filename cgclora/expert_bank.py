@@ -130,6 +130,8 @@ class ExpertBank:
             if self.dropout and self.layers[0].training:
                 dropped = seeds_of_layers(seeds[rows], len(self.layers)).unbind(0)
             at = slice(first_row + rows.start, first_row + rows.stop)
+            if len(places) == 1:
+                tables = [(A.squeeze(0), B.squeeze(0)) for A, B in tables]
             for layer, (A, B), one, drop in zip(
                 self.layers, tables, weights.unbind(0), dropped, strict=True
             ):

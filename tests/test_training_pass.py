@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 import cgclora.loss
 import cgclora.training_pass as tested
 from cgclora.adapter import Adapter
-from cgclora.layer import Part
+from cgclora.layer import Part, kept_features
 from cgclora.loss import TargetLoss
 from tests.reference import METHODS, TASKS, Operations, scatter
 from tests.tiny import VOCABULARY, make_model
@@ -166,14 +166,20 @@ def test_members_keep_their_blocks_of_rows_to_the_end(monkeypatch):
     adapter = adapted("gemma3")
     one = found(adapter, 9)
 
-    def stacked(layer: nn.Module) -> Part | None:
+    def stacked(layer: nn.Module) -> tuple[Part, ...]:
         part = adapter.routing.route.part(layer)
-        return replace(part, A=part.A.expand(3, -1, -1), B=part.B.expand(3, -1, -1))
+        return (replace(part, A=part.A.expand(3, -1, -1), B=part.B.expand(3, -1, -1)),)
+
+    def apart(layer: nn.Module) -> tuple[Part, ...]:
+        part = adapter.routing.route.part(layer)
+        rows = (slice(0, 1), slice(1, 3))
+        return tuple(replace(part, weights=part.weights[own], rows=own) for own in rows)
 
     loss = TargetLoss(adapter.model)
-    monkeypatch.setattr(tested, "part_of", stacked)
-    with adapter.route(TASKS):
-        torch.testing.assert_close(loss(**batch(9)), one[0])
+    for parts in (stacked, apart):
+        monkeypatch.setattr(tested, "parts_of", parts)
+        with adapter.route(TASKS):
+            torch.testing.assert_close(loss(**batch(9)), one[0])
 
 
 def test_experts_drop_out_while_training_only():
@@ -241,11 +247,14 @@ def linears(
             random(*lead, out - 1, out, seed=10 + out),
             random(4, 1, out - 1, seed=20 + out),
             dropout=dropout,
+            seeds=torch.arange(4, dtype=torch.int32) if dropout else None,
         )
         for out in (4, 2, 3)
     ]
-    own = dict(zip(modules, parts, strict=True))
-    monkeypatch.setattr(tested, "part_of", own.get)
+    own = {
+        layer: () if part is None else (part,) for layer, part in zip(modules, parts, strict=True)
+    }
+    monkeypatch.setattr(tested, "parts_of", own.__getitem__)
     return random(4, 5, 6), modules, parts
 
 
@@ -261,10 +270,10 @@ def gradients(outputs, x: Tensor, parts: list[Part | None]) -> tuple[Tensor, ...
 @pytest.mark.parametrize("biased", [True, False])
 def test_layers_that_read_the_same_input(dropout, biased, monkeypatch):
     x, modules, parts = linears(monkeypatch, dropout=dropout, biased=biased)
-    torch.manual_seed(0)
     ours = tested._linears(modules, x)
-    torch.manual_seed(0)
-    theirs = expected_linears(x, modules, parts, nn.functional.dropout(x, dropout))
+    kept = kept_features(torch.arange(4, dtype=torch.int32), x, dropout)
+    assert bool((kept == 0).any()) == bool(dropout)
+    theirs = expected_linears(x, modules, parts, x * kept)
     torch.testing.assert_close([*ours], theirs)
     torch.testing.assert_close(gradients(ours, x, parts), gradients(theirs, x, parts))
 
@@ -280,6 +289,23 @@ def test_each_member_reads_its_own_rows(monkeypatch):
     theirs = [torch.cat(pair) for pair in zip(*halves, strict=True)]
     torch.testing.assert_close([*ours], theirs)
     torch.testing.assert_close(gradients(ours, x, parts), gradients(theirs, x, parts))
+
+
+def test_segments_of_rows_are_as_batches_of_their_own(monkeypatch):
+    x, modules, parts = linears(monkeypatch)
+    whole = tested._linears(modules, x)
+    expected = gradients(whole, x, parts)
+    cuts = (slice(0, 1), slice(1, 4))
+    own = {
+        layer: ()
+        if part is None
+        else tuple(replace(part, weights=part.weights[rows], rows=rows) for rows in cuts)
+        for layer, part in zip(modules, parts, strict=True)
+    }
+    monkeypatch.setattr(tested, "parts_of", own.__getitem__)
+    ours = tested._linears(modules, x)
+    torch.testing.assert_close(ours, whole)
+    torch.testing.assert_close(gradients(ours, x, parts), expected)
 
 
 def test_the_first_layer_computes_no_gradient_of_the_embedding(monkeypatch):
