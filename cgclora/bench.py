@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from cgclora import bench_clusters, bench_growth, provenance
+from cgclora import bench_clusters, bench_growth, bench_members, provenance
 from cgclora.adapter import Adapter, linear_paths
 from cgclora.backbone import EMBEDDED, Backbone
 from cgclora.bench_parts import (
@@ -160,7 +160,7 @@ def _training(backbone: Backbone) -> Iterator[Part]:
                 "PEFT + Trainer, full logits": _plain_trainer(plain, batch, folder),
             },
             [
-                Bar("cgclora, fused experts", 1 / 1.05, "PEFT LoRA, same total rank"),
+                Bar("cgclora, fused experts", 1.5, "PEFT LoRA, same total rank"),
                 Bar("cgclora, fused experts", 4, "PEFT + Trainer, full logits"),
                 Bar("cgclora, fused experts", 2, "PEFT + Trainer, full logits", "memory"),
             ],
@@ -299,6 +299,7 @@ PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]
     "decoding": _decoding,
     "clusters": bench_clusters.clusters,
     "training": _training,
+    "members": bench_members.members,
     "loop": _loop,
     "experts": _experts,
     "growth of experts": bench_growth.experts,

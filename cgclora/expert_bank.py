@@ -57,10 +57,7 @@ class ExpertBank:
                 views[name].copy_(parameter.data)
                 parameter.data = views[name]
         self.gradient = torch.zeros_like(self.master)
-        dtype = adapters[0].model.dtype
-        self._shared = dtype == self.master.dtype
-        self.working = self.master if self._shared else self.master.to(dtype)
-        self.arriving = torch.zeros_like(self.working)
+        self.working = self.master.to(adapters[0].model.dtype)  # the same one, if the dtype is
         self._anchor = torch.zeros((), device=like.device, requires_grad=True)
 
     def views(self, row: int, vector: Tensor) -> dict[str, Tensor]:
@@ -76,18 +73,9 @@ class ExpertBank:
 
     def refresh(self, row: int) -> None:
         """Let the products read what an adapter has learned, and forget its gradient."""
-        if not self._shared:
+        if self.working is not self.master:
             self.working[row].copy_(self.master[row])
         self.gradient[row].zero_()
-
-    def collect(self, row: int) -> None:
-        """Add what a backward pass left for an adapter to the gradient of its step."""
-        self.gradient[row].add_(self.arriving[row])
-        self.arriving[row].zero_()
-
-    def discard(self, row: int) -> None:
-        """Forget what a backward pass that failed may have left for an adapter."""
-        self.arriving[row].zero_()
 
     def parts(
         self, adapters: slice, first_row: int, tasks: Sequence[Tensor], seeds: Tensor
@@ -156,7 +144,10 @@ class ExpertBank:
 
 
 class _Tables(torch.autograd.Function):
-    """The tables of a bank's adapters; their gradients are added to the bank's own table."""
+    """The tables of a bank's adapters; their gradients are added to the bank's own table.
+
+    That happens at once, at the end of a backward pass: one that finds no memory adds nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, bank: ExpertBank, adapters: slice) -> tuple[Tensor, ...]:
@@ -165,7 +156,7 @@ class _Tables(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        torch._foreach_add_(ctx.bank.pairs(ctx.bank.arriving, ctx.adapters), [*gradients])
+        torch._foreach_add_(ctx.bank.pairs(ctx.bank.gradient, ctx.adapters), [*gradients])
         return None, None, None
 
 

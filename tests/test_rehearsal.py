@@ -120,7 +120,7 @@ def test_it_goes_from_plan_to_leaderboard_in_three_minutes(whole: Path) -> None:
     assert not found.unscored
     assert len(found.boards) == 2
     for board in found.boards:
-        assert {row.method for row in board.rows} == set(COMPARED)
+        assert {entry.method for entry in board.entries} == set(COMPARED)
     taken = time.monotonic() - started + float((whole / "seconds").read_text())
     assert taken < SECONDS
 
