@@ -16,11 +16,44 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cgclora.compiled import fused
 from cgclora.head import OutputHead, cap
 from cgclora.training_pass import can_pass, hidden_states
 
 BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
 """Logits of a block: 8 MB of fp32 for a processor's cache, 256 MB where launching costs more."""
+
+
+@fused
+def _shares(
+    product: Tensor, place: Tensor, largest: Tensor, softcap: float | None, sloped: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The exponentials of a block's logits relative to the largest so far.
+
+    Args:
+        product: The block's logits before they are bounded, [N, words].
+        place: Where in the block the target's is, [N, 1]; it is left out.
+        largest: Of the blocks before, [N, 1].
+        softcap: See `OutputHead`.
+        sloped: Whether the exponentials shall be multiplied by the slope of the bound.
+
+    Returns:
+        Them in the product's dtype; their sums in fp32, by what earlier sums shrink, and the new
+        largest, [N, 1] each.
+    """
+    logits = cap(product.float(), softcap)
+    inside = (place >= 0) & (place < logits.shape[1])
+    place = place.clamp(0, logits.shape[1] - 1)
+    logits.scatter_(1, place, logits.gather(1, place).masked_fill(inside, -torch.inf))
+    largest, previous = largest.maximum(logits.amax(1, keepdim=True)), largest
+    slope = None
+    if softcap is not None and sloped:
+        slope = 1 - (logits / softcap).clamp_(-1) ** 2
+    share = logits.sub_(largest).exp_()
+    sums = share.sum(1, keepdim=True)
+    if slope is not None:
+        share = share * slope
+    return share.to(product.dtype), sums, (previous - largest).exp(), largest
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
@@ -47,20 +80,12 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         for start in range(0, words, width):
             block = weight[start : start + width]
             product = torch.mm(hidden, block.t(), out=room[:, : len(block)])
-            logits = cap(product.float(), softcap)
-            place = (targets - start).unsqueeze(1)
-            inside = (place >= 0) & (place < len(block))
-            place = place.clamp(0, len(block) - 1)
-            logits.scatter_(1, place, logits.gather(1, place).masked_fill(inside, -torch.inf))
-            previous, largest = largest, largest.maximum(logits.amax(1, keepdim=True))
-            slope = None if softcap is None else 1 - (logits / softcap).clamp_(-1) ** 2
-            share = logits.sub_(largest).exp_()
-            shrink = (previous - largest).exp_()
-            others = others * shrink + share.sum(1, keepdim=True)
+            share, sums, shrink, largest = _shares(
+                product, (targets - start).unsqueeze(1), largest, softcap, ctx.needs_input_grad[0]
+            )
+            others = others * shrink + sums
             if gradient is not None:
-                if slope is not None:
-                    share.mul_(slope)
-                gradient.mul_(shrink).add_(share.to(weight.dtype) @ block)
+                gradient.mul_(shrink).add_(share @ block)
         total = others + (target - largest).exp()
         if gradient is not None:
             rest = others if softcap is None else others * (1 - (target / softcap) ** 2)

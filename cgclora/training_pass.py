@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from cgclora.compiled import fused
 from cgclora.layer import ExpertLinear, GatheredRoute, Part, kept_features
 from cgclora.lean import is_known
 
@@ -236,6 +237,14 @@ def _factor(x: Tensor, eps: float) -> Tensor:
     return (length.square_() / x.shape[-1] + eps).rsqrt_()
 
 
+@fused
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Y = w x f, and f as in `_factor`."""
+    wide = _wide(x)
+    factor = _factor(wide, eps)
+    return (wide * factor).mul_(weight).to(x.dtype), factor
+
+
 def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
     """With g the gradient of y = w x f and f as in `_factor`: f w g - x f^3 mean(x w g)."""
     own = gradient * weight
@@ -243,22 +252,70 @@ def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) 
     return own.mul_(factor).addcmul_(x, along * factor**3, value=-1 / x.shape[-1])
 
 
+@fused
+def _of_normed(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    return _norm_backward(_wide(gradient), _wide(x), weight, factor).to(x.dtype)
+
+
+@fused
+def _turned(
+    x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Heads turned, after a norm if there is a weight, and the norm's factor."""
+    wide = _wide(x)
+    factor = None
+    if weight is not None:
+        factor = _factor(wide, eps)
+        wide = (wide * factor).mul_(weight)
+    turned = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
+    return turned.to(x.dtype), factor
+
+
+@fused
+def _of_turned(
+    gradient: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    factor: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+) -> Tensor:
+    wide = _wide(gradient)
+    back = (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), sin, value=-1)
+    if x is not None and weight is not None and factor is not None:
+        back = _norm_backward(back, _wide(x), weight, factor)
+    return back.to(gradient.dtype)
+
+
+@fused
+def _gated(gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+    return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
+
+
+@fused
+def _of_gated(gradient: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    opened = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
+    own = gradient * up
+    if gelu:
+        own = _aten.gelu_backward(own, gate, approximate="tanh")
+    else:
+        own = _aten.silu_backward(own, gate)
+    return own, gradient * opened
+
+
 class _Norm(torch.autograd.Function):
     """The RMS norm of x [..., n] with a frozen weight [n], in fp32 inside."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = _wide(x)
-        factor = _factor(wide, eps)
+        y, factor = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, factor)
-        return (wide * factor).mul_(weight).to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor = ctx.saved_tensors
-        gradient = _norm_backward(_wide(gradients[0]), _wide(x), weight, factor)
-        return gradient.to(x.dtype), None, None
+        return _of_normed(gradients[0], *ctx.saved_tensors), None, None
 
 
 class _Turn(torch.autograd.Function):
@@ -271,24 +328,14 @@ class _Turn(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        wide = _wide(x)
-        factor = None
-        if weight is not None:
-            factor = _factor(wide, eps)
-            wide = (wide * factor).mul_(weight)
+        y, factor = _turned(x, weight, eps, cos, sin)
         ctx.save_for_backward(None if weight is None else x, weight, factor, cos, sin)
-        turned = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
-        return turned.to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor, cos, sin = ctx.saved_tensors
-        wide = _wide(gradients[0])
-        back = (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), sin, value=-1)
-        if weight is not None:
-            back = _norm_backward(back, _wide(x), weight, factor)
-        return back.to(gradients[0].dtype), None, None, None, None
+        return _of_turned(gradients[0], *ctx.saved_tensors), None, None, None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -297,20 +344,14 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
         ctx.gelu = gelu
-        opened = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
-        ctx.save_for_backward(gate, up, opened)
-        return opened * up
+        ctx.save_for_backward(gate, up)
+        return _gated(gate, up, gelu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up, opened = ctx.saved_tensors
-        own = gradients[0] * up
-        if ctx.gelu:
-            own = _aten.gelu_backward(own, gate, approximate="tanh")
-        else:
-            own = _aten.silu_backward(own, gate)
-        return own, gradients[0] * opened, None
+        gate, up = ctx.saved_tensors
+        return (*_of_gated(gradients[0], gate, up, ctx.gelu), None)
 
 
 # Attention --------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """The training pass against transformers' own, and each of its pieces against autograd."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.autograd import gradcheck
 
 import cgclora.loss
 import cgclora.training_pass as tested
+from cgclora import compiled
 from cgclora.adapter import Adapter
 from cgclora.layer import Part, kept_features
 from cgclora.loss import TargetLoss
@@ -316,3 +319,38 @@ def test_the_first_layer_computes_no_gradient_of_the_embedding(monkeypatch):
     with Operations() as first:
         torch.autograd.grad([y.sum() for y in outputs], parts[0].A)
     assert first.products() <= whole.products() - len(modules) - 1
+
+
+# Compiled ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen3"])
+def test_compiled_steps_between_products_give_the_same(architecture, monkeypatch):
+    torch._dynamo.reset()
+    adapter = adapted(architecture)
+    plain = [found(adapter, tokens) for tokens in (9, 40)]
+    monkeypatch.setitem(compiled.FUSED, "cpu", "aot_eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        check(found(adapter, 9), plain[0])
+        before = counters["stats"]["unique_graphs"]
+        assert before > 0
+        check(found(adapter, 40), plain[1])
+    assert counters["stats"]["unique_graphs"] <= before + 2  # sizes do not make new ones
+
+
+def test_where_compiling_fails_each_function_says_so_once_and_goes_on(monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("no C++ compiler found")
+
+    torch._dynamo.reset()
+    adapter = adapted("llama")
+    plain = found(adapter, 9)
+    monkeypatch.setitem(compiled.FUSED, "cpu", no_compiler)
+    with pytest.warns(RuntimeWarning, match=r"compile failed.*no C\+\+ compiler") as warned:
+        check(found(adapter, 9), plain)
+    said = len(warned)
+    assert said == 7  # one for each function that is compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        check(found(adapter, 9), plain)
