@@ -33,7 +33,15 @@ from cgclora.request import Answer, Request
 from cgclora.run_folder import TrainingError, TrainingStopped
 from evals import benchmark, data
 from evals.benchmark import Engine, Questions, predict_together
-from evals.comparison_folder import Busy, Cell, ComparisonFolder, Training, is_run, slug
+from evals.comparison_folder import (
+    Busy,
+    Cell,
+    ComparisonFolder,
+    Training,
+    is_run,
+    is_trained,
+    slug,
+)
 from evals.data import Dataset
 from evals.engines import LocalEngine
 from evals.lorahub import Composer, Found
@@ -149,7 +157,7 @@ class Matrix:
         try:
             self._score_what_was_only_answered()
             for seed in self.recipe.seeds:
-                self._train_ahead([cell for cell in self.missing() if cell.seed == seed])
+                self._train_ahead(seed)
                 while any(self._work_on(cells) for cells in self._batches(seed)):
                     pass
             elsewhere = bool(self.missing())
@@ -266,19 +274,31 @@ class Matrix:
 
     # Adapters -----------------------------------------------------------------------------
 
-    def _train_ahead(self, cells: Sequence[Cell]) -> None:
-        """Train what cells of one seed need, side by side: the rates first, then those chosen."""
+    def _train_ahead(self, seed: int) -> None:
+        """Train what the cells of a seed need, side by side: the rates first, then those chosen."""
+        missing = [cell for cell in self.missing() if cell.seed == seed]
+        if not missing:
+            return
+        cells = [cell for cell in self._cells() if cell.seed == seed]
+        wanted = self._in_order(self.rates_to_try(missing), self.rates_to_try(cells))
+        self.trainer.train(wanted, pass_over=True, weights=False)
         self.trainer.train(
-            [one for one in self.rates_to_try(cells) if not self.trainer.is_known(one)],
-            pass_over=True,
+            self._in_order(self._chosen(missing), self._chosen(cells)), pass_over=True
         )
-        chosen = []
+
+    def _in_order(self, needed: Sequence[Training], known: Sequence[Training]) -> list[Training]:
+        """What is needed, among what was trained before, so that groups stay what they were."""
+        return [one for one in known if one in needed or is_trained(self.folder.training(one))]
+
+    def _chosen(self, cells: Sequence[Cell]) -> list[Training]:
+        """What cells train with the rate that was chosen, as far as that is known."""
+        chosen: list[Training] = []
         for cell in cells:
             with suppress(Busy):
                 rate, _ = self._learning_rate(cell)
                 if rate is not None and cell.method.adapters != "composed":
                     chosen += self.trainer.needs(cell, rate)
-        self.trainer.train(chosen, pass_over=True)
+        return chosen
 
     def rates_to_try(self, cells: Sequence[Cell]) -> list[Training]:
         """The trainings that tell which rate these cells take."""

@@ -97,7 +97,7 @@ class Trainer:
             TrainingError, TrainingStopped: As `train`.
         """
         needed = self.needs(cell, rate)
-        self.train([one for one in needed if not self.is_known(one)])
+        self.train(needed, weights=False)
         folders = [self.folder.training(one) for one in needed]
         if any(diverged(folder) for folder in folders):
             return math.inf
@@ -105,22 +105,31 @@ class Trainer:
 
     def is_known(self, training: Training) -> bool:
         """Whether its dev loss is known, or that it has none."""
+        return is_trained(self.folder.training(training)) or self._is_recorded(training)
+
+    def _is_recorded(self, training: Training) -> bool:
+        """Whether its dev loss is all that is known of it."""
         folder = self.folder.training(training)
-        return is_trained(folder) or (folder / ADAPTER_RECORD).exists()
+        return not is_trained(folder) and (folder / ADAPTER_RECORD).exists()
 
     # Training -----------------------------------------------------------------------------
 
-    def train(self, wanted: Sequence[Training], *, pass_over: bool = False) -> None:
+    def train(
+        self, wanted: Sequence[Training], *, pass_over: bool = False, weights: bool = True
+    ) -> None:
         """Train what is not there yet, side by side.
 
         Args:
             wanted: What.
             pass_over: Leave out what another process holds.
+            weights: Whether adapters are wanted, and not their dev losses alone.
 
         Raises:
             Busy: Another process holds some of it.
             TrainingError, TrainingStopped: As `train_side_by_side`.
         """
+        if not weights:
+            wanted = [one for one in wanted if not self._is_recorded(one)]
         added = [one for one in wanted if one.cell.method.adapters == "added"]
         others = [self._others_of(one) for one in added]
         for group in self.groups([*(one for one in wanted if one not in added), *others]):

@@ -151,7 +151,7 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(
     whole: Path, source: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "comparison"
-    for where, call in (("take_step", 150), ("add", 20)):
+    for where, call in (("take_step", 60), ("add", 20)):
         process = PROCESSES.Process(target=die_at, args=(source, out, where, call))
         process.start()
         process.join(timeout=SECONDS)
