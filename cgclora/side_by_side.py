@@ -16,6 +16,7 @@ in another company, or alone, a member goes on from its own newest checkpoint.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -344,24 +345,34 @@ class SideBySide:
 def resume(members: Sequence[Member], name: str) -> int:
     """Let members stand at their checkpoints; returns the round at which these were written.
 
-    The newest ones that were written in one round count, if these members wrote them together; else
-    each member's newest. What was logged after its checkpoint is dropped.
+    The newest ones that were written in one round count, if these members wrote them together: what
+    one of them did since, up to its end, is done again in the same company. Else each member's
+    newest counts. What was logged after its checkpoint is dropped.
 
     Args:
         members: All that are called together, just made.
         name: See `SideBySide`.
     """
     known = [[(path, read_state(path)) for path in member.checkpoints()] for member in members]
-    rounds = [
-        {state["cut"][1] for _, state in own if state["cut"][0] == name}
-        for own in known
-        if not (own and own[0][1]["ended"])
-    ]
-    common = max(set.intersection(*rounds), default=None) if rounds else None
+    written = [{s["cut"][1] for _, s in own if s["cut"][0] == name} for own in known]
+    for cuts, own in zip(written, known, strict=True):
+        if len(own) == len(cuts) < 2:  # no checkpoint was removed yet: the start is known, too
+            cuts.add(0)
+    # At any round after its end a member has nothing to do.
+    ends = [own[0][1]["cut"][1] if own and own[0][1]["ended"] else math.inf for own in known]
+    common = max(
+        (
+            cut
+            for cut in set().union(*written)
+            if all(cut in own or cut >= end for own, end in zip(written, ends, strict=True))
+        ),
+        default=None,
+    )
     latest = 0
-    for member, own in zip(members, known, strict=True):
-        at = next((one for one in own if one[1]["cut"] == [name, common]), None)
-        chosen = own[0] if own and own[0][1]["ended"] else at or next(iter(own), None)
+    for member, own, end in zip(members, known, ends, strict=True):
+        chosen = next(iter(own), None)
+        if common is not None and common < end:
+            chosen = next((one for one in own if one[1]["cut"] == [name, common]), None)
         member.restore(chosen and chosen[0])
         latest = max(latest, chosen[1]["cut"][1] if chosen else 0)
     return latest

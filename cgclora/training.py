@@ -32,6 +32,7 @@ from cgclora.router import TaskRouter
 from cgclora.run_folder import TrainingDiverged, claim, hold
 from cgclora.settings import TrainingSettings
 from cgclora.side_by_side import SideBySide, resume
+from cgclora.storage import read_manifest
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -148,7 +149,11 @@ def train_side_by_side(
         name = files.sha256(files.json_text([facts["identity"] for _, facts in prepared]).encode())
         reached = resume(members, name)
         for member in members:
-            if member.ended:  # only the adapter was not saved yet
+            saved = member.run.folder / "adapter"
+            if member.ended and saved.exists():
+                member.adapter.load_state_dict(member.best)
+                outcomes[member] = read_manifest(saved)[0]
+            elif member.ended:  # only the adapter was not saved yet
                 finish(member)
         left = [member for member in members if not member.ended]
         if left:

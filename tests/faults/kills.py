@@ -20,6 +20,7 @@ from evals.results import Run, partial_folder, read_run
 from tests.faults.processes import Measure, kill, measure
 from tests.faults.scene import Kind, Scene
 from tests.faults.works import (
+    MEMBERS,
     convert,
     convert_real,
     make_adapter,
@@ -27,6 +28,7 @@ from tests.faults.works import (
     save_adapters,
     stand_in,
     train,
+    train_together,
     write_run,
 )
 from tests.faults.world import FIRST, World, leftovers, load_stand_in, make_world, turn_of
@@ -155,6 +157,27 @@ def check_training(world: World, run_folder: Path) -> None:
     world.check(adapters=["medical", "general", "mine"])
 
 
+def _training_together(scene: Scene) -> str:
+    world = make_world(scene.folder)
+    usual, whole = usual_training_together()
+    said = kill(scene, usual, train_together, world.runs)
+    trained = [name for name in MEMBERS if (world.runs / name / "adapter").exists()]
+    assert len(trained) == len(MEMBERS) or not said
+    measure(train_together, world.runs)
+    for name in MEMBERS:
+        assert_same_run(world.runs / name, whole / name)
+    assert not leftovers(world.folder)
+    world.check(adapters=["medical", "general", *MEMBERS])
+    return f"{len(trained)} of {len(MEMBERS)} adapters"
+
+
+@cache
+def usual_training_together() -> tuple[Measure, Path]:
+    """Training side by side that nothing disturbs, and the folder of its run folders."""
+    folder = Path(_kept().name, "together")
+    return measure(train_together, folder), folder
+
+
 @cache
 def _kept() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="faults-")
@@ -227,6 +250,7 @@ KINDS = (
     Kind(FAULT, "saving an adapter", 48, _saving),
     Kind(FAULT, "writing a run", 50, _writing),
     Kind(FAULT, "training", 50, _training),
+    Kind(FAULT, "training side by side", 50, _training_together),
     Kind(FAULT, "converting the backbone", 50, _converting),
     Kind(FAULT, "converting the real backbone", 2, _converting_the_real_one, _no_package),
 )

@@ -23,15 +23,18 @@ from cgclora import embedded
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.gguf_model import convert_model  # noqa: F401 - as pyarrow
+from cgclora.member import TrainingRun
 from cgclora.router import TaskRouter
+from cgclora.settings import TrainingSettings
 from cgclora.storage import annotate
+from cgclora.training import train_side_by_side
 from evals import data
 from evals.benchmark import predict, score
 from evals.results import Run
 from tests.faults.processes import Say
 from tests.test_benchmark import RECORDS, Scripted, answers_to
 from tests.tiny import make_backbone
-from tests.training_runs import PLAIN, TASKS, run
+from tests.training_runs import DEV, PLAIN, SETTINGS, TASKS, TRAIN, run
 
 torch.set_num_threads(1)
 
@@ -117,6 +120,27 @@ def rows_of(run: Run) -> list[tuple[Any, ...]]:
 def train(say: Say, folder: Path) -> None:
     """Train on a tiny backbone, or go on."""
     run(folder)
+    say("trained")
+
+
+MEMBERS: dict[str, dict[str, Any]] = {"mine": {}, "mine too": {"seed": 1, "epochs": 2}}
+"""What `train_together` trains, with which settings."""
+
+
+def train_together(say: Say, folder: Path) -> None:
+    """Train two adapters side by side on a tiny backbone, or go on."""
+    backbone = make_backbone()
+    runs = [
+        TrainingRun(
+            Adapter.attach(backbone, PLAIN, name=name.replace(" ", "-")),
+            TRAIN,
+            DEV,
+            TrainingSettings(**{**SETTINGS, **changes}),
+            folder / name,
+        )
+        for name, changes in MEMBERS.items()
+    ]
+    train_side_by_side(runs, backbone.tokenizer, progress=lambda facts: None)
     say("trained")
 
 
