@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from cgclora.data import read_records as read_records
     from cgclora.decoding import generate as generate
     from cgclora.decoding import stream as stream
+    from cgclora.member import TrainingRun as TrainingRun
     from cgclora.request import Request as Request
     from cgclora.settings import TrainingSettings as TrainingSettings
     from cgclora.training import train as train
+    from cgclora.training import train_side_by_side as train_side_by_side
 
 __version__ = "0.1.0"
 
@@ -31,12 +33,14 @@ _HOMES = {
     "Clusters": "cluster",
     "Record": "data",
     "Request": "request",
+    "TrainingRun": "member",
     "TrainingSettings": "settings",
     "generate": "decoding",
     "load_backbone": "backbone",
     "read_records": "data",
     "stream": "decoding",
     "train": "training",
+    "train_side_by_side": "training",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the same names, not written twice

@@ -26,6 +26,7 @@ from cgclora.settings import TrainingSettings
 from cgclora.side_by_side import SideBySide
 from cgclora.storage import read_manifest
 from cgclora.training import print_progress, train, train_side_by_side
+from tests.reference import Operations
 from tests.test_interrupted_training import PROCESSES
 from tests.tiny import make_backbone, save_backbone
 from tests.training_runs import (
@@ -530,3 +531,63 @@ def test_a_file_of_runs_that_makes_no_sense_is_refused(
     assert train_runs(tmp_path, runs) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()
+
+
+# No waiting -------------------------------------------------------------------------------
+
+
+def a_round(backbone: Backbone, folder: Path, names: Sequence[str], count: int = 1) -> Operations:
+    """The operations of a round that neither logs nor evaluates, of members like these."""
+    config, train_records, dev_records, _ = CASES["cgc"]
+    seen = Operations()
+    take_round = SideBySide.take_round
+
+    def counted(self: SideBySide, active: Sequence[Member]) -> None:
+        if self.round != 1:
+            take_round(self, active)
+            return
+        with seen:
+            take_round(self, active)
+
+    runs = [
+        TrainingRun(
+            Adapter.attach(backbone, config, name=f"{name}{place}", seed=place),
+            train_records,
+            dev_records,
+            TrainingSettings(**{**SETTINGS, "epochs": 10, "evaluations": 1}),
+            folder / f"{name}{place}",
+        )
+        for name in names
+        for place in range(count)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        # What a processor looks at in each step, and a GPU when it logs.
+        patch.setattr(Member, "check_loss", lambda self: None)
+        patch.setattr(SideBySide, "take_round", counted)
+        train_side_by_side(runs, backbone.tokenizer, tokens=10**9, progress=lambda facts: None)
+    return seen
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen3"])
+def test_a_step_waits_for_no_value(tmp_path: Path, architecture: str) -> None:
+    seen = a_round(make_backbone(architecture), tmp_path, ["a"], 3)
+    for name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal"):
+        assert not seen.count[name], name
+
+
+def test_more_members_of_one_shape_need_no_more_products(tmp_path: Path) -> None:
+    products = [
+        a_round(make_backbone("gemma3"), tmp_path / str(count), ["a"], count).products()
+        for count in (2, 6)
+    ]
+    assert products[0] == products[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_members_learn_what_they_learn_alone(tmp_path: Path) -> None:
+    names = ["cgc", "lora", "moe"]
+    for folder, some in [("together", names), *(("alone", [name]) for name in names)]:
+        backbone = make_backbone("gemma3")
+        backbone.model.cuda()
+        together(tmp_path / folder, some, backbone)
+    assert_alike(tmp_path / "together", tmp_path / "alone", names)
