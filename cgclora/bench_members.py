@@ -104,7 +104,7 @@ class _Steps:
             model,
             processes,
             name="",
-            round=0,
+            reached=0,
             tokens=None,
             finish=lambda _: None,
             say=lambda *_: None,

@@ -57,7 +57,7 @@ class SideBySide:
         model: The backbone that carries all of them.
         processes: Who share each pass.
         name: Of these members in this company, the same whenever they are called together.
-        round: The one at which their checkpoints were written, see `resume`.
+        reached: The round at which their checkpoints were written, see `resume`.
         tokens: Most padded tokens of a pass of several members; None asks the device.
         finish: Called with a member that took its last step.
         say: Called with a member and what it logged.
@@ -70,7 +70,7 @@ class SideBySide:
         processes: Processes,
         *,
         name: str,
-        round: int,  # noqa: A002 - nothing is rounded here
+        reached: int,
         tokens: int | None,
         finish: Callable[[Member], None],
         say: Callable[[Member, dict[str, Any]], None],
@@ -79,7 +79,7 @@ class SideBySide:
         self.model = model
         self.processes = processes
         self.name = name
-        self.round = round
+        self.round = reached
         self.finish = finish
         self.say = say
         self.loss = TargetLoss(model)
@@ -128,7 +128,7 @@ class SideBySide:
         while active:
             self.take_round(active)
             evaluated = [member for member in active if member.evaluates and not member.error]
-            ended = [member for member in active if member.ended]
+            ended = [member for member in active if member.ended and not member.error]
             active = [member for member in active if not member.ended and not member.error]
             stopping = bool(active) and stop is not None and stop()
             if stopping or (evaluated and self._cut_is_due(evaluated, active)):

@@ -162,7 +162,7 @@ def train_side_by_side(
                 model,
                 processes,
                 name=name,
-                round=reached,
+                reached=reached,
                 tokens=tokens,
                 finish=finish,
                 say=_Progress(left, progress) if processes.writes else lambda member, facts: None,
@@ -309,7 +309,7 @@ def _save(member: Member, facts: Mapping[str, Any], members: int) -> dict[str, A
         "best_step": member.best_step,
         "best_dev_loss": member.best_loss,
         "resumed_at": member.resumed_at,
-        "seconds": round(member.seconds, 1),
+        "seconds": round(member.seconds, 3),
         "side_by_side": members,
     }
     return member.adapter.save(

@@ -264,7 +264,7 @@ def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypat
     tokens = token_ids(len(ids))
 
     def learned(few: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        adapter = attach(make_model(), config)
+        adapter = attach(make_model().double(), config)
         monkeypatch.setattr(Adapter, "few", lambda self, rows, few=few: few)
         with adapter.route(torch.tensor(ids)):
             loss = adapter.model(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -275,7 +275,7 @@ def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypat
     expected, gradients_of_all = learned(few=False)
     torch.testing.assert_close(loss, expected)
     for name, gradient in gradients_of_all.items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_experts_of_few_rows_are_picked_where_they_are_at_most_half():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cgclora import bench, bench_growth
+from cgclora import bench, bench_growth, bench_members
 from cgclora.adapter import Adapter, linear_paths
 from cgclora.backbone import Backbone, fingerprint
 from cgclora.bench import Bar, Part
@@ -35,6 +35,7 @@ METHODS = {
         "20 fused experts, no dropout",
         "loop over 20 experts, no dropout",
     },
+    "members": {"1 side by side", "4 side by side", "4 one after another"},
     "experts": {"4 experts", "64 experts"},
     "decoding": {"bare, 1 row", "folded, 1 row", "bare, 16 rows", "mixed tasks, 16 rows"},
     **{
@@ -51,7 +52,9 @@ METHODS = {
     },
 }
 BARS = {
-    ("cgclora, fused experts", "PEFT LoRA, same total rank"): 1 / 1.05,
+    ("cgclora, fused experts", "PEFT LoRA, same total rank"): 1.5,
+    ("4 side by side", "4 one after another"): 1 / 1.05,
+    ("4 side by side", "1 side by side", "memory"): 1 / 1.3,
     ("20 fused experts", "loop over 20 experts"): 5,
     ("cgclora, fused experts", "PEFT + Trainer, full logits"): 4,
     ("cgclora, fused experts", "PEFT + Trainer, full logits", "memory"): 2,
@@ -77,6 +80,7 @@ def measured() -> Iterator[tuple[Backbone, dict[str, Any], torch.Tensor]]:
         before = backbone.model(input_ids=torch.arange(3, 40).unsqueeze(0)).logits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench_growth, "SIZES", SIZES)
+        patch.setattr(bench_members, "MEMBERS", (1, 4))
         yield backbone, bench.run(backbone, only=list(METHODS), repeats=1), before
 
 

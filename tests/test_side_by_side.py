@@ -201,8 +201,8 @@ def test_fifty_steps_on_the_embedded_backbone_give_the_weights_of_a_run_alone(
     backbone.model.double()  # as in `together`
     short = [dataclasses.replace(record, prompt=record.prompt[:12]) for record in TRAIN]
     cases = {
-        "cgc": (AdapterConfig(TASKS, common=2, specific=1), short),
-        "lora": (AdapterConfig.lora(TASKS, 3), short[:12]),
+        "cgc": (AdapterConfig(TASKS, common=2, specific=1), short, 50),
+        "lora": (AdapterConfig.lora(TASKS, 3), short[::-1], 12),  # steps
     }
 
     def steps(folder: Path, names: Sequence[str]) -> None:
@@ -210,8 +210,8 @@ def test_fifty_steps_on_the_embedded_backbone_give_the_weights_of_a_run_alone(
             TrainingRun(
                 Adapter.attach(backbone, cases[name][0], name=name),
                 cases[name][1],
-                DEV[:3],
-                TrainingSettings(epochs=50 / len(cases[name][1]), batch_size=1, evaluations=1),
+                short[:3],
+                TrainingSettings(epochs=cases[name][2] / 24, batch_size=1, evaluations=1),
                 folder / name,
             )
             for name in names

@@ -400,9 +400,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Pa
 
 def test_a_dev_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     # One step: the loss before it is fine, the weights after it are not.
-    with pytest.raises(TrainingError, match=r"dev loss.*step 1"):
-        run(tmp_path, learning_rate=1e30, warmup=0.0, epochs=0.01, evaluations=1)
-    assert not (tmp_path / "adapter").exists()
+    for _ in range(2):  # nor does a second call take it for done
+        with pytest.raises(TrainingError, match=r"dev loss.*step 1"):
+            run(tmp_path, learning_rate=1e30, warmup=0.0, epochs=0.01, evaluations=1)
+        assert not (tmp_path / "adapter").exists()
 
 
 def test_after_an_error_the_backbone_is_fit_for_answers(tmp_path: Path) -> None:

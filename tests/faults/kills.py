@@ -249,8 +249,8 @@ def _no_package() -> str:
 KINDS = (
     Kind(FAULT, "saving an adapter", 48, _saving),
     Kind(FAULT, "writing a run", 50, _writing),
-    Kind(FAULT, "training", 50, _training),
-    Kind(FAULT, "training side by side", 50, _training_together),
+    Kind(FAULT, "training", 30, _training),
+    Kind(FAULT, "training side by side", 20, _training_together),
     Kind(FAULT, "converting the backbone", 50, _converting),
     Kind(FAULT, "converting the real backbone", 2, _converting_the_real_one, _no_package),
 )
