@@ -55,7 +55,6 @@ def write_training(folder: Path, loss: float, size: int) -> None:
     write_adapter(folder / "adapter", loss, size)
     (folder / "run.json").write_text("{}")
     (folder / "log.jsonl").write_text(f'{{"step": 1, "loss": {loss}}}\n' * 50)
-    (folder / "seconds.json").write_text("{}")
     (folder / ".lock").write_text("")
     (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (folder / "checkpoints" / "checkpoint-1" / "adapter.safetensors").write_bytes(b"old")
