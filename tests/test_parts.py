@@ -55,6 +55,7 @@ def write_training(folder: Path, loss: float, size: int) -> None:
     write_adapter(folder / "adapter", loss, size)
     (folder / "run.json").write_text("{}")
     (folder / "log.jsonl").write_text(f'{{"step": 1, "loss": {loss}}}\n' * 50)
+    (folder / "timings.json").write_text("{}")  # whatever else may be there
     (folder / ".lock").write_text("")
     (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (folder / "checkpoints" / "checkpoint-1" / "adapter.safetensors").write_bytes(b"old")
@@ -143,7 +144,7 @@ def test_adapters_of_rates_that_were_not_chosen_leave_their_record_alone(out, tm
     write_parts(out, tmp_path / "parts", SIZE)
     read_parts(tmp_path / "parts", tmp_path / "back")
     other = tmp_path / "back/adapters/medical/cgc-lora/seed-0/rate-0.002"
-    assert names(other) == ["adapter.json", "log.jsonl", "run.json"]
+    assert names(other) == ["adapter.json", "log.jsonl", "run.json", "timings.json"]
     assert files.read_sealed(other / ADAPTER_RECORD)["training"]["best_dev_loss"] == 2.0
 
 
@@ -161,7 +162,7 @@ def test_of_the_adapter_that_a_task_was_added_to_the_record_is_kept(tmp_path):
     read_parts(tmp_path / "parts", tmp_path / "back")
     back = tmp_path / "back/adapters" / cell / rate
     assert names(back) == ["ner"]
-    record = ["adapter.json", "log.jsonl", "run.json"]
+    record = ["adapter.json", "log.jsonl", "run.json", "timings.json"]
     assert names(back / "ner") == sorted(["adapter", "others", *record])
     assert names(back / "ner/others") == record
     assert "adapter.safetensors" in names(back / "ner/adapter")
