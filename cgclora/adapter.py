@@ -306,7 +306,7 @@ class Adapter:
         """
         with torch.no_grad():
             gates = self.weigh([task])[:, 0].float()
-        return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+        return self._of_ranks(gates)
 
     def use(self, weights: Tensor) -> Use:
         """What gates of a batch's rows, [L, batch, E], use of an adapter made `for_inference`."""
@@ -315,8 +315,11 @@ class Adapter:
     def _routed(self, gates: Tensor) -> Route | GatheredRoute:
         if self._shelves:
             return gather([self.use(gates)])
-        weights = self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
-        return Route(self.name, weights.unsqueeze(2).unbind(0))
+        return Route(self.name, self._of_ranks(gates).unsqueeze(2).unbind(0))
+
+    def _of_ranks(self, gates: Tensor) -> Tensor:
+        """Scale times gate, a value a rank, of gates [..., experts]."""
+        return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
 
     def few(self, rows: int) -> bool:
         """Whether the experts of so many rows are at most half of all."""
@@ -335,13 +338,12 @@ class Adapter:
         Returns:
             [L, batch, R], and which of the E*k ranks these are, [R]; None is all of them in order.
         """
-        config = self.config
         tasks = tasks.to(self.gate.own.device)
         gates = cast(Tensor, self.gate(tasks))
         ranks = None
         if self.few(len(tasks)):
             gates, ranks = self._own_experts(gates, tasks)
-        return config.scale * gates.repeat_interleave(config.expert_rank, dim=-1), ranks
+        return self._of_ranks(gates), ranks
 
     def _own_experts(self, gates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Of gates [L, batch, E] those of the common and each row's experts, and their ranks."""

@@ -125,6 +125,7 @@ class Matrix:
             split: data.limit(found, getattr(recipe.records, split), DRAW)
             for split, found in whole.items()
         }
+        self._tried: dict[Cell, dict[float, float]] = {}
         self._ends = float("inf")
         self._say: Callable[[str], None] = lambda _: None
         self.folder = ComparisonFolder(self.out)
@@ -324,7 +325,11 @@ class Matrix:
         tuned = self._tuned(cell)
         if tuned is None:
             return None, None
-        tried = {rate: self.trainer.loss(tuned, rate) for rate in self.recipe.learning_rates}
+        if tuned not in self._tried:  # each look at an adapter reads all of its files
+            self._tried[tuned] = {
+                rate: self.trainer.loss(tuned, rate) for rate in self.recipe.learning_rates
+            }
+        tried = self._tried[tuned]
         best = min(tried, key=tried.__getitem__)
         if math.isinf(tried[best]):
             raise TrainingError(
