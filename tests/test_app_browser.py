@@ -133,9 +133,10 @@ def test_another_task_leaves_no_trace_of_the_answer_before(server: str, visit: V
     page.locator(SAID).first.wait_for()
     page.locator(f"#tasks label:not(:has(input[value='{task}']))").first.click()
     expect(page.locator(".task code")).not_to_have_text(task)
+    expect(page.locator("#answer-0 .card.empty")).to_have_count(1)
     page.wait_for_timeout(1500)  # for what may still come
-    assert page.locator("#answer-0 .card.empty").count() == 1
-    assert page.locator("#run").is_visible()
+    expect(page.locator("#answer-0 .card.empty")).to_have_count(1)
+    expect(page.locator("#run")).to_be_visible()
 
 
 def test_a_second_example_is_answered_in_place_of_the_first(server: str, visit: Visit) -> None:
