@@ -100,7 +100,7 @@ def measure(
         records,
         tokenizer,
         tasks,
-        separator=adapter.config.separator,
+        prompt_format=adapter.config.prompt_format,
         max_length=settings.max_length,
     )
     groups = _by_task(data, tasks, settings.records + settings.loss_records)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgclora.config import PromptFormat
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import, and reading needs none
 
@@ -68,7 +70,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record as token ids: the prompt with its start token, then target and end token.
+    """A record as token ids: the prompt with its special tokens, then target and end token.
 
     Attributes:
         ids: Token ids of prompt and target.
@@ -206,7 +208,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
     *,
-    separator: str,
+    prompt_format: PromptFormat,
     max_length: int,
     needed: Sequence[str] | None = None,
 ) -> tuple[list[Encoded], Counter[str]]:
@@ -219,7 +221,7 @@ def encode(
         records: What to encode.
         tokenizer: The backbone's.
         tasks: Task names in the order of their ids.
-        separator: Text between prompt and target.
+        prompt_format: What stands around a prompt.
         max_length: Most tokens of prompt and target together.
         needed: Tasks that must have a record, and that alone may have some; None for all.
 
@@ -237,7 +239,7 @@ def encode(
         where = "the adapter does not know" if needed is None else "are not to be trained here"
         raise DataError(f"the data has tasks that {where}: {unknown}.")
     encoded, too_long = [], Counter[str]()
-    prompts = encode_prompts([record.prompt for record in records], tokenizer, separator)
+    prompts = encode_prompts([record.prompt for record in records], tokenizer, prompt_format)
     targets = tokenizer([record.target for record in records] or [""], add_special_tokens=False)[
         "input_ids"
     ]
@@ -259,13 +261,29 @@ def encode(
 
 
 def encode_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, separator: str | Sequence[str]
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    after: str | PromptFormat | Sequence[PromptFormat],
 ) -> list[list[int]]:
-    """Token ids of prompts, each with the backbone's start token and the separator, or its own."""
+    """Token ids of prompts.
+
+    Args:
+        prompts: The texts.
+        tokenizer: The backbone's.
+        after: What stands around them, for all or for each; a text is the separator alone.
+    """
     if not prompts:
         return []
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    separators = [separator] * len(prompts) if isinstance(separator, str) else separator
-    texts = [prompt + after for prompt, after in zip(prompts, separators, strict=True)]
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [[*start, *ids] for ids in encoded]
+    if isinstance(after, str):
+        after = PromptFormat(after)
+    formats = [after] * len(prompts) if isinstance(after, PromptFormat) else after
+    texts = [text + one.separator for text, one in zip(prompts, formats, strict=True)]
+    encoded: list[list[int]] = tokenizer(texts)["input_ids"]
+    if any(one.start == "bos" for one in formats):
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        bare = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = [
+            [*start, *plain] if one.start == "bos" else ids
+            for one, plain, ids in zip(formats, bare, encoded, strict=True)
+        ]
+    return encoded

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Row, folded_in
 from cgclora.backbone import Backbone
+from cgclora.config import PromptFormat
+from cgclora.data import encode_prompts
 from cgclora.layer import GatheredRoute, Route
 
 Finish = Literal["end", "stop", "length"]
@@ -31,7 +33,7 @@ class Request:
 
     Attributes:
         task: Whose experts answer; None is the bare backbone.
-        prompt: The whole prompt, without the separator that the adapter's config adds.
+        prompt: The whole prompt, without what stands around it (`PromptFormat`).
         max_new_tokens: Most tokens of the answer.
         stop: Texts at which the answer ends; they are not part of it.
         temperature: 0 takes the likeliest token, otherwise (1e-6 to 1e6) tokens are drawn.
@@ -41,6 +43,8 @@ class Request:
             None leaves it free.
         gates: Weights instead of the gate's: [E] for all layers, or [L, E].
         cluster: Whose task it is, where several adapters are resident; None looks it up.
+        separator: Text between prompt and answer; None takes that of the adapter's training, and a
+            line break for the bare backbone.
     """
 
     task: str | None
@@ -53,6 +57,7 @@ class Request:
     choices: tuple[str, ...] | None = None
     gates: Tensor | None = None
     cluster: str | None = None
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a request may come from a form."""
@@ -85,8 +90,8 @@ class Experts(Protocol):
     def snapshot(self) -> Experts:
         """Those of now: a batch asks them twice, and must not hear of different adapters."""
 
-    def separator(self, row: Row) -> str:
-        """Text between a row's prompt and its answer."""
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """What stands around a row's prompt."""
 
     def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
         """The route of a batch."""
@@ -127,6 +132,27 @@ class Piece:
     index: int
     text: str
     answer: Answer | None = None
+
+
+def encode_requests(
+    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None
+) -> list[list[int]]:
+    """Token ids of the requests' prompts, checked.
+
+    Raises:
+        ConfigError: The adapter does not know a task.
+        DecodingError: As `check` says.
+    """
+    formats = []
+    for request in requests:
+        bare = adapter is None or request.task is None
+        own = PromptFormat() if bare else cast(Experts, adapter).prompt_format(request)
+        if request.separator is not None:
+            own = replace(own, separator=request.separator)
+        formats.append(own)
+    prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
+    check(backbone, requests, prompts, adapter)
+    return prompts
 
 
 def check(

@@ -219,7 +219,7 @@ class _Preparation:
         data, too_long, hashes = {}, Counter[str](), {}
         for split, records in (("train", run.train_records), ("dev", run.dev_records)):
             digest = self._once(("hash", id(records)), data_hash, records)
-            key = ("ids", digest, tasks, adapter.config.separator, max_length, only)
+            key = ("ids", digest, tasks, adapter.config.prompt_format, max_length, only)
             encoded, skipped = self._once(key, self._encode, run, records, max_length)
             data[split] = sample_per_task(encoded, wanted[split], settings.seed)
             too_long += skipped
@@ -257,7 +257,7 @@ class _Preparation:
             records,
             self.tokenizer,
             run.adapter.config.tasks,
-            separator=run.adapter.config.separator,
+            prompt_format=run.adapter.config.prompt_format,
             max_length=max_length,
             needed=run.only,
         )

@@ -190,7 +190,7 @@ class Composer:
             examples,
             tokenizer,
             (task,),
-            separator=adapter.config.separator,
+            prompt_format=adapter.config.prompt_format,
             max_length=sys.maxsize,
         )
         batch: dict[str, Tensor] = Collator(cast(int, tokenizer.pad_token_id))(encoded)

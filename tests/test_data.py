@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
+from cgclora.config import PromptFormat
 from cgclora.data import (
     DataError,
     Encoded,
@@ -19,6 +21,7 @@ from cgclora.data import (
     read_records,
     sample_per_task,
 )
+from tests.tiny import make_tokenizer
 
 GOOD = {"task": "mood", "input": "今天心情怎么样？", "target": "很好"}
 
@@ -154,7 +157,8 @@ def test_training_sees_the_prompt_ids_that_decoding_sees(
 ) -> None:
     # "the" is one token of this tokenizer, so a joint tokenisation would merge across the seam.
     records = [Record("1", "a", "Is it about t", "he weather?"), Record("2", "a", "天气", "很好")]
-    encoded, _ = encode(records, tiny_tokenizer, ["a"], separator="", max_length=99)
+    joined = PromptFormat("")
+    encoded, _ = encode(records, tiny_tokenizer, ["a"], prompt_format=joined, max_length=99)
     prompts = encode_prompts([record.prompt for record in records], tiny_tokenizer, "")
     for item, prompt, record in zip(encoded, prompts, records, strict=True):
         assert item.ids[: item.prompt_length] == prompt
@@ -163,12 +167,46 @@ def test_training_sees_the_prompt_ids_that_decoding_sees(
         assert tiny_tokenizer.decode(item.ids[item.prompt_length : -1]) == record.target
         assert tiny_tokenizer.decode(item.ids[1 : item.prompt_length]) == record.prompt
     joint = tiny_tokenizer(records[0].prompt + records[0].target)["input_ids"]
-    assert encoded[0].ids[1:-1] != joint
+    assert encoded[0].ids[:-1] != joint
 
 
 def test_the_separator_ends_the_prompt(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     (ids,) = encode_prompts(["天气"], tiny_tokenizer, "\n答：")
     assert tiny_tokenizer.decode(ids[1:]) == "天气\n答："
+
+
+def _tokenizer_that_adds(template: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = make_tokenizer()
+    inner = tokenizer.backend_tokenizer
+    inner.post_processor = processors.Sequence([])
+    if template is not None:
+        names = {name for name in template.split() if name != "$A"}
+        special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
+        inner.post_processor = processors.TemplateProcessing(template, None, special)
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [None, "<bos> $A", "<pad> <bos> $A", "$A <eos>"])
+def test_a_prompt_has_the_special_tokens_that_its_tokenizer_adds(template: str | None) -> None:
+    """Whether it names a `bos_token` or not: what PEFT, TRL and vLLM would feed."""
+    tokenizer = _tokenizer_that_adds(template)
+    texts = ["头痛", "How is the weather?"]
+    expected = [tokenizer(text + "\n")["input_ids"] for text in texts]
+    assert encode_prompts(texts, tokenizer, "\n") == expected
+    plain = tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"]
+    assert (expected[0] == plain) == (template is None)
+
+
+def test_adapters_of_before_are_asked_as_they_were_trained() -> None:
+    """With the named start token, whatever the tokenizer adds, each in one batch with others."""
+    tokenizer = _tokenizer_that_adds("<pad> <bos> $A")
+    plain = tokenizer("头痛\n", add_special_tokens=False)["input_ids"]
+    old, new = PromptFormat(start="bos"), PromptFormat()
+    found = encode_prompts(["头痛"] * 3, tokenizer, [old, new, old])
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
+    assert found == [[bos, *plain], [pad, bos, *plain], [bos, *plain]]
+    tokenizer.bos_token = None
+    assert encode_prompts(["头痛"], tokenizer, old) == [plain]
 
 
 def test_no_prompts_give_no_ids(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -177,8 +215,10 @@ def test_no_prompts_give_no_ids(tiny_tokenizer: PreTrainedTokenizerFast) -> None
 
 def test_too_long_records_are_counted_by_task(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     records = [Record(str(n), task, "x" * n, "y") for task in "ab" for n in (1, 5, 50, 60)]
-    fits = len(tiny_tokenizer("x" * 50 + "\n")["input_ids"]) + 3  # start, target, end
-    encoded, too_long = encode(records, tiny_tokenizer, ["a", "b"], separator="\n", max_length=fits)
+    fits = len(tiny_tokenizer("x" * 50 + "\n")["input_ids"]) + 2  # target, end
+    encoded, too_long = encode(
+        records, tiny_tokenizer, ["a", "b"], prompt_format=PromptFormat(), max_length=fits
+    )
     assert too_long == {"a": 1, "b": 1}
     assert [item.task for item in encoded] == [0, 0, 0, 1, 1, 1]
     assert max(len(item.ids) for item in encoded) == fits
@@ -189,11 +229,17 @@ def test_a_task_without_a_record_that_fits_is_refused(
 ) -> None:
     records = [Record("1", "a", "x", "y"), Record("2", "b", "x" * 99, "y")]
     with pytest.raises(DataError, match=r"'b'.*20 tokens.*1 are longer"):
-        encode(records, tiny_tokenizer, ["a", "b"], separator="", max_length=20)
+        encode(records, tiny_tokenizer, ["a", "b"], prompt_format=PromptFormat(""), max_length=20)
     with pytest.raises(DataError, match="'a'"):
-        encode([], tiny_tokenizer, ["a"], separator="", max_length=20)
+        encode([], tiny_tokenizer, ["a"], prompt_format=PromptFormat(""), max_length=20)
 
 
 def test_an_unknown_task_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"\['c'\]"):
-        encode([Record("1", "c", "x", "y")], tiny_tokenizer, ["a"], separator="", max_length=20)
+        encode(
+            [Record("1", "c", "x", "y")],
+            tiny_tokenizer,
+            ["a"],
+            prompt_format=PromptFormat(""),
+            max_length=20,
+        )
