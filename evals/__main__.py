@@ -318,8 +318,9 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
 
 
 def _print_progress(facts: Mapping[str, Any]) -> None:
-    left = facts["seconds_left"] / 60
-    print(f"{facts['done']}/{facts['total']} · {left:.1f} min left", file=sys.stderr, flush=True)
+    left = facts["seconds_left"]
+    words = "" if left is None else f" · {left / 60:.1f} min left"
+    print(f"{facts['done']}/{facts['total']}{words}", file=sys.stderr, flush=True)
 
 
 def _report(run: Run, *, as_json: bool = False) -> None:

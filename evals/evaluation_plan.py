@@ -20,12 +20,10 @@ from cgclora.sources import FOLDER_VARIABLE, data_folder
 from evals import data
 from evals.methods import CGC_LORA, METHODS, SINGLE, spelled
 from evals.tasks import TASKS
+from evals.time_left import ANSWER_WEIGHT
 
 BACKBONE = "Backbone"
 """The method's name where no adapter answers."""
-
-
-_TARGET_WEIGHT = 8  # a character that is written costs as much time as so many that are read
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _data_facts(path: Path, split: str, _: object) -> DataFacts:
 
 
 def _work(record: Record) -> float:
-    return len(record.prompt) + _TARGET_WEIGHT * len(record.target)
+    return len(record.prompt) + ANSWER_WEIGHT * len(record.target)
 
 
 # Time -------------------------------------------------------------------------------------
