@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from cgclora.records import task_name
+
 HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, several become experts:
 
   lora      one LoRA that answers all the tasks named, exactly as in PEFT
@@ -27,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peft", type=Path, action="append", required=True, help="PEFT LoRA folder (repeat)"
     )
-    parser.add_argument("--task", action="append", help="task name (repeat)")
+    parser.add_argument("--task", type=task_name, action="append", help="task name (repeat)")
     parser.add_argument(
         "--method",
         choices=("lora", "moe-lora", "cgc-lora"),

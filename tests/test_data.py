@@ -1,9 +1,8 @@
-"""Reading records, their hash, subsets, and token ids."""
+"""The hash of records, subsets, and token ids."""
 
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from tokenizers import processors
@@ -17,105 +16,9 @@ from cgclora.data import (
     data_hash,
     encode,
     encode_prompts,
-    read_prompts,
-    read_records,
     sample_per_task,
 )
 from tests.tiny import make_tokenizer
-
-GOOD = {"task": "mood", "input": "今天心情怎么样？", "target": "很好"}
-
-
-def write(path: Path, *lines: object) -> Path:
-    path.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines),
-        encoding="utf-8",
-    )
-    return path
-
-
-# Reading ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("field", ["task", "task_dataset", "kind"])
-def test_the_task_may_stand_under_any_of_three_names(tmp_path: Path, field: str) -> None:
-    path = write(tmp_path / "a.jsonl", {field: "mood", "input": "问", "target": "答"})
-    assert read_records(path) == [Record("a-1", "mood", "问", "答")]
-
-
-def test_a_record_keeps_its_id_its_choices_and_its_text_unchanged(tmp_path: Path) -> None:
-    text = " 第一行\n第二行\u2028同一行 "
-    path = write(
-        tmp_path / "a.jsonl",
-        {**GOOD, "input": text, "sample_id": 17, "answer_choices": ["好", "坏"]},
-    )
-    (record,) = read_records(path)
-    assert record == Record("17", "mood", text, "很好", ("好", "坏"))
-
-
-def test_empty_lines_are_passed_over_but_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", "", GOOD, "   ", GOOD, "")
-    assert [record.id for record in read_records(path)] == ["a-2", "a-4"]
-
-
-def test_windows_line_ends_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\r\n".join([json.dumps(GOOD).encode()] * 2))
-    assert len(read_records(path)) == 2
-
-
-def test_only_wanted_tasks_are_kept(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", *({**GOOD, "task": name} for name in "abcab"))
-    assert [record.task for record in read_records(path, tasks=["a", "c"])] == ["a", "c", "a"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{not json", ["not JSON"]),
-        ("[1, 2]", ["object", "list"]),
-        ({"input": "问", "target": "答"}, ["task", "task_dataset", "kind"]),
-        ({**GOOD, "task": 3}, ["'task'", "3"]),
-        ({**GOOD, "input": "  "}, ["'input'", "'  '"]),
-        ({**GOOD, "target": None}, ["'target'", "None"]),
-        ({"task": "mood", "input": "问"}, ["'target'", "None"]),
-        ({**GOOD, "answer_choices": "好"}, ["'answer_choices'", "'好'"]),
-        ({**GOOD, "answer_choices": ["好", 1]}, ["'answer_choices'", "1"]),
-    ],
-)
-def test_a_bad_line_is_named_with_file_line_field_and_value(
-    tmp_path: Path, line: object, words: list[str]
-) -> None:
-    path = write(tmp_path / "bad.jsonl", GOOD, line)
-    with pytest.raises(DataError) as caught:
-        read_records(path)
-    message = str(caught.value)
-    assert f"{path}, line 2" in message
-    assert all(word in message for word in words), message
-
-
-def test_a_missing_an_empty_and_a_binary_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    for path, word in (
-        (tmp_path / "missing.jsonl", "No such file"),
-        (write(tmp_path / "empty.jsonl", ""), "no record"),
-        (tmp_path / "binary.jsonl", "UTF-8"),
-    ):
-        with pytest.raises(DataError, match=word) as caught:
-            read_records(path)
-        assert str(path) in str(caught.value)
-
-
-def test_a_wanted_task_without_records_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match=r"\['weather'\].*\['mood'\]"):
-        read_records(path, tasks=["mood", "weather"])
-
-
-def test_prompts_need_no_target(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", {"task": "mood", "input": "问"}, {**GOOD, "target": None})
-    assert [record.target for record in read_prompts(path)] == ["", ""]
-
 
 # Hash and subset --------------------------------------------------------------------------
 
