@@ -40,13 +40,13 @@ def begun(**settings: object) -> PeftModel:
     if config.init_lora_weights == "corda":
         preprocess_corda(model, config, lambda: logits(model, token_ids(1, 100)))
     if config.init_lora_weights == "lora_ga":
-        model.requires_grad_(True)
         preprocess_loraga(model, config, lambda: backward(model))
     return get_peft_model(model, config)
 
 
 def backward(model: PreTrainedModel) -> None:
-    model(input_ids=IDS, labels=IDS).loss.backward()
+    inputs = model.get_input_embeddings()(IDS).requires_grad_()
+    model(inputs_embeds=inputs, labels=IDS).loss.backward()
 
 
 def trained(folder: Path, initial: Path | None = None, **settings: object) -> Tensor:
