@@ -25,6 +25,12 @@ _GEMMA_NOTICE = (
     "ai.google.dev/gemma/terms"
 )
 
+_STARTS: Mapping[str, str] = {
+    "tokenizer": "the special tokens that the backbone's tokenizer adds to a text by itself",
+    "bos": "the backbone's start token, if it has one",
+}
+"""What stands before a prompt, by `PromptFormat.start`."""
+
 
 @contextmanager
 def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
@@ -87,6 +93,7 @@ def describe(
         "backbone": dict(first.manifest.get("backbone", {}))
         | {"model_type": first.backbone.model_type},
         "separator": first.config.separator,
+        "start": first.config.start,
         "licence": licence(sources),
         **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
     }
@@ -157,7 +164,7 @@ def _card(manifest: Mapping[str, Any], usage: str, *, gemma: bool) -> str:
         f"- rank: {export['rank']}",
         f"- text between prompt and answer: {separator}",
         "",
-        "A prompt ends with that text, and begins with the backbone's start token, if it has one.",
+        "A prompt ends with that text, and begins with " + _STARTS[manifest["start"]] + ".",
         "",
         "## Use",
         "",

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cgclora.config import Start
 from cgclora.files import sha256_file
 from cgclora.storage import MANIFEST_FILE, AdapterError
 
@@ -63,6 +64,8 @@ class PeftLoRA:
         dropout: Of the features while it was trained.
         facts: What identifies it, for a manifest.
         separator: Text between prompt and answer, if the folder is an export of ours that says so.
+        start: What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old
+            ones, which are of `bos`; PEFT's own folders are as the tokenizer has it.
         licence: The licence, likewise.
     """
 
@@ -75,6 +78,7 @@ class PeftLoRA:
     dropout: float
     facts: Mapping[str, Any]
     separator: str | None
+    start: Start
     licence: str | None
 
 
@@ -121,6 +125,7 @@ def read_peft(folder: str | Path) -> PeftLoRA:
         dropout,
         facts,
         ours.get("separator"),
+        ours.get("start", "bos") if ours else "tokenizer",
         ours.get("licence"),
     )
 

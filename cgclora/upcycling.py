@@ -63,6 +63,7 @@ def import_peft(
         dropout=lora.dropout,
         target_modules=_targets(backbone, [lora]),
         separator=_separator([lora], separator),
+        start=lora.start,
     )
     adapter = Adapter.attach(backbone, config, name=name)
     _place(adapter, lora, 0, config.scale)
@@ -127,6 +128,7 @@ def upcycle(
         dropout=loras[0].dropout if len({lora.dropout for lora in loras}) == 1 else 0.0,
         target_modules=_targets(backbone, loras),
         separator=_separator(loras, separator),
+        start="bos" if all(lora.start == "bos" for lora in loras) else "tokenizer",
     )
     adapter = Adapter.attach(backbone, config, name=name, seed=seed)
     for number, lora in enumerate(mine.values()):

@@ -1,5 +1,6 @@
 """LoRAs that PEFT saved, as adapters: the same function, and what several begin with together."""
 
+import dataclasses
 import json
 from collections import Counter
 from itertools import pairwise
@@ -103,10 +104,13 @@ def test_a_plain_lora_comes_as_it_was_stored(tmp_path):
         assert torch.equal(layer.expert_B["default"], stored[f"{prefix}.lora_B.weight"])
     config = adapter.config
     assert (config.alpha, config.expert_rank, config.target_modules) == (6.0, 4, tuple(ATTENTION))
+    assert config.start == "tokenizer"
 
 
-def test_a_task_goes_out_and_comes_back(tmp_path):
-    adapter = scatter(Adapter.attach(make_backbone(), METHODS["CGC-LoRA"]))
+@pytest.mark.parametrize("start", ["tokenizer", "bos"])
+def test_a_task_goes_out_and_comes_back(tmp_path, start):
+    config = dataclasses.replace(METHODS["CGC-LoRA"], start=start)
+    adapter = scatter(Adapter.attach(make_backbone(), config))
     adapter.save(tmp_path / "adapter", facts={"licence": "CC0"})
     source = TaskLoRAs.read(tmp_path / "adapter", adapter.model.config)
     export_peft(source, tmp_path / "peft", ["mood"])
@@ -114,6 +118,11 @@ def test_a_task_goes_out_and_comes_back(tmp_path):
     torch.testing.assert_close(routed(back, "mood"), routed(adapter, "mood"), **CLOSE)
     lora = read_peft(tmp_path / "peft")
     assert (lora.licence, lora.separator) == ("CC0", "\n")
+    assert back.config.start == start
+    manifest = json.loads((tmp_path / "peft" / MANIFEST_FILE).read_text(encoding="utf-8"))
+    del manifest["start"]  # as exports were when all adapters were trained so
+    (tmp_path / "peft" / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+    assert import_peft(tmp_path / "peft", make_backbone(), ["mood"]).config.start == "bos"
 
 
 # Several ----------------------------------------------------------------------------------
