@@ -192,6 +192,16 @@ def model_names(clusters: Clusters) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def check_model(model: str, clusters: Clusters) -> None:
+    """Pass the names of `model_names`, and `<cluster>/<task>` of a task that one cluster has.
+
+    Raises:
+        ApiError: There is no such model.
+    """
+    if _find(model, clusters) is None and model not in model_names(clusters):
+        raise _no_model(model)
+
+
 def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
     """The name of the model that answers, and a request for each prompt.
 
@@ -204,9 +214,12 @@ def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
         ConfigError, DataError: The model is `auto` and a prompt's task cannot be told.
         DecodingError: A field is out of its range.
     """
+    named = _find(asked.model, clusters)
+    if named is None and asked.model != AUTO:
+        raise _no_model(asked.model)
     found = []
     for place, prompt in enumerate(asked.prompts):
-        task, cluster = _find(asked.model, prompt, clusters)
+        task, cluster = named or _routed(prompt, clusters)
         request = Request(
             task,
             prompt,
@@ -219,12 +232,11 @@ def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
         )
         found.append(_as_trained(request, clusters))
     names = {f"{request.cluster}/{request.task}" for request in found}
-    chosen = asked.model == AUTO and found[0].task is not None and len(names) == 1
-    return names.pop() if chosen else asked.model, found
+    return names.pop() if named is None and len(names) == 1 else asked.model, found
 
 
-def _find(model: str, prompt: str, clusters: Clusters) -> tuple[str | None, str | None]:
-    """Task and cluster of a model name; None and None for the bare backbone."""
+def _find(model: str, clusters: Clusters) -> tuple[str | None, str | None] | None:
+    """Task and cluster of a model name, None and None for the bare backbone; None if unknown."""
     adapters = clusters.adapters
     for name, adapter in adapters.items():
         if model in adapter.config.tasks:
@@ -232,12 +244,17 @@ def _find(model: str, prompt: str, clusters: Clusters) -> tuple[str | None, str 
     for name, adapter in adapters.items():
         if model.removeprefix(f"{name}/") in adapter.config.tasks:
             return model.removeprefix(f"{name}/"), name
-    if model == public_name(clusters.backbone.name):
-        return None, None
-    if model == AUTO:
-        routed = clusters.choose(prompt)
-        return routed.task, routed.cluster
-    raise ApiError(
+    return (None, None) if model == public_name(clusters.backbone.name) else None
+
+
+def _routed(prompt: str, clusters: Clusters) -> tuple[str, str]:
+    """Task and cluster of a prompt that names none."""
+    routed = clusters.choose(prompt)
+    return routed.task, routed.cluster
+
+
+def _no_model(model: str) -> ApiError:
+    return ApiError(
         404,
         f"the model {model[:100]!r} does not exist: /v1/models lists those that do.",
         param="model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -57,6 +58,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapters-folder", type=Path, help="adapters below it may be loaded at run time"
     )
+    parser.add_argument(
+        "--allow-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of this origin may ask, such as https://example.org; * is any (repeat)",
+    )
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
@@ -74,6 +83,16 @@ def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 1 << 16):
         raise argparse.ArgumentTypeError(f"{text!r} is no port: take 0 to 65535.")
     return int(text)
+
+
+def _origin(text: str) -> str:
+    """`*`, or an origin as a browser sends it: a scheme and a host, maybe a port, nothing else."""
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", text.lower()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin: give scheme, host and port alone, such as "
+            "http://localhost:3000, or * for any."
+        )
+    return text.lower()
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -99,7 +118,12 @@ def execute(options: argparse.Namespace) -> None:
         for name, folder in options.adapter:
             clusters.add(name, folder)
         with Batcher(backbone, clusters, limits) as batcher:
-            app = application(batcher, key=key, adapters_folder=options.adapters_folder)
+            app = application(
+                batcher,
+                key=key,
+                adapters_folder=options.adapters_folder,
+                allow_origins=options.allow_origin,
+            )
             config = uvicorn.Config(
                 app, log_level="warning", timeout_graceful_shutdown=5, server_header=False
             )

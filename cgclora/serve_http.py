@@ -7,14 +7,16 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cgclora import completions
 from cgclora.completions import ApiError, Asked
@@ -40,29 +42,44 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str | None]] = {
 _log = logging.getLogger(__name__)
 
 
+_READING = ["GET", "HEAD"]
+
+
 def application(
-    batcher: Batcher, *, key: str | None = None, adapters_folder: Path | None = None
-) -> FastAPI:
+    batcher: Batcher,
+    *,
+    key: str | None = None,
+    adapters_folder: Path | None = None,
+    allow_origins: Collection[str] = (),
+) -> ASGIApp:
     """The server's routes.
 
     Args:
         batcher: Answers; the caller enters it.
         key: What clients must send as bearer token, if anything.
         adapters_folder: Where adapters may be loaded from at run time; None allows none.
+        allow_origins: Origins of web pages whose scripts may ask; `*` stands for any. Browsers
+            send them no cookies for it.
     """
-    app = FastAPI(title="CGC-LoRA", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="CGC-LoRA", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     routes = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(key))])
-    started = int(time.time())
+    facts = {"object": "model", "created": int(time.time()), "owned_by": "cgclora"}
 
-    @app.get("/health")
+    @app.api_route("/health", methods=_READING)
     async def health() -> Response:
         return Response()
 
-    @routes.get("/models")
+    @routes.api_route("/models", methods=_READING)
     async def models() -> dict[str, Any]:
         names = completions.model_names(batcher.clusters)
-        facts = {"object": "model", "created": started, "owned_by": "cgclora"}
         return {"object": "list", "data": [{"id": name, **facts} for name in names]}
+
+    @routes.api_route("/models/{model:path}", methods=_READING)
+    async def retrieve(model: str) -> dict[str, Any]:
+        completions.check_model(model, batcher.clusters)
+        return {"id": model, **facts}
 
     @routes.post("/completions")
     async def complete(http: Request) -> Response:
@@ -89,7 +106,31 @@ def application(
 
     app.include_router(routes)
     _handle_errors(app)
-    return app
+    return _cross_origin(_without_slash(app), allow_origins)
+
+
+def _without_slash(app: ASGIApp) -> ASGIApp:
+    """A path means the same with a slash at its end; not every client follows a redirect."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].rstrip("/")}
+        await app(scope, receive, send)
+
+    return called
+
+
+def _cross_origin(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
+    """Answers preflights, and lets pages of the origins read all replies, those of errors too."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=[*_READING, "POST"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
 
 
 def _key_check(key: str | None) -> Any:
@@ -112,8 +153,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> Response:
         found = _api_error(error)
-        later = error.seconds if isinstance(error, QueueFullError) else None
-        headers = {"Retry-After": str(later)} if later else None
+        headers = {"WWW-Authenticate": "Bearer"} if found.status == 401 else {}
+        if isinstance(error, QueueFullError):
+            headers["Retry-After"] = str(error.seconds)
         return JSONResponse(found.body(), found.status, headers=headers)
 
     kinds: tuple[type[Exception], ...] = (ApiError, *_REFUSALS, Exception)
@@ -123,7 +165,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def no_route(_: Request, error: HTTPException) -> Response:
-        return JSONResponse(ApiError(error.status_code, error.detail).body(), error.status_code)
+        body = ApiError(error.status_code, error.detail).body()
+        return JSONResponse(body, error.status_code, headers=error.headers)
 
 
 def _api_error(error: Exception) -> ApiError:
@@ -137,7 +180,8 @@ def _api_error(error: Exception) -> ApiError:
 
 async def _body(http: Request) -> Any:
     """The JSON of a body. Other types are refused: a web page elsewhere could send them unasked."""
-    if http.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    kind, _, _ = http.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/json":
         raise ApiError(415, "send Content-Type: application/json.")
     received = bytearray()
     async for chunk in http.stream():
@@ -254,7 +298,8 @@ async def _events(
 
 
 def _event(body: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    """In ASCII: many clients end a line wherever `str.splitlines` does, such as at U+2028."""
+    return f"data: {json.dumps(body)}\n\n"
 
 
 # Adapters ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from cgclora.files import read_sealed
 from evals import job_files, worker
 from evals.jobs import Job, JobError, Jobs
-from evals.processes import FOR_SERVERS
+from evals.processes import NICENESS, set_for_this_process
 from evals.worker import work
 
 SLEEP = "import time; print('awake', flush=True); time.sleep(600)"
@@ -147,16 +147,71 @@ def test_a_command_finds_our_packages_and_the_directory_it_was_given_in(
     assert str(tmp_path) in jobs.get(job.id).log_tail()
 
 
-def test_a_command_computes_as_if_no_server_had_started_it(
+def printed(jobs: Queue, code: str) -> str:
+    """What a job says after its first line, which is the command."""
+    job = jobs.submit("evaluate", python(code), title="")
+    wait_for(state_is(jobs, job, "done"))
+    return jobs.get(job.id).log_tail().partition("\n")[2]
+
+
+def test_a_command_has_the_environment_of_the_server_but_for_what_that_set_for_itself(
     jobs: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in FOR_SERVERS:
-        monkeypatch.setenv(name, "1")
-    job = jobs.submit("evaluate", python("import os; print('has', *os.environ)"), title="")
-    wait_for(state_is(jobs, job, "done"))
-    said = jobs.get(job.id).log_tail()
-    assert "has" in said
-    assert not [name for name in FOR_SERVERS if name in said]
+    monkeypatch.setattr("evals.processes._own", set())
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is taken away again
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        set_for_this_process(name, "128")
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    given = json.loads(printed(jobs, "import json, os; print(json.dumps(dict(os.environ)))"))
+    assert given["LRU_CACHE_CAPACITY"] == "7"
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in given
+    here, there = (
+        {name: value for name, value in found.items() if name.startswith(("OMP_", "GOMP_", "KMP_"))}
+        for found in (os.environ, given)
+    )
+    assert there == here  # as many threads as in a shell, and so the same bits
+
+
+def test_the_caches_of_a_server_that_answers_are_its_own() -> None:
+    code = "from ui.memory import bound_memory; bound_memory(); import os, sys;"
+    code += "from evals.processes import start; from pathlib import Path;"
+    code += "names = ('LRU_CACHE_CAPACITY', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY');"
+    code += "here = [os.environ.get(name) for name in names]; print(here);"
+    code += "there = 'import os; print([os.environ.get(name) for name in %r])' % (names,);"
+    code += "sys.stdout.flush(); start(['-c', there], sys.stdout.buffer, Path.cwd()).wait()"
+    environment = {name: value for name, value in os.environ.items() if "_CAPACITY" not in name}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.splitlines() == ["['128', '128']", "[None, None]"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no niceness here")
+def test_a_command_and_all_that_it_starts_yield_the_processors_to_the_server(jobs: Queue) -> None:
+    group = Path("/proc/self/autogroup")
+    show = (
+        "import os; from pathlib import Path; group = Path('/proc/self/autogroup');"
+        "print(os.getpriority(os.PRIO_PROCESS, 0), group.exists() and group.read_text().strip())"
+    )
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {show!r}]); {show}"
+    expected = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+    lines = printed(jobs, f"import time; time.sleep(0.5); {code}").splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        niceness, session = line.split(" ", 1)
+        assert int(niceness) == expected
+        if group.exists() and group.read_text():  # Linux shares out among sessions first: the job's own is niced
+            assert session.endswith(f"nice {expected}")
+            assert session.split()[0] != group.read_text().split()[0]
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(4)", "import os; os.kill(os.getpid(), 9)"])

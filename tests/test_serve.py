@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from openai import OpenAI
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
@@ -132,6 +134,33 @@ def test_models_are_the_backbone_the_tasks_and_the_clusters_of_shared_tasks(serv
     assert found["object"] == "list"
 
 
+def test_a_model_is_found_by_its_name_slashes_and_all(served):
+    client = OpenAI(base_url=served.url, api_key="none")
+    listed = list(client.models.list())
+    for model in listed:
+        assert client.models.retrieve(model.id) == model
+        assert httpx.get(f"{served.url}/models/{model.id}").json() == model.to_dict()
+        assert httpx.get(f"{served.url}/models/{quote(model.id, safe='')}").is_success
+    assert client.models.retrieve("large/c").id == "large/c"  # not listed, but it answers
+
+
+@pytest.mark.parametrize("name", ["nothing", "large/a", "small/", "/a", "a%00", "天"])
+def test_a_model_that_is_not_there_is_not_found_in_openai_s_format(served, name):
+    response = httpx.get(f"{served.url}/models/{name}")
+    assert response.status_code == 404
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "does not exist" in error["message"]
+
+
+def test_without_routers_there_is_no_model_that_chooses(clusters):
+    clusters.remove("small")
+    client = TestClient(application(Batcher(clusters.backbone, clusters)))
+    assert client.get("/v1/models/large/c").status_code == 200
+    assert client.get("/v1/models/auto").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("model", "task", "cluster"),
     [
@@ -213,6 +242,22 @@ def test_a_stream_gives_the_same_text_piece_by_piece(served):
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == answer.tokens
     assert len({event["id"] for event in events}) == 1
+
+
+def test_a_stream_gives_the_same_text_to_clients_that_split_lines_as_python_does(
+    served, monkeypatch
+):
+    said = "".join(map(chr, range(1, 0x2100))) + "天😀"
+    assert len(said.splitlines()) > 10
+    answer = Answer(said, "end", prompt_tokens=1, tokens=1, seconds=0.0)
+    monkeypatch.setattr(
+        Batcher, "submit", lambda self, call, requests: call.tell(Piece(0, said, answer))
+    )
+    response = served.post(model="a", prompt="x", stream=True)
+    *events, end = [line for line in response.text.splitlines() if line]
+    assert end == "data: [DONE]"
+    found = [json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in events]
+    assert "".join(found) == said
 
 
 def test_auto_finds_the_task_of_each_prompt(served):
@@ -489,6 +534,125 @@ def test_bodies_that_are_no_json_objects_are_refused(served):
     assert httpx.get(f"{served.url}/nothing").json()["error"]["message"] == "Not Found"
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("Application/JSON; Charset=UTF-8", 200),
+        ("application/json ;charset=utf-8", 200),
+        ("application/jsonl", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=application/json", 415),
+        ("", 415),
+    ],
+)
+def test_a_media_type_is_read_without_its_case_and_parameters(served, kind, status):
+    body = json.dumps({"model": "a", "prompt": "x", "max_tokens": 1})
+    headers = {"Content-Type": kind}
+    response = httpx.post(f"{served.url}/completions", content=body, headers=headers)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "models", {"GET", "HEAD"}),
+        ("DELETE", "models/small/b", {"GET", "HEAD"}),
+        ("PURGE", "models", {"GET", "HEAD"}),
+        ("OPTIONS", "models", {"GET", "HEAD"}),
+        ("PUT", "../health", {"GET", "HEAD"}),
+        ("GET", "completions", {"POST"}),
+        ("HEAD", "completions/", {"POST"}),
+        ("GET", "load_lora_adapter", {"POST"}),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_told_from_those_that_it_has(
+    served, method, path, allowed
+):
+    response = httpx.request(method, f"{served.url}/{path}")
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == allowed
+    if method != "HEAD":
+        assert response.json()["error"]["message"] == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("path", ["models", "models/small/b", "../health"])
+def test_head_is_get_without_a_body(served, path):
+    whole, head = (httpx.request(method, f"{served.url}/{path}") for method in ("GET", "HEAD"))
+    assert head.status_code == whole.status_code == 200
+    assert head.headers["Content-Length"] == str(len(whole.content))
+    assert head.content == b""
+
+
+def test_a_path_means_the_same_with_a_slash_at_its_end(served):
+    for path in ("models", "models/small/b"):
+        plain, slash = (httpx.get(f"{served.url}/{path}{end}") for end in ("", "/"))
+        assert slash.json() == plain.json()
+    assert served.post("completions/", model="a", prompt="x").status_code == 200
+
+
+# Web pages of other origins ---------------------------------------------------------------
+
+
+PAGE = "https://page.example"
+
+
+def preflight(client: TestClient, origin: str) -> httpx.Response:
+    """What a browser sends before a page's script may ask with a key, by the fetch standard."""
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+    }
+    return client.options("/v1/completions", headers=headers)
+
+
+def shared(response: httpx.Response) -> dict[str, str]:
+    """The headers that say with whom a reply is shared."""
+    prefix = "access-control-"
+    found = response.headers.items()
+    return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(("allowed", "said"), [([PAGE, "http://a.b"], PAGE), (["*"], "*")])
+def test_a_page_of_an_allowed_origin_may_ask_and_read_every_reply(
+    clusters, allowed, said, monkeypatch
+):
+    batcher = Batcher(clusters.backbone, clusters)
+    app = application(batcher, key="secret", allow_origins=allowed)
+    client = TestClient(app, raise_server_exceptions=False)
+    before = preflight(client, PAGE)
+    assert before.status_code == 200  # without the key, which browsers send afterwards alone
+    assert shared(before)["allow-origin"] == said
+    assert "POST" in shared(before)["allow-methods"]
+    named = shared(before)["allow-headers"].split(",")
+    assert named == ["authorization", "content-type", "x-stainless-os"]
+    key = {"Authorization": "Bearer secret"}
+    with monkeypatch.context() as patch:
+        patch.setattr("cgclora.completions.model_names", None)
+        replies = {
+            500: client.get("/v1/models", headers={"Origin": PAGE, **key}),
+            401: client.get("/v1/models", headers={"Origin": PAGE}),
+            404: client.get("/v1/nothing", headers={"Origin": PAGE, **key}),
+        }
+    replies[200] = client.get("/v1/models", headers={"Origin": PAGE, "Cookie": "a=b", **key})
+    for status, reply in replies.items():
+        assert reply.status_code == status
+        assert shared(reply)["allow-origin"] == said
+        assert shared(reply)["expose-headers"] == "Retry-After"
+        assert "allow-credentials" not in shared(reply)
+    assert "allow-credentials" not in shared(before)
+
+
+@pytest.mark.parametrize("allowed", [[], ["https://other.example"], ["https://page.example:8443"]])
+def test_a_page_of_another_origin_may_not_ask(clusters, allowed):
+    app = application(Batcher(clusters.backbone, clusters), allow_origins=allowed)
+    client = TestClient(app)
+    before = preflight(client, PAGE)
+    assert not before.is_success
+    assert "allow-origin" not in shared(before)
+    assert "allow-origin" not in shared(client.get("/v1/models", headers={"Origin": PAGE}))
+
+
 def test_a_key_is_wanted_where_one_is_set(folders):
     with serve(folders, key="secret") as guarded:
         assert httpx.get(f"{guarded.url}/models").status_code == 401
@@ -600,7 +764,7 @@ def test_without_a_folder_adapters_stay(folders):
 def test_the_command_serves_until_it_is_interrupted(folders, tmp_path):
     words = ["--backbone", save_backbone(tmp_path / "tiny"), "--device", "cpu", "--port", "0"]
     words += ["--adapter", folders / "small", "--adapter", f"big={folders / 'large'}"]
-    words += ["--api-key-variable", "A_KEY", "--dtype", "float32"]
+    words += ["--api-key-variable", "A_KEY", "--dtype", "float32", "--allow-origin", PAGE.upper()]
     command = [sys.executable, "-m", "cgclora", "serve", *map(str, words)]
     # Where this process was started in the background it ignores the signal, and children would.
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -612,7 +776,10 @@ def test_the_command_serves_until_it_is_interrupted(folders, tmp_path):
             line = next(line for line in process.stderr if "http" in line)
             url = line.split()[-1]
             assert url.startswith("http://127.0.0.1:")
-            assert httpx.get(f"{url}/models").status_code == 401
+            refused = httpx.get(f"{url}/models", headers={"Origin": PAGE})
+            assert refused.status_code == 401
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+            assert shared(refused)["allow-origin"] == PAGE
             found = httpx.get(f"{url}/models", headers={"Authorization": "Bearer secret"}).json()
             names = {model["id"] for model in found["data"]}
             assert {"tiny", "auto", "a", "b", "c", "d", "small/b", "big/b"} == names
@@ -638,6 +805,9 @@ def test_a_key_that_is_not_there_and_a_port_that_is_taken_are_said(monkeypatch, 
         (["--port", "99999"], "'99999' is no port: take 0 to 65535"),
         (["--port", "-1"], "is no port"),
         (["--adapter", "=folder"], "'=folder' has no name before '='"),
+        (["--allow-origin", "page.example"], "'page.example' is no origin: give scheme, host"),
+        (["--allow-origin", "https://page.example/"], "is no origin"),
+        (["--allow-origin", "https://*.example"], "is no origin"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused_before_anything_is_loaded(

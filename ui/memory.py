@@ -6,14 +6,14 @@ freed: an engine that 64 threads had asked held 2.3 GB afterwards, of which a tr
 """
 
 import ctypes
-import os
 import sys
 import threading
 import time
 
-from evals.processes import FOR_SERVERS
+from evals.processes import set_for_this_process
 
-_KEPT = 128  # compiled products; a batch needs a dozen at a time
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_KEPT = 128  # compiled products; a batch needs a dozen at a time, a training other shapes
 _SECONDS = 15.0
 _ARENA_MAX = -8  # malloc.h
 _ARENAS = 2  # each thread that asks for memory would keep some of its own
@@ -21,8 +21,8 @@ _ARENAS = 2  # each thread that asks for memory would keep some of its own
 
 def bound_memory() -> None:
     """From now on; to be called before torch is imported."""
-    for cache in FOR_SERVERS:
-        os.environ.setdefault(cache, str(_KEPT))
+    for cache in _CACHES:
+        set_for_this_process(cache, str(_KEPT))
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "malloc_trim"):
         return
