@@ -13,7 +13,8 @@ import cgclora.loss
 import cgclora.training_pass as tested
 from cgclora import compiled
 from cgclora.adapter import Adapter
-from cgclora.layer import Part, kept_features
+from cgclora.dropout import kept_features
+from cgclora.layer import Part
 from cgclora.loss import TargetLoss
 from tests.reference import METHODS, TASKS, Operations, scatter
 from tests.tiny import VOCABULARY, make_model
