@@ -55,7 +55,7 @@ def label_probabilities(
     separator = adapter.config.separator if adapter else "\n"
     prompts = encode_prompts([request.prompt], backbone.tokenizer, separator)
     said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
-    request = replace(request, max_new_tokens=1 + max(map(len, said)))
+    request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
     check(backbone, [request], prompts, adapter)
     batch = Batch(backbone, adapter, [request], prompts)
     sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))
