@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from cgclora.cluster import Clusters as Clusters
     from cgclora.config import AdapterConfig as AdapterConfig
     from cgclora.data import Record as Record
-    from cgclora.data import read_records as read_records
     from cgclora.decoding import generate as generate
     from cgclora.decoding import stream as stream
     from cgclora.member import TrainingRun as TrainingRun
+    from cgclora.records import read_records as read_records
     from cgclora.request import Request as Request
     from cgclora.settings import TrainingSettings as TrainingSettings
     from cgclora.training import train as train
@@ -37,7 +37,7 @@ _HOMES = {
     "TrainingSettings": "settings",
     "generate": "decoding",
     "load_backbone": "backbone",
-    "read_records": "data",
+    "read_records": "records",
     "stream": "decoding",
     "train": "training",
     "train_side_by_side": "training",

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     int8_option(generate)
     generate.add_argument("--adapter", type=Path, help="adapter folder; without it, the backbone")
     generate.add_argument("--task", help="task whose experts answer")
-    generate.add_argument("--file", type=Path, help="JSONL of prompts instead of one prompt")
+    generate.add_argument("--file", help="file of records to answer instead of one prompt")
     generate.add_argument("--max-new-tokens", type=int, default=128)
     generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     generate.add_argument("--top-p", type=float, default=1.0)
@@ -128,7 +128,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _requests(options: argparse.Namespace) -> list[Any]:
     from cgclora.config import ConfigError
-    from cgclora.data import read_prompts
+    from cgclora.records import read_records
     from cgclora.request import Request
 
     if options.task is not None and options.adapter is None:
@@ -137,7 +137,8 @@ def _requests(options: argparse.Namespace) -> list[Any]:
         raise ConfigError("--file brings its own prompts and tasks: leave out prompt and --task.")
     questions: list[tuple[str | None, str]]
     if options.file is not None:
-        questions = [(record.task, record.prompt) for record in read_prompts(options.file)]
+        records = read_records(options.file, split="test", need_target=False)
+        questions = [(record.task, record.prompt) for record in records]
     else:
         prompt = sys.stdin.read().rstrip("\n") if options.prompt is None else options.prompt
         questions = [(options.task, prompt)]

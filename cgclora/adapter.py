@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from cgclora import provenance, storage
 from cgclora.backbone import Backbone, fingerprint
-from cgclora.config import AdapterConfig
+from cgclora.config import AdapterConfig, PromptFormat
 from cgclora.gathering import Shelf, Use, gather
 from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
 from cgclora.router import TaskRouter
@@ -379,9 +379,9 @@ class Adapter:
         apart = found * torch.eye(len(tasks), device=device).unsqueeze(-1)  # no row uses another's
         return torch.cat([gates[..., :common], apart.flatten(2)], dim=-1), ranks
 
-    def separator(self, row: Row) -> str:
-        """Text between a row's prompt and its answer."""
-        return self.config.separator
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """What stands around a row's prompt."""
+        return self.config.prompt_format
 
     def snapshot(self) -> Self:
         """Itself: whose tasks it knows does not change, as it does with several adapters."""

@@ -101,7 +101,7 @@ def measure(
         records,
         tokenizer,
         tasks,
-        separator=adapter.config.separator,
+        prompt_format=adapter.config.prompt_format,
         max_length=settings.max_length,
         known=readable(adapter.model),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cgclora.commands import backbone_options, load
+from cgclora.records import read_records, task_name
 
 HELP = """Measure how much a training step on one task helps another, and group the tasks by it.
 
@@ -31,10 +32,10 @@ or NAME=TASK,TASK,..."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     source = parser.add_argument_group("what to measure")
-    source.add_argument("--data", type=Path, action="append", help="records, JSONL (repeat)")
+    source.add_argument("--data", action="append", help="file, folder or hub id (repeat)")
     source.add_argument("--run", type=Path, help="run folder; the same one resumes")
     source.add_argument("--from", type=Path, dest="measured", help="group an affinity.json anew")
-    source.add_argument("--task", action="append", help="these tasks only (repeat)")
+    source.add_argument("--task", type=task_name, action="append", help="these tasks only (repeat)")
     backbone_options(source)
     source.add_argument("--rank", type=int, default=16, help="of the LoRA (default 16)")
     _settings_options(parser.add_argument_group("how"))
@@ -137,7 +138,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from cgclora.affinity import measure
     from cgclora.affinity_settings import AffinitySettings
     from cgclora.config import AdapterConfig
-    from cgclora.data import read_records
 
     given = {
         field.name: value
@@ -145,7 +145,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         if (value := getattr(options, field.name)) is not None
     }
     settings = AffinitySettings(**given)
-    records = [record for path in options.data for record in read_records(path)]
+    records = [record for source in options.data for record in read_records(source)]
     tasks = options.task or sorted({record.task for record in records})
     records = [record for record in records if record.task in set(tasks)]
     config = AdapterConfig.lora(tasks, options.rank)

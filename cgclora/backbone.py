@@ -76,6 +76,18 @@ class Backbone:
         """The token id that fills up the rows of a batch."""
         return pad_id(self.model, self.tokenizer)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer: the tokenizer's end token, and the model's own.
+
+        The model's stand in its generation config. Most chat models name several there, and say
+        another than the tokenizer's.
+        """
+        settings = self.model.generation_config
+        own = None if settings is None else settings.eos_token_id
+        several = own if isinstance(own, list | tuple) else [own]
+        return frozenset(one for one in (self.tokenizer.eos_token_id, *several) if one is not None)
+
     @cached_property
     def phrases(self) -> Phrases:
         """What answers have said, for drafts of later ones."""

@@ -91,8 +91,12 @@ class Batch:
 
     @property
     def most_drafts(self) -> int:
-        """How many tokens to read on trust besides the one that is sure: what a pass can hide."""
-        return (FEW_ROWS if self.backbone.int8 else 2 * FEW_ROWS) - 1
+        """How many tokens to read on trust besides the one that is sure.
+
+        None where sums of several tokens are rounded otherwise than those of one: a draft must not
+        change what is said.
+        """
+        return FEW_ROWS - 1 if isinstance(self._pass, _LeanPass) and self._pass.keeps_apart else 0
 
     def forget(self, tokens: int) -> None:
         """Take back the last tokens of every row."""
@@ -156,6 +160,11 @@ class _LeanPass:
     def prefill(self) -> Tensor:
         hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
         return hidden[torch.arange(len(hidden), device=hidden.device), self.counts - 1]
+
+    @property
+    def keeps_apart(self) -> bool:
+        """See `LeanDecoder.keeps_apart`; a folded task's weights have no 8-bit copies."""
+        return self.experts.beside and self.decoder.keeps_apart
 
     def read(self, ids: Tensor) -> Tensor:
         return self.decoder(ids, self.cache, self.experts)

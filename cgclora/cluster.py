@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter, Row
 from cgclora.backbone import Backbone
-from cgclora.config import ConfigError
+from cgclora.config import ConfigError, PromptFormat
 from cgclora.folded import FoldedWeights
 from cgclora.gathering import gather
 from cgclora.layer import GatheredRoute
@@ -172,9 +172,9 @@ class Clusters:
         """The clusters of now, for a batch: they come and go between its questions, too."""
         return Resident(self.model, self._adapters, self.folded)
 
-    def separator(self, row: Row) -> str:
-        """As `Resident.separator`, of the clusters of now."""
-        return self.snapshot().separator(row)
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """As `Resident.prompt_format`, of the clusters of now."""
+        return self.snapshot().prompt_format(row)
 
     def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
         """As `Resident.plan_rows`, of the clusters of now."""
@@ -207,15 +207,15 @@ class Resident:
         """Itself: nothing of it changes."""
         return self
 
-    def separator(self, row: Row) -> str:
-        """Text between a row's prompt and its answer.
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """What stands around a row's prompt.
 
         Raises:
             ConfigError: As `Clusters.find`.
         """
         if row.task is None:
-            return "\n"
-        return self.adapters[_find(self.adapters, row.task, row.cluster)].config.separator
+            return PromptFormat()
+        return self.adapters[_find(self.adapters, row.task, row.cluster)].config.prompt_format
 
     def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
         """The route of a batch of any tasks of any clusters.

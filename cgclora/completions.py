@@ -195,8 +195,9 @@ def model_names(clusters: Clusters) -> list[str]:
 def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
     """The name of the model that answers, and a request for each prompt.
 
-    A client of vLLM ends a prompt with the separator of the adapter's training; ours are asked
-    without it, and the backbone's adapter adds it. So one separator at a prompt's end is taken off.
+    The bare backbone gets a prompt as it is. A client of vLLM ends a prompt for an adapter with the
+    separator of its training; ours are asked without it, and it is added. So one separator at the
+    end of such a prompt is taken off.
 
     Raises:
         ApiError: There is no such model.
@@ -216,7 +217,7 @@ def requests(asked: Asked, clusters: Clusters) -> tuple[str, list[Request]]:
             seed=(asked.seed + place) % _BEYOND if asked.seed >= 0 else asked.seed,
             cluster=cluster,
         )
-        found.append(_without_separator(request, clusters))
+        found.append(_as_trained(request, clusters))
     names = {f"{request.cluster}/{request.task}" for request in found}
     chosen = asked.model == AUTO and found[0].task is not None and len(names) == 1
     return names.pop() if chosen else asked.model, found
@@ -244,8 +245,10 @@ def _find(model: str, prompt: str, clusters: Clusters) -> tuple[str | None, str 
     )
 
 
-def _without_separator(request: Request, clusters: Clusters) -> Request:
-    separator = clusters.separator(request)
+def _as_trained(request: Request, clusters: Clusters) -> Request:
+    if request.task is None:
+        return replace(request, separator="")
+    separator = clusters.prompt_format(request).separator
     return replace(request, prompt=request.prompt.removesuffix(separator))
 
 

@@ -13,12 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-FORMAT = 1
+FORMAT = 2
 """Version of the saved form of a config; a folder with a larger one is refused."""
+
+BEFORE_START = 1
+"""The last version whose configs say nothing of `start`: those adapters are trained with `bos`."""
 
 Gate = Literal["task", "uniform", "none"]
 GateScope = Literal["layer", "model"]
 ScaleRule = Literal["expert", "active", "total", "sqrt"]
+Start = Literal["tokenizer", "bos"]
 
 
 class ConfigError(ValueError):
@@ -58,6 +62,21 @@ def _names(field: str, values: object) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class PromptFormat:
+    """What stands around a prompt when it becomes token ids.
+
+    Attributes:
+        separator: Text between the prompt and its answer.
+        start: `tokenizer`, the special tokens that the backbone's tokenizer itself adds to a text:
+            what PEFT, TRL and vLLM feed; `bos`, its `bos_token` wherever it names one, and nothing
+            else.
+    """
+
+    separator: str = "\n"
+    start: Start = "tokenizer"
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """What an adapter is, apart from its weights.
 
@@ -83,6 +102,8 @@ class AdapterConfig:
         target_modules: Names of the linear layers to adapt (`q_proj`, or a full path); None takes
             all that can be adapted, see `cgclora.target_modules.linear_paths`.
         separator: Text between a prompt and its answer, in training and decoding alike.
+        start: Special tokens around a prompt, see `PromptFormat`. `bos` is for adapters that were
+            trained so, before there was a choice.
 
     Raises:
         ConfigError: A value is out of range, or no task could use any expert.
@@ -100,6 +121,7 @@ class AdapterConfig:
     dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     separator: str = "\n"
+    start: Start = "tokenizer"
 
     def __post_init__(self) -> None:
         """Check every field, since a config may come from a file or a form."""
@@ -124,6 +146,7 @@ class AdapterConfig:
             ("gate", get_args(Gate)),
             ("gate_scope", get_args(GateScope)),
             ("scale_rule", get_args(ScaleRule)),
+            ("start", get_args(Start)),
         ):
             if getattr(self, field) not in choices:
                 raise ConfigError(
@@ -135,6 +158,11 @@ class AdapterConfig:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}.")
         if not isinstance(self.separator, str):
             raise ConfigError(f"separator must be text, got {self.separator!r}.")
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """What stands around a prompt, in training and decoding alike."""
+        return PromptFormat(self.separator, self.start)
 
     # Counts -------------------------------------------------------------------------------
 
@@ -245,6 +273,7 @@ class AdapterConfig:
             dropout=self.dropout,
             target_modules=self.target_modules,
             separator=self.separator,
+            start=self.start,
         )
 
     # Saved form ---------------------------------------------------------------------------
@@ -274,6 +303,8 @@ class AdapterConfig:
             warnings.warn(
                 f"config keys ignored, not known to this version: {unknown}", stacklevel=2
             )
+        if written <= BEFORE_START:
+            values = {"start": "bos", **values}
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:

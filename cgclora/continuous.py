@@ -22,11 +22,10 @@ from cgclora.adapter import Adapter, folded_in
 from cgclora.backbone import Backbone
 from cgclora.bank import Bank
 from cgclora.cluster import Clusters
-from cgclora.data import encode_prompts
 from cgclora.layer import GatheredRoute, Route
 from cgclora.lean import LeanDecoder
 from cgclora.reply import Reply
-from cgclora.request import Answer, DecodingError, Experts, Request, check
+from cgclora.request import Answer, DecodingError, Experts, Request, encode_requests
 from cgclora.static_batch import StaticBatch, rows_that_fit
 
 ROWS = {"cuda": 1024}
@@ -173,14 +172,9 @@ def _replies(
 ) -> list[Reply]:
     if any(request.temperature or request.choices is not None for request in requests):
         raise DecodingError("a static batch takes greedy requests without choices only.")
-    prompts = encode_prompts(
-        [request.prompt for request in requests],
-        backbone.tokenizer,
-        [experts.separator(request) if experts else "\n" for request in requests],
-    )
-    check(backbone, requests, prompts, experts)
+    prompts = encode_requests(backbone, requests, experts)
     return [
-        Reply(place, request, prompt, backbone.tokenizer, backbone.phrases)
+        Reply(place, request, prompt, backbone)
         for place, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
     ]
 

@@ -1,9 +1,4 @@
-r"""Training records: read JSONL, choose a subset, turn text into token ids.
-
-    {"task": "NER", "input": "找出句子中的人名：\n王小明到了上海。", "target": "人名：王小明"}
-
-The task's name may also stand under `task_dataset` (PromptCBLUE) or `kind` (Firefly).
-"""
+"""Records: their hash, a subset of them, and their token ids. `records` reads them."""
 
 from __future__ import annotations
 
@@ -12,42 +7,19 @@ import json
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cgclora.config import PromptFormat
 from cgclora.vocabulary import unreadable_word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import, and reading needs none
 
-TASK_FIELDS = ("task", "task_dataset", "kind")
-
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file, line, field and value."""
-
-
-class FieldError(ValueError):
-    """A field that no record can be made of.
-
-    Attributes:
-        field: Its name; None when the fault lies with the object as a whole.
-        message: What is wrong, such as "must be non-empty text".
-        value: What was found.
-    """
-
-    def __init__(self, field: str | None, message: str, value: object) -> None:
-        super().__init__(field, message, value)
-        self.field = field
-        self.message = message
-        self.value = value
-
-    def __str__(self) -> str:
-        if self.field is None:
-            return self.message
-        return f"field {self.field!r} {self.message}, got {self.value!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +27,7 @@ class Record:
     """One question with its reference answer.
 
     Attributes:
-        id: The file's own `sample_id`, else `<file stem>-<line number>`.
+        id: Its own `sample_id`, else one after file and line, see `cgclora.records.read`.
         task: Task name.
         prompt: The whole prompt.
         target: The reference answer.
@@ -71,7 +43,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record as token ids: the prompt with its start token, then target and end token.
+    """A record as token ids: the prompt with its special tokens, then target and end token.
 
     Attributes:
         ids: Token ids of prompt and target.
@@ -82,100 +54,6 @@ class Encoded:
     ids: list[int]
     prompt_length: int
     task: int
-
-
-def read_records(path: str | Path, *, tasks: Sequence[str] | None = None) -> list[Record]:
-    """Read a JSONL file.
-
-    Args:
-        path: The file, UTF-8, one object a line; empty lines are passed over.
-        tasks: Keep these tasks only; None keeps all.
-
-    Raises:
-        DataError: The file is missing or empty, a line is not a record, or a wanted task has none.
-    """
-    records = _read(Path(path), ("input", "target"))
-    if tasks is None:
-        return records
-    present = {record.task for record in records}
-    if missing := [task for task in tasks if task not in present]:
-        raise DataError(f"{path} has no record of {missing}; it has {sorted(present)}.")
-    return [record for record in records if record.task in set(tasks)]
-
-
-def read_prompts(path: str | Path) -> list[Record]:
-    """Read a JSONL file whose lines need no `target`; it is empty where it is missing.
-
-    Raises:
-        DataError: As `read_records`.
-    """
-    return _read(Path(path), ("input",))
-
-
-def _read(path: Path, required: Sequence[str]) -> list[Record]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
-    records = [
-        _parse(line, path, number, required)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not records:
-        raise DataError(f"{path} holds no record.")
-    return records
-
-
-def _parse(line: str, path: Path, number: int, required: Sequence[str]) -> Record:
-    def fail(problem: str) -> DataError:
-        return DataError(f"{path}, line {number}: {problem}.")
-
-    try:
-        fields: Any = json.loads(line)
-    except ValueError as error:
-        raise fail(f"not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise fail(f"expected an object, got {type(fields).__name__}")
-    try:
-        return parse_fields(fields, f"{path.stem}-{number}", required)
-    except FieldError as error:
-        raise fail(str(error)) from error
-
-
-def parse_fields(fields: Mapping[str, Any], default_id: str, required: Sequence[str]) -> Record:
-    """The record that the fields of one object make.
-
-    Args:
-        fields: The object.
-        default_id: The record's id when the object has no `sample_id`.
-        required: Which of `input` and `target` must be non-empty text.
-
-    Raises:
-        FieldError: A field is missing or is not what it should be.
-    """
-    name = next((field for field in TASK_FIELDS if field in fields), None)
-    if name is None:
-        problem = f"none of the fields {TASK_FIELDS} is there to name the task"
-        raise FieldError(None, problem, list(fields))
-    for field in (name, *required):
-        value = fields.get(field)
-        if not isinstance(value, str) or not value.strip():
-            raise FieldError(field, "must be non-empty text", value)
-    choices = fields.get("answer_choices")
-    if choices is not None and not (
-        isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-    ):
-        raise FieldError("answer_choices", "must be a list of texts or null", choices)
-    return Record(
-        id=str(fields.get("sample_id", default_id)),
-        task=fields[name],
-        prompt=fields["input"],
-        target=fields.get("target") or "",
-        choices=tuple(choices) if choices else None,
-    )
 
 
 def data_hash(records: Iterable[Record]) -> str:
@@ -209,7 +87,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
     *,
-    separator: str,
+    prompt_format: PromptFormat,
     max_length: int,
     needed: Sequence[str] | None = None,
     known: int = sys.maxsize,
@@ -223,7 +101,7 @@ def encode(
         records: What to encode.
         tokenizer: The backbone's.
         tasks: Task names in the order of their ids.
-        separator: Text between prompt and target.
+        prompt_format: What stands around a prompt.
         max_length: Most tokens of prompt and target together.
         needed: Tasks that must have a record, and that alone may have some; None for all.
         known: How many token ids the backbone can read, see `cgclora.vocabulary.readable`.
@@ -243,7 +121,7 @@ def encode(
         where = "the adapter does not know" if needed is None else "are not to be trained here"
         raise DataError(f"the data has tasks that {where}: {unknown}.")
     encoded, too_long = [], Counter[str]()
-    prompts = encode_prompts([record.prompt for record in records], tokenizer, separator)
+    prompts = encode_prompts([record.prompt for record in records], tokenizer, prompt_format)
     targets = tokenizer([record.target for record in records] or [""], add_special_tokens=False)[
         "input_ids"
     ]
@@ -270,13 +148,29 @@ def encode(
 
 
 def encode_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, separator: str | Sequence[str]
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    after: str | PromptFormat | Sequence[PromptFormat],
 ) -> list[list[int]]:
-    """Token ids of prompts, each with the backbone's start token and the separator, or its own."""
+    """Token ids of prompts.
+
+    Args:
+        prompts: The texts.
+        tokenizer: The backbone's.
+        after: What stands around them, for all or for each; a text is the separator alone.
+    """
     if not prompts:
         return []
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    separators = [separator] * len(prompts) if isinstance(separator, str) else separator
-    texts = [prompt + after for prompt, after in zip(prompts, separators, strict=True)]
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [[*start, *ids] for ids in encoded]
+    if isinstance(after, str):
+        after = PromptFormat(after)
+    formats = [after] * len(prompts) if isinstance(after, PromptFormat) else after
+    texts = [text + one.separator for text, one in zip(prompts, formats, strict=True)]
+    encoded: list[list[int]] = tokenizer(texts)["input_ids"]
+    if any(one.start == "bos" for one in formats):
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        bare = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = [
+            [*start, *plain] if one.start == "bos" else ids
+            for one, plain, ids in zip(formats, bare, encoded, strict=True)
+        ]
+    return encoded

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch, may_pad
-from cgclora.data import encode_prompts
 from cgclora.drafts import Drafts
 from cgclora.reply import Reply
-from cgclora.request import Answer, DecodingError, Experts, Piece, Request, check
+from cgclora.request import Answer, DecodingError, Experts, Piece, Request, encode_requests
 
 
 def stream(
@@ -122,15 +121,9 @@ class _Line:
         """Let requests wait."""
         if not new:
             return
-        tokenizer, adapter = self.backbone.tokenizer, self.adapter
-        prompts = encode_prompts(
-            [request.prompt for request in new],
-            tokenizer,
-            [adapter.separator(request) if adapter else "\n" for request in new],
-        )
-        check(self.backbone, new, prompts, adapter)
+        prompts = encode_requests(self.backbone, new, self.adapter)
         for request, prompt in zip(new, prompts, strict=True):
-            self.rows.append(Reply(self.count, request, prompt, tokenizer, self.backbone.phrases))
+            self.rows.append(Reply(self.count, request, prompt, self.backbone))
             self.count += 1
 
     def arrived(self, room: int) -> bool:
@@ -174,7 +167,7 @@ def _alone(
     Returns:
         The hidden state after its last token then; None when the answer has ended.
     """
-    drafts = Drafts(row.prompt, row.phrases, row.form)
+    drafts = Drafts(row.prompt, row.backbone.phrases, row.form)
     for token in row.ids:
         drafts.add(token)
     most = batch.most_drafts if row.is_greedy else 0

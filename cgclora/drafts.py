@@ -4,7 +4,8 @@ Extraction tasks quote their prompt, and a task's answers have a form whose phra
 where the last words stood before, in this prompt and answer or in the task's earlier answers, what
 followed them there is a good guess (prompt lookup decoding). A draft costs next to nothing, and the
 backbone reads several tokens in about the time of one: it says which of them it would have said
-itself, so that an answer is the same with drafts as without.
+itself. Drafts are tried only where such a pass rounds each token as a pass of that token alone
+(`LeanDecoder.keeps_apart`), so that an answer is the same with drafts as without, bit for bit.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from cgclora import files
 from cgclora.embedded import EMBEDDED
 from cgclora.export_folder import describe, export_folder
 from cgclora.plain_lora import PlainLoRA, TaskLoRAs, file_names
+from cgclora.storage import AdapterError
 
 _USAGE = """
 ```python
@@ -47,7 +48,8 @@ def export_peft(
 
     Raises:
         ConfigError: A task is unknown.
-        AdapterError: The folder is there and holds something else.
+        AdapterError: PEFT would not find all layers in a backbone of this type, or the folder is
+            there and holds something else.
     """
     loras = source.loras(tasks)
     base = base or source.manifest.get("backbone", {}).get("name") or ""
@@ -67,7 +69,16 @@ def write_peft(
     """Write the folder of one LoRA of an adapter; returns its manifest.
 
     `lora_alpha` is the rank, which makes PEFT's factor alpha / r one: scale and gate are in B.
+
+    Raises:
+        AdapterError: PEFT would not find all layers in a backbone of this type.
     """
+    if missed := source.missed_by_peft:
+        raise AdapterError(
+            f"PEFT would not load {len(missed)} of the {len(source.layers)} layers of this adapter "
+            f"into a {source.backbone.model_type!r} model, the first is {missed[0]}: export each "
+            "task to merged, a whole model that holds it exactly and that vLLM serves too."
+        )
     folder.mkdir(exist_ok=True, parents=True)
     files.write_json(
         folder / "adapter_config.json",

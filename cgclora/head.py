@@ -84,16 +84,17 @@ class OutputHead:
         rough = self._packed(hidden)
         lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
         found = rough >= rough.amax(dim=-1, keepdim=True) - lead
-        rows, words = found.nonzero(as_tuple=True)
-        counts = rows.bincount(minlength=len(hidden)).tolist()
-        # Hardly any word leads, or none since a hidden state is no number: all of them, then.
-        if len(words) > _MOST * len(hidden) or 0 in counts:
-            return self._likeliest_of_all(hidden)
-        exact = (hidden[rows].float() * self.weight[words].float()).sum(-1)
         return [
-            int(own[logits.argmax()])
-            for own, logits in zip(words.split(counts), exact.split(counts), strict=True)
+            self._likeliest_of(row, words.nonzero().squeeze(1))
+            for row, words in zip(hidden.split(1), found, strict=True)
         ]
+
+    def _likeliest_of(self, row: Tensor, words: Tensor) -> int:
+        """The likeliest of some words after a hidden state [1, H], by itself: rows round alike."""
+        # Hardly any word leads, or none since a hidden state is no number: all of them, then.
+        if not 0 < len(words) <= _MOST:
+            return self._likeliest_of_all(row)[0]
+        return int(words[(row.float() * self.weight[words].float()).sum(-1).argmax()])
 
     def choose(self, hidden: Tensor) -> Tensor:
         """The id of the word with the largest logit, [N], for hidden states [N, H].

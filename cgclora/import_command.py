@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from cgclora.records import task_name
+
 HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, several become experts:
 
   lora      one LoRA that answers all the tasks named, exactly as in PEFT
@@ -18,8 +20,8 @@ HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, sev
   python -m cgclora import --method moe-lora --peft a --peft b --task NER --out runs/mixed
 
 The n-th --task names the task of the n-th --peft (moe-lora: the tasks there shall be); without any
-the folders' names do. PEFT does not say which weights a LoRA was trained on: name the right
---backbone. The adapter can be used and trained on like any other."""
+the folders' names do. PEFT says by a name alone which backbone a LoRA was trained on: name it with
+--backbone; another name gives a warning. The adapter can be used and trained on like any other."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peft", type=Path, action="append", required=True, help="PEFT LoRA folder (repeat)"
     )
-    parser.add_argument("--task", action="append", help="task name (repeat)")
+    parser.add_argument("--task", type=task_name, action="append", help="task name (repeat)")
     parser.add_argument(
         "--method",
         choices=("lora", "moe-lora", "cgc-lora"),

@@ -7,7 +7,8 @@ one reads the same weights from the same modules and computes the same function:
 * query, key and value are one product, as are gate and up; so are their experts' A and B;
 * keys and values go into a cache that is allocated once, and masks are made once a pass;
 * nothing in a pass waits for the device;
-* with `Int8Weight`, passes of few tokens read weights of half the size.
+* with `Int8Weight`, passes of few tokens read weights of half the size, and what they find for a
+  token is bit for bit what a pass of that token alone finds (`LeanDecoder.keeps_apart`).
 
 The decoders that it knows are made of RMS norms, rotary positions, grouped-query attention and a
 gated MLP: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take the path of `transformers`.
@@ -15,9 +16,11 @@ gated MLP: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take the path of `trans
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -183,6 +186,35 @@ class LeanDecoder:
         self._typed = config.model_type == "gemma3_text"  # a rotation for each kind of attention
         self._turns: dict[str, tuple[Tensor, Tensor]] = {}
 
+    @cached_property
+    @torch.inference_mode()
+    def keeps_apart(self) -> bool:
+        """Whether a pass of few tokens of one row finds for each what passes of one token find.
+
+        Bit for bit, so that several tokens can be verified at once without a trace in the answer.
+        The frozen weights in 8 bits are multiplied by each token anew; whether this machine's
+        kernels round all tokens alike is tried here, on a layer of each kind.
+        """
+        if not self.int8:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(1, FEW_ROWS, len(self.norm.weight), generator=generator)
+        layers = {layer.kind: layer for layer in self.layers}.values()
+
+        def found(sizes: Sequence[int]) -> Tensor:
+            cache = Cache(self, 1, FEW_ROWS)
+            start, rows = 0, []
+            for part in x.split(sizes, dim=1):
+                places = self.places_from(start, part.shape[1], torch.float32, apart=True)
+                hidden = part
+                for layer, keys_values in zip(layers, cache.table, strict=False):
+                    hidden = layer(hidden, keys_values, places[layer.kind], [None] * 4)
+                rows.append(self.norm(hidden))
+                start += part.shape[1]
+            return torch.cat(rows, dim=1)
+
+        return torch.equal(found([FEW_ROWS]), found([1] * FEW_ROWS))
+
     @torch.inference_mode()
     def __call__(
         self, ids: Tensor, cache: Cache, experts: Experts, counts: Tensor | None = None
@@ -201,7 +233,8 @@ class LeanDecoder:
         dtype = cache.table.dtype if count <= FEW_ROWS else self.dtype
         end = cache.longest + count
         if rows == 1:
-            places = self.places_from(cache.longest, count, dtype)
+            apart = self.int8 and count <= FEW_ROWS
+            places = self.places_from(cache.longest, count, dtype, apart=apart)
         else:
             places = self.places_at(cache.lengths, count, end, dtype)
         x = self.embed(ids)
@@ -215,16 +248,25 @@ class LeanDecoder:
         """What the first layer reads, [batch, tokens, H] in fp32."""
         return self._embed(ids).float()
 
-    def places_from(self, start: int, count: int, dtype: torch.dtype) -> dict[str, Place]:
+    def places_from(
+        self, start: int, count: int, dtype: torch.dtype, *, apart: bool = False
+    ) -> dict[str, Place]:
         """For each kind of attention the places of tokens that stand alike in all rows.
 
         Args:
             start: Where the first of them stands.
             count: Tokens a row.
             dtype: What scores are computed in.
+            apart: Each token attends by itself, as in a pass of its own.
         """
         positions = torch.arange(start, start + count, device=self.device)
-        return self._places(positions, start, start + count, dtype)
+        places = self._places(positions, start, start + count, dtype)
+        if not apart or count == 1:
+            return places
+        return {
+            kind: dataclasses.replace(place, reach=_reach(start, count, self.windows[kind]))
+            for kind, place in places.items()
+        }
 
     def places_at(
         self, lengths: Tensor, count: int, end: int, dtype: torch.dtype
@@ -285,6 +327,8 @@ class Place:
         seen: Which keys between the two each token may see, [batch or 1, 1, tokens, keys]; None is
             all of them.
         dtype: What scores are computed in.
+        reach: For each token the first key that it sees and the end of them, where each attends by
+            itself.
     """
 
     rows: Tensor
@@ -296,6 +340,13 @@ class Place:
     end: int
     seen: Tensor | None
     dtype: torch.dtype
+    reach: Sequence[tuple[int, int]] = ()
+
+
+def _reach(start: int, count: int, window: int | None) -> list[tuple[int, int]]:
+    """`Place.reach` of tokens that stand from `start` on."""
+    ends = range(start + 1, start + count + 1)
+    return [(0 if window is None else max(0, end - window), end) for end in ends]
 
 
 def _seen(
@@ -304,7 +355,7 @@ def _seen(
     """`Place.first` and `Place.seen`."""
     count = positions.shape[-1]
     if alike and count == 1:
-        return (0 if window is None else max(0, end - window)), None
+        return _reach(end - 1, 1, window)[0][0], None
     keys = torch.arange(end, device=positions.device)
     at = positions.unsqueeze(-1)
     seen = keys <= at
@@ -450,12 +501,38 @@ class _Layer:
         else:
             keys[place.rows, :, place.positions] = key.to(keys.dtype)
             values[place.rows, :, place.positions] = value.to(values.dtype)
+        if place.reach:
+            each = zip(query.split(1, dim=1), place.reach, strict=True)
+            y = torch.cat(
+                [
+                    self._look(one, keys[:, :, first:end], values[:, :, first:end], None, place)
+                    for one, (first, end) in each
+                ],
+                dim=1,
+            )
+        else:
+            near = slice(place.first, place.end)
+            y = self._look(query, keys[:, :, near], values[:, :, near], place.seen, place)
+        return self.groups[1](y.float(), own[1])
+
+    def _look(
+        self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, place: Place
+    ) -> Tensor:
+        """What queries [batch, tokens, heads, size] take from keys and values: [batch, tokens, -1].
+
+        Args:
+            query: Turned to their places.
+            keys: [batch, kv heads, keys, size].
+            values: Like the keys.
+            seen: As `Place.seen`, of these keys.
+            place: Of the pass.
+        """
+        rows, count = query.shape[:2]
+        keys, values = keys.to(place.dtype), values.to(place.dtype)
         if count == 1:  # the queries of a group see the same keys: as if they were several tokens
             query = query.reshape(rows, self.kv_heads, -1, self.head_size)
         else:
             query = query.transpose(1, 2)
-        keys = keys[:, :, place.first : place.end].to(place.dtype)
-        values = values[:, :, place.first : place.end].to(place.dtype)
         grouped = count > 1 and self.heads != self.kv_heads
         if grouped and keys.is_cuda:  # where no fast kernel knows both groups and masks
             keys, values = (
@@ -467,13 +544,13 @@ class _Layer:
             query.to(place.dtype),
             keys,
             values,
-            attn_mask=place.seen,
+            attn_mask=seen,
             scale=self.scaling,
             enable_gqa=grouped,
         )
         if count > 1:
             y = y.transpose(1, 2)
-        return self.groups[1](y.reshape(rows, count, -1).float(), own[1])
+        return y.reshape(rows, count, -1)
 
 
 # Experts ----------------------------------------------------------------------------------
@@ -515,7 +592,13 @@ class SharedOwn:
         """See `Own`."""
         if self.A is None or self.B is None:
             return
-        z = F.linear(x.reshape(len(y), -1), self.A)
+        flat = x.reshape(len(y), -1)
+        if len(x) == 1 and self.gates is None and 1 < len(y) <= FEW_ROWS:
+            # One by one, since sums of several rows are rounded in another order.
+            for one, row in zip(y.split(1), flat.split(1), strict=True):
+                one.addmm_(F.linear(row, self.A), self.B)
+            return
+        z = F.linear(flat, self.A)
         if self.gates is not None:
             z = (z.view(*x.shape[:2], -1) * self.gates).view(len(y), -1)
         y.addmm_(z, self.B)
@@ -538,6 +621,11 @@ class Experts:
     """
 
     layers: tuple[tuple[SharedOwn | None, ...], ...]
+
+    @property
+    def beside(self) -> bool:
+        """Whether all stand beside the frozen weights, and none in their place."""
+        return all(own is None or own.weights is None for layer in self.layers for own in layer)
 
     @classmethod
     def of(cls, decoder: LeanDecoder, route: Route | GatheredRoute | None) -> Experts:

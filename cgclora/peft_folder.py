@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,17 @@ _CHANGES_MORE = (  # than B A beside a linear layer
     "kasa_config",
     "monteclora_config",
     "velora_config",
+    "megatron_config",
 )
-_CHANGES_BACKBONE = ("pissa", "olora", "corda", "loftq")  # starts that subtract from the weights
+_KEEP_BACKBONE = ("gaussian", "eva", "orthogonal", "mica")  # others subtract from its weights
+_PLAIN = {  # read below, or told by the tensors, or without effect on what they compute
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+    *("base_model_name_or_path", "revision", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "r", "rank_pattern", "lora_alpha", "alpha_pattern"),
+    *("use_rslora", "lora_dropout", "fan_in_fan_out", "bias", "ensure_weight_tying"),
+    *("init_lora_weights", "eva_config", "corda_config", "lora_ga_config", "loftq_config"),
+    *("qalora_group_size", "megatron_core"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ def read_peft(folder: str | Path) -> PeftLoRA:
 
     Raises:
         AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
-            add B A beside linear layers (DoRA, biases, saved modules, embeddings, ...).
+            add B A beside linear layers (DoRA, biases, saved modules, embeddings, ...), or its
+            start changed the backbone (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ).
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -124,16 +135,29 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise AdapterError(f"{folder} is of PEFT type {kind!r}: only LORA can be imported.")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in _KEEP_BACKBONE:
+        raise AdapterError(
+            f"{folder} was trained with init_lora_weights={start}, which is not known to leave the "
+            "backbone's weights as they were, so that its A and B alone are another function. Save "
+            "it anew where it was trained: `model.save_pretrained(folder, "
+            "path_initial_model_for_weight_conversion=...)` with the adapter as it was before "
+            "training makes a plain LoRA of PiSSA, OLoRA, CorDA and LoRA-GA; for LoftQ and others "
+            "`model.merge_and_unload()` makes a backbone."
+        )
     refused = [name for name in _CHANGES_MORE if config.get(name)]
     if config.get("bias", "none") != "none":
         refused.append("bias")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(_CHANGES_BACKBONE):
-        refused.append(f"init_lora_weights={start}")
     if refused:
         raise AdapterError(
             f"{folder} uses {', '.join(refused)}, which does more than add B A beside a linear "
             "layer: merge it into its backbone with PEFT instead."
+        )
+    known = _PLAIN.union(_CHANGES_MORE)
+    if unknown := sorted(name for name in config.keys() - known if config[name]):
+        warnings.warn(
+            f"{folder / PEFT_CONFIG} has fields ignored, not known to this version: {unknown}",
+            stacklevel=3,
         )
     return config
 

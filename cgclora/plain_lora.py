@@ -20,6 +20,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora import storage
 from cgclora.adapter import Adapter
@@ -35,6 +36,15 @@ _WRITTEN = {
 
 _LONGEST_NAME = 200
 """Bytes. File systems take 255, and an ending may follow."""
+
+_EXPERT_NAMES = {
+    "mixtral": {"gate", "w1", "w2", "w3"},
+    "qwen2_moe": {"gate", "gate_proj", "up_proj", "down_proj"},
+}
+"""What PEFT takes for routed experts and their router, by transformers' pattern of a model type."""
+
+_MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+"""Model types in which PEFT loads no LoRA of an `out_proj`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,8 @@ class TaskLoRAs:
             path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
         }
         gates = storage.gates_of(folder, config, tensors)
-        return cls(config, manifest, backbone, layers, gates, module_names(skeleton, paths))
+        names = module_names(skeleton, paths)
+        return cls(config, manifest, skeleton.config, layers, gates, names)
 
     def lora(self, task: str) -> PlainLoRA:
         """A task's experts as one LoRA.
@@ -142,6 +153,21 @@ class TaskLoRAs:
         }
         rank = config.active_rank
         return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
+
+    @property
+    def missed_by_peft(self) -> tuple[str, ...]:
+        """Paths of the layers that PEFT would not adapt in a backbone of this type.
+
+        Where transformers 5 holds all routed experts in one parameter, PEFT reads any LoRA as one
+        of the model as it was before: a target that is called like a part of an expert becomes
+        that parameter, also where dense layers or shared experts are called so (its issue 3711).
+        """
+        kind = self.backbone.model_type
+        patterns = _MODEL_TO_CONVERSION_PATTERN | {"mixtral": "mixtral"}  # PEFT's own addition
+        names = _EXPERT_NAMES.get(patterns.get(kind, ""), set())
+        if kind in _MAMBA_TYPES:
+            names = {"out_proj"}
+        return tuple(path for path in self.layers if path.rpartition(".")[2] in names)
 
     def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:
         """A LoRA for each task, by default for all that the adapter knows.

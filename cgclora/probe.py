@@ -13,9 +13,8 @@ from torch import Tensor
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
-from cgclora.data import encode_prompts
 from cgclora.layer import ExpertLinear
-from cgclora.request import DecodingError, Request, check
+from cgclora.request import DecodingError, Request, encode_requests
 
 _ROWS = 32
 """How many rows of logits are there at once: with Gemma's vocabulary they take 34 MB."""
@@ -52,11 +51,9 @@ def label_probabilities(
         raise DecodingError("labels is empty or holds an empty text: name what may be said.")
     if repeated := sorted({label for label in labels if list(labels).count(label) > 1}):
         raise DecodingError(f"labels holds {repeated} more than once: name each label once.")
-    separator = adapter.config.separator if adapter else "\n"
-    prompts = encode_prompts([request.prompt], backbone.tokenizer, separator)
     said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
     request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
-    check(backbone, [request], prompts, adapter)
+    prompts = encode_requests(backbone, [request], adapter)
     batch = Batch(backbone, adapter, [request], prompts)
     sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))
     return sums.softmax(dim=0).tolist()
@@ -156,8 +153,7 @@ def contributions(
     config = adapter.config
     index = config.task_index(task)
     request = Request(task, prompt, max_new_tokens=1, gates=gates)
-    prompts = encode_prompts([prompt], backbone.tokenizer, config.separator)
-    check(backbone, [request], prompts, adapter)
+    prompts = encode_requests(backbone, [request], adapter)
     if adapter.folded_task is not None:
         raise DecodingError(
             f"task {task!r} is folded in: unfold() it, so that experts stand apart."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cgclora.drafts import Phrases
+from cgclora.backbone import Backbone
 from cgclora.request import Answer, Finish, Piece, Request
 
 
@@ -23,8 +23,7 @@ class Reply:
         index: The request's place among others.
         request: What is asked.
         prompt: Its token ids.
-        tokenizer: The backbone's.
-        phrases: What answers of a form have said.
+        backbone: Who answers.
         started: When it joined a batch, by `time.monotonic`.
         finish: Why it ended; None until then.
         ids: The tokens so far.
@@ -34,8 +33,7 @@ class Reply:
     index: int
     request: Request
     prompt: Sequence[int]
-    tokenizer: PreTrainedTokenizerBase
-    phrases: Phrases
+    backbone: Backbone
     started: float = 0.0
     finish: Finish | None = None
     ids: list[int] = field(default_factory=list)
@@ -43,6 +41,7 @@ class Reply:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.request.seed)
+        self.tokenizer, self.ends = self.backbone.tokenizer, self.backbone.ends
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
 
     @property
@@ -77,7 +76,7 @@ class Reply:
         """Take a token, and give what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
-            self.phrases.remember(self.form, self.ids)
+            self.backbone.phrases.remember(self.form, self.ids)
             yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)
@@ -90,7 +89,7 @@ class Reply:
         are never shown, and a text that got shorter adds nothing.
         """
         self.ids.append(token)
-        ended = token == self.tokenizer.eos_token_id
+        ended = token in self.ends
         said = self.ids[:-1] if ended else self.ids
         text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True)).rstrip("\ufffd")
         cut = min((text.find(stop) for stop in self.request.stop if stop in text), default=-1)
@@ -118,7 +117,7 @@ class Reply:
                 self.add(token)
                 continue
             self.ids.append(token)
-            ended = token == self.tokenizer.eos_token_id
+            ended = token in self.ends
             if ended or len(self.ids) >= self.request.max_new_tokens:
                 self._conclude(self.ids[:-1] if ended else self.ids)
 

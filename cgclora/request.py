@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cgclora.adapter import Row, folded_in
 from cgclora.backbone import Backbone
+from cgclora.config import PromptFormat
+from cgclora.data import encode_prompts
 from cgclora.layer import GatheredRoute, Route
 from cgclora.vocabulary import readable, unreadable_word
 
@@ -33,7 +35,7 @@ class Request:
 
     Attributes:
         task: Whose experts answer; None is the bare backbone.
-        prompt: The whole prompt, without the separator that the adapter's config adds.
+        prompt: The whole prompt, without what stands around it (`PromptFormat`).
         max_new_tokens: Most tokens of the answer.
         stop: Texts at which the answer ends; they are not part of it.
         temperature: 0 takes the likeliest token, otherwise (1e-6 to 1e6) tokens are drawn.
@@ -43,6 +45,8 @@ class Request:
             None leaves it free.
         gates: Weights instead of the gate's: [E] for all layers, or [L, E].
         cluster: Whose task it is, where several adapters are resident; None looks it up.
+        separator: Text between prompt and answer; None takes that of the adapter's training, and a
+            line break for the bare backbone.
     """
 
     task: str | None
@@ -55,6 +59,7 @@ class Request:
     choices: tuple[str, ...] | None = None
     gates: Tensor | None = None
     cluster: str | None = None
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a request may come from a form."""
@@ -87,8 +92,8 @@ class Experts(Protocol):
     def snapshot(self) -> Experts:
         """Those of now: a batch asks them twice, and must not hear of different adapters."""
 
-    def separator(self, row: Row) -> str:
-        """Text between a row's prompt and its answer."""
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """What stands around a row's prompt."""
 
     def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
         """The route of a batch."""
@@ -137,6 +142,27 @@ def _unreadable_choice(backbone: Backbone, choices: Sequence[str] | None, known:
         return None
     said = backbone.tokenizer(list(choices), add_special_tokens=False)["input_ids"]
     return unreadable_word(chain.from_iterable(said), known, backbone.tokenizer)
+
+
+def encode_requests(
+    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None
+) -> list[list[int]]:
+    """Token ids of the requests' prompts, checked.
+
+    Raises:
+        ConfigError: The adapter does not know a task.
+        DecodingError: As `check` says.
+    """
+    formats = []
+    for request in requests:
+        bare = adapter is None or request.task is None
+        own = PromptFormat() if bare else cast(Experts, adapter).prompt_format(request)
+        if request.separator is not None:
+            own = replace(own, separator=request.separator)
+        formats.append(own)
+    prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
+    check(backbone, requests, prompts, adapter)
+    return prompts
 
 
 def check(

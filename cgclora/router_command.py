@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgclora.records import read_records
+
 if TYPE_CHECKING:
     from cgclora.data import Record
     from cgclora.router import TaskRouter
@@ -21,7 +23,7 @@ prompts are found among the tasks of all adapters given, and how often the route
   python -m cgclora router route --adapter medical --adapter general "找出句子中的人名：…"
 
 A router knows only the tasks of its own adapter, and was fitted without a look at others: any
-adapters go together. Data is JSONL as for training. With --write, `check` also notes in each
+adapters go together. Data is as for training. With --write, `check` also notes in each
 adapter's manifest how well it does among its own tasks."""
 
 
@@ -30,11 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="fit | check | route")
 
     fit = _action(actions, "fit", "fit the routers of adapters", _fit)
-    _data_option(fit, "--data", "training records, JSONL (repeat)", required=True)
+    _data_option(fit, "--data", "train records: file, folder or hub id (repeat)", required=True)
     _data_option(fit, "--dev", "dev records to check with afterwards (repeat)", required=False)
 
     check = _action(actions, "check", "say how often routers are right", _check)
-    _data_option(check, "--data", "test records, JSONL (repeat)", required=True)
+    _data_option(check, "--data", "test records: file, folder or hub id (repeat)", required=True)
     check.add_argument("--write", action="store_true", help="note the scores in the manifests")
     check.add_argument("--out", type=Path, help="also write the JSON to this file")
 
@@ -64,7 +66,7 @@ def _action(
 
 
 def _data_option(parser: argparse.ArgumentParser, name: str, text: str, *, required: bool) -> None:
-    parser.add_argument(name, type=Path, action="append", required=required, default=[], help=text)
+    parser.add_argument(name, action="append", required=required, default=[], help=text)
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -73,7 +75,7 @@ def _fit(options: argparse.Namespace) -> None:
     from cgclora.router_check import check
     from cgclora.storage import read_manifest
 
-    records, dev = _records(options.data), _records(options.dev)
+    records, dev = _records(options.data, "train"), _records(options.dev, "dev")
     reports = {}
     for folder in options.adapter:
         _, config = read_manifest(folder)
@@ -101,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
     from cgclora.router_check import check
     from cgclora.storage import annotate, read_manifest
 
-    routers, records = _routers(options.adapter), _records(options.data)
+    routers, records = _routers(options.adapter), _records(options.data, "test")
     report = {**check(routers, records), **_stamp()}
     if len(routers) > 1:
         report["alone"] = {
@@ -137,10 +139,12 @@ def _route(options: argparse.Namespace) -> None:
         print(f"{one.probability:.3f}  {one.task}  ({one.cluster})")
 
 
-def _records(paths: Sequence[Path]) -> list[Record]:
-    from cgclora.data import read_prompts
-
-    return [record for path in paths for record in read_prompts(path)]
+def _records(sources: Sequence[str], split: str) -> list[Record]:
+    return [
+        record
+        for source in sources
+        for record in read_records(source, split=split, need_target=False)
+    ]
 
 
 def _routers(folders: Sequence[Path]) -> dict[str, TaskRouter]:

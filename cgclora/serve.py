@@ -21,9 +21,8 @@ from typing import Self
 
 from cgclora.backbone import Backbone
 from cgclora.cluster import Clusters
-from cgclora.data import encode_prompts
 from cgclora.decoding import stream
-from cgclora.request import DecodingError, Piece, Request, check
+from cgclora.request import DecodingError, Piece, Request, encode_requests
 
 _log = logging.getLogger(__name__)
 
@@ -255,15 +254,13 @@ class Batcher:
                 f"the prompt's {len(request.prompt)} characters are more than the "
                 f"{limits.prompt_tokens} tokens that this server reads: shorten it."
             )
-        separator = self.clusters.separator(request)
         with self._tokenizer:  # which threads may not share
-            (prompt,) = encode_prompts([request.prompt], self.backbone.tokenizer, separator)
+            (prompt,) = encode_requests(self.backbone, [request], self.clusters)
         if len(prompt) > limits.prompt_tokens:
             raise DecodingError(
                 f"the prompt's {len(prompt)} tokens are more than the {limits.prompt_tokens} that "
                 "this server reads: shorten it."
             )
-        check(self.backbone, [request], [prompt], self.clusters)
         return len(prompt)
 
     # Workers ------------------------------------------------------------------------------

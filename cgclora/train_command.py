@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.commands import backbone_options, load
+from cgclora.records import read_records, task_name
 
 if TYPE_CHECKING:
     from cgclora.backbone import Backbone
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from cgclora.member import TrainingRun
     from cgclora.settings import TrainingSettings
 
-HELP = """Train one adapter on many tasks. The data is JSONL, an object a line:
+HELP = """Train one adapter on many tasks. The data is an object a line, or one JSON list:
 
   {"task": "NER", "input": "the whole prompt", "target": "the answer"}
 
-(`task_dataset` and `kind` name the task too, so PromptCBLUE and Firefly files work as they are.)
+(The files of PromptCBLUE and Firefly work as they are.) A line that is no record is an error.
 The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss. An
 interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
 
@@ -76,10 +77,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def data_options(parser: argparse.ArgumentParser) -> None:
     """Options that say what to train on, and where."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, help="training records, JSONL")
-    data.add_argument("--dev", type=Path, required=True, help="dev records, JSONL")
+    data.add_argument("--data", required=True, help="train records: file, folder or hub id")
+    data.add_argument("--dev", required=True, help="dev records, likewise")
     data.add_argument("--run", type=Path, required=True, help="run folder; the same one resumes")
-    data.add_argument("--task", action="append", help="train these tasks only (repeat)")
+    data.add_argument(
+        "--task", type=task_name, action="append", help="train these tasks only (repeat)"
+    )
     data.add_argument("--records-per-task", type=int, default=0, help="0 takes all")
     data.add_argument(
         "--records-of",
@@ -128,7 +131,7 @@ def _task_number(text: str) -> tuple[str, int]:
     task, _, number = text.rpartition("=")
     if not task:
         raise ValueError(text)
-    return task, int(number)
+    return task_name(task), int(number)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -191,7 +194,7 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         if wrong := sorted(key for key in table if key.replace("-", "_") in shared):
             raise ConfigError(f"{options.runs}, [{name}]: {wrong} are the same for all runs.")
         own = argparse.Namespace(**vars(options))
-        words = ["--data", str(own.data), "--dev", str(own.dev), "--run", str(own.run / name)]
+        words = ["--data", own.data, "--dev", own.dev, "--run", str(own.run / name)]
         for key, value in table.items():
             if isinstance(value, list):
                 setattr(own, key.replace("-", "_"), [])
@@ -211,11 +214,9 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
 
 def records_of(options: argparse.Namespace) -> tuple[list[Record], list[Record], list[str]]:
     """Records to train on, those of the dev loss, and their tasks."""
-    from cgclora.data import read_records
-
     train_records = read_records(options.data, tasks=options.task)
     tasks = options.task or sorted({record.task for record in train_records})
-    return train_records, read_records(options.dev, tasks=tasks), tasks
+    return train_records, read_records(options.dev, split="dev", tasks=tasks), tasks
 
 
 def _training_run(

@@ -9,6 +9,7 @@ of a backbone each of several processes holds (`distributed`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections import Counter
@@ -222,7 +223,7 @@ class _Preparation:
         data, too_long, hashes = {}, Counter[str](), {}
         for split, records in (("train", run.train_records), ("dev", run.dev_records)):
             digest = self._once(("hash", id(records)), data_hash, records)
-            key = ("ids", digest, tasks, adapter.config.separator, max_length, only)
+            key = ("ids", digest, tasks, adapter.config.prompt_format, max_length, only)
             encoded, skipped = self._once(key, self._encode, run, records, max_length)
             data[split] = sample_per_task(encoded, wanted[split], settings.seed)
             too_long += skipped
@@ -258,7 +259,7 @@ class _Preparation:
             records,
             self.tokenizer,
             run.adapter.config.tasks,
-            separator=run.adapter.config.separator,
+            prompt_format=run.adapter.config.prompt_format,
             max_length=max_length,
             needed=run.only,
             known=self.readable,
@@ -275,15 +276,26 @@ class _Progress:
         self.members = members
         self.listener = listener
         self.started = time.monotonic()
-        self.first = sum(member.step for member in members)
+        self.first = [member.step for member in members]
+        # Tokens of a step: those of two members may differ.
+        self.sizes = [
+            sum(one.sampler.lengths) / math.ceil(len(one.train) / one.records_a_step)
+            for one in members
+        ]
 
     def __call__(self, member: Member, facts: Mapping[str, Any]) -> None:
         """Tell it."""
         steps = [one.step for one in self.members]
         ends = [one.step if one.ended or one.error else one.steps for one in self.members]
-        done = sum(steps) - self.first
+        done, due = (
+            sum(
+                size * (later - earlier)
+                for size, earlier, later in zip(self.sizes, *span, strict=True)
+            )
+            for span in ((self.first, steps), (steps, ends))
+        )
         seconds = time.monotonic() - self.started
-        left = seconds / done * (sum(ends) - sum(steps)) if done else None
+        left = seconds / done * due if done else None
         self.listener(
             {
                 "run": member.run.folder.name,

@@ -12,6 +12,8 @@ mean; training then moves weight between the experts (our choice, no paper's).
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ def import_peft(
 
     Args:
         source: The folder that PEFT wrote, or what `read_peft` read of it.
-        backbone: The backbone that it was trained on. PEFT's format has nothing to check it by.
+        backbone: The backbone that it was trained on. PEFT's format has only a name to check it by:
+            one that differs gives a warning, since copies of a model have many.
         tasks: Names of the tasks that it shall answer, all alike.
         separator: Text between prompt and answer; None takes what an export of ours says, else a
             line break.
@@ -52,6 +55,7 @@ def import_peft(
         ConfigError: No task is named.
     """
     lora = _read(source)
+    _compare_names([lora], backbone)
     config = AdapterConfig.lora(
         tasks,
         lora.rank,
@@ -86,7 +90,7 @@ def upcycle(
     Args:
         own: Each task's own LoRA, a folder or what `read_peft` read; empty if there are common
             ones.
-        backbone: The backbone that all were trained on.
+        backbone: The backbone that all were trained on, as for `import_peft`.
         common: LoRAs, likewise, that become common experts.
         tasks: The tasks, if `own` does not name them.
         fresh: Number of new common experts, which begin with B zero.
@@ -104,6 +108,7 @@ def upcycle(
     loras = [*mine.values(), *shared]
     if not loras:
         raise ConfigError("there is no LoRA to make experts of: name at least one.")
+    _compare_names(loras, backbone)
     if mine and tasks is not None and set(tasks) != set(mine):
         raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: name one for each.")
     known = list(mine) if mine else list(tasks or ())
@@ -143,6 +148,41 @@ def imported_facts(loras: Sequence[PeftLoRA]) -> dict[str, Any]:
 
 def _read(source: str | Path | PeftLoRA) -> PeftLoRA:
     return source if isinstance(source, PeftLoRA) else read_peft(source)
+
+
+def _compare_names(loras: Sequence[PeftLoRA], backbone: Backbone | PreTrainedModel) -> None:
+    """Warn of LoRAs that name another backbone as the one that they were trained on."""
+    here = backbone.name if isinstance(backbone, Backbone) else backbone.name_or_path
+    if here and (folder := Path(here).expanduser()).is_dir():
+        here = str(folder.resolve())  # never like a hub id
+    for lora in loras:
+        named = lora.facts["base_model"]
+        if named and here and not same_model(str(named), here):
+            warnings.warn(
+                f"{lora.name} says that it was trained on {named}, the backbone here is {here}: "
+                "beside other weights it is another function, so see that they are the same.",
+                stacklevel=3,
+            )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names, hub ids or folders, may be of one model.
+
+    Two hub ids must be the same but for case. A folder may be called like the model alone; one of
+    the hub's cache says which id it has.
+    """
+    ones, others = _name_parts(one), _name_parts(other)
+    common = min(len(ones), len(others))
+    return ones[-common:] == others[-common:]
+
+
+def _name_parts(name: str) -> tuple[str, ...]:
+    """Owner and name of a hub id, the name alone of a folder, in lower case."""
+    name = name.replace("\\", "/").rstrip("/").casefold()
+    if cached := re.search(r"(?:^|/)models--([^/]+)/snapshots/[^/]+$", name):
+        return tuple(cached[1].split("--", 1))
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    return tuple(name.split("/")) if is_id else (name.rpartition("/")[2],)
 
 
 @torch.no_grad()

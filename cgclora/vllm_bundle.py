@@ -98,8 +98,9 @@ def export_vllm(
 
     Raises:
         ConfigError: A task is unknown, or two adapters know it; or `base` is needed.
-        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, or the
-            folder is there and holds something else.
+        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, PEFT,
+            through which bundles are checked, would not find all layers, or the folder is there
+            and holds something else.
     """
     chosen = _chosen(sources, tasks)
     rank = _max_rank(chosen.values())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.commands import command_line, load
 from cgclora.exit_codes import run
+from cgclora.records import task_name
 from evals import matrix_command, speed_command
 from evals.matrix_command import answering_options
 
@@ -124,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     table = command("classification", CLASSIFICATION, _classification)
     table.add_argument("--adapter", type=Path, required=True, help="adapter folder")
-    table.add_argument("--data", type=Path, required=True, help="test records, JSONL")
+    table.add_argument("--data", required=True, help="file, folder or hub id")
     table.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
     table.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
     table.add_argument("--batch-size", type=int, default=16)
@@ -163,7 +164,7 @@ def _data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA
 def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder to make")
     _data_options(parser)
-    parser.add_argument("--task", action="append", help="these tasks only (repeat)")
+    parser.add_argument("--task", type=task_name, action="append", help="these tasks only (repeat)")
     parser.add_argument("--per-task", type=int, default=0, help="records of a task; 0 takes all")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="may repeat")
     answering_options(parser)
@@ -191,7 +192,7 @@ def _task_model(text: str) -> tuple[str, str]:
     task, equals, name = text.partition("=")
     if not (task and equals and name):
         raise ValueError(text)
-    return task, name
+    return task_name(task), name
 
 
 # predict and score ------------------------------------------------------------------------
@@ -317,8 +318,9 @@ def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
 
 
 def _print_progress(facts: Mapping[str, Any]) -> None:
-    left = facts["seconds_left"] / 60
-    print(f"{facts['done']}/{facts['total']} · {left:.1f} min left", file=sys.stderr, flush=True)
+    left = facts["seconds_left"]
+    words = "" if left is None else f" · {left / 60:.1f} min left"
+    print(f"{facts['done']}/{facts['total']}{words}", file=sys.stderr, flush=True)
 
 
 def _report(run: Run, *, as_json: bool = False) -> None:
@@ -381,11 +383,11 @@ def _compare(options: argparse.Namespace) -> None:
 def _classification(options: argparse.Namespace) -> None:
     from cgclora.adapter import Adapter
     from cgclora.backbone import EMBEDDED, load_backbone
-    from cgclora.data import read_records
     from cgclora.storage import annotate
+    from evals import data
     from evals.classification import compare
 
-    records = read_records(options.data)
+    records = data.read(options.data).records
     backbone = load_backbone(options.backbone or EMBEDDED)
     adapter = Adapter.load(options.adapter, backbone).for_inference()
     report = compare(backbone, adapter, records, most=options.most, batch_size=options.batch_size)

@@ -67,7 +67,7 @@ def measure(
             own,
             backbone.tokenizer,
             config.tasks,
-            separator=config.separator,
+            prompt_format=config.prompt_format,
             max_length=max_length,
             needed=sorted({record.task for record in own}),
             known=readable(backbone.model),

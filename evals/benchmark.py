@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.data import DataError, Record, data_hash
+from cgclora.decoding import longest_first
 from cgclora.request import Answer, Request
 from evals import results
 from evals.data import Dataset
@@ -28,6 +29,7 @@ from evals.metrics import Metric, Pair, get_metric, sample_scores
 from evals.results import Prediction, Run, RunError, Unfinished
 from evals.statistics import RESAMPLES, replicates, summarise, task_seed
 from evals.tasks import TASKS, Task
+from evals.time_left import TimeLeft
 
 KEPT_REPLICATES = 2_000
 """So many of the resamples' main scores stay with a run: enough for an interval of a difference."""
@@ -50,6 +52,10 @@ PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {"plain": _plain, "task n
 
 class Engine(Protocol):
     """Whoever answers: a model in this process, or a server."""
+
+    @property
+    def parallel(self) -> int:
+        """Most requests that are answered at the same time."""
 
     def facts(self, tasks: Sequence[str]) -> Mapping[str, Any]:
         """What the manifest says of it: `backbone`, `adapters`, `decoding` and the like."""
@@ -140,7 +146,7 @@ def predict(
         dataset: What.
         to_be_scored: Whether a finished run is given back, instead of refused, if it is this very
             one and has no scores yet.
-        progress: Called with records done, of all, and seconds left.
+        progress: Called with `done` records, of `total`, and `seconds_left`, see `TimeLeft`.
         what: `method`, `label`, `seed`, `prompt` and `facts`, as for `Questions`.
 
     Raises:
@@ -170,13 +176,21 @@ def predict_together(
     with ExitStack() as stack:
         unfinished = [stack.enter_context(Unfinished(one.run, one.identity())) for one in runs]
         asked = [
-            (own, key, request)
+            (own, record, request)
             for own, one in enumerate(runs)
-            for key, request in zip(one.keys(), one.requests(), strict=True)
-            if key not in unfinished[own].done
+            for record, request in zip(one.dataset.records, one.requests(), strict=True)
+            if (record.task, record.id) not in unfinished[own].done
         ]
         left = Counter(own for own, _, _ in asked)
-        clock = _Clock(unfinished, left, sum(len(one.dataset.records) for one in runs), progress)
+        requests = [request for _, _, request in asked]
+        time_left = TimeLeft(
+            [record for _, record, _ in asked],
+            [request.max_new_tokens for request in requests],
+            longest_first(requests),
+            max((one.engine.parallel for one in runs), default=1),
+        )
+        total = sum(len(one.dataset.records) for one in runs)
+        clock = _Clock(unfinished, left, total, time_left, progress)
 
         def finish(own: int) -> Run:
             one, found = runs[own], unfinished[own]
@@ -195,10 +209,10 @@ def predict_together(
             if not left[own]:
                 yield finish(own)
         for place, answer in answers([(runs[own].engine, r) for own, _, r in asked]):
-            own, (task, identity), _ = asked[place]
-            said = Prediction(task, identity, answer.text, answer.finish, answer.tokens)
+            own, record, _ = asked[place]
+            said = Prediction(record.task, record.id, answer.text, answer.finish, answer.tokens)
             unfinished[own].add([said])
-            clock.tick()
+            clock.tick(place, answer)
             left[own] -= 1
             if not left[own]:
                 yield finish(own)
@@ -227,31 +241,34 @@ class _Clock:
         runs: Sequence[Unfinished],
         left: Mapping[int, int],
         total: int,
+        time_left: TimeLeft,
         progress: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self.runs = runs
         self.total = total
+        self.time_left = time_left
         self.progress = progress
         self.shares = [left[own] / max(1, sum(left.values())) for own in range(len(runs))]
-        self.started = self.told = time.monotonic()
-        self.noted = [self.started] * len(runs)
-        self.first = total - sum(left.values())
+        self.told = time.monotonic()
+        self.noted = [self.told] * len(runs)
 
-    def tick(self) -> None:
-        if time.monotonic() - self.told >= FLUSH_SECONDS:
+    def tick(self, place: int, answer: Answer) -> None:
+        """Take an answer to the request of a place."""
+        now = time.monotonic()
+        self.time_left.add(place, answer.tokens, answer.seconds, now)
+        if now - self.told >= FLUSH_SECONDS:
             self.note([own for own, run in enumerate(self.runs) if run.folder.exists()])
 
     def note(self, runs: Sequence[int]) -> None:
         """Write down how far some runs are, and tell how far all are."""
         self.told = now = time.monotonic()
+        left = self.time_left.seconds(now)
         for own in runs:
             seconds = (now - self.noted[own]) * self.shares[own]
-            self.runs[own].log_progress(len(self.runs[own].done), seconds)
+            self.runs[own].log_progress(len(self.runs[own].done), seconds, left)
             self.noted[own] = now
         done = sum(len(run.done) for run in self.runs)
-        rate = (now - self.started) / max(1, done - self.first)
-        facts = {"done": done, "total": self.total, "seconds_left": rate * (self.total - done)}
-        self.progress(facts)
+        self.progress({"done": done, "total": self.total, "seconds_left": left})
 
 
 def request_of(record: Record, prompt: str = "plain") -> Request:

@@ -1,108 +1,27 @@
-r"""Readers for the official files of PromptCBLUE and Firefly, and for others of the same form.
-
-PromptCBLUE (arXiv 2310.14151), an object a line or one JSON list; the test file has no answers:
-
-    {"input": "判断下面搜索词的意图：\n尿酸520算高吗\n选项：…", "target": "指标解读",
-     "answer_choices": ["治疗方案", "指标解读"], "task_type": "cls", "task_dataset": "KUAKE-QIC",
-     "sample_id": "test-0"}
-
-Firefly (github.com/yangjianxin1/Firefly), first the older form, then the newer one:
-
-    {"kind": "Couplet", "input": "上联：…", "target": "…"}
-    {"conversation_id": 1, "category": "OpenQA", "conversation": [{"human": "…", "assistant": "…"}]}
-
-The examples that come with the project, as a person fills them in; the task makes the prompt:
-
-    {"task": "Couplet", "fields": {"text": "…"}, "reference": "…", "choices": null}
-
-Of a conversation the first turn makes a record. A later turn cannot be understood without those
-before it, and Firefly knows no wording that would put them into one prompt; such turns are counted.
-"""
+"""Datasets: records of known tasks, what they repeat, where two overlap, parts of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import re
-import reprlib
 import unicodedata
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from cgclora.data import DataError, FieldError, Record, data_hash, parse_fields
-from evals.sources import FAMILIES, SPLITS, VALUE_WIDTH, Entry, data_folder, open_source
+from cgclora.data import DataError, Record, data_hash
+from cgclora.records import RecordSet, of_tasks
+from cgclora.records import read as read_record_set
 from evals.tasks import TASKS
 
-__all__ = [
-    "FAMILIES",
-    "SPLITS",
-    "Dataset",
-    "Problem",
-    "data_folder",
-    "draw",
-    "letters_and_digits",
-    "limit",
-    "only",
-    "overlap",
-    "read",
-]
-
-_CONVERSATION_FIELDS = {
-    "kind": "category",
-    "input": "conversation[0].human",
-    "target": "conversation[0].assistant",
-}
-_FORM_FIELDS = {"input": "fields", "target": "reference", "answer_choices": "choices"}
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a line is not a record.
-
-    Attributes:
-        file: The file, relative to the folder that was read; a hub id for a row of its dataset.
-        line: Line or row number, from 1; None when the file as a whole is meant.
-        field: The field at fault; None when the object as a whole is.
-        value: What was found, as Python writes it, cut to 80 characters; "" when there is nothing
-            to show.
-        message: What is wrong, such as "must be non-empty text".
-    """
-
-    file: str
-    line: int | None
-    field: str | None
-    value: str
-    message: str
-
-    def __str__(self) -> str:
-        line = "" if self.line is None else f", line {self.line}"
-        field = "" if self.field is None else f", field {self.field!r}"
-        value = f", got {self.value}" if self.value else ""
-        return f"{self.file}{line}{field}: {self.message}{value}"
-
-
 @dataclass(frozen=True)
-class Dataset:
-    """Records of one split, and what was found on the way.
-
-    Attributes:
-        name: The name of the file or folder without the way to it, or the hub id.
-        split: `train`, `dev` or `test`; None for a file whose name says none of them.
-        records: In the order of the file; ids are unique.
-        problems: Lines that were skipped, whatever their task.
-        later_turns: How many turns of its conversation are left out, by the id of the record that
-            the first turn makes; ids of records that were dropped since do no harm.
-    """
-
-    name: str
-    split: str | None
-    records: tuple[Record, ...]
-    problems: tuple[Problem, ...] = ()
-    later_turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+class Dataset(RecordSet):
+    """Records, and what the judge asks of them."""
 
     @property
     def turns_left_out(self) -> int:
@@ -150,156 +69,27 @@ def read(
     skip_bad: bool = False,
     need_target: bool = True,
 ) -> Dataset:
-    """Read a file, a split of a folder, or a split of a dataset on the Hugging Face hub.
-
-    A folder holds `<split>.json` or `<split>.jsonl`, or has folders `promptcblue` and `firefly`
-    that do; what both hold is read as one. A record without `sample_id` is called
-    `<file stem>-<number>` after its line, or its place in a list, with the name of such a folder
-    before it: `firefly-test-7`.
+    """As `cgclora.records.read`, with the forms of all known tasks.
 
     Args:
-        source: File, folder, or hub id `owner/name`; None takes the folder of `CGCLORA_DATA`.
-        split: `train`, `dev` (also `valid`, `validation`) or `test`. It does not matter for a file.
+        source: As there.
+        split: As there.
         tasks: Keep these tasks only; None keeps all.
-        skip_bad: Leave bad lines out and list them as problems. A JSON list that breaks off is an
-            error all the same, since nobody knows what it has lost.
-        need_target: A record without an answer is bad; else its target is "".
+        skip_bad: As there.
+        need_target: As there.
 
     Raises:
-        DataError: The source cannot be found or read, a line is bad, nothing usable remains, or a
-            wanted task has no record.
+        DataError: As there, or a wanted task has no record.
     """
-    opened = open_source(source, split)
-    pairs, problems = _collect(opened.entries, skip_bad=skip_bad, need_target=need_target)
-    if not pairs:
-        first = f"; {len(problems)} are bad, the first: {problems[0]}" if problems else ""
-        raise DataError(f"{source or opened.name} holds no usable record{first}.")
-    dataset = Dataset(
-        name=opened.name,
-        split=opened.split,
-        records=tuple(record for record, _ in pairs),
-        problems=tuple(problems),
-        later_turns={record.id: turns for record, turns in pairs if turns},
+    found = read_record_set(
+        source,
+        split=split,
+        skip_bad=skip_bad,
+        need_target=need_target,
+        templates={name: task.prompt for name, task in TASKS.items()},
     )
+    dataset = Dataset(found.name, found.split, found.records, found.problems, found.later_turns)
     return dataset if tasks is None else only(dataset, tasks)
-
-
-# Records ----------------------------------------------------------------------------------
-
-
-def _collect(
-    entries: Iterator[Entry], *, skip_bad: bool, need_target: bool
-) -> tuple[list[tuple[Record, int]], list[Problem]]:
-    """Records, each with the number of turns left out, and problems.
-
-    Raises:
-        DataError: An entry is bad, and such entries are not to be skipped.
-    """
-    pairs: list[tuple[Record, int]] = []
-    problems: list[Problem] = []
-    ids: set[str] = set()
-    for entry in entries:
-        try:
-            record, turns_left_out = _record(entry, need_target)
-            if record.id in ids:
-                problem = "must be unique, but an earlier record has it"
-                raise FieldError("sample_id", problem, record.id)
-        except FieldError as error:
-            problem = error.message + entry.note
-            value = _shorten(error.value)
-            problems.append(Problem(entry.file, entry.line, error.field, value, problem))
-            if not skip_bad:
-                raise DataError(
-                    f"{problems[0]}. Correct {entry.origin}, or skip bad lines."
-                ) from error
-        else:
-            ids.add(record.id)
-            pairs.append((record, turns_left_out))
-    return pairs, problems
-
-
-def _record(entry: Entry, need_target: bool) -> tuple[Record, int]:
-    """The record of an entry, and how many turns of its conversation are left out.
-
-    Raises:
-        FieldError: There is no record in it.
-    """
-    if isinstance(entry.content, FieldError):
-        raise entry.content
-    if not isinstance(entry.content, dict):
-        raise FieldError(None, "must be an object", entry.content)
-    fields, turns_left_out, names = entry.content, 0, {}
-    if "conversation" in fields:
-        (fields, turns_left_out), names = _first_turn(fields), _CONVERSATION_FIELDS
-    elif "fields" in fields and "input" not in fields:
-        fields, names = _filled_in(fields), _FORM_FIELDS
-    try:
-        return _flat_record(fields, entry.id, need_target), turns_left_out
-    except FieldError as error:
-        name = names.get(error.field or "", error.field)
-        raise FieldError(name, error.message, error.value) from error
-
-
-def _first_turn(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    turns = fields["conversation"]
-    if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
-        problem = "must be a list of turns, each with 'human' and 'assistant'"
-        raise FieldError("conversation", problem, turns)
-    return {
-        "kind": fields.get("category"),
-        "input": turns[0].get("human"),
-        "target": turns[0].get("assistant"),
-    }, len(turns) - 1
-
-
-def _filled_in(fields: dict[str, Any]) -> dict[str, Any]:
-    name, values = fields.get("task"), fields["fields"]
-    if not isinstance(name, str) or name not in TASKS:
-        raise FieldError("task", "must be a known task, since it makes the prompt", name)
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise FieldError("fields", "must be an object of texts", values)
-    try:
-        prompt = TASKS[name].prompt(values)
-    except ValueError as error:
-        raise FieldError("fields", f"do not make a prompt ({error})", values) from error
-    return {
-        "task": name,
-        "input": prompt,
-        "target": fields.get("reference"),
-        "answer_choices": fields.get("choices"),
-    }
-
-
-def _flat_record(fields: dict[str, Any], default_id: str, need_target: bool) -> Record:
-    for field, value in fields.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not _is_writable(text):
-                raise FieldError(
-                    field, "holds half of a surrogate pair, which is no character", text
-                )
-    name = fields.get("sample_id", default_id)
-    if name is None:
-        fields = {field: value for field, value in fields.items() if field != "sample_id"}
-    elif not isinstance(name, str | int) or isinstance(name, bool) or not str(name).strip():
-        raise FieldError("sample_id", "must be text or a whole number", name)
-    if not need_target and not isinstance(fields.get("target") or "", str):
-        raise FieldError("target", "must be text or null", fields["target"])
-    required = ("input", "target") if need_target else ("input",)
-    return parse_fields(fields, default_id, required)
-
-
-def _is_writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shorten(value: object) -> str:
-    # reprlib does not follow deep nesting, and looks at a few items of a long list only.
-    text = repr(value[:VALUE_WIDTH]) if isinstance(value, str | bytes) else reprlib.repr(value)
-    return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 1] + "…"
 
 
 # Sets of records --------------------------------------------------------------------------
@@ -327,13 +117,7 @@ def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
     Raises:
         DataError: A task has no record.
     """
-    if missing := [task for task in tasks if task not in dataset.tasks]:
-        raise DataError(
-            f"{dataset.name} has no record of {', '.join(missing)}; it has "
-            f"{', '.join(dataset.tasks)}."
-        )
-    records = tuple(record for record in dataset.records if record.task in set(tasks))
-    return dataclasses.replace(dataset, records=records)
+    return dataclasses.replace(dataset, records=of_tasks(dataset, tasks))
 
 
 def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:

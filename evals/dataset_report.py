@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cgclora.data import Record
-from evals.data import Problem, letters_and_digits, overlap
+from cgclora.records import Problem
+from evals.data import letters_and_digits, overlap
 from evals.training_data import TrainingData
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]

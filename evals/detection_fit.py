@@ -29,6 +29,7 @@ from safetensors.numpy import save
 from cgclora import files, provenance
 from cgclora.data import Record
 from cgclora.intervals import wilson_interval
+from cgclora.sources import SPLITS
 from cgclora.text_features import BUCKETS, FloatArray, IntArray, features, is_han
 from evals import data
 from evals.data import Dataset
@@ -399,7 +400,7 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
     Raises:
         DataError: A split is missing or bad.
     """
-    splits = {split: data.read(source, split=split) for split in data.SPLITS}
+    splits = {split: data.read(source, split=split) for split in SPLITS}
     train, dev = splits["train"], splits["dev"]
     names = train.tasks
     known = {name: wordings(train.of_task(name)) for name in names}

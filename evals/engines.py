@@ -12,6 +12,7 @@ from cgclora import provenance
 from cgclora.adapter import Adapter, public_name
 from cgclora.backbone import Backbone
 from cgclora.continuous import answers_of, default_rows
+from cgclora.decoding import longest_first
 from cgclora.hardware import PeakMemory
 from cgclora.request import Answer, Finish, Request
 from evals.results import RunError
@@ -42,6 +43,11 @@ class LocalEngine:
         self.adapters = adapters
         self.batch_size = default_rows(backbone) if batch_size is None else batch_size
         self._memory = PeakMemory(backbone.model.device)
+
+    @property
+    def parallel(self) -> int:
+        """Most requests that are answered at the same time."""
+        return self.batch_size
 
     def facts(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Backbone, adapters with their sizes and training, decoding, versions and hardware."""
@@ -152,7 +158,7 @@ class ServerEngine:
         Raises:
             RunError: The server cannot be reached, refuses a request, or speaks something else.
         """
-        waiting = iter(range(len(requests)))
+        waiting = iter(longest_first(requests))
         with (
             httpx.Client(headers=self._headers, timeout=self._timeout) as client,
             ThreadPoolExecutor(self.parallel) as pool,

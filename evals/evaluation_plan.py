@@ -15,16 +15,15 @@ from typing import Any
 from cgclora.config import AdapterConfig
 from cgclora.data import Record
 from cgclora.files import short_path
+from cgclora.records import Problem
+from cgclora.sources import FOLDER_VARIABLE, data_folder
 from evals import data
-from evals.data import Problem
 from evals.methods import CGC_LORA, METHODS, SINGLE, spelled
-from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS
+from evals.time_left import ANSWER_WEIGHT
 
 BACKBONE = "Backbone"
 """The method's name where no adapter answers."""
-
-_TARGET_WEIGHT = 8  # a character that is written costs as much time as so many that are read
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class DataFacts:
     """What some data holds, without its texts.
 
     Attributes:
-        name: See `evals.data.Dataset`.
+        name: See `cgclora.records.RecordSet`.
         split: Likewise.
         tasks: The tasks that can be scored, in the order of `TASKS`.
         unknown: Records of tasks that we do not know, by name.
@@ -134,7 +133,7 @@ def data_facts(source: Path | None, split: str = "test") -> DataFacts:
     Raises:
         DataError: It cannot be read, or holds no usable record.
     """
-    path = data.data_folder(None) if source is None else source
+    path = data_folder(None) if source is None else source
     return _data_facts(path, split, _stamp(path))
 
 
@@ -160,7 +159,7 @@ def _data_facts(path: Path, split: str, _: object) -> DataFacts:
 
 
 def _work(record: Record) -> float:
-    return len(record.prompt) + _TARGET_WEIGHT * len(record.target)
+    return len(record.prompt) + ANSWER_WEIGHT * len(record.target)
 
 
 # Time -------------------------------------------------------------------------------------

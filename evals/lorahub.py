@@ -191,7 +191,7 @@ class Composer:
             examples,
             tokenizer,
             (task,),
-            separator=adapter.config.separator,
+            prompt_format=adapter.config.prompt_format,
             max_length=sys.maxsize,
             known=readable(adapter.model),
         )

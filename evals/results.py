@@ -197,15 +197,22 @@ class Unfinished:
         with self._answers.open("a", encoding="utf-8") as stream:
             stream.write("".join(lines))
 
-    def log_progress(self, done: int, seconds: float) -> None:
+    def log_progress(self, done: int, seconds: float, left: float | None = None) -> None:
         """Add a line to the run's log.
 
         Args:
             done: Records answered so far.
             seconds: Since the line before, or since this process began to answer.
+            left: Seconds until the last answer, of all runs that are answered together, see
+                `evals.time_left`; None before anything is known of it.
         """
         self.seconds += seconds
-        line = {"time": round(time.time(), 1), "done": done, "seconds": round(seconds, 3)}
+        line = {
+            "time": round(time.time(), 1),
+            "done": done,
+            "seconds": round(seconds, 3),
+            "seconds_left": None if left is None else round(left, 1),
+        }
         with (self.folder / files.LOG_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({**line, "check": _check(line)}) + "\n")
 

@@ -24,7 +24,7 @@ class Progress:
 
     Attributes:
         tasks: For each task the records that are answered, and of how many.
-        seconds_left: Of answering, judged by the pace so far; None before anything is known of it.
+        seconds_left: Of answering, as the run's log has it; None before anything is known of it.
     """
 
     tasks: Mapping[str, tuple[int, int]]
@@ -57,13 +57,11 @@ def read_progress(run: Path) -> Progress | None:
         totals = {task: int(facts["records"]) for task, facts in identity["data"]["tasks"].items()}
         counts = Counter(json.loads(line)[0] for line in whole_lines(folder / ANSWERS_FILE))
         log = [json.loads(line) for line in whole_lines(folder / LOG_FILE)]
-        noted = log[-1]["done"] if log else 0
-        seconds = sum(line["seconds"] for line in log)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        left = log[-1].get("seconds_left") if log else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     tasks = {task: (min(counts[task], total), total) for task, total in totals.items()}
-    left = sum(totals.values()) - sum(done for done, _ in tasks.values())
-    return Progress(tasks, seconds / noted * left if noted else None)
+    return Progress(tasks, left)
 
 
 def is_scored(run: Path) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cgclora.data import DataError, Record, data_hash
-from evals.data import FAMILIES, data_folder, read
+from cgclora.sources import FAMILIES, data_folder
+from evals.data import read
 from evals.results import Run
 
 Only = Literal["all", "wrong", "disagree", "won", "lost"]

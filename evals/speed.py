@@ -272,17 +272,16 @@ def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) ->
 
     def answer(record: Record) -> Timing:
         model, request = model_of(record.task), request_of(record)
-        separator = next(a for a in adapters if record.task in a.config.tasks).config.separator
-        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, separator)
+        config = next(a for a in adapters if record.task in a.config.tasks).config
+        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, config.prompt_format)
         model.reset()
         said: list[int] = []
         started, first = time.perf_counter(), 0.0
-        end = backbone.tokenizer.eos_token_id
         for token in model.generate(list(ids), temp=0.0, top_k=1, reset=True):
             first = first or time.perf_counter() - started
             said.append(int(token))
             text = str(backbone.tokenizer.decode(said, skip_special_tokens=True))
-            if token == end or len(said) == request.max_new_tokens:
+            if token in backbone.ends or len(said) == request.max_new_tokens:
                 break
             if any(stop in text for stop in request.stop):
                 break

@@ -42,7 +42,7 @@ def add(command: AddCommand) -> None:
     """Add these commands to a command line."""
     agreement = command("agreement", AGREEMENT, _agreement)
     agreement.add_argument(
-        "--data", type=Path, action="append", required=True, help="JSONL, repeat"
+        "--data", action="append", required=True, help="file, folder or hub id, repeat"
     )
     agreement.add_argument("--per-task", type=int, default=4, help="records of a task")
 
@@ -78,10 +78,10 @@ def add(command: AddCommand) -> None:
 def _agreement(options: argparse.Namespace) -> None:
     from cgclora import files
     from cgclora.backbone import EMBEDDED
-    from cgclora.data import read_records
+    from evals import data
     from evals.agreement import WAYS, measure
 
-    records = [record for path in options.data for record in read_records(path)]
+    records = [record for one in options.data for record in data.read(one).records]
     source = options.backbone or EMBEDDED
     found = measure(options.adapter, records, source=source, per_task=options.per_task)
     if options.out:

@@ -20,7 +20,7 @@ from cgclora import decoding, provenance
 from cgclora.adapter import Adapter
 from cgclora.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.cluster import Clusters
-from cgclora.config import ConfigError
+from cgclora.config import ConfigError, PromptFormat
 from cgclora.data import Record, encode_prompts
 from cgclora.export import write_peft
 from cgclora.plain_lora import TaskLoRAs
@@ -158,14 +158,14 @@ class _Peers:
             raise ConfigError(f"this needs the package peft ({error}): install it.") from error
         self.backbone = backbone
         self.names: dict[str, str] = {}
-        self.separators: dict[str, str] = {}
+        self.formats: dict[str, PromptFormat] = {}
         model: Any = None
         with tempfile.TemporaryDirectory() as folder:
             for adapter in adapters:
                 source = TaskLoRAs.of(adapter)
                 for lora in source.loras(None):
                     name = self.names[lora.task] = f"task_{len(self.names)}"
-                    self.separators[lora.task] = adapter.config.separator
+                    self.formats[lora.task] = adapter.config.prompt_format
                     path = Path(folder) / name
                     write_peft(path, source, lora, "", torch.float32)
                     if model is None:
@@ -192,7 +192,7 @@ class _Peers:
         prompts = encode_prompts(
             [request.prompt for request in requests],
             tokenizer,
-            [self.separators[task] for task in tasks],
+            [self.formats[task] for task in tasks],
         )
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
         output = self.model.generate(
@@ -201,7 +201,7 @@ class _Peers:
             max_new_tokens=max(request.max_new_tokens for request in requests),
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(self.backbone.ends),
         )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._own(*pair) for pair in zip(requests, answers, strict=True)]
@@ -213,6 +213,6 @@ class _Peers:
         for count in range(1, request.max_new_tokens + 1):
             text = str(tokenizer.decode(ids[:count], skip_special_tokens=True))
             stops = [text.index(stop) for stop in request.stop if stop in text]
-            if stops or count == len(ids) or ids[count - 1] == tokenizer.eos_token_id:
+            if stops or count == len(ids) or ids[count - 1] in self.backbone.ends:
                 break
         return text[: min(stops, default=None)].rstrip("\ufffd"), count

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cgclora import files
 from cgclora.data import DataError, Record
-from evals.data import Dataset, Problem, draw, letters_and_digits, only, read
+from cgclora.records import Problem
+from evals.data import Dataset, draw, letters_and_digits, only, read
 
 
 @dataclass(frozen=True)

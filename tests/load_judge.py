@@ -15,8 +15,7 @@ from pathlib import Path
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
 from cgclora.cluster import Clusters
-from cgclora.data import encode_prompts
-from cgclora.request import Request
+from cgclora.request import Request, encode_requests
 from evals.tasks import TASKS
 from ui.gates.what_if import Case
 
@@ -54,8 +53,8 @@ class Judge:
         """
         most = TASKS[asked.task].max_new_tokens
         request = Request(asked.task, asked.prompt, 2 * most + 1, cluster=asked.cluster)
-        tokenizer, separator = self._backbone.tokenizer, self.clusters.separator(request)
-        prompts = encode_prompts([asked.prompt], tokenizer, separator)
+        tokenizer = self._backbone.tokenizer
+        prompts = encode_requests(self._backbone, [request], self.clusters)
         batch = Batch(self._backbone, self.clusters, [request], prompts)
         logits, said, largest = batch.prefill()[0].float(), list[int](), 0.0
         while tokenizer.decode(said) != answer:
@@ -74,4 +73,4 @@ class Judge:
             logits = batch.step([token])[0].float()
         if len(said) >= most:
             return largest
-        return max(largest, float(logits.max() - logits[tokenizer.eos_token_id]))
+        return max(largest, float(logits.max() - logits[sorted(self._backbone.ends)].max()))

@@ -1,13 +1,14 @@
 """What data files of tests are made of: an object of each form, and how they get into a file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cgclora.data import DataError
-from evals.data import read
+from cgclora.records import read as read_set
 
 PROMPTCBLUE = {
     "input": "判断下面搜索词的意图：\n尿酸520算高吗\n选项：治疗方案，指标解读\n答：",
@@ -32,7 +33,9 @@ def lines(path: Path, *items: object) -> Path:
     return path
 
 
-def complaint(source: str | Path | None, **options: Any) -> str:
+def complaint(
+    source: str | Path | None, *, read: Callable[..., object] = read_set, **options: Any
+) -> str:
     with pytest.raises(DataError) as caught:
         read(source, **options)
     return str(caught.value)

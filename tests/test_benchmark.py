@@ -50,6 +50,8 @@ RECORDS = [
 class Scripted:
     """An engine whose answers are written down; it may die after some of them."""
 
+    parallel = 1
+
     def __init__(self, said: dict[str, str], *, dies_after: int | None = None) -> None:
         self.said = said
         self.dies_after = dies_after

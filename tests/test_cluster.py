@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgclora import decoding
+import cgclora.request
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.batch import Batch
@@ -18,7 +18,7 @@ from cgclora.data import encode_prompts
 from cgclora.decoding import generate, stream
 from cgclora.folded import FoldedWeights, folded_bytes
 from cgclora.layer import ExpertLinear
-from cgclora.request import Request
+from cgclora.request import Request, encode_requests
 from cgclora.router import TaskRouter
 from cgclora.storage import AdapterError
 from tests.reference import Operations, scatter
@@ -64,8 +64,7 @@ def every_task(tokens: int = 8) -> list[Request]:
 
 
 def logits(backbone: Backbone, requests: list[Request], experts: Clusters | Adapter | None):
-    separators = [experts.separator(r) if experts else "\n" for r in requests]
-    prompts = encode_prompts([r.prompt for r in requests], backbone.tokenizer, separators)
+    prompts = encode_requests(backbone, requests, experts)
     return Batch(backbone, experts, requests, prompts).prefill()
 
 
@@ -305,7 +304,7 @@ def test_a_batch_hears_of_one_adapter_even_if_another_takes_its_place_meanwhile(
         clusters.remove("small")
         clusters.add("small", tmp_path / "other")
 
-    monkeypatch.setattr(decoding, "check", replaced)  # between separator and plan
+    monkeypatch.setattr(cgclora.request, "check", replaced)  # between format and plan
     assert generate(backbone, [request], clusters)[0].text == expected
     monkeypatch.undo()
     assert generate(backbone, [request], clusters)[0].text != expected

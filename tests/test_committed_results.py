@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cgclora import sources
 from cgclora.files import sha256
-from evals import benchmark, data, sources, tables
+from evals import benchmark, data, tables
 from evals.leaderboard import boards
 from evals.methods import ADDED
 from evals.methods import COMPARED as METHODS

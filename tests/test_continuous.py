@@ -432,6 +432,7 @@ def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend, monkeypatc
 def test_tokens_taken_at_once_say_what_they_say_one_by_one(make):
     """Also where characters stay in part, and in chunks of any size."""
     tokenizer = make()
+    backbone = replace(make_backbone(), tokenizer=tokenizer)
     draw = random.Random(1)
     whole = tokenizer("龘靐 the cat, 天气\n好", add_special_tokens=False)["input_ids"]
     for trial in range(200):
@@ -441,7 +442,7 @@ def test_tokens_taken_at_once_say_what_they_say_one_by_one(make):
         ]
         stop = ("\n", "天气")[: trial % 3]
         request = Request(None, "x", max_new_tokens=draw.randrange(1, 40), stop=stop)
-        one, other = (Reply(0, request, [5], tokenizer, None) for _ in range(2))
+        one, other = (Reply(0, request, [5], backbone) for _ in range(2))
         for token in ids:
             if one.finish is None:
                 one.add(token)

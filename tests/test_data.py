@@ -1,13 +1,14 @@
-"""Reading records, their hash, subsets, and token ids."""
+"""The hash of records, subsets, and token ids."""
 
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
+from cgclora.config import PromptFormat
 from cgclora.data import (
     DataError,
     Encoded,
@@ -15,104 +16,9 @@ from cgclora.data import (
     data_hash,
     encode,
     encode_prompts,
-    read_prompts,
-    read_records,
     sample_per_task,
 )
-
-GOOD = {"task": "mood", "input": "今天心情怎么样？", "target": "很好"}
-
-
-def write(path: Path, *lines: object) -> Path:
-    path.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines),
-        encoding="utf-8",
-    )
-    return path
-
-
-# Reading ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("field", ["task", "task_dataset", "kind"])
-def test_the_task_may_stand_under_any_of_three_names(tmp_path: Path, field: str) -> None:
-    path = write(tmp_path / "a.jsonl", {field: "mood", "input": "问", "target": "答"})
-    assert read_records(path) == [Record("a-1", "mood", "问", "答")]
-
-
-def test_a_record_keeps_its_id_its_choices_and_its_text_unchanged(tmp_path: Path) -> None:
-    text = " 第一行\n第二行\u2028同一行 "
-    path = write(
-        tmp_path / "a.jsonl",
-        {**GOOD, "input": text, "sample_id": 17, "answer_choices": ["好", "坏"]},
-    )
-    (record,) = read_records(path)
-    assert record == Record("17", "mood", text, "很好", ("好", "坏"))
-
-
-def test_empty_lines_are_passed_over_but_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", "", GOOD, "   ", GOOD, "")
-    assert [record.id for record in read_records(path)] == ["a-2", "a-4"]
-
-
-def test_windows_line_ends_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\r\n".join([json.dumps(GOOD).encode()] * 2))
-    assert len(read_records(path)) == 2
-
-
-def test_only_wanted_tasks_are_kept(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", *({**GOOD, "task": name} for name in "abcab"))
-    assert [record.task for record in read_records(path, tasks=["a", "c"])] == ["a", "c", "a"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{not json", ["not JSON"]),
-        ("[1, 2]", ["object", "list"]),
-        ({"input": "问", "target": "答"}, ["task", "task_dataset", "kind"]),
-        ({**GOOD, "task": 3}, ["'task'", "3"]),
-        ({**GOOD, "input": "  "}, ["'input'", "'  '"]),
-        ({**GOOD, "target": None}, ["'target'", "None"]),
-        ({"task": "mood", "input": "问"}, ["'target'", "None"]),
-        ({**GOOD, "answer_choices": "好"}, ["'answer_choices'", "'好'"]),
-        ({**GOOD, "answer_choices": ["好", 1]}, ["'answer_choices'", "1"]),
-    ],
-)
-def test_a_bad_line_is_named_with_file_line_field_and_value(
-    tmp_path: Path, line: object, words: list[str]
-) -> None:
-    path = write(tmp_path / "bad.jsonl", GOOD, line)
-    with pytest.raises(DataError) as caught:
-        read_records(path)
-    message = str(caught.value)
-    assert f"{path}, line 2" in message
-    assert all(word in message for word in words), message
-
-
-def test_a_missing_an_empty_and_a_binary_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    for path, word in (
-        (tmp_path / "missing.jsonl", "No such file"),
-        (write(tmp_path / "empty.jsonl", ""), "no record"),
-        (tmp_path / "binary.jsonl", "UTF-8"),
-    ):
-        with pytest.raises(DataError, match=word) as caught:
-            read_records(path)
-        assert str(path) in str(caught.value)
-
-
-def test_a_wanted_task_without_records_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match=r"\['weather'\].*\['mood'\]"):
-        read_records(path, tasks=["mood", "weather"])
-
-
-def test_prompts_need_no_target(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", {"task": "mood", "input": "问"}, {**GOOD, "target": None})
-    assert [record.target for record in read_prompts(path)] == ["", ""]
-
+from tests.tiny import make_tokenizer
 
 # Hash and subset --------------------------------------------------------------------------
 
@@ -154,7 +60,8 @@ def test_training_sees_the_prompt_ids_that_decoding_sees(
 ) -> None:
     # "the" is one token of this tokenizer, so a joint tokenisation would merge across the seam.
     records = [Record("1", "a", "Is it about t", "he weather?"), Record("2", "a", "天气", "很好")]
-    encoded, _ = encode(records, tiny_tokenizer, ["a"], separator="", max_length=99)
+    joined = PromptFormat("")
+    encoded, _ = encode(records, tiny_tokenizer, ["a"], prompt_format=joined, max_length=99)
     prompts = encode_prompts([record.prompt for record in records], tiny_tokenizer, "")
     for item, prompt, record in zip(encoded, prompts, records, strict=True):
         assert item.ids[: item.prompt_length] == prompt
@@ -163,12 +70,46 @@ def test_training_sees_the_prompt_ids_that_decoding_sees(
         assert tiny_tokenizer.decode(item.ids[item.prompt_length : -1]) == record.target
         assert tiny_tokenizer.decode(item.ids[1 : item.prompt_length]) == record.prompt
     joint = tiny_tokenizer(records[0].prompt + records[0].target)["input_ids"]
-    assert encoded[0].ids[1:-1] != joint
+    assert encoded[0].ids[:-1] != joint
 
 
 def test_the_separator_ends_the_prompt(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     (ids,) = encode_prompts(["天气"], tiny_tokenizer, "\n答：")
     assert tiny_tokenizer.decode(ids[1:]) == "天气\n答："
+
+
+def _tokenizer_that_adds(template: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = make_tokenizer()
+    inner = tokenizer.backend_tokenizer
+    inner.post_processor = processors.Sequence([])
+    if template is not None:
+        names = {name for name in template.split() if name != "$A"}
+        special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
+        inner.post_processor = processors.TemplateProcessing(template, None, special)
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [None, "<bos> $A", "<pad> <bos> $A", "$A <eos>"])
+def test_a_prompt_has_the_special_tokens_that_its_tokenizer_adds(template: str | None) -> None:
+    """Whether it names a `bos_token` or not: what PEFT, TRL and vLLM would feed."""
+    tokenizer = _tokenizer_that_adds(template)
+    texts = ["头痛", "How is the weather?"]
+    expected = [tokenizer(text + "\n")["input_ids"] for text in texts]
+    assert encode_prompts(texts, tokenizer, "\n") == expected
+    plain = tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"]
+    assert (expected[0] == plain) == (template is None)
+
+
+def test_adapters_of_before_are_asked_as_they_were_trained() -> None:
+    """With the named start token, whatever the tokenizer adds, each in one batch with others."""
+    tokenizer = _tokenizer_that_adds("<pad> <bos> $A")
+    plain = tokenizer("头痛\n", add_special_tokens=False)["input_ids"]
+    old, new = PromptFormat(start="bos"), PromptFormat()
+    found = encode_prompts(["头痛"] * 3, tokenizer, [old, new, old])
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
+    assert found == [[bos, *plain], [pad, bos, *plain], [bos, *plain]]
+    tokenizer.bos_token = None
+    assert encode_prompts(["头痛"], tokenizer, old) == [plain]
 
 
 def test_no_prompts_give_no_ids(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -177,8 +118,10 @@ def test_no_prompts_give_no_ids(tiny_tokenizer: PreTrainedTokenizerFast) -> None
 
 def test_too_long_records_are_counted_by_task(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     records = [Record(str(n), task, "x" * n, "y") for task in "ab" for n in (1, 5, 50, 60)]
-    fits = len(tiny_tokenizer("x" * 50 + "\n")["input_ids"]) + 3  # start, target, end
-    encoded, too_long = encode(records, tiny_tokenizer, ["a", "b"], separator="\n", max_length=fits)
+    fits = len(tiny_tokenizer("x" * 50 + "\n")["input_ids"]) + 2  # target, end
+    encoded, too_long = encode(
+        records, tiny_tokenizer, ["a", "b"], prompt_format=PromptFormat(), max_length=fits
+    )
     assert too_long == {"a": 1, "b": 1}
     assert [item.task for item in encoded] == [0, 0, 0, 1, 1, 1]
     assert max(len(item.ids) for item in encoded) == fits
@@ -189,11 +132,17 @@ def test_a_task_without_a_record_that_fits_is_refused(
 ) -> None:
     records = [Record("1", "a", "x", "y"), Record("2", "b", "x" * 99, "y")]
     with pytest.raises(DataError, match=r"'b'.*20 tokens.*1 are longer"):
-        encode(records, tiny_tokenizer, ["a", "b"], separator="", max_length=20)
+        encode(records, tiny_tokenizer, ["a", "b"], prompt_format=PromptFormat(""), max_length=20)
     with pytest.raises(DataError, match="'a'"):
-        encode([], tiny_tokenizer, ["a"], separator="", max_length=20)
+        encode([], tiny_tokenizer, ["a"], prompt_format=PromptFormat(""), max_length=20)
 
 
 def test_an_unknown_task_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"\['c'\]"):
-        encode([Record("1", "c", "x", "y")], tiny_tokenizer, ["a"], separator="", max_length=20)
+        encode(
+            [Record("1", "c", "x", "y")],
+            tiny_tokenizer,
+            ["a"],
+            prompt_format=PromptFormat(""),
+            max_length=20,
+        )

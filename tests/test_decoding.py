@@ -20,7 +20,7 @@ from cgclora.decoding import generate, stream
 from cgclora.lean import LeanDecoder
 from cgclora.request import Answer, DecodingError, Request
 from cgclora.storage import AdapterError
-from tests.tiny import ARCHITECTURES, make_backbone
+from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, starts_with_bos
 
 TASKS = ("mood", "weather", "names")
 SHORT = "天气"
@@ -70,6 +70,25 @@ def text_of(backbone: Backbone, ids: list[int]) -> str:
 def facts(answers: Sequence[Answer]) -> list[tuple[str, str, int, int]]:
     """All of an answer but its seconds."""
     return [(a.text, a.finish, a.prompt_tokens, a.tokens) for a in answers]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_answer_ends_where_the_models_own_generation_ends(several: bool) -> None:
+    """Most chat models name end tokens in their generation config that the tokenizer does not."""
+    backbone = make_backbone("llama")
+    request = Request(None, "今天天气很好", max_new_tokens=30)
+    free = slow_greedy(backbone, request, None)
+    ends = [free[4], VOCABULARY - 1] if several else free[4]
+    assert backbone.tokenizer.eos_token_id not in free[:5]
+    backbone.model.generation_config.eos_token_id = ends
+    ids = torch.tensor([prompt_ids(backbone, request.prompt)])
+    expected = backbone.model.generate(ids, max_new_tokens=30, do_sample=False)
+    said = expected[0, ids.shape[1] :].tolist()
+    assert len(said) < 30
+    found = generate(backbone, [request, replace(request, max_new_tokens=3)])
+    assert (found[0].finish, found[0].tokens) == ("end", len(said))
+    assert found[0].text == text_of(backbone, said[:-1])
+    assert found[1].finish == "length"
 
 
 # Against independent decoding -------------------------------------------------------------
@@ -248,6 +267,7 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
         models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True)
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = starts_with_bos(tokenizer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
     )

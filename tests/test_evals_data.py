@@ -1,4 +1,4 @@
-"""Records of PromptCBLUE and Firefly files: forms, complaints; overlap and limit."""
+"""Datasets: filled-in forms, order and repeats; overlap and limit; the data at hand."""
 
 import json
 import os
@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgclora.data import DataError, Record, data_hash, read_records
-from evals.data import Dataset, Problem, data_folder, limit, only, overlap, read
+from cgclora.data import DataError, Record, data_hash
+from cgclora.records import Problem, read_records
+from cgclora.sources import data_folder
+from evals.data import Dataset, limit, only, overlap, read
 from evals.tasks import TASKS
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, TURNS, complaint, lines
 
@@ -25,36 +26,6 @@ def dataset(*records: Record) -> Dataset:
 
 
 # Forms ------------------------------------------------------------------------------------
-
-
-def test_a_promptcblue_line_keeps_its_id_choices_and_text(tmp_path: Path) -> None:
-    free = {**PROMPTCBLUE, "answer_choices": None, "sample_id": "test-41"}
-    found = read(lines(tmp_path / "test.json", PROMPTCBLUE, free))
-    prompt, target = PROMPTCBLUE["input"], "指标解读"
-    assert found.records == (
-        Record("test-40", "KUAKE-QIC", str(prompt), target, ("治疗方案", "指标解读")),
-        Record("test-41", "KUAKE-QIC", str(prompt), target, None),
-    )
-    assert (found.name, found.split, found.problems) == ("test.json", "test", ())
-
-
-@pytest.mark.parametrize("target", [{}, {"target": ""}, {"target": None}])
-def test_the_official_test_file_is_read_only_where_no_target_is_needed(
-    tmp_path: Path, target: dict[str, Any]
-) -> None:
-    fields = {key: value for key, value in PROMPTCBLUE.items() if key != "target"} | target
-    path = lines(tmp_path / "test.json", fields)
-    assert [record.target for record in read(path, need_target=False).records] == [""]
-    assert "field 'target': must be non-empty text" in complaint(path)
-
-
-def test_both_firefly_forms_make_the_same_record(tmp_path: Path) -> None:
-    old = {"kind": "OpenQA", "input": TURNS[0]["human"], "target": TURNS[0]["assistant"]}
-    first = read(lines(tmp_path / "old.jsonl", old))
-    second = read(lines(tmp_path / "new.jsonl", {**CONVERSATION, "conversation": TURNS[:1]}))
-    assert first.records == (Record("old-1", "OpenQA", "你是谁？", "一个模型。"),)
-    assert second.hash == first.hash
-    assert (first.turns_left_out, second.turns_left_out) == (0, 0)
 
 
 def test_of_a_filled_in_form_the_task_makes_the_prompt(tmp_path: Path) -> None:
@@ -78,216 +49,34 @@ def test_later_turns_are_left_out_and_counted_for_the_records_kept(tmp_path: Pat
     assert only(found, ["OpenQA", "Couplet"]).turns_left_out == 1
 
 
-def test_conversations_with_the_same_number_are_kept(tmp_path: Path) -> None:
-    found = read(lines(tmp_path / "a.jsonl", CONVERSATION, CONVERSATION))
-    assert [record.id for record in found.records] == ["a-1", "a-2"]
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_list_says_the_same_as_lines(tmp_path: Path, indent: int | None) -> None:
-    items = [PROMPTCBLUE, FIREFLY, CONVERSATION]
-    by_line = read(lines(tmp_path / "a" / "x.jsonl", *items))
-    text = "\n " + json.dumps(items, indent=indent, ensure_ascii=False) + "\n"
-    (tmp_path / "x.json").write_text(text, encoding="utf-8")
-    assert read(tmp_path / "x.json").records == by_line.records
-
-
-@pytest.mark.parametrize("as_list", [False, True])
-def test_a_byte_order_mark_and_windows_line_ends_change_nothing(
-    tmp_path: Path, as_list: bool
-) -> None:
-    items = [json.dumps(item, ensure_ascii=False) for item in (PROMPTCBLUE, FIREFLY)]
-    text = "[\n" + ",\n".join(items) + "\n]" if as_list else "\n".join(items) + "\n\n"
-    plain, other = tmp_path / "x.json", tmp_path / "w" / "x.json"
-    other.parent.mkdir()
-    plain.write_bytes(text.encode())
-    other.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
-    assert len(read(plain).records) == 2
-    assert read(other).records == read(plain).records
-
-
-def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    text = "一\u2028二\u0085三"
-    path.write_text(json.dumps({**FIREFLY, "input": text}, ensure_ascii=False), encoding="utf-8")
-    assert read(path).records[0].prompt == text
-
-
-def test_records_without_an_id_are_called_after_family_file_and_line(tmp_path: Path) -> None:
-    path = lines(tmp_path / "firefly" / "dev.jsonl", FIREFLY, "", {**FIREFLY, "sample_id": None})
-    expected = ["firefly-dev-1", "firefly-dev-3"]
-    for source in (path, path.parent, tmp_path):
-        assert [record.id for record in read(source, split="dev").records] == expected
-    numbered = read(lines(tmp_path / "x.jsonl", {**FIREFLY, "sample_id": 17}))
-    assert numbered.records[0].id == "17"
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda text: bool(text.strip())
-)
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {"task_dataset": TEXT, "input": TEXT, "target": TEXT},
-        optional={"answer_choices": st.none() | st.lists(TEXT, min_size=1, max_size=3)},
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
-@given(rows=ROWS, ascii_only=st.booleans(), as_list=st.booleans(), mark=st.booleans())
-def test_what_was_written_is_what_is_read(
-    tmp_path_factory: pytest.TempPathFactory,
-    rows: list[dict[str, Any]],
-    ascii_only: bool,
-    as_list: bool,
-    mark: bool,
-) -> None:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    texts = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
-    text = "[" + ", ".join(texts) + "]" if as_list else "\n".join(texts)
-    path.write_bytes(text.encode("utf-8-sig" if mark else "utf-8"))
-    assert [
-        (record.task, record.prompt, record.target, record.choices) for record in read(path).records
-    ] == [
+@pytest.mark.parametrize(
+    ("line", "field", "words"),
+    [
         (
-            row["task_dataset"],
-            row["input"],
-            row["target"],
-            tuple(row.get("answer_choices") or ()) or None,
-        )
-        for row in rows
-    ]
-
-
-# Bad lines --------------------------------------------------------------------------------
-
-BAD = [
-    ("{not json", None, "not JSON (Expecting property name"),
-    ('{"kind": "a"} {}', None, "not JSON (Extra data"),
-    ("[1, 2]", None, "must be an object, got [1, 2]"),
-    ({"input": "问", "target": "答"}, None, "to name the task, got ['input', 'target']"),
-    ({**FIREFLY, "kind": 3}, "kind", "must be non-empty text, got 3"),
-    ({**FIREFLY, "input": "  "}, "input", "must be non-empty text, got '  '"),
-    ({**FIREFLY, "target": ""}, "target", "must be non-empty text, got ''"),
-    ({**FIREFLY, "target": ["答"]}, "target", "must be non-empty text, got ['答']"),
-    ({**FIREFLY, "answer_choices": "好，坏"}, "answer_choices", "texts or null, got '好，坏'"),
-    ({**FIREFLY, "answer_choices": ["好", 1]}, "answer_choices", "texts or null, got ['好', 1]"),
-    ({**FIREFLY, "sample_id": True}, "sample_id", "must be text or a whole number, got True"),
-    ({**FIREFLY, "sample_id": " "}, "sample_id", "must be text or a whole number, got ' '"),
-    ({**FIREFLY, "sample_id": "good"}, "sample_id", "must be unique, but an earlier record has"),
-    ({**FIREFLY, "score": float("nan")}, None, "a number that JSON does not have, got 'NaN'"),
-    ({**FIREFLY, "score": [float("-inf")]}, None, "that JSON does not have, got '-Infinity'"),
-    ('{"kind": "a", "input": "b", "target": 1e999}', None, "JSON does not have, got '1e999'"),
-    ('{"kind": "a", "input": "b", "input": "c"}', "input", "once in an object, got ['b', 'c']"),
-    ({**FIREFLY, "target": "\ud83d"}, "target", r"half of a surrogate pair, which is no"),
-    ({**FIREFLY, "answer_choices": ["\udc00"]}, "answer_choices", r"character, got '\udc00'"),
-    ({**FIREFLY, "kind": "\udc00"}, "kind", r"which is no character, got '\udc00'"),
-    ({**CONVERSATION, "conversation": []}, "conversation", "must be a list of turns"),
-    ({**CONVERSATION, "conversation": ["你好"]}, "conversation", "must be a list of turns"),
-    ({**CONVERSATION, "category": None}, "category", "must be non-empty text, got None"),
-    (
-        {**CONVERSATION, "conversation": [{"human": "", "assistant": "答"}]},
-        "conversation[0].human",
-        "must be non-empty text, got ''",
-    ),
-    (
-        {**CONVERSATION, "conversation": [{"human": "问"}]},
-        "conversation[0].assistant",
-        "must be non-empty text, got None",
-    ),
-    ({**FORM, "task": "couplet"}, "task", "must be a known task, since it makes the prompt, got"),
-    ({**FORM, "fields": ["春风"]}, "fields", "must be an object of texts, got ['春风']"),
-    ({**FORM, "fields": {"text": 3}}, "fields", "must be an object of texts, got {'text': 3}"),
-    ({**FORM, "fields": {}}, "fields", "(Couplet: the field text (上联) is empty; fill it in)"),
-    ({**FORM, "reference": ""}, "reference", "must be non-empty text, got ''"),
-    ({**FORM, "choices": "好，坏"}, "choices", "texts or null, got '好，坏'"),
-    ("[" * 100_000, None, "not usable (maximum recursion depth"),
-    ('{"kind": ' + "9" * 5000 + "}", None, "not usable (Exceeds the limit"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "field", "words"), BAD)
-def test_a_bad_line_is_named_with_file_line_field_and_value(
-    tmp_path: Path, line: object, field: str | None, words: str
+            {**FORM, "task": "couplet"},
+            "task",
+            "must be a known task, since it makes the prompt, got",
+        ),
+        ({**FORM, "fields": ["春风"]}, "fields", "must be an object of texts, got ['春风']"),
+        ({**FORM, "fields": {"text": 3}}, "fields", "must be an object of texts, got {'text': 3}"),
+        ({**FORM, "fields": {}}, "fields", "(Couplet: the field text (上联) is empty; fill it in)"),
+        ({**FORM, "reference": ""}, "reference", "must be non-empty text, got ''"),
+        ({**FORM, "choices": "好，坏"}, "choices", "texts or null, got '好，坏'"),
+    ],
+)
+def test_a_bad_form_is_named_with_file_line_field_and_value(
+    tmp_path: Path, line: object, field: str, words: str
 ) -> None:
-    path = lines(tmp_path / "x.jsonl", {**FIREFLY, "sample_id": "good"}, line)
-    message = complaint(path)
-    where = "x.jsonl, line 2" + ("" if field is None else f", field {field!r}")
-    assert message.startswith(where + ": "), message
+    message = complaint(lines(tmp_path / "x.jsonl", FORM, line), read=read)
+    assert message.startswith(f"x.jsonl, line 2, field {field!r}: ")
     assert words in message
-    assert message.endswith(f". Correct {path}, or skip bad lines.")
-
-
-@pytest.mark.parametrize(("line", "field", "words"), BAD)
-def test_a_skipped_line_is_listed_with_the_same_words(
-    tmp_path: Path, line: object, field: str | None, words: str
-) -> None:
-    good = {**FIREFLY, "sample_id": "good"}
-    found = read(lines(tmp_path / "x.jsonl", good, line, FIREFLY), skip_bad=True)
-    assert [record.id for record in found.records] == ["good", "x-3"]
-    (problem,) = found.problems
-    assert (problem.file, problem.line, problem.field) == ("x.jsonl", 2, field)
-    assert words in str(problem)
-    assert len(problem.value) <= 80
-
-
-def test_a_problem_reads_as_one_line_of_text() -> None:
-    problem = Problem("train.jsonl", 7, "target", "''", "must be non-empty text")
-    assert str(problem) == "train.jsonl, line 7, field 'target': must be non-empty text, got ''"
-    assert str(Problem("a.json", None, None, "", "is empty")) == "a.json: is empty"
-
-
-def test_a_long_value_is_cut_to_80_characters(tmp_path: Path) -> None:
-    path = lines(tmp_path / "x.jsonl", FIREFLY, {**FIREFLY, "answer_choices": "好" * 1000})
-    (problem,) = read(path, skip_bad=True).problems
-    assert problem.value == "'" + "好" * 78 + "…"
-
-
-@pytest.mark.parametrize("target", [3, ["答"], {"a": 1}])
-def test_a_target_that_is_no_text_is_bad_even_where_none_is_needed(
-    tmp_path: Path, target: object
-) -> None:
-    path = lines(tmp_path / "x.jsonl", {**FIREFLY, "target": target})
-    message = complaint(path, need_target=False)
-    assert f"field 'target': must be text or null, got {target!r}" in message
-
-
-def test_an_object_spread_over_lines_is_answered_with_the_form_expected(tmp_path: Path) -> None:
-    path = lines(tmp_path / "x.json", json.dumps(FIREFLY, indent=1))
-    assert "expected an object a line, or one list of objects" in complaint(path)
-
-
-def test_a_bad_item_of_a_list_is_named_by_its_place_too(tmp_path: Path) -> None:
-    items = [FIREFLY, {**FIREFLY, "target": ""}, 3, {**FIREFLY, "target": float("nan")}, FIREFLY]
-    path = tmp_path / "x.json"
-    path.write_text(json.dumps(items, indent=1), encoding="utf-8")
-    assert complaint(path).startswith(
-        "x.json, line 7, field 'target': must be non-empty text (item 2 of the list), got ''. "
-    )
-    found = read(path, skip_bad=True)
-    assert [record.id for record in found.records] == ["x-1", "x-5"]
-    assert [problem.line for problem in found.problems] == [7, 12, 13]
-    assert (
-        str(found.problems[1]) == "x.json, line 12: must be an object (item 3 of the list), got 3"
-    )
-
-
-def test_nothing_usable_is_an_error_that_counts_the_bad_lines(tmp_path: Path) -> None:
-    for text in ("", "\n \n", "[]", "\ufeff"):
-        path = lines(tmp_path / "x.jsonl", text)
-        assert complaint(path, skip_bad=True) == f"{path} holds no usable record."
-    bad = lines(tmp_path / "x.jsonl", "{}", "3")
-    assert "no usable record; 2 are bad, the first: x.jsonl, line 1" in complaint(
-        bad, skip_bad=True
-    )
 
 
 def test_only_wanted_tasks_are_kept_and_a_missing_one_is_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "x.jsonl", FIREFLY, PROMPTCBLUE, FIREFLY)
     assert [record.id for record in read(path, tasks=["Couplet"]).records] == ["x-1", "x-3"]
-    message = complaint(path, tasks=["Couplet", "NER"])
-    assert message == "x.jsonl has no record of NER; it has KUAKE-QIC, Couplet."
+    message = complaint(path, read=read, tasks=["Couplet", "NER"])
+    assert message == "x.jsonl has no record of NER; it has Couplet, KUAKE-QIC."
 
 
 # Sets of records --------------------------------------------------------------------------

@@ -46,6 +46,8 @@ def write(path: Path, lines: Sequence[Any]) -> Path:
 class Scripted:
     """Answers "秋雨" to everything, and may die after some answers."""
 
+    parallel = 1
+
     def __init__(self, dies_after: int = -1, name: str = "scripted") -> None:
         self.dies_after = dies_after
         self.name = name
@@ -198,16 +200,17 @@ def test_progress_is_that_of_each_task_while_it_answers_and_after_it_was_cut_sho
     assert read_progress(run) is None
 
 
-def test_the_time_left_follows_the_pace_so_far(tmp_path):
+def test_the_time_left_is_the_one_that_the_run_has_told(tmp_path):
     run = tmp_path / "run"
     identity = {"data": {"tasks": {"NER": {"records": 10}, "Couplet": {"records": 2}}}}
     with Unfinished(run, identity) as unfinished:
         unfinished.add([Prediction("NER", str(n), "", "end", 1) for n in range(4)])
-        unfinished.log_progress(4, 8.0)
-        found = read_progress(run)
-        assert found is not None
-        assert (found.done, found.total) == (4, 12)
-        assert found.seconds_left == pytest.approx(8 * 2.0)
+        for left in (None, 75.04):
+            unfinished.log_progress(4, 8.0, left)
+            found = read_progress(run)
+            assert found is not None
+            assert (found.done, found.total) == (4, 12)
+            assert found.seconds_left == (None if left is None else 75.0)
 
 
 @pytest.mark.parametrize("name", ["identity.json", "log.jsonl", "answers.jsonl"])

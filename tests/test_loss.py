@@ -130,6 +130,7 @@ def test_padding_on_the_right_changes_no_loss():
     adapter = adapted("gemma3")
     module = TargetLoss(adapter.model)
     ids = token_ids(1, tokens=6)
+    padded = F.pad(ids, (0, 4))
     places, targets = torch.tensor([2, 5]), torch.tensor([7, 8])
     with adapter.route(["mood"]):
         short = module(ids, places, targets)

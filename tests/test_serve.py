@@ -84,7 +84,8 @@ class Served:
         yield from (json.loads(line.removeprefix("data: ")) for line in lines)
 
     def expected(self, task: str | None, prompt: str, tokens: int = 16, **options: Any) -> Answer:
-        request = Request(task, prompt, max_new_tokens=tokens, **options)
+        as_it_is = {"separator": ""} if task is None else {}
+        request = Request(task, prompt, max_new_tokens=tokens, **as_it_is, **options)
         return generate(self.batcher.backbone, [request], self.batcher.clusters)[0]
 
 
@@ -154,6 +155,14 @@ def test_a_model_answers_as_its_task_does(served, model, task, cluster):
         "completion_tokens": answer.tokens,
         "total_tokens": answer.prompt_tokens + answer.tokens,
     }
+
+
+def test_the_bare_backbone_gets_a_prompt_as_it_is(served):
+    """The API means the text of the prompt, and no adapter was trained with more."""
+    tokenizer = make_backbone().tokenizer
+    for prompt in (PROMPTS[1], PROMPTS[1] + "\n"):
+        found = served.post(model="tiny-qwen2", prompt=prompt, temperature=0, max_tokens=1).json()
+        assert found["usage"]["prompt_tokens"] == len(tokenizer(prompt)["input_ids"])
 
 
 def test_a_separator_at_the_end_of_a_prompt_is_not_added_a_second_time(served):
@@ -373,7 +382,7 @@ def test_what_is_too_long_is_refused_before_it_waits(clusters, monkeypatch):
         batcher.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
     with pytest.raises(DecodingError, match="more than the 20"):
         batcher.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
-    monkeypatch.setattr("cgclora.serve.encode_prompts", None)  # would be called
+    monkeypatch.setattr("cgclora.serve.encode_requests", None)  # would be called
     with pytest.raises(DecodingError, match="641 characters are more than the 20 tokens"):
         batcher.submit(Heard().call, [Request("a", "x" * 641, max_new_tokens=2)])
     with pytest.raises(DecodingError, match="queue must be at least 1"):

@@ -130,6 +130,7 @@ class Watched:
         self.victim = victim
         self.most = most
         self.asked = self.given = 0
+        self.parallel = engine.parallel
 
     def facts(self, tasks: Sequence[str]) -> dict[str, Any]:
         return self.engine.facts(tasks)

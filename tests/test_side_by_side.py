@@ -8,12 +8,13 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from cgclora import side_by_side
+from cgclora import side_by_side, training
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone, load_backbone
@@ -394,6 +395,38 @@ def test_what_is_done_stays_when_the_members_are_called_again(tmp_path: Path, wh
     for name in NAMES:
         assert same(weights_of(tmp_path / "again" / name), weights_of(whole / name))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_time_left_of_runs_together_is_told_by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ten steps of 100 tokens, and a hundred of 10; a token takes a second.
+    long, short = (
+        SimpleNamespace(
+            run=SimpleNamespace(folder=Path(name)),
+            step=0,
+            steps=steps,
+            ended=False,
+            error=None,
+            records_a_step=2,
+            train=[None] * 4,
+            sampler=SimpleNamespace(lengths=[tokens / 2] * 4),
+        )
+        for name, steps, tokens in (("long", 10, 100), ("short", 100, 10))
+    )
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    seen: list[dict[str, Any]] = []
+    progress = training._Progress([long, short], seen.append)
+    progress(long, {})
+    assert seen[-1]["seconds_left"] is None
+    for step in range(1, 11):
+        long.step = short.step = step
+        clock.now = 110.0 * step
+        progress(short, {})
+        assert seen[-1]["seconds_left"] == pytest.approx(2000 - clock.now)
+    long.ended = True
+    short.step, clock.now = 55, 1000 + 550
+    progress(short, {})
+    assert seen[-1]["seconds_left"] == pytest.approx(450)
 
 
 # What cannot be trained together ----------------------------------------------------------

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from cgclora import sources
 from cgclora.data import DataError, Record, data_hash
-from evals import sources
+from cgclora.sources import data_folder
 from evals.data import read
-from evals.sources import data_folder
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, complaint, lines
 
 # Files ------------------------------------------------------------------------------------

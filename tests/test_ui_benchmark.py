@@ -411,7 +411,8 @@ def test_a_running_job_shows_a_bar_for_each_task(engine, jobs):
     (partial / "identity.json").write_text(json.dumps(identity))
     answers = [["NER", str(n), "", "end", 1] for n in range(3)]
     (partial / "answers.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers))
-    (partial / "log.jsonl").write_text('{"time": 0, "done": 3, "seconds": 60}\n')
+    noted = {"time": 0, "done": 3, "seconds": 60, "seconds_left": 100}
+    (partial / "log.jsonl").write_text(json.dumps(noted) + "\n")
     path = job.folder / "job.json"
     path.write_text(json.dumps({**read_sealed(path), "state": "running"}))
     with jobs._files.worker_lock(0):

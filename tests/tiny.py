@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cgclora.backbone import Backbone, fingerprint
@@ -59,9 +59,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_SENTENCES * 4, trainer)
+    tokenizer.post_processor = starts_with_bos(tokenizer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
     )
+
+
+def starts_with_bos(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    """What adds the start token to a text, as in Gemma and Llama."""
+    special = [("<bos>", tokenizer.token_to_id("<bos>"))]
+    return processors.TemplateProcessing("<bos> $A", None, special)
 
 
 def make_model(architecture: str = "qwen2", *, seed: int = 0, **changes: object) -> PreTrainedModel:

@@ -6,6 +6,7 @@ Nothing here needs a model: the package imports neither torch nor transformers.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from cgclora.records import task_name
 from evals.names import UnknownNameError
 from evals.tasks import firefly, firefly_corpus, promptcblue
 from evals.tasks.parsing import Language, Parsed
@@ -36,14 +37,14 @@ class UnknownTaskError(UnknownNameError):
 
 
 def get_task(name: str) -> Task:
-    """The task of this name.
+    """The task of this name, or of this name in the official files.
 
     Raises:
         UnknownTaskError: there is none; the message lists similar names, or all.
     """
-    if name not in TASKS:
+    if (own := task_name(name)) not in TASKS:
         raise UnknownTaskError("task", name, TASKS)
-    return TASKS[name]
+    return TASKS[own]
 
 
 def clusters() -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.data import Problem
+from cgclora.records import Problem
+from cgclora.sources import FOLDER_VARIABLE
 from evals.evaluation_plan import (
     DataFacts,
     EvaluationPlan,
@@ -15,7 +16,6 @@ from evals.evaluation_plan import (
     is_official_data_known,
     method_of,
 )
-from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui import forms

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cgclora.sources import FOLDER_VARIABLE
 from evals.figure_words import size, title
 from evals.leaderboard import Entry
 from evals.results import Run
 from evals.run_facts import run_facts
 from evals.samples_behind import KINDS, Said, Sample, SamplesBehind
-from evals.sources import FOLDER_VARIABLE
 from evals.tasks import Language
 from ui.leaderboard.marks import mark
 from ui.leaderboard.notes import quiet

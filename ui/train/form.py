@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
-from evals.data import FAMILIES
+from cgclora.sources import FAMILIES, FOLDER_VARIABLE
 from evals.methods import Sizes
-from evals.sources import FOLDER_VARIABLE
 from evals.tasks import TASKS
 from evals.tasks.samples import SAMPLES
 from evals.training_data import Source

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from urllib.parse import urlencode
 
-from evals.data import Problem
+from cgclora.records import Problem
 from evals.dataset_report import COUNTED, Finding, Lengths, Report, TaskReport
 from evals.figure_words import title
 from evals.jobs import Job

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgclora.data import DataError, FieldError
+from cgclora.data import DataError
 
 FOLDER_VARIABLE = "CGCLORA_DATA"
 """Environment variable that names the data folder where no argument does."""
@@ -33,12 +33,27 @@ _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
+class FieldError(ValueError):
+    """A field that no record can be made of.
+
+    Attributes:
+        field: Its name; None when the fault lies with the object as a whole.
+        message: What is wrong, such as "must be non-empty text".
+        value: What was found.
+    """
+
+    def __init__(self, field: str | None, message: str, value: object) -> None:
+        super().__init__(field, message, value)
+        self.field = field
+        self.message = message
+        self.value = value
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One object of a source.
 
     Attributes:
-        origin: The file with the way to it, or the hub id.
         file: The file, relative to the folder that was read; the hub id for a row of its dataset.
         line: Line or row number, from 1.
         id: Of the record, when the object brings none.
@@ -46,7 +61,6 @@ class Entry:
         note: Where to look, when the line does not say it.
     """
 
-    origin: str
     file: str
     line: int
     id: str
@@ -59,12 +73,14 @@ class Source:
     """Something that data is read from.
 
     Attributes:
+        place: The file or folder with the way to it, or the hub id.
         name: The name of the file or folder without the way to it, or the hub id.
         split: `train`, `dev` or `test`; None for a file whose name says none of them.
         entries: Its objects, which can be gone through once. Going through them raises `DataError`
             where the file or the hub cannot be read, or a JSON list is broken.
     """
 
+    place: str
     name: str
     split: str | None
     entries: Iterator[Entry]
@@ -101,17 +117,17 @@ def open_source(source: str | Path | None, split: str) -> Source:
     """
     split = _split(split)
     if isinstance(source, str) and _is_hub_id(source):
-        return Source(source, split, _hub_entries(source, split))
+        return Source(source, source, split, _hub_entries(source, split))
     path = Path(source) if source else data_folder(None)
     if not path.is_dir():
         known = next((key for key, names in SPLITS.items() if path.stem in names), None)
-        return Source(path.name, known, _file_entries(path, path.name))
+        return Source(str(path), path.name, known, _file_entries(path, path.name))
     entries = (
         entry
         for file in _split_files(path, split)
         for entry in _file_entries(file, file.relative_to(path).as_posix())
     )
-    return Source(path.resolve().name, split, entries)
+    return Source(str(path), path.resolve().name, split, entries)
 
 
 def _split(name: str) -> str:
@@ -174,7 +190,7 @@ def _file_entries(path: Path, name: str) -> Iterator[Entry]:
                     yield from _list_entries(path, name, stem)
                     return
                 is_first = False
-                yield Entry(str(path), name, number, f"{stem}-{number}", decoder.line(raw))
+                yield Entry(name, number, f"{stem}-{number}", decoder.line(raw))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}.") from error
 
@@ -204,9 +220,7 @@ def _list_entries(path: Path, name: str, stem: str) -> Iterator[Entry]:
         except (ValueError, RecursionError) as error:
             raise broken(str(error), at) from error
         number += 1
-        yield Entry(
-            str(path), name, line, f"{stem}-{number}", content, f" (item {number} of the list)"
-        )
+        yield Entry(name, line, f"{stem}-{number}", content, f" (item {number} of the list)")
         at = _skip_space(text, end)
         if text[at : at + 1] == ",":
             at = _skip_space(text, at + 1)
@@ -251,7 +265,7 @@ def _hub_entries(name: str, split: str) -> Iterator[Entry]:
     for number, row in enumerate(rows, start=1):
         # A table has every column in every row; null is how it writes a field that is not there.
         content = {field: value for field, value in row.items() if value is not None}
-        yield Entry(name, name, number, f"{split}-{number}", content)
+        yield Entry(name, number, f"{split}-{number}", content)
 
 
 class _Decoder:
