@@ -8,7 +8,7 @@ import torch
 from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.batching import Collator
-from cgclora.config import AdapterConfig
+from cgclora.config import AdapterConfig, PromptFormat
 from cgclora.data import DataError, Record, encode
 from cgclora.decoding import generate, stream
 from cgclora.probe import label_probabilities
@@ -66,7 +66,7 @@ def test_a_batch_is_filled_with_what_the_backbone_reads() -> None:
         [Record("1", "a", prompt, "y") for prompt in PROMPTS],
         backbone.tokenizer,
         ["a"],
-        separator="\n",
+        prompt_format=PromptFormat(),
         max_length=99,
     )
     ids = Collator(backbone.pad_id)(items)["input_ids"]

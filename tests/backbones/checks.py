@@ -227,7 +227,9 @@ def loss(subject: Subject) -> float:
     ]
     errors = torch.stack([(a - b).norm() for a, b in pairs])
     whole = torch.stack([b.norm() for _, b in pairs]).norm()
-    return max(float(errors.norm() / whole), float(abs(ours - theirs) / theirs))
+    return max(
+        float(errors.norm() / whole), float((ours - theirs).detach().abs() / theirs.detach())
+    )
 
 
 @torch.no_grad()
