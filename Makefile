@@ -9,7 +9,7 @@ MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench fault load fuzz schema browser axe audit space clean
+.PHONY: app test lint format bench backbones fault load fuzz schema browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -31,6 +31,10 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(python) -m cgclora bench $(ARGS)
+
+# Some minutes: every causal language model of transformers, tiny.
+backbones: .venv/dev
+	$(python) -m tests.backbones docs/backbones.md
 
 fault: .venv/dev
 	$(python) -m tests.faults $(ARGS)

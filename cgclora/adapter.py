@@ -28,6 +28,7 @@ from cgclora.gathering import Shelf, Use, gather
 from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
 from cgclora.router import TaskRouter
 from cgclora.storage import AdapterError
+from cgclora.target_modules import check_rows, linear_paths, saved_paths
 
 GATES = "task_gates"
 READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -108,9 +109,28 @@ class Adapter:
             seed: Of the experts' and the gate's first values.
 
         Raises:
-            AdapterError: The name is taken or malformed, or no layer has a wanted name.
+            AdapterError: The name is taken or malformed, no layer has a wanted name, or the
+                backbone is not one whose layers see the rows of a batch; which layers are adapted
+                says `cgclora.target_modules.linear_paths`.
         """
-        model = backbone.model if isinstance(backbone, Backbone) else backbone
+        model, lock = _parts(backbone)
+        paths = linear_paths(model, config.target_modules)
+        with lock:  # others' passes would be taken for the one that shows the rows
+            if any(not isinstance(model.get_submodule(path), ExpertLinear) for path in paths):
+                check_rows(model, paths)
+        return cls._attach(backbone, config, paths, name, seed)
+
+    @classmethod
+    def _attach(
+        cls,
+        backbone: Backbone | PreTrainedModel,
+        config: AdapterConfig,
+        paths: Sequence[str],
+        name: str,
+        seed: int,
+    ) -> Self:
+        """`attach`, beside these layers."""
+        model, lock = _parts(backbone)
         taken = any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict))
         if taken or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise AdapterError(
@@ -119,7 +139,6 @@ class Adapter:
             )
         if name in getattr(model, GATES, {}):
             raise AdapterError(f"an adapter named {name!r} is attached already: detach it first.")
-        paths = linear_paths(model, config.target_modules)
         for parameter in _frozen_parameters(model):
             parameter.requires_grad_(False)
         routing = _routing_of(model)
@@ -137,7 +156,7 @@ class Adapter:
         adapter = cls(model, config, name, layers, gate)
         if isinstance(backbone, Backbone):
             adapter.backbone_name = backbone.name
-            adapter._lock = backbone.lock
+        adapter._lock = lock
         return adapter
 
     def detach(self, *, keep_layers: bool = False) -> None:
@@ -550,7 +569,7 @@ class Adapter:
         """
         folder = Path(folder)
         manifest, config = storage.read_manifest(folder)
-        model = backbone.model if isinstance(backbone, Backbone) else backbone
+        model, lock = _parts(backbone)
         found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
         wanted = manifest["backbone"]["fingerprint"]
         if found != wanted:
@@ -570,10 +589,11 @@ class Adapter:
         if storage.ROUTER_FILE in manifest["files"]:
             router = TaskRouter.read(folder, config.tasks)
         # Others may be using the backbone, and must not meet an adapter between two layers.
-        with backbone.lock if isinstance(backbone, Backbone) else nullcontext():
+        with lock:
             # Of adapters that left, too: answers on their way may hold routes through them.
             older = {layer for layer in model.modules() if isinstance(layer, ExpertLinear)}
-            adapter = cls.attach(backbone, config, name=name or _name_of(folder))
+            paths = saved_paths(model, config.target_modules, tensors)
+            adapter = cls._attach(backbone, config, paths, name or _name_of(folder), 0)
             try:
                 adapter.load_state_dict(tensors)
             except AdapterError as error:
@@ -581,6 +601,15 @@ class Adapter:
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest, adapter.router = manifest, router
         return adapter
+
+
+def _parts(
+    backbone: Backbone | PreTrainedModel,
+) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
+    """A backbone's model, and what is held while it runs."""
+    if isinstance(backbone, Backbone):
+        return backbone.model, backbone.lock
+    return backbone, nullcontext()
 
 
 def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
@@ -633,39 +662,3 @@ def _name_of(folder: Path) -> str:
 def public_name(source: str) -> str:
     """A backbone's source without the folders that lead to it, which are nobody else's business."""
     return Path(source).name if Path(source).exists() else source
-
-
-def linear_paths(model: PreTrainedModel, names: Sequence[str] | None = None) -> list[str]:
-    """Paths of the linear layers to adapt; without names all but the output head.
-
-    Layers of a mixture-of-experts block are left out: they may see tokens without their rows.
-
-    Raises:
-        AdapterError: A name fits no linear layer, or there is none at all.
-    """
-    head = model.get_output_embeddings()
-    blocks = tuple(
-        f"{path}." for path, module in model.named_modules() if hasattr(module, "experts")
-    )
-    linear = [
-        path
-        for path, module in model.named_modules()
-        if not path.startswith(blocks)
-        and isinstance(module, nn.Linear | ExpertLinear)
-        and module is not head
-        and not path.endswith(".base_layer")
-    ]
-    if names is None:
-        if not linear:
-            raise AdapterError(f"{type(model).__name__} has no linear layer to adapt.")
-        return linear
-    chosen = [path for path in linear if any(_fits(path, name) for name in names)]
-    for name in names:
-        if not any(_fits(path, name) for path in linear):
-            present = sorted({path.rpartition(".")[2] for path in linear})
-            raise AdapterError(f"no linear layer is named {name!r}; there are {present}.")
-    return chosen
-
-
-def _fits(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")

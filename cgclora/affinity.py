@@ -40,6 +40,7 @@ from cgclora.data import DataError, Encoded, Record, data_hash, encode
 from cgclora.loss import TargetLoss
 from cgclora.run_folder import TrainingDiverged, TrainingStopped, claim, hold
 from cgclora.shared_parameters import SharedParameters
+from cgclora.vocabulary import pad_id, readable
 
 _LOSS_TOKENS = {"cpu": 2048, "other": 1 << 14}  # padded, of a batch without gradients
 
@@ -102,6 +103,7 @@ def measure(
         tasks,
         prompt_format=adapter.config.prompt_format,
         max_length=settings.max_length,
+        known=readable(adapter.model),
     )
     groups = _by_task(data, tasks, settings.records + settings.loss_records)
     values = dataclasses.asdict(settings)
@@ -112,7 +114,7 @@ def measure(
         "backbone": fingerprint(adapter.model),
         "data": data_hash(records),
     }
-    collator = Collator(cast(int, tokenizer.pad_token_id), settings.weighting)
+    collator = Collator(pad_id(adapter.model, tokenizer), settings.weighting)
     run = _Run(adapter, data, groups, settings, collator)
     with hold(folder):
         claim(folder, identity)
@@ -271,7 +273,7 @@ class _Run:
         return {name: value.to(self.device) for name, value in self.collator(items).items()}
 
     def _losses(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        names = ("input_ids", "attention_mask", "positions", "targets")
+        names = ("input_ids", "positions", "targets")
         return cast(Tensor, self.loss(**{name: inputs[name] for name in names}))
 
     # Measuring ----------------------------------------------------------------------------

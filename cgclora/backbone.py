@@ -33,6 +33,7 @@ from cgclora.hardware import choose_device, choose_dtype
 from cgclora.head import OutputHead
 from cgclora.lean import DEVICES, LeanDecoder, is_known
 from cgclora.packed import FEW_ROWS, has_kernel
+from cgclora.vocabulary import pad_id
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
 
@@ -69,6 +70,11 @@ class Backbone:
     @property
     def _dtype(self) -> str:
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def pad_id(self) -> int:
+        """The token id that fills up the rows of a batch."""
+        return pad_id(self.model, self.tokenizer)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from cgclora import lean
 from cgclora.adapter import folded_in
-from cgclora.backbone import Backbone
+from cgclora.backbone import Backbone, BackboneError
+from cgclora.checkpoint import in_short
+from cgclora.head import alike, text_decoder
 from cgclora.layer import GatheredRoute, Route
 from cgclora.lean import LeanDecoder
 from cgclora.packed import FEW_ROWS
@@ -52,7 +55,13 @@ class Batch:
         with torch.inference_mode():
             route = self.adapter.plan_rows(requests) if self.adapter else None
             if decoder is None:
-                self._pass: _LeanPass | _ReferencePass = _ReferencePass(self, route, prompts)
+                if len(set(map(len, prompts))) > 1 and not may_pad(backbone):
+                    raise DecodingError(
+                        "this backbone takes no padding: give a batch prompts of one length."
+                    )
+                self._pass: _LeanPass | _ReferencePass = _ReferencePass(
+                    backbone.model, prompts, backbone.pad_id, self.adapter, route
+                )
             else:
                 most = max(
                     len(prompt) + request.max_new_tokens
@@ -143,7 +152,7 @@ class _LeanPass:
         self.experts = lean.Experts.of(decoder, route)
         self.cache = lean.Cache(decoder, len(prompts), most)
         width = max(map(len, prompts))
-        pad = batch.backbone.tokenizer.pad_token_id
+        pad = batch.backbone.pad_id
         padded = [[*p, *[pad] * (width - len(p))] for p in prompts]
         self.ids = torch.tensor(padded, device=batch.device)
         self.counts = torch.tensor([len(prompt) for prompt in prompts], device=batch.device)
@@ -174,21 +183,22 @@ class _ReferencePass:
 
     def __init__(
         self,
-        batch: Batch,
-        route: Route | GatheredRoute | None,
+        model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
+        pad: int,
+        adapter: Experts | None = None,
+        route: Route | GatheredRoute | None = None,
     ) -> None:
-        self.adapter = batch.adapter
+        self.adapter = adapter
         self.route = route
-        self.model = batch.backbone.model
-        self.cache = DynamicCache(config=self.model.config)
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
         width = max(len(prompt) for prompt in prompts)
-        pad = batch.backbone.tokenizer.pad_token_id
         self.ids = torch.tensor(
-            [[pad] * (width - len(p)) + list(p) for p in prompts], device=batch.device
+            [[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device
         )
         self.mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=batch.device
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
         )
 
     def prefill(self) -> Tensor:
@@ -218,5 +228,54 @@ class _ReferencePass:
         if self.adapter is not None and self.route is not None:
             routed = self.adapter.route(self.route)
         with routed:
-            output = self.model.get_decoder()(**inputs)
+            output = text_decoder(self.model)(**inputs)
             return cast(Tensor, output.last_hidden_state)
+
+
+_MAY_PAD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def may_pad(backbone: Backbone) -> bool:
+    """Whether rows of unequal length may be decoded in one batch, padded on the left.
+
+    Not where a place is counted from the first column, whatever the mask says. Models that
+    `cgclora.lean` does not know are tried once, on a few tokens.
+
+    Raises:
+        BackboneError: The backbone does not go on from what it has read as if it read it anew.
+    """
+    model = backbone.model
+    if lean.is_known(model):
+        return True
+    with backbone.lock:
+        if model not in _MAY_PAD:
+            _MAY_PAD[model] = _try_padding(model)
+        return _MAY_PAD[model]
+
+
+@torch.inference_mode()
+def _try_padding(model: PreTrainedModel) -> bool:
+    """Compare one step after padded prompts and after a single one with all read at once."""
+    short, long = [*range(3, 8)], [*range(3, 19)]
+    following = torch.tensor([[9]], device=model.device)
+
+    def step(prompts: Sequence[Sequence[int]]) -> Tensor:
+        run = _ReferencePass(model, prompts, 0)
+        run.prefill()
+        return run.read(following.expand(len(prompts), 1))[0, -1]
+
+    try:
+        together, alone = step([short, long]), step([short])
+        expected = _ReferencePass(model, [[*short, 9]], 0).prefill()[0]
+    except Exception as error:
+        raise _undecodable(model, f" ({in_short(error)})") from error
+    if not alike(alone, expected):
+        raise _undecodable(model)
+    return alike(together, expected)
+
+
+def _undecodable(model: PreTrainedModel, why: str = "") -> BackboneError:
+    return BackboneError(
+        f"{type(model).__name__} cannot go on from a cache of keys and values, so it cannot be "
+        f"decoded here: export a task as merged and use `generate` of transformers.{why}"
+    )

@@ -92,9 +92,9 @@ def _whole_shares(shares: Sequence[float], total: int) -> list[int]:
 class Collator:
     """Encoded records to a batch, padded on the right to one of a few lengths.
 
-    The batch has `input_ids` and `attention_mask` [batch, tokens], `tasks` [batch], and for each
-    target token its place in the flattened batch, its id, its task and its weight in the loss:
-    `positions`, `targets`, `target_tasks`, `weights` [N].
+    The batch has `input_ids` [batch, tokens], `tasks` [batch], and for each target token its place
+    in the flattened batch, its id, its task and its weight in the loss: `positions`, `targets`,
+    `target_tasks`, `weights` [N].
 
     Attributes:
         pad_id: Token id of the padding.
@@ -120,14 +120,12 @@ class Collator:
         """Make a batch of these records, padded to their own width or to a larger one."""
         width = width or self.width(items)
         ids = torch.full((len(items), width), self.pad_id)
-        mask = torch.zeros(len(items), width, dtype=torch.long)
         positions: list[int] = []
         targets: list[int] = []
         tasks: list[int] = []
         weights: list[float] = []
         for row, item in enumerate(items):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
-            mask[row, : len(item.ids)] = 1
             first, end = item.prompt_length - 1, len(item.ids) - 1
             positions += range(row * width + first, row * width + end)
             targets += item.ids[item.prompt_length :]
@@ -135,7 +133,6 @@ class Collator:
             weights += [self.weight(item)] * (end - first)
         return {
             "input_ids": ids,
-            "attention_mask": mask,
             "tasks": torch.tensor([item.task for item in items]),
             "positions": torch.tensor(positions),
             "targets": torch.tensor(targets),

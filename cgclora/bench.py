@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from cgclora import bench_clusters, bench_growth, bench_members, provenance
-from cgclora.adapter import Adapter, linear_paths
+from cgclora.adapter import Adapter
 from cgclora.backbone import EMBEDDED, Backbone
 from cgclora.bench_parts import (
     PROMPT,
@@ -40,6 +40,7 @@ from cgclora.bench_parts import (
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.hardware import PeakMemory
 from cgclora.loss import TargetLoss
+from cgclora.target_modules import linear_paths
 
 
 def run(
@@ -207,7 +208,7 @@ def _plain_trainer(model: Any, batch: Mapping[str, Tensor], folder: str) -> Call
     optimizer = trainer.create_optimizer()
     labels = torch.full_like(batch["input_ids"], -100)
     labels.view(-1)[batch["positions"] + 1] = batch["targets"]
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"labels": labels}
+    inputs = {"input_ids": batch["input_ids"], "labels": labels}
 
     def step() -> None:
         trainer.current_gradient_accumulation_steps = 1

@@ -91,7 +91,7 @@ class _Steps:
             for place in range(64)
         ]
         settings = TrainingSettings(epochs=1000, batch_size=rows, evaluations=1)
-        collator = Collator(cast(int, self.backbone.tokenizer.pad_token_id))
+        collator = Collator(self.backbone.pad_id)
         made = []
         for place in range(self.count):
             adapter = Adapter.attach(model, config, name=f"member{place}", seed=place)

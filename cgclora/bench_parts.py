@@ -82,7 +82,6 @@ def training_batch(backbone: Backbone, rows: int = 8, tokens: int = 128) -> dict
     places = torch.arange(rows * tokens).view(rows, tokens)[:, -TARGETS - 1 : -1].flatten()
     batch = {
         "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
         "positions": places,
         "targets": ids[:, -TARGETS:].flatten(),
     }

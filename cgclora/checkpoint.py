@@ -141,8 +141,10 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
             f"({in_short(error)})"
         ) from error
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    # Beside others a multimodal checkpoint holds the text model; loading tells what it lacks of it.
+    multimodal = config.get_text_config() is not config and not config.is_encoder_decoder
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
-        config.architectures and causal.isdisjoint(config.architectures)
+        config.architectures and causal.isdisjoint(config.architectures) and not multimodal
     ):
         found = ", ".join(config.architectures or [config.model_type])
         raise BackboneError(
@@ -290,6 +292,18 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context a model is in eval mode: dropout would make two passes differ."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def in_short(error: BaseException) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cgclora.config import PromptFormat
+from cgclora.vocabulary import unreadable_word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import, and reading needs none
@@ -88,6 +90,7 @@ def encode(
     prompt_format: PromptFormat,
     max_length: int,
     needed: Sequence[str] | None = None,
+    known: int = sys.maxsize,
 ) -> tuple[list[Encoded], Counter[str]]:
     """Token ids of records that fit, and how many a task were too long.
 
@@ -101,10 +104,12 @@ def encode(
         prompt_format: What stands around a prompt.
         max_length: Most tokens of prompt and target together.
         needed: Tasks that must have a record, and that alone may have some; None for all.
+        known: How many token ids the backbone can read, see `cgclora.vocabulary.readable`.
 
     Raises:
-        DataError: A record's task is not among them, one of them has no record that fits, or the
-            tokenizer has no token to end a target with.
+        DataError: A record's task is not among them, one of them has no record that fits, a record
+            has a word that the backbone cannot read, or the tokenizer has no token to end a target
+            with.
     """
     if tokenizer.eos_token_id is None:
         raise DataError(
@@ -124,6 +129,11 @@ def encode(
         whole = [*prompt, *target, tokenizer.eos_token_id]
         if len(whole) > max_length:
             too_long[record.task] += 1
+        elif (word := unreadable_word(whole, known, tokenizer)) is not None:
+            raise DataError(
+                f"record {record.id!r} of task {record.task!r} has {word!r}, which this backbone "
+                "cannot read: leave it out of input and target."
+            )
         else:
             encoded.append(Encoded(whole, len(prompt), ids[record.task]))
     kept = Counter(item.task for item in encoded)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cgclora.backbone import Backbone
-from cgclora.batch import Batch
+from cgclora.batch import Batch, may_pad
 from cgclora.drafts import Drafts
 from cgclora.reply import Reply
 from cgclora.request import Answer, DecodingError, Experts, Piece, Request, encode_requests
@@ -133,8 +133,14 @@ class _Line:
         return bool(self.rows)
 
     def begin(self, most: int) -> tuple[list[Reply], Batch, Tensor]:
-        """Up to so many rows that waited, their batch, and its hidden states after the prompts."""
-        rows = [self.rows.popleft() for _ in range(min(most, len(self.rows)))]
+        """Up to so many rows that waited, their batch, and its hidden states after the prompts.
+
+        Where the backbone takes no padding, those that follow with prompts as long as the first.
+        """
+        rows = [self.rows.popleft()]
+        length = None if may_pad(self.backbone) else len(rows[0].prompt)
+        while self.rows and len(rows) < most and length in {None, len(self.rows[0].prompt)}:
+            rows.append(self.rows.popleft())
         for row in rows:
             row.started = time.monotonic()
         asked, prompts = [row.request for row in rows], [row.prompt for row in rows]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cgclora.checkpoint import BackboneError
+from cgclora.checkpoint import BackboneError, evaluating
 from cgclora.packed import Int4Weight, Int8Weight, pack_for_choosing
 
 CHOOSING_ROWS = 8
@@ -114,12 +114,10 @@ class OutputHead:
         if getattr(self._model.get_output_embeddings(), "bias", None) is not None:
             raise self._unknown()
         ids = torch.arange(1, 5, device=self._model.device).unsqueeze(0)
-        modes = {module: module.training for module in self._model.modules()}
-        self._model.eval()  # dropout would make two passes differ
-        own = self._model(input_ids=ids).logits[0].float().log_softmax(-1)
-        ours = self(self._model.get_decoder()(input_ids=ids).last_hidden_state[0]).log_softmax(-1)
-        for module, training in modes.items():
-            module.training = training
+        with evaluating(self._model):
+            own = self._model(input_ids=ids).logits[0].float().log_softmax(-1)
+            hidden = text_decoder(self._model)(input_ids=ids).last_hidden_state[0]
+        ours = self(hidden).log_softmax(-1)
         # Logits in bf16 are off by a percent or so; a forgotten factor is off by far more.
         if (own - ours).abs().mean() > 0.05:
             raise self._unknown()
@@ -129,6 +127,24 @@ class OutputHead:
             f"{type(self._model).__name__} changes its logits in a way that is not known here: "
             "use a backbone of another family (Qwen, Llama, GLM and Gemma are tested)."
         )
+
+
+def text_decoder(model: PreTrainedModel) -> Any:
+    """The part of a causal language model that makes hidden states of token ids.
+
+    Some models give themselves, head included, as their decoder (Llama 4), or their head
+    (ModernBERT): there it is within the model.
+    """
+    decoder = model.get_decoder()
+    if decoder is not model and isinstance(decoder, PreTrainedModel):
+        return decoder
+    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), model)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same but for rounding, which in 16 bits is a percent or so."""
+    most = 0.1 if other.dtype.itemsize == 2 else 0.01
+    return bool((one - other).float().norm() <= most * other.float().norm())
 
 
 def cap(logits: Tensor, softcap: float | None) -> Tensor:

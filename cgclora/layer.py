@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
+from cgclora.dropout import kept_features
 
 
 class TaskGate(nn.Module):
@@ -134,12 +135,17 @@ class Part:
         return replace(self, weights=self.weights[rows])
 
     def add(self, x: Tensor, y: Tensor, routing: Routing) -> None:
-        """Add to y [batch, tokens, out] what the experts make of x [batch, tokens, in]."""
+        """Add to y [batch, ..., out] what the experts make of x [batch, ..., in].
+
+        Whatever lies between batch and features, tokens or tokens and heads, shares a row's
+        weights.
+        """
         if self.rows is not None:
             x, y = x[self.rows], y[self.rows]
         # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
         A, B = self.A.to(x.dtype), self.B.to(y.dtype)
-        weights = self.weights if x.dim() == 3 else self.weights.squeeze(1)
+        batch, _, ranks = self.weights.shape
+        weights = self.weights.view(batch, *[1] * (x.dim() - 2), ranks)
         if self.columns is not None:
             z = routing.product(x, A)[..., self.columns]
         else:
@@ -151,36 +157,11 @@ class Part:
         # In place: y is nobody else's yet, and a sum of its own would move more than the products.
         B = B.unsqueeze(0) if B.dim() == 2 else B
         members, rank, outer = B.shape
-        y.view(members, -1, outer).baddbmm_(z.view(members, -1, rank), B)
-
-
-def kept_features(seeds: Tensor, x: Tensor, dropout: float) -> Tensor:
-    """What dropout multiplies x by: 0, or 1 / (1 - dropout), as [batch, tokens, in] or [batch, in].
-
-    Each value is a function of its row's seed and its place in the row alone (two rounds of
-    multiply and shift, as in MurmurHash3). So a row loses the same features whoever shares its
-    batch and however far that is padded, and a resumed run needs no state of a generator.
-
-    Args:
-        seeds: int32 [batch].
-        x: What it is for.
-        dropout: Probability of a zero.
-    """
-    rows, *tokens, features = x.shape
-    steps = torch.arange(max(*tokens, features, 1), device=x.device, dtype=torch.int32)
-    bits = seeds.view(rows, *[1] * len(tokens))
-    for count in tokens:
-        bits = _mixed(bits ^ (steps[:count] * -1640531535))
-    bits = _mixed(bits.unsqueeze(-1) + steps[:features] * -2048144777)
-    kept = (bits & 0x7FFFFFFF) >= int(dropout * 2**31)
-    return kept.to(x.dtype) / (1 - dropout)
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    """Each int32 value as another one, every bit of which depends on all bits."""
-    for shift, factor in ((16, -2048144789), (13, -1028477387)):
-        bits = (bits ^ ((bits >> shift) & (0x7FFFFFFF >> (shift - 1)))) * factor
-    return bits ^ ((bits >> 16) & 0xFFFF)
+        z = z.reshape(members, -1, rank)
+        if y.is_contiguous():
+            y.view(members, -1, outer).baddbmm_(z, B)
+        else:
+            y.add_(torch.bmm(z, B).view(y.shape))
 
 
 @dataclass(frozen=True)
@@ -312,6 +293,16 @@ class ExpertLinear(nn.Module):
         self.gate_row: dict[str, int] = {}
         self.register_parameter("frozen_weight", None)
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, or the folded one: code of backbones looks up its dtype or device."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias, for the same reason."""
+        return self.base_layer.bias
+
     def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
         """Add an adapter's experts: A uniform as in LoRA's code, B zero, so nothing changes yet.
 
@@ -333,7 +324,7 @@ class ExpertLinear(nn.Module):
             del table[name]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for x [batch, tokens, in], or [batch, in]: [..., out].
+        """The layer's output for x [batch, ..., in]: [batch, ..., out].
 
         Raises:
             ValueError: The batch has another number of rows than the current route has tasks.

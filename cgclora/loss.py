@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.compiled import fused
-from cgclora.head import OutputHead, cap
+from cgclora.head import OutputHead, cap, text_decoder
 from cgclora.training_pass import can_pass, hidden_states
 
 BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
@@ -114,22 +114,23 @@ class TargetLoss(nn.Module):
         self.model = model
         self.head = OutputHead(model)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, targets: Tensor
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """The loss of each target in nats, [N].
+
+        No mask is needed: padding stands on the right, where no token before it looks. One would do
+        harm, since padding that lies further right than a sliding window reaches would see nothing,
+        and a softmax over nothing has no gradient.
 
         Args:
             input_ids: [batch, tokens], padded on the right.
-            attention_mask: [batch, tokens], 0 at padding.
             positions: Indices into the flattened [batch * tokens] of the tokens that predict, [N].
             targets: The token ids to predict there, [N].
         """
         if can_pass(self.model):
             hidden = hidden_states(self.model, input_ids, positions)
         else:
-            decoder = self.model.get_decoder()
-            output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            decoder = text_decoder(self.model)
+            output = decoder(input_ids=input_ids, use_cache=False)
             hidden = output.last_hidden_state.flatten(0, 1)[positions]
         weight = self.head.weight
         apply: Callable[..., Tensor] = _FrozenHeadCrossEntropy.apply

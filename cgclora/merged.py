@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from cgclora.adapter import GATES, Adapter, folded_in
 from cgclora.checkpoint import quiet
@@ -41,10 +42,16 @@ def export_merged(
 
     Raises:
         ConfigError: The task is unknown.
-        AdapterError: The backbone is quantised, a task is folded in already, or the folder is there
-            and holds something else.
+        AdapterError: The backbone is quantised or only a part of what transformers loads, a task is
+            folded in already, or the folder is there and holds something else.
         OSError: The disk has no room for the model.
     """
+    kind = adapter.model.config.model_type
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise AdapterError(
+            f"AutoModelForCausalLM does not know the text model of this backbone, {kind!r}, by "
+            "itself, so that it would not load a merged one: export to peft."
+        )
     weights = _folded_weights(adapter, task)
     distinct = {tensor.data_ptr(): tensor.nbytes for tensor in weights.values()}
     with export_folder(out, sum(distinct.values())) as fresh:

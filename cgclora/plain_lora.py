@@ -23,9 +23,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora import storage
-from cgclora.adapter import Adapter, linear_paths
+from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.storage import AdapterError
+from cgclora.target_modules import saved_paths
 
 _WRITTEN = {
     *("manifest.json", "readme.md", "notice", "gemma_terms.md"),
@@ -117,7 +118,7 @@ class TaskLoRAs:
         tensors = storage.read_tensors(folder)
         with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers
             skeleton = AutoModelForCausalLM.from_config(backbone)
-        paths = linear_paths(skeleton, config.target_modules)
+        paths = saved_paths(skeleton, config.target_modules, tensors)
         kind = skeleton.config.model_type
         trained_on = manifest["backbone"].get("model_type", kind)  # older manifests do not say it
         if trained_on != kind or _sizes_of(tensors) != _sizes_in(skeleton, paths):

@@ -52,7 +52,7 @@ def label_probabilities(
     if repeated := sorted({label for label in labels if list(labels).count(label) > 1}):
         raise DecodingError(f"labels holds {repeated} more than once: name each label once.")
     said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
-    request = replace(request, max_new_tokens=1 + max(map(len, said)))
+    request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
     prompts = encode_requests(backbone, [request], adapter)
     batch = Batch(backbone, adapter, [request], prompts)
     sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))

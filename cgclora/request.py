@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from cgclora.backbone import Backbone
 from cgclora.config import PromptFormat
 from cgclora.data import encode_prompts
 from cgclora.layer import GatheredRoute, Route
+from cgclora.vocabulary import readable, unreadable_word
 
 Finish = Literal["end", "stop", "length"]
 
@@ -134,6 +136,14 @@ class Piece:
     answer: Answer | None = None
 
 
+def _unreadable_choice(backbone: Backbone, choices: Sequence[str] | None, known: int) -> str | None:
+    """The first word of some texts that a backbone cannot say; None if there is none."""
+    if not choices or len(backbone.tokenizer) <= known:
+        return None
+    said = backbone.tokenizer(list(choices), add_special_tokens=False)["input_ids"]
+    return unreadable_word(chain.from_iterable(said), known, backbone.tokenizer)
+
+
 def encode_requests(
     backbone: Backbone, requests: Sequence[Request], adapter: Experts | None
 ) -> list[list[int]]:
@@ -167,7 +177,7 @@ def check(
         DecodingError: As `stream` says.
     """
     most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
-    known = len(cast(Tensor, backbone.model.get_input_embeddings().weight))
+    known = readable(backbone.model)
     for request, prompt in zip(requests, prompts, strict=True):
         if not request.prompt.strip():
             raise DecodingError("the prompt is empty: write a question.")
@@ -176,10 +186,10 @@ def check(
                 f"prompt ({len(prompt)} tokens) and answer (up to {request.max_new_tokens}) exceed "
                 f"the {most} tokens that this backbone reads: shorten the prompt."
             )
-        # Some tokenizers know words that the model has no embedding for.
-        if unknown := [token for token in prompt if token >= known]:
-            words = backbone.tokenizer.convert_ids_to_tokens(unknown[0])
-            raise DecodingError(f"this backbone cannot read {words!r}: leave it out of the prompt.")
+        if (word := unreadable_word(prompt, known, backbone.tokenizer)) is not None:
+            raise DecodingError(f"this backbone cannot read {word!r}: leave it out of the prompt.")
+        if (word := _unreadable_choice(backbone, request.choices, known)) is not None:
+            raise DecodingError(f"this backbone cannot say {word!r}: leave it out of the choices.")
         if request.task is not None and adapter is None:
             raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
         if request.task is None and request.gates is not None:

@@ -248,9 +248,7 @@ class SideBySide:
         first = shares[0].member
         torch.manual_seed(first.settings.seed + first.step)  # of dropout in the backbone itself
         with first.adapter.routing.within(self._route(shares, batch)):
-            losses = self.loss(
-                batch["input_ids"], batch["attention_mask"], batch["positions"], batch["targets"]
-            )
+            losses = self.loss(batch["input_ids"], batch["positions"], batch["targets"])
             weighted = losses * batch["weights"]
             if learning:
                 weighted.sum().backward()
@@ -276,7 +274,6 @@ class SideBySide:
             settings = share.member.settings
             pieces = {
                 "input_ids": own["input_ids"],
-                "attention_mask": own["attention_mask"],
                 "tasks": own["tasks"],
                 "seeds": (settings.seed * 0x9E3779B1 + share.member.step * 0x85EBCA6B + first)
                 & 0x7FFFFFFF,

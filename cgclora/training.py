@@ -34,6 +34,7 @@ from cgclora.run_folder import TrainingDiverged, claim, hold
 from cgclora.settings import TrainingSettings
 from cgclora.side_by_side import SideBySide, resume
 from cgclora.storage import read_manifest
+from cgclora.vocabulary import pad_id, readable
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -202,6 +203,8 @@ class _Preparation:
         self.processes = processes
         self.fingerprint = fingerprint(model)
         self.positions = _positions(model)
+        self.pad_id = pad_id(model, tokenizer)
+        self.readable = readable(model)
         self._known: dict[Any, Any] = {}
 
     def __call__(self, run: TrainingRun) -> tuple[Member, dict[str, Any]]:
@@ -236,9 +239,7 @@ class _Preparation:
             **hashes,
             **({} if only is None else _start(adapter, only)),
         }
-        collator = Collator(
-            cast(int, self.tokenizer.pad_token_id), settings.weighting, self.positions
-        )
+        collator = Collator(self.pad_id, settings.weighting, self.positions)
         facts = {
             "identity": identity,
             "records": {split: len(items) for split, items in data.items()},
@@ -261,6 +262,7 @@ class _Preparation:
             prompt_format=run.adapter.config.prompt_format,
             max_length=max_length,
             needed=run.only,
+            known=self.readable,
         )
         if skipped:
             print(f"left out as longer than {max_length} tokens: {dict(skipped)}", file=sys.stderr)

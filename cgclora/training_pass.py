@@ -27,7 +27,8 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from cgclora.compiled import fused
-from cgclora.layer import ExpertLinear, GatheredRoute, Part, kept_features
+from cgclora.dropout import kept_features
+from cgclora.layer import ExpertLinear, GatheredRoute, Part
 from cgclora.lean import is_known
 
 PLAIN_TOKENS = 256

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cgclora.adapter import Adapter, linear_paths
+from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.peft_folder import PeftLoRA, read_peft
 from cgclora.plain_lora import module_names
 from cgclora.storage import AdapterError
+from cgclora.target_modules import linear_paths
 
 
 def import_peft(

@@ -23,6 +23,7 @@ from cgclora.data import Encoded, Record, encode, sample_per_task
 from cgclora.intervals import wilson_interval
 from cgclora.lean import Cache, Experts, LeanDecoder
 from cgclora.packed import FEW_ROWS
+from cgclora.vocabulary import readable
 
 WAYS = ("transformers, bf16", "lean, bf16", "lean, int8")
 
@@ -69,6 +70,7 @@ def measure(
             prompt_format=config.prompt_format,
             max_length=max_length,
             needed=sorted({record.task for record in own}),
+            known=readable(backbone.model),
         )
         for item in sample_per_task(encoded, [per_task] * len(config.tasks), seed):
             task = config.tasks[item.task]

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from cgclora.batching import Collator
 from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.data import Record, encode
 from cgclora.loss import TargetLoss
+from cgclora.vocabulary import readable
 
 BOUND = 1.5
 """Largest weight, as published."""
@@ -192,10 +193,11 @@ class Composer:
             (task,),
             prompt_format=adapter.config.prompt_format,
             max_length=sys.maxsize,
+            known=readable(adapter.model),
         )
-        batch: dict[str, Tensor] = Collator(cast(int, tokenizer.pad_token_id))(encoded)
+        batch: dict[str, Tensor] = Collator(self.backbone.pad_id)(encoded)
         device = adapter.gate.own.device
-        names = ("input_ids", "attention_mask", "positions", "targets")
+        names = ("input_ids", "positions", "targets")
         inputs = {name: batch[name].to(device) for name in names}
         model = TargetLoss(adapter.model).eval()
         route: list[Any] = [task] * len(encoded)

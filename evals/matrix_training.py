@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from cgclora import files
-from cgclora.adapter import Adapter, linear_paths
+from cgclora.adapter import Adapter
 from cgclora.backbone import Backbone
 from cgclora.data import Record
 from cgclora.growing import add_tasks
 from cgclora.hardware import free_memory
 from cgclora.member import TrainingRun
 from cgclora.run_folder import TrainingDiverged
+from cgclora.target_modules import linear_paths
 from cgclora.training import train_side_by_side
 from evals import data
 from evals.benchmark import PROMPTS

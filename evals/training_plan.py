@@ -188,7 +188,7 @@ def _adapted(kinds: Sequence[LayerKind], modules: Sequence[str] | None) -> list[
 
 def kinds_of_model(model: PreTrainedModel) -> tuple[LayerKind, ...]:
     """The kinds of linear layers that an adapter of a loaded backbone may stand beside."""
-    from cgclora.adapter import linear_paths  # noqa: PLC0415 - there is torch where a model is
+    from cgclora.target_modules import linear_paths  # noqa: PLC0415 - there is torch where a model is
 
     found: Counter[tuple[str, int, int]] = Counter()
     for path in linear_paths(model):

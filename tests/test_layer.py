@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
-from cgclora.layer import ExpertLinear, Route, Routing, TaskGate
+from cgclora.dropout import kept_features
+from cgclora.layer import ExpertLinear, Part, Route, Routing, TaskGate
 from tests.reference import METHODS, TASKS, Operations, allowed_experts, experts, gate_weights
 
 ALL_METHODS = pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
@@ -177,8 +178,8 @@ def test_output_and_gradients_are_those_of_the_sum_over_experts(data):
     dtype = draw(st.sampled_from([torch.float32, torch.float64]), "dtype")
     case = Case(config, inner=inner, outer=outer, bias=draw(st.booleans(), "bias"), dtype=dtype)
     ids = draw(st.lists(st.integers(0, tasks - 1), min_size=1, max_size=4), "task ids")
-    shape = (len(ids), inner) if draw(st.booleans(), "flat") else (len(ids), 3, inner)
-    x = torch.randn(shape, dtype=dtype)
+    between = draw(st.lists(st.integers(1, 3), max_size=3), "tokens, heads, ...")
+    x = torch.randn(len(ids), *between, inner, dtype=dtype)
 
     found, expected = case(x, ids), case.expected(x, ids)
     assert found.dtype == dtype
@@ -189,6 +190,43 @@ def test_output_and_gradients_are_those_of_the_sum_over_experts(data):
     theirs = torch.autograd.grad((expected * upstream).sum(), case.trained())
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("kind", ["one", "members", "rows", "of a shared product", "dropped"])
+@pytest.mark.parametrize("between", [(), (3,), (2, 3), (3, 2, 2)])
+def test_a_part_is_its_formula_whatever_lies_between_batch_and_features(between, kind, contiguous):
+    """One row and one place in it at a time, in float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    batch, inner, outer, rank = 4, 5, 6, 3
+    members = 2 if kind == "members" else 1
+    rows = slice(1, 3) if kind == "rows" else slice(0, batch)
+    A, B = random(members, rank, inner), random(members, rank, outer)
+    weights, x = random(rows.stop - rows.start, 1, rank), random(batch, *between, inner)
+    y = random(outer, batch, *between).movedim(0, -1)
+    y = y.contiguous() if contiguous else y
+    seeds = torch.arange(batch, dtype=torch.int32) if kind == "dropped" else None
+    kept = torch.ones_like(x) if seeds is None else kept_features(seeds, x, 0.5)
+    expected = y.clone()
+    for row in range(rows.start, rows.stop):
+        place = row - rows.start
+        A_m, B_m = (table[place * members // batch] for table in (A, B))
+        inputs, outputs = (t[row].reshape(-1, t.shape[-1]) for t in (x * kept, expected))
+        for token, (value, before) in enumerate(zip(inputs, outputs.clone(), strict=True)):
+            outputs[token] = before + ((A_m @ value) * weights[place, 0]) @ B_m
+        expected[row] = outputs.view(expected[row].shape)
+    columns = None
+    if members == 1:
+        A, B = A[0], B[0]
+    if kind == "of a shared product":
+        A, columns = torch.cat([random(2, inner), A, random(1, inner)]), slice(2, 2 + rank)
+    part = Part(A, B, weights, columns, rows if kind == "rows" else None, 0.5, seeds)
+    part.add(x, y, Routing())
+    torch.testing.assert_close(y, expected)
 
 
 @ALL_METHODS
@@ -296,6 +334,23 @@ def test_dropout_is_right_on_average():
     error = many.std(dim=0) / math.sqrt(len(many))
     assert ((many.mean(dim=0) - expected).abs() < 5 * error).all()
     assert (error > 0).all()
+
+
+@pytest.mark.parametrize("between", [(), (40,), (20, 3), (10, 3, 2)])
+def test_what_is_dropped_is_a_rows_own_wherever_its_tokens_lie(between):
+    x = torch.ones(4, *between, 500)
+    seeds = torch.tensor([3, 1, 4, 1], dtype=torch.int32)
+    kept = kept_features(seeds, x, 0.25)
+    assert kept.shape == x.shape
+    assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+    error = 5 * math.sqrt(0.25 * 0.75 / x.numel())
+    assert float((kept > 0).double().mean()) == pytest.approx(0.75, abs=error)
+    assert torch.equal(kept[1], kept[3])
+    assert torch.equal(kept_features(seeds[2:3], x[2:3], 0.25), kept[2:3])
+    if between:
+        assert torch.equal(kept_features(seeds, x[:, :5], 0.25), kept[:, :5])
+        places = kept[0].reshape(-1, 500)
+        assert len(places.unique(dim=0)) == len(places)
 
 
 # Cost -------------------------------------------------------------------------------------

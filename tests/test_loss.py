@@ -43,7 +43,7 @@ def losses(adapter: Adapter, positions: Tensor = POSITIONS, targets: Tensor = TA
     """From the tested module, for `token_ids(3)`."""
     module, ids = TargetLoss(adapter.model), token_ids(3)
     with adapter.route(TASKS):
-        return module(ids, torch.ones_like(ids), positions, targets)
+        return module(ids, positions, targets)
 
 
 def expected_losses(adapter: Adapter) -> Tensor:
@@ -95,7 +95,7 @@ def test_blocks_hold_few_logits_and_give_the_same_losses(architecture, words, mo
     monkeypatch.setitem(cgclora.loss.BLOCK_LOGITS, "cpu", words * len(TARGETS))
     module, ids = TargetLoss(adapter.model), token_ids(3)
     with adapter.route(TASKS), Largest(module.head.weight) as largest:
-        found = module(ids, torch.ones_like(ids), POSITIONS, TARGETS)
+        found = module(ids, POSITIONS, TARGETS)
     assert largest.most == words * len(TARGETS)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     found_gradients = torch.autograd.grad(found.sum(), parameters)
@@ -130,11 +130,11 @@ def test_padding_on_the_right_changes_no_loss():
     adapter = adapted("gemma3")
     module = TargetLoss(adapter.model)
     ids = token_ids(1, tokens=6)
-    padded, mask = F.pad(ids, (0, 4)), F.pad(torch.ones_like(ids), (0, 4))
+    padded = F.pad(ids, (0, 4))
     places, targets = torch.tensor([2, 5]), torch.tensor([7, 8])
     with adapter.route(["mood"]):
-        short = module(ids, torch.ones_like(ids), places, targets)
-        torch.testing.assert_close(module(padded, mask, places, targets), short)
+        short = module(ids, places, targets)
+        torch.testing.assert_close(module(padded, places, targets), short)
 
 
 def test_a_batch_without_targets_has_no_losses():

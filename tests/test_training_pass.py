@@ -13,7 +13,8 @@ import cgclora.loss
 import cgclora.training_pass as tested
 from cgclora import compiled
 from cgclora.adapter import Adapter
-from cgclora.layer import Part, kept_features
+from cgclora.dropout import kept_features
+from cgclora.layer import Part
 from cgclora.loss import TargetLoss
 from tests.reference import METHODS, TASKS, Operations, scatter
 from tests.tiny import VOCABULARY, make_model
@@ -38,13 +39,11 @@ def batch(tokens: int) -> dict[str, Tensor]:
     """Three rows padded on the right, one of them not; a position stands there twice."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, VOCABULARY, (3, tokens), generator=generator)
-    mask = torch.ones_like(ids)
     for row, length in enumerate((tokens, tokens - 3, tokens // 2)):
-        ids[row, length:] = mask[row, length:] = 0
+        ids[row, length:] = 0
     positions = [tokens - 2, tokens - 2, tokens, tokens + 3, 2 * tokens - 5, 2 * tokens + 1]
     return {
         "input_ids": ids,
-        "attention_mask": mask,
         "positions": torch.tensor(positions),
         "targets": torch.tensor([5, 299, 0, 7, 8, 9]),
     }

@@ -1,0 +1,40 @@
+"""Which token ids a backbone can read: some tokenizers know words that it has no embedding for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # slow to import, and a backbone that is there has imported them
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def readable(model: PreTrainedModel) -> int:
+    """How many token ids a backbone can read: those below this number."""
+    embeddings: Any = model.get_input_embeddings()
+    return len(embeddings.weight)
+
+
+def pad_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills up the rows of a batch: the tokenizer's, or 0 where it cannot be read.
+
+    Under the mask any id would do.
+    """
+    own = cast(int, tokenizer.pad_token_id)
+    return own if own < readable(model) else 0
+
+
+def unreadable_word(
+    ids: Iterable[int], most: int, tokenizer: PreTrainedTokenizerBase
+) -> str | None:
+    """The first word among token ids that a backbone cannot read; None if there is none.
+
+    Args:
+        ids: Of a text.
+        most: How many ids the backbone can read, see `readable`.
+        tokenizer: The backbone's.
+    """
+    unknown = next((token for token in ids if token >= most), None)
+    if unknown is None:
+        return None
+    return cast(str, tokenizer.convert_ids_to_tokens(unknown))

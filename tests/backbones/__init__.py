@@ -1,0 +1,1 @@
+"""Every causal language model of transformers, tiny: is the method the same on it?"""
