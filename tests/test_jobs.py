@@ -209,7 +209,8 @@ def test_a_command_and_all_that_it_starts_yield_the_processors_to_the_server(job
     for line in lines:
         niceness, session = line.split(" ", 1)
         assert int(niceness) == expected
-        if group.exists() and group.read_text():  # Linux shares out among sessions first: the job's own is niced
+        # Linux shares the processors out among sessions first: the job's own is niced.
+        if group.exists() and group.read_text():
             assert session.endswith(f"nice {expected}")
             assert session.split()[0] != group.read_text().split()[0]
 
