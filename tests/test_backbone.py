@@ -24,6 +24,8 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     LlamaModel,
@@ -131,6 +133,11 @@ def encoder_decoder(folder: Path) -> None:
     T5ForConditionalGeneration(config).save_pretrained(folder)
 
 
+def encoder_decoder_with_a_causal_half(folder: Path) -> None:
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
+    BartForConditionalGeneration(BartConfig(vocab_size=300, **sizes)).save_pretrained(folder)
+
+
 def headless(folder: Path) -> None:
     LlamaModel(make_model("llama").config).save_pretrained(folder)
 
@@ -186,6 +193,7 @@ def broken_tokenizer(folder: Path) -> None:
         (code_of_its_own, "code that comes with a model is never run"),
         (encoder, "not a causal language model but BertForMaskedLM: choose one"),
         (encoder_decoder, "not a causal language model but T5ForConditionalGeneration"),
+        (encoder_decoder_with_a_causal_half, "not a causal language model but BartForCondition"),
         (headless, "not a causal language model but LlamaModel"),
         (lost_head, r"lacks 1 of its weights, such as lm_head\.weight"),
         (quantised, "already quantised: load the unquantised original"),
