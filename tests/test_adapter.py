@@ -945,7 +945,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a newer config": (
         lambda f: edit_config(f, lambda c: c.update(format=FORMAT + 1)),
-        "format 2.*update",
+        f"format {FORMAT + 1}.*update",
     ),
     "a config that cannot be": (
         lambda f: edit_config(f, lambda c: c.update(expert_rank=0)),

@@ -65,8 +65,8 @@ def test_the_command_trains_the_adapter_of_the_plan(
     options = command_line._parser().parse_args(given[2:])
     assert train_command._config(options, TASKS) == wanted.config()
     assert (options.data, options.dev, options.run) == (
-        Path("t.jsonl"),
-        Path("d.jsonl"),
+        "t.jsonl",
+        "d.jsonl",
         Path("run"),
     )
     assert options.half
