@@ -43,9 +43,6 @@ _EXPERT_NAMES = {
 }
 """What PEFT takes for routed experts and their router, by transformers' pattern of a model type."""
 
-_MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
-"""Model types in which PEFT loads no LoRA of an `out_proj`."""
-
 
 @dataclass(frozen=True)
 class PlainLoRA:
@@ -165,8 +162,6 @@ class TaskLoRAs:
         kind = self.backbone.model_type
         patterns = _MODEL_TO_CONVERSION_PATTERN | {"mixtral": "mixtral"}  # PEFT's own addition
         names = _EXPERT_NAMES.get(patterns.get(kind, ""), set())
-        if kind in _MAMBA_TYPES:
-            names = {"out_proj"}
         return tuple(path for path in self.layers if path.rpartition(".")[2] in names)
 
     def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:

@@ -129,10 +129,10 @@ def test_mixed_adapters_answer_as_each_alone_on_the_embedded_backbone(static):
         scatter(Adapter.attach(backbone, AdapterConfig(TASKS, alpha=0.05), name=f"a{seed}"), seed)
         for seed in range(2)
     ]
+    mixed = zip((*TASKS, TASKS[0]), (*adapters, None, adapters[1]), strict=True)
     asked = [
-        (Request(task, f"{PROMPTS[place]}", max_new_tokens=6, stop=("\n",)), adapter)
-        for place, task in enumerate(TASKS)
-        for adapter in (*adapters, None)
+        (Request(task, f"{PROMPTS[place % 3]}", max_new_tokens=6, stop=("\n",)), adapter)
+        for place, (task, adapter) in enumerate(mixed)
     ]
     assert together(backbone, asked, 4) == alone(backbone, asked)
     assert len(static) == 1

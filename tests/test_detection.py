@@ -358,6 +358,7 @@ def test_the_same_data_gives_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not DATA, reason="needs the data that the shipped detector was fitted on")
+@pytest.mark.skipif("CGCLORA_REFIT" not in os.environ, reason="minutes: CGCLORA_REFIT=1 fits anew")
 def test_the_data_gives_the_shipped_file(tmp_path: Path) -> None:
     out = tmp_path / "detection.safetensors"
     manifest = detection_fit.fit(DATA, out)

@@ -65,7 +65,7 @@ def test_losses_and_gradients_are_those_of_the_full_logits(architecture):
         torch.autograd.grad((loss * upstream).sum(), parameters) for loss in (found, expected)
     )
     for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-4)
+        assert (our - their).norm() <= 1e-4 * their.norm()
 
 
 class Largest(TorchDispatchMode):
@@ -100,7 +100,7 @@ def test_blocks_hold_few_logits_and_give_the_same_losses(architecture, words, mo
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     found_gradients = torch.autograd.grad(found.sum(), parameters)
     for gradient, want in zip(found_gradients, gradients, strict=True):
-        torch.testing.assert_close(gradient, want, rtol=1e-3, atol=1e-5)
+        assert (gradient - want).norm() <= 1e-4 * want.norm()
 
 
 def test_more_targets_than_a_block_has_logits_are_computed(monkeypatch):

@@ -110,9 +110,16 @@ def verdict(bar: dict[str, Any]) -> str:
     return "reached" if bar["reached"] else "missed"
 
 
-def test_the_table_of_speeds_says_what_the_benchmark_measured():
+@pytest.mark.parametrize("report", ["bench", "side_by_side"])
+def test_the_table_of_speeds_says_what_the_benchmark_measured(report):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    parts = result("bench")["parts"]
+    parts = result(report)["parts"]
+    for count in (2, 4, 8, 24) if "members" in parts else ():
+        medians = parts["members"]["medians"]
+        together, apart = (
+            medians[f"{count} {how}"] for how in ("side by side", "one after another")
+        )
+        assert f"| {count} | {together:.1f} s | {apart:.1f} s |" in readme
     for bar in [bar for part in parts.values() if "exponents" not in part for bar in part["bars"]]:
         against = bar["against"]
         cells = [
