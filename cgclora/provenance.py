@@ -22,13 +22,20 @@ CODE = (":(top)*.py", ":(top)requirements.txt", ":(top)pyproject.toml", ":(top,e
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Installed versions of Python and of packages, by default those that shape a result."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = ((package, _installed(package)) for package in packages)
+    return {
+        "python": platform.python_version(),
+        **{package: version for package, version in installed if version is not None},
+    }
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """A package's version; None if it is not there. Taken once a process, as `commit` is."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @cache

@@ -28,7 +28,7 @@ from evals.recipe import Recipe, Records, read_recipe
 from evals.results import Unfinished, find_runs, read_run
 from evals.tasks import TASKS
 from tests.test_interrupted_training import PROCESSES
-from tests.tiny import make_backbone
+from tests.tiny import VOCABULARY, make_backbone
 from tests.training_runs import same
 
 SECONDS = 180
@@ -72,6 +72,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(source: Path, out: Path, **changes: Any) -> Matrix:
     backbone = make_backbone()
+    # One word in eight ends an answer: else a model of no sense goes on to the limit.
+    backbone.model.generation_config.eos_token_id = [*range(1, VOCABULARY, 8)]
     backbone.model.config.max_position_embeddings = 1024  # longer than its answers may be
     return Matrix(small(**changes), backbone, source, out, members=16)
 
