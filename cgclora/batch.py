@@ -93,7 +93,7 @@ class Batch:
     def most_drafts(self) -> int:
         """How many tokens to read on trust besides the one that is sure.
 
-        None where sums of several tokens are rounded otherwise than those of one: a draft must not
+        0 where sums of several tokens are rounded otherwise than those of one: a draft must not
         change what is said.
         """
         return FEW_ROWS - 1 if isinstance(self._pass, _LeanPass) and self._pass.keeps_apart else 0
