@@ -9,9 +9,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from cgclora.config import PromptFormat
+from cgclora.config import PromptFormat, Start
 from cgclora.vocabulary import unreadable_word
 
 if TYPE_CHECKING:
@@ -165,12 +165,19 @@ def encode_prompts(
         after = PromptFormat(after)
     formats = [after] * len(prompts) if isinstance(after, PromptFormat) else after
     texts = [text + one.separator for text, one in zip(prompts, formats, strict=True)]
-    encoded: list[list[int]] = tokenizer(texts)["input_ids"]
-    if any(one.start == "bos" for one in formats):
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        bare = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        encoded = [
-            [*start, *plain] if one.start == "bos" else ids
-            for one, plain, ids in zip(formats, bare, encoded, strict=True)
-        ]
-    return encoded
+    encoded: dict[int, list[int]] = {}
+    for start in dict.fromkeys(one.start for one in formats):
+        places = [place for place, one in enumerate(formats) if one.start == start]
+        found = _with_start([texts[place] for place in places], tokenizer, start)
+        encoded.update(zip(places, found, strict=True))
+    return [encoded[place] for place in range(len(texts))]
+
+
+def _with_start(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, start: Start
+) -> list[list[int]]:
+    """Token ids of texts with the special tokens of `PromptFormat.start`."""
+    if start == "tokenizer":
+        return cast(list[list[int]], tokenizer(texts)["input_ids"])
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [[*first, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -17,9 +17,8 @@ NICENESS = 15
 """Of what is started here: it takes the processor time that answers for visitors leave.
 
 It keeps all its threads and the way they wait: alone it is as fast as the same command in a shell,
-with the same bits. On two cores answers kept 97 % of their speed beside such a job, 84 % beside one
-of niceness 10, and 3 % beside one of one thread that was not niced: torch's threads spin as they
-wait for one another.
+with the same bits. What is not niced takes nearly all from a server on the same cores, even with
+one thread: torch's threads spin as they wait for one another.
 """
 
 _PACKAGES = Path(__file__).resolve().parents[1]
