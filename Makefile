@@ -30,7 +30,7 @@ format: .venv/dev
 	$(python) -m ruff format
 
 bench: .venv/dev
-	$(python) -m cgclora bench $(ARGS)
+	$(python) -m evals bench $(ARGS)
 
 # Some minutes: every causal language model of transformers, tiny.
 backbones: .venv/dev
@@ -62,7 +62,7 @@ axe: .venv/dev
 
 space: .venv/app
 	rm -rf build/space
-	$(python) -m ui.space build/space
+	$(python) -m ui.server.space build/space
 
 clean:
 	rm -rf .venv build dist cgclora.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,12 +1,12 @@
 """The web app: `python app.py`. Also what a Space runs.
 
-Environment, see `ui/settings.py`:
+Environment, see `ui/engine/settings.py`:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
     CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
     CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
     CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
-    CGCLORA_KEEP        a folder where evaluations are kept as well, see `evals.keeper`
+    CGCLORA_KEEP        a folder where evaluations are kept as well, see `evals.jobs.backup`
     CGCLORA_KEEP_DATASET  a dataset repository where they are
     CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
     CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
@@ -19,7 +19,7 @@ Environment, see `ui/settings.py`:
 import sys
 
 if __name__ == "__main__":
-    from ui.doorstep import Doorstep
+    from ui.server.splash import Doorstep
 
     doorstep = Doorstep()  # before the imports that take seconds
 
@@ -30,33 +30,33 @@ from typing import Any
 
 import gradio as gr
 
-from evals.jobs import Jobs
-from evals.keeper import keepers
-from evals.library import Library
-from ui.about.tab import About
+from evals.jobs.backup import keepers
+from evals.jobs.queue import Jobs
+from evals.leaderboard.run_sources import Library
 from ui.api import add_endpoints
-from ui.benchmark.tab import Benchmark
-from ui.ending import stop_gently
-from ui.engine import Engine, loader
-from ui.gates.tab import Gates
-from ui.leaderboard.tab import Leaderboard
-from ui.log import set_up_log
-from ui.memory import bound_memory
-from ui.page import Page
-from ui.rates import Rates
-from ui.service import around
-from ui.sessions import remember_little
-from ui.settings import Settings, SettingsError
+from ui.components.texts import I18N, TEXTS
+from ui.components.theme import theme
+from ui.engine.engine import Engine, loader
+from ui.engine.rates import Rates
+from ui.engine.settings import Settings, SettingsError
+from ui.engine.zero_gpu import ZERO_GPU
+from ui.server.log import set_up_log
+from ui.server.memory import bound_memory
+from ui.server.page import Page
+from ui.server.service import around
+from ui.server.sessions import remember_little
+from ui.server.shutdown import stop_gently
 from ui.shell import Shell
-from ui.texts import I18N, TEXTS
-from ui.theme import theme
-from ui.train.tab import Train
-from ui.try_it.tab import TryIt
-from ui.zero import ZERO_GPU
+from ui.tabs.about.tab import About
+from ui.tabs.benchmark.tab import Benchmark
+from ui.tabs.gates.tab import Gates
+from ui.tabs.leaderboard.tab import Leaderboard
+from ui.tabs.train.tab import Train
+from ui.tabs.try_it.tab import TryIt
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
-_SESSIONS = 1000  # open pages and calls that are remembered; 25 kB each, see `ui.sessions`
+_SESSIONS = 1000  # open pages and calls that are remembered; 25 kB each, see `ui.server.sessions`
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
@@ -104,7 +104,7 @@ def launch(
     built: Callable[[], None] = lambda: None,
     **others: Any,
 ) -> gr.Blocks:
-    """Serve the page, then load the model; on ZeroGPU the other way round, see `ui.zero`.
+    """Serve the page, then load the model; on ZeroGPU the other way round, see `zero_gpu`.
 
     Args:
         engine: Who answers.

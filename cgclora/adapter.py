@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora import provenance, storage
-from cgclora.backbone import Backbone, fingerprint
 from cgclora.config import AdapterConfig, PromptFormat
-from cgclora.gathering import Shelf, Use, gather
+from cgclora.inference.gather import Shelf, Use, gather
+from cgclora.inference.router import TaskRouter
 from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
-from cgclora.router import TaskRouter
-from cgclora.storage import AdapterError
-from cgclora.target_modules import check_rows, linear_paths, saved_paths
+from cgclora.models.backbone import Backbone, fingerprint
+from cgclora.models.target_modules import check_rows, linear_paths, saved_paths
+from cgclora.storage import adapter_dir, provenance
+from cgclora.storage.adapter_dir import AdapterError
 
 GATES = "task_gates"
 READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -111,7 +111,7 @@ class Adapter:
         Raises:
             AdapterError: The name is taken or malformed, no layer has a wanted name, or the
                 backbone is not one whose layers see the rows of a batch; which layers are adapted
-                says `cgclora.target_modules.linear_paths`.
+                says `cgclora.models.target_modules.linear_paths`.
         """
         model, lock = _parts(backbone)
         paths = linear_paths(model, config.target_modules)
@@ -534,7 +534,7 @@ class Adapter:
         """
         if self.router is not None:
             self.router.check(self.config.tasks, self.name)
-        self.manifest = storage.write(
+        self.manifest = adapter_dir.write(
             folder,
             self.config,
             {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()},
@@ -568,7 +568,7 @@ class Adapter:
                 is no finite number.
         """
         folder = Path(folder)
-        manifest, config = storage.read_manifest(folder)
+        manifest, config = adapter_dir.read_manifest(folder)
         model, lock = _parts(backbone)
         found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
         wanted = manifest["backbone"]["fingerprint"]
@@ -577,7 +577,7 @@ class Adapter:
                 f"{folder} was trained on {manifest['backbone'].get('name') or 'another backbone'} "
                 f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
             )
-        tensors = storage.read_tensors(folder)
+        tensors = adapter_dir.read_tensors(folder)
         for tensor_name, tensor in tensors.items():
             # Even with gate zero, as in the rows of other adapters, it would give no number.
             if not torch.isfinite(tensor).all():
@@ -586,7 +586,7 @@ class Adapter:
                     "earlier state of its training, or train it anew."
                 )
         router = None
-        if storage.ROUTER_FILE in manifest["files"]:
+        if adapter_dir.ROUTER_FILE in manifest["files"]:
             router = TaskRouter.read(folder, config.tasks)
         # Others may be using the backbone, and must not meet an adapter between two layers.
         with lock:

@@ -100,7 +100,7 @@ class AdapterConfig:
             uniform weights the update is that of a LoRA of the active rank with the same alpha.
         dropout: Probability of dropping an input feature of the experts while training.
         target_modules: Names of the linear layers to adapt (`q_proj`, or a full path); None takes
-            all that can be adapted, see `cgclora.target_modules.linear_paths`.
+            all that can be adapted, see `cgclora.models.target_modules.linear_paths`.
         separator: Text between a prompt and its answer, in training and decoding alike.
         start: Special tokens around a prompt, see `PromptFormat`. `bos` is for adapters that were
             trained so, before there was a choice.

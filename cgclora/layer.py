@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
-from cgclora.dropout import kept_features
+from cgclora.models.dropout import kept_features
 
 
 class TaskGate(nn.Module):

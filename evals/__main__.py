@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.commands import command_line, load
-from cgclora.exit_codes import run
-from cgclora.records import task_name
-from evals import matrix_command, speed_command
-from evals.matrix_command import answering_options
+from cgclora.cli.common import command_line, load
+from cgclora.cli.exit_codes import run
+from cgclora.data.readers import task_name
+from evals.cli import bench, grid, scaling, speed
+from evals.cli.grid import answering_options
 
 if TYPE_CHECKING:
-    from evals.benchmark import Engine
-    from evals.data import Dataset
-    from evals.results import Run
+    from evals.data.datasets import Dataset
+    from evals.runs.evaluate import Engine
+    from evals.runs.run_dir import Run
 
 PREDICT = """Answer every record of a data file, with adapters, the bare backbone, or a server.
 
@@ -78,7 +78,7 @@ JOBS = """Run the jobs that wait in a folder, one after another, until there is 
 
 The web app starts this by itself when somebody submits a job; given twice, the second one ends."""
 
-AFFINITY = """Draw what `cgclora affinity` measured: a heat map, tasks in their groups; or a page.
+AFFINITY = """Draw what `python -m cgclora affinity` measured: a heat map, tasks in their groups; or a page.
 
   python -m evals affinity runs/affinity/affinity.json --groups 2 --out affinity.svg
   python -m evals affinity runs/affinity/affinity.json --page assets/results/affinity
@@ -88,8 +88,8 @@ A page is a folder with the result, the heat map (SVG) and a README.md of tables
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    from evals.names import UnknownNameError
-    from evals.results import RunError
+    from evals.runs.run_dir import RunError
+    from evals.tasks.names import UnknownNameError
 
     options = _parser().parse_args(arguments)
     return run(lambda: options.command(options), also={RunError: 6, UnknownNameError: 2})
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("run", type=Path, help="run folder")
     _data_options(score)
 
-    matrix_command.add(command)
+    grid.add(command)
 
     report = command("report", REPORT, _report_boards)
     report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
@@ -131,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--batch-size", type=int, default=16)
     table.add_argument("--write", action="store_true", help="put the table into the manifest")
 
-    speed_command.add(command)
+    speed.add(command)
+    bench.add_options(command("bench", bench.HELP, bench.execute))
+    scaling.add_options(command("scaling", scaling.HELP, scaling.execute))
 
     detection = command("detection", DETECTION, _detection)
     detection.add_argument("action", choices=("fit",))
@@ -199,7 +201,7 @@ def _task_model(text: str) -> tuple[str, str]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from evals.benchmark import score
+    from evals.runs.evaluate import score
 
     dataset = _dataset(options)
     run = _predict(options, dataset, to_be_scored=True)
@@ -211,16 +213,16 @@ def _predict_only(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from evals.benchmark import score
-    from evals.results import read_run
+    from evals.runs.evaluate import score
+    from evals.runs.run_dir import read_run
 
     _report(score(read_run(options.run), _dataset(options)), as_json=options.json)
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    from evals import data
+    from evals.data import datasets
 
-    dataset = data.read(options.data, split=options.split, skip_bad=options.skip_bad)
+    dataset = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
     if dataset.problems:
         print(f"passed over {len(dataset.problems)} bad lines:", file=sys.stderr)
         for problem in dataset.problems[:5]:
@@ -229,15 +231,15 @@ def _dataset(options: argparse.Namespace) -> Dataset:
 
 
 def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: bool = False) -> Run:
-    from evals import data
-    from evals.benchmark import predict
+    from evals.data import datasets
+    from evals.runs.evaluate import predict
 
     engine, known, method, seed = _engine(options)
-    chosen = data.only(dataset, _wanted(options.task, dataset, known))
+    chosen = datasets.only(dataset, _wanted(options.task, dataset, known))
     return predict(
         options.run,
         engine,
-        data.limit(chosen, options.per_task, seed=0),
+        datasets.limit(chosen, options.per_task, seed=0),
         method=options.method or method,
         label=options.label,
         seed=seed,
@@ -264,7 +266,7 @@ def _bundle(path: Path) -> tuple[dict[str, str], str]:
 
 def _wanted(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
     """The tasks to answer: those that are named, else all that somebody knows."""
-    from cgclora.data import DataError
+    from cgclora.data.records import DataError
 
     wanted = named or [name for name in dataset.tasks if known is None or name in known]
     strange = [name for name in wanted if known is not None and name not in known]
@@ -279,7 +281,7 @@ def _wanted(named: list[str] | None, dataset: Dataset, known: set[str] | None) -
 def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
     """Who answers, the tasks it knows (None: any), its method's name and training seed."""
     from cgclora.config import ConfigError
-    from evals.engines import KEY_VARIABLE, LocalEngine, ServerEngine
+    from evals.runs.engines import KEY_VARIABLE, LocalEngine, ServerEngine
 
     if options.server:
         if options.adapter or not (options.model or options.models) or not options.method:
@@ -342,22 +344,22 @@ def _report(run: Run, *, as_json: bool = False) -> None:
 
 
 def _report_boards(options: argparse.Namespace) -> None:
-    from cgclora import files
-    from evals import tables
-    from evals.leaderboard import boards
-    from evals.results import RunError
+    from cgclora.storage import atomic_io
+    from evals.leaderboard import tables
+    from evals.leaderboard.board import boards
+    from evals.runs.run_dir import RunError
 
     roots = options.roots or [Path(__file__).parents[1] / "assets" / "results"]
     found = boards(roots)
     if not (found.boards or found.unscored or found.damaged):
         raise RunError(f"no run lies below {', '.join(map(str, roots))}: name another folder.")
     text = (
-        files.json_text(tables.values(found, options.reference))
+        atomic_io.json_text(tables.values(found, options.reference))
         if options.json
         else tables.report(found, options.reference, markdown=options.markdown)
     )
     if options.out:
-        files.write_text(options.out, text)
+        atomic_io.write_text(options.out, text)
     else:
         print(text, end="")
 
@@ -365,9 +367,9 @@ def _report_boards(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from evals.comparison import compare
-    from evals.results import read_run
-    from evals.tables import comparison_table
+    from evals.leaderboard.comparison import compare
+    from evals.leaderboard.tables import comparison_table
+    from evals.runs.run_dir import read_run
 
     runs = read_run(options.first), read_run(options.second)
     found = compare(*runs, _dataset(options) if options.data else None)
@@ -382,12 +384,12 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _classification(options: argparse.Namespace) -> None:
     from cgclora.adapter import Adapter
-    from cgclora.backbone import EMBEDDED, load_backbone
-    from cgclora.storage import annotate
-    from evals import data
-    from evals.classification import compare
+    from cgclora.models.backbone import EMBEDDED, load_backbone
+    from cgclora.storage.adapter_dir import annotate
+    from evals.data import datasets
+    from evals.runs.classification import compare
 
-    records = data.read(options.data).records
+    records = datasets.read(options.data).records
     backbone = load_backbone(options.backbone or EMBEDDED)
     adapter = Adapter.load(options.adapter, backbone).for_inference()
     report = compare(backbone, adapter, records, most=options.most, batch_size=options.batch_size)
@@ -401,7 +403,7 @@ def _classification(options: argparse.Namespace) -> None:
 
 def _detection(options: argparse.Namespace) -> None:
     from cgclora.config import ConfigError
-    from evals.detection_fit import fit
+    from evals.detection.fit import fit
 
     if options.out.suffix != ".safetensors":  # the manifest takes the name with .json
         raise ConfigError(f"--out is {options.out}: name a file that ends with .safetensors.")
@@ -419,31 +421,31 @@ def _detection(options: argparse.Namespace) -> None:
 
 
 def _affinity(options: argparse.Namespace) -> None:
-    from cgclora import files
-    from cgclora.affinity_command import read_result
+    from cgclora.cli.affinity import read_result
     from cgclora.config import ConfigError
-    from evals.affinity_figure import heat_map
-    from evals.affinity_page import RESULT, files_of
+    from cgclora.storage import atomic_io
+    from evals.figures.affinity import heat_map
+    from evals.figures.affinity_page import RESULT, files_of
 
     result = read_result(options.result)
     try:
         if options.out:
             picture = heat_map(result, options.form.replace("-", "_"), options.groups)
-            files.write_text(options.out, picture)
+            atomic_io.write_text(options.out, picture)
             return
         page = files_of(result, options.groups)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     options.page.mkdir(parents=True, exist_ok=True)
-    files.write_text(options.page / RESULT, options.result.read_text(encoding="utf-8"))
+    atomic_io.write_text(options.page / RESULT, options.result.read_text(encoding="utf-8"))
     for name, text in page.items():
-        files.write_text(options.page / name, text)
+        atomic_io.write_text(options.page / name, text)
 
 
 def _jobs(options: argparse.Namespace) -> None:
     import signal
 
-    from evals.worker import work
+    from evals.jobs.worker import work
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that it takes its job with it
     work(options.root, options.idle)

@@ -1,6 +1,6 @@
 """The methods that a leaderboard compares: what each one trains, and what it is asked.
 
-All of them share data, steps and tuning; see `evals.recipe`. Rank is counted as in `AdapterConfig`.
+All of them share data, steps and tuning; see `recipe`. Rank is counted as in `AdapterConfig`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Method:
             cluster; `composed` of those of LoRA (Single) without training; or `added`, for each
             task one that was trained on the others, to which the task was added.
         config: The adapter for some tasks; None where nothing is trained.
-        prompt: One of `evals.benchmark.PROMPTS`, in training and answering alike.
+        prompt: One of `evals.runs.evaluate.PROMPTS`, in training and answering alike.
     """
 
     name: str

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from evals.tasks import Language
 from tests.app_server import FLAGS
 from tests.browser import find_browser
-from ui.texts import I18N
+from ui.components.texts import I18N
 
 Scheme = Literal["light", "dark"]
 

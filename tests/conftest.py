@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from cgclora.backbone import Backbone
+from cgclora.models.backbone import Backbone
 from tests.tiny import make_backbone, make_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors lose more to handing work over than they gain

@@ -16,13 +16,14 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import cgclora.__main__
-import cgclora.loss
-from cgclora import run_folder, side_by_side
+import cgclora.training.loss
 from cgclora.adapter import Adapter
-from cgclora.member import Member
-from cgclora.settings import TrainingSettings
-from cgclora.training import train
-from cgclora.training_pass import can_pass
+from cgclora.storage import run_dir
+from cgclora.training import side_by_side
+from cgclora.training.forward import can_pass
+from cgclora.training.member import Member
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.train import train
 from tests.tiny import make_backbone
 from tests.training_runs import DEV, PLAIN, SETTINGS, TRAIN
 
@@ -49,12 +50,12 @@ def train_here(
     backbone = make_backbone(architecture)
     if half:
         backbone.model.to(torch.bfloat16)
-        cgclora.loss.can_pass = transformers_only
+        cgclora.training.loss.can_pass = transformers_only
     adapter = Adapter.attach(backbone, PLAIN)
     before = {name: id(parameter) for name, parameter in adapter.named_parameters()}
     held: list[int] = []
     written: list[str] = []
-    shard, write_tensors = side_by_side.shard, run_folder.write_tensors
+    shard, write_tensors = side_by_side.shard, run_dir.write_tensors
 
     def noting_shard(loss: Any, device: torch.device) -> None:
         shard(loss, device)
@@ -71,7 +72,7 @@ def train_here(
             written.append(path.parent.name)
         write_tensors(path, tensors)
 
-    side_by_side.shard, run_folder.write_tensors = noting_shard, noting_write
+    side_by_side.shard, run_dir.write_tensors = noting_shard, noting_write
     learns = None
     if growing:  # the first task's row stays, as where a task is added to others
         learns = {
@@ -93,8 +94,8 @@ def train_here(
             learns=learns,
         )
     finally:
-        side_by_side.shard, run_folder.write_tensors = shard, write_tensors
-        cgclora.loss.can_pass = can_pass
+        side_by_side.shard, run_dir.write_tensors = shard, write_tensors
+        cgclora.training.loss.can_pass = can_pass
     last = adapter.gate.embedding.detach()
     return {
         "held": held,
@@ -139,7 +140,7 @@ def dies(step: int, words: list[str]) -> int:
         take_step(member)
 
     Member.take_step = die_at_step  # type: ignore[method-assign]
-    cgclora.loss.can_pass = transformers_only
+    cgclora.training.loss.can_pass = transformers_only
     return cgclora.__main__.main(words)
 
 

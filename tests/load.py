@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from gradio_client import Client
 
-from cgclora.backbone import EMBEDDED, load_backbone
+from cgclora.models.backbone import EMBEDDED, load_backbone
 from evals.tasks import TASKS
 from evals.tasks.samples import load_samples
 from tests.app_server import ADAPTERS, Running, held, start, wait_until_ready
@@ -30,7 +30,7 @@ from tests.fuzz import wrong_inside
 from tests.load_judge import Judge
 from tests.load_users import Reply, Sliders, ask
 from tests.measured import conclude, stamp
-from ui.gates.what_if import Case
+from ui.tabs.gates.what_if import Case
 
 GROWTH_BAR = 10.0
 """Most megabytes a minute that the process may grow by once it is warm."""

@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from cgclora.backbone import Backbone
-from cgclora.batch import Batch
-from cgclora.cluster import Clusters
-from cgclora.request import Request, encode_requests
+from cgclora.inference.batch import Batch
+from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.request import Request, encode_requests
+from cgclora.models.backbone import Backbone
 from evals.tasks import TASKS
-from ui.gates.what_if import Case
+from ui.tabs.gates.what_if import Case
 
 _CANDIDATES = 64
 _HALF = "\ufffd"  # what a token that ends within a character is read as

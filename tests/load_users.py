@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from ui.gates.what_if import Case
+from ui.tabs.gates.what_if import Case
 
 _API = "/gradio_api"
 _RETRY = 2.0  # seconds, where a refusal does not say

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cgclora import provenance
-from cgclora.files import write_json
+from cgclora.storage import provenance
+from cgclora.storage.atomic_io import write_json
 
 
 def stamp() -> dict[str, Any]:

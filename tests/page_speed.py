@@ -16,8 +16,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Error, Page
 
-from cgclora.embedded import embedded_folder, embedded_tokenizer
-from cgclora.files import write_json
+from cgclora.models.embedded import embedded_folder, embedded_tokenizer
+from cgclora.storage.atomic_io import write_json
 from tests.app_server import held, serve, start
 from tests.app_tour import View, browsing, looking, settle, show, tab_names
 from tests.measured import stamp

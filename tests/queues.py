@@ -1,6 +1,6 @@
 """Queues of jobs for tests of what stands on them."""
 
-from evals.jobs import Jobs
+from evals.jobs.queue import Jobs
 
 
 class Waiting(Jobs):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cgclora.data import DataError
-from cgclora.records import read as read_set
+from cgclora.data.readers import read as read_set
+from cgclora.data.records import DataError
 
 PROMPTCBLUE = {
     "input": "判断下面搜索词的意图：\n尿酸520算高吗\n选项：治疗方案，指标解读\n答：",

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cgclora.files import read_sealed
+from cgclora.storage.atomic_io import read_sealed
 
 SAMPLES = 100
 

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora import files, storage
 from cgclora.adapter import Adapter
 from cgclora.config import FORMAT, AdapterConfig, ConfigError
 from cgclora.layer import ExpertLinear
-from cgclora.storage import (
+from cgclora.storage import adapter_dir, atomic_io
+from cgclora.storage.adapter_dir import (
     CONFIG_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -856,7 +856,7 @@ def test_a_save_that_fails_leaves_the_old_adapter(saved, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage, "save_file", fail)
+    monkeypatch.setattr(adapter_dir, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         attach(make_model(), METHODS["LoRA"]).save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -880,7 +880,7 @@ def flip_a_bit(path: Path, place: float) -> None:
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
     """Change a JSON file."""
-    value = files.read_sealed(path)
+    value = atomic_io.read_sealed(path)
     change(value)
     path.write_text(json.dumps(value), encoding="utf-8")
 
@@ -890,7 +890,7 @@ def rehash(folder: Path) -> None:
 
     def take_hashes(manifest: dict) -> None:
         for name, entry in manifest["files"].items():
-            entry["sha256"] = files.sha256_file(folder / name)
+            entry["sha256"] = atomic_io.sha256_file(folder / name)
 
     edit_json(folder / MANIFEST_FILE, take_hashes)
 
@@ -1051,13 +1051,13 @@ def test_what_a_killed_note_left_does_not_keep_an_adapter_from_being_saved(saved
 
 def test_a_note_waits_for_who_replaces_the_adapter(saved: Path) -> None:
     note = threading.Thread(target=annotate, args=(saved, {"note": 1}))
-    with files.hold_folder(saved):
+    with atomic_io.hold_folder(saved):
         note.start()
         note.join(0.5)
         assert note.is_alive()
         edit_json(saved / MANIFEST_FILE, lambda manifest: manifest.update(newer=True))
     note.join()
-    manifest, _ = storage.read_manifest(saved)
+    manifest, _ = adapter_dir.read_manifest(saved)
     assert (manifest["note"], manifest["newer"]) == (1, True)
 
 
@@ -1065,8 +1065,8 @@ def test_a_full_disk_is_the_system_s_error_and_leaves_the_adapter(saved, monkeyp
     def full(tensors: object, path: object) -> None:
         raise SafetensorError("No space left on device (os error 28)")
 
-    before = storage.read_manifest(saved)
-    monkeypatch.setattr(storage, "save_file", full)
+    before = adapter_dir.read_manifest(saved)
+    monkeypatch.setattr(adapter_dir, "save_file", full)
     with pytest.raises(OSError, match="free room there or choose another folder: No space left"):
         attach(make_model()).save(saved)
-    assert storage.read_manifest(saved) == before
+    assert adapter_dir.read_manifest(saved) == before

@@ -16,17 +16,17 @@ import torch
 import evals.__main__
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.affinity import measure, records_for
-from cgclora.affinity_command import group, prior_groups
-from cgclora.affinity_settings import AffinitySettings
-from cgclora.affinity_state import with_means
-from cgclora.batching import Collator
+from cgclora.analysis.affinity import measure, records_for
+from cgclora.analysis.affinity_settings import AffinitySettings
+from cgclora.analysis.affinity_state import with_means
+from cgclora.analysis.shared_parameters import SharedParameters
+from cgclora.cli.affinity import group, prior_groups
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import DataError, Encoded, Record
-from cgclora.run_folder import TrainingDiverged, TrainingError, TrainingStopped, hold
-from cgclora.shared_parameters import SharedParameters
-from evals.affinity_figure import heat_map
-from evals.affinity_page import RESULT, files_of, page
+from cgclora.data.records import DataError, Encoded, Record
+from cgclora.data.sampling import Collator
+from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped, hold
+from evals.figures.affinity import heat_map
+from evals.figures.affinity_page import RESULT, files_of, page
 from tests.tiny import make_backbone, save_backbone
 
 COMMITTED = Path(__file__).parents[1] / "assets" / "results" / "affinity" / RESULT
@@ -163,7 +163,7 @@ def test_the_loss_is_taken_on_other_records_than_the_step(tmp_path, monkeypatch)
             batches.append(list(items))
             return super().__call__(items)
 
-    monkeypatch.setattr("cgclora.affinity.Collator", Spy)
+    monkeypatch.setattr("cgclora.analysis.affinity.Collator", Spy)
     data = records(SETTINGS.records + SETTINGS.loss_records)
     result = run(tmp_path, data=data, measurements=1, lookahead_every=0)
     measuring = batches[SETTINGS.every :]
@@ -194,7 +194,7 @@ def test_no_more_records_are_taken_than_there_are(size):
 
 def test_a_loss_near_zero_does_not_blow_an_affinity_up(tmp_path, monkeypatch):
     usual = run(tmp_path / "a", measurements=1, step_rate=1e-4)
-    monkeypatch.setattr("cgclora.affinity.SMALLEST_LOSS", 100.0)
+    monkeypatch.setattr("cgclora.analysis.affinity.SMALLEST_LOSS", 100.0)
     floored = run(tmp_path / "b", measurements=1, step_rate=1e-4)
     losses = np.array(usual["measurements"][0]["losses"])
     for one, other in zip(means(usual), means(floored), strict=True):

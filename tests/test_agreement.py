@@ -6,9 +6,9 @@ import pytest
 
 import evals.__main__
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
-from cgclora.lean import LeanDecoder
-from evals.agreement import WAYS
+from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.models.backbone import load_backbone
+from evals.speed.agreement import WAYS
 from tests.reference import METHODS, scatter
 from tests.tiny import save_backbone
 

@@ -33,9 +33,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cgclora import checkpoint, embedded, gguf_model, hardware
-from cgclora.backbone import EMBEDDED, BackboneError, fingerprint, load_backbone
-from cgclora.files import sha256_file
+from cgclora.models import checkpoint, embedded, gguf_model, hardware
+from cgclora.models.backbone import EMBEDDED, BackboneError, fingerprint, load_backbone
+from cgclora.storage.atomic_io import sha256_file
 from tests.tiny import ARCHITECTURES, make_model, make_tokenizer, save_backbone
 
 IDS = torch.tensor([[5, 17, 101, 250]])
@@ -748,7 +748,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_trusted(tmp_path: Path) -> N
     convert = [
         sys.executable,
         "-c",
-        "from cgclora.embedded import embedded_folder;"
+        "from cgclora.models.embedded import embedded_folder;"
         "embedded_folder(lambda stage, fraction: print(stage, flush=True))",
     ]
     start = partial(

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgclora.batching import LENGTHS, Collator, TaskSampler
-from cgclora.data import Encoded
-from cgclora.loss import TargetLoss
+from cgclora.data.records import Encoded
+from cgclora.data.sampling import LENGTHS, Collator, TaskSampler
+from cgclora.training.loss import TargetLoss
 from tests.tiny import VOCABULARY, make_model
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from cgclora import bench, bench_growth, bench_members
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, fingerprint
-from cgclora.bench import Bar, Part
-from cgclora.bench_growth import WORK
-from cgclora.bench_parts import TASKS, training_batch, training_step, twin
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.loss import TargetLoss
-from cgclora.target_modules import linear_paths
+from cgclora.models.backbone import Backbone, fingerprint
+from cgclora.models.target_modules import linear_paths
+from cgclora.training.loss import TargetLoss
+from evals.speed import bench, bench_growth, bench_members
+from evals.speed.bench import Bar, Part
+from evals.speed.bench_growth import WORK
+from evals.speed.bench_parts import TASKS, training_batch, training_step, twin
 from tests.tiny import make_backbone
 
 pytest.importorskip("peft")

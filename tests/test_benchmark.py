@@ -11,12 +11,12 @@ from sklearn.metrics import f1_score
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.data import DataError, Record
-from cgclora.request import Answer, Request
-from evals import data
-from evals.benchmark import predict, score
-from evals.engines import LocalEngine
-from evals.results import Run, RunError, read_run
+from cgclora.data.records import DataError, Record
+from cgclora.inference.request import Answer, Request
+from evals.data import datasets
+from evals.runs.engines import LocalEngine
+from evals.runs.evaluate import predict, score
+from evals.runs.run_dir import Run, RunError, read_run
 from evals.tasks import TASKS
 from tests.tiny import make_backbone
 
@@ -70,19 +70,19 @@ class Scripted:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> data.Dataset:
+def dataset(tmp_path: Path) -> datasets.Dataset:
     path = tmp_path / "test.jsonl"
     lines = [json.dumps(record, ensure_ascii=False) for record in RECORDS]
     path.write_text("\n".join(lines), encoding="utf-8")
-    return data.read(path)
+    return datasets.read(path)
 
 
-def answers_to(dataset: data.Dataset, said: Sequence[str] = SAID) -> dict[str, str]:
+def answers_to(dataset: datasets.Dataset, said: Sequence[str] = SAID) -> dict[str, str]:
     texts = [*said, *["人名：王小明\n地名：北京\n机构名：无"] * 3]
     return {record.prompt: text for record, text in zip(dataset.records, texts, strict=True)}
 
 
-def made(folder: Path, dataset: data.Dataset, **options: Any) -> Run:
+def made(folder: Path, dataset: datasets.Dataset, **options: Any) -> Run:
     return predict(folder, Scripted(answers_to(dataset)), dataset, method="CGC-LoRA", **options)
 
 
@@ -185,7 +185,7 @@ def test_a_local_engine_gives_each_task_its_adapter_and_the_rest_the_bare_backbo
     backbone = make_backbone()
     adapter = Adapter.attach(backbone, AdapterConfig(("KUAKE-QIC",)))
     engine = LocalEngine(backbone, {"KUAKE-QIC": adapter}, batch_size=2)
-    few = data.limit(dataset, 2, seed=0)
+    few = datasets.limit(dataset, 2, seed=0)
     run = predict(tmp_path / "run", engine, few, method="CGC-LoRA")
     assert len(run.predictions()) == 4
     assert run.manifest["trainable_parameters"] == adapter.num_parameters()

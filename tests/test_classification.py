@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgclora.adapter import Adapter
+from cgclora.analysis.intervals import wilson_interval
 from cgclora.config import AdapterConfig
-from cgclora.data import DataError, Record
-from cgclora.intervals import wilson_interval
-from cgclora.request import Answer
-from cgclora.storage import read_manifest
-from evals import classification
+from cgclora.data.records import DataError, Record
+from cgclora.inference.request import Answer
+from cgclora.storage.adapter_dir import read_manifest
 from evals.__main__ import main
-from evals.classification import compare
+from evals.runs import classification
+from evals.runs.classification import compare
 from tests.tiny import make_backbone, save_backbone
 
 TASKS = ("SentimentAnalyze", "KUAKE-QIC", "NER", "a task of somebody's own")

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-import cgclora.request
+import cgclora.inference.request
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
-from cgclora.batch import Batch
-from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import encode_prompts
-from cgclora.decoding import generate, stream
-from cgclora.folded import FoldedWeights, folded_bytes
+from cgclora.data.records import encode_prompts
+from cgclora.inference.batch import Batch
+from cgclora.inference.generate import generate, stream
+from cgclora.inference.merged_cache import FoldedWeights, folded_bytes
+from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.request import Request, encode_requests
+from cgclora.inference.router import TaskRouter
 from cgclora.layer import ExpertLinear
-from cgclora.request import Request, encode_requests
-from cgclora.router import TaskRouter
-from cgclora.storage import AdapterError
+from cgclora.models.backbone import Backbone
+from cgclora.storage.adapter_dir import AdapterError
 from tests.reference import Operations, scatter
 from tests.tiny import ARCHITECTURES, make_backbone
 
@@ -304,7 +304,7 @@ def test_a_batch_hears_of_one_adapter_even_if_another_takes_its_place_meanwhile(
         clusters.remove("small")
         clusters.add("small", tmp_path / "other")
 
-    monkeypatch.setattr(cgclora.request, "check", replaced)  # between format and plan
+    monkeypatch.setattr(cgclora.inference.request, "check", replaced)  # between format and plan
     assert generate(backbone, [request], clusters)[0].text == expected
     monkeypatch.undo()
     assert generate(backbone, [request], clusters)[0].text != expected

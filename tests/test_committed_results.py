@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cgclora import sources
-from cgclora.files import sha256
-from evals import benchmark, data, tables
-from evals.leaderboard import boards
+from cgclora.data import sources
+from cgclora.storage.atomic_io import sha256
+from evals.data import datasets
+from evals.leaderboard import tables
+from evals.leaderboard.board import boards
 from evals.methods import ADDED
 from evals.methods import COMPARED as METHODS
-from evals.results import find_runs, read_run
+from evals.runs import evaluate
+from evals.runs.run_dir import find_runs, read_run
 
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
 RUNS = find_runs(RESULTS)
@@ -24,10 +26,10 @@ NAMES = [str(run.relative_to(RESULTS)) for run in RUNS]
 
 
 @pytest.fixture(scope="module")
-def test_records() -> data.Dataset:
+def test_records() -> datasets.Dataset:
     if sources.FOLDER_VARIABLE not in os.environ:
         pytest.skip(f"{sources.FOLDER_VARIABLE} names no data")
-    return data.read(None)
+    return datasets.read(None)
 
 
 def numbers(value: Any, place: str = "") -> dict[str, Any]:
@@ -101,7 +103,7 @@ def test_scoring_the_committed_answers_anew_gives_the_committed_metrics(
 ):
     committed = read_run(folder)
     shutil.copytree(folder, tmp_path / "run")
-    anew = benchmark.score(read_run(tmp_path / "run"), test_records)
+    anew = evaluate.score(read_run(tmp_path / "run"), test_records)
     ours, theirs = (numbers(run.metrics) for run in (committed, anew))
     assert ours.keys() == theirs.keys()
     for place, value in ours.items():

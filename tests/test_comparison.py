@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cgclora.data import DataError
-from cgclora.request import Answer, Request
-from evals import data
+from cgclora.data.records import DataError
+from cgclora.inference.request import Answer, Request
 from evals.__main__ import main
-from evals.benchmark import KEPT_REPLICATES, predict, score
-from evals.comparison import OVERALL, compare
-from evals.results import Run, RunError, read_run
+from evals.data import datasets
+from evals.leaderboard.comparison import OVERALL, compare
+from evals.runs.evaluate import KEPT_REPLICATES, predict, score
+from evals.runs.run_dir import Run, RunError, read_run
 from tests.run_folders import around, write_folder, write_run
 
 LABELS = ("治疗方案", "病情诊断", "注意事项")
@@ -72,7 +72,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def answered(folder: Path, dataset: data.Dataset, wrong_below: int) -> Run:
+def answered(folder: Path, dataset: datasets.Dataset, wrong_below: int) -> Run:
     made = predict(folder, Sayer(wrong_below), dataset, method=f"wrong {wrong_below}", seed=1)
     return score(made, dataset)
 
@@ -104,7 +104,7 @@ def test_by_their_replicates_two_runs_differ_as_one_computes_by_hand(tmp_path):
 
 
 def test_without_the_data_the_interval_is_that_of_the_samples(tmp_path, path):
-    dataset = data.read(path)
+    dataset = datasets.read(path)
     first, second = (answered(tmp_path / str(n), dataset, n) for n in (2, 12))
     kept = compare(first, second)
     exact = compare(first, second, dataset, resamples=KEPT_REPLICATES)
@@ -126,11 +126,11 @@ def test_without_the_data_the_interval_is_that_of_the_samples(tmp_path, path):
 
 
 def test_swapping_the_runs_turns_every_sign(tmp_path, path):
-    dataset = data.read(path)
+    dataset = datasets.read(path)
     runs = [answered(tmp_path / str(n), dataset, n) for n in (2, 12)]
-    for records in (None, dataset):
-        there = compare(*runs, records, resamples=500)
-        back = compare(*reversed(runs), records, resamples=500)
+    for common in (None, dataset):
+        there = compare(*runs, common, resamples=500)
+        back = compare(*reversed(runs), common, resamples=500)
         for name, one in there.gains.items():
             turned = back.gains[name].reversed()
             assert (turned.value, turned.low) == pytest.approx((one.value, one.low))
@@ -138,10 +138,10 @@ def test_swapping_the_runs_turns_every_sign(tmp_path, path):
 
 
 def test_other_data_than_both_answered_is_refused(tmp_path, path):
-    dataset = data.read(path)
+    dataset = datasets.read(path)
     first, second = (answered(tmp_path / str(n), dataset, n) for n in (2, 12))
     with pytest.raises(DataError, match="lacks"):
-        compare(first, second, data.limit(dataset, 5, seed=0))
+        compare(first, second, datasets.limit(dataset, 5, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
 
 
 def test_the_command_compares_with_and_without_the_data(tmp_path, path, capsys):
-    dataset = data.read(path)
+    dataset = datasets.read(path)
     runs = [str(answered(tmp_path / str(n), dataset, n).folder) for n in (2, 12)]
     assert main(["compare", *runs]) == 0
     table = capsys.readouterr().out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from ui.settings import Limits, Settings, variable
+from ui.engine.settings import Limits, Settings, variable
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cgclora import continuous, static_batch
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, load_backbone
-from cgclora.bank import Bank, sharing_pays
-from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.continuous import answers, answers_of
-from cgclora.decoding import generate
-from cgclora.lean import LeanDecoder
-from cgclora.reply import Reply
-from cgclora.request import Answer, DecodingError, Request
-from cgclora.static_batch import StaticBatch, bucket, rows_that_fit
-from evals.engines import LocalEngine
+from cgclora.inference.continuous import loop, static_batch
+from cgclora.inference.continuous.expert_slots import Bank, sharing_pays
+from cgclora.inference.continuous.loop import answers, answers_of
+from cgclora.inference.continuous.static_batch import StaticBatch, bucket, rows_that_fit
+from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.generate import generate
+from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.reply import Reply
+from cgclora.inference.request import Answer, DecodingError, Request
+from cgclora.models.backbone import Backbone, load_backbone
+from evals.runs.engines import LocalEngine
 from tests.reference import METHODS, TASKS, scatter
 from tests.test_decoding import byte_fallback_tokenizer
 from tests.tiny import make_backbone, make_tokenizer
@@ -81,7 +81,7 @@ def together(backbone: Backbone, asked: Asked, batch_size: int) -> list[tuple[st
 @pytest.fixture
 def static(monkeypatch: pytest.MonkeyPatch) -> list[StaticBatch]:
     """Answers come from static batches, as on CUDA; those that were made."""
-    monkeypatch.setitem(continuous.ROWS, "cpu", 64)
+    monkeypatch.setitem(loop.ROWS, "cpu", 64)
     made: list[StaticBatch] = []
     original = StaticBatch.__init__
 
@@ -180,7 +180,7 @@ def test_gates_of_a_request_have_a_slot_of_their_own(static):
 
 
 def test_rows_join_where_others_left_and_few_rows_take_fewer_places(static, monkeypatch):
-    monkeypatch.setattr(continuous, "_LEAST", 2)
+    monkeypatch.setattr(loop, "_LEAST", 2)
     admitted: list[list[int]] = []
     widths: list[int] = []
     admit, run = StaticBatch.admit, StaticBatch.run
@@ -259,11 +259,11 @@ def test_there_are_as_many_places_as_memory_is_free_for(static, monkeypatch):
     expected = alone(backbone, asked)
     decoder = LeanDecoder(backbone.model)
     a_row = 2 * 2 * 2 * 8 * 128 * 4 + 300 * 4  # keys and values of 128 tokens, and logits
-    prefill = 8 * 128 * 4 * continuous.PREFILL_TOKENS
+    prefill = 8 * 128 * 4 * loop.PREFILL_TOKENS
     for rows in (1, 3):
         free = int((rows * a_row + prefill) / 0.8) + 8
         monkeypatch.setattr(static_batch, "free_memory", lambda _, free=free: free)
-        assert rows_that_fit(decoder, backbone.head, 128, continuous.PREFILL_TOKENS) == rows
+        assert rows_that_fit(decoder, backbone.head, 128, loop.PREFILL_TOKENS) == rows
     monkeypatch.setattr(static_batch, "free_memory", lambda _: 1)
     assert together(backbone, asked, 64) == expected
     assert static[-1].places == 1
@@ -327,9 +327,9 @@ def test_answers_are_the_same_however_experts_are_applied(shared, static, monkey
 
 
 def _with_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    original = continuous.answers
+    original = loop.answers
     monkeypatch.setattr(
-        continuous, "answers", lambda *words, **rest: original(*words, **rest, backend=backend)
+        loop, "answers", lambda *words, **rest: original(*words, **rest, backend=backend)
     )
 
 
@@ -407,7 +407,7 @@ def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend, monkeypatc
     adapters = several(backbone)
     asked = mixed(adapters, 40)
     expected = alone(backbone, asked)
-    monkeypatch.setattr(continuous, "MANY", 1 if backend else 1000)
+    monkeypatch.setattr(loop, "MANY", 1 if backend else 1000)
     assert together(backbone, asked, 16) == expected
     adapter = adapters[2].for_inference()
     with torch.inference_mode():

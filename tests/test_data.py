@@ -9,7 +9,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from cgclora.config import PromptFormat
-from cgclora.data import (
+from cgclora.data.records import (
     DataError,
     Encoded,
     Record,

@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import encode_prompts
-from cgclora.decoding import generate, stream
-from cgclora.lean import LeanDecoder
-from cgclora.request import Answer, DecodingError, Request
-from cgclora.storage import AdapterError
+from cgclora.data.records import encode_prompts
+from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.generate import generate, stream
+from cgclora.inference.request import Answer, DecodingError, Request
+from cgclora.models.backbone import Backbone
+from cgclora.storage.adapter_dir import AdapterError
 from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, starts_with_bos
 
 TASKS = ("mood", "weather", "names")

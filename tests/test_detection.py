@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from cgclora.data import Record
-from cgclora.files import sha256_file
-from cgclora.text_features import features
-from evals import detection_fit
-from evals.detection import (
+from cgclora.data.records import Record
+from cgclora.inference.text_features import features
+from cgclora.storage.atomic_io import sha256_file
+from evals.detection import fit
+from evals.detection.detector import (
     FILE,
     DetectionError,
     Detector,
     load_detector,
     split_fields,
 )
-from evals.detection_fit import calibration_error, main_fields, scores, wordings
+from evals.detection.fit import calibration_error, main_fields, scores, wordings
 from evals.tasks import CHOICES, TASKS, Task, UnknownTaskError
 from evals.tasks.samples import Sample, load_samples
 
@@ -165,7 +165,8 @@ def test_a_guess_takes_milliseconds(detector: Detector) -> None:
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import sys; from evals.detection import load_detector; load_detector().guesses('头痛');"
+        "import sys; from evals.detection.detector import load_detector;"
+        "load_detector().guesses('头痛');"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -320,7 +321,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_hits() -> None:
 def test_scores_count_first_and_third_guesses() -> None:
     chances = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
     empty = np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(1, np.int64)
-    found = detection_fit.Examples(*empty, np.arange(4), np.array(["raw"] * 4))
+    found = fit.Examples(*empty, np.arange(4), np.array(["raw"] * 4))
     report = scores(chances, found, list("abcd"))["raw"]
     assert (report["texts"], report["accuracy@1"], report["accuracy@3"]) == (4, 0.25, 0.75)
     assert report["confusions"] == {"b as a": 1, "c as a": 1, "d as a": 1}
@@ -346,7 +347,7 @@ def test_the_same_data_gives_the_same_file(tmp_path: Path) -> None:
     source, files = pack(tmp_path), []
     for name in ("one", "two"):
         out = tmp_path / f"{name}.safetensors"
-        manifest = detection_fit.fit(source, out)
+        manifest = fit.fit(source, out)
         files.append(out.read_bytes())
     assert files[0] == files[1]
     assert manifest["file"]["sha256"] == sha256_file(out)
@@ -361,7 +362,7 @@ def test_the_same_data_gives_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.skipif("CGCLORA_REFIT" not in os.environ, reason="minutes: CGCLORA_REFIT=1 fits anew")
 def test_the_data_gives_the_shipped_file(tmp_path: Path) -> None:
     out = tmp_path / "detection.safetensors"
-    manifest = detection_fit.fit(DATA, out)
+    manifest = fit.fit(DATA, out)
     if manifest["data"] != json.loads(FILE.with_suffix(".json").read_bytes())["data"]:
         pytest.skip("it is other data")
     assert out.read_bytes() == FILE.read_bytes()

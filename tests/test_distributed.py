@@ -16,12 +16,13 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from torch import nn
 
-from cgclora import accelerate_command, distributed
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.loss import TargetLoss
-from cgclora.run_folder import TrainingError, checkpoints, hold
-from cgclora.storage import read_manifest
+from cgclora.cli import accelerate
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.run_dir import TrainingError, checkpoints, hold
+from cgclora.training import distributed
+from cgclora.training.loss import TargetLoss
 from tests.tiny import make_backbone, save_backbone
 from tests.training_runs import (
     DEV,
@@ -204,7 +205,7 @@ def test_two_processes_end_where_another_trains(data: Path, tmp_path: Path) -> N
 # Configs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(accelerate_command.CONFIGS))
+@pytest.mark.parametrize("name", list(accelerate.CONFIGS))
 def test_accelerate_reads_every_shipped_config(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +217,7 @@ def test_accelerate_reads_every_shipped_config(
 
 
 def test_every_config_in_the_folder_is_offered() -> None:
-    assert {path.stem for path in CONFIG_FOLDER.iterdir()} == set(accelerate_command.CONFIGS)
+    assert {path.stem for path in CONFIG_FOLDER.iterdir()} == set(accelerate.CONFIGS)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from ui.doorstep import Doorstep
+from ui.server.splash import Doorstep
 
 
 def free_port() -> int:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgclora.data import DataError, Record, data_hash
-from cgclora.records import Problem, read_records
-from cgclora.sources import data_folder
-from evals.data import Dataset, limit, only, overlap, read
+from cgclora.data.readers import Problem, read_records
+from cgclora.data.records import DataError, Record, data_hash
+from cgclora.data.sources import data_folder
+from evals.data.datasets import Dataset, limit, only, overlap, read
 from evals.tasks import TASKS
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, TURNS, complaint, lines
 
@@ -180,7 +180,8 @@ def test_time_grows_no_faster_than_the_file(tmp_path: Path) -> None:
 
 
 def test_reading_needs_neither_torch_nor_transformers() -> None:
-    code = "import sys, evals.data; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    code = "import sys, evals.data.datasets\n"
+    code += "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -8,7 +8,7 @@ import pytest
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from evals.__main__ import main
-from evals.results import read_run
+from evals.runs.run_dir import read_run
 from tests.tiny import make_backbone, save_backbone
 
 ASSETS = Path(__file__).parents[1] / "assets"

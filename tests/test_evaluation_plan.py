@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from cgclora.config import AdapterConfig
-from cgclora.data import DataError
-from cgclora.request import Answer, Request
-from evals import data
+from cgclora.data.records import DataError
+from cgclora.inference.request import Answer, Request
 from evals.__main__ import _parser
-from evals.benchmark import predict, score
-from evals.evaluation_plan import (
+from evals.data import datasets
+from evals.experiments.evaluation_plan import (
     Earlier,
     EvaluationPlan,
     data_facts,
@@ -23,8 +22,9 @@ from evals.evaluation_plan import (
     total,
 )
 from evals.methods import METHODS
-from evals.results import Prediction, RunError, Unfinished
-from evals.run_progress import Progress, read_progress
+from evals.runs.evaluate import predict, score
+from evals.runs.progress import Progress, read_progress
+from evals.runs.run_dir import Prediction, RunError, Unfinished
 from evals.tasks.samples import SAMPLES, load_samples
 
 LINES = [
@@ -188,8 +188,8 @@ def test_the_time_is_that_of_earlier_runs_in_proportion():
 
 
 def test_progress_is_that_of_each_task_while_it_answers_and_after_it_was_cut_short(tmp_path):
-    dataset = data.only(
-        data.read(write(tmp_path / "test.jsonl", LINES)), ["Couplet", "SentimentAnalyze"]
+    dataset = datasets.only(
+        datasets.read(write(tmp_path / "test.jsonl", LINES)), ["Couplet", "SentimentAnalyze"]
     )
     run = tmp_path / "run"
     assert read_progress(run) is None
@@ -233,7 +233,7 @@ def test_a_half_written_line_does_not_count(tmp_path):
 
 
 def test_a_run_that_was_cut_short_before_its_scores_is_not_answered_again(tmp_path):
-    dataset = data.only(data.read(write(tmp_path / "test.jsonl", LINES)), ["Couplet"])
+    dataset = datasets.only(datasets.read(write(tmp_path / "test.jsonl", LINES)), ["Couplet"])
     options: dict[str, Any] = {"method": "Backbone", "to_be_scored": True}
     answered = predict(tmp_path / "run", Scripted(), dataset, **options)
     nobody = Scripted(dies_after=0)

@@ -19,16 +19,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.export import export_peft
-from cgclora.files import sha256_file
-from cgclora.gguf_lora import export_gguf
-from cgclora.merged import export_merged
-from cgclora.plain_lora import TaskLoRAs, file_names
-from cgclora.storage import AdapterError, read_manifest
-from cgclora.upcycling import import_peft
-from cgclora.vllm_bundle import MODELS_FILE, export_vllm
+from cgclora.convert.gguf import export_gguf
+from cgclora.convert.import_lora import import_peft
+from cgclora.convert.merged import export_merged
+from cgclora.convert.peft_export import export_peft
+from cgclora.convert.to_lora import TaskLoRAs, file_names
+from cgclora.convert.vllm import MODELS_FILE, export_vllm
+from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
+from cgclora.storage.adapter_dir import AdapterError, read_manifest
+from cgclora.storage.atomic_io import sha256_file
 from evals.__main__ import main as evals_main
 from tests.reference import METHODS, TASKS, logits, merged, scatter, token_ids
 from tests.tiny import ARCHITECTURES, make_backbone, make_model, save_backbone
@@ -204,7 +204,8 @@ def test_a_saved_adapter_is_read_once(tmp_path, monkeypatch):
     adapter.save(tmp_path / "adapter")
     hashed = []
     monkeypatch.setattr(
-        "cgclora.files.sha256_file", lambda path: hashed.append(path.name) or sha256_file(path)
+        "cgclora.storage.atomic_io.sha256_file",
+        lambda path: hashed.append(path.name) or sha256_file(path),
     )
     TaskLoRAs.read(tmp_path / "adapter", adapter.model.config)
     assert sorted(hashed) == ["adapter.safetensors", "config.json"]
@@ -406,7 +407,7 @@ def test_the_embedded_backbone_comes_with_the_bundle(tmp_path, monkeypatch):
     adapter = attached("gemma3")
     adapter.backbone_name = EMBEDDED
     folder = save_backbone(tmp_path / "cache", "gemma3")
-    monkeypatch.setattr("cgclora.vllm_bundle.embedded_folder", lambda report: folder)
+    monkeypatch.setattr("cgclora.convert.vllm.embedded_folder", lambda report: folder)
     export_vllm([TaskLoRAs.of(adapter)], tmp_path / "out")
     _, _, base, *words = arguments(tmp_path / "out", tmp_path)
     assert (base, words[:2]) == ("backbone", ["--served-model-name", EMBEDDED])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from evals.exports import board_as_json, board_csv
-from evals.families import FAMILIES, family
-from evals.leaderboard import REFERENCE
-from evals.library import Library
+from evals.leaderboard.board import REFERENCE
+from evals.leaderboard.exports import board_as_json, board_csv
+from evals.leaderboard.families import FAMILIES, family
+from evals.leaderboard.run_sources import Library
 from evals.methods import METHODS
-from evals.results import RunError, read_run
-from evals.run_facts import run_facts
+from evals.runs.facts import run_facts
+from evals.runs.run_dir import RunError, read_run
 from tests.run_folders import around, write_folder, write_run
 
 

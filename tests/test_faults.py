@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cgclora import files
-from cgclora.router import TaskRouter
+from cgclora.inference.router import TaskRouter
+from cgclora.storage import atomic_io
 from tests.faults import kills
 from tests.faults.__main__ import KINDS, LONG, main, report, table, trials, verdict
 from tests.faults.damage import parts
@@ -57,7 +57,7 @@ def test_a_manifest_without_a_seal_is_found_out(monkeypatch: pytest.MonkeyPatch)
     def read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
-    monkeypatch.setattr(files, "read_sealed", read)
+    monkeypatch.setattr(atomic_io, "read_sealed", read)
     found = (attempt(OF["damage", "a job"], seed) for seed in range(400))  # few hit a value
     assert any("something else was read" in one.problem for one in found)
 

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, sync_playwright
 
-from evals import figures, palette
-from evals.label_places import Point, label_places
-from evals.leaderboard import (
+from evals.figures import charts, palette
+from evals.figures.heatmaps import _SCALE
+from evals.figures.label_layout import Point, label_places
+from evals.leaderboard.board import (
     OVERALL,
     Board,
     Entry,
@@ -32,13 +33,12 @@ from evals.leaderboard import (
     leaders,
     wins,
 )
-from evals.statistics import mean_of, ranks, spread, summarise
+from evals.scoring.statistics import mean_of, ranks, spread, summarise
 from evals.tasks import TASKS
-from evals.tiles import _SCALE
 from tests.browser import find_browser
 
 ROOT = Path(__file__).parents[1]
-METHODS = [*figures.METHOD_COLOURS]
+METHODS = [*charts.METHOD_COLOURS]
 MEDICAL = ["CMeEE-V2", "CHIP-CDN", "CHIP-CTC", "KUAKE-QIC", "IMCS-V2-NER", "MedDG"]
 UNTRAINED = {"Backbone", "LoRAHub"}
 
@@ -111,16 +111,16 @@ def board() -> Board:
 
 
 FIGURES: dict[str, Callable[..., go.Figure]] = {
-    "overall": figures.overall,
-    "seeds": figures.seeds,
-    "per_task": figures.per_task,
-    "seesaw": lambda board, language: figures.seesaw(board, language=language),
-    "heat_map": figures.heat_map,
-    "win_matrix": figures.win_matrix,
-    "radar": lambda board, language: figures.radar(board, language=language),
-    "pareto": figures.pareto,
-    "pareto by time": lambda board, language: figures.pareto(board, language, "training_seconds"),
-    "pareto by rank": lambda board, language: figures.pareto(board, language, "active_rank"),
+    "overall": charts.overall,
+    "seeds": charts.seeds,
+    "per_task": charts.per_task,
+    "seesaw": lambda board, language: charts.seesaw(board, language=language),
+    "heat_map": charts.heat_map,
+    "win_matrix": charts.win_matrix,
+    "radar": lambda board, language: charts.radar(board, language=language),
+    "pareto": charts.pareto,
+    "pareto by time": lambda board, language: charts.pareto(board, language, "training_seconds"),
+    "pareto by rank": lambda board, language: charts.pareto(board, language, "active_rank"),
 }
 each_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
@@ -210,7 +210,7 @@ def lab(rgb: Any) -> Any:
 
 @pytest.mark.parametrize("eye", EYES.values(), ids=EYES)
 def test_families_of_methods_stay_apart_for_every_kind_of_colour_vision(eye: Any) -> None:
-    seen = {method: lab(eye @ linear(figures.colour(method))) for method in METHODS}
+    seen = {method: lab(eye @ linear(charts.colour(method))) for method in METHODS}
     distances = {
         (one, other): float(np.linalg.norm(seen[one] - seen[other]))
         for one, other in itertools.combinations(METHODS, 2)
@@ -221,12 +221,12 @@ def test_families_of_methods_stay_apart_for_every_kind_of_colour_vision(eye: Any
 
 @pytest.mark.parametrize("method", [*METHODS, "another", "a third", "and so on"])
 def test_a_method_is_seen_on_light_and_on_dark(method: str) -> None:
-    assert contrast(figures.colour(method), WHITE) >= 3
-    assert contrast(figures.colour(method), NEAR_BLACK) >= 3
+    assert contrast(charts.colour(method), WHITE) >= 3
+    assert contrast(charts.colour(method), NEAR_BLACK) >= 3
 
 
 def test_no_two_methods_look_alike() -> None:
-    assert len({figures.colour(method) for method in METHODS}) == len(METHODS)
+    assert len({charts.colour(method) for method in METHODS}) == len(METHODS)
     for family in set(FAMILIES.values()):
         members = [method for method in METHODS if FAMILIES[method] == family]
         assert len({palette.symbol(method) for method in members}) == len(members)
@@ -235,7 +235,7 @@ def test_no_two_methods_look_alike() -> None:
 def test_an_unknown_method_looks_the_same_in_every_process() -> None:
     names = ["DoRA", "AdaLoRA", "提示微调"]
     code = (
-        "from evals.palette import colour, symbol\n"
+        "from evals.figures.palette import colour, symbol\n"
         f"print([(colour(name), symbol(name)) for name in {names!r}])"
     )
     said = {
@@ -251,7 +251,7 @@ def test_entries_of_one_method_share_its_colour_and_differ_in_their_marks(board:
     first, *others = board.entries
     twin = dataclasses.replace(first, name=f"{first.name} · twin")
     twins = dataclasses.replace(board, entries=(first, twin, *others))
-    drawn = traces(figures.per_task(twins, "en"))
+    drawn = traces(charts.per_task(twins, "en"))
     one, other = drawn[first.name].marker, drawn[twin.name].marker
     assert one.color == other.color
     assert set(one.symbol).isdisjoint(other.symbol)
@@ -300,14 +300,14 @@ def test_a_figure_grows_with_the_number_of_its_rows(name: str) -> None:
 
 def test_a_task_that_nobody_knows_is_called_by_its_name() -> None:
     unknown = make_board(["CGC-LoRA", "MOE-LoRA"], ["Somebody-s-task"])
-    assert figures.per_task(unknown, "en").layout.yaxis.ticktext == ("Somebody-s-task",)
+    assert charts.per_task(unknown, "en").layout.yaxis.ticktext == ("Somebody-s-task",)
 
 
 # Each figure ------------------------------------------------------------------------------
 
 
 def test_the_overview_shows_each_mean_with_its_interval_and_rank(board: Board) -> None:
-    figure = figures.overall(board, "en")
+    figure = charts.overall(board, "en")
     assert [trace.name for trace in figure.data] == [entry.name for entry in board.entries]
     for trace, entry in zip(figure.data, board.entries, strict=True):
         of = entry.overall
@@ -319,7 +319,7 @@ def test_the_overview_shows_each_mean_with_its_interval_and_rank(board: Board) -
 
 def test_details_tell_interval_records_seeds_and_costs(board: Board) -> None:
     (entry,) = (one for one in board.entries if one.name == "CGC-LoRA")
-    details = traces(figures.overall(board, "en"))["CGC-LoRA"].hovertext[-1]
+    details = traces(charts.overall(board, "en"))["CGC-LoRA"].hovertext[-1]
     low, high = 100 * entry.overall.low, 100 * entry.overall.high
     assert f"95% interval {low:.1f} to {high:.1f}" in details
     assert "1,200 records · seeds 0, 1, 2" in details
@@ -327,7 +327,7 @@ def test_details_tell_interval_records_seeds_and_costs(board: Board) -> None:
     assert "standard deviation 0.6" in details
     assert "Trained parameters: 3.21 M" in details
     assert "Training time: 1.23 h" in details
-    backbone = traces(figures.overall(board, "en"))["Backbone"].hovertext[-1]
+    backbone = traces(charts.overall(board, "en"))["Backbone"].hovertext[-1]
     assert "not trained" in backbone
     assert "parameters" not in backbone
 
@@ -337,11 +337,11 @@ def test_an_interval_beside_its_value_gets_no_negative_bar() -> None:
     (entry,) = board.entries
     odd = dataclasses.replace(entry.overall, value=0.5, low=0.6, high=0.7)
     board = dataclasses.replace(board, entries=(dataclasses.replace(entry, overall=odd),))
-    assert marks(figures.overall(board).data[0]) == [pytest.approx([50, 50, 70])]
+    assert marks(charts.overall(board).data[0]) == [pytest.approx([50, 50, 70])]
 
 
 def test_each_task_shows_each_entry_with_its_interval(board: Board) -> None:
-    figure = figures.per_task(board, "en")
+    figure = charts.per_task(board, "en")
     assert figure.layout.yaxis.ticktext[0] == TASKS[MEDICAL[0]].title_en
     for entry in board.entries:
         trace = traces(figure)[entry.name]
@@ -354,7 +354,7 @@ def test_each_task_shows_each_entry_with_its_interval(board: Board) -> None:
 
 
 def test_no_interval_leaves_the_axis(board: Board) -> None:
-    for figure in (figures.overall(board), figures.per_task(board)):
+    for figure in (charts.overall(board), charts.per_task(board)):
         ends = [end for trace in figure.data for mark in marks(trace) for end in mark]
         low, high = figure.layout.xaxis.range
         assert low < min(ends)
@@ -362,13 +362,13 @@ def test_no_interval_leaves_the_axis(board: Board) -> None:
 
 
 def test_the_seesaw_has_room_for_what_is_switched_on_alone(board: Board) -> None:
-    axis = figures.seesaw(board).layout.xaxis
+    axis = charts.seesaw(board).layout.xaxis
     assert axis.autorange is True
     assert axis.range is None
 
 
 def test_the_seesaw_shows_the_gains_over_its_reference(board: Board) -> None:
-    figure = figures.seesaw(board, "MOE-LoRA", "en")
+    figure = charts.seesaw(board, "MOE-LoRA", "en")
     found = gains(board, "MOE-LoRA")
     assert set(traces(figure)) == set(METHODS) - {"MOE-LoRA"}
     for name, trace in traces(figure).items():
@@ -382,7 +382,7 @@ def test_the_seesaw_shows_the_gains_over_its_reference(board: Board) -> None:
 
 
 def test_the_seesaw_starts_with_few_methods_and_solid_marks_in_its_legend(board: Board) -> None:
-    drawn = traces(figures.seesaw(board))
+    drawn = traces(charts.seesaw(board))
     seen = {name for name, trace in drawn.items() if trace.visible is True}
     assert seen == {"CGC-LoRA", "MOE-LoRA", "LoRA (Full)"}
     assert all(trace.visible == "legendonly" for name, trace in drawn.items() if name not in seen)
@@ -392,21 +392,19 @@ def test_the_seesaw_starts_with_few_methods_and_solid_marks_in_its_legend(board:
 
 def test_the_seesaw_of_other_methods_shows_them_all() -> None:
     board = make_board(["LoRA (Single)", "LoRAHub", "somebody else's"])
-    assert {trace.visible for trace in figures.seesaw(board).data} == {True}
+    assert {trace.visible for trace in charts.seesaw(board).data} == {True}
 
 
 def test_a_seesaw_needs_its_reference_and_another_entry(board: Board) -> None:
     with pytest.raises(UnknownEntryError, match=r"no entry is called 'DoRA'.*CGC-LoRA"):
-        figures.seesaw(board, "DoRA")
+        charts.seesaw(board, "DoRA")
     with pytest.raises(ValueError, match=r"LoRA \(Single\) stands alone"):
-        figures.seesaw(make_board(["LoRA (Single)"]))
+        charts.seesaw(make_board(["LoRA (Single)"]))
 
 
 def test_seeds_are_shown_from_the_lowest_to_the_highest(board: Board) -> None:
     shown = {
-        trace.y[0]: trace
-        for trace in figures.seeds(board, "en").data
-        if trace.hovertext is not None
+        trace.y[0]: trace for trace in charts.seeds(board, "en").data if trace.hovertext is not None
     }
     for entry in board.entries:
         of = entry.spread
@@ -420,12 +418,12 @@ def test_one_seed_is_said_not_to_be_a_measurement() -> None:
     (entry,) = board.entries
     single = dataclasses.replace(entry, seeds=(0,), spread=spread([0.5]))
     board = dataclasses.replace(board, entries=(single,))
-    details = [trace.hovertext for trace in figures.seeds(board, "en").data]
+    details = [trace.hovertext for trace in charts.seeds(board, "en").data]
     assert any(one and "One seed: training noise not measured" in one[0] for one in details)
 
 
 def test_tiles_are_coloured_from_the_worst_of_a_task_to_its_best(board: Board) -> None:
-    (tiles,) = figures.heat_map(board, "en").data
+    (tiles,) = charts.heat_map(board, "en").data
     values = np.array(
         [
             [one.overall.value, *(s.estimate.value for s in one.scores.values())]
@@ -439,7 +437,7 @@ def test_tiles_are_coloured_from_the_worst_of_a_task_to_its_best(board: Board) -
 
 
 def test_tiles_tell_scores_and_set_in_bold_who_may_be_the_best(board: Board) -> None:
-    (tiles,) = figures.heat_map(board, "en").data
+    (tiles,) = charts.heat_map(board, "en").data
     best = leaders(board) | {OVERALL: {one.name for one in board.entries if one.rank == 1}}
     for entry, row, details in zip(board.entries, tiles.text, tiles.hovertext, strict=True):
         for task, number, detail in zip([OVERALL, *MEDICAL], row, details, strict=True):
@@ -454,14 +452,14 @@ def test_differences_that_are_mostly_noise_get_pale_tiles() -> None:
     first, second = board.entries
     near = dataclasses.replace(first.overall, value=first.overall.value - 0.001)
     board = dataclasses.replace(board, entries=(first, dataclasses.replace(second, overall=near)))
-    (tiles,) = figures.heat_map(board).data
+    (tiles,) = charts.heat_map(board).data
     assert np.abs(np.array(tiles.z)[:, 0]) == pytest.approx([0.05, 0.05])
 
 
 def test_many_tasks_stand_below_each_other() -> None:
     medical = [name for name, task in TASKS.items() if task.cluster == "medical"]
     board = make_board(tasks=medical)
-    (tiles,) = figures.heat_map(board).data
+    (tiles,) = charts.heat_map(board).data
     assert [*tiles.y] == [OVERALL, *medical]
     assert [*tiles.x] == [entry.name for entry in board.entries]
     number = re.sub("<.*?>", "", tiles.text[3][2])
@@ -475,7 +473,7 @@ def test_numbers_can_be_read_on_tiles_and_tiles_be_seen_on_the_page(colour: str)
 
 
 def test_the_win_matrix_counts_the_sure_wins_of_row_over_column(board: Board) -> None:
-    (tiles,) = figures.win_matrix(board, "en").data
+    (tiles,) = charts.win_matrix(board, "en").data
     duels = wins(board)
     names = [entry.name for entry in board.entries]
     for row, one in enumerate(names):
@@ -489,7 +487,7 @@ def test_the_win_matrix_counts_the_sure_wins_of_row_over_column(board: Board) ->
 
 
 def test_a_radar_is_closed_and_has_a_spoke_for_each_task(board: Board) -> None:
-    figure = figures.radar(board, ["LoRA (Single)", "CGC-LoRA"], "en")
+    figure = charts.radar(board, ["LoRA (Single)", "CGC-LoRA"], "en")
     assert [trace.name for trace in figure.data] == ["LoRA (Single)", "CGC-LoRA"]
     (entry,) = (one for one in board.entries if one.name == "CGC-LoRA")
     scores = [100 * entry.scores[task].estimate.value for task in MEDICAL]
@@ -499,17 +497,17 @@ def test_a_radar_is_closed_and_has_a_spoke_for_each_task(board: Board) -> None:
 
 def test_a_radar_of_nobody_is_an_error(board: Board) -> None:
     with pytest.raises(ValueError, match="at least one method"):
-        figures.radar(board, [])
+        charts.radar(board, [])
     with pytest.raises(UnknownEntryError, match="DoRA"):
-        figures.radar(board, ["DoRA"])
+        charts.radar(board, ["DoRA"])
 
 
 # Costs and names --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("x", ["parameters", "active_rank", "training_seconds"])
-def test_nothing_cheaper_equals_what_is_on_the_frontier(board: Board, x: figures.Quantity) -> None:
-    frontier = figures.pareto(board, "en", x).data[0]
+def test_nothing_cheaper_equals_what_is_on_the_frontier(board: Board, x: charts.Quantity) -> None:
+    frontier = charts.pareto(board, "en", x).data[0]
     assert frontier.name == "Frontier"
     corners = {
         (round(cost, 3), round(score, 6))
@@ -531,7 +529,7 @@ def test_nothing_cheaper_equals_what_is_on_the_frontier(board: Board, x: figures
 
 
 def test_what_costs_nothing_is_a_line_across(board: Board) -> None:
-    figure = figures.pareto(board, "en", "training_seconds")
+    figure = charts.pareto(board, "en", "training_seconds")
     drawn = traces(figure)
     low, high = (10**end for end in figure.layout.xaxis.range)
     for name in UNTRAINED:
@@ -543,20 +541,20 @@ def test_what_costs_nothing_is_a_line_across(board: Board) -> None:
 
 
 def test_a_board_without_costs_has_no_frontier() -> None:
-    figure = figures.pareto(make_board(["Backbone"]), "en")
+    figure = charts.pareto(make_board(["Backbone"]), "en")
     assert [*traces(figure)] == ["Backbone"]
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0, 40.0, 3000.0])
 @pytest.mark.parametrize("x", ["parameters", "active_rank", "training_seconds"])
-def test_a_cost_axis_has_some_ticks_and_not_too_many(x: figures.Quantity, factor: float) -> None:
+def test_a_cost_axis_has_some_ticks_and_not_too_many(x: charts.Quantity, factor: float) -> None:
     board = make_board(["CGC-LoRA", "MOE-LoRA"])
     for cheapest in (1, 3, 7, 13, 90):
         first, second = (
             dataclasses.replace(entry, **{x: cheapest * more})
             for entry, more in zip(board.entries, (1, factor), strict=True)
         )
-        axis = figures.pareto(
+        axis = charts.pareto(
             dataclasses.replace(board, entries=(first, second)), "en", x
         ).layout.xaxis
         assert 1 <= len(axis.tickvals) <= 6
@@ -565,9 +563,9 @@ def test_a_cost_axis_has_some_ticks_and_not_too_many(x: figures.Quantity, factor
 
 
 def test_costs_are_written_in_their_units(board: Board) -> None:
-    assert "500 k" in figures.pareto(board, "en").layout.xaxis.ticktext
-    assert "30 min" in figures.pareto(board, "en", "training_seconds").layout.xaxis.ticktext
-    assert "30 分钟" in figures.pareto(board, "zh", "training_seconds").layout.xaxis.ticktext
+    assert "500 k" in charts.pareto(board, "en").layout.xaxis.ticktext
+    assert "30 min" in charts.pareto(board, "en", "training_seconds").layout.xaxis.ticktext
+    assert "30 分钟" in charts.pareto(board, "zh", "training_seconds").layout.xaxis.ticktext
 
 
 unit = st.floats(0, 1)

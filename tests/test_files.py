@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cgclora.files import (
+from cgclora.storage.atomic_io import (
     is_temporary,
     read_sealed,
     recover_folder,
@@ -228,7 +228,7 @@ def test_recovery_leaves_a_living_writer_alone(tmp_path: Path) -> None:
 _WRITER = """
 import os, shutil, signal, sys
 from pathlib import Path
-from cgclora.files import replace_folder
+from cgclora.storage.atomic_io import replace_folder
 
 target, moment = Path(sys.argv[1]), sys.argv[2]
 

@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 from tests import fuzz
 from tests.fuzz_calls import call
 from tests.fuzz_http import API, AS_JSON, Page
-from ui.guard import Guard
-from ui.page import Page as Guarded
-from ui.page import is_plain
-from ui.places import PROJECT, shown_place
-from ui.service import around
-from ui.settings import Limits
-from ui.uploads import Quota
+from ui.engine.settings import Limits
+from ui.server.guard import Guard
+from ui.server.page import Page as Guarded
+from ui.server.page import is_plain
+from ui.server.public_paths import PROJECT, shown_place
+from ui.server.service import around
+from ui.server.uploads import Quota
 
 HALF_A_CHARACTER = '"\\ud800"'
 
@@ -58,7 +58,7 @@ def test_errors_in_a_log_are_counted_by_their_place() -> None:
         ]
     ).replace('{"time": ""', '{"time": "2026"')
     assert fuzz.wrong_inside(log) == {
-        "TypeError at ui/forms.py task_named": 1,
+        "TypeError at ui/components/forms.py task_named": 1,
         "no answer at a.py:1 f": 1,
     }
 

@@ -9,8 +9,8 @@ from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import squareform
 from scipy.stats import entropy as scipy_entropy
 
+from cgclora.analysis.gates import average_linkage, entropy, find_log, read_path, similarity
 from cgclora.config import AdapterConfig
-from cgclora.gate_analysis import average_linkage, entropy, find_log, read_path, similarity
 
 RANDOM = np.random.default_rng(0)
 RESULTS = Path(__file__).resolve().parents[1] / "assets" / "results"

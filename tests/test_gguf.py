@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cgclora.adapter import Adapter
-from cgclora.checkpoint import read_config
-from cgclora.embedded import EMBEDDED, embedded_folder
-from cgclora.gguf_lora import export_gguf
-from cgclora.plain_lora import TaskLoRAs
-from cgclora.storage import AdapterError
+from cgclora.convert.gguf import export_gguf
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.models.checkpoint import read_config
+from cgclora.models.embedded import EMBEDDED, embedded_folder
+from cgclora.storage.adapter_dir import AdapterError
 from tests.reference import METHODS, TASKS, scatter
 from tests.tiny import make_backbone
 
@@ -164,4 +164,4 @@ def test_the_shipped_adapters_tensors_fit_those_of_the_backbones_own_file(tmp_pa
     said = facts(tmp_path / "out" / "KUAKE-QIC.gguf")
     architecture = backbone.fields["general.architecture"].contents()
     assert said["general.architecture"] == architecture
-    assert said["cgclora.backbone.fingerprint"] == source.manifest["backbone"]["fingerprint"]
+    assert said["cgclora.models.backbone.fingerprint"] == source.manifest["backbone"]["fingerprint"]

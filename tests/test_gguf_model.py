@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GgufConfig
 
-from cgclora.gguf_model import convert_model
+from cgclora.models.gguf_model import convert_model
 from tests.tiny_gguf import WORDS, write_gguf
 
 
 def test_the_model_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cgclora.gguf_model._ROWS", 5)  # so that tensors are read in parts
+    monkeypatch.setattr("cgclora.models.gguf_model._ROWS", 5)  # so that tensors are read in parts
     write_gguf(tmp_path / "tiny.gguf")
     ours = convert_model(tmp_path / "tiny.gguf")
     theirs = AutoModelForCausalLM.from_pretrained(

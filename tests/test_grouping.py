@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgclora.grouping import (
+from cgclora.analysis.grouping import (
     EXACT_TASKS,
     best_groupings,
     exact_groupings,
@@ -17,7 +17,7 @@ from cgclora.grouping import (
     partition_score,
     search_groupings,
 )
-from cgclora.grouping_report import (
+from cgclora.analysis.grouping_report import (
     adjusted_rand_index,
     equalised,
     prior_labels,

@@ -10,21 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cgclora import storage
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, load_backbone
-from cgclora.batch import Batch
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import DataError, Record, encode_prompts
-from cgclora.files import sha256_file
-from cgclora.growing import add_experts, add_tasks, drop_tasks, grown, shrunk, take_experts
-from cgclora.request import Request
-from cgclora.router import TaskRouter
-from cgclora.run_folder import TrainingError, TrainingStopped
-from cgclora.settings import TrainingSettings
-from cgclora.shapes import WEIGHTS_FILE
-from cgclora.storage import AdapterError
+from cgclora.data.records import DataError, Record, encode_prompts
+from cgclora.inference.batch import Batch
+from cgclora.inference.request import Request
+from cgclora.inference.router import TaskRouter
+from cgclora.models.backbone import Backbone, load_backbone
+from cgclora.storage import adapter_dir
+from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.atomic_io import sha256_file
+from cgclora.storage.layer_shapes import WEIGHTS_FILE
+from cgclora.storage.run_dir import TrainingError, TrainingStopped
+from cgclora.training.add_task import (
+    add_experts,
+    add_tasks,
+    drop_tasks,
+    grown,
+    shrunk,
+    take_experts,
+)
+from cgclora.training.settings import TrainingSettings
 from tests.reference import METHODS, TASKS, scatter
 from tests.tiny import ARCHITECTURES, make_backbone, save_backbone
 
@@ -87,8 +94,8 @@ def answers(folder: Path, dtype: torch.dtype, architecture: str = "qwen2") -> li
 def test_an_added_task_learns_and_all_others_stay_bit_for_bit(config, tmp_path):
     parent = saved(tmp_path / "parent", config)
     child = add(parent, tmp_path / "run")
-    before, after = storage.read_tensors(parent), storage.read_tensors(child)
-    new = storage.read_manifest(child)[1]
+    before, after = adapter_dir.read_tensors(parent), adapter_dir.read_tensors(child)
+    new = adapter_dir.read_manifest(child)[1]
     assert new.tasks == (*TASKS, "new")
     assert new.scale == config.scale
     old = take_experts(after, new, TASKS)
@@ -99,7 +106,7 @@ def test_an_added_task_learns_and_all_others_stay_bit_for_bit(config, tmp_path):
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, fresh[name])]
     assert changed  # it did train
     gates = [
-        storage.read_gates(folder)[:, : len(TASKS), : config.num_experts]
+        adapter_dir.read_gates(folder)[:, : len(TASKS), : config.num_experts]
         for folder in (parent, child)
     ]
     assert torch.equal(*gates)
@@ -125,7 +132,7 @@ def test_the_new_task_s_loss_falls(tmp_path):
     child = add(parent, tmp_path / "run", settings=longer)
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     losses = [facts["dev_loss"] for line in log if "dev_loss" in (facts := json.loads(line))]
-    assert storage.read_manifest(child)[0]["training"]["best_dev_loss"] == min(losses)
+    assert adapter_dir.read_manifest(child)[0]["training"]["best_dev_loss"] == min(losses)
     assert min(losses) < 0.7 * losses[0]
 
 
@@ -181,9 +188,9 @@ def test_the_grown_adapter_has_the_precision_of_the_old_one(dtype, tmp_path):
     adapter = scatter(Adapter.attach(make_backbone(), METHODS["CGC-LoRA"]))
     adapter.save(tmp_path / "parent", dtype=dtype)
     child = add(tmp_path / "parent", tmp_path / "run")
-    before, after = storage.read_tensors(tmp_path / "parent"), storage.read_tensors(child)
+    before, after = adapter_dir.read_tensors(tmp_path / "parent"), adapter_dir.read_tensors(child)
     assert {tensor.dtype for tensor in after.values()} == {dtype}
-    old = take_experts(after, storage.read_manifest(child)[1], TASKS)
+    old = take_experts(after, adapter_dir.read_manifest(child)[1], TASKS)
     assert all(torch.equal(old[name], tensor) for name, tensor in before.items())
 
 
@@ -198,7 +205,7 @@ def test_a_router_grows_and_shrinks_with_its_adapter(tmp_path):
     assert found is not None
     assert found.task == "new"
     drop_tasks(child, ["new"], tmp_path / "again")
-    ours, theirs = (folder / storage.ROUTER_FILE for folder in (tmp_path / "again", parent))
+    ours, theirs = (folder / adapter_dir.ROUTER_FILE for folder in (tmp_path / "again", parent))
     assert ours.read_bytes() == theirs.read_bytes()
     drop_tasks(parent, ["mood"], tmp_path / "smaller")
     assert TaskRouter.load(tmp_path / "smaller").tasks == ("names", "summary")
@@ -206,11 +213,11 @@ def test_a_router_grows_and_shrinks_with_its_adapter(tmp_path):
 
 def test_an_interrupted_run_goes_on_to_the_same_adapter(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
-    whole = storage.read_tensors(add(parent, tmp_path / "whole"))
+    whole = adapter_dir.read_tensors(add(parent, tmp_path / "whole"))
     asked = iter([False, False, True])
     with pytest.raises(TrainingStopped):
         add(parent, tmp_path / "cut", stop=lambda: next(asked))
-    resumed = storage.read_tensors(add(parent, tmp_path / "cut"))
+    resumed = adapter_dir.read_tensors(add(parent, tmp_path / "cut"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
@@ -227,8 +234,8 @@ def test_a_run_of_another_parent_is_not_gone_on_with(tmp_path):
 def test_the_manifest_says_where_an_added_task_comes_from(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
     child = add(parent, tmp_path / "run", facts={"note": "x", "licence": "CC0"})
-    manifest, _ = storage.read_manifest(child)
-    before, _ = storage.read_manifest(parent)
+    manifest, _ = adapter_dir.read_manifest(child)
+    before, _ = adapter_dir.read_manifest(parent)
     assert manifest["origin"]["sha256"] == before["files"]["adapter.safetensors"]["sha256"]
     assert manifest["origin"]["added"] == ["new"]
     assert manifest["training"]["only"] == ["new"]
@@ -277,7 +284,7 @@ def test_the_parent_is_never_replaced(tmp_path):
 
 def test_training_that_reaches_other_tasks_is_not_saved(tmp_path, monkeypatch):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
-    monkeypatch.setattr("cgclora.growing._masks", lambda *_: None)  # all values learn
+    monkeypatch.setattr("cgclora.training.add_task._masks", lambda *_: None)  # all values learn
     with pytest.raises(AdapterError, match="changed while new ones were trained"):
         add(parent, tmp_path / "run")
     assert not (tmp_path / "run" / "adapter").exists()
@@ -290,7 +297,7 @@ def test_training_that_reaches_other_tasks_is_not_saved(tmp_path, monkeypatch):
 def test_dropping_leaves_the_others_bit_for_bit(config, tmp_path):
     parent = saved(tmp_path / "parent", config)
     manifest = drop_tasks(parent, ["mood"], tmp_path / "child")
-    child = storage.read_manifest(tmp_path / "child")[1]
+    child = adapter_dir.read_manifest(tmp_path / "child")[1]
     assert child.tasks == ("names", "summary")
     assert child.scale == config.scale
     assert manifest["origin"]["dropped"] == ["mood"]
@@ -310,16 +317,16 @@ def test_dropping_what_was_added_gives_back_the_parent(config, tmp_path):
     parent = saved(tmp_path / "parent", config)
     child = add(parent, tmp_path / "run")
     drop_tasks(child, ["new"], tmp_path / "again")
-    before, after = storage.read_tensors(parent), storage.read_tensors(tmp_path / "again")
+    before, after = adapter_dir.read_tensors(parent), adapter_dir.read_tensors(tmp_path / "again")
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert storage.read_manifest(tmp_path / "again")[1] == config
+    assert adapter_dir.read_manifest(tmp_path / "again")[1] == config
 
 
 def test_a_manifest_that_lacks_the_tasks_is_no_obstacle(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
-    file = parent / storage.MANIFEST_FILE
-    manifest = storage.files.read_sealed(file)
+    file = parent / adapter_dir.MANIFEST_FILE
+    manifest = adapter_dir.files.read_sealed(file)
     del manifest["tasks"]
     file.write_text(json.dumps(manifest), encoding="utf-8")
     assert drop_tasks(parent, ["mood"], tmp_path / "child")["origin"]["tasks"] == list(TASKS)
@@ -362,8 +369,8 @@ def test_the_commands_add_a_task_and_drop_it_again(tmp_path, capsys):
     assert "3 tasks left" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "again")]) == 0
     assert "new dropped from" in capsys.readouterr().out
-    before = storage.read_tensors(tmp_path / "parent")
-    after = storage.read_tensors(tmp_path / "again")
+    before = adapter_dir.read_tensors(tmp_path / "parent")
+    after = adapter_dir.read_tensors(tmp_path / "again")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert main([*drop, str(tmp_path / "x"), "--task", "y"]) == 2
     assert "unknown task 'y'" in capsys.readouterr().err

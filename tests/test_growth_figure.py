@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 import evals.__main__
-from cgclora.bench_growth import PART_NAMES, SIZES, WORK, exponents, label
 from cgclora.config import ConfigError
-from evals.growth_figure import growth_figure
+from evals.speed.bench_growth import PART_NAMES, SIZES, WORK, exponents, label
+from evals.speed.growth_figure import growth_figure
 
 
 def report() -> dict[str, object]:

@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import cgclora.run_folder
-from cgclora import files
+import cgclora.storage.run_dir
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.member import Member
-from cgclora.run_folder import (
+from cgclora.storage import atomic_io
+from cgclora.storage.run_dir import (
     TrainingError,
     TrainingStopped,
     checkpoints,
     claim,
     read_state,
 )
+from cgclora.training.member import Member
 from tests.tiny import make_backbone
 from tests.training_runs import (
     CONFIG,
@@ -42,7 +42,7 @@ from tests.training_runs import (
 )
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["cgclora.training", "tests.tiny"])
+PROCESSES.set_forkserver_preload(["cgclora.training.train", "tests.tiny"])
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -98,10 +98,10 @@ def run_until(folder: Path, moment: str, changes: Mapping[str, Any]) -> None:
             lambda member, _: (member.run.folder / "log.jsonl").open("a").write('{"step": 3, "lo'),
         )
     elif where == "tensors":
-        owner = cgclora.run_folder
+        owner = cgclora.storage.run_dir
         owner.write_tensors = die_at_call(owner.write_tensors, write_half)
     elif where == "state":
-        owner = files
+        owner = atomic_io
         owner.write_json = die_at_call(owner.write_json)
     elif where == "removal":
         shutil.rmtree = die_at_call(shutil.rmtree, remove_half)
@@ -355,7 +355,7 @@ def test_a_damaged_line_of_the_log_costs_no_other_line(tmp_path: Path, whole: Pa
 def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    original, calls = cgclora.run_folder.write_tensors, iter(range(1, 100))
+    original, calls = cgclora.storage.run_dir.write_tensors, iter(range(1, 100))
 
     def write(*arguments: Any) -> None:
         if next(calls) == call:  # of the second checkpoint
@@ -363,7 +363,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
         original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cgclora.run_folder, "write_tensors", write)
+        patch.setattr(cgclora.storage.run_dir, "write_tensors", write)
         with pytest.raises(TrainingError, match="free room there and give the command again"):
             run(tmp_path)
     last = last_checkpoint(tmp_path / "checkpoints")

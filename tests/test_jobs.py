@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cgclora.files import read_sealed
-from evals import job_files, worker
-from evals.jobs import Job, JobError, Jobs
-from evals.processes import NICENESS, set_for_this_process
-from evals.worker import work
+from cgclora.storage.atomic_io import read_sealed
+from evals.jobs import job_files, worker
+from evals.jobs.processes import NICENESS, set_for_this_process
+from evals.jobs.queue import Job, JobError, Jobs
+from evals.jobs.worker import work
 
 SLEEP = "import time; print('awake', flush=True); time.sleep(600)"
 
@@ -55,7 +55,7 @@ class Queue(Jobs):
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
-    monkeypatch.setattr("evals.jobs._START_SECONDS", 0.0)
+    monkeypatch.setattr("evals.jobs.queue._START_SECONDS", 0.0)
     queue = Queue(tmp_path / "jobs")
     queue.workers = []
     yield queue
@@ -157,7 +157,7 @@ def printed(jobs: Queue, code: str) -> str:
 def test_a_command_has_the_environment_of_the_server_but_for_what_that_set_for_itself(
     jobs: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.processes._own", set())
+    monkeypatch.setattr("evals.jobs.processes._own", set())
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is taken away again
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
@@ -177,8 +177,8 @@ def test_a_command_has_the_environment_of_the_server_but_for_what_that_set_for_i
 
 
 def test_the_caches_of_a_server_that_answers_are_its_own() -> None:
-    code = "from ui.memory import bound_memory; bound_memory(); import os, sys;"
-    code += "from evals.processes import start; from pathlib import Path;"
+    code = "from ui.server.memory import bound_memory; bound_memory(); import os, sys;"
+    code += "from evals.jobs.processes import start; from pathlib import Path;"
     code += "names = ('LRU_CACHE_CAPACITY', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY');"
     code += "here = [os.environ.get(name) for name in names]; print(here);"
     code += "there = 'import os; print([os.environ.get(name) for name in %r])' % (names,);"
@@ -384,7 +384,7 @@ def test_a_process_that_only_has_the_number_of_an_old_one_is_left_alone(idle: Qu
 
 def test_a_job_goes_on_when_the_server_that_started_it_has_ended(jobs: Queue) -> None:
     code = (
-        "import sys; from pathlib import Path; from evals.jobs import Jobs;"
+        "import sys; from pathlib import Path; from evals.jobs.queue import Jobs;"
         "job = Jobs(Path(sys.argv[1])).submit('evaluate', ['-c', sys.argv[2]], title='');"
         "print(job.id)"
     )
@@ -427,7 +427,7 @@ def test_a_worker_that_cannot_start_is_not_started_over_and_over(
         process.wait(30)
         return process
 
-    monkeypatch.setattr("evals.jobs.start", fail)
+    monkeypatch.setattr("evals.jobs.queue.start", fail)
     jobs = Jobs(tmp_path)
     jobs.submit("evaluate", python(""), title="")
     for _ in range(5):
@@ -584,7 +584,7 @@ def test_a_clock_that_is_set_back_changes_no_order(
 ) -> None:
     now, ids = time.time(), []
     for jump in jumps:
-        monkeypatch.setattr("evals.job_files.time.time", lambda jump=jump: now + jump)
+        monkeypatch.setattr("evals.jobs.job_files.time.time", lambda jump=jump: now + jump)
         ids.append(idle.submit("evaluate", python(""), title="").id)
     assert [job.id for job in idle.all()] == ids[::-1]
     assert [idle.get(name).place for name in ids] == [1, 2, 3, 4]

@@ -11,13 +11,13 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi
 
-from evals.keeper import DatasetKeeper, Keeper, keepers
-from evals.kept_runs import FOLDER, KeptRuns
-from evals.library import Library
-from evals.results import find_runs
+from evals.jobs.backup import DatasetKeeper, Keeper, keepers
+from evals.jobs.backup_log import FOLDER, KeptRuns
+from evals.leaderboard.run_sources import Library
+from evals.runs.run_dir import find_runs
 from tests.hub import Hub, hub
 from tests.run_folders import around, write_folder, write_run
-from ui.settings import Settings
+from ui.engine.settings import Settings
 
 NAME = "20260101-000000-abcd"
 

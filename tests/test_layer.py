@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
-from cgclora.dropout import kept_features
 from cgclora.layer import ExpertLinear, Part, Route, Routing, TaskGate
+from cgclora.models.dropout import kept_features
 from tests.reference import METHODS, TASKS, Operations, allowed_experts, experts, gate_weights
 
 ALL_METHODS = pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import scored
-from evals.gains import over_tasks, p_values
-from evals.leaderboard import (
+from evals.leaderboard.board import (
     OVERALL,
     PUBLISHED,
     REFERENCE,
@@ -26,7 +24,9 @@ from evals.leaderboard import (
     restrict,
     wins,
 )
-from evals.names import UnknownNameError
+from evals.runs import scored_run
+from evals.scoring.effect_sizes import over_tasks, p_values
+from evals.tasks.names import UnknownNameError
 from tests.run_folders import around, metrics_of, parquet, write_folder, write_run
 
 TWO = {"KUAKE-QIC": (0.6, [0.5, 0.6, 0.7, 0.6]), "CHIP-CTC": (0.4, [0.2, 0.4, 0.6, 0.4])}
@@ -235,13 +235,13 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 def read(monkeypatch) -> list[str]:
     """Names of the folders that are read from now on."""
     names: list[str] = []
-    original = scored.read_run
+    original = scored_run.read_run
 
     def noted(folder: Path) -> Any:
         names.append(folder.name)
         return original(folder)
 
-    monkeypatch.setattr(scored, "read_run", noted)
+    monkeypatch.setattr(scored_run, "read_run", noted)
     return names
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_is_scored_anew_while_it_is_read_is_read_once_more(tmp_path, 
         return write_run(tmp_path / "run", {"NER": around(value)})
 
     write(0.5)
-    original, pending = scored.read_run, [0.9]
+    original, pending = scored_run.read_run, [0.9]
 
     def slow(folder: Path) -> Any:
         run = None if first else original(folder)
@@ -279,7 +279,7 @@ def test_a_run_that_is_scored_anew_while_it_is_read_is_read_once_more(tmp_path, 
             write(pending.pop())
         return run or original(folder)
 
-    monkeypatch.setattr(scored, "read_run", slow)
+    monkeypatch.setattr(scored_run, "read_run", slow)
     assert only(tmp_path).entries[0].overall.value == 0.9
     write(0.5)  # what is in memory under this content's hash must be this content
     assert only(tmp_path).entries[0].overall.value == 0.5
@@ -435,7 +435,8 @@ def test_published_numbers_have_a_source_and_stand_on_no_board(tmp_path):
 
 def test_the_judges_tables_load_without_torch_and_pandas():
     code = (
-        "import sys, evals.leaderboard, evals.comparison, evals.tables;"
+        "import sys, evals.leaderboard.board, evals.leaderboard.comparison;"
+        "import evals.leaderboard.tables;"
         "print(sorted({'torch', 'transformers', 'pandas', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
-from cgclora.batch import Batch
-from cgclora.decoding import generate, stream
-from cgclora.drafts import Drafts, Phrases
-from cgclora.head import CHOOSING_ROWS, OutputHead
-from cgclora.lean import KNOWN, Cache, Experts, LeanDecoder, is_known
-from cgclora.packed import FEW_ROWS, Int4Weight, Int8Weight
-from cgclora.request import Request
+from cgclora.inference.batch import Batch
+from cgclora.inference.fast_decoder import KNOWN, Cache, Experts, LeanDecoder, is_known
+from cgclora.inference.generate import generate, stream
+from cgclora.inference.prompt_lookup import Drafts, Phrases
+from cgclora.inference.request import Request
+from cgclora.models.backbone import Backbone
+from cgclora.models.lm_head import CHOOSING_ROWS, OutputHead
+from cgclora.models.quantized import FEW_ROWS, Int4Weight, Int8Weight
 from tests.reference import METHODS, scatter
 from tests.tiny import ARCHITECTURES, VOCABULARY, make_backbone, make_model
 
@@ -287,7 +287,7 @@ def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
     )
     expected = head.likeliest(hidden)
     assert not whole
-    monkeypatch.setattr("cgclora.head._MOST", 0)
+    monkeypatch.setattr("cgclora.models.lm_head._MOST", 0)
     assert head.likeliest(hidden) == expected
     assert whole == [1] * 4  # each by itself: rows of one product round unlike
 
@@ -399,7 +399,7 @@ def test_nothing_is_drafted_where_rounding_would_show(monkeypatch):
     class Watched(Batch):
         most_drafts = property(seen)
 
-    monkeypatch.setattr("cgclora.decoding.Batch", Watched)
+    monkeypatch.setattr("cgclora.inference.generate.Batch", Watched)
     generate(make_backbone("qwen2"), [request])
     backbone = in_8_bits("qwen2")
     generate(backbone, [request])

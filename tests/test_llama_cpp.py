@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
-from cgclora.data import encode_prompts
-from cgclora.decoding import generate
-from cgclora.gguf_lora import export_gguf
-from cgclora.plain_lora import TaskLoRAs
-from cgclora.request import Request
-from evals import data
+from cgclora.convert.gguf import export_gguf
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.records import encode_prompts
+from cgclora.inference.generate import generate
+from cgclora.inference.request import Request
+from cgclora.models.backbone import load_backbone
+from evals.data import datasets
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytestmark = [pytest.mark.llama_cpp, pytest.mark.backbone]
@@ -32,7 +32,7 @@ TOKENS = 64
 @pytest.fixture(scope="module")
 def samples() -> dict[str, str]:
     """A prompt of each task."""
-    records = data.read(str(ROOT / "assets" / "samples"), split="test").records
+    records = datasets.read(str(ROOT / "assets" / "samples"), split="test").records
     return {record.task: record.prompt for record in reversed(records)}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgclora.decoding import generate
-from cgclora.request import Request
+from cgclora.inference.generate import generate
+from cgclora.inference.request import Request
 from evals.tasks import TASKS
 from tests import load
 from tests.fuzz import serving
@@ -18,7 +18,7 @@ from tests.fuzz_calls import TASKS as FUZZED
 from tests.load_judge import Judge
 from tests.test_ui import save_adapters
 from tests.tiny import make_backbone
-from ui.gates.what_if import Case
+from ui.tabs.gates.what_if import Case
 
 PROMPTS = [Case("general", task, "你好") for task in ("NER", "NER", "Couplet")]
 

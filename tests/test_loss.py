@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import cgclora.loss
+import cgclora.training.loss
 from cgclora.adapter import Adapter
-from cgclora.checkpoint import BackboneError
-from cgclora.head import OutputHead, cap
-from cgclora.loss import TargetLoss
+from cgclora.models.checkpoint import BackboneError
+from cgclora.models.lm_head import OutputHead, cap
+from cgclora.training.loss import TargetLoss
 from tests.reference import METHODS, TASKS, scatter, token_ids
 from tests.tiny import ARCHITECTURES, VOCABULARY, make_model
 
@@ -92,7 +92,7 @@ def test_blocks_hold_few_logits_and_give_the_same_losses(architecture, words, mo
     parameters = [parameter for _, parameter in adapter.named_parameters()]
     wanted = expected_losses(adapter)
     gradients = torch.autograd.grad(wanted.sum(), parameters)
-    monkeypatch.setitem(cgclora.loss.BLOCK_LOGITS, "cpu", words * len(TARGETS))
+    monkeypatch.setitem(cgclora.training.loss.BLOCK_LOGITS, "cpu", words * len(TARGETS))
     module, ids = TargetLoss(adapter.model), token_ids(3)
     with adapter.route(TASKS), Largest(module.head.weight) as largest:
         found = module(ids, POSITIONS, TARGETS)
@@ -106,7 +106,7 @@ def test_blocks_hold_few_logits_and_give_the_same_losses(architecture, words, mo
 def test_more_targets_than_a_block_has_logits_are_computed(monkeypatch):
     adapter = adapted("qwen2")
     whole = losses(adapter)
-    monkeypatch.setitem(cgclora.loss.BLOCK_LOGITS, "cpu", 1)
+    monkeypatch.setitem(cgclora.training.loss.BLOCK_LOGITS, "cpu", 1)
     torch.testing.assert_close(losses(adapter), whole)
 
 
@@ -120,7 +120,7 @@ def test_the_gradient_of_a_nearly_certain_target_keeps_its_precision(margin):
     exact = hidden.double().requires_grad_()
     F.cross_entropy(exact @ weight.double().T, target).backward()
     rounded = hidden.clone().requires_grad_()
-    apply = cgclora.loss._FrozenHeadCrossEntropy.apply
+    apply = cgclora.training.loss._FrozenHeadCrossEntropy.apply
     apply(rounded, weight, target, None).sum().backward()
     error = (rounded.grad.double() - exact.grad).norm() / exact.grad.norm()
     assert error < 0.03

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cgclora import exit_codes
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
-from cgclora.decoding import generate
-from cgclora.request import Request
-from cgclora.run_folder import checkpoints, step_of
-from cgclora.storage import MANIFEST_FILE, annotate, read_gates, read_manifest
+from cgclora.cli import exit_codes
+from cgclora.inference.generate import generate
+from cgclora.inference.request import Request
+from cgclora.models.backbone import load_backbone
+from cgclora.storage.adapter_dir import MANIFEST_FILE, annotate, read_gates, read_manifest
+from cgclora.storage.run_dir import checkpoints, step_of
 from tests.tiny import save_backbone
 
 PROMPT = "今天天气很好"
@@ -240,7 +240,7 @@ def test_inspect_shows_sizes_origin_and_shares(
         manifest["backbone"]["fingerprint"][:12],
         str(best),
         "not stated",
-        "cgclora.lean on cpu",
+        "cgclora.inference.fast_decoder on cpu",
     ):
         assert word in text
     assert main(["inspect", str(folder / "run" / "adapter"), "--json"]) == 0
@@ -363,7 +363,7 @@ def test_an_interrupted_command_is_a_hundred_and_thirty(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cgclora.backbone.load_backbone", interrupt)
+    monkeypatch.setattr("cgclora.models.backbone.load_backbone", interrupt)
     assert main(answering(folder, "--task", "mood", PROMPT)) == 130
 
 
@@ -382,7 +382,7 @@ def test_an_error_of_ours_is_not_swallowed(folder: Path, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cgclora.backbone.load_backbone", fail)
+    monkeypatch.setattr("cgclora.models.backbone.load_backbone", fail)
     with pytest.raises(ZeroDivisionError):
         main(answering(folder, "--task", "mood", PROMPT))
 
@@ -391,9 +391,9 @@ def test_an_error_of_ours_is_not_swallowed(folder: Path, monkeypatch: pytest.Mon
 
 HELP = """
 import contextlib, io, sys
-from cgclora import exit_codes
+from cgclora.cli import exit_codes
 from cgclora.__main__ import main
-for command in ([], ["train"], ["generate"], ["inspect"], ["bench"]):
+for command in ([], ["train"], ["generate"], ["inspect"], ["export"]):
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main([*command, "--help"])
@@ -413,7 +413,7 @@ def test_help_is_quick_and_shows_an_example_of_every_command() -> None:
     ).stdout
     *texts, loaded = shown.split("\0")
     assert loaded.strip() == "[]"
-    for command, text in zip(("train", "generate", "inspect", "bench"), texts[1:], strict=True):
+    for command, text in zip(("train", "generate", "inspect", "export"), texts[1:], strict=True):
         assert f"python -m cgclora {command} " in text
         assert f"{command} " in texts[0]
         assert "130  interrupted" in text

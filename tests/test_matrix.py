@@ -9,13 +9,13 @@ import pytest
 from filelock import FileLock
 
 from cgclora.config import ConfigError
-from cgclora.data import DataError
-from cgclora.run_folder import TrainingError
-from evals import matrix as matrix_module
-from evals.matrix import Matrix
+from cgclora.data.records import DataError
+from cgclora.storage.run_dir import TrainingError
+from evals.experiments import grid as matrix_module
+from evals.experiments.grid import Matrix
+from evals.experiments.recipe import Recipe, _recipe
 from evals.methods import ADDED, COMPARED, METHODS
-from evals.recipe import Recipe, _recipe
-from evals.results import RunError, find_runs, read_run
+from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
 from tests.tiny import make_backbone
 

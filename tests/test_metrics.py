@@ -18,7 +18,7 @@ from rouge_chinese import Rouge
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import BasicTokenizer
 
-from evals.metrics import METRICS, Pair, UnknownMetricError, get_metric, sample_scores
+from evals.scoring.metrics import METRICS, Pair, UnknownMetricError, get_metric, sample_scores
 from evals.tasks.parsing import Parsed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,14 +117,15 @@ def test_an_unknown_name_meets_its_neighbours():
 
 def test_importing_loads_no_library_that_is_slow():
     slow = ("torch", "transformers", "jieba", "rouge_chinese", "sacrebleu", "sklearn")
-    code = f"import sys, evals.metrics; print([name for name in {slow} if name in sys.modules])"
+    code = "import sys, evals.scoring.metrics\n"
+    code += f"print([name for name in {slow} if name in sys.modules])"
     assert _python(code).stdout.strip() == "[]"
 
 
 def test_scoring_writes_nothing_and_needs_no_torch():
     code = """
 import sys
-from evals.metrics import METRICS, Pair
+from evals.scoring.metrics import METRICS, Pair
 from evals.tasks.parsing import Parsed
 kinds = {"rouge-l/sections": Parsed("sections", (("诊断", "咳嗽"),))}
 for name, metric in METRICS.items():
@@ -469,8 +470,8 @@ def version(name):
     return real(name)
 metadata.version = version
 sys.modules |= dict.fromkeys(["jieba", "rouge_chinese", "sacrebleu"])
-from evals.matrix import Matrix
-from evals.metrics import METRICS
+from evals.experiments.grid import Matrix
+from evals.scoring.metrics import METRICS
 print(METRICS["rouge-1/jieba"].version)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

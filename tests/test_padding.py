@@ -3,10 +3,10 @@
 import pytest
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, BackboneError, fingerprint
-from cgclora.batch import Batch, may_pad
-from cgclora.decoding import generate
-from cgclora.request import DecodingError, Request
+from cgclora.inference.batch import Batch, may_pad
+from cgclora.inference.generate import generate
+from cgclora.inference.request import DecodingError, Request
+from cgclora.models.backbone import Backbone, BackboneError, fingerprint
 from tests.backbones.checks import make_bare
 from tests.reference import METHODS, scatter
 from tests.tiny import make_tokenizer

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from cgclora import files
 from cgclora.config import ConfigError
-from evals import parts as parts_module
+from cgclora.storage import atomic_io
 from evals.__main__ import main
-from evals.comparison_folder import ADAPTER_RECORD
-from evals.matrix import Matrix
-from evals.part_files import INDEX
-from evals.parts import MB, read_parts, write_parts
-from evals.recipe import _recipe
-from evals.results import RunError, find_runs, read_run
+from evals.experiments import parts as parts_module
+from evals.experiments.comparison_dir import ADAPTER_RECORD
+from evals.experiments.grid import Matrix
+from evals.experiments.part_files import INDEX
+from evals.experiments.parts import MB, read_parts, write_parts
+from evals.experiments.recipe import _recipe
+from evals.runs.run_dir import RunError, find_runs, read_run
 from tests.run_folders import write_folder
 from tests.tiny import make_backbone, save_backbone
 
@@ -48,7 +48,7 @@ def write_adapter(folder: Path, loss: float, size: int) -> None:
     for name, data in content.items():
         (folder / name).write_bytes(data)
     manifest = {"format": 1, "training": {"best_dev_loss": loss}, "files": listed}
-    files.write_sealed(folder / "manifest.json", manifest)
+    atomic_io.write_sealed(folder / "manifest.json", manifest)
 
 
 def write_training(folder: Path, loss: float, size: int) -> None:
@@ -80,7 +80,7 @@ def start(out: Path, data: str = "d" * 64) -> Path:
     out.mkdir(parents=True)
     recipe = {"methods": [*METHODS.values()], "seeds": [0, 1]}
     claims = {"hash": "h" * 64, "backbone": "b" * 64, "data": {"test": data}}
-    files.write_json(out / "recipe.json", {**claims, "code": None, "recipe": recipe})
+    atomic_io.write_json(out / "recipe.json", {**claims, "code": None, "recipe": recipe})
     return out
 
 
@@ -145,7 +145,7 @@ def test_adapters_of_rates_that_were_not_chosen_leave_their_record_alone(out, tm
     read_parts(tmp_path / "parts", tmp_path / "back")
     other = tmp_path / "back/adapters/medical/cgc-lora/seed-0/rate-0.002"
     assert names(other) == ["adapter.json", "log.jsonl", "run.json", "timings.json"]
-    assert files.read_sealed(other / ADAPTER_RECORD)["training"]["best_dev_loss"] == 2.0
+    assert atomic_io.read_sealed(other / ADAPTER_RECORD)["training"]["best_dev_loss"] == 2.0
 
 
 def test_of_the_adapter_that_a_task_was_added_to_the_record_is_kept(tmp_path):
@@ -469,7 +469,7 @@ def test_a_recipe_with_more_methods_is_the_same_comparison(out, tmp_path):
     write_parts(out, tmp_path / "parts", SIZE)
     recipe = json.loads((out / "recipe.json").read_text())
     recipe["recipe"]["methods"].append("Backbone")
-    files.write_json(out / "recipe.json", recipe)
+    atomic_io.write_json(out / "recipe.json", recipe)
     back = start(tmp_path / "back")
     read_parts(tmp_path / "parts", back)
     assert tree(back)["recipe.json"] == tree(start(tmp_path / "fresh"))["recipe.json"]

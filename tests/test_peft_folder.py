@@ -22,9 +22,9 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cgclora.peft_folder import PEFT_CONFIG, read_peft
-from cgclora.storage import AdapterError
-from cgclora.upcycling import import_peft, same_model, upcycle
+from cgclora.convert.import_lora import import_peft, same_model, upcycle
+from cgclora.convert.peft_import import PEFT_CONFIG, read_peft
+from cgclora.storage.adapter_dir import AdapterError
 from tests.reference import logits, token_ids
 from tests.tiny import make_backbone, make_model
 

@@ -10,12 +10,12 @@ from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cgclora.adapter import Adapter
-from cgclora.export import export_peft
-from cgclora.merged import export_merged
-from cgclora.plain_lora import _EXPERT_NAMES, TaskLoRAs
-from cgclora.storage import AdapterError
-from cgclora.upcycling import import_peft
-from cgclora.vllm_bundle import export_vllm
+from cgclora.convert.import_lora import import_peft
+from cgclora.convert.merged import export_merged
+from cgclora.convert.peft_export import export_peft
+from cgclora.convert.to_lora import _EXPERT_NAMES, TaskLoRAs
+from cgclora.convert.vllm import export_vllm
+from cgclora.storage.adapter_dir import AdapterError
 from tests.reference import METHODS, logits, scatter, token_ids
 from tests.tiny import VOCABULARY, make_model, make_tokenizer
 

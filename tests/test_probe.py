@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
+from cgclora.analysis.probe import contributions, label_probabilities, scaled_gates
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import encode_prompts
-from cgclora.probe import contributions, label_probabilities, scaled_gates
-from cgclora.request import DecodingError, Request
+from cgclora.data.records import encode_prompts
+from cgclora.inference.request import DecodingError, Request
+from cgclora.models.backbone import Backbone
 from tests.tiny import ARCHITECTURES, make_backbone
 
 TASKS = ("a", "b", "c")

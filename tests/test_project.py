@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from cgclora.storage import read_manifest
-from evals.classification import METHODS
-from evals.growth_figure import growth_figure
-from evals.leaderboard import boards
+from cgclora.storage.adapter_dir import read_manifest
+from evals.leaderboard.board import boards
 from evals.methods import ADDED
-from evals.results import read_run
+from evals.runs.classification import METHODS
+from evals.runs.run_dir import read_run
+from evals.speed.growth_figure import growth_figure
 from evals.tasks import clusters, get_task
 from tests import reliability
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import evals.data
-from cgclora import train_command
+import evals.data.datasets
 from cgclora.__main__ import main
-from cgclora.data import DataError, Record, data_hash
-from cgclora.records import Problem, RecordSet, read, read_records
+from cgclora.cli import train
+from cgclora.data.readers import Problem, RecordSet, read, read_records
+from cgclora.data.records import DataError, Record, data_hash
 from evals.tasks import TASKS, get_task
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, TURNS, complaint, lines
 
@@ -130,8 +130,8 @@ def test_a_folder_gives_each_command_its_split(tmp_path: Path) -> None:
     for split, target in (("train", "train"), ("dev", "validation"), ("test", "test")):
         assert [one.target for one in read_records(tmp_path, split=split)] == [target]
     options = train_options("--data", str(tmp_path), "--dev", str(tmp_path))
-    train, dev, _ = train_command.records_of(options)
-    assert [one.target for one in (*train, *dev)] == ["train", "validation"]
+    train_set, dev, _ = train.records_of(options)
+    assert [one.target for one in (*train_set, *dev)] == ["train", "validation"]
 
 
 # Names ------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_a_folder_gives_each_command_its_split(tmp_path: Path) -> None:
 
 def train_options(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    train_command.add_options(parser)
+    train.add_options(parser)
     return parser.parse_args([*words, "--run", "runs/mine"])
 
 
@@ -161,15 +161,15 @@ def test_the_official_name_of_a_task_means_the_same_task(tmp_path: Path) -> None
     for path in (official, ours):
         for name in ("CMeIE-V2", "CMeIE"):
             assert len(read_records(path, tasks=[name])) == 3
-            assert evals.data.read(path, tasks=[name]).tasks == ("CMeIE",)
+            assert evals.data.datasets.read(path, tasks=[name]).tasks == ("CMeIE",)
             options = train_options(
                 *("--data", str(path), "--dev", str(path)),
                 *("--task", name, "--records-of", f"{name}=3"),
             )
-            assert train_command.records_of(options)[2] == ["CMeIE"]
-            assert train_command.settings_of(options).records_of == {"CMeIE": 3}
+            assert train.records_of(options)[2] == ["CMeIE"]
+            assert train.settings_of(options).records_of == {"CMeIE": 3}
     form = {"task": "CMeIE-V2", "fields": fields, "reference": "答"}
-    (record,) = evals.data.read(lines(tmp_path / "form.jsonl", form)).records
+    (record,) = evals.data.datasets.read(lines(tmp_path / "form.jsonl", form)).records
     assert (record.task, record.prompt) == ("CMeIE", TASKS["CMeIE"].prompt(fields))
     assert get_task("CMeIE-V2") is TASKS["CMeIE"]
 
@@ -297,12 +297,12 @@ def test_trainer_and_judge_read_the_same_records_ids_hash_and_problems(
     ]
     places = [number + as_list for number, line in numbered if line.record is None]
     if not expected:
-        for reader in (read, evals.data.read):
+        for reader in (read, evals.data.datasets.read):
             assert f"no usable record; {len(places)} are bad" in complaint(
                 path, read=reader, skip_bad=True
             )
         return
-    ours, theirs = read(path, skip_bad=True), evals.data.read(path, skip_bad=True)
+    ours, theirs = read(path, skip_bad=True), evals.data.datasets.read(path, skip_bad=True)
     assert list(ours.records) == expected
     assert ours == RecordSet(**{name: getattr(theirs, name) for name in vars(ours)})
     assert [problem.line for problem in ours.problems] == places

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from cgclora.member import Member
-from cgclora.settings import TrainingSettings
-from evals.comparison_folder import is_run
-from evals.leaderboard import boards
-from evals.lorahub import Search
-from evals.matrix import Matrix
-from evals.matrix_plan import plan
+from cgclora.training.member import Member
+from cgclora.training.settings import TrainingSettings
+from evals.experiments.comparison_dir import is_run
+from evals.experiments.grid import Matrix
+from evals.experiments.grid_plan import plan
+from evals.experiments.lorahub import Search
+from evals.experiments.parts import read_parts, write_parts
+from evals.experiments.recipe import Recipe, Records, read_recipe
+from evals.leaderboard.board import boards
 from evals.methods import COMPARED, Sizes
-from evals.parts import read_parts, write_parts
-from evals.recipe import Recipe, Records, read_recipe
-from evals.results import Unfinished, find_runs, read_run
+from evals.runs.run_dir import Unfinished, find_runs, read_run
 from evals.tasks import TASKS
 from tests.test_interrupted_training import PROCESSES
 from tests.tiny import VOCABULARY, make_backbone

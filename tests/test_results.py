@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgclora import files
-from cgclora.files import read_sealed
-from evals import results
-from evals.results import Prediction, RunError, Unfinished, find_runs, read_run, write_scores
-from evals.run_progress import read_progress
+from cgclora.storage import atomic_io
+from cgclora.storage.atomic_io import read_sealed
+from evals.runs import run_dir
+from evals.runs.progress import read_progress
+from evals.runs.run_dir import Prediction, RunError, Unfinished, find_runs, read_run, write_scores
 
 IDENTITY = {"method": "CGC-LoRA", "seed": 0}
 SAID = [
@@ -22,7 +22,7 @@ SAID = [
 ORDER = [(said.task, said.id) for said in reversed(SAID)]
 
 
-def finished(folder: Path) -> results.Run:
+def finished(folder: Path) -> run_dir.Run:
     with Unfinished(folder, IDENTITY) as unfinished:
         unfinished.add(SAID)
         unfinished.log_progress(3, 1.5)
@@ -48,7 +48,7 @@ def test_a_finished_run_says_what_was_put_in(tmp_path):
 
 def test_the_same_answers_make_the_same_bytes(tmp_path):
     first, second = finished(tmp_path / "a"), finished(tmp_path / "b")
-    name = results.PREDICTIONS_FILE
+    name = run_dir.PREDICTIONS_FILE
     assert first.manifest["files"][name] == second.manifest["files"][name]
 
 
@@ -106,7 +106,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def scored(folder: Path) -> results.Run:
+def scored(folder: Path) -> run_dir.Run:
     metrics = {"NER": {"samples": 2}}
     replicates = {"NER": np.array([0.5, 0.25], dtype=np.float32)}
     columns = {"parsed": ["[]"] * 3, "score": [1.0, 0.0, 0.5]}
@@ -167,7 +167,7 @@ def test_runs_are_found_at_any_depth_and_adapters_are_not_runs(tmp_path):
 
 def test_a_run_that_is_being_filled_is_not_found_yet(tmp_path):
     run = finished(tmp_path / "run").folder
-    with files.replace_folder(run) as new:
+    with atomic_io.replace_folder(run) as new:
         for path in run.iterdir():
             (new / path.name).write_bytes(path.read_bytes())
         assert find_runs(tmp_path) == [run]
@@ -192,7 +192,7 @@ def test_answers_of_before_they_had_checksums_are_gone_on_with(tmp_path):
     with Unfinished(tmp_path / "run", IDENTITY) as unfinished:
         unfinished.add(SAID)
     path = tmp_path / "run.partial" / "answers.jsonl"
-    lines = [json.loads(line)[:5] for line in files.whole_lines(path)]
+    lines = [json.loads(line)[:5] for line in atomic_io.whole_lines(path)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with Unfinished(tmp_path / "run", IDENTITY) as again:
         assert list(again.done.values()) == SAID
@@ -240,7 +240,7 @@ def test_a_run_whose_rescoring_was_killed_is_still_found(tmp_path):
 
 def test_a_run_that_is_being_made_is_not_found_yet(tmp_path):
     folder = scored(tmp_path / "one").folder
-    with files.replace_folder(tmp_path / "two") as new:
+    with atomic_io.replace_folder(tmp_path / "two") as new:
         shutil.copytree(folder, new, dirs_exist_ok=True)
         assert find_runs(tmp_path) == [folder]
     assert find_runs(tmp_path) == [folder, tmp_path / "two"]
@@ -248,7 +248,7 @@ def test_a_run_that_is_being_made_is_not_found_yet(tmp_path):
 
 def test_answers_that_were_left_beside_their_run_are_cleared_away(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_empty", lambda folder: None)
+        patch.setattr(run_dir, "_empty", lambda folder: None)
         finished(tmp_path / "run")
     (tmp_path / "run.partial" / f".identity.json.{'0' * 16}").touch()
     assert read_progress(tmp_path / "run") is None

@@ -13,14 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
+from cgclora.analysis.router_accuracy import check
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import DataError, Record
-from cgclora.files import read_sealed, sha256_file
-from cgclora.router import SURE, JoinedRouter, RoutedTask, TaskRouter
-from cgclora.router_check import check
-from cgclora.settings import TrainingSettings
-from cgclora.storage import ROUTER_FILE, AdapterError, annotate, read_manifest
-from cgclora.training import train
+from cgclora.data.records import DataError, Record
+from cgclora.inference.router import SURE, JoinedRouter, RoutedTask, TaskRouter
+from cgclora.storage.adapter_dir import ROUTER_FILE, AdapterError, annotate, read_manifest
+from cgclora.storage.atomic_io import read_sealed, sha256_file
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.train import train
 from tests.tiny import make_backbone, make_model
 
 WORDINGS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.data import read
+from evals.data.datasets import read
 from evals.tasks import CHOICES, TASKS
 from evals.tasks.samples import Sample, load_samples
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cgclora.data import Record, data_hash
-from evals.results import Run, RunError, read_run
-from evals.samples_behind import samples_behind
+from cgclora.data.records import Record, data_hash
+from evals.leaderboard.drilldown import samples_behind
+from evals.runs.run_dir import Run, RunError, read_run
 from tests.run_folders import around, write_answers, write_run
 
 LABELS = ("积极", "消极", "积极")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.scaling import BACKBONES, MEMORY, adapter_bytes, measure, need, table
-from cgclora.scaling_command import CONFIG
+from evals.__main__ import main
+from evals.cli.scaling import CONFIG
+from evals.speed.scaling import BACKBONES, MEMORY, adapter_bytes, measure, need, table
 from tests.tiny import make_backbone
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

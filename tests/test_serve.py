@@ -25,15 +25,15 @@ from openai import OpenAI
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.batch import Batch
-from cgclora.cluster import Clusters
 from cgclora.config import AdapterConfig
-from cgclora.decoding import generate
-from cgclora.request import Answer, DecodingError, Piece, Request
-from cgclora.router import TaskRouter
-from cgclora.serve import Batcher, Call, Limits, QueueFullError
-from cgclora.serve_http import application
-from evals.engines import LocalEngine, ServerEngine
+from cgclora.inference.batch import Batch
+from cgclora.inference.generate import generate
+from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.request import Answer, DecodingError, Piece, Request
+from cgclora.inference.router import TaskRouter
+from cgclora.serving.scheduler import Batcher, Call, Limits, QueueFullError
+from cgclora.serving.server import application
+from evals.runs.engines import LocalEngine, ServerEngine
 from tests.reference import scatter
 from tests.tiny import make_backbone, save_backbone
 
@@ -346,7 +346,7 @@ def test_a_full_server_tells_its_clients_when_to_come_back(clusters):
 
 def test_a_refusal_says_when_to_ask_again(clusters, monkeypatch):
     now = 100.0
-    monkeypatch.setattr("cgclora.serve.time.monotonic", lambda: now)
+    monkeypatch.setattr("cgclora.serving.scheduler.time.monotonic", lambda: now)
     batcher = Batcher(clusters.backbone, clusters, Limits(queue=40))
     assert batcher.seconds_until_room == 1
     batcher.submit(Heard().call, [Request("a", "x")] * 40)
@@ -427,7 +427,7 @@ def test_what_is_too_long_is_refused_before_it_waits(clusters, monkeypatch):
         batcher.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
     with pytest.raises(DecodingError, match="more than the 20"):
         batcher.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
-    monkeypatch.setattr("cgclora.serve.encode_requests", None)  # would be called
+    monkeypatch.setattr("cgclora.serving.scheduler.encode_requests", None)  # would be called
     with pytest.raises(DecodingError, match="641 characters are more than the 20 tokens"):
         batcher.submit(Heard().call, [Request("a", "x" * 641, max_new_tokens=2)])
     with pytest.raises(DecodingError, match="queue must be at least 1"):
@@ -628,7 +628,7 @@ def test_a_page_of_an_allowed_origin_may_ask_and_read_every_reply(
     assert named == ["authorization", "content-type", "x-stainless-os"]
     key = {"Authorization": "Bearer secret"}
     with monkeypatch.context() as patch:
-        patch.setattr("cgclora.completions.model_names", None)
+        patch.setattr("cgclora.serving.openai_api.model_names", None)
         replies = {
             500: client.get("/v1/models", headers={"Origin": PAGE, **key}),
             401: client.get("/v1/models", headers={"Origin": PAGE}),

@@ -18,14 +18,14 @@ import httpx
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from cgclora.backbone import Backbone, load_backbone
-from cgclora.decoding import generate
-from cgclora.request import Answer, Request
-from evals import data
+from cgclora.inference.generate import generate
+from cgclora.inference.request import Answer, Request
+from cgclora.models.backbone import Backbone, load_backbone
 from evals.__main__ import main
-from evals.benchmark import predict
-from evals.engines import LocalEngine, ServerEngine
-from evals.results import RunError, read_run
+from evals.data import datasets
+from evals.runs.engines import LocalEngine, ServerEngine
+from evals.runs.evaluate import predict
+from evals.runs.run_dir import RunError, read_run
 from tests.tiny import make_model, make_tokenizer
 
 MODELS = {"KUAKE-QIC": "one", "SentimentAnalyze": "two"}
@@ -53,10 +53,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> data.Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
     path = tmp_path_factory.mktemp("data") / "test.jsonl"
     path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
-    return data.read(path)
+    return datasets.read(path)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def test_a_server_gives_the_answers_that_the_same_models_give_here(
     assert run.manifest["decoding"]["models"] == MODELS
     columns = ["id", "prediction", "finish", "tokens"]
     for task in MODELS:
-        one = data.only(dataset, [task])
+        one = datasets.only(dataset, [task])
         engine = LocalEngine(local(models, task), {}, batch_size=1)
         expected = predict(tmp_path / task, engine, one, method="Here").predictions()
         rows = run.predictions()

@@ -25,13 +25,13 @@ from cgclora.config import AdapterConfig
 from tests.app_server import ROOT, start, wait_until_ready
 from tests.test_ui import save_adapters
 from tests.tiny import make_backbone, make_model, make_tokenizer
-from ui import log
-from ui.asking import BusyError, EngineError, Wait
-from ui.engine import Engine
-from ui.questions import BARE, Question
-from ui.rates import Rates
-from ui.service import around, state
-from ui.settings import Limits, Settings, SettingsError, variable
+from ui.engine.client import BusyError, EngineError, Wait
+from ui.engine.engine import Engine
+from ui.engine.questions import BARE, Question
+from ui.engine.rates import Rates
+from ui.engine.settings import Limits, Settings, SettingsError, variable
+from ui.server import log
+from ui.server.service import around, state
 
 SECRET = "这句话只有我知道"
 
@@ -124,7 +124,7 @@ def test_without_a_proxy_nobody_believes_what_a_request_says_of_itself() -> None
 
 
 def test_visitors_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.rates._MOST_VISITORS", 10)
+    monkeypatch.setattr("ui.engine.rates._MOST_VISITORS", 10)
     now = [0.0]
     rates = Rates(5, clock=lambda: now[0])
     for number in range(100):

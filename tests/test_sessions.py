@@ -14,8 +14,8 @@ from gradio.state_holder import StateHolder
 
 import app
 from tests.test_ui import loaded_engine, save_adapters
-from ui import sessions
-from ui.settings import Settings
+from ui.engine.settings import Settings
+from ui.server import sessions
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-from cgclora import side_by_side, training
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, load_backbone
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import Record
-from cgclora.loss import TargetLoss
-from cgclora.member import Member, TrainingRun
-from cgclora.run_folder import TrainingDiverged, TrainingError, TrainingStopped
-from cgclora.settings import TrainingSettings
-from cgclora.side_by_side import SideBySide
-from cgclora.storage import read_manifest
-from cgclora.training import print_progress, train, train_side_by_side
+from cgclora.data.records import Record
+from cgclora.models.backbone import Backbone, load_backbone
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped
+from cgclora.training import side_by_side
+from cgclora.training import train as train_module
+from cgclora.training.loss import TargetLoss
+from cgclora.training.member import Member, TrainingRun
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.side_by_side import SideBySide
+from cgclora.training.train import print_progress, train, train_side_by_side
 from tests.reference import Operations
 from tests.test_interrupted_training import PROCESSES
 from tests.tiny import make_backbone, save_backbone
@@ -413,9 +414,9 @@ def test_the_time_left_of_runs_together_is_told_by_tokens(monkeypatch: pytest.Mo
         for name, steps, tokens in (("long", 10, 100), ("short", 100, 10))
     )
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(train_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     seen: list[dict[str, Any]] = []
-    progress = training._Progress([long, short], seen.append)
+    progress = train_module._Progress([long, short], seen.append)
     progress(long, {})
     assert seen[-1]["seconds_left"] is None
     for step in range(1, 11):

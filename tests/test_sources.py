@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cgclora import sources
-from cgclora.data import DataError, Record, data_hash
-from cgclora.sources import data_folder
-from evals.data import read
+from cgclora.data import sources
+from cgclora.data.records import DataError, Record, data_hash
+from cgclora.data.sources import data_folder
+from evals.data.datasets import read
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, complaint, lines
 
 # Files ------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ui.space import LARGE_BYTES, LEFT_OUT, SpaceError, main, prepare, problems
-from ui.space import ROOT as REPOSITORY
+from ui.server.space import LARGE_BYTES, LEFT_OUT, SpaceError, main, prepare, problems
+from ui.server.space import ROOT as REPOSITORY
 
 README = """---
 title: Test
@@ -150,7 +150,7 @@ def test_a_large_file_of_a_kind_that_is_marked_is_taken(repository, tmp_path):
 
 
 def test_more_than_the_hub_takes_is_refused(repository, tmp_path, monkeypatch):
-    monkeypatch.setattr("ui.space.MOST_BYTES", 100)
+    monkeypatch.setattr("ui.server.space.MOST_BYTES", 100)
     with pytest.raises(SpaceError, match="all files together"):
         prepare(tmp_path / "out", repository)
 

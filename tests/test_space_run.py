@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from cgclora.embedded import EMBEDDED, embedded_folder
-from evals.kept_runs import KeptRuns
+from cgclora.models.embedded import EMBEDDED, embedded_folder
+from evals.jobs.backup_log import KeptRuns
 from tests.app_server import serve
 from tests.run_folders import around, write_run
-from ui.space import prepare
+from ui.server.space import prepare
 
 pytestmark = pytest.mark.backbone
 

@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from evals import data
-from evals.speed import BEST, LLAMA_CPP, Timing, _against_llama_cpp, _ratio, _summary, measure
+from evals.data import datasets
+from evals.speed.decoding import (
+    BEST,
+    LLAMA_CPP,
+    Timing,
+    _against_llama_cpp,
+    _ratio,
+    _summary,
+    measure,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +43,7 @@ def test_bars_are_judged_on_the_tasks_that_they_are_about():
 
 @pytest.mark.backbone
 def test_all_ways_answer_the_prompts():
-    records = data.read(str(ROOT / "assets" / "samples"), split="test").records
+    records = datasets.read(str(ROOT / "assets" / "samples"), split="test").records
     chosen = [record for record in records if record.task in ("KUAKE-QIC", "CHIP-STS")]
     found = measure([ROOT / "assets" / "adapters" / "medical"], chosen)
     assert found["prompts"] == 2

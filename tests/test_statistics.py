@@ -17,8 +17,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals import statistics
-from evals.statistics import (
+from evals.scoring import statistics
+from evals.scoring.statistics import (
     Estimate,
     FloatArray,
     Spread,
@@ -202,7 +202,7 @@ def test_resamples_hang_on_their_seed_only() -> None:
 def test_another_process_with_more_threads_draws_and_swaps_the_same() -> None:
     program = """
 import numpy as np
-from evals.statistics import estimate, paired_difference, replicates, task_seed
+from evals.scoring.statistics import estimate, paired_difference, replicates, task_seed
 first = np.random.default_rng(1).integers(0, 9, (500, 6)).astype(float)
 second = first[::-1].copy()
 score = lambda sums: sums[..., 0] / sums.sum(axis=-1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from evals.__main__ import main
-from evals.leaderboard import REFERENCE, Board, UnknownEntryError, boards
-from evals.tables import (
+from evals.leaderboard.board import REFERENCE, Board, UnknownEntryError, boards
+from evals.leaderboard.tables import (
     Table,
     facts_table,
     overall_table,

@@ -15,10 +15,10 @@ from transformers import (
 
 import cgclora.adapter
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
-from cgclora.plain_lora import TaskLoRAs
-from cgclora.storage import AdapterError
-from cgclora.target_modules import linear_paths
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.models.backbone import load_backbone
+from cgclora.models.target_modules import linear_paths
+from cgclora.storage.adapter_dir import AdapterError
 from tests.backbones.configs import tiny_config
 from tests.reference import METHODS, TASKS, logits, scatter, token_ids
 from tests.tiny import make_model, make_tokenizer

@@ -6,11 +6,11 @@ import pytest
 
 import evals.__main__
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
 from cgclora.config import AdapterConfig
-from evals import throughput
-from evals.data import read
-from evals.throughput import EVALUATION, OURS, PEERS, measure
+from cgclora.models.backbone import load_backbone
+from evals.data.datasets import read
+from evals.speed import throughput
+from evals.speed.throughput import EVALUATION, OURS, PEERS, measure
 from tests.reference import scatter
 from tests.tiny import save_backbone
 

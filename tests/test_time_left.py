@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cgclora.data import Record
-from cgclora.decoding import longest_first
-from cgclora.request import Answer, Request
-from evals import benchmark
+from cgclora.data.records import Record
+from cgclora.inference.generate import longest_first
+from cgclora.inference.request import Answer, Request
 from evals.__main__ import _print_progress
-from evals.benchmark import predict, request_of
-from evals.data import Dataset
-from evals.run_progress import read_progress
-from evals.time_left import TimeLeft
+from evals.data.datasets import Dataset
+from evals.runs import evaluate
+from evals.runs.evaluate import predict, request_of
+from evals.runs.progress import read_progress
+from evals.runs.time_left import TimeLeft
 
 SIZES = {
     "CHIP-CDEE": (200, 110),
@@ -192,7 +192,7 @@ def test_command_line_and_app_tell_the_same_time_left(
         for n, (task, length) in enumerate([("CMeIE", 150)] * 100 + [("CHIP-STS", 2)] * 100)
     ]
     engine = Answering(asked)
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(monotonic=engine.monotonic))
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=engine.monotonic))
     run = tmp_path / "run"
     told: list[tuple[float, float]] = []
 

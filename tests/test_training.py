@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-import cgclora.data
-import cgclora.training
-from cgclora import provenance
+import cgclora.data.records
+import cgclora.training.train
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data import DataError, Record, data_hash, encode_prompts
-from cgclora.run_folder import TrainingError
-from cgclora.settings import TrainingSettings
-from cgclora.storage import read_manifest
+from cgclora.data.records import DataError, Record, data_hash, encode_prompts
+from cgclora.storage import provenance
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.run_dir import TrainingError
+from cgclora.training.settings import TrainingSettings
 from tests.tiny import make_backbone
 from tests.training_runs import (
     CONFIG,
@@ -334,9 +334,9 @@ def test_the_commit_is_asked_for_before_the_run(
 
     def encode(*arguments: Any, **options: Any) -> Any:
         known.append(provenance.commit.cache_info().currsize)
-        return cgclora.data.encode(*arguments, **options)
+        return cgclora.data.records.encode(*arguments, **options)
 
-    monkeypatch.setattr(cgclora.training, "encode", encode)
+    monkeypatch.setattr(cgclora.training.train, "encode", encode)
     run(tmp_path, epochs=0.5, evaluations=1)
     assert known == [1, 1]
 

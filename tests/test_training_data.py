@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cgclora.data import DataError, Record
-from cgclora.records import Problem, read_records
-from evals.data import Dataset, letters_and_digits
-from evals.dataset_report import FEW, FEW_DEV, Finding, Labels, Lengths, Report, report
-from evals.training_data import Source, TrainingData, read_source, split_off, training_data
+from cgclora.data.readers import Problem, read_records
+from cgclora.data.records import DataError, Record
+from evals.data.datasets import Dataset, letters_and_digits
+from evals.data.report import FEW, FEW_DEV, Finding, Labels, Lengths, Report, report
+from evals.data.training_data import Source, TrainingData, read_source, split_off, training_data
 from tests.records import CONVERSATION, FIREFLY, PROMPTCBLUE, lines
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evals.training_log import TrainingLog, read_log
+from evals.experiments.training_log import TrainingLog, read_log
 
 
 def loss(step: int, time: float, **losses: float) -> dict[str, Any]:

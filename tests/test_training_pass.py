@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.autograd import gradcheck
 
-import cgclora.loss
-import cgclora.training_pass as tested
-from cgclora import compiled
+import cgclora.training.forward as tested
+import cgclora.training.loss
 from cgclora.adapter import Adapter
-from cgclora.dropout import kept_features
 from cgclora.layer import Part
-from cgclora.loss import TargetLoss
+from cgclora.models import compiled
+from cgclora.models.dropout import kept_features
+from cgclora.training.loss import TargetLoss
 from tests.reference import METHODS, TASKS, Operations, scatter
 from tests.tiny import VOCABULARY, make_model
 
@@ -74,7 +74,7 @@ def test_losses_and_gradients_are_those_of_transformers(architecture, tokens, lo
     adapter = adapted(architecture)
     assert tested.can_pass(adapter.model)
     ours = found(adapter, tokens)
-    monkeypatch.setattr(cgclora.loss, "can_pass", lambda model: False)
+    monkeypatch.setattr(cgclora.training.loss, "can_pass", lambda model: False)
     check(ours, found(adapter, tokens))
 
 
@@ -82,21 +82,21 @@ def test_losses_and_gradients_are_those_of_transformers(architecture, tokens, lo
 def test_any_number_of_heads_may_share_a_key(heads, monkeypatch):
     adapter = adapted("qwen3", num_key_value_heads=heads)
     ours = found(adapter, 9)
-    monkeypatch.setattr(cgclora.loss, "can_pass", lambda model: False)
+    monkeypatch.setattr(cgclora.training.loss, "can_pass", lambda model: False)
     check(ours, found(adapter, 9))
 
 
 def test_layers_without_experts_stay_as_they_are(monkeypatch):
     adapter = adapted("gemma3", replace(CGC, target_modules=("v_proj", "gate_proj")))
     ours = found(adapter, 9)
-    monkeypatch.setattr(cgclora.loss, "can_pass", lambda model: False)
+    monkeypatch.setattr(cgclora.training.loss, "can_pass", lambda model: False)
     check(ours, found(adapter, 9))
 
 
 def test_a_backbone_without_adapters_has_the_same_losses(monkeypatch):
     loss = TargetLoss(make_model("llama"))
     ours = loss(**batch(9))
-    monkeypatch.setattr(cgclora.loss, "can_pass", lambda model: False)
+    monkeypatch.setattr(cgclora.training.loss, "can_pass", lambda model: False)
     torch.testing.assert_close(ours, loss(**batch(9)))
 
 
@@ -108,7 +108,7 @@ def test_in_bf16_it_is_as_close_to_fp32_as_transformers_is(monkeypatch):
             for weight in module.parameters(recurse=False):
                 weight.data = weight.data.bfloat16()  # both start from the rounded weights
     ours = found(adapter, 40)
-    monkeypatch.setattr(cgclora.loss, "can_pass", lambda model: False)
+    monkeypatch.setattr(cgclora.training.loss, "can_pass", lambda model: False)
     theirs = found(adapter, 40)
     adapter.model.float()
     exact = found(adapter, 40)

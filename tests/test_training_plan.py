@@ -7,13 +7,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from cgclora import __main__ as command_line
-from cgclora import train_command
 from cgclora.adapter import Adapter
+from cgclora.cli import train
 from cgclora.config import ConfigError
-from cgclora.settings import TrainingSettings
-from cgclora.shapes import layer_kinds
-from evals.methods import Sizes
-from evals.training_plan import (
+from cgclora.storage.layer_shapes import layer_kinds
+from cgclora.training.settings import TrainingSettings
+from evals.experiments.training_plan import (
     TRAINABLE,
     Plan,
     budget,
@@ -22,6 +21,7 @@ from evals.training_plan import (
     fitting_rank,
     kinds_of_model,
 )
+from evals.methods import Sizes
 from tests.tiny import make_backbone
 
 TASKS = ("NER", "Summary", "Couplet")
@@ -63,7 +63,7 @@ def test_the_command_trains_the_adapter_of_the_plan(
     given = command(wanted, TrainingSettings(), "t.jsonl", "d.jsonl", "run")
     assert given[:2] == ("-m", "cgclora")
     options = command_line._parser().parse_args(given[2:])
-    assert train_command._config(options, TASKS) == wanted.config()
+    assert train._config(options, TASKS) == wanted.config()
     assert (options.data, options.dev, options.run) == (
         "t.jsonl",
         "d.jsonl",

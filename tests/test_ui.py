@@ -17,23 +17,23 @@ import torch
 
 import app
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig
-from cgclora.request import Answer, Piece
+from cgclora.inference.request import Answer, Piece
+from cgclora.models.backbone import Backbone
 from evals.tasks import CHOICES, TASKS
 from tests.tiny import make_backbone
-from ui import forms, render
-from ui.asking import EngineError, Wait
-from ui.engine import Engine, Status
-from ui.figures import heat_map, share_bar
-from ui.questions import BARE, BARE_TOKENS, Question
-from ui.settings import Limits, Settings
-from ui.speakers import Speaker
-from ui.task_gates import TaskGates
-from ui.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
-from ui.theme import COMMON, FROZEN, SPECIFIC
-from ui.try_it import answering
-from ui.try_it.answering import Form
+from ui.components import forms, render
+from ui.components.answering_models import Speaker
+from ui.components.figures import heat_map, share_bar
+from ui.components.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
+from ui.components.theme import COMMON, FROZEN, SPECIFIC
+from ui.engine.client import EngineError, Wait
+from ui.engine.engine import Engine, Status
+from ui.engine.questions import BARE, BARE_TOKENS, Question
+from ui.engine.settings import Limits, Settings
+from ui.engine.task_gates import TaskGates
+from ui.tabs.try_it import answering
+from ui.tabs.try_it.answering import Form
 
 SPEAKER = Speaker("general", "adapted", "<b>general</b>", "<i>note</i>", "#3b7dc4")
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"
@@ -509,7 +509,7 @@ def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: Engine) 
 
 
 def test_the_theme_asks_for_no_outside_font() -> None:
-    from ui.theme import theme
+    from ui.components.theme import theme
 
     made = theme()
     assert isinstance(made, gr.themes.Base)

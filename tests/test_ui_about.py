@@ -14,20 +14,20 @@ from starlette.requests import Request
 
 from cgclora.adapter import Adapter, backbone_parameters
 from cgclora.config import AdapterConfig
-from cgclora.shapes import layer_kinds
-from cgclora.storage import read_manifest
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.layer_shapes import layer_kinds
 from tests.app_tour import visiting
 from tests.test_ui import MARKUP, loaded_engine
 from tests.tiny import make_backbone
-from ui.about import facts as about_facts
-from ui.about import use as about_use
-from ui.about.drawing import Drawn, drawing, shortened
-from ui.about.layer import drawn_adapters, layer
-from ui.about.parts import panels
-from ui.about.tab import About
-from ui.engine import Engine
+from ui.components.texts import text
+from ui.engine.engine import Engine
 from ui.shell import Shell
-from ui.texts import text
+from ui.tabs.about import facts as about_facts
+from ui.tabs.about import use as about_use
+from ui.tabs.about.drawing import Drawn, drawing, shortened
+from ui.tabs.about.layer import drawn_adapters, layer
+from ui.tabs.about.parts import panels
+from ui.tabs.about.tab import About
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.parent for path in (ROOT / "assets" / "adapters").rglob("manifest.json"))

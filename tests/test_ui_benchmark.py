@@ -14,20 +14,20 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Page
 
-from cgclora.data import DataError
-from cgclora.files import read_sealed
-from evals.jobs import Job, Jobs
-from evals.results import read_run
+from cgclora.data.records import DataError
+from cgclora.storage.atomic_io import read_sealed
+from evals.jobs.queue import Job, Jobs
+from evals.runs.run_dir import read_run
 from tests.app_tour import visiting
 from tests.queues import Waiting, Worked
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
-from ui.benchmark.tab import Benchmark, view
-from ui.engine import Engine
-from ui.settings import Limits
+from ui.components.texts import text
+from ui.engine.engine import Engine
+from ui.engine.settings import Limits
+from ui.server.uploads import check_upload
 from ui.shell import Shell
-from ui.texts import text
-from ui.uploads import check_upload
+from ui.tabs.benchmark.tab import Benchmark, view
 
 TASKS = ("SentimentAnalyze", "NER", "Couplet")
 LINES = [

@@ -13,26 +13,26 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
+from cgclora.analysis.gates import GatePath, entropy
+from cgclora.analysis.probe import contributions, label_probabilities, scaled_gates
 from cgclora.config import AdapterConfig
-from cgclora.decoding import generate
-from cgclora.gate_analysis import GatePath, entropy
-from cgclora.probe import contributions, label_probabilities, scaled_gates
-from cgclora.request import Request
+from cgclora.inference.generate import generate
+from cgclora.inference.request import Request
 from evals.tasks import CHOICES, TASKS
 from tests.test_ui import loaded_engine
 from tests.tiny import make_backbone
-from ui import forms
-from ui.asking import EngineError
-from ui.engine import Engine
-from ui.gates import render as gates_render
-from ui.gates.changes import SLIDERS
-from ui.gates.figures import entropy_lines, path_lines, path_map, similarity_map
-from ui.gates.tab import Gates
-from ui.gates.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
+from ui.components import forms
+from ui.components.texts import text
+from ui.components.theme import COMMON, SPECIFIC
+from ui.engine.client import EngineError
+from ui.engine.engine import Engine
+from ui.engine.task_gates import AdapterGates
 from ui.shell import Shell
-from ui.task_gates import AdapterGates
-from ui.texts import text
-from ui.theme import COMMON, SPECIFIC
+from ui.tabs.gates import render as gates_render
+from ui.tabs.gates.changes import SLIDERS
+from ui.tabs.gates.figures import entropy_lines, path_lines, path_map, similarity_map
+from ui.tabs.gates.tab import Gates
+from ui.tabs.gates.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
 
 LABELLED, FREE = "SentimentAnalyze", "Couplet"
 TASK_NAMES = (LABELLED, "NER", FREE, "<b>bold</b>")
@@ -236,10 +236,10 @@ def test_what_the_learned_weights_answer_is_computed_once(
         asked.append(len(requests))
         return stream(backbone, requests, adapter)
 
-    from cgclora import decoding
+    from cgclora.inference import generate
 
-    stream = decoding.stream
-    monkeypatch.setattr(decoding, "stream", counted)
+    stream = generate.stream
+    monkeypatch.setattr(generate, "stream", counted)
     what_if, case = WhatIf(engine), Case("cgc", FREE, prompt_of(FREE))
     first, *_ = [[*what_if.compare(case, (0, 1, 1), keep_sum=True)] for _ in range(2)]
     assert asked == [2, 1]

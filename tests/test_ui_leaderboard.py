@@ -13,17 +13,17 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from evals.leaderboard import OVERALL, REFERENCE
-from evals.library import Library
-from evals.statistics import Estimate
+from evals.leaderboard.board import OVERALL, REFERENCE
+from evals.leaderboard.run_sources import Library
+from evals.scoring.statistics import Estimate
 from tests.run_folders import around, write_answers, write_folder, write_run
-from ui.leaderboard.behind import PAGE, behind, pick
-from ui.leaderboard.marks import interval, scale
-from ui.leaderboard.sight import VIEWS, Asked, Picked, Sight, look, turned
-from ui.leaderboard.tab import Leaderboard
-from ui.leaderboard.table import board_table
+from ui.components.texts import TEXTS
 from ui.shell import Shell
-from ui.texts import TEXTS
+from ui.tabs.leaderboard.drilldown import PAGE, behind, pick
+from ui.tabs.leaderboard.markers import interval, scale
+from ui.tabs.leaderboard.query import VIEWS, Asked, Picked, Sight, look, turned
+from ui.tabs.leaderboard.tab import Leaderboard
+from ui.tabs.leaderboard.table import board_table
 
 NAUGHTY = "<img src=x onerror=alert(1)>"
 TASKS = ("SentimentAnalyze", "NER")

@@ -14,14 +14,14 @@ import app
 from evals.tasks import TASKS
 from tests.test_ui import loaded_engine, save_adapter, save_adapters
 from tests.tiny import make_backbone
-from ui import forms
-from ui.engine import Engine
-from ui.questions import BARE
-from ui.rates import Rates
-from ui.settings import Settings
+from ui.components import forms
+from ui.components.texts import TEXTS
+from ui.engine.engine import Engine
+from ui.engine.questions import BARE
+from ui.engine.rates import Rates
+from ui.engine.settings import Settings
 from ui.shell import Shell
-from ui.texts import TEXTS
-from ui.try_it.tab import TryIt
+from ui.tabs.try_it.tab import TryIt
 
 
 @pytest.fixture(scope="module")

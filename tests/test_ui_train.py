@@ -12,20 +12,20 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Page
 
-from evals.jobs import Job, Jobs
-from evals.training_log import read_log
-from evals.worker import work
+from evals.experiments.training_log import read_log
+from evals.jobs.queue import Job, Jobs
+from evals.jobs.worker import work
 from tests.app_tour import visiting
 from tests.queues import Waiting, Worked
 from tests.records import lines
 from tests.test_ui import MARKUP, save_adapter
 from tests.tiny import make_backbone, save_backbone
-from ui.engine import Engine
+from ui.components.texts import TEXTS, text
+from ui.engine.engine import Engine
 from ui.shell import Shell
-from ui.texts import TEXTS, text
-from ui.train import view as train_view
-from ui.train.form import SIZES, STAND_INS
-from ui.train.tab import Train
+from ui.tabs.train import view as train_view
+from ui.tabs.train.form import SIZES, STAND_INS
+from ui.tabs.train.tab import Train
 
 Updates = dict[Any, Any]
 

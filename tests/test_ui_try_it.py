@@ -10,21 +10,21 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from cgclora import storage
+from cgclora.storage import adapter_dir
 from evals.tasks import TASKS
 from tests.test_ui import SPEAKER, form, loaded_engine, pieces, save_adapter
 from tests.test_ui_page import tab_of, visitor
-from ui.asking import EngineError, Wait
-from ui.differences import marked
-from ui.engine import COMPARED, Engine
-from ui.label_bars import label_bars
-from ui.questions import BARE, Question
-from ui.rates import Rates
-from ui.settings import Limits
-from ui.speakers import method_of, speakers
-from ui.try_it import answering
-from ui.try_it.layout import MOST_BESIDE
-from ui.try_it.recent import Asked, read
+from ui.components.answering_models import method_of, speakers
+from ui.components.differences import marked
+from ui.components.label_bars import label_bars
+from ui.engine.client import EngineError, Wait
+from ui.engine.engine import COMPARED, Engine
+from ui.engine.questions import BARE, Question
+from ui.engine.rates import Rates
+from ui.engine.settings import Limits
+from ui.tabs.try_it import answering
+from ui.tabs.try_it.layout import MOST_BESIDE
+from ui.tabs.try_it.recent import Asked, read
 
 RIVAL = f"{COMPARED}/lora"
 
@@ -334,14 +334,14 @@ def test_what_is_wrong_with_one_adapter_is_no_other_s_problem(
 ) -> None:
     save_adapter(tmp_path / "general", ("NER",))
     save_adapter(tmp_path / "unread", ("Couplet",))
-    read = storage.read_tensors
+    read = adapter_dir.read_tensors
 
     def refuse(folder: Path) -> Any:
         if Path(folder).name == "unread":
             raise PermissionError(13, "Permission denied", str(folder))
         return read(folder)
 
-    monkeypatch.setattr(storage, "read_tensors", refuse)
+    monkeypatch.setattr(adapter_dir, "read_tensors", refuse)
     engine = loaded_engine(tmp_path)
     assert engine.status.ready
     assert engine.clusters() == ("general",)

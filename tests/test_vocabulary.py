@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
-from cgclora.batching import Collator
+from cgclora.analysis.probe import label_probabilities
 from cgclora.config import AdapterConfig, PromptFormat
-from cgclora.data import DataError, Record, encode
-from cgclora.decoding import generate, stream
-from cgclora.probe import label_probabilities
-from cgclora.request import DecodingError, Request
-from cgclora.vocabulary import pad_id, readable
+from cgclora.data.records import DataError, Record, encode
+from cgclora.data.sampling import Collator
+from cgclora.inference.generate import generate, stream
+from cgclora.inference.request import DecodingError, Request
+from cgclora.models.backbone import Backbone
+from cgclora.models.vocabulary import pad_id, readable
 from tests.reference import METHODS, scatter
 from tests.tiny import VOCABULARY, make_backbone
 from tests.training_runs import DEV, TRAIN, dev_losses_of, run
@@ -95,8 +95,8 @@ def test_a_choice_that_the_backbone_cannot_say_is_refused() -> None:
 
 
 def test_affinities_read_records_and_fill_batches_alike(tmp_path: Path) -> None:
-    from cgclora.affinity import measure
-    from cgclora.affinity_settings import AffinitySettings
+    from cgclora.analysis.affinity import measure
+    from cgclora.analysis.affinity_settings import AffinitySettings
 
     backbone = with_late_pad()
     adapter = Adapter.attach(backbone, AdapterConfig(("mood", "weather", "last letter")))

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import load_backbone
 from cgclora.config import AdapterConfig
+from cgclora.models.backbone import load_backbone
 from tests.app_server import ROOT
 from tests.tiny import make_model, make_tokenizer
 from tests.zero_gpu_process import TASKS, replies
-from ui.engine import Engine
-from ui.zero import ZERO_GPU, on_gpu
+from ui.engine.engine import Engine
+from ui.engine.zero_gpu import ZERO_GPU, on_gpu
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cgclora.backbone import Backbone, fingerprint
+from cgclora.models.backbone import Backbone, fingerprint
 
 VOCABULARY = 300
 _WIDTH = 32

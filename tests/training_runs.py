@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
 from cgclora.config import AdapterConfig
-from cgclora.data import Record
-from cgclora.settings import TrainingSettings
-from cgclora.storage import read_manifest
-from cgclora.training import train
+from cgclora.data.records import Record
+from cgclora.models.backbone import Backbone
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.train import train
 from tests.tiny import make_backbone
 
 TASKS = ("mood", "weather", "last letter")

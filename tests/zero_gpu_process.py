@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.test_ui import pieces
-from ui.asking import EngineError, Wait
-from ui.engine import Engine, loader
-from ui.gates.what_if import Case, WhatIf
-from ui.questions import BARE, Question
-from ui.settings import Settings
+from ui.engine.client import EngineError, Wait
+from ui.engine.engine import Engine, loader
+from ui.engine.questions import BARE, Question
+from ui.engine.settings import Settings
+from ui.tabs.gates.what_if import Case, WhatIf
 
 TASKS = ("SentimentAnalyze", "Couplet")
 PROMPT = "灯光柔和，令人舒适"

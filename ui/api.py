@@ -10,19 +10,19 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from cgclora.config import ConfigError
-from evals.exports import board_as_json
-from evals.library import Library
-from evals.results import RunError
-from evals.run_facts import run_facts
-from evals.scored import UNREADABLE
-from ui.asking import EngineError, Wait
-from ui.engine import Engine
-from ui.figures import expert_names
-from ui.forms import task_named
-from ui.questions import Question
+from evals.leaderboard.exports import board_as_json
+from evals.leaderboard.run_sources import Library
+from evals.runs.facts import run_facts
+from evals.runs.run_dir import RunError
+from evals.runs.scored_run import UNREADABLE
+from ui.components.figures import expert_names
+from ui.components.forms import task_named
+from ui.engine.client import EngineError, Wait
+from ui.engine.engine import Engine
+from ui.engine.questions import Question
 
 if TYPE_CHECKING:
-    from cgclora.request import Answer, Piece
+    from cgclora.inference.request import Answer, Piece
 
 
 def add_endpoints(engine: Engine, library: Library) -> None:

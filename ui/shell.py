@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render
-from ui.bilingual import Bilingual
-from ui.texts import language_of
+from ui.components import render
+from ui.components.bilingual import Bilingual
+from ui.components.texts import language_of
 
 Handler = Callable[..., Any]
 

@@ -6,9 +6,9 @@ Nothing here needs a model: the package imports neither torch nor transformers.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from cgclora.records import task_name
-from evals.names import UnknownNameError
+from cgclora.data.readers import task_name
 from evals.tasks import firefly, firefly_corpus, promptcblue
+from evals.tasks.names import UnknownNameError
 from evals.tasks.parsing import Language, Parsed
 from evals.tasks.task import CHOICES, Field, Task
 

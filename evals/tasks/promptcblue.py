@@ -10,7 +10,7 @@ One record, as the files hold it (the sentence is ours):
      "sample_id": "train-1"}
 
 Answers are read, and scored first, as the official scorer does it (see `parsing`); its name for
-CMeIE is CMeIE-V2, which `cgclora.records` reads as CMeIE. Where it speaks of micro F1 over labels,
+CMeIE is CMeIE-V2, which `readers` reads as CMeIE. Where it speaks of micro F1 over labels,
 its code takes the weighted F1.
 """
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from cgclora.files import write_text
+from cgclora.storage.atomic_io import write_text
 from tests.backbones.checks import EQUAL, Row, examine
 
 HEAD = """# Backbones

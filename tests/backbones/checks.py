@@ -16,17 +16,17 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone, BackboneError
-from cgclora.batch import Batch, may_pad
-from cgclora.batching import Collator
-from cgclora.checkpoint import fingerprint, in_short
-from cgclora.data import Encoded
-from cgclora.export import export_peft
-from cgclora.loss import TargetLoss
-from cgclora.merged import export_merged
-from cgclora.plain_lora import TaskLoRAs
-from cgclora.request import DecodingError, Request
-from cgclora.storage import AdapterError
+from cgclora.convert.merged import export_merged
+from cgclora.convert.peft_export import export_peft
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.records import Encoded
+from cgclora.data.sampling import Collator
+from cgclora.inference.batch import Batch, may_pad
+from cgclora.inference.request import DecodingError, Request
+from cgclora.models.backbone import Backbone, BackboneError
+from cgclora.models.checkpoint import fingerprint, in_short
+from cgclora.storage.adapter_dir import AdapterError
+from cgclora.training.loss import TargetLoss
 from tests.backbones.configs import tiny_config
 from tests.reference import METHODS, TASKS, experts, gate_weights
 from tests.tiny import make_tokenizer

@@ -16,8 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 # What a killed process leaves is cleared away in the end, and need not be told.
 os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
 
-from cgclora import provenance
-from cgclora.files import write_json
+from cgclora.storage import provenance
+from cgclora.storage.atomic_io import write_json
 from tests.faults import clocks, damage, full_disk, kills, together
 from tests.faults.scene import Kind, Outcome, attempt, seed_of
 from tests.measured import stamp

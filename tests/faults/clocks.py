@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from cgclora import provenance
-from cgclora.embedded import EMBEDDED
-from evals.results import read_run
-from evals.training_log import read_log
+from cgclora.models.embedded import EMBEDDED
+from cgclora.storage import provenance
+from evals.experiments.training_log import read_log
+from evals.runs.run_dir import read_run
 from tests.faults.kills import (
     check_cache,
     check_run,

@@ -14,12 +14,12 @@ from typing import Any
 from safetensors.torch import load_file
 
 from cgclora.adapter import Adapter
-from cgclora.backbone import BackboneError, load_backbone
-from cgclora.embedded import EMBEDDED
-from cgclora.storage import AdapterError
-from evals.jobs import JobError
-from evals.results import RunError, partial_folder, read_run
-from evals.training_log import read_log
+from cgclora.models.backbone import BackboneError, load_backbone
+from cgclora.models.embedded import EMBEDDED
+from cgclora.storage.adapter_dir import AdapterError
+from evals.experiments.training_log import read_log
+from evals.jobs.queue import JobError
+from evals.runs.run_dir import RunError, partial_folder, read_run
 from tests.faults.kills import check_cache, check_training, usual_training, what_it_says
 from tests.faults.processes import Failure, measure, start
 from tests.faults.scene import Kind, Scene

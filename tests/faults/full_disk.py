@@ -19,7 +19,7 @@ from tests.faults.world import FIRST, World, make_world
 FAULT = "disk full"
 
 OURS = {"OSError", "TrainingError", "AdapterError", "BackboneError", "RunError"}
-"""Errors that a command reports in a line of its own, see `cgclora.exit_codes`."""
+"""Errors that a command reports in a line of its own, see `cgclora.cli.exit_codes`."""
 
 _ROOMY = 2**26  # bytes, for whatever is done here
 _PAGE = 4096

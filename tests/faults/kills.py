@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from cgclora.embedded import EMBEDDED, embedded_folder
-from cgclora.embedded import read_manifest as read_cache
-from cgclora.run_folder import checkpoints, step_of
-from cgclora.storage import read_tensors
-from evals.results import Run, partial_folder, read_run
+from cgclora.models.embedded import EMBEDDED, embedded_folder
+from cgclora.models.embedded import read_manifest as read_cache
+from cgclora.storage.adapter_dir import read_tensors
+from cgclora.storage.run_dir import checkpoints, step_of
+from evals.runs.run_dir import Run, partial_folder, read_run
 from tests.faults.processes import Measure, kill, measure
 from tests.faults.scene import Kind, Scene
 from tests.faults.works import (

@@ -19,18 +19,18 @@ from unittest import mock
 import pyarrow.parquet  # noqa: F401 - imported here, it need not be in every process
 import torch
 
-from cgclora import embedded
 from cgclora.adapter import Adapter
-from cgclora.backbone import Backbone
-from cgclora.gguf_model import convert_model  # noqa: F401 - as pyarrow
-from cgclora.member import TrainingRun
-from cgclora.router import TaskRouter
-from cgclora.settings import TrainingSettings
-from cgclora.storage import annotate
-from cgclora.training import train_side_by_side
-from evals import data
-from evals.benchmark import predict, score
-from evals.results import Run
+from cgclora.inference.router import TaskRouter
+from cgclora.models import embedded
+from cgclora.models.backbone import Backbone
+from cgclora.models.gguf_model import convert_model  # noqa: F401 - as pyarrow
+from cgclora.storage.adapter_dir import annotate
+from cgclora.training.member import TrainingRun
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.train import train_side_by_side
+from evals.data import datasets
+from evals.runs.evaluate import predict, score
+from evals.runs.run_dir import Run
 from tests.faults.processes import Say
 from tests.test_benchmark import RECORDS, Scripted, answers_to
 from tests.tiny import make_backbone
@@ -101,7 +101,7 @@ class _Telling(Scripted):
 
 def write_run(say: Say, folder: Path, run_folder: Path) -> None:
     """Answer records, make a run of it, and score it."""
-    dataset = data.read(folder / DATA_FILE)
+    dataset = datasets.read(folder / DATA_FILE)
     engine = _Telling(answers_to(dataset), say)
     made = predict(run_folder, engine, dataset, method="CGC-LoRA", seed=1, to_be_scored=True)
     say("answered")

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cgclora.files import sha256_file
-from cgclora.storage import read_manifest
-from evals.library import Library
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.atomic_io import sha256_file
+from evals.leaderboard.run_sources import Library
 from tests.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.run_folders import around
 from tests.run_folders import write_run as write_scored_run
@@ -20,8 +20,8 @@ from tests.test_ui import pieces
 from tests.tiny import make_backbone
 from tests.tiny_gguf import write_gguf
 from tests.training_runs import TASKS
-from ui.engine import Engine, Load, loader
-from ui.questions import Question
+from ui.engine.engine import Engine, Load, loader
+from ui.engine.questions import Question
 
 FIRST = 1
 """The turn of the adapters that were committed before."""

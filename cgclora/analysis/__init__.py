@@ -1,0 +1,1 @@
+"""What gates, experts and tasks say about one another: gate weights, probes, affinity, grouping."""

@@ -1,0 +1,167 @@
+"""What gates say about tasks: how evenly they weigh, which tasks lean alike, how they got there.
+
+Needs no torch. Rows of weights are softmaxes over the experts that a task may use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cgclora.config import AdapterConfig
+from cgclora.storage import atomic_io
+
+Floats = NDArray[np.float64]
+
+
+def entropy(weights: ArrayLike) -> Floats:
+    """How evenly weights are spread over N experts: entropy divided by log N, in [0, 1].
+
+    Args:
+        weights: [..., N], not negative; they need not add up to 1.
+
+    Returns:
+        [...]; 1 is even, 0 is all on one expert. With N = 1, and where all weights are 0, there is
+        nothing to spread: 1.
+    """
+    shares = np.asarray(weights, dtype=float)
+    totals = shares.sum(axis=-1, keepdims=True)
+    count = shares.shape[-1]
+    if count < 2:
+        return np.ones(shares.shape[:-1])
+    shares = np.divide(shares, totals, out=np.full_like(shares, 1 / count), where=totals > 0)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return np.asarray(-(shares * logs).sum(axis=-1) / np.log(count))
+
+
+def similarity(common: ArrayLike) -> Floats:
+    """Whether tasks lean towards the same common experts: cosines in [-1, 1].
+
+    A task's lean in a layer is its log-weights minus their mean (the centred log-ratio of
+    compositional data, Aitchison 1982): the gate's logits without the constant that a softmax
+    cannot see, whatever the specific experts take. Leans of all layers make one vector a task.
+    Specific experts are left out, since no two tasks share one.
+
+    Args:
+        common: Weights > 0 of C common experts, [L, T, C].
+
+    Returns:
+        [T, T]. Tasks without any lean are alike (1); one with and one without have nothing in
+        common (0).
+
+    Raises:
+        ValueError: There are fewer than two common experts, so that there is nothing to lean to.
+    """
+    logs = np.log(np.asarray(common, dtype=float))
+    layers, tasks, experts = logs.shape
+    if experts < 2:
+        raise ValueError(f"similarity needs at least 2 common experts, there are {experts}.")
+    lean = logs - logs.mean(axis=-1, keepdims=True)
+    lean = lean.transpose(1, 0, 2).reshape(tasks, layers * experts)
+    lengths = np.linalg.norm(lean, axis=1)
+    without = lengths < 1e-6 * np.sqrt(layers * experts)  # rounding of even weights
+    lengths[without] = 1
+    lean[without] = 0
+    lean /= lengths[:, None]
+    cosines = np.clip(lean @ lean.T, -1, 1)
+    cosines[np.ix_(without, without)] = 1
+    np.fill_diagonal(cosines, 1)
+    return np.asarray(cosines)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Two groups of a tree become one.
+
+    Attributes:
+        left: Number of the first: an item below N, or N plus the place of an earlier merge.
+        right: Number of the second.
+        height: Their mean distance.
+    """
+
+    left: int
+    right: int
+    height: float
+
+
+def average_linkage(distance: ArrayLike) -> tuple[list[Merge], list[int]]:
+    """Merge the two closest groups again and again (UPGMA, Sokal and Michener 1958).
+
+    Args:
+        distance: [N, N], symmetric.
+
+    Returns:
+        N - 1 merges, the closest first, and the N items in the order of the tree's leaves.
+    """
+    between = np.asarray(distance, dtype=float)
+    groups = {item: [item] for item in range(len(between))}
+    merges: list[Merge] = []
+    while len(groups) > 1:
+        pairs = [(one, other) for one in groups for other in groups if one < other]
+        heights = [
+            float(between[np.ix_(groups[one], groups[other])].mean()) for one, other in pairs
+        ]
+        closest = int(np.argmin(heights))
+        one, other = pairs[closest]
+        merges.append(Merge(one, other, heights[closest]))
+        groups[len(between) + len(merges) - 1] = groups.pop(one) + groups.pop(other)
+    return merges, next(iter(groups.values()), [])
+
+
+@dataclass(frozen=True)
+class GatePath:
+    """The gates during training, averaged over layers.
+
+    Attributes:
+        steps: Numbers of the N logged steps, ascending.
+        gates: [N, T, E].
+    """
+
+    steps: tuple[int, ...]
+    gates: Floats
+
+
+def read_path(log: Path, config: AdapterConfig) -> GatePath | None:
+    """The gates in a training log; None if it holds none of this adapter's shape."""
+    rows: dict[int, Any] = {}
+    shape = (len(config.tasks), config.num_experts)
+    for line in atomic_io.whole_lines(log):
+        try:
+            entry = json.loads(line)
+            gates = np.asarray(entry["gates"], dtype=float)
+            if gates.shape == shape:
+                rows[int(entry["step"])] = gates
+        except (ValueError, KeyError, TypeError):
+            continue  # an evaluation
+    steps = sorted(rows)
+    return GatePath(tuple(steps), np.stack([rows[step] for step in steps])) if steps else None
+
+
+def find_log(adapter: Path, manifest: Mapping[str, Any], results: Path) -> Path | None:
+    """The log of the training run that an adapter came from.
+
+    That is the one in its run folder, or one under `results` beside a `run.json` that says the same
+    of config, settings, backbone and data as the adapter's manifest.
+
+    Args:
+        adapter: Its folder.
+        manifest: What the folder says of it.
+        results: A folder of committed runs, at any depth.
+    """
+    own = adapter.parent / atomic_io.LOG_FILE
+    if adapter.name == "adapter" and own.is_file():
+        return own
+    training = manifest.get("training", {})
+    for path in sorted(results.rglob("run.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        log = path.with_name(atomic_io.LOG_FILE)
+        same = all(training.get(key) == value for key, value in run.items())
+        if run and same and log.is_file():
+            return log
+    return None

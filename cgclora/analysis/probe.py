@@ -1,0 +1,246 @@
+"""Looking into an adapter at work: how likely it finds each label, and what each expert adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from cgclora.adapter import Adapter
+from cgclora.inference.batch import Batch
+from cgclora.inference.request import DecodingError, Request, encode_requests
+from cgclora.layer import ExpertLinear
+from cgclora.models.backbone import Backbone
+
+_ROWS = 32
+"""How many rows of logits are there at once: with Gemma's vocabulary they take 34 MB."""
+
+
+def label_probabilities(
+    backbone: Backbone,
+    request: Request,
+    labels: Sequence[str],
+    adapter: Adapter | None = None,
+) -> list[float]:
+    """How likely each label is the answer, among these labels.
+
+    The softmax over the labels of log p(label, end token | prompt), the sum of the log-likelihoods
+    of the label's tokens and of the end token after it. Not divided by the number of tokens: these
+    are the probabilities that the answer is exactly this label, given that it is one of them.
+
+    The prompt is read once, then all labels as one batch.
+
+    Args:
+        backbone: Who answers.
+        request: Its task, prompt and gates count; what else it says concerns answers.
+        labels: Texts, each another one.
+        adapter: Whose task the request names; None if it names none.
+
+    Returns:
+        A probability a label; their sum is 1.
+
+    Raises:
+        ConfigError: The adapter does not know the task.
+        DecodingError: There is no label, one is empty or occurs twice; otherwise as `stream` says.
+    """
+    if not labels or not all(labels):
+        raise DecodingError("labels is empty or holds an empty text: name what may be said.")
+    if repeated := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise DecodingError(f"labels holds {repeated} more than once: name each label once.")
+    said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
+    request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
+    prompts = encode_requests(backbone, [request], adapter)
+    batch = Batch(backbone, adapter, [request], prompts)
+    sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))
+    return sums.softmax(dim=0).tolist()
+
+
+@torch.inference_mode()
+def _log_likelihoods(batch: Batch, said: Sequence[Sequence[int]], end: int) -> Tensor:
+    """The log-likelihood of each text after the batch's one prompt, [texts], in float64.
+
+    Args:
+        batch: Not read yet.
+        said: Token ids of the texts.
+        end: Id of the end token.
+    """
+    # What follows a beginning that texts share is computed once. The empty one ends the prompt.
+    follows: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    where: dict[tuple[int, ...], tuple[int, int]] = {}
+    for row, ids in enumerate(said):
+        for length, token in enumerate([*ids, end]):
+            start = tuple(ids[:length])
+            where.setdefault(start, (row, length - 1))
+            follows.setdefault(start, []).append((row, token))
+    del where[()]
+    sums = torch.zeros(len(said), dtype=torch.float64, device=batch.device)
+    _add(sums, batch.prefill(), [follows.pop(())])
+    width = max(map(len, said))
+    batch.keep([0] * len(said))
+    padded = [[*ids, *[end] * (width - len(ids))] for ids in said]  # nothing looks back at the end
+    hidden = batch.read(torch.tensor(padded, device=batch.device))
+    rows, places = torch.tensor(list(where.values()), device=batch.device).unbind(1)
+    starts = list(follows.values())
+    for first in range(0, len(starts), _ROWS):
+        some = slice(first, first + _ROWS)
+        _add(sums, batch.head(hidden[rows[some], places[some]]), starts[some])
+    return sums
+
+
+def _add(sums: Tensor, logits: Tensor, starts: Sequence[Sequence[tuple[int, int]]]) -> None:
+    """Add the log-likelihoods of next tokens to the sums of the texts that say them.
+
+    Args:
+        sums: [texts].
+        logits: [starts, V].
+        starts: For each row of logits, the texts that go on from it, each with its next token.
+    """
+    flat = [(place, row, token) for place, start in enumerate(starts) for row, token in start]
+    places, rows, tokens = torch.tensor(flat, device=logits.device).unbind(1)
+    likelihoods = logits[places, tokens].double() - logits.logsumexp(-1).double()[places]
+    sums.index_add_(0, rows, likelihoods)
+
+
+# Experts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What the experts of one task add to each adapted layer while it reads a prompt.
+
+    Attributes:
+        layers: Paths of the L adapted layers.
+        experts: Places of the task's experts among all E, the common ones first.
+        gates: The weights that they had, [L, C + S].
+        updates: Norm of an expert's update g * s * B (A x), averaged over the tokens, [L, C + S].
+        relative: The same as a part of the norm of the frozen output W0 x of the same token,
+            averaged over the tokens, [L, C + S].
+        tokens: How many tokens were read.
+    """
+
+    layers: tuple[str, ...]
+    experts: tuple[int, ...]
+    gates: Tensor
+    updates: Tensor
+    relative: Tensor
+    tokens: int
+
+
+@torch.inference_mode()
+def contributions(
+    backbone: Backbone, adapter: Adapter, task: str, prompt: str, gates: Tensor | None = None
+) -> Contributions:
+    """Measure in one pass over a prompt how large each expert's update is.
+
+    Norms are taken in fp32 of what each layer reads in that pass, so that the experts of earlier
+    layers have had their effect.
+
+    Args:
+        backbone: Who reads.
+        adapter: Attached to it, with no task folded in.
+        task: One of the adapter's.
+        prompt: The whole prompt, without the separator.
+        gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+
+    Raises:
+        ConfigError: The adapter does not know the task.
+        DecodingError: A task is folded in; otherwise as `stream` says.
+    """
+    config = adapter.config
+    index = config.task_index(task)
+    request = Request(task, prompt, max_new_tokens=1, gates=gates)
+    prompts = encode_requests(backbone, [request], adapter)
+    if adapter.folded_task is not None:
+        raise DecodingError(
+            f"task {task!r} is folded in: unfold() it, so that experts stand apart."
+        )
+    experts = tuple(place for place, may in enumerate(config.access()[index]) if may)
+    if gates is None:
+        gates = adapter.gates()[:, index]
+    layers, norms = tuple(adapter.layers), torch.zeros(2, len(adapter.layers), len(experts))
+    weights = gates.expand(len(layers), -1)[:, experts].float().cpu()
+
+    def measure(row: int, layer: ExpertLinear, x: Tensor, frozen: Tensor) -> None:
+        update = weights[row] * config.scale * _expert_norms(layer, adapter, experts, x).cpu()
+        own = frozen.float().norm(dim=-1).reshape(-1, 1).cpu()
+        norms[0, row] = update.mean(dim=0)
+        norms[1, row] = (update / own.clamp(min=torch.finfo(torch.float32).tiny)).mean(dim=0)
+
+    batch = Batch(backbone, adapter, [request], prompts, reference=True)
+    with backbone.lock, _watched(list(adapter.layers.values()), measure):
+        batch.prefill()
+    return Contributions(layers, experts, weights, norms[0], norms[1], len(prompts[0]))
+
+
+def _expert_norms(
+    layer: ExpertLinear, adapter: Adapter, experts: Sequence[int], x: Tensor
+) -> Tensor:
+    """|B_e A_e x| for the tokens and some experts, [tokens, experts]."""
+    rank = adapter.config.expert_rank
+    A = layer.expert_A[adapter.name].unflatten(0, (-1, rank))[list(experts)].float()
+    B = layer.expert_B[adapter.name].unflatten(1, (-1, rank))[:, list(experts)].float()
+    z = torch.einsum("tn,ekn->tek", x.reshape(-1, x.shape[-1]).float(), A)
+    # |B z|^2 = z (B^T B) z: the outputs themselves, [tokens, experts, out], may be gigabytes.
+    square = torch.einsum("tek,ekj,tej->te", z, torch.einsum("oek,oej->ekj", B, B), z)
+    return square.clamp(min=0).sqrt()
+
+
+@contextmanager
+def _watched(
+    layers: Sequence[ExpertLinear], see: Callable[[int, ExpertLinear, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Within this context, call `see` with each layer's place, itself, its input, frozen output."""
+
+    def hook(row: int, layer: ExpertLinear) -> Callable[..., None]:
+        def seen(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            see(row, layer, inputs[0], output)  # now: the layer adds to its output in place
+
+        return seen
+
+    handles = [
+        layer.base_layer.register_forward_hook(hook(row, layer)) for row, layer in enumerate(layers)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def scaled_gates(
+    adapter: Adapter, task: str, factors: Sequence[float], *, keep_sum: bool = True
+) -> Tensor:
+    """A task's gates with each of its experts made stronger or weaker, [L, E], for `Request.gates`.
+
+    Args:
+        adapter: Whose gates.
+        task: One of its tasks.
+        factors: A factor >= 0 for each of the C + S experts that the task may use; 0 knocks one
+            out.
+        keep_sum: Give what is taken from one expert to the others in proportion, so that the
+            weights of a layer keep their sum. Without effect where all factors are 0.
+
+    Raises:
+        ConfigError: The adapter does not know the task.
+        ValueError: There are not as many factors as experts, or one is negative or no number.
+    """
+    config = adapter.config
+    access = torch.tensor(config.access()[config.task_index(task)])
+    given = torch.tensor(list(factors), dtype=torch.float32)
+    if len(given) != config.experts_per_task:
+        raise ValueError(
+            f"{len(given)} factors for {config.experts_per_task} experts of {task!r}: one each."
+        )
+    if not (torch.isfinite(given) & (given >= 0)).all():
+        raise ValueError(f"factors must be numbers >= 0, got {list(factors)}.")
+    own = adapter.gates()[:, config.task_index(task)].cpu()
+    changed = own.clone()
+    changed[:, access] *= given
+    if keep_sum:
+        left = changed.sum(-1, keepdim=True)
+        changed = changed * torch.where(left > 0, own.sum(-1, keepdim=True) / left, 0)
+    return changed

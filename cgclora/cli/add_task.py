@@ -1,0 +1,82 @@
+"""`python -m cgclora add-task` and `drop-task`: a trained cluster grows or shrinks by a task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from cgclora.cli.common import load
+from cgclora.cli.train import (
+    data_options,
+    records_of,
+    report,
+    settings_of,
+    told_to_stop,
+    training_options,
+)
+
+ADD = """Add tasks to a trained adapter. Only their specific experts and their rows of the gate are
+trained; what the other tasks answer stays the same, bit for bit. The data has the new tasks alone,
+or is cut down to them with --task. An interrupted run goes on when the same command is given again.
+The grown adapter has the precision of the old one, its router too if there is one, and the licences
+of both.
+
+  python -m cgclora add-task --adapter runs/mine/adapter --data new.jsonl --dev new-dev.jsonl \\
+      --run runs/grown"""
+
+DROP = """Drop tasks from an adapter, with their specific experts and rows of the gate. The other
+tasks stay the same, bit for bit. Needs no backbone.
+
+  python -m cgclora drop-task --adapter runs/mine/adapter --task NER --out smaller"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `add-task`."""
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder to grow")
+    data_options(parser)
+    training_options(parser)
+
+
+def drop_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `drop-task`."""
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder")
+    parser.add_argument("--task", action="append", required=True, help="task to drop (repeat)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the smaller adapter")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def add(options: argparse.Namespace) -> None:
+    """Train the new tasks, and say where the grown adapter is."""
+    from cgclora.training.add_task import add_tasks
+    from cgclora.training.distributed import loading_options
+
+    settings = settings_of(options)
+    train_records, dev_records, tasks = records_of(options)
+    options.device, options.dtype = loading_options(options.device, options.dtype)
+    backbone = load(options)
+    with told_to_stop() as stop:
+        manifest = add_tasks(
+            options.adapter,
+            tasks,
+            backbone,
+            backbone.tokenizer,
+            train_records,
+            dev_records,
+            settings,
+            options.run,
+            facts={"licence": options.licence} if options.licence else {},
+            stop=stop,
+        )
+    report(manifest, options)
+
+
+def drop(options: argparse.Namespace) -> None:
+    """Write the smaller adapter, and say what it has left."""
+    from cgclora.training.add_task import drop_tasks
+
+    manifest = drop_tasks(options.adapter, options.task, options.out)
+    if options.json:
+        print(json.dumps(manifest, ensure_ascii=False))
+    else:
+        print(f"{len(manifest['tasks'])} tasks left · adapter in {options.out}")

@@ -1,0 +1,95 @@
+"""`python -m cgclora generate`: answers of a task's experts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cgclora.cli.common import backbone_options, int8_option, load
+
+HELP = """Answer prompts with a task's experts.
+
+  python -m cgclora generate --adapter assets/adapters/medical --task KUAKE-QIC "..."
+  echo "..." | python -m cgclora generate --adapter runs/mine/adapter --task NER
+  python -m cgclora generate --adapter runs/mine/adapter --file questions.jsonl --json
+
+Without --adapter the bare backbone answers. A file's lines have the fields of training data
+(`target` may be missing), and every line may name another task: they share batches."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    parser.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
+    backbone_options(parser)
+    int8_option(parser)
+    parser.add_argument("--adapter", type=Path, help="adapter folder; without it, the backbone")
+    parser.add_argument("--task", help="task whose experts answer")
+    parser.add_argument("--file", help="file of records to answer instead of one prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop", action="append", default=[], help="text that ends the answer")
+    parser.add_argument("--choice", action="append", help="allow only the choices given")
+    parser.add_argument("--batch-size", type=int, default=16, help="for --file")
+    parser.add_argument("--json", action="store_true", help="an object a line, for machines")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
+    from cgclora.adapter import Adapter
+    from cgclora.inference.generate import generate, stream
+
+    requests = _requests(options)
+    backbone = load(options)
+    adapter = Adapter.load(options.adapter, backbone).for_inference() if options.adapter else None
+    if options.file is None and not options.json:
+        for piece in stream(backbone, requests, adapter):
+            print(piece.text, end="", flush=True)
+        print()
+        return
+    answers = generate(backbone, requests, adapter, batch_size=options.batch_size)
+    for request, answer in zip(requests, answers, strict=True):
+        if options.json:
+            facts = {"task": request.task, **vars(answer)}
+            print(json.dumps(facts, ensure_ascii=False))
+        else:
+            print(answer.text)
+
+
+def _requests(options: argparse.Namespace) -> list[Any]:
+    from cgclora.config import ConfigError
+    from cgclora.data.readers import read_records
+    from cgclora.inference.request import Request
+
+    if options.task is not None and options.adapter is None:
+        raise ConfigError("--task needs --adapter: name the adapter that knows the task.")
+    if options.file is not None and (options.prompt is not None or options.task is not None):
+        raise ConfigError("--file brings its own prompts and tasks: leave out prompt and --task.")
+    questions: list[tuple[str | None, str]]
+    if options.file is not None:
+        records = read_records(options.file, split="test", need_target=False)
+        questions = [(record.task, record.prompt) for record in records]
+    else:
+        prompt = sys.stdin.read().rstrip("\n") if options.prompt is None else options.prompt
+        questions = [(options.task, prompt)]
+    if options.adapter is None:
+        questions = [(None, prompt) for _, prompt in questions]
+    elif any(task is None for task, _ in questions):
+        raise ConfigError("--adapter needs --task: name the task whose experts shall answer.")
+    return [
+        Request(
+            task,
+            prompt,
+            max_new_tokens=options.max_new_tokens,
+            stop=tuple(options.stop),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+            choices=tuple(options.choice) if options.choice else None,
+        )
+        for task, prompt in questions
+    ]

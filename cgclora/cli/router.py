@@ -1,0 +1,206 @@
+"""`python -m cgclora router`: find the task of prompts that name none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgclora.data.readers import read_records
+
+if TYPE_CHECKING:
+    from cgclora.data.records import Record
+    from cgclora.inference.router import TaskRouter
+
+HELP = """Find the task, and so the cluster, of prompts that name none. An adapter that is trained
+gets its router at the end; an older one by `fit`. `check` says how often task and cluster of test
+prompts are found among the tasks of all adapters given, and how often the router is sure.
+
+  python -m cgclora router fit --adapter my-adapter --data train.jsonl --dev dev.jsonl
+  python -m cgclora router check --adapter medical --adapter general --data test.jsonl
+  python -m cgclora router route --adapter medical --adapter general "找出句子中的人名：…"
+
+A router knows only the tasks of its own adapter, and was fitted without a look at others: any
+adapters go together. Data is as for training. With --write, `check` also notes in each
+adapter's manifest how well it does among its own tasks."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    actions = parser.add_subparsers(required=True, metavar="fit | check | route")
+
+    fit = _action(actions, "fit", "fit the routers of adapters", _fit)
+    _data_option(fit, "--data", "train records: file, folder or hub id (repeat)", required=True)
+    _data_option(fit, "--dev", "dev records to check with afterwards (repeat)", required=False)
+
+    check = _action(actions, "check", "say how often routers are right", _check)
+    _data_option(check, "--data", "test records: file, folder or hub id (repeat)", required=True)
+    check.add_argument("--write", action="store_true", help="note the scores in the manifests")
+    check.add_argument("--out", type=Path, help="also write the JSON to this file")
+
+    route = _action(actions, "route", "show the tasks that a prompt may be for", _route)
+    route.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
+    options.adapter = list(dict.fromkeys(options.adapter))
+    options.action(options)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(action=run)
+    parser.add_argument(
+        "--adapter", type=Path, action="append", required=True, help="adapter folder (repeat)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    return parser
+
+
+def _data_option(parser: argparse.ArgumentParser, name: str, text: str, *, required: bool) -> None:
+    parser.add_argument(name, action="append", required=required, default=[], help=text)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from cgclora.analysis.router_accuracy import check
+    from cgclora.data.records import data_hash
+    from cgclora.inference.router import TaskRouter
+    from cgclora.storage.adapter_dir import read_manifest
+
+    records, dev = _records(options.data, "train"), _records(options.dev, "dev")
+    reports = {}
+    for folder in options.adapter:
+        _, config = read_manifest(folder)
+        own = [record for record in records if record.task in config.tasks]
+        prompts = {task: [r.prompt for r in own if r.task == task] for task in config.tasks}
+        router = TaskRouter.fit(prompts)
+        facts: dict[str, Any] = {
+            "train": {"data": data_hash(own), "records": len(own)},
+            **_stamp(),
+        }
+        if known := [record for record in dev if record.task in config.tasks]:
+            facts["dev"] = _kept(check({folder.name: router}, known), "data")
+        router.save(folder, facts)
+        reports[str(folder)] = facts
+        if not options.json:
+            size = len(router.to_bytes()) / 1000
+            print(f"{folder}: {len(config.tasks)} tasks, {len(own)} prompts, {size:.0f} kB")
+            print("\n".join(_lines(facts.get("dev", {}))))
+    if options.json:
+        print(json.dumps(reports, ensure_ascii=False))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from cgclora.analysis.router_accuracy import check
+    from cgclora.storage import atomic_io
+    from cgclora.storage.adapter_dir import annotate, read_manifest
+
+    routers, records = _routers(options.adapter), _records(options.data, "test")
+    report = {**check(routers, records), **_stamp()}
+    if len(routers) > 1:
+        report["alone"] = {
+            name: _kept(check({name: router}, records), "other tasks")
+            for name, router in routers.items()
+        }
+    if options.write:
+        for folder, (name, router) in zip(options.adapter, routers.items(), strict=True):
+            if own := [record for record in records if record.task in router.tasks]:
+                noted = read_manifest(folder)[0].get("router", {})
+                test = _kept(check({name: router}, own), "data", "tasks") | _stamp()
+                annotate(folder, {"router": {**noted, "test": test}})
+    if options.out:
+        atomic_io.write_json(options.out, report)
+    print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
+
+
+def _route(options: argparse.Namespace) -> None:
+    import dataclasses
+    import sys
+
+    from cgclora.inference.router import TaskRouter
+
+    prompt = sys.stdin.read() if options.prompt is None else options.prompt
+    router = TaskRouter.join(_routers(options.adapter))
+    found = router.route(prompt)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], ensure_ascii=False))
+        return
+    if router.choose(prompt) is None:
+        print("not sure: the prompt is unlike those of all tasks. Name the task.")
+    for one in found[:5]:
+        print(f"{one.probability:.3f}  {one.task}  ({one.cluster})")
+
+
+def _records(sources: Sequence[str], split: str) -> list[Record]:
+    return [
+        record
+        for source in sources
+        for record in read_records(source, split=split, need_target=False)
+    ]
+
+
+def _routers(folders: Sequence[Path]) -> dict[str, TaskRouter]:
+    """By the folders' names; by their paths where two have the same name."""
+    from cgclora.inference.router import TaskRouter
+
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return {name: TaskRouter.load(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def _stamp() -> dict[str, Any]:
+    from cgclora.storage import provenance
+
+    return {
+        "code": provenance.commit(),
+        "versions": provenance.versions(("cgclora", "numpy", "safetensors")),
+    }
+
+
+def _kept(report: dict[str, Any], *more: str) -> dict[str, Any]:
+    """What is kept of a report on one router."""
+    return {name: report[name] for name in ("task", "sure", "task when sure", *more)}
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = _lines(report)
+    if report["confusions"]:
+        lines += ["", "wrong:", *_rows(report["confusions"])]
+    if report["other tasks"].get("sure"):
+        lines += ["", "surely taken, of other tasks:", *_rows(report["other tasks"]["taken as"])]
+    for name, alone in report.get("alone", {}).items():
+        lines += ["", f"{name} alone:", *_lines(alone)]
+    return "\n".join(lines)
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    found = [
+        (what, report[key], count)
+        for what, key, count in (
+            ("task right", "task", "right"),
+            ("cluster right", "cluster", "right"),
+            ("router sure", "sure", "sure"),
+            ("task then right", "task when sure", "right"),
+            ("other tasks surely taken", "other tasks", "sure"),
+        )
+        if report.get(key, {}).get("records")
+    ]
+    lines = []
+    for what, share, count in found:
+        low, high = share["interval"]
+        of = f"{share[count]} of {share['records']}"
+        lines.append(f"{what:26}{share['share']:8.2%}  ({low:.2%} to {high:.2%})  {of} prompts")
+    return lines
+
+
+def _rows(confusions: list[dict[str, Any]]) -> list[str]:
+    return [f"{row['records']:6}  {row['task']} as {row['as']} ({row['of']})" for row in confusions]

@@ -1,0 +1,153 @@
+"""`python -m cgclora serve`: all clusters on one backbone, behind OpenAI's completions API."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+from cgclora.cli.common import backbone_options, int8_option, load
+
+HELP = """Serve all tasks of all adapters from one backbone, as OpenAI's completions API. A model is
+a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers shall
+find the task, and the backbone's own name for the bare backbone. Requests of any tasks share
+batches.
+
+  python -m cgclora serve --adapter assets/adapters/medical --adapter assets/adapters/general
+  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
+      -d '{"model": "KUAKE-QIC", "prompt": "...", "max_tokens": 32, "temperature": 0}'
+  python -m evals predict --server http://127.0.0.1:8000/v1 --model '*={task}' ...
+
+A prompt comes with or without the separator that the adapter was trained with: one at its end is
+taken off, and the adapter's own is added. With --adapters-folder, adapters below it come and go at
+run time as with vLLM: POST /v1/load_lora_adapter {"lora_name": ..., "lora_path": ...} and
+POST /v1/unload_lora_adapter {"lora_name": ...}."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    parser.add_argument(
+        "--adapter",
+        type=_named_folder,
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="adapter folder, and its cluster's name if not the folder's (repeat)",
+    )
+    backbone_options(parser)
+    int8_option(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
+    parser.add_argument("--batch-size", type=int, default=16, help="most requests in one batch")
+    parser.add_argument("--queue", type=int, default=256, help="most requests that wait")
+    parser.add_argument("--prompt-tokens", type=int, default=4096, help="longest prompt")
+    parser.add_argument("--answer-tokens", type=int, default=2048, help="longest answer")
+    parser.add_argument(
+        "--folded-memory",
+        type=int,
+        default=0,
+        metavar="MB",
+        help="for folded weights of tasks that are asked for most, which then answer faster",
+    )
+    parser.add_argument(
+        "--api-key-variable", metavar="NAME", help="environment variable that holds the API key"
+    )
+    parser.add_argument(
+        "--adapters-folder", type=Path, help="adapters below it may be loaded at run time"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of this origin may ask, such as https://example.org; * is any (repeat)",
+    )
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    """`NAME=FOLDER` or a folder; a run's `adapter` folder has the run's name."""
+    name, equals, folder = text.partition("=")
+    if equals and not name:
+        raise argparse.ArgumentTypeError(f"{text!r} has no name before '=': give the cluster one.")
+    if equals:
+        return name, Path(folder)
+    path = Path(text).resolve()
+    return path.parent.name if path.name == "adapter" else path.name, Path(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: take 0 to 65535.")
+    return int(text)
+
+
+def _origin(text: str) -> str:
+    """`*`, or an origin as a browser sends it: a scheme and a host, maybe a port, nothing else."""
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", text.lower()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin: give scheme, host and port alone, such as "
+            "http://localhost:3000, or * for any."
+        )
+    return text.lower()
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command until it is interrupted."""
+    import uvicorn
+
+    from cgclora.inference.multi_adapter import Clusters
+    from cgclora.serving.openai_api import model_names
+    from cgclora.serving.scheduler import Batcher, Limits
+    from cgclora.serving.server import application
+
+    limits = Limits(
+        batch_size=options.batch_size,
+        queue=options.queue,
+        prompt_tokens=options.prompt_tokens,
+        answer_tokens=options.answer_tokens,
+    )
+    key = _key(options)
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.create_server((options.host, options.port), family=family) as listening:
+        backbone = load(options)
+        clusters = Clusters(backbone, folded_budget=options.folded_memory * 1_000_000)
+        for name, folder in options.adapter:
+            clusters.add(name, folder)
+        with Batcher(backbone, clusters, limits) as batcher:
+            app = application(
+                batcher,
+                key=key,
+                adapters_folder=options.adapters_folder,
+                allow_origins=options.allow_origin,
+            )
+            config = uvicorn.Config(
+                app, log_level="warning", timeout_graceful_shutdown=5, server_header=False
+            )
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            print(
+                f"{len(model_names(clusters))} models of {len(clusters.adapters)} clusters at "
+                f"http://{host}:{listening.getsockname()[1]}/v1",
+                file=sys.stderr,
+                flush=True,
+            )
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _key(options: argparse.Namespace) -> str | None:
+    """The API key; the command line, which others can see, only says where it is."""
+    from cgclora.config import ConfigError
+
+    if options.api_key_variable is None:
+        if options.host not in {"127.0.0.1", "localhost", "::1"}:
+            print(
+                "cgclora: whoever reaches this machine may ask; --api-key-variable sets a key.",
+                file=sys.stderr,
+            )
+        return None
+    if not (key := os.environ.get(options.api_key_variable)):
+        raise ConfigError(f"the environment variable {options.api_key_variable} holds no key.")
+    return key

@@ -1,0 +1,304 @@
+"""`python -m cgclora train`, and the options that other commands which train share with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgclora.cli.common import backbone_options, load
+from cgclora.data.readers import read_records, task_name
+
+if TYPE_CHECKING:
+    from cgclora.data.records import Record
+    from cgclora.models.backbone import Backbone
+    from cgclora.training.member import TrainingRun
+    from cgclora.training.settings import TrainingSettings
+
+HELP = """Train one adapter on many tasks. The data is an object a line, or one JSON list:
+
+  {"task": "NER", "input": "the whole prompt", "target": "the answer"}
+
+(The files of PromptCBLUE and Firefly work as they are.) A line that is no record is an error.
+The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss. An
+interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
+
+  python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine
+  python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/lora --method lora --rank 16
+  python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/sweep --runs sweep.toml
+  accelerate launch --config_file "$(python -m cgclora accelerate-config ddp)" --num_processes 4 \\
+      -m cgclora train ...
+
+With --runs several adapters train side by side, each as if it were alone, in passes that they
+share. The file has a table for each run, which is named after it below --run; a table says what
+differs from the command line, by the options' names:
+
+  [lora]
+  method = "lora"
+  rank = 8
+
+  [cgc-seed-1]
+  learning-rate = 2e-3
+  seed = 1"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    data_options(parser)
+
+    method = parser.add_argument_group("method")
+    method.add_argument("--method", choices=("cgc-lora", "moe-lora", "lora"), default="cgc-lora")
+    method.add_argument("--common", type=int, default=4, help="common experts (cgc-lora)")
+    method.add_argument("--specific", type=int, default=1, help="experts a task (cgc-lora)")
+    method.add_argument("--expert-rank", type=int, default=2, help="rank of an expert (cgc-lora)")
+    method.add_argument("--rank", type=int, default=16, help="total rank (lora, moe-lora)")
+    method.add_argument("--experts", type=int, default=8, help="experts (moe-lora)")
+    method.add_argument("--gate", choices=("task", "uniform", "none"), help="default: the method's")
+    method.add_argument("--gate-scope", choices=("layer", "model"), help="default: the method's")
+    method.add_argument("--alpha", type=float, help="default: the method's")
+    method.add_argument("--dropout", type=float, default=0.0)
+    method.add_argument("--target-module", action="append", help="adapt these only (repeat)")
+
+    how = training_options(parser)
+    how.add_argument("--half", action="store_true", help="save the adapter in bf16, half the size")
+    how.add_argument("--runs", type=Path, help="TOML file of runs to train side by side")
+    how.add_argument(
+        "--pass-tokens", type=int, help="most padded tokens of a shared pass (default: by device)"
+    )
+
+
+def data_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what to train on, and where."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, help="train records: file, folder or hub id")
+    data.add_argument("--dev", required=True, help="dev records, likewise")
+    data.add_argument("--run", type=Path, required=True, help="run folder; the same one resumes")
+    data.add_argument(
+        "--task", type=task_name, action="append", help="train these tasks only (repeat)"
+    )
+    data.add_argument("--records-per-task", type=int, default=0, help="0 takes all")
+    data.add_argument(
+        "--records-of",
+        type=_task_number,
+        action="append",
+        default=[],
+        metavar="TASK=N",
+        help="another number for this task (repeat)",
+    )
+    data.add_argument("--dev-records-per-task", type=int, default=0, help="0 takes all")
+    data.add_argument("--max-length", type=int, default=1024, help="longest record in tokens")
+    data.add_argument("--licence", help="licence of the data and so of the adapter, noted with it")
+    backbone_options(parser)
+
+
+def training_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that say how to train; returns their group, for more."""
+    how = parser.add_argument_group("training")
+    how.add_argument("--epochs", type=float, default=2.0)
+    how.add_argument("--batch-size", type=int, default=8)
+    how.add_argument("--accumulation", type=int, default=1)
+    how.add_argument("--learning-rate", type=float, default=1e-3)
+    how.add_argument("--gate-learning-rate", type=float, help="default: the learning rate")
+    how.add_argument(
+        "--sampling", choices=("proportional", "uniform", "temperature"), default="proportional"
+    )
+    how.add_argument("--temperature", type=float, default=2.0, help="of that sampling")
+    how.add_argument(
+        "--weighting",
+        choices=("token", "record"),
+        default="token",
+        help="what counts alike in the loss (default: each target token)",
+    )
+    how.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
+    how.add_argument("--weight-decay", type=float, default=0.0)
+    how.add_argument("--evaluations", type=int, default=8, help="dev losses, evenly spread")
+    how.add_argument("--patience", type=int, default=0, help="evaluations without gain; 0: no stop")
+    how.add_argument("--gradient-checkpointing", action="store_true")
+    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    return how
+
+
+def _task_number(text: str) -> tuple[str, int]:
+    """`TASK=N` as a pair, for argparse, which reports the ValueError of anything else."""
+    task, _, number = text.rpartition("=")
+    if not task:
+        raise ValueError(text)
+    return task_name(task), int(number)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Train, and say where the adapters are."""
+    from cgclora.storage.run_dir import TrainingDiverged
+    from cgclora.training.distributed import loading_options
+    from cgclora.training.train import train_side_by_side
+
+    wanted = [options] if options.runs is None else _runs(options)
+    settings = [settings_of(one) for one in wanted]  # what is wrong is said before anything loads
+    prepared = [records_of(one) for one in wanted]
+    options.device, options.dtype = loading_options(options.device, options.dtype)
+    backbone = load(options)
+    with told_to_stop() as stop:
+        outcomes = train_side_by_side(
+            [
+                _training_run(backbone, one, own, records, f"run{place}")
+                for place, (one, own, records) in enumerate(
+                    zip(wanted, settings, prepared, strict=True)
+                )
+            ],
+            backbone.tokenizer,
+            tokens=options.pass_tokens,
+            stop=stop,
+        )
+    for one, outcome in zip(wanted, outcomes, strict=True):
+        if not isinstance(outcome, TrainingDiverged):
+            report(outcome, one)
+    for one, outcome in zip(wanted, outcomes, strict=True):
+        if isinstance(outcome, TrainingDiverged):
+            raise TrainingDiverged(f"{one.run}: {outcome}" if options.runs else str(outcome))
+
+
+def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each run that a file names.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, names no run, or an option that is not known or
+            belongs to all runs.
+    """
+    import tomllib
+
+    from cgclora.config import ConfigError
+
+    try:
+        tables = tomllib.loads(options.runs.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {options.runs}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{options.runs} is not TOML: {error}.") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"{options.runs} must hold a table for each run, such as [lora].")
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    add_options(parser)
+    shared = {"run", "runs", "backbone", "device", "dtype", "json", "pass_tokens"}
+    found = []
+    for name, table in tables.items():
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):
+            raise ConfigError(f"a run is named {name!r}: take letters, digits, '.', '_' and '-'.")
+        if wrong := sorted(key for key in table if key.replace("-", "_") in shared):
+            raise ConfigError(f"{options.runs}, [{name}]: {wrong} are the same for all runs.")
+        own = argparse.Namespace(**vars(options))
+        words = ["--data", own.data, "--dev", own.dev, "--run", str(own.run / name)]
+        for key, value in table.items():
+            if isinstance(value, list):
+                setattr(own, key.replace("-", "_"), [])
+            for one in value if isinstance(value, list) else [value]:
+                words += [f"--{key}"] if one is True else [f"--{key}", str(one)]
+        try:
+            _, unknown = parser.parse_known_args(words, own)
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{options.runs}, [{name}]: {error}.") from error
+        if unknown:
+            raise ConfigError(
+                f"{options.runs}, [{name}]: {' '.join(unknown)} is no option of `cgclora train`."
+            )
+        found.append(own)
+    return found
+
+
+def records_of(options: argparse.Namespace) -> tuple[list[Record], list[Record], list[str]]:
+    """Records to train on, those of the dev loss, and their tasks."""
+    train_records = read_records(options.data, tasks=options.task)
+    tasks = options.task or sorted({record.task for record in train_records})
+    return train_records, read_records(options.dev, split="dev", tasks=tasks), tasks
+
+
+def _training_run(
+    backbone: Backbone,
+    options: argparse.Namespace,
+    settings: TrainingSettings,
+    records: tuple[list[Record], list[Record], list[str]],
+    name: str,
+) -> TrainingRun:
+    import torch
+
+    from cgclora.adapter import Adapter
+    from cgclora.training.member import TrainingRun
+
+    train_records, dev_records, tasks = records
+    return TrainingRun(
+        Adapter.attach(backbone, _config(options, tasks), name=name, seed=options.seed),
+        train_records,
+        dev_records,
+        settings,
+        options.run.absolute(),
+        facts={"method": options.method}
+        | ({"licence": options.licence} if options.licence else {}),
+        dtype=torch.bfloat16 if options.half else None,
+    )
+
+
+def settings_of(options: argparse.Namespace) -> TrainingSettings:
+    """The settings that the options make."""
+    import dataclasses
+
+    from cgclora.training.settings import TrainingSettings
+
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    values = {name: getattr(options, name) for name in names}
+    return TrainingSettings(**{**values, "records_of": dict(options.records_of)})
+
+
+def report(manifest: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Say how a training run ended."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Its threads would now and then abort a process that ends with the group still open.
+        torch.distributed.destroy_process_group()
+    if not manifest:
+        return  # another process of this run writes and reports
+    if options.json:
+        print(json.dumps(manifest, ensure_ascii=False))
+    else:
+        best = manifest["training"]["best_dev_loss"]
+        print(f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}")
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool] | None]:
+    """Whether SIGTERM has come, instead of dying of it; None where several processes train."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not (alone and threading.current_thread() is threading.main_thread()):
+        yield None
+        return
+    told = threading.Event()
+    earlier = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _config(options: argparse.Namespace, tasks: Sequence[str]) -> Any:
+    from cgclora.config import AdapterConfig
+
+    changes = {
+        name: value
+        for name in ("gate", "gate_scope", "alpha", "dropout")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.target_module:
+        changes["target_modules"] = tuple(options.target_module)
+    if options.method == "lora":
+        return AdapterConfig.lora(tasks, options.rank, **changes)
+    if options.method == "moe-lora":
+        return AdapterConfig.moe_lora(tasks, options.experts, options.rank, **changes)
+    sizes = {name: getattr(options, name) for name in ("common", "specific", "expert_rank")}
+    return AdapterConfig(tuple(tasks), **sizes, **changes)

@@ -1,0 +1,243 @@
+"""Plain LoRAs in PEFT's format as adapters here: one as it is, or several as experts (upcycling).
+
+Upcycled adapters begin where their LoRAs ended. With a uniform gate, which a learned one starts as,
+task t's update in each layer is
+
+    dW_t = s_t B_t A_t + 1/n * sum_c s_c B_c A_c
+
+of its own LoRA, if it has one, and the mean of the n common LoRAs. So CGC-LoRA of one LoRA a task
+answers each task exactly as its LoRA did, and MOE-LoRA of n LoRAs answers all tasks with their
+mean; training then moves weight between the experts (our choice, no paper's).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from cgclora.adapter import Adapter
+from cgclora.config import AdapterConfig, ConfigError
+from cgclora.convert.peft_import import PeftLoRA, read_peft
+from cgclora.convert.to_lora import module_names
+from cgclora.models.backbone import Backbone
+from cgclora.models.target_modules import linear_paths
+from cgclora.storage.adapter_dir import AdapterError
+
+
+def import_peft(
+    source: str | Path | PeftLoRA,
+    backbone: Backbone | PreTrainedModel,
+    tasks: Sequence[str],
+    *,
+    separator: str | None = None,
+    name: str = "default",
+) -> Adapter:
+    """Attach a LoRA that PEFT saved, as an adapter of one expert and no gate: the same function.
+
+    Args:
+        source: The folder that PEFT wrote, or what `read_peft` read of it.
+        backbone: The backbone that it was trained on. PEFT's format has only a name to check it by:
+            one that differs gives a warning, since copies of a model have many.
+        tasks: Names of the tasks that it shall answer, all alike.
+        separator: Text between prompt and answer; None takes what an export of ours says, else a
+            line break.
+        name: Of the adapter on this backbone.
+
+    Raises:
+        AdapterError: The folder cannot be read or does more than a plain LoRA, or does not fit the
+            backbone.
+        ConfigError: No task is named.
+    """
+    lora = _read(source)
+    _compare_names([lora], backbone)
+    config = AdapterConfig.lora(
+        tasks,
+        lora.rank,
+        alpha=lora.alpha,
+        scale_rule="sqrt" if lora.stabilised else "active",
+        dropout=lora.dropout,
+        target_modules=_targets(backbone, [lora]),
+        separator=_separator([lora], separator),
+        start=lora.start,
+    )
+    adapter = Adapter.attach(backbone, config, name=name)
+    _place(adapter, lora, 0, config.scale)
+    return adapter
+
+
+def upcycle(
+    own: Mapping[str, str | Path | PeftLoRA],
+    backbone: Backbone | PreTrainedModel,
+    *,
+    common: Sequence[str | Path | PeftLoRA] = (),
+    tasks: Sequence[str] | None = None,
+    fresh: int = 0,
+    expert_rank: int | None = None,
+    separator: str | None = None,
+    name: str = "default",
+    seed: int = 0,
+) -> Adapter:
+    """Attach an adapter whose experts are LoRAs that PEFT saved.
+
+    With LoRAs of their own for all tasks it is a CGC-LoRA, with common ones only a MOE-LoRA. A LoRA
+    of rank r becomes r / k experts, rounded up; what is missing of the last one has B zero.
+
+    Args:
+        own: Each task's own LoRA, a folder or what `read_peft` read; empty if there are common
+            ones.
+        backbone: The backbone that all were trained on, as for `import_peft`.
+        common: LoRAs, likewise, that become common experts.
+        tasks: The tasks, if `own` does not name them.
+        fresh: Number of new common experts, which begin with B zero.
+        expert_rank: k; None takes the largest rank, so that every LoRA is one expert.
+        separator: As for `import_peft`.
+        name: Of the adapter on this backbone.
+        seed: Of what is new: the gate's embedding, and A where B is zero.
+
+    Raises:
+        ConfigError: There is no LoRA, or tasks and LoRAs do not go together.
+        AdapterError: As `import_peft`.
+    """
+    mine = {task: _read(source) for task, source in own.items()}
+    shared = [_read(source) for source in common]
+    loras = [*mine.values(), *shared]
+    if not loras:
+        raise ConfigError("there is no LoRA to make experts of: name at least one.")
+    _compare_names(loras, backbone)
+    if mine and tasks is not None and set(tasks) != set(mine):
+        raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: name one for each.")
+    known = list(mine) if mine else list(tasks or ())
+    rank = expert_rank or max(lora.rank for lora in loras)
+    taken = [-(-lora.rank // rank) for lora in shared]  # experts of each common LoRA
+    specific = max((-(-lora.rank // rank) for lora in mine.values()), default=0)
+    shares = len(shared) if not mine else 1  # keeps B as it is where all scales are the same
+    unit = next(iter(loras[0].scales.values())) / shares
+    config = AdapterConfig(
+        tuple(known),
+        common=sum(taken) + fresh,
+        specific=specific,
+        expert_rank=rank,
+        gate_scope="layer" if mine else "model",  # as MOE-LoRA has it
+        alpha=unit * rank * (sum(taken) + fresh + specific),
+        scale_rule="expert",
+        dropout=loras[0].dropout if len({lora.dropout for lora in loras}) == 1 else 0.0,
+        target_modules=_targets(backbone, loras),
+        separator=_separator(loras, separator),
+        start="bos" if all(lora.start == "bos" for lora in loras) else "tokenizer",
+    )
+    adapter = Adapter.attach(backbone, config, name=name, seed=seed)
+    for number, lora in enumerate(mine.values()):
+        _place(adapter, lora, (config.common + number * specific) * rank, unit)
+    for number, lora in enumerate(shared):
+        _place(adapter, lora, sum(taken[:number]) * rank, unit * len(shared))
+    return adapter
+
+
+def imported_facts(loras: Sequence[PeftLoRA]) -> dict[str, Any]:
+    """What an adapter's manifest shall say of the LoRAs that it was made of, and their licence."""
+    stated = dict.fromkeys(lora.licence for lora in loras if lora.licence)
+    return {
+        "imported": [dict(lora.facts) for lora in loras],
+        **({"licence": "; ".join(stated)} if stated else {}),
+    }
+
+
+def _read(source: str | Path | PeftLoRA) -> PeftLoRA:
+    return source if isinstance(source, PeftLoRA) else read_peft(source)
+
+
+def _compare_names(loras: Sequence[PeftLoRA], backbone: Backbone | PreTrainedModel) -> None:
+    """Warn of LoRAs that name another backbone as the one that they were trained on."""
+    here = backbone.name if isinstance(backbone, Backbone) else backbone.name_or_path
+    if here and (folder := Path(here).expanduser()).is_dir():
+        here = str(folder.resolve())  # never like a hub id
+    for lora in loras:
+        named = lora.facts["base_model"]
+        if named and here and not same_model(str(named), here):
+            warnings.warn(
+                f"{lora.name} says that it was trained on {named}, the backbone here is {here}: "
+                "beside other weights it is another function, so see that they are the same.",
+                stacklevel=3,
+            )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names, hub ids or folders, may be of one model.
+
+    Two hub ids must be the same but for case. A folder may be called like the model alone; one of
+    the hub's cache says which id it has.
+    """
+    ones, others = _name_parts(one), _name_parts(other)
+    common = min(len(ones), len(others))
+    return ones[-common:] == others[-common:]
+
+
+def _name_parts(name: str) -> tuple[str, ...]:
+    """Owner and name of a hub id, the name alone of a folder, in lower case."""
+    name = name.replace("\\", "/").rstrip("/").casefold()
+    if cached := re.search(r"(?:^|/)models--([^/]+)/snapshots/[^/]+$", name):
+        return tuple(cached[1].split("--", 1))
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    return tuple(name.split("/")) if is_id else (name.rpartition("/")[2],)
+
+
+@torch.no_grad()
+def _place(adapter: Adapter, lora: PeftLoRA, start: int, unit: float) -> None:
+    """Put a LoRA into the ranks from `start` on, where B counts `unit` times with a uniform gate.
+
+    Raises:
+        AdapterError: A matrix has another size than the backbone's layer; the adapter is taken off.
+    """
+    for path, (A, B) in lora.layers.items():
+        layer = adapter.layers[path]
+        A_all, B_all = layer.expert_A[adapter.name], layer.expert_B[adapter.name]
+        if (A.shape[1], B.shape[0]) != (A_all.shape[1], B_all.shape[0]):
+            adapter.detach()
+            raise AdapterError(
+                f"{lora.name} adapts {path} from {A.shape[1]} to {B.shape[0]} features, this "
+                f"backbone's goes from {A_all.shape[1]} to {B_all.shape[0]}: load the backbone "
+                "that it was trained on."
+            )
+        ranks = slice(start, start + len(A))
+        A_all[ranks] = A
+        B_all[:, ranks] = B * (lora.scales[path] / unit)
+
+
+def _targets(
+    backbone: Backbone | PreTrainedModel, loras: Sequence[PeftLoRA]
+) -> tuple[str, ...] | None:
+    """Names of the layers that any of the LoRAs adapts; None where these are all there are.
+
+    Raises:
+        AdapterError: One of them is not a layer that an adapter can stand beside.
+    """
+    model = backbone.model if isinstance(backbone, Backbone) else backbone
+    paths = linear_paths(model)
+    adapted = {path for lora in loras for path in lora.layers}
+    if strange := sorted(adapted - set(paths)):
+        raise AdapterError(
+            f"{strange[0]} is adapted by a LoRA, and is not among the linear layers of this "
+            "backbone (its output head and the experts of a mixture are not): load the backbone "
+            "that it was trained on."
+        )
+    if adapted == set(paths):
+        return None
+    return module_names(model, [path for path in paths if path in adapted])
+
+
+def _separator(loras: Sequence[PeftLoRA], wanted: str | None) -> str:
+    """The text between prompt and answer: as wanted, or as all the folders say, or a line break.
+
+    Raises:
+        ConfigError: The folders say different ones.
+    """
+    said = {lora.separator for lora in loras if lora.separator is not None}
+    if wanted is None and len(said) > 1:
+        raise ConfigError(f"the LoRAs were trained with separators {sorted(said)}: choose one.")
+    return wanted if wanted is not None else next(iter(said), "\n")

@@ -1,0 +1,80 @@
+"""A task as a whole model: its experts added to the backbone's weights, saved for transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from cgclora.adapter import GATES, Adapter, folded_in
+from cgclora.convert.model_card import describe, export_folder
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.layer import ExpertLinear
+from cgclora.models.checkpoint import quiet
+from cgclora.storage.adapter_dir import AdapterError
+
+_USAGE = """
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("<this folder>")
+tokenizer = AutoTokenizer.from_pretrained("<this folder>")
+```"""
+
+
+def export_merged(
+    adapter: Adapter, task: str, out: str | Path, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Write backbone and task as one model, as `save_pretrained` does, in the backbone's dtype.
+
+    Its weights are those of `adapter.fold(task)`, bit for bit.
+
+    Args:
+        adapter: On its backbone, which is left as it is.
+        task: Whose experts to add.
+        out: The folder to make; an older export there is replaced.
+        tokenizer: The backbone's.
+
+    Returns:
+        The export's manifest.
+
+    Raises:
+        ConfigError: The task is unknown.
+        AdapterError: The backbone is quantised or only a part of what transformers loads, a task is
+            folded in already, or the folder is there and holds something else.
+        OSError: The disk has no room for the model.
+    """
+    kind = adapter.model.config.model_type
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise AdapterError(
+            f"AutoModelForCausalLM does not know the text model of this backbone, {kind!r}, by "
+            "itself, so that it would not load a merged one: export to peft."
+        )
+    weights = _folded_weights(adapter, task)
+    distinct = {tensor.data_ptr(): tensor.nbytes for tensor in weights.values()}
+    with export_folder(out, sum(distinct.values())) as fresh:
+        with quiet():
+            adapter.model.save_pretrained(fresh, state_dict=weights)
+        tokenizer.save_pretrained(fresh)
+        facts = {"format": "merged", "tasks": [task], "rank": adapter.config.active_rank}
+        dtype = str(adapter.model.dtype).removeprefix("torch.")
+        return describe(fresh, [TaskLoRAs.of(adapter)], _USAGE, dtype=dtype, **facts)
+
+
+def _folded_weights(adapter: Adapter, task: str) -> dict[str, Tensor]:
+    """The backbone's weights with a task folded in, under the names of the bare backbone."""
+    if folded := folded_in(adapter.model):
+        raise AdapterError(f"task {folded[1]!r} is folded in: unfold() it before the export.")
+    adapter.fold(task)
+    try:
+        state = adapter.model.state_dict()
+    finally:
+        adapter.unfold()  # the folded tensors live on in `state`
+    ours = (*ExpertLinear.adapter_parameter_names, "frozen_weight")
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+        if not name.startswith(f"{GATES}.") and not any(part in ours for part in name.split("."))
+    }

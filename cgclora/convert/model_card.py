@@ -1,0 +1,191 @@
+"""What every export leaves beside its weights: where they come from, and what one may do with them.
+
+An export is a folder of its own that appears whole or not at all. Its `manifest.json` names the
+adapter, the backbone and the licence of the data; `README.md` says it to people, as a model card.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.storage import atomic_io, provenance
+from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
+from cgclora.storage.layer_shapes import WEIGHTS_FILE
+
+EXPORT_FORMAT = 1
+_GEMMA_NOTICE = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms"
+)
+
+_STARTS: Mapping[str, str] = {
+    "tokenizer": "the special tokens that the backbone's tokenizer adds to a text by itself",
+    "bos": "the backbone's start token, if it has one",
+}
+"""What stands before a prompt, by `PromptFormat.start`."""
+
+
+@contextmanager
+def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
+    """Fill a fresh folder that then takes the place of `out`, where an older export may be.
+
+    Args:
+        out: Where the export shall be.
+        needed: Bytes that will be written, if they are many.
+
+    Raises:
+        AdapterError: `out` is there and holds something other than an export.
+        OSError: Less than `needed` is free there.
+    """
+    out = Path(out)
+    atomic_io.recover_folder(out)
+    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
+        raise AdapterError(f"{out} holds something other than an export: choose another folder.")
+    existing = next(parent for parent in out.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OSError(
+            f"the export takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {out}: free "
+            "some, or choose a folder on another disk."
+        )
+    with atomic_io.replace_folder(out) as fresh:
+        yield fresh
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "export" in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def describe(
+    folder: Path, sources: Sequence[TaskLoRAs], usage: str, **facts: Any
+) -> dict[str, Any]:
+    """Write manifest, model card and, for Gemma, its terms into a folder that holds the rest.
+
+    Args:
+        folder: The export, complete but for these files.
+        sources: The adapters that it was made of.
+        usage: How to use it, in Markdown.
+        facts: What was exported and how: `format`, `tasks`, `rank`, and so on.
+
+    Returns:
+        The manifest.
+    """
+    first = sources[0]
+    gemma = first.backbone.model_type.startswith("gemma")
+    if gemma:
+        atomic_io.write_text(folder / "NOTICE", _GEMMA_NOTICE + "\n")
+        if terms := _gemma_terms():
+            atomic_io.write_text(folder / "GEMMA_TERMS.md", terms)
+    manifest = {
+        "format": EXPORT_FORMAT,
+        "export": facts,
+        "adapters": [_origin(source) for source in sources],
+        "backbone": dict(first.manifest.get("backbone", {}))
+        | {"model_type": first.backbone.model_type},
+        "separator": first.config.separator,
+        "start": first.config.start,
+        "licence": licence(sources),
+        **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
+    }
+    atomic_io.write_text(folder / "README.md", _card(manifest, usage, gemma=gemma))
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": atomic_io.sha256_file(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    atomic_io.write_json(folder / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def licence(sources: Sequence[TaskLoRAs]) -> str | None:
+    """The licences that the adapters' manifests state; None where none does."""
+    stated = [source.manifest.get("licence") for source in sources]
+    return "; ".join(dict.fromkeys(filter(None, stated))) or None
+
+
+def _origin(source: TaskLoRAs) -> dict[str, Any]:
+    """What identifies an adapter: the hash of its weights, its method, its data."""
+    manifest = source.manifest
+    training = manifest.get("training", {})
+    return {
+        "sha256": manifest.get("files", {}).get(WEIGHTS_FILE, {}).get("sha256"),
+        "method": manifest.get("method"),
+        "created": manifest.get("created"),
+        "commit": manifest.get("code", {}).get("commit"),
+        "train_data": training.get("train_data"),
+        "config": source.config.to_dict(),
+    }
+
+
+def _card(manifest: Mapping[str, Any], usage: str, *, gemma: bool) -> str:
+    export, backbone = manifest["export"], manifest["backbone"]
+    tasks = ", ".join(export["tasks"])
+    adapters = ", ".join((origin["sha256"] or "not saved")[:12] for origin in manifest["adapters"])
+    separator = json.dumps(manifest["separator"], ensure_ascii=False)
+    terms = [f"**Licence:** {manifest['licence'] or 'not stated by the adapter'}."]
+    if gemma:
+        terms.append(
+            f"{_GEMMA_NOTICE}. This is a Model Derivative in their sense, modified by the experts "
+            "of the adapter named above; the use restrictions of section 3.2 apply to it."
+        )
+    name = backbone.get("name") or "unnamed"
+    lines = [
+        "---",
+        "license: other",
+        *([f"base_model: {name}"] if "/" in name else []),
+        *(["library_name: peft"] if export["format"] == "peft" else []),
+        f"tags: [lora, cgc-lora, {export['format']}]",
+        "---",
+        "",
+        f"# {tasks}",
+        "",
+        "One task a LoRA, taken out of a multi-task adapter (CGC-LoRA, arXiv 2402.01684): the "
+        "experts that the task may use, weighted by its gate."
+        if export["format"] != "merged"
+        else "A task's experts of a multi-task adapter (CGC-LoRA, arXiv 2402.01684), added to the "
+        "weights of the backbone.",
+        "",
+        f"- backbone: {name} (fingerprint {str(backbone.get('fingerprint', 'unknown'))[:12]}, "
+        f"type {backbone['model_type']})",
+        f"- adapter: sha256 {adapters}",
+        f"- rank: {export['rank']}",
+        f"- text between prompt and answer: {separator}",
+        "",
+        "A prompt ends with that text, and begins with " + _STARTS[manifest["start"]] + ".",
+        "",
+        "## Use",
+        "",
+        usage.strip("\n"),
+        "",
+        "## Terms",
+        "",
+        "\n\n".join(terms),
+        "",
+        "`manifest.json` holds the hashes of all files and what the adapter was trained on.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _gemma_terms() -> str | None:
+    """The Gemma Terms of Use, from the repository or from the installed package."""
+    beside = Path(__file__).parents[2] / "GEMMA_TERMS.md"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    try:
+        return importlib.metadata.distribution("cgclora").read_text("licenses/GEMMA_TERMS.md")
+    except importlib.metadata.PackageNotFoundError:
+        return None

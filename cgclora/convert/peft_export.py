@@ -1,0 +1,113 @@
+"""Tasks as LoRA folders in the format of PEFT, which transformers, vLLM and others read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from cgclora.convert.model_card import describe, export_folder
+from cgclora.convert.to_lora import PlainLoRA, TaskLoRAs, file_names
+from cgclora.models.embedded import EMBEDDED
+from cgclora.storage import atomic_io
+from cgclora.storage.adapter_dir import AdapterError
+
+_USAGE = """
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(backbone, "{folder}")
+```
+
+`backbone` is the model that the adapter was trained on, loaded with transformers{embedded}."""
+_EMBEDDED = ": `from cgclora import load_backbone; backbone = load_backbone().model`"
+
+
+def export_peft(
+    source: TaskLoRAs,
+    out: str | Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Write tasks as PEFT LoRAs: for one task `out` is its folder, else `out` has one for each.
+
+    Args:
+        source: The adapter.
+        out: The folder to make; an older export there is replaced.
+        tasks: Which tasks; None takes all.
+        base: The backbone's hub id or folder, to be written into `adapter_config.json`; None takes
+            the name that the adapter knows it by.
+        dtype: Of the written weights.
+
+    Returns:
+        The export's manifest.
+
+    Raises:
+        ConfigError: A task is unknown.
+        AdapterError: PEFT would not find all layers in a backbone of this type, or the folder is
+            there and holds something else.
+    """
+    loras = source.loras(tasks)
+    base = base or source.manifest.get("backbone", {}).get("name") or ""
+    names = file_names(lora.task for lora in loras)
+    with export_folder(out) as fresh:
+        if len(loras) == 1:
+            return write_peft(fresh, source, loras[0], base, dtype)
+        for lora in loras:
+            write_peft(fresh / names[lora.task], source, lora, base, dtype)
+        facts = {"format": "peft", "tasks": list(names), "rank": loras[0].rank}
+        return describe(fresh, [source], _usage(base, "<this folder>/<task>"), **facts)
+
+
+def write_peft(
+    folder: Path, source: TaskLoRAs, lora: PlainLoRA, base: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Write the folder of one LoRA of an adapter; returns its manifest.
+
+    `lora_alpha` is the rank, which makes PEFT's factor alpha / r one: scale and gate are in B.
+
+    Raises:
+        AdapterError: PEFT would not find all layers in a backbone of this type.
+    """
+    if missed := source.missed_by_peft:
+        raise AdapterError(
+            f"PEFT would not load {len(missed)} of the {len(source.layers)} layers of this adapter "
+            f"into a {source.backbone.model_type!r} model, the first is {missed[0]}: export each "
+            "task to merged, a whole model that holds it exactly and that vLLM serves too."
+        )
+    folder.mkdir(exist_ok=True, parents=True)
+    atomic_io.write_json(
+        folder / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "inference_mode": True,
+            "r": lora.rank,
+            "lora_alpha": lora.rank,
+            "lora_dropout": 0.0,
+            "target_modules": list(lora.target_modules),
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "init_lora_weights": True,
+            "modules_to_save": None,
+            "use_dora": False,
+            "use_rslora": False,
+        },
+    )
+    tensors = {
+        f"base_model.model.{path}.lora_{letter}.weight": matrix.to(dtype).contiguous()
+        for path, matrices in lora.layers.items()
+        for letter, matrix in zip("AB", matrices, strict=True)
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    facts = {"format": "peft", "tasks": [lora.task], "rank": lora.rank}
+    return describe(folder, [source], _usage(base, "<this folder>"), **facts)
+
+
+def _usage(base: str, folder: str) -> str:
+    return _USAGE.format(folder=folder, embedded=_EMBEDDED if base == EMBEDDED else "")

@@ -1,0 +1,244 @@
+"""A LoRA in PEFT's format, read without PEFT: JSON and safetensors only, never pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cgclora.config import Start
+from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
+from cgclora.storage.atomic_io import sha256_file
+
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<path>.+)\.lora_(?P<letter>[AB])\.weight")
+_CHANGES_MORE = (  # than B A beside a linear layer
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "layer_replication",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
+_KEEP_BACKBONE = ("gaussian", "eva", "orthogonal", "mica")  # others subtract from its weights
+_PLAIN = {  # read below, or told by the tensors, or without effect on what they compute
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+    *("base_model_name_or_path", "revision", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "r", "rank_pattern", "lora_alpha", "alpha_pattern"),
+    *("use_rslora", "lora_dropout", "fan_in_fan_out", "bias", "ensure_weight_tying"),
+    *("init_lora_weights", "eva_config", "corda_config", "lora_ga_config", "loftq_config"),
+    *("qalora_group_size", "megatron_core"),
+}
+
+
+@dataclass(frozen=True)
+class PeftLoRA:
+    """What a folder holds: h = W0 x + scale * B A x in each of its layers.
+
+    Attributes:
+        name: The folder's own name.
+        layers: A [r, in] and B [out, r] by path, as stored; ranks may differ.
+        scales: alpha / r of each layer, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732).
+        rank: The largest r.
+        alpha: `lora_alpha`.
+        stabilised: Whether it is an rsLoRA.
+        dropout: Of the features while it was trained.
+        facts: What identifies it, for a manifest.
+        separator: Text between prompt and answer, if the folder is an export of ours that says so.
+        start: What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old
+            ones, which are of `bos`; PEFT's own folders are as the tokenizer has it.
+        licence: The licence, likewise.
+    """
+
+    name: str
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    scales: Mapping[str, float]
+    rank: int
+    alpha: float
+    stabilised: bool
+    dropout: float
+    facts: Mapping[str, Any]
+    separator: str | None
+    start: Start
+    licence: str | None
+
+
+def read_peft(folder: str | Path) -> PeftLoRA:
+    """Read a LoRA as PEFT saves it.
+
+    Raises:
+        AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
+            add B A beside linear layers (DoRA, biases, saved modules, embeddings, ...), or its
+            start changed the backbone (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ).
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    layers = _pairs(folder, tensors)
+    try:
+        alpha, stabilised = float(config["lora_alpha"]), bool(config.get("use_rslora"))
+        patterns = {str(key): float(value) for key, value in _table(config, "alpha_pattern")}
+        scales = {}
+        for path, (A, _) in layers.items():
+            fitting = (value for key, value in patterns.items() if _fits(key, path))
+            scales[path] = next(fitting, alpha) / (math.sqrt(len(A)) if stabilised else len(A))
+        dropout = float(config.get("lora_dropout") or 0.0)
+    except (KeyError, TypeError, ValueError, re.error) as error:
+        raise AdapterError(f"{folder / PEFT_CONFIG} is damaged: {error!r}.") from error
+    if not all(scale > 0 for scale in scales.values()):
+        raise AdapterError(f"{folder} has a lora_alpha that is not positive: it changes nothing.")
+    ours = _our_manifest(folder)
+    rank = max(len(A) for A, _ in layers.values())
+    facts = {
+        "name": folder.resolve().name,
+        "sha256": sha256_file(folder / PEFT_WEIGHTS),
+        "base_model": config.get("base_model_name_or_path"),
+        "rank": rank,
+        "alpha": alpha,
+    }
+    return PeftLoRA(
+        folder.resolve().name,
+        layers,
+        scales,
+        rank,
+        alpha,
+        stabilised,
+        dropout,
+        facts,
+        ours.get("separator"),
+        ours.get("start", "bos") if ours else "tokenizer",
+        ours.get("licence"),
+    )
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(f"{folder} holds no PEFT adapter: {PEFT_CONFIG} is missing.") from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / PEFT_CONFIG} is damaged: {error}.") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise AdapterError(f"{folder} is of PEFT type {kind!r}: only LORA can be imported.")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in _KEEP_BACKBONE:
+        raise AdapterError(
+            f"{folder} was trained with init_lora_weights={start}, which is not known to leave the "
+            "backbone's weights as they were, so that its A and B alone are another function. Save "
+            "it anew where it was trained: `model.save_pretrained(folder, "
+            "path_initial_model_for_weight_conversion=...)` with the adapter as it was before "
+            "training makes a plain LoRA of PiSSA, OLoRA, CorDA and LoRA-GA; for LoftQ and others "
+            "`model.merge_and_unload()` makes a backbone."
+        )
+    refused = [name for name in _CHANGES_MORE if config.get(name)]
+    if config.get("bias", "none") != "none":
+        refused.append("bias")
+    if refused:
+        raise AdapterError(
+            f"{folder} uses {', '.join(refused)}, which does more than add B A beside a linear "
+            "layer: merge it into its backbone with PEFT instead."
+        )
+    known = _PLAIN.union(_CHANGES_MORE)
+    if unknown := sorted(name for name in config.keys() - known if config[name]):
+        warnings.warn(
+            f"{folder / PEFT_CONFIG} has fields ignored, not known to this version: {unknown}",
+            stacklevel=3,
+        )
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / PEFT_WEIGHTS
+    if not path.is_file():
+        raise AdapterError(
+            f"{path} is missing: load the adapter with PEFT and save it again, which writes "
+            "safetensors. Pickled weights (.bin) are never read."
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is damaged: {error}.") from error
+
+
+def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of each layer, in fp32."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _KEY.fullmatch(name)
+        if match is None or tensor.dim() != 2:
+            raise AdapterError(
+                f"{folder} holds {name}, which is not A or B of a linear layer: it cannot be "
+                "imported."
+            )
+        found.setdefault(match["path"], {})[match["letter"]] = tensor.float()
+    if not found:
+        raise AdapterError(f"{folder} holds no LoRA weights.")
+    for path, matrices in found.items():
+        if len(matrices) != 2 or len(matrices["A"]) != matrices["B"].shape[1]:
+            raise AdapterError(f"{folder} is damaged: A and B of {path} do not fit together.")
+        if not len(matrices["A"]):
+            raise AdapterError(f"{folder / PEFT_WEIGHTS} is damaged: {path} has rank 0.")
+    return {path: (matrices["A"], matrices["B"]) for path, matrices in found.items()}
+
+
+def _table(config: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
+    """The items of a table that may be missing.
+
+    Raises:
+        TypeError: It is no table.
+    """
+    table = config.get(name) or {}
+    if not isinstance(table, dict):
+        raise TypeError(f"{name} is {table!r}, which is no table")
+    return list(table.items())
+
+
+def _fits(pattern: str, path: str) -> bool:
+    """Whether a key of PEFT's `alpha_pattern` names a layer: a regular expression of its end."""
+    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+
+
+def _our_manifest(folder: Path) -> Mapping[str, Any]:
+    """The manifest of an export of ours; empty for what others wrote.
+
+    Raises:
+        AdapterError: It is damaged, so that the separator that it gives would get lost.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise TypeError(f"a {type(manifest).__name__} where a table should be")
+        if "export" not in manifest:
+            return {}
+        for name in ("separator", "licence"):
+            if not isinstance(manifest.get(name), str | None):
+                raise TypeError(f"{name} is {manifest[name]!r}, which is no text")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterError(
+            f"{path} is damaged ({error}): fetch the folder again, or remove this file and say "
+            "with --separator what stands between prompt and answer."
+        ) from error
+    return manifest

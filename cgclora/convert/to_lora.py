@@ -1,0 +1,225 @@
+"""One task of an adapter as a plain LoRA, the form that other engines read.
+
+A task's gate does not depend on the token, so that in each adapted layer
+
+    s * sum_e g[t, e] * B_e A_e  =  (B diag(w)) A        w = s * g[t], each weight repeated k times
+
+over the experts that task t may use (arXiv 2402.01684): a LoRA of rank (C + S) * k. Every layer has
+gate weights of its own; they are multiplied into B in fp32, and A stays as it was stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
+
+from cgclora.adapter import Adapter
+from cgclora.config import AdapterConfig
+from cgclora.models.target_modules import saved_paths
+from cgclora.storage import adapter_dir
+from cgclora.storage.adapter_dir import AdapterError
+
+_WRITTEN = {
+    *("manifest.json", "readme.md", "notice", "gemma_terms.md"),
+    *("models.json", "client.py", "serve.sh"),
+}
+"""Files that exports write beside those of the tasks, in lower case."""
+
+_LONGEST_NAME = 200
+"""Bytes. File systems take 255, and an ending may follow."""
+
+_EXPERT_NAMES = {
+    "mixtral": {"gate", "w1", "w2", "w3"},
+    "qwen2_moe": {"gate", "gate_proj", "up_proj", "down_proj"},
+}
+"""What PEFT takes for routed experts and their router, by transformers' pattern of a model type."""
+
+
+@dataclass(frozen=True)
+class PlainLoRA:
+    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale.
+
+    Attributes:
+        task: Whose it is.
+        layers: A [r, in] and B [out, r] in fp32, by the layer's path in the backbone.
+        rank: r, the same in every layer.
+        target_modules: Names by which PEFT finds exactly these layers.
+        separator: Text between a prompt and its answer.
+    """
+
+    task: str
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    rank: int
+    target_modules: tuple[str, ...]
+    separator: str
+
+
+@dataclass(frozen=True)
+class TaskLoRAs:
+    """Where the LoRAs of an adapter's tasks come from: its experts and gates, without a backbone.
+
+    Attributes:
+        config: What the adapter is.
+        manifest: What its folder says of it; of one that was never saved the backbone alone.
+        backbone: The backbone's own config.
+        layers: A [E*k, in] and B [out, E*k] by path, in gate order.
+        gates: [L, T, E].
+        target_modules: Names by which PEFT finds exactly these layers.
+    """
+
+    config: AdapterConfig
+    manifest: Mapping[str, Any]
+    backbone: PretrainedConfig
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    gates: Tensor
+    target_modules: tuple[str, ...]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """Those of an adapter on its backbone."""
+        layers = {
+            path: (layer.expert_A[adapter.name].detach(), layer.expert_B[adapter.name].detach())
+            for path, layer in adapter.layers.items()
+        }
+        return cls(
+            adapter.config,
+            adapter.manifest or {"backbone": adapter.backbone_facts()},
+            adapter.model.config,
+            {path: (A.cpu(), B.cpu()) for path, (A, B) in layers.items()},
+            adapter.gates().cpu(),
+            module_names(adapter.model, list(layers)),
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path, backbone: PretrainedConfig) -> Self:
+        """Those of a saved adapter; of the backbone only its config is needed, not its weights.
+
+        Args:
+            folder: What `Adapter.save` wrote.
+            backbone: The config of the backbone that it was trained on.
+
+        Raises:
+            AdapterError: The folder is not an adapter or is damaged, or a backbone of this config
+                is of another type or has other layers.
+        """
+        manifest, config = adapter_dir.read_manifest(folder)
+        tensors = adapter_dir.read_tensors(folder)
+        with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers
+            skeleton = AutoModelForCausalLM.from_config(backbone)
+        paths = saved_paths(skeleton, config.target_modules, tensors)
+        kind = skeleton.config.model_type
+        trained_on = manifest["backbone"].get("model_type", kind)  # older manifests do not say it
+        if trained_on != kind or _sizes_of(tensors) != _sizes_in(skeleton, paths):
+            raise AdapterError(
+                f"{folder} was trained on a backbone of other layers or another type than "
+                f"{kind!r} in this size: name the one it was trained on, "
+                f"{manifest['backbone'].get('name') or 'which has no name'}."
+            )
+        layers = {
+            path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
+        }
+        gates = adapter_dir.gates_of(folder, config, tensors)
+        names = module_names(skeleton, paths)
+        return cls(config, manifest, skeleton.config, layers, gates, names)
+
+    def lora(self, task: str) -> PlainLoRA:
+        """A task's experts as one LoRA.
+
+        Raises:
+            ConfigError: The task is unknown.
+        """
+        config, number = self.config, self.config.task_index(task)
+        usable = torch.tensor(config.access()[number]).repeat_interleave(config.expert_rank)
+        weights = config.scale * self.gates[:, number].float()
+        weights = weights.repeat_interleave(config.expert_rank, dim=-1)
+        layers = {
+            path: (
+                A.float()[usable].contiguous(),
+                (B.float() * row)[:, usable].contiguous(),
+            )
+            for (path, (A, B)), row in zip(self.layers.items(), weights, strict=True)
+        }
+        rank = config.active_rank
+        return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
+
+    @property
+    def missed_by_peft(self) -> tuple[str, ...]:
+        """Paths of the layers that PEFT would not adapt in a backbone of this type.
+
+        Where transformers 5 holds all routed experts in one parameter, PEFT reads any LoRA as one
+        of the model as it was before: a target that is called like a part of an expert becomes
+        that parameter, also where dense layers or shared experts are called so (its issue 3711).
+        """
+        kind = self.backbone.model_type
+        patterns = _MODEL_TO_CONVERSION_PATTERN | {"mixtral": "mixtral"}  # PEFT's own addition
+        names = _EXPERT_NAMES.get(patterns.get(kind, ""), set())
+        return tuple(path for path in self.layers if path.rpartition(".")[2] in names)
+
+    def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:
+        """A LoRA for each task, by default for all that the adapter knows.
+
+        Raises:
+            ConfigError: A task is unknown.
+        """
+        return [self.lora(task) for task in dict.fromkeys(tasks or self.config.tasks)]
+
+
+def file_names(tasks: Iterable[str]) -> dict[str, str]:
+    """A name for each task that files, shells and servers take: letters, digits, `_`, `.`, `-`.
+
+    It has up to 200 bytes, does not begin like an option, and is none that an export itself needs.
+
+    Raises:
+        AdapterError: Two tasks would share one.
+    """
+    names: dict[str, str] = {}
+    for task in tasks:
+        name = _file_name(task)
+        if name in names.values():
+            raise AdapterError(f"two tasks would be called {name!r}: export them one by one.")
+        names[task] = name
+    return names
+
+
+def _file_name(task: str) -> str:
+    name = re.sub(r"[^\w.-]+", "_", task).strip("._").lstrip("-._") or "task"
+    if name.casefold() in _WRITTEN:
+        name = f"task_{name}"
+    if len(name.encode()) > _LONGEST_NAME:
+        mark = f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"  # two may begin alike
+        name = name.encode()[: _LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
+    return name
+
+
+def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """In and out features of the layers that an adapter's tensors are for, by path."""
+    paths = [name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")]
+    return {
+        path: (tensors[f"{path}.expert_A"].shape[1], tensors[f"{path}.expert_B"].shape[0])
+        for path in paths
+    }
+
+
+def _sizes_in(model: PreTrainedModel, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """In and out features of linear layers of a model, by path."""
+    layers = {path: cast(nn.Linear, model.get_submodule(path)) for path in paths}
+    return {path: (layer.in_features, layer.out_features) for path, layer in layers.items()}
+
+
+def module_names(model: PreTrainedModel, paths: Sequence[str]) -> tuple[str, ...]:
+    """Names that fit exactly these layers of a model: their last parts if no others have them.
+
+    Else whole paths. PEFT takes both; other engines expect last parts.
+    """
+    names = sorted({path.rpartition(".")[2] for path in paths})
+    fitting = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in names}
+    return tuple(names if fitting == set(paths) else paths)

@@ -1,0 +1,195 @@
+"""Tasks of one or several adapters as a folder that vLLM serves: a LoRA and a model name a task."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgclora.config import ConfigError
+from cgclora.convert.model_card import describe, export_folder
+from cgclora.convert.peft_export import write_peft
+from cgclora.convert.to_lora import TaskLoRAs, file_names
+from cgclora.models.embedded import EMBEDDED, embedded_folder
+from cgclora.storage import atomic_io
+from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
+
+MODELS_FILE = "models.json"
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
+_AT_ONCE = 16  # LoRAs in one batch; each keeps a place in GPU memory
+_BACKBONE = "backbone"
+_LORAS = "loras"
+
+_SERVE = """#!/usr/bin/env bash
+# Serve every task as a model of its own. Further options of `vllm serve` may follow:
+#   ./serve.sh --port 8000
+set -euo pipefail
+cd "$(dirname "${{BASH_SOURCE[0]}}")"
+exec vllm serve {base} \\
+    --served-model-name {name} \\
+    --enable-lora \\
+    --max-lora-rank {rank} \\
+    --max-loras {at_once} \\
+    --max-cpu-loras {loras} \\
+    --lora-modules \\
+{modules} \\
+    "$@"
+"""
+
+_CLIENT = '''"""Ask the server: python client.py TASK "prompt" [URL], with the package openai."""
+
+import json
+import sys
+from pathlib import Path
+
+from openai import OpenAI
+
+known = json.loads(Path(__file__).with_name("models.json").read_text(encoding="utf-8"))
+task, prompt, *rest = sys.argv[1:]
+client = OpenAI(base_url=rest[0] if rest else "http://127.0.0.1:8000/v1", api_key="none")
+answer = client.completions.create(
+    model=known["models"][task],
+    prompt=prompt + known["separator"],
+    max_tokens=128,
+    temperature=0,
+)
+print(answer.choices[0].text)
+'''
+
+_USAGE = """
+Needs vLLM and a GPU; `serve.sh` starts the server, with every task as a model name of its own:
+
+    ./serve.sh --port 8000
+    python client.py {task} "<prompt>"
+
+Requests of different tasks share a batch, up to `--max-loras` of them. `models.json` has the model
+name of each task, and the evaluation of cgclora reads it:
+
+    python -m evals predict --server http://127.0.0.1:8000/v1 --models models.json ...
+
+The base model is `{base}`. Each folder in `loras` is a plain PEFT LoRA."""
+
+
+def export_vllm(
+    sources: Sequence[TaskLoRAs],
+    out: str | Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Write LoRAs, the server's command line, a client, and the table of model names.
+
+    Args:
+        sources: The adapters, all on one backbone and with one separator.
+        out: The folder to make; an older export there is replaced.
+        tasks: Which tasks; None takes all of all adapters.
+        base: The backbone's hub id or folder, for `vllm serve` and each LoRA's
+            `adapter_config.json`. None takes the hub id that the adapters know; the embedded
+            backbone, which no hub has, is copied into the bundle.
+        dtype: Of the written LoRAs; vLLM casts them to its own.
+
+    Returns:
+        The export's manifest.
+
+    Raises:
+        ConfigError: A task is unknown, or two adapters know it; or `base` is needed.
+        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, PEFT,
+            through which bundles are checked, would not find all layers, or the folder is there
+            and holds something else.
+    """
+    chosen = _chosen(sources, tasks)
+    rank = _max_rank(chosen.values())
+    name = sources[0].manifest.get("backbone", {}).get("name") or ""
+    copied = _embedded_files() if base is None and name == EMBEDDED else []
+    base = _BACKBONE if copied else _base(base, name)
+    names = file_names(chosen)
+    with export_folder(out, sum(path.stat().st_size for path in copied)) as fresh:
+        for task, source in chosen.items():
+            folder = fresh / _LORAS / names[task]
+            write_peft(folder, source, source.lora(task), name if copied else base, dtype)
+        if copied:
+            (fresh / _BACKBONE).mkdir()
+            for path in copied:
+                shutil.copyfile(path, fresh / _BACKBONE / path.name)
+        atomic_io.write_json(
+            fresh / MODELS_FILE, {"separator": sources[0].config.separator, "models": names}
+        )
+        atomic_io.write_text(fresh / "client.py", _CLIENT)
+        atomic_io.write_text(fresh / "serve.sh", _serve(base, name, rank, list(names.values())))
+        (fresh / "serve.sh").chmod(0o755)
+        usage = _USAGE.format(task=shlex.quote(next(iter(names))), base=base)
+        facts = {"format": "vllm", "tasks": list(names), "rank": _largest(chosen.values())}
+        used = [source for source in sources if any(source is one for one in chosen.values())]
+        return describe(fresh, used, usage, models=names, max_lora_rank=rank, **facts)
+
+
+def _chosen(sources: Sequence[TaskLoRAs], tasks: Sequence[str] | None) -> dict[str, TaskLoRAs]:
+    """Which adapter answers each task."""
+    first = sources[0]
+    for source in sources[1:]:
+        if source.manifest["backbone"]["fingerprint"] != first.manifest["backbone"]["fingerprint"]:
+            raise AdapterError("the adapters are on different backbones: make a bundle for each.")
+        if source.config.separator != first.config.separator:
+            raise AdapterError(
+                f"the adapters put {first.config.separator!r} and {source.config.separator!r} "
+                "between prompt and answer: make a bundle for each."
+            )
+    owners: dict[str, list[TaskLoRAs]] = {}
+    for source in sources:
+        for task in source.config.tasks:
+            owners.setdefault(task, []).append(source)
+    wanted = list(dict.fromkeys(tasks or owners))
+    if unknown := [task for task in wanted if task not in owners]:
+        raise ConfigError(f"unknown task {unknown[0]!r}: the adapters know {', '.join(owners)}.")
+    if shared := [task for task in wanted if len(owners[task]) > 1]:
+        raise ConfigError(
+            f"several adapters know {shared[0]!r}, and a model name stands for one: make a bundle "
+            "for each adapter, or leave the task out with --task."
+        )
+    return {task: owners[task][0] for task in wanted}
+
+
+def _largest(sources: Iterable[TaskLoRAs]) -> int:
+    return max(source.config.active_rank for source in sources)
+
+
+def _max_rank(sources: Iterable[TaskLoRAs]) -> int:
+    """The smallest value that vLLM's --max-lora-rank takes and that has room for all."""
+    largest = _largest(sources)
+    for rank in _RANKS:
+        if rank >= largest:
+            return rank
+    raise AdapterError(f"a LoRA has rank {largest}, vLLM takes up to {_RANKS[-1]}.")
+
+
+def _base(base: str | None, name: str) -> str:
+    if base is None and "/" not in name:
+        raise ConfigError(
+            f"the adapters' backbone is known as {name!r} only: give --base, the folder or the hub "
+            "id that vLLM shall load."
+        )
+    base = base or name
+    # The server starts in the bundle's own folder.
+    return str(Path(base).resolve()) if Path(base).exists() else base
+
+
+def _embedded_files() -> list[Path]:
+    folder = embedded_folder(lambda stage, fraction: None)
+    return [path for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE]
+
+
+def _serve(base: str, name: str, rank: int, names: Sequence[str]) -> str:
+    modules = " \\\n".join(" " * 8 + shlex.quote(f"{name}={_LORAS}/{name}") for name in names)
+    return _SERVE.format(
+        base=shlex.quote(base),
+        name=shlex.quote(name or base),
+        rank=rank,
+        at_once=min(len(names), _AT_ONCE),
+        loras=len(names),
+        modules=modules,
+    )

@@ -1,0 +1,183 @@
+"""Records: their hash, a subset of them, and their token ids. `records` reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from cgclora.config import PromptFormat, Start
+from cgclora.models.vocabulary import unreadable_word
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # slow to import, and reading needs none
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names file, line, field and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One question with its reference answer.
+
+    Attributes:
+        id: Its own `sample_id`, else one after file and line, see `cgclora.data.readers.read`.
+        task: Task name.
+        prompt: The whole prompt.
+        target: The reference answer.
+        choices: Labels, types or terms that the prompt offers; None for free text.
+    """
+
+    id: str
+    task: str
+    prompt: str
+    target: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A record as token ids: the prompt with its special tokens, then target and end token.
+
+    Attributes:
+        ids: Token ids of prompt and target.
+        prompt_length: How many of them are the prompt.
+        task: Task id.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    task: int
+
+
+def data_hash(records: Iterable[Record]) -> str:
+    """sha256 over task, prompt and target of the records in their order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps([record.task, record.prompt, record.target]).encode())
+    return digest.hexdigest()
+
+
+def sample_per_task(items: Sequence[Encoded], most: Sequence[int], seed: int) -> list[Encoded]:
+    """At most so many items of each task, drawn with `seed`, in their first order.
+
+    Args:
+        items: What to draw from.
+        most: How many of task 0, 1, ...; 0 takes all.
+        seed: Of the draw.
+    """
+    groups = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[item.task].append(index)
+    generator = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    chosen: set[int] = set()
+    for task, group in sorted(groups.items()):
+        chosen.update(generator.sample(group, min(most[task] or len(group), len(group))))
+    return [item for index, item in enumerate(items) if index in chosen]
+
+
+def encode(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    *,
+    prompt_format: PromptFormat,
+    max_length: int,
+    needed: Sequence[str] | None = None,
+    known: int = sys.maxsize,
+) -> tuple[list[Encoded], Counter[str]]:
+    """Token ids of records that fit, and how many a task were too long.
+
+    Prompt and target are tokenised apart, so that decoding, which sees the prompt alone, meets the
+    same ids.
+
+    Args:
+        records: What to encode.
+        tokenizer: The backbone's.
+        tasks: Task names in the order of their ids.
+        prompt_format: What stands around a prompt.
+        max_length: Most tokens of prompt and target together.
+        needed: Tasks that must have a record, and that alone may have some; None for all.
+        known: How many token ids the backbone can read, see `cgclora.models.vocabulary.readable`.
+
+    Raises:
+        DataError: A record's task is not among them, one of them has no record that fits, a record
+            has a word that the backbone cannot read, or the tokenizer has no token to end a target
+            with.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            "the backbone's tokenizer has no end token, so no target could end: "
+            "name its `eos_token` in tokenizer_config.json."
+        )
+    ids = {task: index for index, task in enumerate(tasks) if needed is None or task in needed}
+    if unknown := sorted({record.task for record in records} - ids.keys()):
+        where = "the adapter does not know" if needed is None else "are not to be trained here"
+        raise DataError(f"the data has tasks that {where}: {unknown}.")
+    encoded, too_long = [], Counter[str]()
+    prompts = encode_prompts([record.prompt for record in records], tokenizer, prompt_format)
+    targets = tokenizer([record.target for record in records] or [""], add_special_tokens=False)[
+        "input_ids"
+    ]
+    for record, prompt, target in zip(records, prompts, targets, strict=False):
+        whole = [*prompt, *target, tokenizer.eos_token_id]
+        if len(whole) > max_length:
+            too_long[record.task] += 1
+        elif (word := unreadable_word(whole, known, tokenizer)) is not None:
+            raise DataError(
+                f"record {record.id!r} of task {record.task!r} has {word!r}, which this backbone "
+                "cannot read: leave it out of input and target."
+            )
+        else:
+            encoded.append(Encoded(whole, len(prompt), ids[record.task]))
+    kept = Counter(item.task for item in encoded)
+    for task, index in ids.items():
+        if not kept[index]:
+            raise DataError(
+                f"task {task!r} has no record within {max_length} tokens "
+                f"({too_long[task]} are longer): give it data, or raise max_length as far as the "
+                "backbone goes."
+            )
+    return encoded, too_long
+
+
+def encode_prompts(
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    after: str | PromptFormat | Sequence[PromptFormat],
+) -> list[list[int]]:
+    """Token ids of prompts.
+
+    Args:
+        prompts: The texts.
+        tokenizer: The backbone's.
+        after: What stands around them, for all or for each; a text is the separator alone.
+    """
+    if not prompts:
+        return []
+    if isinstance(after, str):
+        after = PromptFormat(after)
+    formats = [after] * len(prompts) if isinstance(after, PromptFormat) else after
+    texts = [text + one.separator for text, one in zip(prompts, formats, strict=True)]
+    encoded: dict[int, list[int]] = {}
+    for start in dict.fromkeys(one.start for one in formats):
+        places = [place for place, one in enumerate(formats) if one.start == start]
+        found = _with_start([texts[place] for place in places], tokenizer, start)
+        encoded.update(zip(places, found, strict=True))
+    return [encoded[place] for place in range(len(texts))]
+
+
+def _with_start(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, start: Start
+) -> list[list[int]]:
+    """Token ids of texts with the special tokens of `PromptFormat.start`."""
+    if start == "tokenizer":
+        return cast(list[list[int]], tokenizer(texts)["input_ids"])
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [[*first, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -1,0 +1,1 @@
+"""Answers: requests, batches, decoding, several adapters on one backbone."""

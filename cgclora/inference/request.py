@@ -1,0 +1,206 @@
+"""What is asked of a backbone and what it answers.
+
+Everyone who answers shares these words: decoding, serving, evaluation and the app.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Literal, Protocol, cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cgclora.adapter import Row, folded_in
+from cgclora.config import PromptFormat
+from cgclora.data.records import encode_prompts
+from cgclora.layer import GatheredRoute, Route
+from cgclora.models.backbone import Backbone
+from cgclora.models.vocabulary import readable, unreadable_word
+
+Finish = Literal["end", "stop", "length"]
+
+
+class DecodingError(ValueError):
+    """A request that cannot be answered; the message names the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes:
+        task: Whose experts answer; None is the bare backbone.
+        prompt: The whole prompt, without what stands around it (`PromptFormat`).
+        max_new_tokens: Most tokens of the answer.
+        stop: Texts at which the answer ends; they are not part of it.
+        temperature: 0 takes the likeliest token, otherwise (1e-6 to 1e6) tokens are drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        seed: Of the draw.
+        choices: The answer is one of these texts, whole unless `stop` or `max_new_tokens` ends it;
+            None leaves it free.
+        gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+        cluster: Whose task it is, where several adapters are resident; None looks it up.
+        separator: Text between prompt and answer; None takes that of the adapter's training, and a
+            line break for the bare backbone.
+    """
+
+    task: str | None
+    prompt: str
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    choices: tuple[str, ...] | None = None
+    gates: Tensor | None = None
+    cluster: str | None = None
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, since a request may come from a form."""
+        if self.max_new_tokens < 1:
+            raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise DecodingError(
+                f"temperature must be 0, or from 1e-6 to 1e6, got {self.temperature}."
+            )
+        if not 0 <= self.seed < 1 << 63:
+            raise DecodingError(f"seed must be in [0, 2^63), got {self.seed}.")
+        if not 0 < self.top_p <= 1:
+            raise DecodingError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if "" in self.stop:
+            raise DecodingError("stop holds an empty text, which would end every answer.")
+        if self.choices is not None and not all(self.choices or [""]):
+            raise DecodingError("choices is empty or holds an empty text: name what may be said.")
+
+
+class Experts(Protocol):
+    """Who knows tasks: an adapter, or several of them (`multi_adapter.Clusters`)."""
+
+    model: PreTrainedModel
+    name: str
+
+    @property
+    def folded_task(self) -> str | None:
+        """The task that stands in the weights, so that its rows need no route."""
+
+    def snapshot(self) -> Experts:
+        """Those of now: a batch asks them twice, and must not hear of different adapters."""
+
+    def prompt_format(self, row: Row) -> PromptFormat:
+        """What stands around a row's prompt."""
+
+    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
+        """The route of a batch."""
+
+    def route(self, tasks: Any) -> AbstractContextManager[None]:
+        """Within this context the layers follow a planned route."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got.
+
+    Attributes:
+        text: The answer.
+        finish: Why it ended: its `end` token, a `stop` text, or `length`.
+        prompt_tokens: Tokens of the prompt.
+        tokens: Tokens generated, the end token included.
+        seconds: From when it joined a batch to its end.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer, as it comes.
+
+    Attributes:
+        index: Which request it belongs to.
+        text: What is new; may be empty.
+        answer: The whole answer, with the request's last piece only.
+    """
+
+    index: int
+    text: str
+    answer: Answer | None = None
+
+
+def _unreadable_choice(backbone: Backbone, choices: Sequence[str] | None, known: int) -> str | None:
+    """The first word of some texts that a backbone cannot say; None if there is none."""
+    if not choices or len(backbone.tokenizer) <= known:
+        return None
+    said = backbone.tokenizer(list(choices), add_special_tokens=False)["input_ids"]
+    return unreadable_word(chain.from_iterable(said), known, backbone.tokenizer)
+
+
+def encode_requests(
+    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None
+) -> list[list[int]]:
+    """Token ids of the requests' prompts, checked.
+
+    Raises:
+        ConfigError: The adapter does not know a task.
+        DecodingError: As `check` says.
+    """
+    formats = []
+    for request in requests:
+        bare = adapter is None or request.task is None
+        own = PromptFormat() if bare else cast(Experts, adapter).prompt_format(request)
+        if request.separator is not None:
+            own = replace(own, separator=request.separator)
+        formats.append(own)
+    prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
+    check(backbone, requests, prompts, adapter)
+    return prompts
+
+
+def check(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    prompts: Sequence[Sequence[int]],
+    adapter: Experts | None,
+) -> None:
+    """Refuse requests that cannot be answered.
+
+    Raises:
+        DecodingError: As `stream` says.
+    """
+    most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
+    known = readable(backbone.model)
+    for request, prompt in zip(requests, prompts, strict=True):
+        if not request.prompt.strip():
+            raise DecodingError("the prompt is empty: write a question.")
+        if len(prompt) + request.max_new_tokens > most:
+            raise DecodingError(
+                f"prompt ({len(prompt)} tokens) and answer (up to {request.max_new_tokens}) exceed "
+                f"the {most} tokens that this backbone reads: shorten the prompt."
+            )
+        if (word := unreadable_word(prompt, known, backbone.tokenizer)) is not None:
+            raise DecodingError(f"this backbone cannot read {word!r}: leave it out of the prompt.")
+        if (word := _unreadable_choice(backbone, request.choices, known)) is not None:
+            raise DecodingError(f"this backbone cannot say {word!r}: leave it out of the choices.")
+        if request.task is not None and adapter is None:
+            raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
+        if request.task is None and request.gates is not None:
+            raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
+    if adapter is not None and adapter.model is not backbone.model:
+        raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
+    if (folded := folded_in(backbone.model)) is not None:
+        name, task = folded
+        other = adapter is None or adapter.name != name
+        if other or any(r.task != task or r.gates is not None for r in requests):
+            raise DecodingError(
+                f"task {task!r} of adapter {name!r} is folded in: unfold() to answer other tasks, "
+                "the bare backbone, or with gates of your own."
+            )

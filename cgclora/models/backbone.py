@@ -1,0 +1,207 @@
+"""Where a backbone comes from: the embedded default, a local folder or a hub id."""
+
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cgclora.inference.fast_decoder import DEVICES, LeanDecoder, is_known
+from cgclora.inference.prompt_lookup import Phrases
+from cgclora.models.checkpoint import (
+    BackboneError,
+    check_memory,
+    download,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    quiet,
+    read_config,
+)
+from cgclora.models.embedded import (
+    EMBEDDED,
+    Progress,
+    embedded_folder,
+    embedded_tokenizer,
+    read_manifest,
+)
+from cgclora.models.hardware import choose_device, choose_dtype
+from cgclora.models.lm_head import OutputHead
+from cgclora.models.quantized import FEW_ROWS, has_kernel
+from cgclora.models.vocabulary import pad_id
+
+__all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen language model with its tokenizer.
+
+    Attributes:
+        model: In eval mode, no parameter requires a gradient.
+        tokenizer: Its tokenizer; a pad token is always set.
+        name: The source that it was loaded from.
+        fingerprint: What adapters know it by, see `fingerprint`.
+        int8: Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
+        lock: Held during each forward pass of decoding, since all layers look up one route.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    fingerprint: str
+    int8: bool = False
+    lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """How answers are computed, for manifests and pages: by which code, with which weights."""
+        few = f"int8 up to {FEW_ROWS} tokens a pass, {self.head.choosing_bits}-bit head to choose"
+        return {
+            "pass": "lean" if self.is_lean else "transformers",
+            "weights": f"{few}, else {self._dtype}" if self.int8 else self._dtype,
+        }
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def pad_id(self) -> int:
+        """The token id that fills up the rows of a batch."""
+        return pad_id(self.model, self.tokenizer)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer: the tokenizer's end token, and the model's own.
+
+        The model's stand in its generation config. Most chat models name several there, and say
+        another than the tokenizer's.
+        """
+        settings = self.model.generation_config
+        own = None if settings is None else settings.eos_token_id
+        several = own if isinstance(own, list | tuple) else [own]
+        return frozenset(one for one in (self.tokenizer.eos_token_id, *several) if one is not None)
+
+    @cached_property
+    def phrases(self) -> Phrases:
+        """What answers have said, for drafts of later ones."""
+        return Phrases()
+
+    @cached_property
+    def head(self) -> OutputHead:
+        """The output head by itself.
+
+        Raises:
+            BackboneError: See `OutputHead`.
+        """
+        return OutputHead(self.model, packed=self.int8)
+
+    @cached_property
+    def is_lean(self) -> bool:
+        """Whether there is a faster forward pass for it here than that of `transformers`."""
+        return self.model.device.type in DEVICES and is_known(self.model)
+
+    @cached_property
+    def lean(self) -> LeanDecoder | None:
+        """The fast forward pass of decoding; None unless `is_lean`."""
+        return LeanDecoder(self.model, int8=self.int8) if self.is_lean else None
+
+
+def load_backbone(
+    source: str | Path = EMBEDDED,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    four_bit: bool = False,
+    int8: bool = False,
+    progress: Progress | None = None,
+) -> Backbone:
+    """Load a frozen causal language model. No code from the source is ever run, no pickle read.
+
+    Args:
+        source: `EMBEDDED`, a local folder in the format of `save_pretrained`, or a hub id.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of CUDA, MPS, CPU.
+        dtype: Such as `bfloat16`; `auto` takes bfloat16 where the hardware computes in it, else
+            float32.
+        four_bit: Quantise the linear layers to NF4 (arXiv 2305.14314). Needs CUDA, bitsandbytes,
+            and room for the unquantised model in main memory, for its fingerprint.
+        int8: Decode with 8-bit copies of the weights where few tokens pass at once, which is faster
+            and takes half as much memory again. On CPUs, for the families that `fast_decoder`
+            knows; elsewhere it changes nothing, and `Backbone.int8` says so.
+        progress: Called with a stage's name and the fraction done, in [0, 1]. By default only the
+            one-time conversion of the embedded backbone is reported, on stderr.
+
+    Raises:
+        BackboneError: The id is unknown, there is no network, files are damaged or missing, it is
+            no causal language model, memory, device or bitsandbytes is lacking.
+    """
+    try:
+        chosen_device = choose_device(device)
+        chosen_dtype = choose_dtype(dtype, chosen_device)
+    except ValueError as error:
+        raise BackboneError(str(error)) from error
+    placement = (chosen_device, chosen_dtype, four_bit)
+    name = str(source)
+    report = progress or _ignore
+    with quiet():
+        if name == EMBEDDED:
+            backbone = _load_embedded(*placement, report, progress or _print)
+        else:
+            backbone = _load_other(name, *placement, report)
+    if int8 and backbone.is_lean and chosen_device.type == "cpu" and has_kernel():
+        report("packing the weights", 0.9)
+        backbone = replace(backbone, int8=True)
+        _ = backbone.lean, backbone.head  # now, so that no first answer waits for it
+    report(f"{name} is ready", 1.0)
+    return backbone
+
+
+def _load_other(
+    name: str, device: torch.device, dtype: torch.dtype, four_bit: bool, report: Progress
+) -> Backbone:
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if not local:
+        folder = download(name, ["config.json"])
+    check_memory(read_config(folder, name), name, device, dtype, four_bit)
+    if not local:
+        report(f"downloading {name}", 0.0)
+        folder = download(name, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+    report(f"loading {name}", 0.7)
+    tokenizer = load_tokenizer(folder, name)
+    model, mark = load_model(folder, name, device, dtype, four_bit)
+    return Backbone(model, tokenizer, name, mark)
+
+
+def _load_embedded(
+    device: torch.device,
+    dtype: torch.dtype,
+    four_bit: bool,
+    report: Progress,
+    report_conversion: Progress,
+) -> Backbone:
+    for rebuild in (False, True):
+        folder = embedded_folder(report_conversion, rebuild=rebuild)
+        report(f"loading {EMBEDDED}", 0.9)
+        check_memory(read_config(folder, EMBEDDED), EMBEDDED, device, dtype, four_bit)
+        model, mark = load_model(folder, EMBEDDED, device, dtype, four_bit)
+        if mark == read_manifest(folder)["fingerprint"]:
+            return Backbone(model, embedded_tokenizer(folder), EMBEDDED, mark)
+    raise BackboneError(
+        f"{folder} does not give back what was written to it: check the disk, or set CGCLORA_CACHE "
+        "to a folder on another one."
+    )
+
+
+def _print(stage: str, fraction: float) -> None:
+    print(f"[{fraction:4.0%}] {stage}", file=sys.stderr, flush=True)
+
+
+def _ignore(stage: str, fraction: float) -> None:
+    pass

@@ -1,0 +1,152 @@
+"""A backbone's output head by itself, so that it runs only where its logits are wanted."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cgclora.models.checkpoint import BackboneError, evaluating
+from cgclora.models.quantized import Int4Weight, Int8Weight, pack_for_choosing
+
+CHOOSING_ROWS = 8
+"""Most rows for which reading the head in few bits is the faster way to the likeliest word."""
+
+_SURELY = 5.0
+"""How many standard deviations of a logit's error a word may be behind to be looked at closely."""
+
+_MOST = 2048
+"""Candidates a row with which a close look costs less than one at the whole head."""
+
+
+class OutputHead:
+    """Hidden states to logits, as the backbone itself would compute them.
+
+    Args:
+        model: A causal language model.
+        packed: Keep a copy of the head in few bits, which finds the words that may be the
+            likeliest; the head itself tells which of them is.
+
+    Attributes:
+        softcap: The bound of the logits in Gemma 2 (arXiv 2408.00118); None elsewhere.
+
+    Raises:
+        BackboneError: The backbone does something else to its logits, so that the two would
+            disagree.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, packed: bool = False) -> None:
+        self._model = model
+        self._packed: Int4Weight | Int8Weight | None = None
+        self.softcap: float | None = getattr(
+            model.config.get_text_config(), "final_logit_softcapping", None
+        )
+        self._check()
+        if packed:
+            self._packed = pack_for_choosing(self.weight)
+
+    @property
+    def choosing_bits(self) -> int | None:
+        """Of the copy that finds the candidates; None without one."""
+        return None if self._packed is None else self._packed.bits
+
+    @property
+    def weight(self) -> Tensor:
+        """The head's matrix [V, H], wherever the backbone was moved to."""
+        return cast(Tensor, self._model.get_output_embeddings().weight)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] in fp32 for hidden states [N, H].
+
+        A hidden state that is a slice of a longer one makes some libraries copy the whole head for
+        every row, hence the contiguous copy.
+        """
+        weight = self.weight
+        return cap(F.linear(hidden.contiguous().to(weight.dtype), weight).float(), self.softcap)
+
+    def of_words(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Logits [N, words] in fp32 of some words only, for hidden states [N, H]."""
+        return cap(F.linear(hidden.float(), self.weight[ids].float()), self.softcap)
+
+    def likeliest(self, hidden: Tensor) -> list[int]:
+        """The id of the word with the largest logit, for each hidden state of [N, H].
+
+        Bounding logits, as `cap` does, leaves their order.
+
+        A copy in few bits is off by an error of known size. Words that the largest logit leads by
+        more than that error can explain are out; few remain, whose logits the head gives in fp32.
+        """
+        if self._packed is None or len(hidden) > CHOOSING_ROWS:
+            return self._likeliest_of_all(hidden)
+        rough = self._packed(hidden)
+        lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
+        found = rough >= rough.amax(dim=-1, keepdim=True) - lead
+        return [
+            self._likeliest_of(row, words.nonzero().squeeze(1))
+            for row, words in zip(hidden.split(1), found, strict=True)
+        ]
+
+    def _likeliest_of(self, row: Tensor, words: Tensor) -> int:
+        """The likeliest of some words after a hidden state [1, H], by itself: rows round alike."""
+        # Hardly any word leads, or none since a hidden state is no number: all of them, then.
+        if not 0 < len(words) <= _MOST:
+            return self._likeliest_of_all(row)[0]
+        return int(words[(row.float() * self.weight[words].float()).sum(-1).argmax()])
+
+    def choose(self, hidden: Tensor) -> Tensor:
+        """The id of the word with the largest logit, [N], for hidden states [N, H].
+
+        Unlike `likeliest` it looks at the whole head, and nothing waits for the device.
+        """
+        weight = self.weight
+        return F.linear(hidden.contiguous().to(weight.dtype), weight).argmax(-1)
+
+    def _likeliest_of_all(self, hidden: Tensor) -> list[int]:
+        ids: list[int] = self(hidden).argmax(-1).tolist()
+        return ids
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compare with the backbone's own logits once, on four tokens."""
+        if getattr(self._model.get_output_embeddings(), "bias", None) is not None:
+            raise self._unknown()
+        ids = torch.arange(1, 5, device=self._model.device).unsqueeze(0)
+        with evaluating(self._model):
+            own = self._model(input_ids=ids).logits[0].float().log_softmax(-1)
+            hidden = text_decoder(self._model)(input_ids=ids).last_hidden_state[0]
+        ours = self(hidden).log_softmax(-1)
+        # Logits in bf16 are off by a percent or so; a forgotten factor is off by far more.
+        if (own - ours).abs().mean() > 0.05:
+            raise self._unknown()
+
+    def _unknown(self) -> BackboneError:
+        return BackboneError(
+            f"{type(self._model).__name__} changes its logits in a way that is not known here: "
+            "use a backbone of another family (Qwen, Llama, GLM and Gemma are tested)."
+        )
+
+
+def text_decoder(model: PreTrainedModel) -> Any:
+    """The part of a causal language model that makes hidden states of token ids.
+
+    Some models give themselves, head included, as their decoder (Llama 4), or their head
+    (ModernBERT): there it is within the model.
+    """
+    decoder = model.get_decoder()
+    if decoder is not model and isinstance(decoder, PreTrainedModel):
+        return decoder
+    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), model)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same but for rounding, which in 16 bits is a percent or so."""
+    most = 0.1 if other.dtype.itemsize == 2 else 0.01
+    return bool((one - other).float().norm() <= most * other.float().norm())
+
+
+def cap(logits: Tensor, softcap: float | None) -> Tensor:
+    """Bound logits to (-softcap, softcap) as Gemma 2 does; None leaves them."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

@@ -1,0 +1,1 @@
+"""Serving: a scheduler of requests behind OpenAI's completions API."""

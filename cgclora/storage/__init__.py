@@ -1,0 +1,1 @@
+"""What lies on disk: atomic files, adapter folders, run folders, and where each came from."""

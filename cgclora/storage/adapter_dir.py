@@ -1,0 +1,219 @@
+"""An adapter as a folder: config, weights, and a manifest of where they come from.
+
+A router (`router`) may lie beside them. JSON and safetensors only, never pickle. The
+manifest holds the hashes of the others and of itself, so that a damaged folder is noticed before
+anything of it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cgclora.config import AdapterConfig
+from cgclora.layer import TaskGate
+from cgclora.storage import atomic_io
+from cgclora.storage.layer_shapes import WEIGHTS_FILE
+
+CONFIG_FILE = "config.json"
+MANIFEST_FILE = "manifest.json"
+ROUTER_FILE = "router.safetensors"
+"""The one file that a folder may lack; the manifest lists it where it is there."""
+
+MANIFEST_FORMAT = 1
+
+
+class AdapterError(RuntimeError):
+    """An adapter that does not fit its backbone, its files or its use; the message says why."""
+
+
+def write(
+    folder: str | Path,
+    config: AdapterConfig,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    router: bytes | None = None,
+) -> dict[str, Any]:
+    """Write config, weights and manifest as a folder that appears whole or not at all.
+
+    Args:
+        folder: Where; an older adapter there is replaced.
+        config: What the adapter is.
+        tensors: Its weights by name.
+        facts: The manifest, but for its format and the files' hashes.
+        router: The router's file, if there is one.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        AdapterError: The folder is there and holds something else.
+    """
+    folder = Path(folder)
+    ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, ROUTER_FILE}
+    there = folder.iterdir() if folder.is_dir() else ()
+    if not {path.name for path in there if not atomic_io.is_temporary(path)} <= ours:
+        raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
+    with atomic_io.replace_folder(folder) as new:
+        atomic_io.write_json(new / CONFIG_FILE, config.to_dict())
+        write_tensors(new / WEIGHTS_FILE, tensors)
+        names = [CONFIG_FILE, WEIGHTS_FILE]
+        if router is not None:
+            (new / ROUTER_FILE).write_bytes(router)
+            names.append(ROUTER_FILE)
+        hashes = {name: _size_and_hash(new / name) for name in names}
+        manifest = {"format": MANIFEST_FORMAT, **facts, "files": hashes}
+        atomic_io.write_sealed(new / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name as a safetensors file.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(
+            f"cannot write {path}, free room there or choose another folder: {error}"
+        ) from error
+
+
+def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
+    """The manifest and config of a saved adapter, after checking its files' hashes.
+
+    Raises:
+        AdapterError: The folder is not an adapter, is damaged, or has a newer format.
+    """
+    folder = Path(folder)
+    atomic_io.recover_folder(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise AdapterError(f"{folder} holds no adapter: {MANIFEST_FILE} is missing.")
+    try:
+        manifest = atomic_io.read_sealed(folder / MANIFEST_FILE)
+        written = manifest["format"]
+        if not isinstance(written, int) or written > MANIFEST_FORMAT:
+            raise AdapterError(
+                f"{folder} has format {written!r}, this version reads up to {MANIFEST_FORMAT}: "
+                "update cgclora."
+            )
+        manifest["backbone"]["fingerprint"][:12]
+        names = [CONFIG_FILE, WEIGHTS_FILE]
+        names += [ROUTER_FILE] if ROUTER_FILE in manifest["files"] else []
+        listed = {name: manifest["files"][name]["sha256"] for name in names}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{folder / MANIFEST_FILE} is damaged ({error!r}): fetch the folder again."
+        ) from error
+    for name, sha256 in listed.items():
+        if not (folder / name).is_file() or atomic_io.sha256_file(folder / name) != sha256:
+            raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
+    try:
+        config = AdapterConfig.from_dict(
+            json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        )
+    except ValueError as error:
+        raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
+    return manifest, config
+
+
+def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to a saved adapter's manifest, for instance scores taken after training.
+
+    Raises:
+        AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
+    """
+    if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
+        raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
+    read_manifest(folder)
+    with atomic_io.hold_folder(folder):
+        manifest, _ = read_manifest(folder)  # nobody replaces the folder from here on
+        atomic_io.write_sealed(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
+
+
+def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a router's file into the folder of a saved adapter, in the place of an older one.
+
+    Args:
+        folder: The adapter's.
+        router: The file's bytes.
+        facts: Stand in the manifest as `router`, in the place of those of an older one.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        AdapterError: As `read_manifest`.
+    """
+    folder = Path(folder)
+    read_manifest(folder)
+    with atomic_io.replace_folder(folder) as new:
+        manifest, _ = read_manifest(folder)  # nobody else replaces the folder from here on
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copy2(folder / name, new / name)
+        (new / ROUTER_FILE).write_bytes(router)
+        hashes = {**manifest["files"], ROUTER_FILE: _size_and_hash(new / ROUTER_FILE)}
+        manifest = {**manifest, "files": hashes, "router": dict(facts)}
+        atomic_io.write_sealed(new / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def _size_and_hash(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": atomic_io.sha256_file(path)}
+
+
+def read_gates(folder: str | Path) -> Tensor:
+    """The gate weights of a saved adapter, [L, T, E], without a backbone.
+
+    Raises:
+        AdapterError: As `read_manifest`.
+    """
+    _, config = read_manifest(folder)
+    return gates_of(folder, config, read_tensors(folder))
+
+
+def gates_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Tensor:
+    """As `read_gates`, of a folder whose config and weights were read already.
+
+    Raises:
+        AdapterError: The gate does not fit the config.
+    """
+    layers = sum(name.endswith(".expert_A") for name in tensors)
+    gate = TaskGate(config, layers)
+    try:
+        gate.load_state_dict(
+            {
+                name.removeprefix("gate."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("gate.")
+            }
+        )
+    except RuntimeError as error:
+        raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
+    with torch.no_grad():
+        return cast(Tensor, gate().clone())
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """The weights of a saved adapter by name, on the CPU.
+
+    Raises:
+        AdapterError: The file is damaged.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is damaged: {error}.") from error

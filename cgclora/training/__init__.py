@@ -1,0 +1,1 @@
+"""Training: one adapter or many side by side, on one device or several."""

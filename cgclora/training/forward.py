@@ -1,0 +1,586 @@
+"""The backbone's forward pass as training wants it: few passes over memory beside the products.
+
+The weights are frozen, so that most of what autograd would do and keep is known beforehand. Here
+each piece of a decoder layer is one operation with a backward pass of its own:
+
+* layers that read the same input (query, key and value; gate and up) are one: their experts' A is
+  one product, and the gradients by the input are summed up within the products;
+* a norm keeps its input and a factor a token, a rotation nothing;
+* attention over short sequences is plain products, query heads that share a key as one;
+* padding needs no mask: it stands on the right, where no token before it looks;
+* after the last layer's attention only the positions that predict a target go on.
+
+It knows the decoders that `fast_decoder` knows: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take
+the path of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+from cgclora.inference.fast_decoder import is_known
+from cgclora.layer import ExpertLinear, GatheredRoute, Part
+from cgclora.models.compiled import fused
+from cgclora.models.dropout import kept_features
+
+PLAIN_TOKENS = 256
+"""Longest sequences whose attention is plain products; beyond, a fused kernel that skips what the
+causal mask hides is as fast and keeps less."""
+
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_aten = torch.ops.aten
+
+
+def can_pass(model: PreTrainedModel) -> bool:
+    """Whether `hidden_states` computes what this model computes, with all its gradients.
+
+    It does not where frozen weights are trained, sharded, quantised or in the layers of other
+    libraries, and it leaves gradient checkpointing and autocast to `transformers`.
+    """
+    if (
+        not is_known(model)
+        or getattr(model.config.get_text_config(), "attention_dropout", False)
+        or torch.is_autocast_enabled(model.device.type)
+    ):
+        return False
+    modules = list(cast(nn.Module, model.get_decoder()).named_modules())
+    if any(getattr(module, "gradient_checkpointing", False) for _, module in modules):
+        return False
+    linear = [module for path, module in modules if path.rpartition(".")[2] in _LINEAR]
+    frozen = [
+        parameter
+        for _, module in modules
+        if not isinstance(module, nn.ParameterDict)
+        for parameter in module.parameters(recurse=False)
+    ]
+    return (
+        all(type(module) in {nn.Linear, ExpertLinear} for module in linear)
+        and not any(
+            isinstance(module, ExpertLinear) and isinstance(module.routing.route, GatheredRoute)
+            for module in linear
+        )
+        and all(type(weight) is nn.Parameter and not weight.requires_grad for weight in frozen)
+        and len({weight.dtype for weight in frozen}) == 1
+    )
+
+
+def parts_of(layer: nn.Module) -> tuple[Part, ...]:
+    """What a linear layer's experts do for the current batch, for some rows each."""
+    route = layer.routing.route if isinstance(layer, ExpertLinear) else None
+    if route is None:
+        return ()
+    found = route.part(cast(ExpertLinear, layer))
+    return found if isinstance(found, tuple) else () if found is None else (cast(Part, found),)
+
+
+def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
+    """What the decoder makes of token ids [batch, tokens], at some positions: [N, H].
+
+    Args:
+        model: A causal language model that `can_pass`.
+        ids: Padded on the right, if at all.
+        positions: Indices into the flattened [batch * tokens], [N].
+
+    Raises:
+        ValueError: The batch has another number of rows than the current route has tasks.
+    """
+    decoder = cast(Any, model.get_decoder())
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
+    tokens = ids.shape[1]
+    places = {kind: _Place.of(decoder, config, kind, tokens) for kind in dict.fromkeys(kinds)}
+    x: Tensor = decoder.embed_tokens(ids)
+    *layers, last = decoder.layers
+    for layer, kind in zip(layers, kinds, strict=False):
+        x = _rest(layer, x, _attended(layer, x, places[kind]))
+    y = _attended(last, x, places[kinds[-1]])
+    if _is_one(last):
+        x = _rest(last, _at(x, positions), _at(y, positions), positions // tokens)
+    else:  # whose rows have to stay blocks
+        x = _at(_rest(last, x, y), positions)
+    return _norm(decoder.norm, x).squeeze(1)
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """The tokens at some positions of x [batch, tokens, n], as rows of one: [N, 1, n]."""
+    return x.flatten(0, 1).index_select(0, positions).unsqueeze(1)
+
+
+def _is_one(layer: Any) -> bool:
+    """Whether a single adapter's experts stand beside the end of a layer, or none.
+
+    Nothing may drop out there, since that depends on where in its row a token stands.
+    """
+    own, mlp = layer.self_attn.o_proj, layer.mlp
+    return all(
+        part.rows is None and part.A.dim() == 2 and part.seeds is None
+        for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        for part in parts_of(module)
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where tokens stand: what all layers of a kind need of it.
+
+    Attributes:
+        cos: Of the rotation, [tokens, 1, head size], in fp32.
+        sin: Likewise, negative for the first half.
+        bias: For plain products, -inf where no token may look: [tokens * heads of a key, tokens].
+        seen: For the fused kernel, where it may; None if that is all that came before.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+    seen: Tensor | None
+
+    @classmethod
+    def of(cls, decoder: Any, config: Any, kind: str, tokens: int) -> _Place:
+        weight = decoder.embed_tokens.weight
+        steps = torch.arange(tokens, device=weight.device)
+        typed = config.model_type == "gemma3_text"  # a rotation for each kind of attention
+        like = torch.zeros(1, device=weight.device)
+        turns = decoder.rotary_emb(*((like, steps[None], kind) if typed else (like, steps[None])))
+        cos, sin = (table[0, :, None] for table in turns)
+        half = sin.shape[-1] // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+        behind = steps[:, None] - steps
+        seen = behind >= 0
+        narrow = kind == "sliding_attention" and config.sliding_window < tokens
+        if narrow:
+            seen &= behind < config.sliding_window
+        if weight.device.type != "cpu" or tokens > PLAIN_TOKENS:
+            return cls(cos, sin, None, seen if narrow else None)
+        bias = torch.zeros_like(seen, dtype=weight.dtype).masked_fill_(~seen, -torch.inf)
+        heads = config.num_attention_heads // config.num_key_value_heads
+        return cls(cos, sin, bias.repeat_interleave(heads, dim=0), None)
+
+
+def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
+    """What the heads of a layer bring, before their output layer: [batch, tokens, heads * size]."""
+    attention = layer.self_attn
+    query, key, value = (
+        y.unflatten(-1, (-1, attention.head_dim))
+        for y in _linears(
+            [attention.q_proj, attention.k_proj, attention.v_proj], _norm(layer.input_layernorm, x)
+        )
+    )
+    query, key = (
+        _apply(_Turn, part, *_weight_of(getattr(attention, name, None)), place.cos, place.sin)
+        for part, name in ((query, "q_norm"), (key, "k_norm"))
+    )
+    if place.bias is not None:
+        return _plain_attention(query, key, value, place.bias, attention.scaling)
+    y = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=place.seen,
+        is_causal=place.seen is None,
+        scale=attention.scaling,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return y.transpose(1, 2).flatten(-2)
+
+
+def _rest(layer: Any, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+    """A layer's output for its input and what its heads brought; `rows` as in `_linears`."""
+    (y,) = _linears([layer.self_attn.o_proj], y, rows)
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+    middle = layer.post_attention_layernorm
+    x = x + (_norm(middle, y) if sandwich else y)
+    read = _norm(layer.pre_feedforward_layernorm if sandwich else middle, x)
+    gate, up = _linears([layer.mlp.gate_proj, layer.mlp.up_proj], read, rows)
+    gelu = "GELU" in type(layer.mlp.act_fn).__name__
+    (y,) = _linears([layer.mlp.down_proj], _apply(_Gated, gate, up, gelu), rows)
+    return x + (_norm(layer.post_feedforward_layernorm, y) if sandwich else y)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*arguments)
+
+
+# Norms and rotation -----------------------------------------------------------------------
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In the precision of the steps between the products."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _weight_of(norm: Any) -> tuple[Tensor | None, float]:
+    """A norm's weight in fp32 and epsilon; Gemma's stores the difference from 1."""
+    if norm is None:
+        return None, 0.0
+    eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0)))
+    gemma = type(norm).__name__.startswith("Gemma3")
+    return _wide(norm.weight.detach()) + float(gemma), eps
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    return _apply(_Norm, x, *_weight_of(module))
+
+
+def _factor(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean x^2 + eps) of every row."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (length.square_() / x.shape[-1] + eps).rsqrt_()
+
+
+@fused
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Y = w x f, and f as in `_factor`."""
+    wide = _wide(x)
+    factor = _factor(wide, eps)
+    return (wide * factor).mul_(weight).to(x.dtype), factor
+
+
+def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    """With g the gradient of y = w x f and f as in `_factor`: f w g - x f^3 mean(x w g)."""
+    own = gradient * weight
+    along = torch.linalg.vecdot(own, x).unsqueeze(-1)
+    return own.mul_(factor).addcmul_(x, along * factor**3, value=-1 / x.shape[-1])
+
+
+@fused
+def _of_normed(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    return _norm_backward(_wide(gradient), _wide(x), weight, factor).to(x.dtype)
+
+
+@fused
+def _turned(
+    x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Heads turned, after a norm if there is a weight, and the norm's factor."""
+    wide = _wide(x)
+    factor = None
+    if weight is not None:
+        factor = _factor(wide, eps)
+        wide = (wide * factor).mul_(weight)
+    turned = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
+    return turned.to(x.dtype), factor
+
+
+@fused
+def _of_turned(
+    gradient: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    factor: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+) -> Tensor:
+    wide = _wide(gradient)
+    back = (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), sin, value=-1)
+    if x is not None and weight is not None and factor is not None:
+        back = _norm_backward(back, _wide(x), weight, factor)
+    return back.to(gradient.dtype)
+
+
+@fused
+def _gated(gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+    return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
+
+
+@fused
+def _of_gated(gradient: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    opened = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
+    own = gradient * up
+    if gelu:
+        own = _aten.gelu_backward(own, gate, approximate="tanh")
+    else:
+        own = _aten.silu_backward(own, gate)
+    return own, gradient * opened
+
+
+class _Norm(torch.autograd.Function):
+    """The RMS norm of x [..., n] with a frozen weight [n], in fp32 inside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, factor = _normed(x, weight, eps)
+        ctx.save_for_backward(x, weight, factor)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _of_normed(gradients[0], *ctx.saved_tensors), None, None
+
+
+class _Turn(torch.autograd.Function):
+    """Heads [batch, tokens, heads, size], turned by their tokens' places, after a norm if any.
+
+    The halves (a, b) of a head become (a cos - b sin, b cos + a sin).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        y, factor = _turned(x, weight, eps, cos, sin)
+        ctx.save_for_backward(None if weight is None else x, weight, factor, cos, sin)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _of_turned(gradients[0], *ctx.saved_tensors), None, None, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """The middle of an MLP: GELU (as tanh) or SiLU of the gate, times up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        ctx.gelu = gelu
+        ctx.save_for_backward(gate, up)
+        return _gated(gate, up, gelu)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up = ctx.saved_tensors
+        return (*_of_gated(gradients[0], gate, up, ctx.gelu), None)
+
+
+# Attention --------------------------------------------------------------------------------
+
+
+def _plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+) -> Tensor:
+    """[batch, tokens, heads * size] for queries [batch, tokens, heads, size] and fewer keys.
+
+    The query heads that share a key count as tokens of one: three products, nothing repeated.
+    """
+    batch, tokens, shared, size = key.shape
+    query = query.unflatten(2, (shared, -1)).transpose(1, 2).reshape(batch * shared, -1, size)
+    key, value = (x.transpose(1, 2).reshape(batch * shared, tokens, size) for x in (key, value))
+    y = _apply(_PlainAttention, query, key, value, bias, scale)
+    return y.view(batch, shared, tokens, -1).transpose(1, 2).flatten(2)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(scale q k^T + bias) v for q [N, Q, size], k and v [N, tokens, size]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+    ) -> Tensor:
+        ctx.scale = scale
+        shares = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
+        ctx.save_for_backward(query, key, value, shares)
+        return shares @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, shares = ctx.saved_tensors
+        of_value = shares.transpose(1, 2) @ gradients[0]
+        scores = _aten._softmax_backward_data(
+            gradients[0] @ value.transpose(1, 2), shares, -1, shares.dtype
+        )
+        of_query = torch.baddbmm(query, scores, key, beta=0, alpha=ctx.scale)
+        of_key = torch.baddbmm(key, scores.transpose(1, 2), query, beta=0, alpha=ctx.scale)
+        return of_query, of_key, of_value, None, None
+
+
+# Linear layers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What the experts beside some layers do for some rows of the batch.
+
+    Attributes:
+        rows: Which; None is all.
+        A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
+            equal share of the rows.
+        weights: Scale times gate, [rows, 1, R].
+        seeds: Of dropout, see `Part`.
+        B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
+        dropout: As in `Part`.
+    """
+
+    rows: slice | None
+    A: Tensor
+    weights: Tensor
+    seeds: Tensor | None
+    B: tuple[Tensor | None, ...]
+    dropout: float
+
+    @classmethod
+    def of(cls, parts: Sequence[Part | None], x: Tensor, rows: Tensor | None) -> _Segment:
+        there = [part for part in parts if part is not None]
+        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
+        seeds = there[0].seeds
+        if rows is not None:
+            weights = weights.index_select(0, rows)
+            seeds = None if seeds is None else seeds.index_select(0, rows)
+        if there[0].rows is None and len(weights) != len(x):
+            raise ValueError(
+                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
+                "give one task a row, batch first."
+            )
+        return cls(
+            there[0].rows,
+            torch.cat([part.A for part in there], dim=-2).to(x.dtype),
+            weights,
+            seeds,
+            tuple(None if part is None else part.B.to(x.dtype) for part in parts),
+            there[0].dropout,
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.A, self.weights, self.seeds, *self.B)
+
+    def of_rows(self, table: Tensor) -> Tensor:
+        return table if self.rows is None else table[self.rows]
+
+    def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the experts read of x, and what x was multiplied by for it."""
+        if self.seeds is None:
+            return x, None
+        kept = kept_features(self.seeds, x, self.dropout)
+        return x * kept, kept
+
+
+def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
+    """What the experts of layers that read x do, for some rows each."""
+    own: list[dict[tuple[int, int] | None, Part]] = [
+        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
+        for parts in map(parts_of, modules)
+    ]
+    places = dict.fromkeys(place for parts in own for place in parts)
+    return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
+
+
+def _linears(
+    modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The outputs [batch, tokens, out] of layers, adapted or not, that read x [batch, tokens, in].
+
+    Args:
+        modules: The layers.
+        x: What they read.
+        rows: Which row of the batch each row of x is from; None if it is the batch.
+    """
+    frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
+    segments = _segments(modules, x, rows)
+    apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
+    return apply(
+        x,
+        segments,
+        *(layer.weight for layer in frozen),
+        *(layer.bias for layer in frozen),
+        *(tensor for segment in segments for tensor in segment.tensors),
+    )
+
+
+class _Linears(torch.autograd.Function):
+    """x [batch, tokens, in] -> W_l x + bias_l + (A x * weights)_l B_l of each layer l.
+
+    The experts' share is that of a segment for each run of rows. The tables of segments are given
+    once more, one by one, for autograd to see them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, segments: Sequence[_Segment], *tables: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        count = (len(tables) - sum(len(one.tensors) for one in segments)) // 2
+        frozen, biases = tables[:count], tables[count : 2 * count]
+        outputs = tuple(
+            F.linear(x, cast(Tensor, W), b) for W, b in zip(frozen, biases, strict=True)
+        )
+        narrow = []
+        for one in segments:
+            own, _ = one.dropped(one.of_rows(x))
+            z = _by_member(own, one.A) @ one.A.mT
+            scaled = (z.view(*own.shape[:2], one.weights.shape[-1]) * one.weights).view_as(z)
+            for y, part, B in zip(outputs, _split(scaled, one.B), one.B, strict=True):
+                if B is not None:
+                    _add_product(one.of_rows(y), part, B)
+            narrow.append(z)
+        ctx.segments = segments  # what it holds are inputs, as saved ones would be
+        ctx.save_for_backward(x if segments else None, *narrow, *frozen)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, *saved = ctx.saved_tensors
+        narrow, frozen = saved[: len(ctx.segments)], saved[len(ctx.segments) :]
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = gradients[0] @ frozen[0]
+            for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
+                _add_product(of_x, gradient.flatten(0, -2), W)
+        found: list[Tensor | None] = []
+        for segment, z in zip(ctx.segments, narrow, strict=True):
+            found += _of_segment(segment, x, z, gradients, of_x)
+        return of_x, None, *[None] * (2 * len(frozen)), *found
+
+
+def _of_segment(
+    one: _Segment, x: Tensor, z: Tensor, gradients: Sequence[Tensor], of_x: Tensor | None
+) -> list[Tensor | None]:
+    """The gradients by a segment's tensors; that by x is added to `of_x`."""
+    own, kept = one.dropped(one.of_rows(x))
+    shape = (*own.shape[:2], one.weights.shape[-1])
+    scaled = (z.view(shape) * one.weights).view_as(z)
+    wide = [
+        None if B is None else _by_member(one.of_rows(gradient), B)
+        for gradient, B in zip(gradients, one.B, strict=True)
+    ]
+    of_scaled = torch.cat(
+        [
+            gradient @ B.mT
+            for gradient, B in zip(wide, one.B, strict=True)
+            if gradient is not None and B is not None
+        ],
+        dim=-1,
+    )
+    of_B = [
+        None if gradient is None else part.mT @ gradient
+        for gradient, part in zip(wide, _split(scaled, one.B), strict=True)
+    ]
+    of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
+    of_z = (of_scaled.view(shape) * one.weights).view_as(z)
+    of_A = of_z.mT @ _by_member(own, one.A)
+    if of_x is not None:
+        if kept is None:
+            _add_product(one.of_rows(of_x), of_z, one.A)
+        else:
+            one.of_rows(of_x).addcmul_((of_z @ one.A).view_as(own), kept)
+    return [of_A, of_weights, None, *of_B]
+
+
+def _by_member(x: Tensor, table: Tensor) -> Tensor:
+    """View x [batch, tokens, n] as the table wants it: [rows, n], or [members, rows, n]."""
+    return x.reshape(*table.shape[:-2], -1, x.shape[-1])
+
+
+def _split(z: Tensor, B: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """Each layer's columns of z."""
+    sizes = [0 if table is None else table.shape[-2] for table in B]
+    return cast(Sequence[Tensor], z.split(sizes, dim=-1))
+
+
+def _add_product(y: Tensor, z: Tensor, table: Tensor) -> None:
+    """Add z [rows, R] times a table [R, n] to y, in place: a sum of its own would cost more."""
+    rows = _by_member(y, table)
+    (rows.addmm_ if table.dim() == 2 else rows.baddbmm_)(z, table)

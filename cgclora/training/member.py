@@ -1,0 +1,448 @@
+"""One training run among those that share their passes: its data, optimizer, log and checkpoints.
+
+All that makes a run is here, and none of it knows of other runs: which records a step takes, the
+step from a gradient, the dev loss and the weights with the lowest, and the files. Where gradients
+come from is `cgclora.training.side_by_side`'s matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cgclora.adapter import Adapter
+from cgclora.data.records import Encoded, Record
+from cgclora.data.sampling import Collator, TaskSampler
+from cgclora.storage import atomic_io
+from cgclora.storage.layer_shapes import WEIGHTS_FILE
+from cgclora.storage.run_dir import (
+    BEST_FILE,
+    OPTIMIZER_FILE,
+    TrainingDiverged,
+    checkpoints,
+    cut_log,
+    read_state,
+    write_checkpoint,
+)
+from cgclora.training.distributed import Processes
+from cgclora.training.expert_bank import ExpertBank
+from cgclora.training.settings import TrainingSettings
+
+MAX_GRADIENT_NORM = 1.0
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What to train, and where.
+
+    Attributes:
+        adapter: A fresh adapter, just attached.
+        train_records: What to learn from; every task needs some.
+        dev_records: What the dev loss is taken on; every task needs some.
+        settings: How.
+        folder: Where the run lives.
+        only: The tasks that have records; None for all. With some only, the adapter keeps the
+            router that it has.
+        learns: Which values of each parameter learn, by name, bool in its shape; None is all.
+        check: Called before the adapter is saved; may raise to prevent that.
+        facts: More for the adapter's manifest.
+        dtype: Of the saved weights; None keeps fp32.
+    """
+
+    adapter: Adapter
+    train_records: Sequence[Record]
+    dev_records: Sequence[Record]
+    settings: TrainingSettings
+    folder: Path
+    only: Sequence[str] | None = None
+    learns: Tensors | None = None
+    check: Callable[[], None] | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a member has in a pass.
+
+    Attributes:
+        member: Whose.
+        items: This process's records; may be none.
+        width: What they are padded to at least.
+        first: Place of the first of them among the records of the step.
+        weight: The target weights of the whole step, over passes and processes.
+    """
+
+    member: Member
+    items: Sequence[Encoded]
+    width: int
+    first: int = 0
+    weight: float = 1.0
+
+
+class Member:
+    """See the module's text.
+
+    Args:
+        run: What is trained.
+        data: Encoded records by split, `train` and `dev`.
+        collator: Makes batches of them.
+        processes: Who share each step's records.
+
+    Attributes:
+        step: Steps that were taken.
+        steps: How many there will be, if no patience ends them early.
+        ended: Whether the last was taken.
+        error: Why it ended without a result.
+        seconds: Training time so far, its share of the passes.
+        losses: Sum of loss and number of target tokens a task since the last log line, [2, T].
+        step_loss: Sum of the losses of the steps since then, [].
+    """
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        data: Mapping[str, Sequence[Encoded]],
+        collator: Collator,
+        processes: Processes,
+    ) -> None:
+        self.run = run
+        self.adapter = run.adapter
+        self.settings = settings = run.settings
+        self.collator = collator
+        self.processes = processes
+        self.train = data["train"]
+        # Alike in length within a batch; the order is the data's own otherwise.
+        self.dev = sorted(data["dev"], key=lambda item: len(item.ids))
+        self.records_a_step = settings.batch_size * settings.accumulation * processes.count
+        self.sampler = TaskSampler(
+            self.train,
+            self.records_a_step,
+            settings.sampling,
+            settings.temperature,
+            settings.seed,
+        )
+        self.steps = settings.steps(len(self.train), processes.count)
+        self.interval = math.ceil(self.steps / settings.evaluations)
+        self.log_interval = max(1, min(10, self.steps // 20))
+        self.step = self.logged = self.misses = 0
+        self.best_step: int | None = None
+        self.best_loss = math.inf
+        self.best: Tensors = {}
+        self.ended = False
+        self.error: TrainingDiverged | None = None
+        self.seconds = 0.0
+        self.resumed_at: int | None = None
+        self._order: tuple[int, list[int]] = (-1, [])
+        self.losses: Tensor
+        self.step_loss: Tensor
+        self._gate = list(self.adapter.gate.parameters())
+
+    # Records ------------------------------------------------------------------------------
+
+    def shares(self) -> list[Share]:
+        """The next step's passes."""
+        settings, processes = self.settings, self.processes
+        epoch, place = divmod(self.step, math.ceil(len(self.train) / self.records_a_step))
+        if epoch != self._order[0]:
+            self._order = (epoch, self.sampler.order(epoch))
+        start = place * self.records_a_step
+        indices = self._order[1][start : start + self.records_a_step]
+        records = [self.train[index] for index in indices]
+        weight = sum(
+            self.collator.weight(item) * (len(item.ids) - item.prompt_length) for item in records
+        )
+        found = []
+        size = settings.batch_size
+        for first in range(0, len(records), size * processes.count):
+            own = first + processes.index * size
+            found.append(
+                Share(
+                    self,
+                    records[own : own + size],
+                    # Of all processes alike, which take the same passes.
+                    self.collator.width(records[first : first + size * processes.count]),
+                    own,
+                    weight,
+                )
+            )
+        return found
+
+    def dev_shares(self) -> list[Share]:
+        """The passes of a dev loss: each record once, in one of the processes."""
+        processes, size = self.processes, self.settings.batch_size
+        found = []
+        for first in range(0, len(self.dev), size * processes.count):
+            records = self.dev[first : first + size * processes.count]
+            own = records[processes.index :: processes.count]
+            found.append(Share(self, own, self.collator.width(records)))
+        return found
+
+    # Steps --------------------------------------------------------------------------------
+
+    def prepare(self, bank: ExpertBank, row: int) -> None:
+        """Take a place in a bank, and make the optimizer."""
+        self.bank, self.row = bank, row
+        experts = nn.Parameter(bank.master[row])
+        experts.grad = bank.gradient[row]
+        rate = self.settings.gate_learning_rate
+        self._peaks = [
+            self.settings.learning_rate,
+            self.settings.learning_rate if rate is None else rate,
+        ]
+        groups = [{"params": [experts], "weight_decay": self.settings.weight_decay}]
+        if self._gate:
+            groups.append({"params": self._gate, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+        self._parameters = [experts, *self._gate]
+        for parameter in self._gate:
+            parameter.grad = None
+        self._gate_gradients = [torch.zeros_like(parameter) for parameter in self._gate]
+        self._frozen: list[Tensor] = []
+        if self.run.learns is not None:
+            frozen = torch.ones_like(bank.master[row], dtype=torch.bool)
+            for name, view in bank.views(row, frozen).items():
+                view.copy_(~self.run.learns[name])
+            self._frozen = [frozen]
+            for name, parameter in self.adapter.gate.named_parameters():
+                self._frozen.append(~self.run.learns[f"gate.{name}"].to(parameter.device))
+
+    def collect(self) -> None:
+        """Add what a backward pass left to the step's gradient."""
+        for total, parameter in zip(self._gate_gradients, self._gate, strict=True):
+            if parameter.grad is not None:
+                total.add_(parameter.grad)
+                parameter.grad = None
+
+    def discard(self) -> None:
+        """Forget what a backward pass that failed may have left."""
+        for parameter in self._gate:
+            parameter.grad = None
+
+    def take_step(self) -> None:
+        """Move the weights by the gradient of the step's passes."""
+        for parameter, total in zip(self._gate, self._gate_gradients, strict=True):
+            parameter.grad = total
+        gradients = [self.bank.gradient[self.row], *self._gate_gradients]
+        for gradient in gradients:
+            self.processes.sum(gradient)
+        for gradient, frozen in zip(gradients, self._frozen, strict=False):
+            # Not a product: what is no number in a frozen place must not stay one.
+            gradient.masked_fill_(frozen, 0)
+        self._norm = nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
+        factor = self.settings.rate(self.step, self.steps)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=False):
+            group["lr"] = peak * factor
+        self.optimizer.step()
+        self.bank.refresh(self.row)
+        for parameter, total in zip(self._gate, self._gate_gradients, strict=True):
+            parameter.grad = None
+            total.zero_()
+        self.step += 1
+        self.ended = self.step >= self.steps
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether a dev loss follows the step that was taken."""
+        return self.ended or self.step % self.interval == 0
+
+    @property
+    def logs(self) -> bool:
+        """Whether a line of the log follows the step that was taken."""
+        return self.evaluates or self.step % self.log_interval == 0
+
+    def note_dev_losses(self, sums: Tensor) -> dict[str, Any]:
+        """Take over a dev loss: keep the weights if it is the lowest, end if patience does.
+
+        Args:
+            sums: Of loss and target tokens a task, over all processes, [2, T].
+
+        Returns:
+            What the log says of it.
+
+        Raises:
+            TrainingDiverged: It is no finite number.
+        """
+        losses = self._by_task(sums.tolist())
+        if not all(map(math.isfinite, losses.values())):
+            raise self._not_finite("dev loss", math.nan)
+        loss = sum(losses.values()) / len(losses)
+        if loss < self.best_loss:
+            self.best_step, self.best_loss, self.misses = self.step, loss, 0
+            self.best = {name: t.clone() for name, t in self.adapter.state_dict().items()}
+        else:
+            self.misses += 1
+        if self.settings.patience and self.misses >= self.settings.patience:
+            self.ended = True
+        facts = {"dev_loss": loss, "dev_losses": losses}
+        self._write_log(facts)
+        return facts
+
+    def _by_task(self, sums: Sequence[Sequence[float]]) -> dict[str, float]:
+        """Nats a target token of each task that was seen."""
+        tasks = self.adapter.config.tasks
+        return {task: loss / count for task, loss, count in zip(tasks, *sums, strict=True) if count}
+
+    # Log ----------------------------------------------------------------------------------
+
+    def check_loss(self) -> None:
+        """Look at the step's loss, before the weights move by its gradient.
+
+        Raises:
+            TrainingDiverged: It is no finite number.
+        """
+        value = float(self.step_loss)
+        if not math.isfinite(value):
+            raise self._not_finite("loss", value, self.step + 1)
+
+    def note_losses(self) -> dict[str, Any]:
+        """Write a line of the log: what was summed up since the last one; returns it.
+
+        Raises:
+            TrainingDiverged: The loss is no finite number.
+        """
+        loss = float(self.processes.sum(self.step_loss)) / (self.step - self.logged)
+        if not math.isfinite(loss):
+            raise self._not_finite("loss", loss)
+        facts = {
+            "loss": loss,
+            "losses": self._by_task(self.processes.sum(self.losses).tolist()),
+            "gates": [
+                [round(weight, 4) for weight in row]
+                for row in self.adapter.gates().mean(dim=0).tolist()
+            ],
+            "learning_rate": self.settings.learning_rate
+            * self.settings.rate(self.step - 1, self.steps),
+            "grad_norm": float(self._norm),
+        }
+        self.losses.zero_()
+        self.step_loss.zero_()
+        self.logged = self.step
+        self._write_log(facts)
+        return facts
+
+    def _write_log(self, facts: Mapping[str, Any]) -> None:
+        if not self.processes.writes:
+            return
+        line = {"step": self.step, "steps": self.steps, "time": round(time.time(), 3), **facts}
+        with (self.run.folder / atomic_io.LOG_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _not_finite(self, name: str, value: float, step: int | None = None) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"the {name} became {value} at step {step or self.step}: lower the learning rate (the "
+            "last checkpoint is from before) or look for broken records."
+        )
+
+    # Checkpoints --------------------------------------------------------------------------
+
+    def write_checkpoint(self, cut: tuple[str, int]) -> None:
+        """Write what the run needs to go on from here; `cut` is the same for all that write now.
+
+        Raises:
+            TrainingError: It cannot be written.
+            TrainingDiverged: What was summed up since the last line of the log is no finite number.
+        """
+        losses: list[list[float]] = self.processes.sum(self.losses.clone()).tolist()
+        step_loss = float(self.processes.sum(self.step_loss.clone()))
+        if not math.isfinite(step_loss):
+            raise self._not_finite("loss", step_loss)
+        if self.processes.writes:
+            self._write_checkpoint(cut, losses, step_loss)
+        self.processes.wait()
+
+    def _write_checkpoint(
+        self, cut: tuple[str, int], losses: list[list[float]], step_loss: float
+    ) -> None:
+        tables: dict[str, Tensors] = {
+            WEIGHTS_FILE: self.adapter.state_dict(),
+            OPTIMIZER_FILE: {
+                name: moment.cpu().contiguous() for name, moment in self._moments().items()
+            },
+        }
+        if self.best_step not in (None, self.step):
+            tables[BEST_FILE] = self.best
+        write_checkpoint(
+            self.run.folder / "checkpoints" / f"checkpoint-{self.step}",
+            tables,
+            {
+                "step": self.step,
+                "logged": self.logged,
+                "ended": self.ended,
+                "best_step": self.best_step,
+                "best_dev_loss": None if self.best_step is None else self.best_loss,
+                "evaluations_without_gain": self.misses,
+                "seconds": round(self.seconds, 2),
+                "cut": list(cut),
+                "losses": losses,
+                "step_loss": step_loss,
+            },
+        )
+
+    def _moments(self) -> dict[str, Tensor]:
+        """Adam's moments by the parameters' names, as they are; zeros before the first step."""
+        found: dict[str, Tensor] = {}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            views = self.bank.views(self.row, self._state(self._parameters[0])[moment])
+            found |= {f"{name}.{moment}": view for name, view in views.items()}
+            for name, parameter in self.adapter.gate.named_parameters():
+                found[f"gate.{name}.{moment}"] = self._state(parameter)[moment]
+        return found
+
+    def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
+
+    def checkpoints(self) -> list[Path]:
+        """Those that count, the newest first."""
+        return checkpoints(self.run.folder / "checkpoints")
+
+    def restore(self, checkpoint: Path | None) -> None:
+        """Stand where a checkpoint was written, or at the start; see `restore_optimizer`."""
+        if self.processes.writes:
+            cut_log(self.run.folder / atomic_io.LOG_FILE, checkpoint)
+        self._checkpoint = checkpoint
+        if checkpoint is None:
+            return
+        state = read_state(checkpoint)
+        self.step, self.logged = state["step"], state["logged"]
+        self.ended, self.misses = state["ended"], state["evaluations_without_gain"]
+        self.best_step = state["best_step"]
+        if self.best_step is not None:
+            self.best_loss = state["best_dev_loss"]
+        self.seconds = state["seconds"]
+        self.resumed_at = self.step
+        weights = load_file(checkpoint / WEIGHTS_FILE)
+        self.adapter.load_state_dict(weights)
+        other = checkpoint / BEST_FILE
+        self.best = load_file(other) if other.exists() else weights
+
+    def restore_optimizer(self) -> None:
+        """The rest of `restore`, once there is an optimizer and somewhere to sum up losses."""
+        if self._checkpoint is None:
+            return
+        moments = load_file(self._checkpoint / OPTIMIZER_FILE)
+        for name, moment in self._moments().items():
+            moment.copy_(moments[name])
+        for parameter in self._parameters:
+            self._state(parameter)["step"].fill_(self.step)
+        state = read_state(self._checkpoint)
+        if self.processes.writes:  # those of all processes are in the first one's from here on
+            self.losses.copy_(torch.tensor(state["losses"]))
+            self.step_loss.fill_(state["step_loss"])

@@ -1,0 +1,366 @@
+"""Train adapters on many tasks at once: one, or any number side by side on one backbone.
+
+A run alone is side by side with no other. What is where: which records make a batch
+(`batching`), the loss (`loss`), one run with its schedule, log and checkpoints (`member`), the
+passes that several share (`side_by_side`, `expert_bank`), the files (`run_folder`), and which part
+of a backbone each of several processes holds (`distributed`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.torch import save
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cgclora.adapter import Adapter
+from cgclora.config import ConfigError
+from cgclora.data.records import Encoded, Record, data_hash, encode, sample_per_task
+from cgclora.data.sampling import Collator
+from cgclora.inference.router import TaskRouter
+from cgclora.models.checkpoint import fingerprint
+from cgclora.models.vocabulary import pad_id, readable
+from cgclora.storage import atomic_io, provenance
+from cgclora.storage.adapter_dir import read_manifest
+from cgclora.storage.run_dir import TrainingDiverged, claim, hold
+from cgclora.training.distributed import Processes
+from cgclora.training.member import Member, TrainingRun
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.side_by_side import SideBySide, resume
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def print_progress(facts: Mapping[str, Any]) -> None:
+    """Write a line of progress to standard error."""
+    left = facts["seconds_left"]
+    parts = [f"{facts['run']}: "] if facts["runs"] > 1 else []
+    parts = [f"{''.join(parts)}step {facts['step']}/{facts['steps']}"]
+    names = {"loss": "loss", "dev_loss": "dev loss"}
+    parts += [f"{name} {facts[key]:.4f}" for key, name in names.items() if key in facts]
+    parts += [] if left is None else [f"{left / 60:.1f} min left"]
+    print(" · ".join(parts), file=sys.stderr, flush=True)
+
+
+def train(
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    train_records: Sequence[Record],
+    dev_records: Sequence[Record],
+    settings: TrainingSettings,
+    run_folder: str | Path,
+    *,
+    progress: Progress = print_progress,
+    stop: Callable[[], bool] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train an attached adapter, or go on with a run that was interrupted in this folder.
+
+    Afterwards the adapter holds the weights with the lowest dev loss, and has a router. Under
+    `accelerate launch` the processes share each step's batch, and process 0 writes; with an FSDP
+    config they share the backbone, too, which is good for nothing but training then (see
+    `distributed`).
+
+    Args:
+        adapter: A fresh adapter, just attached.
+        tokenizer: The backbone's.
+        train_records: What to learn from; every task needs some.
+        dev_records: What the dev loss is taken on; every task needs some.
+        settings: How.
+        run_folder: Where the run lives.
+        progress: Called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses.
+        stop: Asked after each step; once it says yes a checkpoint is written and the run ends, to
+            be gone on with later. For a single process.
+        options: `only`, `learns`, `check`, `facts` and `dtype`, as for `TrainingRun`.
+
+    Returns:
+        The manifest of the saved adapter.
+
+    Raises:
+        DataError: A task has no usable record.
+        TrainingError: The folder holds another run or one that is under way, or an FSDP config does
+            not work with it.
+        TrainingDiverged: The loss is not finite.
+        TrainingStopped: `stop` said so.
+    """
+    run = TrainingRun(
+        adapter, train_records, dev_records, settings, Path(run_folder).absolute(), **options
+    )
+    (outcome,) = train_side_by_side([run], tokenizer, progress=progress, stop=stop)
+    if isinstance(outcome, TrainingDiverged):
+        raise outcome
+    return outcome
+
+
+def train_side_by_side(
+    runs: Sequence[TrainingRun],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokens: int | None = None,
+    progress: Progress = print_progress,
+    stop: Callable[[], bool] | None = None,
+) -> list[dict[str, Any] | TrainingDiverged]:
+    """Train several adapters of one backbone in the same passes, each as if it were alone.
+
+    They may differ in all: method, rank, seed, rates, tasks, data, number of steps. Each run's
+    folder is the same as that of a run alone, and may be gone on with alone or in another company.
+
+    Args:
+        runs: Adapters of one backbone, each with a folder of its own.
+        tokenizer: The backbone's.
+        tokens: Most padded tokens of a pass that several share; None asks the device.
+        progress: As for `train`.
+        stop: As for `train`, after each step of all.
+
+    Returns:
+        For each run the manifest of the saved adapter, or why it diverged; the others are not
+        touched by that.
+
+    Raises:
+        ConfigError: Two runs share a folder or an adapter, or the adapters are on several
+            backbones.
+        DataError, TrainingError, TrainingStopped: As `train`.
+    """
+    provenance.commit()  # kept from here on: a commit made during the run is not the run's code
+    model = _model_of(runs)
+    processes = Processes(runs[0].adapter.gate.own.device)
+    prepare = _Preparation(tokenizer, model, processes)
+    prepared = [prepare(run) for run in runs]
+    members = [member for member, _ in prepared]
+    outcomes: dict[Member, dict[str, Any] | TrainingDiverged] = {}
+
+    def finish(member: Member) -> None:
+        member.adapter.load_state_dict(member.best)
+        identity = next(facts for one, facts in prepared if one is member)
+        outcomes[member] = _save(member, identity, len(runs))
+
+    with ExitStack() as held:
+        if processes.writes:
+            for member, facts in prepared:
+                held.enter_context(hold(member.run.folder))
+                claim(member.run.folder, facts["identity"])
+        processes.wait()  # until process 0 has the folders
+        name = atomic_io.sha256(
+            atomic_io.json_text([facts["identity"] for _, facts in prepared]).encode()
+        )
+        reached = resume(members, name)
+        for member in members:
+            saved = member.run.folder / "adapter"
+            if member.ended and saved.exists():
+                member.adapter.load_state_dict(member.best)
+                outcomes[member] = read_manifest(saved)[0]
+            elif member.ended:  # only the adapter was not saved yet
+                finish(member)
+        left = [member for member in members if not member.ended]
+        if left:
+            training = SideBySide(
+                left,
+                model,
+                processes,
+                name=name,
+                reached=reached,
+                tokens=tokens,
+                finish=finish,
+                say=_Progress(left, progress) if processes.writes else lambda member, facts: None,
+            )
+            _take_steps(training, stop)
+    return [outcomes.get(member) or cast(TrainingDiverged, member.error) for member in members]
+
+
+def _model_of(runs: Sequence[TrainingRun]) -> PreTrainedModel:
+    """The backbone that all runs share.
+
+    Raises:
+        ConfigError: There is none, or an adapter or folder is named twice.
+    """
+    for name, values in (
+        ("an adapter", [id(run.adapter) for run in runs]),
+        ("a folder", [run.folder for run in runs]),
+    ):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"two of the runs share {name}: give each one of its own.")
+    models = {id(run.adapter.model): run.adapter.model for run in runs}
+    if len(models) != 1:
+        raise ConfigError(
+            f"the adapters to train together are on {len(models)} backbones: attach them to one."
+        )
+    return next(iter(models.values()))
+
+
+class _Preparation:
+    """Makes members of runs; what several have in common is worked out once."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, processes: Processes
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.processes = processes
+        self.fingerprint = fingerprint(model)
+        self.positions = _positions(model)
+        self.pad_id = pad_id(model, tokenizer)
+        self.readable = readable(model)
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, run: TrainingRun) -> tuple[Member, dict[str, Any]]:
+        """A member, and facts of it: its `identity`, and how many `records` and `too_long`."""
+        adapter, settings = run.adapter, run.settings
+        tasks = adapter.config.tasks
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if unknown := sorted(settings.records_of.keys() - set(tasks)):
+            raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
+        wanted = {
+            "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
+            "dev": [settings.dev_records_per_task for _ in tasks],
+        }
+        max_length = min(settings.max_length, self.positions)
+        only = None if run.only is None else tuple(run.only)
+        data, too_long, hashes = {}, Counter[str](), {}
+        for split, records in (("train", run.train_records), ("dev", run.dev_records)):
+            digest = self._once(("hash", id(records)), data_hash, records)
+            key = ("ids", digest, tasks, adapter.config.prompt_format, max_length, only)
+            encoded, skipped = self._once(key, self._encode, run, records, max_length)
+            data[split] = sample_per_task(encoded, wanted[split], settings.seed)
+            too_long += skipped
+            hashes[f"{split}_data"] = digest
+        if only is None:
+            adapter.router = self._once(
+                ("router", hashes["train_data"], tasks), _router, run.train_records, tasks
+            )
+        identity = {
+            "config": adapter.config.to_dict(),
+            "settings": dataclasses.asdict(settings),
+            "backbone": self.fingerprint,
+            **hashes,
+            **({} if only is None else _start(adapter, only)),
+        }
+        collator = Collator(self.pad_id, settings.weighting, self.positions)
+        facts = {
+            "identity": identity,
+            "records": {split: len(items) for split, items in data.items()},
+            "too_long": dict(too_long),
+        }
+        return Member(run, data, collator, self.processes), facts
+
+    def _once(self, key: tuple[Any, ...], work: Callable[..., Any], *arguments: Any) -> Any:
+        if key not in self._known:
+            self._known[key] = work(*arguments)
+        return self._known[key]
+
+    def _encode(
+        self, run: TrainingRun, records: Sequence[Record], max_length: int
+    ) -> tuple[list[Encoded], Counter[str]]:
+        encoded, skipped = encode(
+            records,
+            self.tokenizer,
+            run.adapter.config.tasks,
+            prompt_format=run.adapter.config.prompt_format,
+            max_length=max_length,
+            needed=run.only,
+            known=self.readable,
+        )
+        if skipped:
+            print(f"left out as longer than {max_length} tokens: {dict(skipped)}", file=sys.stderr)
+        return encoded, skipped
+
+
+class _Progress:
+    """Tells a listener what members log, and how long all of them will take."""
+
+    def __init__(self, members: Sequence[Member], listener: Progress) -> None:
+        self.members = members
+        self.listener = listener
+        self.started = time.monotonic()
+        self.first = [member.step for member in members]
+        # Tokens of a step: those of two members may differ.
+        self.sizes = [
+            sum(one.sampler.lengths) / math.ceil(len(one.train) / one.records_a_step)
+            for one in members
+        ]
+
+    def __call__(self, member: Member, facts: Mapping[str, Any]) -> None:
+        """Tell it."""
+        steps = [one.step for one in self.members]
+        ends = [one.step if one.ended or one.error else one.steps for one in self.members]
+        done, due = (
+            sum(
+                size * (later - earlier)
+                for size, earlier, later in zip(self.sizes, *span, strict=True)
+            )
+            for span in ((self.first, steps), (steps, ends))
+        )
+        seconds = time.monotonic() - self.started
+        left = seconds / done * due if done else None
+        self.listener(
+            {
+                "run": member.run.folder.name,
+                "runs": len(self.members),
+                "step": member.step,
+                "steps": member.steps,
+                "seconds_left": left,
+                **facts,
+            }
+        )
+
+
+def _save(member: Member, facts: Mapping[str, Any], members: int) -> dict[str, Any]:
+    """Save a member's adapter; its manifest."""
+    run = member.run
+    if run.check is not None:
+        run.check()
+    if not member.processes.writes:
+        return {}
+    training = {
+        **facts["identity"],
+        "records": facts["records"],
+        "too_long": facts["too_long"],
+        "steps": member.step,
+        "best_step": member.best_step,
+        "best_dev_loss": member.best_loss,
+        "resumed_at": member.resumed_at,
+        "seconds": round(member.seconds, 3),
+        "side_by_side": members,
+    }
+    return member.adapter.save(
+        run.folder / "adapter", dtype=run.dtype, facts={"training": training, **run.facts}
+    )
+
+
+def _take_steps(training: SideBySide, stop: Callable[[], bool] | None) -> None:
+    """Train, and leave the backbone as it was but for the adapters."""
+    model = training.model
+    checkpointing = any(m.settings.gradient_checkpointing for m in training.members)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        training.run(stop)
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+        model.eval()
+
+
+def _router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:
+    """What finds the tasks' prompts, from all records: it costs no step."""
+    prompts: dict[str, list[str]] = {task: [] for task in tasks}
+    for record in records:
+        prompts[record.task].append(record.prompt)
+    return TaskRouter.fit(prompts)
+
+
+def _start(adapter: Adapter, only: Sequence[str]) -> dict[str, Any]:
+    """What is trained of an adapter, and the hash of the weights that it has before."""
+    return {"only": list(only), "weights_at_start": atomic_io.sha256(save(adapter.state_dict()))}
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens a backbone can tell the places of."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return known if known and known > 0 else sys.maxsize

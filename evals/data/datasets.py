@@ -1,0 +1,173 @@
+"""Datasets: records of known tasks, what they repeat, where two overlap, parts of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import unicodedata
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cgclora.data.readers import RecordSet, of_tasks
+from cgclora.data.readers import read as read_record_set
+from cgclora.data.records import DataError, Record, data_hash
+from evals.tasks import TASKS
+
+_NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Dataset(RecordSet):
+    """Records, and what the judge asks of them."""
+
+    @property
+    def turns_left_out(self) -> int:
+        """Later turns of the conversations whose first turns are among the records."""
+        return sum(self.later_turns.get(record.id, 0) for record in self.records)
+
+    @cached_property
+    def duplicates(self) -> tuple[tuple[str, str], ...]:
+        """(first, later) ids of records that say the same.
+
+        Task, prompt and target are equal after NFKC and folding of white space.
+        """
+        first: dict[bytes, str] = {}  # by digest: the texts themselves would double the memory
+        pairs = []
+        for record in self.records:
+            key = _folded_digest(record)
+            if key in first:
+                pairs.append((first[key], record.id))
+            else:
+                first[key] = record.id
+        return tuple(pairs)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the records; see `data_hash`."""
+        return data_hash(self.records)
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks there are, in the order of `evals.tasks.TASKS`, unknown ones last."""
+        present = {record.task for record in self.records}
+        known = [name for name in TASKS if name in present]
+        return (*known, *sorted(present.difference(known)))
+
+    def of_task(self, name: str) -> tuple[Record, ...]:
+        """The records of one task; none when it is not among `tasks`."""
+        return tuple(record for record in self.records if record.task == name)
+
+
+def read(
+    source: str | Path | None,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] | None = None,
+    skip_bad: bool = False,
+    need_target: bool = True,
+) -> Dataset:
+    """As `cgclora.data.readers.read`, with the forms of all known tasks.
+
+    Args:
+        source: As there.
+        split: As there.
+        tasks: Keep these tasks only; None keeps all.
+        skip_bad: As there.
+        need_target: As there.
+
+    Raises:
+        DataError: As there, or a wanted task has no record.
+    """
+    found = read_record_set(
+        source,
+        split=split,
+        skip_bad=skip_bad,
+        need_target=need_target,
+        templates={name: task.prompt for name, task in TASKS.items()},
+    )
+    dataset = Dataset(found.name, found.split, found.records, found.problems, found.later_turns)
+    return dataset if tasks is None else only(dataset, tasks)
+
+
+# Sets of records --------------------------------------------------------------------------
+
+
+def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
+    """Test records whose prompt is in the training data: (train id, test id).
+
+    Prompts are compared after NFKC, lower-casing and removal of everything but letters and digits.
+    Each test record is named once, with the first training record that has its prompt.
+    """
+    first: dict[str, str] = {}
+    for record in train.records:
+        first.setdefault(letters_and_digits(record.prompt), record.id)
+    return tuple(
+        (first[key], record.id)
+        for record in test.records
+        if (key := letters_and_digits(record.prompt)) in first
+    )
+
+
+def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
+    """The records of these tasks, in the order they had.
+
+    Raises:
+        DataError: A task has no record.
+    """
+    return dataclasses.replace(dataset, records=of_tasks(dataset, tasks))
+
+
+def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
+    """At most so many records of each task, in the order they had.
+
+    A task keeps those whose ids have the lowest hashes, so a larger limit keeps what a smaller one
+    does, and a record's fate does not depend on the others' order.
+
+    Args:
+        dataset: What to draw from.
+        per_task: Most records of one task; 0 takes all.
+        seed: Of the hash.
+
+    Raises:
+        DataError: `per_task` is negative.
+    """
+    if per_task < 0:
+        raise DataError(f"the limit of records a task must be 0 or more, got {per_task}.")
+    if not per_task:
+        return dataset
+    kept: set[str] = set()
+    for task in dataset.tasks:
+        ids = [record.id for record in dataset.of_task(task)]
+        kept.update(sorted(ids, key=lambda name: draw(name, seed))[:per_task])
+    records = tuple(record for record in dataset.records if record.id in kept)
+    return dataclasses.replace(dataset, records=records)
+
+
+def first_of_each_task(
+    records: Iterable[Record], tasks: Container[str], per_task: int
+) -> list[Record]:
+    """The first so many records of each of these tasks, task by task."""
+    taken: dict[str, list[Record]] = {}
+    for record in records:
+        if record.task in tasks and len(taken.setdefault(record.task, [])) < per_task:
+            taken[record.task].append(record)
+    return [record for own in taken.values() for record in own]
+
+
+def draw(name: str, seed: int) -> bytes:
+    """Where a name stands in a random order that does not depend on the other names."""
+    return hashlib.sha256(f"{seed}\n{name}".encode()).digest()
+
+
+def letters_and_digits(text: str) -> str:
+    """A text in the form in which prompts are compared: see `overlap`."""
+    return _NO_LETTER_OR_DIGIT.sub("", unicodedata.normalize("NFKC", text).lower())
+
+
+def _folded_digest(record: Record) -> bytes:
+    texts = (record.task, record.prompt, record.target)
+    folded = "\n".join(" ".join(unicodedata.normalize("NFKC", text).split()) for text in texts)
+    return hashlib.sha256(folded.encode()).digest()

@@ -1,0 +1,1 @@
+"""Which task a text looks like, for the app's free input."""

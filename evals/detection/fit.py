@@ -1,0 +1,472 @@
+"""Fits the detector of `evals.detection.detector`, and says how often it is right.
+
+Each record is seen in several forms, so that any kind of input works:
+
+    whole   the prompt as it is
+    raw     its main field alone, without instruction and options
+    both    both texts of a task that compares two, on two lines or in quotation marks
+    cut     the beginning of the main field, as while somebody types; to fit on only
+
+The main field is what remains of a prompt when the wordings are taken away that many prompts of its
+task share. Every task weighs the same. The arithmetic is in float64 with a fixed order and seed,
+and weights are rounded to int8 at the end, so that the same data gives the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from cgclora.analysis.intervals import wilson_interval
+from cgclora.data.records import Record
+from cgclora.data.sources import SPLITS
+from cgclora.inference.text_features import BUCKETS, FloatArray, IntArray, features, is_han
+from cgclora.storage import atomic_io, provenance
+from evals.data import datasets
+from evals.data.datasets import Dataset
+from evals.detection.detector import FORMAT, Detector, load_detector
+from evals.tasks import CHOICES, TASKS
+from evals.tasks.parsing import SEPARATOR
+
+LICENCE = "CC BY-NC 4.0 (research only), as the data that it was fitted on"
+
+EPOCHS = 3
+BATCH = 256
+RATE = 0.02
+DECAY = 5e-6
+SMOOTHING = (0.01, 0.1, 1.0)
+"""Of naive Bayes, in mean weights of a bucket: the candidates."""
+
+_TEMPERATURES = np.geomspace(0.25, 4, 65)
+_BINS = 10
+_COMMON = 5  # prompts that a character must stand in to be known
+_FORMS = ("whole", "raw", "both")
+
+
+# Forms of a record ------------------------------------------------------------------------
+
+_GAP = "\0"  # where a prompt lists its choices
+_ANSWER = re.compile(r"\s*答[：:]\s*$")
+_LABELLED = re.compile(r"^(?:（\d）|[^：，。“]{2,4}：)")
+_QUOTED = re.compile(r"“([^“”]+)”[^“”]*?“(.+)”", re.S)
+_ALTERNATIVES = re.compile(r"“[^“”]{1,4}”(?:或“[^“”]{1,4}”)")
+_SPEAKERS = ("患者：", "医生：")
+_LONGEST = 160  # characters of a wording
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """What prompts of a task share.
+
+    Attributes:
+        beginnings: Fixed beginnings, their choices as a gap.
+        endings: Fixed endings.
+        lines: Lines that stand in at least half of the prompts; where two texts are compared, in
+            2 % of them.
+    """
+
+    beginnings: frozenset[str]
+    endings: frozenset[str]
+    lines: frozenset[str]
+
+
+def wordings(records: Sequence[Record]) -> Wordings:
+    """The wordings that at least 2 % of a task's prompts have."""
+    beginnings, endings, lines = Counter[str](), Counter[str](), Counter[str]()
+    for record in records:
+        prompt = _without_choices(record)
+        lines.update(set(prompt.split("\n")))
+        for at, character in enumerate(prompt[: _LONGEST // 2], start=1):
+            if character in "\n：:“" and not prompt.endswith(_SPEAKERS, 0, at):
+                beginnings[prompt[:at]] += 1
+        for at in range(max(0, len(prompt) - _LONGEST), len(prompt) - 3):
+            if prompt[at] in "\n”，":
+                endings[prompt[at:]] += 1
+    least = max(5, len(records) / 50)
+    # Dialogues have lines such as "患者：好的" in common, which belong to them.
+    often = least if _compares(records[0].task) else len(records) / 2
+    return Wordings(
+        frozenset(text for text, count in beginnings.items() if count >= least),
+        frozenset(text for text, count in endings.items() if count >= least),
+        frozenset(text for text, count in lines.items() if count >= often),
+    )
+
+
+def main_fields(record: Record, known: Wordings) -> tuple[str, ...]:
+    """The bare text of a record; both texts where two are compared; () if none can be told."""
+    prompt, compares = _without_choices(record), _compares(record.task)
+    if compares and (quoted := _QUOTED.search(_ALTERNATIVES.sub("", prompt))):
+        return quoted[1].strip(), quoted[2].strip()
+    starts = (at for at in range(min(_LONGEST, len(prompt)), 0, -1))
+    start = next((at for at in starts if prompt[:at] in known.beginnings), 0)
+    ends = range(max(start, len(prompt) - _LONGEST), len(prompt))
+    end = next((at for at in ends if prompt[at:] in known.endings), len(prompt))
+    lines = [line for line in prompt[start:end].split("\n") if line not in known.lines]
+    if compares:
+        lines = [_LABELLED.sub("", line) for line in lines]
+        return (lines[0], "\n".join(lines[1:])) if len(lines) > 1 and all(lines[:2]) else ()
+    text = re.sub(r"\n临床发现实体：.*", "", "\n".join(lines))
+    if record.task == "AncientPoem":
+        text = _poem(text)
+    return () if _GAP in text or not text.strip() else (text.strip(),)
+
+
+def forms(record: Record, known: Wordings) -> dict[str, str]:
+    """The forms in which a record is seen, but for `cut`."""
+    parts = main_fields(record, known)
+    seen = {"whole": record.prompt}
+    if parts:
+        seen["raw"] = parts[0]
+    if len(parts) == 2:
+        lines = datasets.draw(record.id, 0)[0] % 2
+        seen["both"] = "\n".join(parts) if lines else f"“{parts[0]}”，“{parts[1]}”"
+    return seen
+
+
+def _cut(record: Record, text: str) -> str:
+    """The first characters: as many as 1 to all, small numbers more often."""
+    share = int.from_bytes(datasets.draw(record.id, 1)[:4]) / 2**32
+    return text[: max(1, round(len(text) ** share))]
+
+
+def _without_choices(record: Record) -> str:
+    prompt = _ANSWER.sub("", record.prompt)
+    return prompt.replace(SEPARATOR.join(record.choices), _GAP) if record.choices else prompt
+
+
+def _compares(task: str) -> bool:
+    """Whether a task's main field is a pair of texts."""
+    names = {field.name for field in TASKS[task].fields} - {CHOICES}
+    return names in ({"first", "second"}, {"query", "title"}, {"query", "answer"})
+
+
+def _poem(text: str) -> str:
+    """The verse alone, without title and author, which 《》 tell."""
+    if quoted := re.search("“(.*?)”", text):
+        text = quoted[1]
+    text = re.sub(r"（[^（）]*《[^》]*》）", "", text)
+    return "\n".join(line for line in text.split("\n") if "《" not in line)
+
+
+# Examples ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts as features, N of them.
+
+    Attributes:
+        buckets: The buckets of all texts, one after another.
+        values: The values beside them.
+        ends: int [N + 1]: text i has those from `ends[i]` to `ends[i + 1]`.
+        tasks: int [N]: the column of its task.
+        forms: Its form.
+    """
+
+    buckets: npt.NDArray[np.int16]
+    values: npt.NDArray[np.float32]
+    ends: IntArray
+    tasks: IntArray
+    forms: npt.NDArray[np.str_]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The forms that there are, in a fixed order."""
+        return [form for form in _FORMS if (self.forms == form).any()]
+
+    def matrix(self, rows: IntArray) -> FloatArray:
+        """Features of some texts, [rows, B]."""
+        matrix = np.zeros((len(rows), BUCKETS))
+        for place, row in enumerate(rows):
+            part = slice(self.ends[row], self.ends[row + 1])
+            matrix[place, self.buckets[part]] = self.values[part]
+        return matrix
+
+    def batches(self, size: int = 1024) -> Iterable[FloatArray]:
+        """The features of all texts, in their order."""
+        for start in range(0, len(self.tasks), size):
+            yield self.matrix(np.arange(start, min(start + size, len(self.tasks))))
+
+
+def examples(
+    records: Iterable[Record], known: Mapping[str, Wordings], tasks: Sequence[str], *, cut: bool
+) -> Examples:
+    """The forms of records as features; with `cut`, beginnings of main fields too."""
+    buckets, values, ends, columns, kinds = [], [], [0], list[int](), list[str]()
+    for record in records:
+        seen = forms(record, known[record.task])
+        if cut and "raw" in seen:
+            seen["cut"] = _cut(record, seen["raw"])
+        for form, text in seen.items():
+            found, value = features(text)
+            buckets.append(found.astype(np.int16))
+            values.append(value.astype(np.float32))
+            ends.append(ends[-1] + len(found))
+            columns.append(tasks.index(record.task))
+            kinds.append(form)
+    return Examples(
+        np.concatenate(buckets),
+        np.concatenate(values),
+        np.array(ends),
+        np.array(columns),
+        np.array(kinds),
+    )
+
+
+def _example_weights(found: Examples) -> FloatArray:
+    """A weight for each example: alike for all tasks, and for whole prompts and other forms."""
+    weights = np.zeros(len(found.tasks))
+    whole = found.forms == "whole"
+    for task in range(found.tasks.max() + 1):
+        for group in ((found.tasks == task) & whole, (found.tasks == task) & ~whole):
+            if group.any():
+                weights[group] = 1 / group.sum()
+    weights /= weights.mean()
+    return weights
+
+
+# Models -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logits [N, C] = features [N, B] @ weights [B, C] + bias [C]."""
+
+    weights: FloatArray
+    bias: FloatArray
+
+    def logits(self, found: Examples) -> FloatArray:
+        """Of all examples."""
+        return np.concatenate([part @ self.weights + self.bias for part in found.batches()])
+
+
+def naive_bayes(found: Examples, smoothing: float) -> Linear:
+    """Multinomial naive Bayes over the features' values, every task equally likely before."""
+    weights, tasks = _example_weights(found), int(found.tasks.max()) + 1
+    sums, start = np.zeros((BUCKETS, tasks)), 0
+    for part in found.batches():
+        rows = slice(start, start := start + len(part))
+        one = np.eye(tasks)[found.tasks[rows]] * weights[rows, None]
+        sums += part.T @ one
+    shares = sums + smoothing * sums.mean()
+    return Linear(np.log(shares / shares.sum(axis=0)), np.zeros(tasks))
+
+
+def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0) -> Linear:
+    """Softmax regression over the tasks, and in one more column a sigmoid for whole prompts (Adam).
+
+    Returns:
+        Weights [B, T + 1].
+    """
+    tasks = int(found.tasks.max()) + 1
+    importance, whole = _example_weights(found), (found.forms == "whole").astype(float)
+    parameters = np.zeros((BUCKETS + 1, tasks + 1))  # the last row is the bias
+    first, second = np.zeros_like(parameters), np.zeros_like(parameters)
+    generator, step = np.random.default_rng(seed), 0
+    steps = epochs * (len(found.tasks) // BATCH)
+    for _ in range(epochs):
+        order = generator.permutation(len(found.tasks))
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            rows, step = order[start : start + BATCH], step + 1
+            matrix = found.matrix(rows)
+            logits = matrix @ parameters[:-1] + parameters[-1]
+            errors = np.empty_like(logits)
+            errors[:, :-1] = np.exp(_log_softmax(logits[:, :-1])) - np.eye(tasks)[found.tasks[rows]]
+            errors[:, -1] = 1 / (1 + np.exp(-logits[:, -1])) - whole[rows]
+            errors *= importance[rows, None] / len(rows)
+            slope = np.vstack([matrix.T @ errors, errors.sum(axis=0)])
+            slope[:-1] += DECAY * parameters[:-1]
+            first += 0.1 * (slope - first)
+            second += 0.01 * (slope * slope - second)
+            rate = RATE * (1 - (step - 1) / steps)
+            scaled = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.99**step)) + 1e-6)
+            parameters -= rate * scaled
+    return Linear(parameters[:-1], parameters[-1])
+
+
+def best_temperature(logits: FloatArray, found: Examples) -> float:
+    """The one that makes the forms' mean log loss least."""
+
+    def loss(temperature: float) -> float:
+        chances = _log_softmax(logits / temperature)
+        right = chances[np.arange(len(chances)), found.tasks]
+        return -float(np.mean([right[found.forms == form].mean() for form in found.kinds]))
+
+    return float(min(_TEMPERATURES, key=loss))
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    found: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return found
+
+
+# Scores -----------------------------------------------------------------------------------
+
+
+def calibration_error(chances: FloatArray, right: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error over ten equal bins of the best guess's probability.
+
+    Args:
+        chances: float [N]: probability of the best guess.
+        right: bool [N]: whether it is right.
+    """
+    bins = np.minimum((chances * _BINS).astype(int), _BINS - 1)
+    gaps = [
+        (bins == at).mean() * abs(chances[bins == at].mean() - right[bins == at].mean())
+        for at in range(_BINS)
+        if (bins == at).any()
+    ]
+    return float(sum(gaps))
+
+
+def scores(chances: FloatArray, found: Examples, names: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, calibration and the commonest confusions of each form.
+
+    Args:
+        chances: float [N, T].
+        found: The N examples.
+        names: Of the T tasks.
+    """
+    report = {}
+    for form in found.kinds:
+        chosen = found.forms == form
+        p, tasks = chances[chosen], found.tasks[chosen]
+        order = np.argsort(-p, axis=1, kind="stable")
+        hits = order == tasks[:, None]
+        right = int(hits[:, 0].sum())
+        mistakes = Counter(
+            (names[task], names[guess])
+            for task, guess in zip(tasks, order[:, 0], strict=True)
+            if task != guess
+        )
+        low, high = wilson_interval(right, len(tasks))
+        report[form] = {
+            "texts": len(tasks),
+            "accuracy@1": round(right / len(tasks), 4),
+            "interval": [round(low, 4), round(high, 4)],
+            "accuracy@3": round(float(hits[:, :3].any(axis=1).mean()), 4),
+            "calibration error": round(calibration_error(p.max(axis=1), hits[:, 0]), 4),
+            "confusions": {f"{a} as {b}": n for (a, b), n in mistakes.most_common(12)},
+        }
+    return report
+
+
+def shipped_scores(
+    detector: Detector, dataset: Dataset, known: Mapping[str, Wordings]
+) -> dict[str, Any]:
+    """`scores` of what a detector says, all of it included: also own templates, and its trust."""
+    names, rows, kinds, columns = detector.tasks, list[list[float]](), list[str](), list[int]()
+    for record in dataset.records:
+        for form, text in forms(record, known[record.task]).items():
+            guesses = {guess.task: guess.probability for guess in detector.guesses(text)}
+            rows.append([guesses[name] for name in names])
+            kinds.append(form)
+            columns.append(names.index(record.task))
+    empty = np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(1, np.int64)
+    found = Examples(*empty, np.array(columns), np.array(kinds))
+    report = scores(np.array(rows), found, names)
+    prompts = [
+        detector.prompt_probability(text) > 0.5
+        for record in dataset.records
+        for text in [record.prompt]
+    ]
+    report["whole"]["known as a prompt"] = round(float(np.mean(prompts)), 4)
+    return report
+
+
+# The file ---------------------------------------------------------------------------------
+
+
+def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
+    """Fit a detector on the train split, calibrate it on dev, score it on dev and test; write both.
+
+    Args:
+        source: Data folder; None takes that of `CGCLORA_DATA`.
+        out: The file, `.safetensors`; its manifest comes beside it as `.json`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: A split is missing or bad.
+    """
+    splits = {split: datasets.read(source, split=split) for split in SPLITS}
+    train, dev = splits["train"], splits["dev"]
+    names = train.tasks
+    known = {name: wordings(train.of_task(name)) for name in names}
+    learnt = examples(train.records, known, names, cut=True)
+    held = examples(dev.records, known, names, cut=False)
+    candidates: dict[str, Any] = {}
+
+    def judge(name: str, model: Linear) -> float:
+        logits = model.logits(held)[:, : len(names)]
+        temperature = best_temperature(logits, held)
+        chances = np.exp(_log_softmax(logits / temperature))
+        candidates[name] = {"temperature": temperature, **scores(chances, held, names)}
+        for report in candidates[name].values():
+            if isinstance(report, dict):
+                del report["confusions"]
+        return temperature
+
+    for smoothing in SMOOTHING:
+        judge(f"naive Bayes, smoothing {smoothing}", naive_bayes(learnt, smoothing))
+    model = logistic_regression(learnt)
+    temperature = judge("logistic regression", model)
+    content = _packed(model, names, temperature, _known_characters(train))
+    out.write_bytes(content)  # the manifest, with its hash, comes last
+    detector = load_detector(out)
+    manifest = {
+        "format": FORMAT,
+        "made by": "python -m evals detection fit",
+        "licence": LICENCE,
+        "code": provenance.commit(),
+        "versions": provenance.versions(("cgclora", "numpy", "safetensors")),
+        "data": {split: found.hash for split, found in splits.items()},
+        "records": {split: len(found.records) for split, found in splits.items()},
+        "settings": {
+            **{"buckets": BUCKETS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
+            **{"decay": DECAY, "seed": 0, "temperature": temperature},
+        },
+        "candidates on dev": candidates,
+        "dev": shipped_scores(detector, dev, known),
+        "test": shipped_scores(detector, splits["test"], known),
+        "file": {"bytes": len(content), "sha256": atomic_io.sha256(content)},
+    }
+    atomic_io.write_json(out.with_suffix(".json"), manifest)
+    return manifest
+
+
+def _known_characters(dataset: Dataset) -> npt.NDArray[np.uint8]:
+    """A bit for each code point below 65536: Chinese characters of several prompts."""
+    counts = Counter(c for record in dataset.records for c in set(record.prompt))
+    codes = np.array([ord(c) for c, count in counts.items() if count >= _COMMON])
+    bits = np.zeros(65536, np.uint8)
+    bits[codes[is_han(codes)]] = 1
+    return np.packbits(bits)
+
+
+def _packed(
+    model: Linear, names: Sequence[str], temperature: float, characters: npt.NDArray[np.uint8]
+) -> bytes:
+    scales = (np.abs(model.weights).max(axis=0) / 127).astype(np.float32)
+    # One entry: the order of several in a safetensors file is left to chance.
+    about = {"format": FORMAT, "tasks": list(names), "temperature": temperature, "licence": LICENCE}
+    return save(
+        {
+            "weights": np.round(model.weights / scales).astype(np.int8),
+            "scales": scales,
+            "bias": model.bias.astype(np.float32),
+            "characters": characters,
+        },
+        metadata={"detector": json.dumps(about, ensure_ascii=False)},
+    )

@@ -1,0 +1,1 @@
+"""Whole comparisons: recipes, plans, trainings of every method, and their folders."""

@@ -1,0 +1,421 @@
+"""A comparison in a few files of limited size, to be taken from a machine that gives back little.
+
+`write_parts` adds what is finished in a comparison's folder (see `grid`) to a folder of
+parts (see `evals.experiments.part_files`), in two series:
+
+    part-*.zip            recipe.json, the run folders, then of each training that ended its log,
+                          settings and time, with its adapter's manifest as `ADAPTER_RECORD`
+    part-weights-*.zip    the adapters that finished runs use, CGC-LoRA's first
+
+Left out are checkpoints, trainings and runs under way, and the weights of learning rates that were
+not chosen: the record of such an adapter tells its dev loss, and whoever needs its weights trains
+it again. `read_parts` puts everything back, here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cgclora.config import ConfigError, number
+from cgclora.storage import atomic_io
+from evals.experiments.comparison_dir import ADAPTER_RECORD, DIVERGED_FILE, OTHERS
+from evals.experiments.part_files import (
+    SERIES,
+    File,
+    Folders,
+    Packer,
+    Parts,
+    archive_of,
+    available,
+    copy,
+    index_of,
+    index_size,
+    missing,
+    open_parts,
+    path_of,
+)
+from evals.methods import CGC_LORA
+from evals.runs.run_dir import MANIFEST_FILE, RunError, find_runs
+
+MB = 10**6
+
+_RECIPE = "recipe.json"
+_CLAIMS = ("hash", "backbone", "data")
+"""What of recipe.json may not differ within a comparison."""
+
+_SMALLEST = 0.02  # MB
+
+Content = Mapping[str, bytes]
+"""What the files of a folder hold, by name."""
+
+
+# Writing ----------------------------------------------------------------------------------
+
+
+def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -> list[Path]:
+    """Add what is finished in a comparison's folder, and not yet in the parts, to them.
+
+    At any moment the parts can be taken away as they are: each is replaced in one step, and only
+    the last of a series is. Those that are full must stay where they are while more is added. A run
+    that is damaged, or being replaced just now, is left to the next call.
+
+    Args:
+        out: The comparison's folder.
+        folder: Of the parts; it is made if need be.
+        part_size_mb: The largest that a part may be, in MB (10^6 bytes).
+
+    Returns:
+        The parts that were written.
+
+    Raises:
+        ConfigError: The size is below 0.02 MB, or too small for an index of all files.
+        RunError: `out` is no comparison, or the parts are damaged or another's.
+        OSError: A file cannot be read or written.
+    """
+    out, folder = Path(out), Path(folder)
+    number("part_size_mb", part_size_mb, _SMALLEST)
+    limit = int(part_size_mb * MB)
+    comparison = _claims(_recipe(out))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = out / ".locks" / "parts"
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):
+        for leftover in filter(atomic_io.is_temporary, folder.iterdir()):  # of a killed process
+            leftover.unlink(missing_ok=True)
+        with open_parts(folder) as parts:
+            _check_same(comparison, parts, out)
+            archives = _grown(out, parts, comparison, limit)
+        written = []
+        for name, content in archives.items():
+            atomic_io.write_bytes(folder / name, content)
+            written.append(folder / name)
+        return written
+
+
+def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -> dict[str, bytes]:
+    """The parts that have something to be added, with it, in the order to write them."""
+    there = available(parts)
+    runs = _runs(out)
+    new = [
+        {folder: content for folder, content in found if _changed(there.get(folder), content)}
+        for found in (_records(out, runs), _chosen_adapters(out, runs))
+    ]
+    kept = {name: own for name, own in there.items() if not any(name in one for one in new)}
+    counted = {
+        **kept,
+        **{
+            folder: {name: File(len(data), 64 * "0", ()) for name, data in content.items()}
+            for found in new
+            for folder, content in found.items()
+        },
+    }
+    # What an index might take is kept free in every part, at most a half of it.
+    reserved = index_size(comparison, counted, limit // 2)
+    if reserved > limit // 2:
+        raise ConfigError(
+            f"parts of {limit / MB:g} MB are too small for this comparison, whose index takes up "
+            f"to {reserved / MB:g} MB: give them twice that."
+        )
+    folders = dict(kept)
+    packers = []
+    for series, found in zip(SERIES, new, strict=True):
+        if found:
+            packers.append(Packer(series, parts, kept, limit - reserved))
+            for folder, content in found.items():
+                folders[folder] = {
+                    name: packers[-1].add(path_of(folder, name), data)
+                    for name, data in content.items()
+                }
+    number_of_call = 1 + max((part.written for part in parts.values()), default=0)
+    index = index_of(number_of_call, comparison, folders)
+    return {
+        name: archive_of(index, pieces)
+        for packer in packers
+        for name, pieces in packer.pieces.items()
+    }
+
+
+def _changed(there: Mapping[str, File] | None, content: Content) -> bool:
+    hashes = {name: one.sha256 for name, one in (there or {}).items()}
+    return hashes != {name: atomic_io.sha256(data) for name, data in content.items()}
+
+
+def _records(out: Path, runs: Sequence[tuple[str, Content]]) -> Iterator[tuple[str, Content]]:
+    """Folders with what tells most in few bytes, the most important first."""
+    yield "", {_RECIPE: (out / _RECIPE).read_bytes()}
+    yield from runs
+    for rate in sorted((out / "adapters").glob("*/*/seed-*/rate-*")):
+        for folder in (rate, *sorted(rate.iterdir())):
+            if _is_over(folder):
+                yield _training(out, folder)
+                if (folder / OTHERS).is_dir():
+                    yield _training(out, folder / OTHERS)
+
+
+def _is_over(training: Path) -> bool:
+    marks = (f"adapter/{MANIFEST_FILE}", DIVERGED_FILE, ADAPTER_RECORD)
+    return any((training / mark).is_file() for mark in marks)
+
+
+def _training(out: Path, folder: Path) -> tuple[str, Content]:
+    """A training folder without its folders; what says that it is over comes last."""
+    names = {path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
+    last = names & {DIVERGED_FILE, ADAPTER_RECORD}
+    content = {name: (folder / name).read_bytes() for name in [*sorted(names - last), *last]}
+    manifest = folder / "adapter" / MANIFEST_FILE
+    if manifest.is_file():
+        content[ADAPTER_RECORD] = manifest.read_bytes()
+    return folder.relative_to(out).as_posix(), content
+
+
+def _runs(out: Path) -> list[tuple[str, Content]]:
+    """The finished runs: CGC-LoRA's first, then by the recipe's methods, then by its seeds."""
+    recipe = _recipe(out)["recipe"]
+
+    def order(run: tuple[str, Content]) -> tuple[Any, ...]:
+        manifest = json.loads(run[1][MANIFEST_FILE])
+        method, seed = manifest.get("method"), manifest.get("seed")
+        places = _place(recipe["methods"], method), _place(recipe["seeds"], seed or 0)
+        return (method != CGC_LORA, *places, run[0])
+
+    found = [(folder, _listed(folder)) for folder in find_runs(out / "runs")]
+    return sorted(
+        ((folder.relative_to(out).as_posix(), content) for folder, content in found if content),
+        key=order,
+    )
+
+
+def _place(values: Sequence[Any], value: Any) -> int:
+    return values.index(value) if value in values else len(values)
+
+
+def _chosen_adapters(
+    out: Path, runs: Sequence[tuple[str, Content]]
+) -> Iterator[tuple[str, Content]]:
+    """The adapters that these runs use, in their order."""
+    for run, content in runs:
+        rate = json.loads(content[MANIFEST_FILE]).get("learning_rate")
+        if rate is None:
+            continue
+        trained = out / "adapters" / Path(run).relative_to("runs") / f"rate-{rate:g}"
+        for folder in (trained / "adapter", *sorted(trained.glob("*/adapter"))):
+            if adapter := _listed(folder):
+                yield folder.relative_to(out).as_posix(), adapter
+
+
+def _listed(folder: Path) -> Content | None:
+    """The files that a folder's manifest lists, and the manifest.
+
+    None if they are not as it says: then the folder is missing, damaged or being replaced just now.
+    """
+    try:
+        manifest = (folder / MANIFEST_FILE).read_bytes()
+        listed = json.loads(manifest)["files"]
+        content = {name: (folder / name).read_bytes() for name in listed}
+        hashes = {
+            name: one if isinstance(one, str) else one["sha256"] for name, one in listed.items()
+        }
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    same = all(atomic_io.sha256(data) == hashes[name] for name, data in content.items())
+    return {**content, MANIFEST_FILE: manifest} if same else None
+
+
+def _recipe(out: Path) -> dict[str, Any]:
+    """A comparison's recipe.json, with all that is used here.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    path = out / _RECIPE
+    try:
+        values = json.loads(path.read_bytes())
+        _claims(values)
+        list(values["recipe"]["methods"]), list(values["recipe"]["seeds"])
+        return dict(values)
+    except FileNotFoundError as error:
+        raise RunError(f"{out} holds no comparison: {_RECIPE} is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): put back a copy.") from error
+
+
+def _claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts of a comparison agree in."""
+    return {name: recipe[name] for name in _CLAIMS}
+
+
+def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
+    """Refuse parts of another comparison than that in a folder.
+
+    Raises:
+        RunError: They are.
+    """
+    for name, part in parts.items():
+        differing = [one for one in _CLAIMS if part.comparison.get(one) != comparison[one]]
+        if differing:
+            raise RunError(
+                f"{out} holds a comparison that differs in {', '.join(differing)} from that of "
+                f"{name}: choose another folder."
+            )
+
+
+# Reading ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """What `read_parts` did.
+
+    Attributes:
+        written: Folders that were put back, as paths below the comparison's folder; "" is that
+            one, with its recipe.json.
+        there: Folders that were there already.
+        missing: Files that the parts name but do not hold, with the parts to look for. Their
+            folders were not put back. What was only in the last parts ever written, and in parts
+            that are missing, is not known here.
+    """
+
+    written: tuple[str, ...]
+    there: tuple[str, ...]
+    missing: Mapping[str, tuple[str, ...]]
+
+
+def read_parts(folder: str | Path, out: str | Path) -> PutBack:
+    """Put back what `write_parts` wrote, each folder as a whole, beside what is there already.
+
+    All files are checked before the first is put back. Where a part is missing, the folders that
+    are complete without it are put back. A run that is there and was only scored since stays as it
+    is. A call that was killed goes on when it is given again.
+
+    Args:
+        folder: Of the parts, or of some of them.
+        out: The comparison's folder; it is made if need be.
+
+    Raises:
+        RunError: There is no part; a part is damaged or not what `write_parts` writes; or `out`
+            holds another comparison, or a file that differs from the one in the parts. Nothing
+            was changed.
+        OSError: There is no room, or a file cannot be written; some folders may be there.
+    """
+    folder, out = Path(folder), Path(out)
+    with open_parts(folder) as parts:
+        if not parts:
+            raise RunError(f"{folder} holds no part of a comparison: {SERIES[0]}*.zip is missing.")
+        if (out / _RECIPE).exists():
+            _check_same(_claims(_recipe(out)), parts, out)
+        found = available(parts)
+        _check(parts, found)
+        wanted = [name for name in sorted(found) if not _is_there(parts, out, name, found[name])]
+        _check_room(out, sum(one.size for name in wanted for one in found[name].values()))
+        for name in wanted:
+            _put_back(parts, out / name, name, found[name])
+        there = tuple(sorted(found.keys() - set(wanted)))
+        return PutBack(tuple(wanted), there, missing(parts, found))
+
+
+def _check(parts: Parts, found: Folders) -> None:
+    """Check every file before any is put back.
+
+    Raises:
+        RunError: One is damaged, or the recipe is not that of the parts.
+    """
+    for folder, entries in found.items():
+        for name, file in entries.items():
+            copy(parts, path_of(folder, name), file)
+    if "" in found:
+        recipe = _content(parts, _RECIPE, found[""][_RECIPE])
+        first, part = next(iter(parts.items()))
+        try:
+            same = _claims(json.loads(recipe)) == part.comparison
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise RunError(f"{first} is of another comparison than its {_RECIPE}: fetch it again.")
+
+
+def _is_there(parts: Parts, out: Path, folder: str, entries: Mapping[str, File]) -> bool:
+    """Whether the files of a folder are there already.
+
+    Raises:
+        RunError: One is there that differs; or only some are, of a folder that is put back whole.
+    """
+    if not folder:
+        return (out / _RECIPE).exists()  # it differs in methods, seeds and commit at the most
+    there = {
+        name: atomic_io.sha256_file(out / folder / name)
+        for name in entries
+        if (out / folder / name).is_file()
+    }
+    if differing := [name for name, mark in there.items() if mark != entries[name].sha256]:
+        if _was_scored(parts, out, folder, entries):
+            return True
+        raise RunError(
+            f"{out / folder / differing[0]} differs from the one in the parts: move its folder "
+            "away, or choose another one to put them back into."
+        )
+    if len(there) == len(entries):
+        return True
+    if _is_whole(folder) and (out / folder).is_dir() and any((out / folder).iterdir()):
+        raise RunError(
+            f"{out / folder} is there, but not all of its files: move it away and give the "
+            "command again."
+        )
+    return False
+
+
+def _was_scored(parts: Parts, out: Path, folder: str, entries: Mapping[str, File]) -> bool:
+    """Whether a run that is there is the one in the parts, but for its scores."""
+    if not folder.startswith("runs/") or MANIFEST_FILE not in entries:
+        return False
+    written = _content(parts, path_of(folder, MANIFEST_FILE), entries[MANIFEST_FILE])
+    try:
+        both = json.loads(written), json.loads((out / folder / MANIFEST_FILE).read_bytes())
+        one, other = (
+            {name: value for name, value in manifest.items() if name not in {"files", "seal"}}
+            for manifest in both
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+    return one == other
+
+
+def _is_whole(folder: str) -> bool:
+    """Whether a folder appears in one step; others hold files that stand for themselves."""
+    return folder.startswith("runs/") or folder.endswith("/adapter")
+
+
+def _check_room(out: Path, needed: int) -> None:
+    existing = next(one for one in (out.resolve(), *out.resolve().parents) if one.is_dir())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OSError(
+            f"the parts hold {needed / MB:.0f} MB, {free / MB:.0f} MB are free at {out}: free "
+            "some, or choose a folder on another disk."
+        )
+
+
+def _put_back(parts: Parts, target: Path, folder: str, entries: Mapping[str, File]) -> None:
+    if _is_whole(folder):
+        with atomic_io.replace_folder(target) as new:
+            for name, file in entries.items():
+                with (new / name).open("xb") as stream:
+                    copy(parts, path_of(folder, name), file, stream)
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for name, file in entries.items():
+        if not (target / name).exists():
+            atomic_io.write_bytes(target / name, _content(parts, path_of(folder, name), file))
+
+
+def _content(parts: Parts, path: str, file: File) -> bytes:
+    stream = io.BytesIO()
+    copy(parts, path, file, stream)
+    return stream.getvalue()

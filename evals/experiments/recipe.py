@@ -1,0 +1,238 @@
+"""A recipe: the data, the sizes, the steps and the tuning that all methods of a comparison share.
+
+    name = "small"
+    seeds = [0]
+    learning_rates = [6e-4, 2e-3, 6e-3]
+
+    [records]            # of each task; 0 takes all
+    train = 200
+    dev = 25
+    test = 50
+
+    [clusters]
+    medical = ["KUAKE-QIC", "CHIP-CTC"]
+
+    [sizes]              # of `Sizes`
+    [training]           # of `TrainingSettings`, but for what the recipe says elsewhere
+    [search]             # of `Search`, for LoRAHub
+
+What is left out has its default. Further seeds and methods may be added to a recipe that is under
+way; anything else makes it another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cgclora.config import AdapterConfig, ConfigError, number, whole
+from cgclora.training.settings import TrainingSettings
+from evals.experiments.lorahub import Search
+from evals.methods import COMPARED, METHODS, Sizes
+from evals.tasks import TASKS
+
+FOLDER = Path(__file__).parent / "recipes"
+"""Where the recipes lie that are known by name."""
+
+_SAID_ELSEWHERE = ("learning_rate", "gate_learning_rate", "seed", "records_per_task", "records_of")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Records:
+    """How many records of each task take part; 0 takes all.
+
+    Attributes:
+        train: To learn from.
+        dev: For the dev loss, which chooses the learning rate and the checkpoint.
+        test: To answer.
+    """
+
+    train: int = 0
+    dev: int = 0
+    test: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field, since a recipe is written by hand."""
+        for name, value in vars(self).items():
+            whole(f"records.{name}", value, 0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A comparison; see the module's text.
+
+    Attributes:
+        name: What the leaderboard calls it.
+        clusters: The tasks of each.
+        methods: Names of methods, in the order in which they are run.
+        seeds: Of training. The learning rates are tried with the first.
+        learning_rates: What each method tries; the one with the lowest dev loss counts.
+        tune_on: The cluster on which they are tried, for all clusters; None tries them on each.
+        gate_rate: The gate's learning rate in units of the experts'.
+        records: How many.
+        sizes: Of the adapters.
+        training: How, but for rates and seed.
+        search: How LoRAHub looks for its weights.
+
+    Raises:
+        ConfigError: A value is out of range, or a task or method is not known.
+    """
+
+    name: str
+    clusters: Mapping[str, tuple[str, ...]]
+    methods: tuple[str, ...] = COMPARED
+    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[float, ...] = (6e-4,)
+    tune_on: str | None = None
+    gate_rate: float = 3.0
+    records: Records = field(default_factory=Records)
+    sizes: Sizes = field(default_factory=Sizes)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        """Check every field, since a recipe is written by hand."""
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ConfigError(f"name must be non-empty text, got {self.name!r}.")
+        if not self.clusters:
+            raise ConfigError("clusters must name the tasks of at least one cluster.")
+        for name in ("methods", "seeds", "learning_rates"):
+            _each_once(name, getattr(self, name))
+        for cluster, tasks in self.clusters.items():
+            _each_once(f"clusters.{cluster}", tasks)
+            for task in tasks:
+                if task not in TASKS or TASKS[task].cluster != cluster:
+                    own = [name for name, known in TASKS.items() if known.cluster == cluster]
+                    raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {own}.")
+        if self.tune_on is not None and self.tune_on not in [*self.clusters]:
+            raise ConfigError(f"tune_on is {self.tune_on!r}, not one of {list(self.clusters)}.")
+        self._check_training()
+
+    def _check_training(self) -> None:
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise ConfigError(f"methods {unknown} are not known; there are {list(METHODS)}.")
+        number("gate_rate", self.gate_rate, 0)
+        for rate in self.learning_rates:
+            number("learning_rates", rate, 0)
+            self.settings(rate, self.seeds[0])
+        for seed in self.seeds:
+            whole("seeds", seed, 0)
+            self.settings(self.learning_rates[0], seed)
+        for method in self.methods:
+            for cluster, tasks in self.clusters.items():
+                if METHODS[method].adapters == "added" and len(tasks) < 2:
+                    raise ConfigError(
+                        f"{method} adds a task to the others of its cluster, and {cluster} has "
+                        "one: give it more, or leave the method out."
+                    )
+                if METHODS[method].config is not None:
+                    self.config(method, tasks)  # what no adapter can have is said before training
+
+    def settings(self, learning_rate: float, seed: int) -> TrainingSettings:
+        """How one adapter is trained.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        return dataclasses.replace(
+            self.training,
+            learning_rate=learning_rate,
+            gate_learning_rate=learning_rate * self.gate_rate,
+            seed=seed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for name in _SAID_ELSEWHERE:
+            del values["training"][name]
+        return values
+
+    @property
+    def hash(self) -> str:
+        """sha256 of what may not change while the recipe is under way."""
+        fixed = {k: v for k, v in self.to_dict().items() if k != "methods"}
+        fixed["seeds"] = self.seeds[0]  # the one that the learning rates are tried with
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    def config(self, method: str, tasks: Sequence[str]) -> AdapterConfig:
+        """What the adapter of a method that is trained is, for these tasks."""
+        build = METHODS[method].config
+        if build is None:
+            raise ConfigError(f"{method} trains no adapter.")
+        return build(tasks, self.sizes)
+
+
+def _each_once(name: str, values: Sequence[object]) -> None:
+    if not values or any(values.count(value) > 1 for value in values):
+        raise ConfigError(f"{name} must have values, each once, got {list(values)!r}.")
+
+
+def read_recipe(source: str | Path) -> Recipe:
+    """Read a TOML file, or a recipe that is known by name.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or a value is unknown, missing or wrong.
+    """
+    path = Path(source)
+    if not path.suffix and not path.is_file():
+        path = FOLDER / f"{source}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = sorted(one.stem for one in FOLDER.glob("*.toml"))
+        raise ConfigError(
+            f"cannot read the recipe {source}: {error.strerror}. Known by name: {', '.join(known)}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+    try:
+        return _recipe(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _recipe(values: Mapping[str, Any]) -> Recipe:
+    values = dict(values)
+    for name, kind in (
+        ("records", Records),
+        ("sizes", Sizes),
+        ("training", TrainingSettings),
+        ("search", Search),
+    ):
+        if name in values:
+            values[name] = _made(kind, values[name], name)
+    clusters = values.get("clusters", {})
+    if not isinstance(clusters, Mapping) or not all(isinstance(v, list) for v in clusters.values()):
+        raise ConfigError("clusters must be a table of lists of task names.")
+    values["clusters"] = {name: tuple(tasks) for name, tasks in clusters.items()}
+    for name in ("methods", "seeds", "learning_rates"):
+        if name in values:
+            if not isinstance(values[name], list):
+                raise ConfigError(f"{name} must be a list, got {values[name]!r}.")
+            values[name] = tuple(values[name])
+    return _made(Recipe, values, "")
+
+
+def _made(kind: type[T], values: object, where: str) -> T:
+    """An object of a dataclass from a table of a TOML file."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be a table, got {values!r}.")
+    known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if kind is TrainingSettings:
+        known -= set(_SAID_ELSEWHERE)
+    if unknown := sorted(set(values) - known):
+        of = f" of {where}" if where else ""
+        raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(known)}.")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where or 'the recipe'} is not complete: {error}.") from error

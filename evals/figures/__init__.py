@@ -1,0 +1,1 @@
+"""Charts of comparisons: plotly, and SVG where a file must stand alone."""

@@ -1,0 +1,192 @@
+"""The words in the pictures of a board, in Chinese and English, and how a number is written."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from evals.leaderboard.board import OVERALL, Entry, Gain
+from evals.scoring.statistics import LEVEL, Estimate
+from evals.tasks import TASKS, Language
+
+TEXTS: Mapping[str, tuple[str, str]] = {
+    "score": ("得分 {value}，{interval}", "Score {value}, {interval}"),
+    "score_axis": ("得分 × 100，{level} 区间", "Score × 100, {level} interval"),
+    "interval": ("{level} 区间 {low} 至 {high}", "{level} interval {low} to {high}"),
+    "overall": ("各任务平均", "Mean of tasks"),
+    "rank": ("第 {rank} 名", "rank {rank}"),
+    "records": ("{n} 条样本", "{n} records"),
+    "no_seed": ("未经训练", "not trained"),
+    "seeds": ("随机种子 {seeds}", "seeds {seeds}"),
+    "parameters": ("训练的参数", "Trained parameters"),
+    "total_rank": ("总秩", "Total rank"),
+    "active_rank": ("单个任务所用的秩", "Rank that one task uses"),
+    "training_seconds": ("训练时间", "Training time"),
+    "frontier": ("最优前沿", "Frontier"),
+    "gain": ("比 {reference} {gain} 分，{interval}", "{gain} against {reference}, {interval}"),
+    "gain_axis": (
+        "与 {reference} 之差，{level} 区间",
+        "Difference to {reference}, {level} interval",
+    ),
+    "hollow": ("空心：可能只是偶然", "hollow: may be chance"),
+    "p_value": ("校正后 p = {p}", "adjusted p = {p}"),
+    "loses": ("◂ 为共享付出代价", "◂ pays for sharing"),
+    "wins": ("因共享而受益 ▸", "gains by sharing ▸"),
+    "item_noise": ("样本噪声：{level} 区间", "Items: {level} interval"),
+    "training_noise": (
+        "训练噪声：各种子的最低、平均、最高",
+        "Training: lowest, mean, highest seed",
+    ),
+    "one_seed": ("一个种子：训练噪声未测", "One seed: training noise not measured"),
+    "spread": (
+        "{n} 个种子：{low} 至 {high}，标准差 {sd}",
+        "{n} seeds: {low} to {high}, standard deviation {sd}",
+    ),
+    "bold": ("粗体：最好，或未能确定不如最好", "bold: the best, or not surely worse"),
+    "won_axis": ("行确实胜过列的任务数（共 {n} 个）", "Sure wins of the row, of {n} tasks"),
+    "won": ("{won} / {tasks} 个任务确实胜过 {other}", "wins {won} of {tasks} tasks from {other}"),
+    "ahead": ("{ahead} / {tasks} 个任务得分更高", "scores higher on {ahead} of {tasks}"),
+    "second": ("{n} 秒", "{n} s"),
+    "minute": ("{n} 分钟", "{n} min"),
+    "hour": ("{n} 小时", "{n} h"),
+}
+"""Chinese and English; `{level}` is the level of all intervals."""
+
+
+class Interval(Protocol):
+    """A number with its interval: an estimate or a difference."""
+
+    @property
+    def value(self) -> float:
+        """The number itself."""
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """Words of `TEXTS` in a language, with `values` and the intervals' level filled in."""
+    return TEXTS[key][language == "en"].format(level=f"{LEVEL:.0%}", **values)
+
+
+def title(task: str, language: Language) -> str:
+    """What people call a task, or the mean over the tasks; its name if nobody knows it."""
+    if task == OVERALL:
+        return text("overall", language)
+    if task not in TASKS:
+        return task
+    return TASKS[task].title_zh if language == "zh" else TASKS[task].title_en
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name in lines of at most `width` letters, of which a Chinese one counts two.
+
+    Latin breaks at spaces alone; Chinese breaks anywhere, and so into lines of equal length.
+    """
+    if not name.isascii() and " " not in name:
+        lines = math.ceil(2 * len(name) / width)
+        width = math.ceil(len(name) / lines)
+    return "<br>".join(textwrap.wrap(name, width, break_long_words=not name.isascii())) or name
+
+
+def titles(language: Language, width: int = 20) -> Callable[[str], str]:
+    """Writes a task's title in lines of at most `width` letters."""
+    return lambda task: wrapped(title(task, language), width)
+
+
+def method_name(name: str) -> str:
+    """An entry's name in lines that leave room for a plot on a telephone."""
+    return wrapped(name, 24)
+
+
+def points(value: float, signed: bool = False) -> str:
+    """A score or a difference in [-1, 1], times 100, with one decimal."""
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def hover(entry: Entry, language: Language, *lines: str, task: str = OVERALL) -> str:
+    """Details of an entry on a task, or on their mean, line by line."""
+    where = text("rank", language, rank=entry.rank) if task == OVERALL else title(task, language)
+    return "<br>".join([f"<b>{entry.name}</b> · {where}", *lines])
+
+
+def estimate_lines(of: Estimate, entry: Entry, language: Language) -> list[str]:
+    """A score with its interval; the number of records and the training seeds."""
+    known = [str(seed) for seed in entry.seeds if seed is not None]
+    trained = text("seeds", language, seeds=", ".join(known)) if known else None
+    return [
+        text("score", language, value=points(of.value), interval=_interval(of, language)),
+        f"{text('records', language, n=f'{of.samples:,}')} · "
+        f"{trained or text('no_seed', language)}",
+    ]
+
+
+def gain_lines(of: Gain, reference: str, language: Language) -> list[str]:
+    """A difference with its interval and p-value."""
+    return [
+        text(
+            "gain",
+            language,
+            reference=reference,
+            gain=points(of.value, signed=True),
+            interval=_interval(of, language, signed=True),
+        ),
+        f"{text('p_value', language, p=f'{of.adjusted:.2g}')} · "
+        f"{text('records', language, n=f'{of.samples:,}')}",
+    ]
+
+
+def training_lines(entry: Entry, language: Language) -> list[str]:
+    """How far apart the training seeds are; nothing for an entry that was not trained."""
+    if all(seed is None for seed in entry.seeds):
+        return []
+    spread = entry.spread
+    if spread.seeds < 2:
+        return [text("one_seed", language)]
+    low, high, deviation = map(points, (spread.low, spread.high, spread.standard_deviation))
+    return [text("spread", language, n=spread.seeds, low=low, high=high, sd=deviation)]
+
+
+def size_lines(entry: Entry, language: Language) -> list[str]:
+    """What the entry costs, as far as it is known."""
+    costs = {
+        quantity: getattr(entry, quantity)
+        for quantity in ("parameters", "total_rank", "active_rank", "training_seconds")
+    }
+    return [
+        f"{text(quantity, language)}: {size(quantity, cost, language)}"
+        for quantity, cost in costs.items()
+        if cost is not None
+    ]
+
+
+def _interval(of: Interval, language: Language, signed: bool = False) -> str:
+    low, high = points(of.low, signed), points(of.high, signed)
+    return text("interval", language, low=low, high=high)
+
+
+def size(quantity: str, value: float, language: Language) -> str:
+    """A number of parameters, a rank or a time in few letters.
+
+    Args:
+        quantity: `parameters`, `total_rank`, `active_rank` or `training_seconds`.
+        value: How many, in seconds for a time.
+        language: Of the units.
+    """
+    if quantity == "training_seconds":
+        for unit, seconds in (("hour", 3600), ("minute", 60)):
+            if value >= seconds:
+                return text(unit, language, n=f"{value / seconds:.3g}")
+        return text("second", language, n=f"{value:.3g}")
+    if quantity == "parameters":
+        for letter, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+            if value >= factor:
+                return f"{value / factor:.3g} {letter}"
+    return f"{value:.3g}"

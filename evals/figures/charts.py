@@ -1,0 +1,334 @@
+"""A board as pictures: plotly figures with intervals and hover details, for light and for dark.
+
+Scores are shown times 100. Every figure takes the width of its place, a telephone's included, and
+is as high as its rows need. A legend stands below the plot and switches methods on and off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from evals.figures.captions import (
+    estimate_lines,
+    gain_lines,
+    hover,
+    method_name,
+    points,
+    size_lines,
+    text,
+    title,
+    titles,
+    training_lines,
+    wrapped,
+)
+from evals.figures.heatmaps import heat_map, win_matrix
+from evals.figures.palette import METHOD_COLOURS, colour, faded
+from evals.figures.pareto import Quantity, pareto
+from evals.figures.parts import (
+    DODGED_ROW,
+    INK,
+    MAIN,
+    MARK,
+    ROW,
+    Look,
+    bands,
+    dots,
+    estimate_of,
+    layout,
+    looks_of,
+    marker,
+    name_axis,
+    span,
+    value_axis,
+)
+from evals.leaderboard.board import OVERALL, REFERENCE, Board, find_entry, gains
+from evals.tasks import Language
+
+__all__ = [
+    "MAIN",
+    "METHOD_COLOURS",
+    "Quantity",
+    "colour",
+    "heat_map",
+    "overall",
+    "pareto",
+    "per_task",
+    "radar",
+    "seeds",
+    "seesaw",
+    "win_matrix",
+]
+
+# A row for each method --------------------------------------------------------------------
+
+
+def overall(board: Board, language: Language = "zh") -> go.Figure:
+    """The mean over the tasks of each entry with its interval, the best first.
+
+    Raises:
+        ValueError: The board has no entry.
+    """
+    figure = go.Figure()
+    looks = looks_of(board)
+    for look in looks:
+        entry = look.entry
+        details = (
+            *estimate_lines(entry.overall, entry, language),
+            *training_lines(entry, language),
+            *size_lines(entry, language),
+        )
+        dots(figure, look, [entry.overall], [entry.name], [hover(look.entry, language, *details)])
+        figure.add_annotation(
+            text=f"<b>{points(entry.overall.value)}</b>",
+            xref="paper",
+            x=1,
+            xanchor="left",
+            xshift=8,
+            y=entry.name,
+            showarrow=False,
+        )
+    figure.update_layout(_rows(looks, language) | {"margin": {"l": 4, "r": 44, "t": 8, "b": 8}})
+    return figure
+
+
+def seeds(board: Board, language: Language = "zh") -> go.Figure:
+    """Training noise beside item noise: lowest, mean and highest seed on the mean's interval.
+
+    Raises:
+        ValueError: The board has no entry.
+    """
+    figure = go.Figure()
+    looks = looks_of(board)
+    for look in looks:
+        item, training = look.entry.overall, look.entry.spread
+        figure.add_scatter(
+            x=[100 * item.low, 100 * item.high],
+            y=[look.entry.name] * 2,
+            mode="lines",
+            line={"color": faded(look.colour, 0.3), "width": 10},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        several = training.seeds > 1
+        scores = [training.low, training.mean, training.high] if several else [training.mean]
+        details = (
+            *estimate_lines(item, look.entry, language),
+            *training_lines(look.entry, language),
+        )
+        figure.add_scatter(
+            x=[100 * score for score in scores],
+            y=[look.entry.name] * len(scores),
+            mode="lines+markers",
+            line={"color": look.colour, "width": 1.5},
+            marker={
+                "color": look.colour,
+                "symbol": ["line-ns", "circle", "line-ns"] if several else "circle-open",
+                "size": [MARK, 5, MARK] if several else MARK,
+                "line": {"color": look.colour, "width": 2},
+            },
+            showlegend=False,
+            hovertext=[hover(look.entry, language, *details)] * len(scores),
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    for key, drawn in (
+        ("item_noise", {"mode": "lines", "line": {"color": faded(INK, 0.45), "width": 10}}),
+        ("training_noise", {"mode": "lines+markers", "line": {"color": INK, "width": 1.5}}),
+    ):
+        figure.add_scatter(x=[None], y=[None], name=text(key, language), **drawn)
+    figure.update_layout(_rows(looks, language, legend=2))
+    return figure
+
+
+def _rows(looks: Sequence[Look], language: Language, legend: int = 0) -> dict[str, Any]:
+    by_name = {look.entry.name: look.entry for look in looks}
+    noise = [one for look in looks for one in (look.entry.overall, look.entry.spread)]
+    return layout(
+        ROW * len(looks) + 60,
+        legend=legend,
+        xaxis=value_axis(text("score_axis", language), range=span(noise)),
+        yaxis=name_axis(
+            [*by_name], lambda name: f"{method_name(name)}  <b>#{by_name[name].rank}</b>", down=True
+        ),
+        shapes=bands(len(looks)),
+    )
+
+
+# Every method in each row -----------------------------------------------------------------
+
+
+def per_task(board: Board, language: Language = "zh") -> go.Figure:
+    """The score of each entry on each task with its interval.
+
+    Raises:
+        ValueError: The board has no entry.
+    """
+    figure = go.Figure()
+    looks = looks_of(board)
+    tasks = [task.name for task in board.tasks]
+    for look in looks:
+        scores = [estimate_of(look.entry, task) for task in tasks]
+        dots(
+            figure,
+            look,
+            scores,
+            tasks,
+            [
+                hover(look.entry, language, *estimate_lines(score, look.entry, language), task=task)
+                for task, score in zip(tasks, scores, strict=True)
+            ],
+        )
+    figure.update_layout(
+        _dodged(tasks, len(looks), len(looks), language),
+        xaxis=value_axis(
+            text("score_axis", language),
+            range=span(estimate_of(look.entry, task) for look in looks for task in tasks),
+        ),
+    )
+    return figure
+
+
+def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") -> go.Figure:
+    """What each entry gains or loses against another, task by task: who pays for sharing.
+
+    A hollow mark is a difference that may be chance. Few methods are switched on at first, see
+    `MAIN`; all of them if the board has none of these.
+
+    Args:
+        board: With the reference and at least one other entry.
+        reference: The entry that the others are compared with, see `find_entry`.
+        language: Of labels and hover details.
+
+    Raises:
+        UnknownEntryError: The board has no entry of this name.
+        ValueError: The board has no other entry.
+    """
+    looks = looks_of(board)
+    reference = find_entry(board, reference).name
+    others = [look for look in looks if look.entry.name != reference]
+    if not others:
+        raise ValueError(f"{reference} stands alone on the board: a seesaw needs another entry.")
+    found = gains(board, reference)
+    rows = [OVERALL, *(task.name for task in board.tasks)]
+    figure = go.Figure()
+    main = [look for look in others if look.entry.method in MAIN] or others
+    for look in others:
+        own = [found[look.entry.name][row] for row in rows]
+        dots(
+            figure,
+            look,
+            own,
+            rows,
+            [
+                hover(look.entry, language, *gain_lines(one, reference, language), task=row)
+                for row, one in zip(rows, own, strict=True)
+            ],
+            hollow=[not one.significant for one in own],
+            visible=True if look in main else "legendonly",
+        )
+    axis = f"{text('gain_axis', language, reference=reference)}<br>{text('hollow', language)}"
+    figure.update_layout(
+        _dodged(rows, max(len(main), len(others) // 2), len(others), language),
+        xaxis=value_axis(
+            axis,
+            autorange=True,  # anew with each entry that is switched on or off
+            zeroline=True,
+            zerolinecolor=INK,
+            zerolinewidth=2,
+        ),
+        margin={"t": 30},
+    )
+    for key, side, anchor in (("loses", 0, "left"), ("wins", 1, "right")):
+        figure.add_annotation(
+            text=text(key, language),
+            xref="paper",
+            x=side,
+            xanchor=anchor,
+            yref="paper",
+            y=1,
+            yanchor="bottom",
+            showarrow=False,
+        )
+    return figure
+
+
+def _dodged(rows: Sequence[str], marks: int, legend: int, language: Language) -> dict[str, Any]:
+    """Rows with room for so many marks below each other: no interval hides another."""
+    return layout(
+        (DODGED_ROW * marks + 22) * len(rows) + 60,
+        legend=legend,
+        scattermode="group",
+        scattergap=0.2,
+        yaxis=name_axis(rows, titles(language), down=True),
+        shapes=bands(len(rows)),
+    )
+
+
+# Outlines ---------------------------------------------------------------------------------
+
+_FEW_SPOKES = 9
+
+_RADAR_HEIGHT = 420
+
+
+def radar(board: Board, methods: Sequence[str] = MAIN, language: Language = "zh") -> go.Figure:
+    """The scores of some entries as outlines, a spoke for each task.
+
+    Args:
+        board: Where.
+        methods: The entries, see `find_entry`.
+        language: Of labels and hover details.
+
+    Raises:
+        UnknownEntryError: The board has no such entry.
+        ValueError: No method is given, or the board has no entry.
+    """
+    looks = {look.entry.name: look for look in looks_of(board)}
+    if not methods:
+        raise ValueError("a radar needs at least one method.")
+    tasks = [task.name for task in board.tasks]
+    spokes = [wrapped(title(task, language), 12) for task in tasks]
+    figure = go.Figure()
+    for method in methods:
+        look = looks[find_entry(board, method).name]
+        scores = [estimate_of(look.entry, task) for task in tasks]
+        details = [
+            hover(look.entry, language, *estimate_lines(score, look.entry, language), task=task)
+            for task, score in zip(tasks, scores, strict=True)
+        ]
+        closed = [*range(len(tasks)), 0]
+        figure.add_scatterpolar(
+            r=[100 * scores[place].value for place in closed],
+            theta=[spokes[place] for place in closed],
+            mode="lines+markers",
+            name=look.entry.name,
+            line={"color": look.colour, "width": 2},
+            marker=marker(look),
+            fill="toself",
+            fillcolor=faded(look.colour, 0.08),
+            hovertext=[details[place] for place in closed],
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    figure.update_layout(
+        layout(_RADAR_HEIGHT, legend=len(methods), margin={"l": 84, "r": 84, "t": 44, "b": 84}),
+        polar={
+            "bgcolor": "rgba(0,0,0,0)",
+            "angularaxis": {
+                "direction": "clockwise",
+                "tickfont": {"size": 12 if len(tasks) <= _FEW_SPOKES else 10},
+                "gridcolor": faded(INK, 0.25),
+                "linecolor": faded(INK, 0.25),
+            },
+            "radialaxis": {
+                "range": [0, 100],
+                "nticks": 5,
+                "angle": 90 - 180 / len(tasks),  # between two spokes
+                "gridcolor": faded(INK, 0.25),
+                "showline": False,
+                "tickfont": {"size": 10},
+            },
+        },
+    )
+    return figure

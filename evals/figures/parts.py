@@ -1,0 +1,245 @@
+"""What the pictures of a board share: their layout, axes and marks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from evals.figures.captions import Interval
+from evals.figures.palette import colour, faded, symbol
+from evals.leaderboard.board import OVERALL, Board, Entry
+from evals.methods import CGC_LORA
+from evals.scoring.statistics import Estimate, Spread
+
+INK = "#667085"
+"""Of letters and lines: read on white as well as on near-black."""
+
+ROW = 26
+"""Pixels of a row with one mark."""
+
+DODGED_ROW = 11
+"""Pixels that each mark takes in a row with several."""
+
+MARK = 9
+
+MAIN = (CGC_LORA, "MOE-LoRA", "LoRA (Full)")
+"""Methods that are seen at once where all of them would be too many."""
+
+_FONT = "system-ui, sans-serif"
+"""What the machine has; no font is ever fetched."""
+
+_LEGEND_ROW = 19
+
+
+@dataclass(frozen=True)
+class Look:
+    """An entry and how it is drawn.
+
+    Attributes:
+        entry: Of the board.
+        colour: Of its method.
+        symbol: Of its method, with a filling of its own where the method is there twice.
+    """
+
+    entry: Entry
+    colour: str
+    symbol: str
+
+
+def looks_of(board: Board) -> list[Look]:
+    """Each entry with its look, in the board's order.
+
+    Raises:
+        ValueError: The board has no entry.
+    """
+    if not board.entries:
+        raise ValueError(f"the board {board.id} has no entry: score some runs first.")
+    seen: Counter[str] = Counter()
+    looks = []
+    for entry in board.entries:
+        method = entry.method
+        looks.append(Look(entry, colour(method), symbol(method, seen[method])))
+        seen[method] += 1
+    return looks
+
+
+def estimate_of(entry: Entry, row: str) -> Estimate:
+    """The entry's score on a task, or the mean over the tasks for `OVERALL`."""
+    return entry.overall if row == OVERALL else entry.scores[row].estimate
+
+
+# Layout -----------------------------------------------------------------------------------
+
+
+def layout(height: int, *, legend: int = 0, columns: int = 1, **more: Any) -> dict[str, Any]:
+    """Any width, transparent, letters in the middle between black and white.
+
+    Args:
+        height: Of the plot and its axes in pixels, without the legend.
+        legend: How many items the legend has; 0 leaves it out.
+        columns: In how many columns they stand on a telephone, since plotly lets a legend be as
+            wide as the plot within its axes.
+        more: Further settings of plotly.
+    """
+    settings: dict[str, Any] = {
+        "height": height + _LEGEND_ROW * math.ceil(legend / columns),
+        "margin": {"l": 4, "r": 12, "t": 8, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 12, "color": INK},
+        "hoverlabel": {"font": {"family": _FONT, "size": 13}, "align": "left"},
+        "hovermode": "closest",
+        "dragmode": False,
+        "minreducedheight": ROW,  # one row is a plot, too: let its axes have their margins
+        "showlegend": legend > 0,
+        "legend": {
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "xref": "container",
+            "x": 0,
+            "xanchor": "left",
+            "font": {"size": 11},
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+    }
+    return settings | more
+
+
+def span(values: Iterable[Interval | Spread]) -> tuple[float, float]:
+    """The range of an axis that shows these, times 100, with some room on both sides."""
+    ends = [100 * end for one in values for end in (one.low, one.high)]
+    low, high = min(ends), max(ends)
+    room = max(0.06 * (high - low), 0.5)
+    return low - room, high + room
+
+
+def value_axis(words: str, **more: Any) -> dict[str, Any]:
+    """An axis of numbers with a faint grid; `words` may hold line breaks."""
+    return {
+        "title": {"text": words, "standoff": 8, "font": {"size": 12}},
+        "automargin": True,
+        "fixedrange": True,
+        "gridcolor": faded(INK, 0.18),
+        "zeroline": False,
+        "nticks": 6,
+        **more,
+    }
+
+
+def name_axis(
+    keys: Sequence[str], label: Callable[[str], str], *, down: bool = False, **more: Any
+) -> dict[str, Any]:
+    """An axis of categories, each with a label of its own.
+
+    Args:
+        keys: The categories, in their order.
+        label: What is written for one.
+        down: The first at the top rather than at the bottom.
+        more: Further settings of plotly.
+    """
+    ends = [-0.5, len(keys) - 0.5]
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": list(keys),
+        "range": ends[::-1] if down else ends,
+        "tickmode": "array",
+        "tickvals": list(keys),
+        "ticktext": [label(key) for key in keys],
+        "ticks": "",
+        "automargin": True,
+        "fixedrange": True,
+        "showgrid": False,
+        "zeroline": False,
+        **more,
+    }
+
+
+def bands(rows: int) -> list[dict[str, Any]]:
+    """Every other row a shade darker or lighter than the page, so that the eye keeps the line."""
+    return [
+        {
+            "type": "rect",
+            "layer": "below",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "yref": "y",
+            "y0": row - 0.5,
+            "y1": row + 0.5,
+            "fillcolor": faded(INK, 0.07),
+            "line": {"width": 0},
+        }
+        for row in range(0, rows, 2)
+    ]
+
+
+# Marks ------------------------------------------------------------------------------------
+
+
+def dots(
+    figure: go.Figure,
+    look: Look,
+    values: Sequence[Interval],
+    rows: Sequence[str],
+    details: Sequence[str],
+    *,
+    hollow: Sequence[bool] = (),
+    **more: Any,
+) -> None:
+    """Adds an entry's marks with their intervals, one a row.
+
+    Args:
+        figure: That gets them.
+        look: The entry and how it is drawn.
+        values: In [-1, 1], shown times 100.
+        rows: Category of each value.
+        details: What is shown of each value under the pointer.
+        hollow: Which marks are outlines; without it none is.
+        more: Further settings of the trace.
+    """
+    outline = look.symbol.removesuffix("-dot") + "-open"
+    symbols = [outline if one else look.symbol for one in hollow or [False] * len(values)]
+    # The legend shows a trace's first mark, which may be hollow: an unseen one goes before it.
+    figure.add_scatter(
+        x=[None, *(100 * one.value for one in values)],
+        y=[rows[0], *rows],
+        orientation="h",
+        error_x=error_bar([values[0], *values], look.colour),
+        mode="markers",
+        name=look.entry.name,
+        marker=marker(look) | {"symbol": [look.symbol, *symbols]},
+        hovertext=["", *details],
+        hovertemplate="%{hovertext}<extra></extra>",
+        **more,
+    )
+
+
+def marker(look: Look) -> dict[str, Any]:
+    """Plotly's marker of an entry."""
+    return {
+        "color": look.colour,
+        "symbol": look.symbol,
+        "size": MARK,
+        "line": {"width": 2, "color": look.colour},
+    }
+
+
+def error_bar(of: Sequence[Interval], shade: str) -> dict[str, Any]:
+    """Plotly's interval bars, times 100; a percentile interval may lie beside its value."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, 100 * (one.high - one.value)) for one in of],
+        "arrayminus": [max(0.0, 100 * (one.value - one.low)) for one in of],
+        "color": faded(shade, 0.55),
+        "thickness": 2,
+        "width": 0,
+    }

@@ -1,0 +1,1 @@
+"""Leaderboards computed from run folders, down to the samples behind every number."""

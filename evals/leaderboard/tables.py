@@ -1,0 +1,386 @@
+"""Boards and comparisons as tables: aligned text for a terminal, Markdown, and JSON values.
+
+Scores are shown times 100, with the 95 % interval of item noise in brackets.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evals.leaderboard.board import (
+    PUBLISHED,
+    REFERENCE,
+    Board,
+    Entry,
+    Leaderboards,
+    UnknownEntryError,
+    find_entry,
+    gains,
+    leaders,
+)
+from evals.leaderboard.comparison import Comparison
+from evals.scoring.effect_sizes import OVERALL, Gain
+from evals.scoring.statistics import Estimate
+
+BEST, CLOSE, SURE = "*", "~", "*"
+"""Marks of a task's best score, of one that it does not beat, and of a gain beyond chance."""
+
+UNKNOWN = "-"
+"""Of what is not known, or does not exist."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text.
+
+    Attributes:
+        title: Of one line.
+        header: [C] names of the columns.
+        rows: [R][C] cells.
+        notes: Lines below the table.
+        words: So many columns, from the left, hold words; the others hold numbers.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    words: int = 1
+
+    def text(self) -> str:
+        """Aligned by the width of its characters in a terminal."""
+        lines = [tuple(map(_printable, line)) for line in (self.header, *self.rows)]
+        widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+        body = [
+            "  ".join(
+                _padded(cell, widths[place], left=place < self.words)
+                for place, cell in enumerate(line)
+            ).rstrip()
+            for line in lines
+        ]
+        notes = [_printable(note) for note in self.notes]
+        return "\n".join([_printable(self.title), *body, *notes])
+
+    def markdown(self) -> str:
+        """A heading, a table as GitHub reads it, and the notes."""
+        rule = [":--" if place < self.words else "--:" for place in range(len(self.header))]
+        escaped = [[_escaped(cell) for cell in line] for line in (self.header, *self.rows)]
+        lines = [f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:])]
+        notes = ["", "  \n".join(map(_escaped, self.notes))] if self.notes else []
+        return "\n".join([f"### {_escaped(self.title)}", "", *lines, *notes])
+
+
+def width(text: str) -> int:
+    """Columns that a text takes in a terminal: two for a wide character, none for a mark on one."""
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
+        for one in text
+    )
+
+
+def _padded(cell: str, columns: int, *, left: bool) -> str:
+    blank = " " * (columns - width(cell))
+    return cell + blank if left else blank + cell
+
+
+def _printable(text: str) -> str:
+    """Without what would move a terminal's cursor: names come from files of anybody."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{one}" if one in "\\|*~_`<[" else one for one in _printable(text))
+
+
+# Boards -----------------------------------------------------------------------------------
+
+
+def board_tables(board: Board, reference: str | None = None) -> list[Table]:
+    """What the entries share, the ranking, the tasks and, with a reference, the seesaw."""
+    tables = [facts_table(board), overall_table(board), task_table(board)]
+    return tables if reference is None else [*tables, seesaw_table(board, reference)]
+
+
+def facts_table(board: Board) -> Table:
+    """What the entries of a board have in common, task by task."""
+    return Table(
+        _title(board, f"{len(board.tasks)} tasks, n {sum(task.samples for task in board.tasks):,}"),
+        ("task", "metric", "metric version", "task version", "data", "n"),
+        tuple(
+            (
+                *(task.name, task.metric, task.metric_version, task.version),
+                *(task.data[:8], f"{task.samples:,}"),
+            )
+            for task in board.tasks
+        ),
+        ("Data: the first digits of the hash of the records.",),
+        words=5,
+    )
+
+
+def overall_table(board: Board) -> Table:
+    """The ranking by the mean over the tasks, with what each entry costs."""
+    return Table(
+        _title(board, f"mean over {len(board.tasks)} tasks"),
+        (
+            *("rank", "method", "score", "seeds", "parameters", "total / active rank"),
+            *("training min", "peak GiB"),
+        ),
+        tuple(
+            (
+                str(entry.rank),
+                entry.name,
+                _estimate(entry.overall),
+                _seeds(entry),
+                _count(entry.parameters),
+                _ranks(entry),
+                _divided(entry.training_seconds, 60),
+                _divided(entry.peak_memory, 2**30),
+            )
+            for entry in board.entries
+        ),
+        (
+            "Rank: 1 + the number of methods whose interval lies wholly above. Intervals: 95 %, of "
+            "item noise (bootstrap over records). ±: standard deviation over training seeds.",
+        ),
+        words=2,
+    )
+
+
+def task_table(board: Board) -> Table:
+    """The score of each method on each task."""
+    close = leaders(board)
+    tasks = [task.name for task in board.tasks]
+    best = {
+        task: max(entry.scores[task].estimate.value for entry in board.entries) for task in tasks
+    }
+
+    def cell(entry: Entry, task: str) -> str:
+        value = entry.scores[task].estimate.value
+        mark = BEST if value == best[task] else CLOSE if entry.name in close[task] else " "
+        return f"{_score(value)} {mark}"
+
+    return Table(
+        _title(board, "scores by task"),
+        ("method", *tasks, "mean"),
+        tuple(
+            (
+                entry.name,
+                *(cell(entry, task) for task in tasks),
+                _score(entry.overall.value),
+            )
+            for entry in board.entries
+        ),
+        (
+            f"{BEST} best of the task; {CLOSE} cannot be told from it (paired bootstrap, Holm's "
+            "rule over the methods, p >= .05).",
+        ),
+    )
+
+
+def seesaw_table(board: Board, reference: str) -> Table:
+    """What each method gains over the reference on each task.
+
+    Raises:
+        UnknownEntryError: The reference is not on the board.
+    """
+    name = find_entry(board, reference).name
+    found = gains(board, reference)
+    return Table(
+        _title(board, f"gain over {name}"),
+        ("method", *(task.name for task in board.tasks), "mean"),
+        tuple(
+            (entry.name, *(_gain(one) for one in found[entry.name].values()))
+            for entry in board.entries
+            if entry.name != name
+        ),
+        (
+            f"{SURE} p < .05 (paired bootstrap, Holm's rule over the tasks of a method; the mean "
+            "by itself).",
+        ),
+    )
+
+
+def published_table() -> Table:
+    """What others published, apart from all runs."""
+    return Table(
+        "Published elsewhere, not to be ranked with the runs above",
+        ("method", "backbone", "cluster", "score", "source", "note"),
+        tuple(
+            (one.method, one.backbone, one.cluster, f"{100 * one.score:.2f}", one.source, one.note)
+            for one in PUBLISHED
+        ),
+        words=6,
+    )
+
+
+def report(found: Leaderboards, reference: str | None = None, *, markdown: bool = False) -> str:
+    """All boards, what was published elsewhere, and what was left out.
+
+    Args:
+        found: What to show.
+        reference: Of the seesaw; None takes `REFERENCE` where it is on the board.
+        markdown: Instead of text for a terminal.
+
+    Raises:
+        UnknownEntryError: The reference that is asked for is on none of the boards.
+    """
+    references = _references(found, reference)
+    tables = [
+        table for board in found.boards for table in board_tables(board, references.get(board.id))
+    ]
+    shown = [
+        table.markdown() if markdown else table.text() for table in (*tables, published_table())
+    ]
+    return "\n\n".join([*shown, *_left_out(found, markdown=markdown)]) + "\n"
+
+
+def values(found: Leaderboards, reference: str | None = None) -> dict[str, Any]:
+    """As `report`, as JSON values: all fields but the replicates, and scores in [0, 1]."""
+    references = _references(found, reference)
+    return {
+        "boards": [board_values(board, references.get(board.id)) for board in found.boards],
+        "published": [asdict(one) for one in PUBLISHED],
+        "unscored": list(found.unscored),
+        "damaged": dict(found.damaged),
+        "replaced": dict(found.replaced),
+    }
+
+
+def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
+    """One board as JSON values, see `values`; with a reference also what is gained over it.
+
+    Raises:
+        UnknownEntryError: The reference is not on the board.
+    """
+    seesaw = {} if reference is None else gains(board, reference)
+    return {
+        "id": board.id,
+        "cluster": board.cluster,
+        "split": board.split,
+        "tasks": [asdict(task) for task in board.tasks],
+        "entries": [
+            {
+                **vars(entry),
+                "scores": {
+                    task: {"estimate": asdict(score.estimate), "spread": asdict(score.spread)}
+                    for task, score in entry.scores.items()
+                },
+                "overall": asdict(entry.overall),
+                "spread": asdict(entry.spread),
+            }
+            for entry in board.entries
+        ],
+        "leaders": {task: sorted(names) for task, names in leaders(board).items()},
+        "reference": reference,
+        "gains": {
+            name: {task: asdict(one) for task, one in row.items()} for name, row in seesaw.items()
+        },
+    }
+
+
+def _references(found: Leaderboards, reference: str | None) -> dict[str, str]:
+    """The name of the reference on each board that has it, by the board's id."""
+    names: dict[str, str] = {}
+    missing: list[UnknownEntryError] = []
+    for board in found.boards:
+        try:
+            names[board.id] = find_entry(board, REFERENCE if reference is None else reference).name
+        except UnknownEntryError as error:
+            missing.append(error)
+    if reference is not None and missing and not names:
+        raise missing[0]
+    return names
+
+
+def _left_out(found: Leaderboards, *, markdown: bool) -> list[str]:
+    lines = [
+        *(f"damaged: {folder}: {reason}" for folder, reason in found.damaged.items()),
+        *(f"not scored yet: {folder}" for folder in found.unscored),
+        *(f"replaced by a newer run: {old} (by {new})" for old, new in found.replaced.items()),
+    ]
+    if not lines:
+        return []
+    if markdown:
+        return ["\n".join(["### Left out", "", *(f"- {_escaped(line)}" for line in lines)])]
+    return ["\n".join(["Left out", *map(_printable, lines)])]
+
+
+# Two runs ---------------------------------------------------------------------------------
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Two runs task by task."""
+    metrics = {task.name: task.metric for task in comparison.tasks}
+    return Table(
+        f"A: {comparison.first}   B: {comparison.second}",
+        ("task", "metric", "n", "A", "B", "A - B", "p", "p, Holm"),
+        tuple(
+            (
+                name,
+                metrics.get(name, "mean over the tasks"),
+                f"{one.samples:,}",
+                *map(_score, comparison.scores[name]),
+                _gain(one),
+                f"{one.p_value:.4f}",
+                UNKNOWN if name == OVERALL else f"{one.adjusted:.4f}",
+            )
+            for name, one in comparison.gains.items()
+        ),
+        (
+            f"p: {comparison.test} test, of the mean: paired bootstrap. {SURE} p < .05, by Holm's "
+            "rule over the tasks. Intervals: 95 %, paired.",
+            *(f"Left out: {task}: {reason}" for task, reason in comparison.left_out.items()),
+        ),
+        words=2,
+    )
+
+
+# Cells ------------------------------------------------------------------------------------
+
+
+def _title(board: Board, what: str) -> str:
+    return f"{board.cluster}, {board.split or 'no split'} ({board.id}): {what}"
+
+
+def _score(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{_score(estimate.value)} [{_score(estimate.low)}, {_score(estimate.high)}]"
+
+
+def _gain(one: Gain) -> str:
+    value, low, high = (round(100 * x, 1) + 0.0 for x in (one.value, one.low, one.high))  # no -0.0
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] {SURE if one.significant else ' '}"
+
+
+def _seeds(entry: Entry) -> str:
+    if entry.seeds == (None,):
+        return UNKNOWN
+    if entry.spread.seeds == 1:
+        return "1 seed"
+    return f"{entry.spread.seeds} seeds, ±{_score(entry.spread.standard_deviation)}"
+
+
+def _count(parameters: int | None) -> str:
+    if parameters is None:
+        return UNKNOWN
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.1f} {unit}"
+    return str(parameters)
+
+
+def _ranks(entry: Entry) -> str:
+    if entry.total_rank is None:
+        return UNKNOWN
+    active = UNKNOWN if entry.active_rank is None else entry.active_rank
+    return f"{entry.total_rank} / {active}"
+
+
+def _divided(value: float | None, unit: float) -> str:
+    return UNKNOWN if value is None else f"{value / unit:.1f}"

@@ -1,0 +1,1 @@
+"""A run: ask an engine, store its answers, score them."""

@@ -1,0 +1,399 @@
+"""A run = one method x tasks x split: first predictions, then scores, each by itself.
+
+Predictions need a model and the data; scores need the predictions, the data and the scoring
+packages. So answers can be made on one machine and scored on another, and scored again later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cgclora.data.records import DataError, Record, data_hash
+from cgclora.inference.generate import longest_first
+from cgclora.inference.request import Answer, Request
+from evals.data.datasets import Dataset
+from evals.runs import run_dir
+from evals.runs.run_dir import Prediction, Run, RunError, Unfinished
+from evals.runs.time_left import TimeLeft
+from evals.scoring.metrics import Metric, Pair, get_metric, sample_scores
+from evals.scoring.statistics import RESAMPLES, replicates, summarise, task_seed
+from evals.tasks import TASKS, Task
+
+KEPT_REPLICATES = 2_000
+"""So many of the resamples' main scores stay with a run: enough for an interval of a difference."""
+
+FLUSH_SECONDS = 10.0
+"""How often the log notes how far a run is."""
+
+
+def _plain(record: Record, _task: Task) -> str:
+    return record.prompt
+
+
+def _named(record: Record, task: Task) -> str:
+    return f"任务：{task.title_zh}\n{record.prompt}"
+
+
+PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {"plain": _plain, "task name": _named}
+"""How a record becomes a prompt: as it is, or with the task's name before it (LoRA (Full+TP))."""
+
+
+class Engine(Protocol):
+    """Whoever answers: a model in this process, or a server."""
+
+    @property
+    def parallel(self) -> int:
+        """Most requests that are answered at the same time."""
+
+    def facts(self, tasks: Sequence[str]) -> Mapping[str, Any]:
+        """What the manifest says of it: `backbone`, `adapters`, `decoding` and the like."""
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Each request's place with its answer, in any order, as soon as there is one."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A dataset that is to become a run.
+
+    Attributes:
+        run: Folder of the run.
+        engine: Who answers.
+        dataset: What; all of its tasks must be known.
+        method: What the leaderboard calls it.
+        label: What tells it from other runs of the method.
+        seed: Of its training.
+        prompt: One of `PROMPTS`.
+        facts: More for the manifest, such as the recipe.
+
+    Raises:
+        DataError: The dataset has a task that is not known.
+        RunError: There is no such prompt.
+    """
+
+    run: Path
+    engine: Engine
+    dataset: Dataset
+    method: str
+    label: str = ""
+    seed: int | None = None
+    prompt: str = "plain"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what is asked."""
+        if unknown := [name for name in self.dataset.tasks if name not in TASKS]:
+            raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
+        if self.prompt not in PROMPTS:
+            raise RunError(f"prompt is {self.prompt!r}: choose one of {', '.join(PROMPTS)}.")
+
+    def requests(self) -> list[Request]:
+        """What each record asks."""
+        return [request_of(record, self.prompt) for record in self.dataset.records]
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Task and id of each record."""
+        return [(record.task, record.id) for record in self.dataset.records]
+
+    def identity(self) -> dict[str, Any]:
+        """What the run is: the manifest but for what comes of answering."""
+        requests, known = self.requests(), self.engine.facts(self.dataset.tasks)
+        return {
+            **self.facts,
+            "method": self.method,
+            "label": self.label,
+            "seed": self.seed,
+            "split": self.dataset.split,
+            "prompt": self.prompt,
+            **{name: known[name] for name in ("backbone", "adapters", "decoding") if name in known},
+            "data": _data_facts(self.dataset),
+            "tasks": {
+                name: {
+                    "version": TASKS[name].version,
+                    "prompts": _hash([r.prompt for r in requests if r.task == name]),
+                }
+                for name in self.dataset.tasks
+            },
+        }
+
+
+def predict(
+    run: str | Path,
+    engine: Engine,
+    dataset: Dataset,
+    *,
+    to_be_scored: bool = False,
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    **what: Any,
+) -> Run:
+    """Answer every record of a dataset, or go on where an earlier call was cut short.
+
+    Args:
+        run: Folder of the run.
+        engine: Who answers.
+        dataset: What.
+        to_be_scored: Whether a finished run is given back, instead of refused, if it is this very
+            one and has no scores yet.
+        progress: Called with `done` records, of `total`, and `seconds_left`, see `TimeLeft`.
+        what: `method`, `label`, `seed`, `prompt` and `facts`, as for `Questions`.
+
+    Raises:
+        DataError, RunError: See `Questions` and `Unfinished`.
+    """
+    questions = Questions(Path(run), engine, dataset, **what)
+    if to_be_scored and (answered := _answered(questions)) is not None:
+        return answered
+    (made,) = predict_together(
+        [questions], lambda asked: engine.answers([request for _, request in asked]), progress
+    )
+    return made
+
+
+def predict_together(
+    runs: Sequence[Questions],
+    answers: Callable[[Sequence[tuple[Engine, Request]]], Iterator[tuple[int, Answer]]],
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Iterator[Run]:
+    """As `predict` for several runs, whose requests are answered in any order; yields each run.
+
+    Args:
+        runs: What is asked, each of an engine of its own.
+        answers: Answers all requests that are left, each by its engine: places with answers.
+        progress: As for `predict`, over all runs.
+    """
+    with ExitStack() as stack:
+        unfinished = [stack.enter_context(Unfinished(one.run, one.identity())) for one in runs]
+        asked = [
+            (own, record, request)
+            for own, one in enumerate(runs)
+            for record, request in zip(one.dataset.records, one.requests(), strict=True)
+            if (record.task, record.id) not in unfinished[own].done
+        ]
+        left = Counter(own for own, _, _ in asked)
+        requests = [request for _, _, request in asked]
+        time_left = TimeLeft(
+            [record for _, record, _ in asked],
+            [request.max_new_tokens for request in requests],
+            longest_first(requests),
+            max((one.engine.parallel for one in runs), default=1),
+        )
+        total = sum(len(one.dataset.records) for one in runs)
+        clock = _Clock(unfinished, left, total, time_left, progress)
+
+        def finish(own: int) -> Run:
+            one, found = runs[own], unfinished[own]
+            clock.note([own])
+            return found.finish(
+                {
+                    **one.identity(),
+                    **one.engine.facts(one.dataset.tasks),  # time and memory are those of the end
+                    "seconds": round(found.seconds, 2),
+                    "tokens": sum(said.tokens for said in found.done.values()),
+                },
+                one.keys(),
+            )
+
+        for own in range(len(runs)):
+            if not left[own]:
+                yield finish(own)
+        for place, answer in answers([(runs[own].engine, r) for own, _, r in asked]):
+            own, record, _ = asked[place]
+            said = Prediction(record.task, record.id, answer.text, answer.finish, answer.tokens)
+            unfinished[own].add([said])
+            clock.tick(place, answer)
+            left[own] -= 1
+            if not left[own]:
+                yield finish(own)
+
+
+def _answered(questions: Questions) -> Run | None:
+    """The run, if an earlier call answered everything and no scores came of it."""
+    if not (questions.run / run_dir.MANIFEST_FILE).exists():
+        return None
+    run = run_dir.read_run(questions.run)
+    what = json.loads(json.dumps(questions.identity()))
+    same = all(run.manifest.get(name) == value for name, value in what.items())
+    if same:
+        run_dir.discard_answers(questions.run)
+    return run if same and run.metrics is None else None
+
+
+class _Clock:
+    """Notes time and progress every few seconds; a run that is cut short loses no more of it.
+
+    Runs that are answered together share the time by how much each of them had to ask.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Unfinished],
+        left: Mapping[int, int],
+        total: int,
+        time_left: TimeLeft,
+        progress: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self.runs = runs
+        self.total = total
+        self.time_left = time_left
+        self.progress = progress
+        self.shares = [left[own] / max(1, sum(left.values())) for own in range(len(runs))]
+        self.told = time.monotonic()
+        self.noted = [self.told] * len(runs)
+
+    def tick(self, place: int, answer: Answer) -> None:
+        """Take an answer to the request of a place."""
+        now = time.monotonic()
+        self.time_left.add(place, answer.tokens, answer.seconds, now)
+        if now - self.told >= FLUSH_SECONDS:
+            self.note([own for own, run in enumerate(self.runs) if run.folder.exists()])
+
+    def note(self, runs: Sequence[int]) -> None:
+        """Write down how far some runs are, and tell how far all are."""
+        self.told = now = time.monotonic()
+        left = self.time_left.seconds(now)
+        for own in runs:
+            seconds = (now - self.noted[own]) * self.shares[own]
+            self.runs[own].log_progress(len(self.runs[own].done), seconds, left)
+            self.noted[own] = now
+        done = sum(len(run.done) for run in self.runs)
+        self.progress({"done": done, "total": self.total, "seconds_left": left})
+
+
+def request_of(record: Record, prompt: str = "plain") -> Request:
+    """What a record asks, with its task's longest answer and ends; `prompt` is one of `PROMPTS`."""
+    task = TASKS[record.task]
+    return Request(
+        record.task,
+        PROMPTS[prompt](record, task),
+        max_new_tokens=task.max_new_tokens,
+        stop=("\n",) if task.kind == "classification" else (),
+    )
+
+
+def _data_facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "hash": dataset.hash,
+        "tasks": {
+            name: {"records": len(records), "hash": data_hash(records)}
+            for name in dataset.tasks
+            for records in [dataset.of_task(name)]
+        },
+    }
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+# Scores -----------------------------------------------------------------------------------
+
+
+def score(run: Run, dataset: Dataset, *, resamples: int = RESAMPLES) -> Run:
+    """Give a run its metrics, from its predictions and the data they answer.
+
+    Of each task: `samples`, `main` (its main metric), `scores` (for each metric `value`, the 95 %
+    interval `low` to `high`, `standard_error` and `version`), `unread` (answers of which something
+    could not be read) and `cut` (answers that reached their most tokens).
+
+    Raises:
+        DataError: The data is not what was answered.
+        RunError: The predictions are damaged.
+    """
+    rows = run.predictions()
+    metrics: dict[str, Any] = {}
+    kept: dict[str, npt.NDArray[np.float32]] = {}
+    parsed: list[str] = [""] * len(rows)
+    scores: list[float] = [math.nan] * len(rows)
+    for name, own_pairs in pairs(run, dataset).items():
+        places = [place for place, task in enumerate(rows["task"]) if task == name]
+        metrics[name], kept[name], own = _score_task(TASKS[name], own_pairs, resamples)
+        metrics[name]["cut"] = Counter(rows["finish"][place] for place in places)["length"]
+        for place, pair, value in zip(places, own_pairs, own, strict=True):
+            parsed[place] = json.dumps(pair.predicted.items, ensure_ascii=False)
+            scores[place] = value
+    return run_dir.write_scores(run, metrics, kept, {"parsed": parsed, "score": scores})
+
+
+def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
+    """For each task the answers beside their references, in the order of the predictions' rows.
+
+    Raises:
+        DataError: The data is not what was answered.
+        RunError: The predictions are damaged.
+    """
+    references = {(record.task, record.id): record for record in dataset.records}
+    rows = run.predictions()
+    said = list(zip(rows["task"], rows["id"], rows["prediction"], strict=True))
+    missing = [
+        f"{task} {identity}" for task, identity, _ in said if (task, identity) not in references
+    ]
+    if missing:
+        raise DataError(
+            f"{dataset.name} lacks {len(missing)} of the records that {run.folder.name} answers, "
+            f"the first is {missing[0]}: give the data that it was made with."
+        )
+    found: dict[str, list[Pair]] = {}
+    for name, facts in run.manifest["data"]["tasks"].items():
+        answered = [(references[task, one], text) for task, one, text in said if task == name]
+        if data_hash(record for record, _ in answered) != facts["hash"]:
+            raise DataError(
+                f"the records of {name} in {dataset.name} are not those that {run.folder.name} "
+                "answers: give the data that it was made with."
+            )
+        found[name] = [_pair(TASKS[name], record, text) for record, text in answered]
+    return found
+
+
+def _pair(task: Task, record: Record, prediction: str) -> Pair:
+    return Pair(
+        prediction,
+        record.target,
+        task.parse(prediction, record.choices),
+        task.parse(record.target, record.choices),
+    )
+
+
+def _score_task(
+    task: Task, pairs: Sequence[Pair], resamples: int
+) -> tuple[dict[str, Any], npt.NDArray[np.float32], list[float]]:
+    found: dict[str, Any] = {}
+    main: npt.NDArray[np.float32] | None = None
+    own: list[float] = []
+    for name in task.metrics:
+        metric: Metric = get_metric(name)
+        statistics = metric.statistics(pairs)
+        drawn = replicates(statistics, metric.score, resamples=resamples, seed=task_seed(task.name))
+        value = float(metric.score(statistics.sum(axis=0)))
+        estimate = summarise(value, drawn, len(pairs))
+        found[name] = {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "standard_error": estimate.standard_error,
+            "version": metric.version,
+        }
+        if main is None:
+            main = drawn[:KEPT_REPLICATES].astype(np.float32)
+            own = [float(one) for one in sample_scores(metric, statistics)]
+    if main is None:
+        raise ValueError(f"{task.name} has no metric")
+    facts = {
+        "samples": len(pairs),
+        "main": task.metrics[0],
+        "scores": found,
+        "unread": sum(bool(pair.predicted.unparsed) for pair in pairs),
+    }
+    return facts, main, own

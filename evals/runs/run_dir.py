@@ -1,0 +1,432 @@
+"""A run on disk: who answered which records, what was said, and how it scored.
+
+    manifest.json         who answered what, how and where, and the hashes of the other files
+    predictions.parquet   a row for each record; never the dataset's text
+    metrics.json          the scores of each task with their item noise, once it has been scored
+    replicates.parquet    each task's main score on shared resamples of its records: with them two
+                          runs are compared record by record without the data
+    log.jsonl             what happened when
+
+While answers still come in they stand in a folder beside it, named `<run>.partial`, a line an
+answer, each with a checksum: a damaged line is passed over, and its record asked again. So a run
+folder is always whole: made at the end, in one swap, and so is every rescoring.
+
+Fields of the manifest:
+
+    format            version of this layout
+    method            what the leaderboard calls it, such as `CGC-LoRA`
+    label             what tells runs of one method apart, such as `seed 1`; may be empty
+    seed              of the training; null where nothing was trained
+    split             which part of the data was answered, such as `test`
+    prompt            how records became prompts, see `evals.runs.evaluate.PROMPTS`
+    backbone          name and fingerprint of the backbone; null for a remote engine
+    adapters          each adapter's manifest, and the tasks that it answered
+    trainable_parameters, total_rank, active_rank
+                      of the adapter, summed over several (active rank: the largest); null
+                      without any
+    training_seconds  summed over the adapters; null without any
+    data              name of the source, its hash, and for each task records and hash
+    tasks             for each task its version and the hash of its prompts
+    decoding          most tokens and stop texts of each task, and what the engine adds
+    seconds, tokens   of answering: wall time, and tokens generated
+    peak_memory       while answering, in bytes: of the process, or on a GPU of its tensors
+    created, code, versions, hardware
+                      see `cgclora.storage.provenance`
+    files             sha256 of the other files
+    seal              sha256 of the other fields, see `cgclora.storage.atomic_io.write_sealed`
+
+Columns of the predictions: task, id, prediction, finish, tokens, and once scored parsed (the items
+read from the answer, as JSON) and score (the record's own value of the task's main metric).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from cgclora.storage import atomic_io
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+METRICS_FILE = "metrics.json"
+REPLICATES_FILE = "replicates.parquet"
+PREDICTIONS_FILE = "predictions.parquet"
+ANSWERS_FILE = "answers.jsonl"
+IDENTITY_FILE = "identity.json"
+
+_AGAIN = "fetch the run again, or predict anew"
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be made, read or gone on with; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was said to one record.
+
+    Attributes:
+        task: The record's task.
+        id: The record's id within its data.
+        prediction: The answer, as it came.
+        finish: Why it ended: `end`, `stop` or `length`.
+        tokens: Tokens generated.
+    """
+
+    task: str
+    id: str
+    prediction: str
+    finish: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: See the module's text.
+        metrics: For each task its scores, see `evals.runs.evaluate.score`; None before scoring.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
+
+    def predictions(self) -> pd.DataFrame:
+        """A row for each record, see the module's text.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        import pandas as pd  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
+
+        # Arrow's threads and a Python file may abort the process as it ends (apache/arrow#34314).
+        content = io.BytesIO(self._content(PREDICTIONS_FILE))
+        return pd.read_parquet(content, use_threads=False)
+
+    def replicates(self) -> dict[str, npt.NDArray[np.float32]]:
+        """For each task its main score on each of the first shared resamples, [R].
+
+        Raises:
+            RunError: The run has not been scored, or the file is missing or damaged.
+        """
+        if self.metrics is None:
+            raise RunError(f"{self.folder} has no scores yet: python -m evals score.")
+        import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+
+        table = pq.ParquetFile(io.BytesIO(self._content(REPLICATES_FILE))).read(use_threads=False)
+        return {task: table[task].to_numpy() for task in table.column_names}
+
+    def _content(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error.strerror}.") from error
+        if atomic_io.sha256(content) != self.manifest["files"].get(name):
+            raise RunError(f"{path} is damaged: {_AGAIN}.")
+        return content
+
+
+class Unfinished:
+    """The answers of a run that is under way, in a folder beside its own.
+
+    Args:
+        run: The folder that the finished run will have.
+        identity: What the run is: a folder of another identity is not gone on with.
+
+    Attributes:
+        done: The predictions so far, by task and id.
+        seconds: Spent on them, over all processes that worked on the run.
+
+    Raises:
+        RunError: The run is finished already, is another one, or another process works on it.
+    """
+
+    def __init__(self, run: str | Path, identity: Mapping[str, Any]) -> None:
+        self.run = Path(run)
+        self.folder = partial_folder(self.run)
+        if (self.run / MANIFEST_FILE).exists():
+            discard_answers(self.run)
+            raise RunError(f"{self.run} is a finished run: choose another folder, or remove it.")
+        if self.run.exists() and any(self.run.iterdir()):
+            raise RunError(f"{self.run} holds something other than a run: choose another folder.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _held(self.folder, self.run)
+        try:
+            self._claim(identity)
+            self.done = {(found.task, found.id): found for found in self._read()}
+            self.seconds = sum(map(self._seconds, _whole_lines(self.folder / atomic_io.LOG_FILE)))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes go on with it."""
+        self._lock.lock.release()
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Keep these answers, whatever happens next."""
+        lines = []
+        for one in predictions:
+            self.done[one.task, one.id] = one
+            values = [one.task, one.id, one.prediction, one.finish, one.tokens]
+            lines.append(json.dumps([*values, _check(values)], ensure_ascii=False) + "\n")
+        with self._answers.open("a", encoding="utf-8") as stream:
+            stream.write("".join(lines))
+
+    def log_progress(self, done: int, seconds: float, left: float | None = None) -> None:
+        """Add a line to the run's log.
+
+        Args:
+            done: Records answered so far.
+            seconds: Since the line before, or since this process began to answer.
+            left: Seconds until the last answer, of all runs that are answered together, see
+                `evals.runs.time_left`; None before anything is known of it.
+        """
+        self.seconds += seconds
+        line = {
+            "time": round(time.time(), 1),
+            "done": done,
+            "seconds": round(seconds, 3),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+        with (self.folder / atomic_io.LOG_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({**line, "check": _check(line)}) + "\n")
+
+    def finish(self, manifest: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> Run:
+        """Make the run folder and remove this one.
+
+        Args:
+            manifest: All but format and files.
+            order: Task and id of every record, in the order that the rows shall have.
+        """
+        rows = [self.done[key] for key in order]
+        columns = {
+            name: [getattr(row, name) for row in rows] for name in Prediction.__dataclass_fields__
+        }
+        log = (self.folder / atomic_io.LOG_FILE).read_bytes()
+        _write(self.run, manifest, {PREDICTIONS_FILE: _parquet(columns), atomic_io.LOG_FILE: log})
+        _empty(self.folder)
+        return read_run(self.run)
+
+    @property
+    def _answers(self) -> Path:
+        return self.folder / ANSWERS_FILE
+
+    def _claim(self, identity: Mapping[str, Any]) -> None:
+        path = self.folder / IDENTITY_FILE
+        if not path.exists():
+            atomic_io.write_sealed(path, identity)
+            return
+        try:
+            earlier = atomic_io.read_sealed(path)
+        except ValueError as error:
+            raise RunError(
+                f"{path} is damaged ({error}), and nothing else says what run this is: put back a "
+                f"copy, or remove {self.folder} and give the command again to answer anew."
+            ) from error
+        same = json.loads(json.dumps(identity))
+        if differing := [key for key in same if earlier.get(key) != same[key]]:
+            raise RunError(
+                f"{self.folder} holds the beginning of a run that differs in "
+                f"{', '.join(differing)}: repeat its command to go on, or choose another folder."
+            )
+
+    def _read(self) -> list[Prediction]:
+        found = map(_prediction, _whole_lines(self._answers))
+        return [prediction for prediction in found if prediction is not None]
+
+    def _seconds(self, line: str) -> float:
+        try:
+            facts = json.loads(line)
+            if facts.pop("check", None) not in (None, _check(facts)):
+                raise ValueError("it is not what was written")
+            return float(facts["seconds"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{self.folder / atomic_io.LOG_FILE} is damaged ({error!r}) in the line {line!r}: "
+                "remove that line and give the command again; its seconds are not counted then."
+            ) from error
+
+
+def discard_answers(run: Path) -> None:
+    """Remove the answers that a process left beside the run that it had made of them.
+
+    It was killed in the moment between; where one still works there, nothing is done.
+    """
+    folder = partial_folder(run)
+    if not folder.is_dir() or not (run / MANIFEST_FILE).exists():
+        return
+    with suppress(RunError), _held(folder, run):
+        _empty(folder)
+
+
+def partial_folder(run: Path) -> Path:
+    """Where the answers of a run stand while they come in."""
+    return run.with_name(f"{run.name}.partial")
+
+
+def _held(folder: Path, run: Path) -> AcquireReturnProxy[Any]:
+    """The lock of the folder of a run's answers.
+
+    Raises:
+        RunError: Another process has it.
+    """
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process works on {run}: wait for it.") from error
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is ours of the folder of a run's answers, and what a killed process left."""
+    names = {ANSWERS_FILE, atomic_io.LOG_FILE, IDENTITY_FILE, ".lock"}
+    for path in folder.iterdir():
+        if path.name in names or atomic_io.is_temporary(path):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # something of the user's lies there too
+        folder.rmdir()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file, after cutting off what a crash left of its last one."""
+    content = path.read_bytes() if path.exists() else b""
+    if (whole := content.rfind(b"\n") + 1) < len(content):
+        with path.open("r+b") as stream:
+            stream.truncate(whole)
+    return atomic_io.whole_lines(path)
+
+
+def _check(values: Any) -> int:
+    """A checksum of JSON values, which shows whether a line is the one that was written."""
+    return zlib.crc32(json.dumps(values).encode())
+
+
+def _prediction(line: str) -> Prediction | None:
+    """The answer of a line; None where it is damaged. Lines used to have no checksum."""
+    try:
+        values = json.loads(line)
+        found = Prediction(*values[:5])
+    except (ValueError, TypeError):
+        return None
+    whole = isinstance(values, list) and values[5:] in ([], [_check(values[:5])])
+    return found if whole else None
+
+
+def read_run(folder: str | Path) -> Run:
+    """A finished run; its predictions are read, and checked, when they are asked for.
+
+    Raises:
+        RunError: The folder is no run, is damaged, or has a newer format.
+    """
+    folder = Path(folder)
+    atomic_io.recover_folder(folder)
+    try:
+        manifest = atomic_io.read_sealed(folder / MANIFEST_FILE)
+        written = manifest["format"]
+        hashes = dict(manifest["files"])
+        if not isinstance(written, int) or written > FORMAT:
+            raise RunError(
+                f"{folder} has format {written!r}, this version reads up to {FORMAT}: "
+                "update cgclora."
+            )
+        unscored = Run(folder, manifest, None)
+        metrics = json.loads(unscored._content(METRICS_FILE)) if METRICS_FILE in hashes else None
+    except OSError as error:
+        raise RunError(f"{folder} holds no run: {error.strerror} ({error.filename}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / MANIFEST_FILE} is damaged ({error!r}): {_AGAIN}.") from error
+    return Run(folder, manifest, metrics)
+
+
+def find_runs(root: str | Path) -> list[Path]:
+    """The folders of finished runs below a folder, sorted by path.
+
+    A run that a process was killed in replacing gets its name back.
+    """
+    found = set()
+    for folder in [path.parent for path in Path(root).rglob(MANIFEST_FILE)]:
+        if name := atomic_io.replaced_name(folder):
+            target = folder.with_name(name)
+            with suppress(OSError):  # nothing can be changed there
+                atomic_io.recover_folder(target)
+            found.add(target)
+        else:
+            found.add(folder)
+    return sorted(folder for folder in found if _is_run(folder))
+
+
+def write_scores(
+    run: Run,
+    metrics: Mapping[str, Any],
+    replicates: Mapping[str, npt.NDArray[np.float32]],
+    columns: Mapping[str, Sequence[Any]],
+) -> Run:
+    """Give a run its metrics, and its predictions the columns `parsed` and `score`.
+
+    Args:
+        run: Which one; its folder is replaced in one swap.
+        metrics: For each task its scores.
+        replicates: For each task its main score on the shared resamples, [R].
+        columns: A value for each row of the predictions.
+
+    Raises:
+        RunError: The predictions are damaged.
+    """
+    rows = run.predictions().assign(**columns)
+    table = {name: rows[name].tolist() for name in rows.columns}
+    content = {
+        PREDICTIONS_FILE: _parquet(table),
+        METRICS_FILE: atomic_io.json_text(metrics).encode(),
+        REPLICATES_FILE: _parquet(replicates),
+        atomic_io.LOG_FILE: (run.folder / atomic_io.LOG_FILE).read_bytes(),
+    }
+    facts = {name: value for name, value in run.manifest.items() if name not in {"format", "files"}}
+    _write(run.folder, facts, content)
+    return read_run(run.folder)
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).exists() for name in (MANIFEST_FILE, PREDICTIONS_FILE))
+
+
+def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> None:
+    with atomic_io.replace_folder(folder) as new:
+        for name, data in content.items():
+            (new / name).write_bytes(data)
+        hashes = {name: atomic_io.sha256(data) for name, data in content.items()}
+        values = {"format": FORMAT, **manifest, "files": hashes}
+        atomic_io.write_sealed(new / MANIFEST_FILE, values)
+
+
+def _parquet(columns: Mapping[str, Any]) -> bytes:
+    """The same rows always give the same bytes."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    stream = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), stream, compression="zstd")
+    return stream.getvalue()

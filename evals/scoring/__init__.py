@@ -1,0 +1,1 @@
+"""Metrics, their statistics, and effect sizes between runs."""

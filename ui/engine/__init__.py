@@ -1,0 +1,1 @@
+"""What speaks with the model: the engine, its questions, limits and settings."""

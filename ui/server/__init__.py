@@ -1,0 +1,1 @@
+"""What stands around the page: guard, log, health, uploads, sessions, the Space."""

@@ -1,0 +1,170 @@
+"""What a visitor has filled in to evaluate, read into a plan and the facts of the data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgclora.data.readers import Problem
+from cgclora.data.sources import FOLDER_VARIABLE
+from evals.experiments.evaluation_plan import (
+    DataFacts,
+    EvaluationPlan,
+    data_facts,
+    is_official_data_known,
+    method_of,
+)
+from evals.tasks import TASKS, Language
+from evals.tasks.samples import SAMPLES
+from ui.components import forms
+from ui.components.texts import text
+from ui.engine.engine import COMPARED, Engine
+from ui.engine.questions import BARE
+from ui.engine.settings import Limits
+from ui.server.uploads import check_upload
+
+OFFICIAL, OWN, UPLOAD = "official", "samples", "upload"
+
+_STAND_IN = Path("my-test.jsonl")
+
+
+@dataclass(frozen=True)
+class BenchmarkForm:
+    """Who is to answer what.
+
+    Attributes:
+        adapter: Name of an adapter, or `BARE`.
+        source: `OFFICIAL`, `OWN` or `UPLOAD`.
+        upload: The uploaded file.
+        tasks: Those that are chosen; some may not fit the adapter or the data.
+        per_task: Most records of a task; 0 takes all.
+    """
+
+    adapter: str
+    source: str
+    upload: Path | None
+    tasks: tuple[str, ...]
+    per_task: int
+
+    @classmethod
+    def read(cls, engine: Engine, *values: Any) -> BenchmarkForm:
+        """From the values of adapter, source, file, tasks and number; each may be missing."""
+        adapter, source, upload, tasks, number = values
+        names = who(engine)
+        return cls(
+            adapter if adapter in names else names[0],
+            source if source in {OFFICIAL, UPLOAD} else OWN,
+            Path(upload) if upload else None,
+            tuple(map(str, tasks or ())),
+            max(0, int(number)) if isinstance(number, int | float) else 0,
+        )
+
+    def facts(self, limits: Limits) -> DataFacts | None:
+        """What the data holds; None before a file is uploaded.
+
+        Args:
+            limits: Of what is read.
+
+        Raises:
+            DataError: It cannot be used.
+            OSError: It cannot be read.
+        """
+        if self.source == UPLOAD:
+            if self.upload is None:
+                return None
+            check_upload(self.upload, limits)
+            return data_facts(self.upload)
+        return data_facts(SAMPLES if self.source == OWN else None)
+
+    def known(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+        """Tasks that can be answered and scored, in the order of `TASKS`."""
+        present = TASKS if facts is None else facts.tasks
+        able = present if self.adapter == BARE else engine.tasks(self.adapter)
+        return tuple(task for task in TASKS if task in present and task in able)
+
+    def wanted(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+        """Those of them that are chosen."""
+        return tuple(task for task in self.known(engine, facts) if task in self.tasks)
+
+    def plan(
+        self,
+        engine: Engine,
+        facts: DataFacts | None,
+        source: Path | None = None,
+        backbone: str | None = None,
+    ) -> EvaluationPlan:
+        """What is to be done.
+
+        Args:
+            engine: Knows the adapters.
+            facts: Of the data; None before there is any.
+            source: Where the uploaded file lies; None stands for one that the user has.
+            backbone: In place of the embedded one.
+        """
+        tasks, bare = self.wanted(engine, facts), self.adapter == BARE
+        # The command takes all tasks that it can; those without a scorer must be kept from it.
+        every = tasks == self.known(engine, facts) and not (facts and facts.unknown)
+        config = None if bare else engine.configs[self.adapter]
+        manifest = {} if bare else engine.manifests[self.adapter]
+        places = {OFFICIAL: None, OWN: SAMPLES, UPLOAD: source or _STAND_IN}
+        return EvaluationPlan(
+            method_of(config, manifest),
+            tasks=None if every else tasks,
+            per_task=self.per_task,
+            adapter=None if bare else engine.path(self.adapter),
+            label="" if bare else self.adapter.removeprefix(f"{COMPARED}/"),
+            source=places[self.source],
+            skip_bad=bool(facts and facts.problems),
+            backbone=backbone,
+        )
+
+
+def sources() -> tuple[str, ...]:
+    """Where data can come from here."""
+    return (OFFICIAL, OWN, UPLOAD) if is_official_data_known() else (OWN, UPLOAD)
+
+
+def who(engine: Engine) -> tuple[str, ...]:
+    """Names of all that can be evaluated, the bare backbone last."""
+    return (*engine.adapters(), BARE)
+
+
+def adapter_title(engine: Engine, name: str, language: Language) -> str:
+    """What an adapter is called: its cluster and its method."""
+    if name == BARE:
+        return text("bare", language)
+    if name not in engine.configs:
+        return name
+    method = method_of(engine.configs[name], engine.manifests.get(name, {}))
+    if name.startswith(f"{COMPARED}/"):
+        return f"{text('bench_compared', language)} · {method}"
+    return f"{forms.cluster_title(name, language)} · {method}"
+
+
+def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]:
+    """Rows to choose from: title, and below it what there is to know."""
+    rows = []
+    for name in who(engine):
+        note = text("bench_bare_note", language)
+        if name != BARE:
+            count = len(engine.configs[name].tasks)
+            key = "bench_one_task" if count == 1 else "bench_known_tasks"
+            note = f"{name} · {text(key, language, count=count)}"
+        rows.append((f"{adapter_title(engine, name, language)}\n{note}", name))
+    return rows
+
+
+def without_folders(words: str, form: BenchmarkForm) -> str:
+    """An error's words without the way to the server's files."""
+    if form.source == UPLOAD and form.upload:
+        return words.replace(f"{form.upload.parent}{os.sep}", "")
+    return words.replace(os.environ.get(FOLDER_VARIABLE) or os.devnull, FOLDER_VARIABLE)
+
+
+def reason(problem: Problem) -> str:
+    """What is wrong with a line, in the reader's own words."""
+    field = f"field {problem.field!r} " if problem.field else ""
+    value = f", got {problem.value}" if problem.value else ""
+    return f"{field}{problem.message}{value}"

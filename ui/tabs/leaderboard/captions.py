@@ -1,0 +1,188 @@
+"""What the leaderboard says in words: signal and noise, what was measured, what stands apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from evals.figures.captions import title
+from evals.leaderboard.board import OVERALL, PUBLISHED, Board, Leaderboards, gains
+from evals.leaderboard.run_sources import Library
+from evals.leaderboard.tables import Table
+from evals.tasks import Language
+from ui.components import render
+from ui.components.forms import cluster_title
+from ui.components.texts import text
+from ui.tabs.leaderboard.query import Sight
+from ui.tabs.leaderboard.table import text_table
+
+_EVALUATE = "python -m evals matrix small --out runs/evaluations"
+
+
+def board_titles(
+    found: Leaderboards, library: Library, language: Language
+) -> list[tuple[str, str]]:
+    """The boards as choices: title and id. Two of one title get the beginning of their ids."""
+    titles = [_board_title(board, library, language) for board in found.boards]
+    return [
+        (f"{words} · {board.id[:6]}" if titles.count(words) > 1 else words, board.id)
+        for words, board in zip(titles, found.boards, strict=True)
+    ]
+
+
+def _board_title(board: Board, library: Library, language: Language) -> str:
+    words = text(
+        "board_title",
+        language,
+        cluster=cluster_title(board.cluster, language),
+        split=board.split or text("board_no_split", language),
+        tasks=len(board.tasks),
+        n=f"{sum(task.samples for task in board.tasks):,}",
+    )
+    mark = text("board_local_mark", language)
+    return f"{words} · {mark}" if library.is_local(board) else words
+
+
+def verdict(sight: Sight, language: Language) -> str:
+    """What is signal and what is noise, from the intervals and paired tests of what is shown."""
+    board, part = sight.board, sight.part
+    if board is None or part is None:
+        return render.notice(text("board_empty", language), verbatim=_EVALUATE)
+    if not part.entries:
+        return ""
+    lines = [f'<p class="verdict-line">{_shared_rank(part, language)}</p>']
+    more = [*_sure(part, sight.asked.reference, language), _training(part, language)]
+    lines += [f'<p class="quiet">{line}</p>' for line in more if line]
+    if sight.asked.filters:
+        counted = text(
+            "board_part",
+            language,
+            shown=len(part.entries),
+            all=len(board.entries),
+            tasks=len(part.tasks),
+            of=len(board.tasks),
+        )
+        lines.append(f'<p class="quiet part">{counted}</p>')
+    return f'<div class="signal">{"".join(lines)}</div>'
+
+
+def _shared_rank(part: Board, language: Language) -> str:
+    first = [entry.name for entry in part.entries if entry.rank == 1]
+    every = len(part.entries)
+    if every == 1:
+        return text("board_only_one", language, name=escape(first[0]))
+    if len(first) == 1:
+        return text("board_alone", language, all=every, name=escape(first[0]))
+    key = "board_tied"
+    if len(first) == every:
+        key = "board_tied_both" if every == 2 else "board_tied_all"
+    return text(key, language, all=every, tied=len(first))
+
+
+def _sure(part: Board, reference: str, language: Language) -> list[str]:
+    if len(part.entries) < 2:
+        return []
+    overall = {name: row[OVERALL] for name, row in gains(part, reference).items()}
+    sure = {name: one.value for name, one in overall.items() if one.significant}
+
+    def names(wanted: Callable[[float], bool]) -> str:
+        found = [escape(name) for name, value in sure.items() if wanted(value)]
+        comma = "、" if language == "zh" else ", "
+        return comma.join(found) or text("board_nobody", language)
+
+    return [
+        text(
+            "board_sure",
+            language,
+            reference=escape(reference),
+            above=names(lambda value: value > 0),
+            below=names(lambda value: value < 0),
+        )
+    ]
+
+
+def _training(part: Board, language: Language) -> str:
+    seeds = [entry.spread.seeds for entry in part.entries if entry.seeds != (None,)]
+    if not seeds:
+        return ""
+    if max(seeds) == 1:
+        return text("board_one_seed", language)
+    key = "board_even_seeds" if min(seeds) == max(seeds) else "board_seeds"
+    return text(key, language, least=min(seeds), most=max(seeds))
+
+
+def facts(board: Board, language: Language) -> str:
+    """What the entries of a board have in common, task by task, to be unfolded."""
+    header = ("task", "board_metric", "board_version", "board_data", "board_records")
+    rows = tuple(
+        (
+            f"{title(task.name, language)} ({task.name})",
+            task.metric,
+            f"{task.version}, {task.metric_version}",
+            task.data[:12],
+            f"{task.samples:,}",
+        )
+        for task in board.tasks
+    )
+    name = text("board_facts", language)
+    table = Table(name, tuple(text(key, language) for key in header), rows, words=4)
+    return _folded(name, _scrolling(text_table(table)), text("board_facts_note", language))
+
+
+def published(cluster: str, language: Language) -> str:
+    """Numbers from elsewhere, each with its source and what makes it another measurement."""
+    found = [one for one in PUBLISHED if one.cluster == cluster]
+    if not found:
+        return ""
+    head = "".join(
+        f'<th scope="col">{text(key, language)}</th>'
+        for key in ("board_method", "board_backbone", "board_score", "board_note", "board_source")
+    )
+    rows = "".join(
+        f"<tr><td>{escape(one.method)}</td><td>{escape(one.backbone)}</td>"
+        f'<td class="number">{100 * one.score:.2f}</td>'
+        f'<td class="long" lang="en">{escape(one.note)}</td>'
+        f'<td><a href="{escape(one.source)}" target="_blank" rel="noopener">'
+        f"{escape(one.source.removeprefix('https://'))}</a></td></tr>"
+        for one in found
+    )
+    name = text("board_published", language)
+    table = (
+        f'<table><caption class="unseen">{name}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+    return _folded(name, _scrolling(table), text("board_published_note", language))
+
+
+def left_out(found: Leaderboards, library: Library, language: Language) -> str:
+    """Runs that stand on no board, and why; empty if there are none."""
+    rows = [
+        *(
+            (library.name(folder), reason.replace(folder, library.name(folder)))
+            for folder, reason in found.damaged.items()
+        ),
+        *((library.name(folder), text("board_unscored", language)) for folder in found.unscored),
+        *(
+            (library.name(old), text("board_replaced", language, by=library.name(new)))
+            for old, new in found.replaced.items()
+        ),
+    ]
+    if not rows:
+        return ""
+    name = text("board_left_out", language, n=len(rows))
+    header = (text("board_run", language), text("board_reason", language))
+    return _folded(name, _scrolling(text_table(Table(name, header, tuple(rows), words=2))))
+
+
+def _scrolling(table: str) -> str:
+    return f'<div class="board-scroll plain">{table}</div>'
+
+
+def _folded(name: str, inside: str, note: str = "") -> str:
+    said = f'<p class="quiet">{note}</p>' if note else ""
+    return f'<details class="folded"><summary>{name}</summary>{said}{inside}</details>'
+
+
+def quiet(words: Sequence[str]) -> str:
+    """Lines of explanation."""
+    return "".join(f'<p class="quiet">{line}</p>' for line in words if line)

@@ -1,0 +1,151 @@
+"""What a visitor has filled in to train, read into a plan, settings and a source of data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgclora.config import AdapterConfig
+from cgclora.data.sources import FAMILIES, FOLDER_VARIABLE
+from evals.data.training_data import Source
+from evals.experiments.training_plan import Plan, fitting_rank
+from evals.methods import Sizes
+from evals.tasks import TASKS
+from evals.tasks.samples import SAMPLES
+
+if TYPE_CHECKING:
+    from cgclora.training.settings import TrainingSettings
+
+
+SHOWN_SIZES: Mapping[str, tuple[str, ...]] = {
+    "LoRA (Full)": ("lora_rank",),
+    "MOE-LoRA": ("common", "specific", "expert_rank", "moe_experts"),
+}
+"""Sizes that make a method what it is; for all others `CGC_SIZES`."""
+
+CGC_SIZES = ("common", "specific", "expert_rank")
+
+SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
+
+_CLUSTERS: dict[str, str] = {task.dataset: task.cluster for task in TASKS.values()}
+STAND_INS = ("train.jsonl", "dev.jsonl")
+"""What the files of a run are called where a visitor has none that do as they are."""
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data to train on.
+
+    Attributes:
+        source: `samples`, `upload`, or a cluster of the data folder.
+        train_file: What was uploaded.
+        dev_file: Likewise.
+        tasks: Those to train; without any, all.
+        fraction: Share of dev records where there is no dev set.
+        seed: Of that split.
+    """
+
+    source: str
+    train_file: str | None
+    dev_file: str | None
+    tasks: tuple[str, ...]
+    fraction: float
+    seed: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> DataChoice:
+        """From the values of the components; what is not there yet has its default."""
+        return cls(
+            source=str(values["source"] or "samples"),
+            train_file=values["train_file"],
+            dev_file=values["dev_file"],
+            tasks=tuple(values["tasks"] or ()),
+            fraction=float(values["fraction"] or 0.1),
+            seed=int(values["seed"] or 0),
+        )
+
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded files that records come from."""
+        if self.source != "upload" or self.train_file is None:
+            return []
+        return [Path(file) for file in (self.train_file, self.dev_file) if file]
+
+    def place(self) -> Source | None:
+        """Where the records lie; None before there are any."""
+        if self.source == "samples":
+            return Source(SAMPLES, split="test")
+        if self.source == "upload":
+            if self.train_file is None:
+                return None
+            train, *dev = self.uploads
+            return Source(train, dev[0] if dev else None)
+        folder = folders().get(self.source)
+        return None if folder is None else Source(folder, folder)
+
+    def shown_paths(self) -> tuple[str, str]:
+        """The files in the command that a visitor reads: their own, where they do as they are."""
+        folder = folders().get(self.source)
+        if folder and all((folder / name).is_file() for name in STAND_INS):
+            base = Path(os.environ[FOLDER_VARIABLE])
+            inside = (folder / name for name in STAND_INS)
+            train, dev = (f"${FOLDER_VARIABLE}/{path.relative_to(base)}" for path in inside)
+            return train, dev
+        if self.source == "upload" and self.train_file and self.dev_file:
+            return Path(self.train_file).name, Path(self.dev_file).name
+        return STAND_INS
+
+
+def folders() -> dict[str, Path]:
+    """Folders of training data by cluster, below the one that `CGCLORA_DATA` names."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        return {}
+    found = {_CLUSTERS[name]: Path(named) / name for name in FAMILIES}
+    return {cluster: path for cluster, path in found.items() if path.is_dir()}
+
+
+def plan_of(values: Mapping[str, Any], tasks: tuple[str, ...]) -> Plan:
+    """What to train.
+
+    Raises:
+        ConfigError: A size is out of range.
+    """
+    sizes = {name: _whole(values[name]) for name in SIZES}
+    made = Sizes(**sizes, alpha=values["alpha"])
+    sizes["moe_rank"] = fitting_rank(tasks, made)
+    return Plan(
+        method=str(values["method"]),
+        tasks=tasks,
+        sizes=Sizes(**sizes, alpha=values["alpha"]),
+        target_modules=tuple(values["modules"]) if values["modules"] else None,
+        half=bool(values["half"]),
+    )
+
+
+def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSettings:
+    """How to train. A method without a learned gate has no learning rate for one.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    from cgclora.training.settings import TrainingSettings  # noqa: PLC0415 - torch; slow before it is loaded
+
+    numbers = ("batch_size", "accumulation", "max_length", "records_per_task")
+    return TrainingSettings(
+        **{name: _whole(values[name]) for name in (*numbers, "evaluations", "patience", "seed")},
+        epochs=values["epochs"],
+        learning_rate=values["learning_rate"],
+        gate_learning_rate=values["gate_rate"] if config.gate == "task" else None,
+        dev_records_per_task=_whole(values["dev_records"]),
+        sampling=values["sampling"],
+        weighting=values["weighting"],
+    )
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as such; what is none is left to those who check."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

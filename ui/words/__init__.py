@@ -1,1 +1,0 @@
-"""The words of the app, in Chinese and in English: a file a tab."""
