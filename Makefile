@@ -34,20 +34,20 @@ bench: .venv/dev
 
 # Some minutes: every causal language model of transformers, tiny.
 backbones: .venv/dev
-	$(python) -m tests.backbones docs/backbones.md
+	$(python) -m tests.suites.backbones docs/backbones.md
 
 fault: .venv/dev
-	$(python) -m tests.faults $(ARGS)
+	$(python) -m tests.suites.faults $(ARGS)
 
 load: .venv/dev
-	$(python) -m tests.load $(ARGS)
+	$(python) -m tests.suites.load.run $(ARGS)
 
 fuzz: .venv/dev
-	$(python) -m tests.fuzz $(ARGS)
+	$(python) -m tests.suites.fuzz.run $(ARGS)
 
 # In an environment of its own: schemathesis would take part in every run of pytest.
 schema: .venv/dev .venv/schema/bin/st
-	$(python) -m tests.fuzz_schema $(ARGS)
+	$(python) -m tests.suites.fuzz.schema $(ARGS)
 
 # Known holes of what is installed; asks the package index, so not without a network.
 audit: .venv/app
@@ -55,10 +55,10 @@ audit: .venv/app
 	$(python) -m pip_audit --requirement requirements.txt
 
 browser: .venv/dev
-	$(python) -m tests.browser
+	$(python) -m tests.browser.driver
 
 axe: .venv/dev
-	$(python) -m tests.axe
+	$(python) -m tests.browser.axe
 
 space: .venv/app
 	rm -rf build/space

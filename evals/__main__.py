@@ -78,7 +78,7 @@ JOBS = """Run the jobs that wait in a folder, one after another, until there is 
 
 The web app starts this by itself when somebody submits a job; given twice, the second one ends."""
 
-AFFINITY = """Draw what `python -m cgclora affinity` measured: a heat map, tasks in their groups; or a page.
+AFFINITY = """Draw what `python -m cgclora affinity` measured: heat map or page.
 
   python -m evals affinity runs/affinity/affinity.json --groups 2 --out affinity.svg
   python -m evals affinity runs/affinity/affinity.json --page assets/results/affinity

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from cgclora.models.backbone import Backbone
-from tests.tiny import make_backbone, make_tokenizer
+from tests.helpers.tiny import make_backbone, make_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors lose more to handing work over than they gain
 

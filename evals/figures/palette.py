@@ -3,7 +3,7 @@
 A hue stands for a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange
 CGC-LoRA, brown its ablations. Members of a family differ in lightness and in the marker's shape.
 Families stay apart for every kind of colour vision, and each colour has a contrast of at least 3:1
-against white and against the dark theme's near-black; `tests/test_figures.py` computes both.
+against white and against the dark theme's near-black; a test computes both.
 """
 
 from __future__ import annotations

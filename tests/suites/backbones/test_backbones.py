@@ -1,0 +1,61 @@
+"""The page that says which backbones the method is the same on, and some of its lines anew."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tests.suites.backbones.checks import EQUAL, Row, examine
+
+PAGE = (Path(__file__).parents[3] / "docs" / "backbones.md").read_text(encoding="utf-8")
+COMMAND = "write it anew: python -m tests.suites.backbones docs/backbones.md"
+SOME = ("deepseek_v3", "gemma3", "gpt_neox", "mamba", "qwen2_moe", "qwen3_5")
+"""Latent attention, images, one layer for three, no attention, experts, linear attention."""
+
+
+def lines() -> dict[str, list[str]]:
+    """The cells of each model type's line."""
+    rows = re.findall(r"^\| (\S+) \|(.*)\|$", PAGE, re.MULTILINE)
+    return {name: [cell.strip() for cell in rest.split(" | ")] for name, rest in rows}
+
+
+def kind(cell: str) -> str:
+    """A finding without its words and numbers."""
+    return re.split(r"[: ]", cell)[0]
+
+
+def test_the_page_names_the_model_types_of_the_transformers_that_is_required():
+    assert f"transformers {transformers.__version__}" in PAGE, COMMAND
+    assert lines().keys() == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys(), COMMAND
+
+
+def test_no_backbone_is_wrong_without_saying_so():
+    """What is not equal is refused with words of ours, or has no tiny model here."""
+    found = {kind(cell) for cells in lines().values() for cell in cells if cell}
+    assert found <= {EQUAL, "refused", "no"}
+
+
+@pytest.mark.parametrize("model_type", SOME)
+def test_a_backbone_is_what_the_page_says(model_type: str):
+    torch.manual_seed(0)
+    row = examine(model_type)
+    assert [kind(cell) for cell in row.cells] == [kind(cell) for cell in lines()[model_type]]
+
+
+def test_an_error_is_found(monkeypatch: pytest.MonkeyPatch):
+    """The checks themselves notice experts that are weighed wrongly."""
+    from cgclora.layer import Part
+
+    add = Part.add
+
+    def other(self: Part, x: torch.Tensor, y: torch.Tensor, routing: object) -> None:
+        from dataclasses import replace
+
+        add(replace(self, weights=self.weights.roll(1, 0)), x, y, routing)
+
+    monkeypatch.setattr(Part, "add", other)
+    row: Row = examine("gpt_neox")
+    assert [kind(cell) for cell in row.cells] == ["differs", "differs", EQUAL, EQUAL]

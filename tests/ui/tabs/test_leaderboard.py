@@ -1,0 +1,470 @@
+"""The leaderboard's tab: what it shows of runs made on the spot, and what it does when asked."""
+
+import csv
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from evals.leaderboard.board import OVERALL, REFERENCE
+from evals.leaderboard.run_sources import Library
+from evals.scoring.statistics import Estimate
+from tests.helpers.run_dirs import around, write_answers, write_folder, write_run
+from ui.components.texts import TEXTS
+from ui.shell import Shell
+from ui.tabs.leaderboard.drilldown import PAGE, behind, pick
+from ui.tabs.leaderboard.markers import interval, scale
+from ui.tabs.leaderboard.query import VIEWS, Asked, Picked, Sight, look, turned
+from ui.tabs.leaderboard.tab import Leaderboard
+from ui.tabs.leaderboard.table import board_table
+
+NAUGHTY = "<img src=x onerror=alert(1)>"
+TASKS = ("SentimentAnalyze", "NER")
+SHIPPED = Path(__file__).parents[3] / "assets" / "results" / "small" / "runs"
+
+
+def rows(right: int, count: int = 25) -> list[dict[str, Any]]:
+    """Answers of which the first ones are right."""
+    return [
+        {
+            "task": task,
+            "id": f"{task}-{n}",
+            "prediction": f"{NAUGHTY} {n < right}",
+            "score": n < right,
+        }
+        for task in TASKS
+        for n in range(count)
+    ]
+
+
+def add_run(root: Path, method: str, first: float, second: float, right: int, **facts: Any) -> Path:
+    scores = {task: around(value) for task, value in zip(TASKS, (first, second), strict=True)}
+    folder = root / re.sub(r"\W", "-", method) / str(facts.get("seed", 0))
+    return write_answers(write_run(folder, scores, method=method, **facts), rows(right))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    found = Library(tmp_path / "shipped", tmp_path / "local")
+    add_run(found.shipped, REFERENCE, 0.60, 0.50, 20, trainable_parameters=7_000_000)
+    add_run(found.shipped, "CGC-LoRA", 0.61, 0.70, 22, trainable_parameters=3_000_000)
+    add_run(found.shipped, "Backbone", 0.10, 0.02, 2, trainable_parameters=None, seed=None)
+    return found
+
+
+@pytest.fixture
+def tab(library: Library) -> Leaderboard:
+    return make_tab(library)
+
+
+def make_tab(library: Library) -> Leaderboard:
+    with gr.Blocks() as page:
+        shell = Shell(page)
+        with shell.tab("leaderboard"):
+            return Leaderboard(shell, library.shipped, library.local)
+
+
+def visitor(**query: str) -> gr.Request:
+    return SimpleNamespace(query_params={"lang": "en", **query}, headers={})  # type: ignore[return-value]
+
+
+def opened(tab: Leaderboard, **query: str) -> dict[Any, Any]:
+    nothing = (None, "table", "", [], "", [], True, "", "", "parameters", "", "")
+    return tab._open(*nothing, request=visitor(**query))
+
+
+def clicked(tab: Leaderboard, **data: Any) -> Any:
+    values = (*vars(Asked()).values(), *vars(Picked()).values())
+    return tab._pick(gr.EventData(None, data), visitor(), *values)
+
+
+def chosen(tab: Leaderboard, picked: Picked, **asked: Any) -> dict[Any, Any]:
+    return tab._choose_samples(Asked(**asked), picked, "en")
+
+
+def names(sight: Sight) -> list[str]:
+    return [entry.name for entry in sight.entries]
+
+
+@pytest.mark.parametrize("data", [None, "sort", 3, [1], {"words": "CGC"}, {"words": [[]]}])
+def test_a_click_on_nothing_changes_nothing(tab: Leaderboard, data: object) -> None:
+    values = (*vars(Asked()).values(), *vars(Picked()).values())
+    assert tab._pick(gr.EventData(None, data), visitor(), *values) == gr.skip()
+
+
+class Page(HTMLParser):
+    """What stands in a piece of HTML; tags that are not closed in turn are an error."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(content)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+# What there is of what is asked for -----------------------------------------------------------
+
+
+def test_an_address_brings_back_what_it_was_made_of() -> None:
+    query = {"board": "x", "board-view": "heat", "board-tasks": "a,b", "board-local": "false"}
+    assert Asked.from_address(query) == Asked("x", "heat", tasks=("a", "b"), local=False)
+    assert Asked.from_address({}) == Asked()
+    assert Picked.from_address({"board-entry": "me", "board-leaf": "2"}) == Picked("me", leaf="2")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z"),
+        Asked.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None),
+    ],
+)
+def test_what_does_not_exist_is_passed_over(library, asked) -> None:
+    sight = look(library, asked)
+    assert sight.board is not None
+    assert sight.asked.view == "table"
+    assert sight.asked.tasks == ()
+    assert sight.asked.sort == ""
+    assert sight.asked.reference in (REFERENCE, "")
+
+
+def test_filters_by_family_budget_and_task_leave_a_board_of_its_own(library) -> None:
+    assert names(look(library, Asked(families=("cgc-lora", "backbone")))) == [
+        "CGC-LoRA",
+        "Backbone",
+    ]
+    assert names(look(library, Asked(budget="3000000"))) == ["CGC-LoRA", "Backbone"]
+    sight = look(library, Asked(tasks=("NER",)))
+    assert [task.name for task in sight.part.tasks] == ["NER"]
+    assert sight.part.entries[0].overall.value == pytest.approx(0.70)
+
+
+def test_the_search_hides_methods_but_leaves_ranks(library) -> None:
+    sight = look(library, Asked(find="backbone， SINGLE"))
+    assert [(entry.name, entry.rank) for entry in sight.entries] == [
+        (REFERENCE, 2),
+        ("Backbone", 3),
+    ]
+
+
+def test_the_table_is_sorted_either_way_with_the_unknown_last(library) -> None:
+    assert names(look(library, Asked(sort="parameters"))) == ["CGC-LoRA", REFERENCE, "Backbone"]
+    assert names(look(library, Asked(sort="-parameters"))) == [REFERENCE, "CGC-LoRA", "Backbone"]
+    assert names(look(library, Asked(sort="NER")))[0] == "Backbone"
+    assert names(look(library, Asked(sort="name"))) == ["Backbone", "CGC-LoRA", REFERENCE]
+
+
+def test_a_header_sorts_the_best_first_and_then_turns_round() -> None:
+    assert turned("", "overall") == "-overall"
+    assert turned("-overall", "overall") == "overall"
+    assert turned("overall", "overall") == "-overall"
+    assert turned("-overall", "parameters") == "parameters"
+    assert turned("parameters", "parameters") == "-parameters"
+
+
+# Table ----------------------------------------------------------------------------------------
+
+
+def test_every_cell_of_the_table_is_a_button_to_its_samples(library) -> None:
+    page = Page(board_table(look(library, Asked()), library, ("CGC-LoRA", "NER"), "en"))
+    cells = {
+        (attrs["data-entry"], attrs["data-cell"]): attrs
+        for tag, attrs in page.tags
+        if tag == "button" and "data-entry" in attrs
+    }
+    assert len(cells) == 3 * 3
+    marked = [cell for cell, attrs in cells.items() if "aria-current" in attrs]
+    assert marked == [("CGC-LoRA", "NER")]
+
+
+def test_a_few_scores_far_below_leave_the_others_room() -> None:
+    def estimates(*values: float) -> list[Estimate]:
+        return [Estimate(value, value - 0.05, value + 0.05, 0.02, 100) for value in values]
+
+    assert scale(estimates(0.5, 0.45, 0.4, 0.1)) == pytest.approx((0.35, 0.55))
+    assert scale(estimates(0.5, 0.1, 0.1, 0.1)) == pytest.approx((0.05, 0.55))
+    assert scale(estimates(0.5)) == pytest.approx((0.45, 0.55))
+    (far, near) = estimates(0.1, 0.4)
+    assert "below" in interval(far, "Backbone", 0.35, 0.55)
+    assert "below" not in interval(near, "CGC-LoRA", 0.35, 0.55)
+
+
+def test_the_header_says_how_the_table_is_sorted(library) -> None:
+    page = Page(board_table(look(library, Asked(sort="-NER")), library, ("", ""), "en"))
+    sorts = dict(zip(page.attributes("data-sort"), page.attributes("aria-sort"), strict=True))
+    assert sorts.pop("NER") == "descending"
+    assert set(sorts.values()) == {"none"}
+
+
+def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> None:
+    add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
+    words = Page(board_table(look(library, Asked()), library, ("", ""), "en")).words
+    assert words.count(TEXTS["board_tied_with"][1]) == 2
+    assert f" {TEXTS['board_best'][1]}" in words
+    assert f" {TEXTS['board_behind'][1]}" in words
+
+
+def test_seeds_have_a_column_where_there_are_several(library) -> None:
+    spread = TEXTS["board_spread"][1]
+    assert spread not in board_table(look(library, Asked()), library, ("", ""), "en")
+    add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 3, trainable_parameters=3_000_000, seed=1)
+    assert spread in board_table(look(library, Asked()), library, ("", ""), "en")
+
+
+def test_names_of_methods_are_never_markup(library) -> None:
+    add_run(library.local, NAUGHTY, 0.5, 0.5, 3)
+    tab = make_tab(library)
+    for view in VIEWS:
+        shown = opened(tab, **{"board-view": view, "board-entry": NAUGHTY})
+        written = "".join(shown[part] for part in shown if type(part) is gr.HTML)
+        assert "<img" not in written
+        if view == "table":
+            assert TEXTS["board_local_mark"][1] in written
+
+
+# The tab --------------------------------------------------------------------------------------
+
+
+def test_the_tab_says_how_many_share_the_first_rank_and_who_is_surely_apart(tab, library) -> None:
+    verdict = opened(tab)[tab.verdict]
+    assert "Of 3 methods, CGC-LoRA alone has rank 1." in verdict
+    assert "surely higher in the mean: CGC-LoRA; surely lower: Backbone." in verdict
+    assert TEXTS["board_one_seed"][1] in verdict
+    add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
+    assert "2 of 4 methods share rank 1" in opened(tab)[tab.verdict]
+
+
+@pytest.mark.parametrize("view", [view for view in VIEWS if view != "table"])
+def test_each_view_has_a_picture_and_its_numbers(tab, view) -> None:
+    shown = opened(tab, **{"board-view": view})
+    assert shown[tab.plot]["visible"]
+    assert shown[tab.plot]["value"].data
+    numbers = Page(shown[tab.table])
+    assert numbers.tags[0] == ("table", {"class": "unseen"})
+    assert "CGC-LoRA" in numbers.words
+
+
+def test_no_picture_is_drawn_for_the_table(tab) -> None:
+    assert opened(tab)[tab.plot] == gr.update(value=None, visible=False)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("find", ["nobody", REFERENCE])
+def test_a_filter_that_leaves_little_leaves_no_error(tab, view, find) -> None:
+    shown = opened(tab, **{"board-view": view, "board-find": find})
+    assert shown[tab.table]
+    shown = opened(tab, **{"board-view": view, "board-families": "other"})
+    assert TEXTS["board_nothing_fits"][1] in shown[tab.table]
+
+
+def test_a_shared_view_opens_with_its_filters_and_samples(tab) -> None:
+    shown = opened(
+        tab,
+        **{"board-families": "cgc-lora,backbone", "board-sort": "-NER", "board-entry": "CGC-LoRA"},
+        **{"board-cell": "NER", "board-against": "Backbone", "board-only": "won"},
+    )
+    assert shown[tab.families]["value"] == ["cgc-lora", "backbone"]
+    assert shown[tab.filters]["open"]
+    assert shown[tab.sort] == "-NER"
+    assert shown[tab.panel]["visible"]
+    assert (shown[tab.cell]["value"], shown[tab.only]["value"]) == ("NER", "won")
+
+
+def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
+    before = (look(library, Asked()).board.id, "table", "cgc", [], "", [], True, "", "", "", "", "")
+    add_run(library.local, "CGC-LoRA 2", 0.9, 0.9, 3)
+    shown = tab._open(*before, request=visitor())
+    assert "CGC-LoRA 2" in shown[tab.table]
+    assert REFERENCE not in shown[tab.table]
+    assert tab.find not in shown
+
+
+def test_local_runs_on_other_records_have_a_board_that_says_so(tab, library) -> None:
+    write_run(library.local / "mine", {"NER": around(0.5)}, data="e" * 64)
+    titles = [title for title, _ in opened(tab)[tab.board]["choices"]]
+    assert [title.endswith("local") for title in titles] == [False, True]
+    values = (*vars(Asked(local=False)).values(), "", "")
+    assert len(tab._change_board(visitor(), *values)[tab.board]["choices"]) == 1
+
+
+def test_without_runs_the_tab_says_how_to_make_some(tmp_path) -> None:
+    tab = make_tab(Library(tmp_path / "none", tmp_path / "nothing"))
+    shown = opened(tab)
+    assert shown[tab.body] == gr.update(visible=False)
+    assert "python -m evals" in shown[tab.verdict]
+    assert clicked(tab, entry="CGC-LoRA", cell="NER") == gr.skip()
+    assert tab._as_csv(*vars(Asked()).values()) == ""
+
+
+def test_runs_that_are_left_out_are_listed_without_their_folders(tab, library, tmp_path) -> None:
+    write_folder(library.local / "unscored", None, b"")
+    write_folder(library.local / "broken", None, b"")
+    (library.local / "broken" / "manifest.json").write_text("{")
+    apart = opened(tab)[tab.apart]
+    assert "local/broken" in apart
+    assert "local/unscored" in apart
+    assert str(tmp_path) not in apart
+
+
+def test_numbers_from_elsewhere_stand_on_the_medical_board_alone(library) -> None:
+    add = TEXTS["board_published"][1]
+    tab = make_tab(library)
+    assert add not in opened(tab)[tab.apart]
+    tab = make_tab(Library(SHIPPED, library.local))
+    apart = opened(tab)[tab.apart]
+    assert add in apart
+    assert 'href="https://github.com/michael-wzhu/PromptCBLUE"' in apart
+
+
+# Samples --------------------------------------------------------------------------------------
+
+
+def test_a_click_shows_the_samples_of_that_cell_beside_another_method(tab) -> None:
+    shown = clicked(tab, entry="CGC-LoRA", cell="NER")
+    assert shown[tab.panel]["visible"]
+    assert shown[tab.against]["value"] == REFERENCE
+    page = Page(shown[tab.samples])
+    assert "<img" not in shown[tab.samples]
+    assert [tag for tag, _ in page.tags].count("tr") == 1 + PAGE
+    assert "aria-current" in shown[tab.table]
+
+
+def test_a_click_on_a_header_sorts_and_shows_no_samples(tab) -> None:
+    shown = clicked(tab, sort="parameters")
+    assert shown[tab.sort] == "parameters"
+    assert set(shown) == {tab.sort, tab.table}
+
+
+@pytest.mark.parametrize("data", [{}, {"words": []}, {"words": ["x"]}, {"entry": "x", "cell": "y"}])
+def test_a_click_on_nothing_known_does_nothing(tab, data) -> None:
+    assert clicked(tab, **data) == gr.skip()
+
+
+def test_a_mark_is_known_by_the_names_around_it(library) -> None:
+    board = look(library, Asked()).board
+    assert pick(board, ["CGC-LoRA", "CGC-LoRA", "NER"], REFERENCE) == Picked(
+        "CGC-LoRA", "NER", REFERENCE
+    )
+    assert pick(board, ["CGC-LoRA", "CGC-LoRA", "Backbone"]) == Picked(
+        "CGC-LoRA", OVERALL, "Backbone"
+    )
+    assert pick(board, ["Frontier"]) is None
+
+
+def test_pages_turn_and_stop_at_the_ends(tab) -> None:
+    picked = Picked("CGC-LoRA", "NER", REFERENCE)
+    values = (*vars(Asked()).values(), *vars(picked).values())
+    later = tab._turn(1)(visitor(), *values)
+    assert "21–25 of 25" in later[tab.place]
+    assert not later[tab.later]["interactive"]
+    assert later[tab.earlier]["interactive"]
+    earlier = tab._turn(-1)(visitor(), *values)
+    assert "1–20 of 25" in earlier[tab.place]
+    far = chosen(tab, Picked("CGC-LoRA", "NER", leaf="99"))
+    assert far[tab.leaf] == "1"
+
+
+def test_samples_can_be_those_that_another_method_got_right(tab, library) -> None:
+    board = look(library, Asked()).board
+    found = behind(board, Picked("Backbone", "NER", "CGC-LoRA", only="lost"))
+    assert found.count == 20
+    assert {sample.said.score for sample in found.page} == {0.0}
+    assert {sample.other.score for sample in found.page} == {1.0}
+    alone = behind(board, Picked("Backbone", "NER", only="lost"))
+    assert alone.picked.only == "all"
+
+
+def test_a_mean_over_some_tasks_has_the_samples_of_these(tab) -> None:
+    picked = Picked("CGC-LoRA", OVERALL, REFERENCE)
+    assert "of 50" in chosen(tab, picked)[tab.place]
+    assert "of 25" in chosen(tab, picked, tasks=("NER",))[tab.place]
+
+
+def test_nobody_is_compared_with_himself_or_an_unknown(tab) -> None:
+    for name in ("CGC-LoRA", "nobody"):
+        assert chosen(tab, Picked("CGC-LoRA", "NER", name))[tab.against]["value"] == ""
+
+
+def test_each_seed_has_its_own_samples(tab, library) -> None:
+    add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 1, trainable_parameters=3_000_000, seed=1)
+    shown = chosen(tab, Picked("CGC-LoRA", "NER", seed="1"))
+    assert [label for label, _ in shown[tab.seed]["choices"]] == ["0", "1"]
+    assert "not all right 24" in shown[tab.only]["choices"][1][0]
+
+
+def test_a_run_whose_answers_are_damaged_says_so(tab, library) -> None:
+    (library.shipped / "CGC-LoRA" / "0" / "predictions.parquet").write_bytes(b"cut")
+    shown = chosen(tab, Picked("CGC-LoRA", "NER"))
+    assert TEXTS["board_run_unreadable"][1] in shown[tab.samples]
+    assert shown[tab.choice] == gr.update(visible=False)
+
+
+def test_closing_the_samples_forgets_them(tab) -> None:
+    values = (*vars(Asked()).values(), *vars(Picked("CGC-LoRA", "NER")).values())
+    shown = tab._close(visitor(), *values)
+    assert shown[tab.panel] == gr.update(visible=False)
+    assert shown[tab.entry] == ""
+    assert "aria-current" not in shown[tab.table]
+
+
+def test_provenance_shows_hashes_commit_and_the_manifest_but_no_folder(tab, tmp_path) -> None:
+    written = chosen(tab, Picked("CGC-LoRA", "NER"))[tab.provenance]
+    Page(written)
+    assert "shipped/CGC-LoRA/0" in written
+    assert "ffffffffffff</code>" in written
+    assert "trainable_parameters" in written
+    assert str(tmp_path) not in written
+
+
+# Files ----------------------------------------------------------------------------------------
+
+
+def test_downloads_hold_what_is_shown(tab) -> None:
+    asked = Asked(find="lora", sort="parameters", tasks=("NER",))
+    file = json.loads(tab._as_csv(*vars(asked).values()))
+    lines = [*csv.DictReader(io.StringIO(file["text"]))]
+    assert [line["method"] for line in lines] == ["CGC-LoRA", REFERENCE]
+    assert "SentimentAnalyze" not in lines[0]
+    assert file["name"].endswith(".csv")
+    written = json.loads(json.loads(tab._as_json(*vars(asked).values()))["text"])
+    assert [entry["name"] for entry in written["entries"]] == ["CGC-LoRA", REFERENCE]
+
+
+# Speed ----------------------------------------------------------------------------------------
+
+
+def test_sorting_and_filtering_the_shipped_boards_takes_a_tenth_of_a_second(tmp_path) -> None:
+    tab = make_tab(Library(SHIPPED, tmp_path / "none"))
+    opened(tab)  # reads the runs
+    asked = Asked(tasks=("CHIP-CTC", "KUAKE-QIC"), budget="4000000", sort="-CHIP-CTC")
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        tab._change(visitor(), *vars(asked).values(), "", "")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1
