@@ -11,45 +11,40 @@ DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never writ
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.config import AdapterConfig, PromptFormat
-from cgclora.inference.gather import Shelf, Use, gather
-from cgclora.inference.router import TaskRouter
-from cgclora.layer import ExpertLinear, GatheredRoute, Route, Routing, TaskGate
+from cgclora.config import AdapterConfig
+from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate, select
 from cgclora.models.backbone import Backbone, fingerprint
+from cgclora.models.dropout import RowDropout
 from cgclora.models.target_modules import check_rows, linear_paths, saved_paths
 from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
 
 GATES = "task_gates"
-READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers that read the same input one after another, in most of today's backbones."""
 
 
 class Row(Protocol):
-    """What a route needs to know of a batch's row.
+    """What a route needs to know of a row of the batch.
 
     Attributes:
         task: Whose experts answer; None is the bare backbone.
-        gates: Weights instead of the gate's, [E] or [L, E]; None leaves them.
-        cluster: The adapter that knows the task, where several are resident; None looks it up.
+        gates: Weights in place of the gate's, [E] or [L, E]; None keeps the gate's.
     """
 
     @property
     def task(self) -> str | None: ...  # noqa: D102 - see above
     @property
     def gates(self) -> Tensor | None: ...  # noqa: D102
-    @property
-    def cluster(self) -> str | None: ...  # noqa: D102
 
 
 class Adapter:
@@ -63,8 +58,8 @@ class Adapter:
         gate: The task gate.
         routing: What all expert layers of the backbone share.
         manifest: What its folder says of it; empty for a new one.
+        files: Further files of its folder by name, such as a router's, see `adapter_dir`.
         backbone_name: Where the backbone came from, for the manifest.
-        router: Finds the task of prompts that name none; None where it was not fitted.
     """
 
     def __init__(
@@ -81,11 +76,11 @@ class Adapter:
         self.layers = layers
         self.gate = gate
         self.manifest: dict[str, Any] = {}
-        self.router: TaskRouter | None = None
+        self.files: dict[str, bytes] = {}
         self.backbone_name: str = getattr(model, "name_or_path", "")
         self._lock: AbstractContextManager[Any] = nullcontext()
         self.routing = next(iter(layers.values())).routing
-        self._shelves: dict[str, Shelf] = {}
+        self._detached: dict[ExpertLinear, tuple[Tensor, Tensor]] = {}
 
     # Life on a backbone -------------------------------------------------------------------
 
@@ -139,16 +134,19 @@ class Adapter:
             )
         if name in getattr(model, GATES, {}):
             raise AdapterError(f"an adapter named {name!r} is attached already: detach it first.")
-        for parameter in _frozen_parameters(model):
-            parameter.requires_grad_(False)
         routing = _routing_of(model)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
-            gate = TaskGate(config, len(paths))
-            layers = {}
-            for row, path in enumerate(paths):
-                layers[path] = _wrapped(model, path, routing)
-                layers[path].add(name, config, row)
+        for parameter in filter(lambda one: one.requires_grad, _frozen_parameters(model)):
+            parameter.requires_grad_(False)
+            routing.trainable.append(parameter)
+        generator = torch.Generator().manual_seed(seed)
+        gate = TaskGate(config, len(paths), generator)
+        layers = {path: _wrapped(model, path, routing) for path in paths}
+        for layer in layers.values():
+            weight, rank = layer.base_layer.weight, config.total_rank
+            A = initial_A(rank, layer.base_layer.in_features, generator)
+            B = torch.zeros(layer.base_layer.out_features, rank)
+            layer.expert_A[name] = nn.Parameter(A.to(weight.device))
+            layer.expert_B[name] = nn.Parameter(B.to(weight.device))
         if not hasattr(model, GATES):
             model.add_module(GATES, nn.ModuleDict())
         gate.to(next(iter(layers.values())).base_layer.weight.device)
@@ -171,14 +169,18 @@ class Adapter:
     def _take_off(self, kept: Set[ExpertLinear]) -> None:
         """`detach`; of the layers that are empty then, these are left where they are."""
         self.unfold()
+        self._detached = {layer: self._tables(layer) for layer in self.layers.values()}
         for path, layer in self.layers.items():
-            layer.remove(self.name)
-            if not layer.gate_row and layer not in kept:
+            del layer.expert_A[self.name], layer.expert_B[self.name]
+            if not layer.expert_A and layer not in kept:
                 self.model.set_submodule(path, layer.base_layer)
         gates = cast(nn.ModuleDict, getattr(self.model, GATES))
         del gates[self.name]
         if not gates:
             delattr(self.model, GATES)
+            for parameter in self.routing.trainable:
+                parameter.requires_grad_(True)
+            self.routing.trainable.clear()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter's own parameters under the names that its file uses."""
@@ -197,125 +199,116 @@ class Adapter:
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
     def for_inference(self) -> Self:
-        """Make passes cheaper: no casts, used experts only, one product where inputs are the same.
+        """Hold the experts in the backbone's dtype, laid out so that a batch's are picked quickly.
 
-        The experts are held in the backbone's dtype, laid out so that those of a batch are picked
-        at once. The answers stay the same. Train before, not after: updates get lost in bf16.
+        The answers stay the same. Train before, not after: updates get lost in bf16.
         """
         for layer in self.layers.values():
+            A, B = layer.expert_A[self.name], layer.expert_B[self.name]
             dtype = layer.base_layer.weight.dtype
-            if not dtype.is_floating_point:
-                continue  # quantised: the pass decides
-            for table in layer.adapter_parameter_names:
-                parameter = getattr(layer, table)[self.name].requires_grad_(False)
-                parameter.data = parameter.data.to(dtype)
-        self._shelves = {
-            name: self._shelf(layers) for name, layers in self._read_together().items()
-        }
+            if not dtype.is_floating_point:  # quantised: the pass decides
+                dtype = A.dtype
+            A.data = A.requires_grad_(False).to(dtype)
+            B.data = B.requires_grad_(False).to(dtype).t().contiguous().t()
         return self
 
-    def _read_together(self) -> dict[str, list[ExpertLinear]]:
-        """The layers in groups that read the same input."""
-        groups: dict[str, list[ExpertLinear]] = {}
-        for path, layer in self.layers.items():
-            block, _, name = path.rpartition(".")
-            together = next((names for names in READ_TOGETHER if name in names), (name,))
-            key = f"{block}.{together[0]} {layer.base_layer.in_features}"
-            groups.setdefault(key, []).append(layer)
-        return groups
-
-    def _shelf(self, layers: Sequence[ExpertLinear]) -> Shelf:
-        """The experts of layers that read the same input; the parameters become views of it."""
-        A = torch.stack([layer.expert_A[self.name].data for layer in layers])
-        B = [layer.expert_B[self.name].data.t().contiguous() for layer in layers]
-        for place, layer in enumerate(layers):
-            layer.expert_A[self.name].data = A[place]
-            layer.expert_B[self.name].data = B[place].t()
-        rows = tuple(layer.gate_row[self.name] for layer in layers)
-        return Shelf(tuple(layers), rows, A, tuple(B))
-
     # Tasks of a batch ---------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the gate is."""
+        return self.gate.usable.device
 
     def gates(self) -> Tensor:
         """The gate weights of all layers and tasks, [L, T, E], detached."""
         with torch.no_grad():
             return cast(Tensor, self.gate().clone())
 
-    def weigh(
-        self, tasks: Sequence[str | None] | Tensor, gates: Sequence[Tensor | None] = ()
-    ) -> Tensor:
-        """The gates of a batch's rows, [L, batch, E].
-
-        Args:
-            tasks: A task name a row, None for a row that uses no expert; or task ids [batch].
-            gates: Weights instead of the gate's for some rows: None, [E], or [L, E] a row.
+    def gates_of(self, rows: Sequence[Row]) -> Tensor:
+        """The gates of a batch's rows, [L, batch, E]: zero for a row without a task.
 
         Raises:
             ConfigError: A task is unknown.
             AdapterError: Gates have another shape, or hold a value that is no finite number.
         """
-        device = self.gate.own.device
-        if isinstance(tasks, Tensor):
-            return cast(Tensor, self.gate(tasks.to(device)))
-        names = [self.config.tasks[0] if task is None else task for task in tasks]
-        ids = torch.tensor([self.config.task_index(name) for name in names], device=device)
-        weights = self.gate(ids)
+        ids = [0 if row.task is None else self.config.task_index(row.task) for row in rows]
+        weights = self.gate(torch.tensor(ids, device=self.device))
         layers, _, experts = weights.shape
-        if any(own is not None for own in gates):
+        if any(row.task is None or row.gates is not None for row in rows):
             weights = weights.clone()  # one gate for all layers is one row seen many times
-        for row, own in enumerate(gates):
-            if own is None:
-                continue
-            if own.shape not in ((experts,), (layers, experts)):
-                raise AdapterError(
-                    f"gates has shape {list(own.shape)}, expected [{experts}] or "
-                    f"[{layers}, {experts}] (layers, experts)."
-                )
-            if not torch.isfinite(own).all():
-                raise AdapterError("gates holds a value that is not a finite number.")
-            weights[:, row] = own.to(weights)
-        if None in tasks:
-            bare = torch.tensor([task is None for task in tasks], device=device)
-            weights = weights.masked_fill(bare[:, None], 0)
+        for place, row in enumerate(rows):
+            if row.gates is not None:
+                if row.gates.shape not in ((experts,), (layers, experts)):
+                    raise AdapterError(
+                        f"gates has shape {list(row.gates.shape)}, expected [{experts}] or "
+                        f"[{layers}, {experts}] (layers, experts)."
+                    )
+                if not torch.isfinite(row.gates).all():
+                    raise AdapterError("gates holds a value that is not a finite number.")
+                weights[:, place] = row.gates.to(weights)
+            if row.task is None:
+                weights[:, place] = 0
         return cast(Tensor, weights)
 
-    def plan(
-        self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None
-    ) -> Route | GatheredRoute:
+    def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
         """The route of a batch, for use with `route` once or many times.
 
         Args:
             tasks: A task name a row, None for a row that the bare backbone answers; or a tensor
                 of task ids [batch].
-            gates: Use these weights instead of the gate's: [batch, E], or [L, batch, E].
+            gates: Weights in place of the gate's: [batch, E], or [L, batch, E].
 
         Raises:
             ConfigError: A task is unknown.
             AdapterError: `gates` has another shape.
         """
-        if gates is None and isinstance(tasks, Tensor) and not self._shelves:
-            weights, ranks = self.weights_of_rows(tasks)
-            return Route(self.name, weights.unsqueeze(2).unbind(0), ranks)
-        if gates is None:
-            return self._routed(self.weigh(tasks))
-        shape = (len(self.layers), len(tasks), self.config.num_experts)
-        if gates.shape not in (shape, shape[1:]):
-            raise AdapterError(
-                f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
-                f"{list(shape)} (layers, batch, experts)."
-            )
         if isinstance(tasks, Tensor):
+            if gates is None:
+                return self._route(*self.weights_of_rows(tasks))
             tasks = [self.config.tasks[task] for task in tasks.tolist()]
-        return self._routed(self.weigh(tasks, gates.expand(shape).unbind(1)))
+        given: Sequence[Tensor | None] = [None] * len(tasks)
+        if gates is not None:
+            shape = (len(self.layers), len(tasks), self.config.num_experts)
+            if gates.shape not in (shape, shape[1:]):
+                raise AdapterError(
+                    f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
+                    f"{list(shape)} (layers, batch, experts)."
+                )
+            given = gates.expand(shape).unbind(1)
+        return self.plan_rows([_Row(*row) for row in zip(tasks, given, strict=True)])
 
-    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
-        """The route of a batch whose rows say their task, and their gates where they have some.
+    def plan_rows(self, rows: Sequence[Row]) -> Route:
+        """The route of a batch, through those experts alone that some row uses.
 
         Raises:
             ConfigError: A task is unknown.
             AdapterError: Gates have a wrong shape.
         """
-        return self._routed(self.weigh([row.task for row in rows], [row.gates for row in rows]))
+        gates = self.gates_of(rows)
+        used = gates.ne(0).flatten(0, 1).any(dim=0).nonzero().squeeze(1)
+        if len(used) == gates.shape[-1]:
+            return self._route(self._of_ranks(gates), None)
+        return self._route(self._of_ranks(gates[..., used]), self._ranks_of(used))
+
+    def _route(self, weights: Tensor, ranks: Tensor | None) -> Route:
+        """The route through some ranks [R], weighed by [L, batch, R]; see `weights_of_rows`."""
+        if not weights.shape[-1]:
+            return Route({})
+        experts: dict[ExpertLinear, tuple[LayerExperts, ...]] = {}
+        for layer, row in zip(self.layers.values(), weights.unsqueeze(2), strict=True):
+            A, B = self._tables(layer)
+            probability = self.config.dropout if layer.training else 0.0
+            dropout = RowDropout.draw(probability, len(row), row.device)
+            experts[layer] = (
+                LayerExperts(select(A, ranks), select(B.t(), ranks), row, dropout=dropout),
+            )
+        return Route(experts)
+
+    def _tables(self, layer: ExpertLinear) -> tuple[Tensor, Tensor]:
+        """A [E*k, in] and B [out, E*k]; batches on their way use those of a detached adapter."""
+        if layer in self._detached:
+            return self._detached[layer]
+        return layer.expert_A[self.name], layer.expert_B[self.name]
 
     def rank_weights(self, task: str) -> Tensor:
         """Scale times gate of a task in fp32, a value a rank, [L, E * k].
@@ -324,24 +317,19 @@ class Adapter:
             ConfigError: The task is unknown.
         """
         with torch.no_grad():
-            gates = self.weigh([task])[:, 0].float()
-        return self._of_ranks(gates)
-
-    def use(self, weights: Tensor) -> Use:
-        """What gates of a batch's rows, [L, batch, E], use of an adapter made `for_inference`."""
-        return Use.of(self._shelves, weights, self.config.scale)
-
-    def _routed(self, gates: Tensor) -> Route | GatheredRoute:
-        if self._shelves:
-            return gather([self.use(gates)])
-        return Route(self.name, self._of_ranks(gates).unsqueeze(2).unbind(0))
+            return self._of_ranks(self.gates_of([_Row(task)])[:, 0].float())
 
     def _of_ranks(self, gates: Tensor) -> Tensor:
         """Scale times gate, a value a rank, of gates [..., experts]."""
         return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
 
-    def few(self, rows: int) -> bool:
-        """Whether the experts of so many rows are at most half of all."""
+    def _ranks_of(self, experts: Tensor) -> Tensor:
+        """Which of the E * k ranks belong to some experts [N]: [N * k]."""
+        rank = self.config.expert_rank
+        return (experts[:, None] * rank + torch.arange(rank, device=experts.device)).flatten()
+
+    def selects_experts(self, rows: int) -> bool:
+        """Whether a training batch of so many rows goes through its own tasks' experts alone."""
         return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
 
     def weights_of_rows(self, tasks: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -357,42 +345,21 @@ class Adapter:
         Returns:
             [L, batch, R], and which of the E*k ranks these are, [R]; None is all of them in order.
         """
-        tasks = tasks.to(self.gate.own.device)
+        tasks = tasks.to(self.device)
         gates = cast(Tensor, self.gate(tasks))
-        ranks = None
-        if self.few(len(tasks)):
-            gates, ranks = self._own_experts(gates, tasks)
-        return self._of_ranks(gates), ranks
-
-    def _own_experts(self, gates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Of gates [L, batch, E] those of the common and each row's experts, and their ranks."""
-        common, specific, rank = (
-            self.config.common,
-            self.config.specific,
-            self.config.expert_rank,
-        )
-        device = tasks.device
-        own = common + tasks[:, None] * specific + torch.arange(specific, device=device)
-        used = torch.cat([torch.arange(common, device=device), own.flatten()])
-        ranks = (used[:, None] * rank + torch.arange(rank, device=device)).flatten()
-        found = gates.gather(-1, own.expand(len(gates), -1, -1)).unsqueeze(2)
-        apart = found * torch.eye(len(tasks), device=device).unsqueeze(-1)  # no row uses another's
-        return torch.cat([gates[..., :common], apart.flatten(2)], dim=-1), ranks
-
-    def prompt_format(self, row: Row) -> PromptFormat:
-        """What stands around a row's prompt."""
-        return self.config.prompt_format
-
-    def snapshot(self) -> Self:
-        """Itself: whose tasks it knows does not change, as it does with several adapters."""
-        return self
+        if not self.selects_experts(len(tasks)):
+            return self._of_ranks(gates), None
+        common = self.config.common
+        specific = self.gate.usable[tasks, common:]  # [batch, S]
+        of_rows = gates.gather(-1, specific.expand(len(gates), -1, -1)).unsqueeze(2)
+        diagonal = torch.eye(len(tasks), device=tasks.device).unsqueeze(-1)
+        gates = torch.cat([gates[..., :common], (of_rows * diagonal).flatten(2)], dim=-1)
+        experts = torch.cat([torch.arange(common, device=tasks.device), specific.flatten()])
+        return self._of_ranks(gates), self._ranks_of(experts)
 
     @contextmanager
     def route(
-        self,
-        tasks: Sequence[str | None] | Tensor | Route | GatheredRoute,
-        *,
-        gates: Tensor | None = None,
+        self, tasks: Sequence[str | None] | Tensor | Route, *, gates: Tensor | None = None
     ) -> Iterator[None]:
         """Within this context the backbone answers each row with its task's experts.
 
@@ -412,9 +379,8 @@ class Adapter:
             raise AdapterError(
                 f"task {task!r} of adapter {name!r} is folded in: unfold() it before route()."
             )
-        if not isinstance(tasks, Route | GatheredRoute):
-            tasks = self.plan(tasks, gates=gates)
-        with self.routing.within(tasks):
+        route = tasks if isinstance(tasks, Route) else self.plan(tasks, gates=gates)
+        with self.routing.within(route):
             yield
 
     # One task as part of the backbone -----------------------------------------------------
@@ -518,7 +484,7 @@ class Adapter:
         dtype: torch.dtype | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write config, weights, router and manifest as a folder, whole or not at all.
+        """Write config, weights, further files and manifest as a folder, whole or not at all.
 
         Args:
             folder: Where; an older adapter there is replaced.
@@ -529,11 +495,8 @@ class Adapter:
             The manifest.
 
         Raises:
-            AdapterError: The folder is there and holds something else, or the router knows other
-                tasks than the adapter.
+            AdapterError: The folder is there and holds something else.
         """
-        if self.router is not None:
-            self.router.check(self.config.tasks, self.name)
         self.manifest = adapter_dir.write(
             folder,
             self.config,
@@ -547,7 +510,7 @@ class Adapter:
                 **provenance.stamp(self.model),
                 **(facts or {}),
             },
-            router=None if self.router is None else self.router.to_bytes(),
+            files=self.files,
         )
         return self.manifest
 
@@ -585,9 +548,6 @@ class Adapter:
                     f"{folder}: {tensor_name} holds a value that is not a finite number: take an "
                     "earlier state of its training, or train it anew."
                 )
-        router = None
-        if adapter_dir.ROUTER_FILE in manifest["files"]:
-            router = TaskRouter.read(folder, config.tasks)
         # Others may be using the backbone, and must not meet an adapter between two layers.
         with lock:
             # Of adapters that left, too: answers on their way may hold routes through them.
@@ -599,8 +559,23 @@ class Adapter:
             except AdapterError as error:
                 adapter._take_off(older)
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
-        adapter.manifest, adapter.router = manifest, router
+        adapter.manifest, adapter.files = manifest, adapter_dir.read_files(folder, manifest)
         return adapter
+
+
+class _Row(NamedTuple):
+    """A `Row` as plain values."""
+
+    task: str | None
+    gates: Tensor | None = None
+
+
+def initial_A(  # noqa: N802 - the matrix of the formula
+    ranks: int, inner: int, generator: torch.Generator
+) -> Tensor:
+    """A as it starts, [ranks, in]: uniform as in LoRA's code."""
+    A = torch.empty(ranks, inner)
+    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if ranks else A
 
 
 def _parts(

@@ -21,10 +21,9 @@ LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -32,7 +31,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
-from cgclora.models.dropout import kept_features
 
 
 class TaskGate(nn.Module):
@@ -43,229 +41,138 @@ class TaskGate(nn.Module):
     With `config.gate` `uniform` or `none` there is nothing to learn and the weights are constant.
 
     Args:
-        config: Tasks, experts, gate kind and scope.
+        config: Tasks, access table, gate kind and scope.
         num_layers: Number of adapted layers (L); with `gate_scope` `model` they share one gate.
+        generator: Of the embedding's first values; None draws from torch's default one.
     """
 
-    own: Tensor
+    usable: Tensor
 
-    def __init__(self, config: AdapterConfig, num_layers: int) -> None:
+    def __init__(
+        self, config: AdapterConfig, num_layers: int, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        self.kind = config.gate
+        self.config = config
         self.num_layers = num_layers
-        self.common = config.common
-        self.specific = config.specific
-        self.register_buffer("own", torch.eye(len(config.tasks)), persistent=False)
-        if self.kind == "task":
+        experts = torch.tensor(config.access()).nonzero()[:, 1]  # [T * (C+S)], task after task
+        self.register_buffer("usable", experts.view(len(config.tasks), -1), persistent=False)
+        if config.gate == "task":
             gates = num_layers if config.gate_scope == "layer" else 1
-            self.embedding = nn.Parameter(torch.randn(len(config.tasks), config.embedding_size))
-            self.projection = nn.Parameter(
-                torch.zeros(gates, config.num_experts, config.embedding_size)
-            )
+            size = config.embedding_size
+            self.embedding = nn.Parameter(torch.randn(len(config.tasks), size, generator=generator))
+            self.projection = nn.Parameter(torch.zeros(gates, config.num_experts, size))
 
     def forward(self, tasks: Tensor | None = None) -> Tensor:
-        """The gates of all layers, [L, T, E]; rows sum to 1 unless the kind is `none`.
+        """The gates of all layers, [L, N, E]; rows sum to 1 unless the kind is `none`.
 
-        A task's weights come from sums of its own: more tasks or fewer leave them as they are, bit
-        for bit.
+        A task's weights come from sums over its own experts: adding or removing other tasks leaves
+        them unchanged, bit for bit.
 
         Args:
-            tasks: Ids [N] of the wanted tasks, for [L, N, E]; None takes all.
+            tasks: Task ids [N]; None takes all T tasks in order.
         """
-        own = _some(self.own, tasks, 0)
-        if self.kind == "task":
-            weights = self._logits(tasks).softmax(dim=-1)
+        usable = select(self.usable, tasks)
+        if self.config.gate == "task":
+            embedding = select(self.embedding, tasks).unsqueeze(1)
+            projection = self.projection.index_select(1, usable.flatten())
+            logits = (projection.unflatten(1, usable.shape) * embedding).sum(-1)
+            weights = logits.softmax(dim=-1)  # [gates, N, C+S]
         else:
-            usable = self.common + self.specific
-            weights = own.new_ones(1, len(own), usable)
-            if self.kind == "uniform":
-                weights = weights / usable
-        common, specific = weights.split([self.common, self.specific], dim=-1)
-        apart = specific.unsqueeze(2) * own.unsqueeze(-1)  # zero for other tasks' experts
-        weights = torch.cat([common, apart.flatten(-2)], dim=-1)
-        return weights.expand(self.num_layers, -1, -1)
-
-    def _logits(self, tasks: Tensor | None) -> Tensor:
-        """One for each expert that a task may use, [L, N, C+S]: common ones first, then its own."""
-        embedding = _some(self.embedding, tasks, 0).unsqueeze(1)
-        common = self.projection[:, None, : self.common]
-        specific = self.projection[:, self.common :].unflatten(1, (len(self.own), self.specific))
-        tables = (common, _some(specific, tasks, 1))
-        return torch.cat([(table * embedding).sum(-1) for table in tables], dim=-1)
-
-
-def _some(table: Tensor, rows: Tensor | None, dim: int) -> Tensor:
-    """The wanted rows of a table; unlike `[...]`, its gradient is summed up in a fixed order."""
-    return table if rows is None else table.index_select(dim, rows)
-
-
-def initial_A(  # noqa: N802 - the matrix of the formula
-    ranks: int, inner: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """A as it starts, [ranks, in]: uniform as in LoRA's code."""
-    A = torch.empty(ranks, inner)
-    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if ranks else A
+            weights = torch.ones(1, *usable.shape, device=usable.device)
+            if self.config.gate == "uniform":
+                weights = weights / usable.shape[1]
+        none = weights.new_zeros(*weights.shape[:2], self.config.num_experts)
+        gates = none.scatter(-1, usable.expand_as(weights), weights)
+        return cast(Tensor, gates.expand(self.num_layers, -1, -1))
 
 
 @dataclass(frozen=True)
-class Part:
-    """What an expert layer does for a batch: it adds (A x * weights) B to its output.
+class LayerExperts:
+    """The experts that a layer applies to the rows of a batch: it adds B (A x * weights).
 
     Attributes:
-        A: [R, in]; or of all layers that read the same x, one above the other; or [M, R, in] of M
-            adapters, each with an equal share of consecutive rows.
+        A: [R, in]; or [M, R, in] of M adapters, each with an equal share of consecutive rows.
         B: [R, out], or [M, R, out].
         weights: Scale times gate, a value a rank, [batch, 1, R].
-        columns: Where in the shared A x this layer's R values stand; None if A is its own.
         rows: Which rows of the batch these are; None is all.
-        dropout: Probability of dropping an input feature while training.
-        seeds: Of what is dropped, a number a row, int32 [batch]; None where nothing is.
+        dropout: What x is multiplied by while training, as a function of x; None is nothing.
     """
 
     A: Tensor
     B: Tensor
     weights: Tensor
-    columns: slice | None = None
     rows: slice | None = None
-    dropout: float = 0.0
-    seeds: Tensor | None = None
+    dropout: Callable[[Tensor], Tensor] | None = None
 
-    def keep(self, rows: Tensor) -> Part:
-        """The same for some rows of the batch."""
-        return replace(self, weights=self.weights[rows])
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add to y [batch, ..., out], in place, what the experts make of x [batch, ..., in].
 
-    def add(self, x: Tensor, y: Tensor, routing: Routing) -> None:
-        """Add to y [batch, ..., out] what the experts make of x [batch, ..., in].
-
-        Whatever lies between batch and features, tokens or tokens and heads, shares a row's
-        weights.
+        Raises:
+            ValueError: The batch has another number of rows than the route has tasks.
         """
         if self.rows is not None:
             x, y = x[self.rows], y[self.rows]
+        elif len(x) != len(self.weights):
+            raise ValueError(
+                f"the batch has {len(x)} rows but the route names {len(self.weights)} tasks: "
+                "give one task a row, batch first."
+            )
         # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
-        A, B = self.A.to(x.dtype), self.B.to(y.dtype)
-        batch, _, ranks = self.weights.shape
-        weights = self.weights.view(batch, *[1] * (x.dim() - 2), ranks)
-        if self.columns is not None:
-            z = routing.product(x, A)[..., self.columns]
-        else:
-            if self.seeds is not None:
-                x = x * kept_features(self.seeds, x, self.dropout)
-            A = A.unsqueeze(0) if A.dim() == 2 else A
-            z = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT).view(*x.shape[:-1], -1)
-        z = (z * weights.to(z.dtype)).to(y.dtype)
-        # In place: y is nobody else's yet, and a sum of its own would move more than the products.
-        B = B.unsqueeze(0) if B.dim() == 2 else B
-        members, rank, outer = B.shape
-        z = z.reshape(members, -1, rank)
-        if y.is_contiguous():
-            y.view(members, -1, outer).baddbmm_(z, B)
-        else:
-            y.add_(torch.bmm(z, B).view(y.shape))
+        A, B, weights = self.A.to(x.dtype), self.B.to(y.dtype), self.weights.to(x.dtype)
+        if self.dropout is not None:
+            x = x * self.dropout(x)
+        z = by_adapter(x, A) @ A.mT
+        z = (z.view(len(weights), -1, weights.shape[-1]) * weights).view_as(z)
+        add_product(y, z.to(y.dtype), B)
 
 
 @dataclass(frozen=True)
 class Route:
-    """How a batch uses one adapter's experts where they are: the route to train on.
-
-    Attributes:
-        adapter: The adapter's name.
-        weights: For each adapted layer a [batch, 1, R] tensor: scale times gate, a value a rank.
-        ranks: Which of the adapter's E*k ranks these are, [R]; None is all of them in order.
-    """
-
-    adapter: str
-    weights: tuple[Tensor, ...]
-    ranks: Tensor | None = None
-
-    def part(self, layer: ExpertLinear) -> Part | None:
-        """What a layer does; None if it has no experts of this adapter."""
-        name = self.adapter
-        row = layer.gate_row.get(name)
-        if row is None:
-            return None
-        A = _some(layer.expert_A[name], self.ranks, 0)
-        B = _some(layer.expert_B[name], self.ranks, 1).t()
-        weights, dropout, seeds = self.weights[row], layer.dropout[name], None
-        if dropout and layer.training:
-            seeds = torch.randint(2**31, (len(weights),), dtype=torch.int32, device=weights.device)
-        return Part(A, B, weights, dropout=dropout, seeds=seeds)
-
-    def keep(self, rows: Tensor) -> Route:
-        """The route of some rows of the batch."""
-        return replace(self, weights=tuple(weights[rows] for weights in self.weights))
-
-
-@dataclass(frozen=True)
-class SharedRoute:
-    """How a training batch uses the experts of several adapters, each on rows of its own.
-
-    Attributes:
-        parts: What each layer does, a part for each run of adapters of one shape.
-    """
-
-    parts: Mapping[ExpertLinear, tuple[Part, ...]]
-
-    def part(self, layer: ExpertLinear) -> tuple[Part, ...]:
-        """What a layer does."""
-        return self.parts.get(layer, ())
-
-
-@dataclass(frozen=True)
-class GatheredRoute:
-    """How a batch uses the experts that were gathered for it, of one adapter or of several.
+    """How a batch uses the experts of one or several adapters.
 
     It holds all that it needs: adapters may come and go while a batch is on its way.
 
     Attributes:
-        parts: What each layer does; a weight [out, in] instead of the frozen one is a folded task.
+        experts: What each layer applies; or a weight [out, in] that takes the frozen one's place,
+            with a task folded into it. Layers that are not named stay as they are.
     """
 
-    parts: Mapping[ExpertLinear, Part | Tensor]
+    experts: Mapping[ExpertLinear, tuple[LayerExperts, ...] | Tensor]
 
-    def part(self, layer: ExpertLinear) -> Part | Tensor | None:
-        """What a layer does; None leaves it as it is."""
-        return self.parts.get(layer)
-
-    def keep(self, rows: Tensor) -> GatheredRoute:
-        """The route of some rows of the batch."""
-        return GatheredRoute(
+    def keep(self, rows: Tensor) -> Route:
+        """The route of some rows of the batch, for routes whose experts apply to all rows."""
+        return Route(
             {
-                layer: part if isinstance(part, Tensor) else part.keep(rows)
-                for layer, part in self.parts.items()
+                layer: experts
+                if isinstance(experts, Tensor)
+                else tuple(replace(one, weights=one.weights[rows]) for one in experts)
+                for layer, experts in self.experts.items()
             }
         )
 
 
+@dataclass
 class Routing:
     """What all expert layers of a backbone share.
 
     Attributes:
         route: The current batch's route; None outside of one.
         folded: Name of the adapter and of its task that are folded into the weights, if any.
+        trainable: Parameters of the backbone that required gradients before any adapter came.
     """
 
-    def __init__(self) -> None:
-        self.route: Route | SharedRoute | GatheredRoute | None = None
-        self.folded: tuple[str, str] | None = None
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def product(self, x: Tensor, A: Tensor) -> Tensor:
-        """A x for layers that read the same x one after another: computed for the first of them."""
-        if self._last is None or self._last[0] is not x or self._last[1] is not A:
-            self._last = (x, A, F.linear(x, A))
-        return self._last[2]
+    route: Route | None = None
+    folded: tuple[str, str] | None = None
+    trainable: list[nn.Parameter] = field(default_factory=list)
 
     @contextmanager
-    def within(self, route: Route | SharedRoute | GatheredRoute) -> Iterator[None]:
+    def within(self, route: Route) -> Iterator[None]:
         """Within this context the layers follow a route."""
-        previous = self.route
-        self.route = route
+        previous, self.route = self.route, route
         try:
             yield
         finally:
             self.route = previous
-            self._last = None
 
 
 class ExpertLinear(nn.Module):
@@ -277,6 +184,8 @@ class ExpertLinear(nn.Module):
             frozen one.
 
     Attributes:
+        expert_A: A [E*k, in] of each adapter, by its name.
+        expert_B: B [out, E*k] likewise.
         frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
     """
 
@@ -289,8 +198,6 @@ class ExpertLinear(nn.Module):
         self.routing = routing
         self.expert_A = nn.ParameterDict()
         self.expert_B = nn.ParameterDict()
-        self.dropout: dict[str, float] = {}
-        self.gate_row: dict[str, int] = {}
         self.register_parameter("frozen_weight", None)
 
     @property
@@ -303,46 +210,17 @@ class ExpertLinear(nn.Module):
         """The frozen bias, for the same reason."""
         return self.base_layer.bias
 
-    def add(self, name: str, config: AdapterConfig, gate_row: int) -> None:
-        """Add an adapter's experts: A uniform as in LoRA's code, B zero, so nothing changes yet.
-
-        Args:
-            name: The adapter's name.
-            config: Its sizes.
-            gate_row: This layer's place among the adapter's layers.
-        """
-        inner, outer = self.base_layer.in_features, self.base_layer.out_features
-        device = self.base_layer.weight.device
-        self.expert_A[name] = nn.Parameter(initial_A(config.total_rank, inner).to(device))
-        self.expert_B[name] = nn.Parameter(torch.zeros(outer, config.total_rank, device=device))
-        self.dropout[name] = config.dropout
-        self.gate_row[name] = gate_row
-
-    def remove(self, name: str) -> None:
-        """Forget an adapter's experts."""
-        for table in (self.expert_A, self.expert_B, self.dropout, self.gate_row):
-            del table[name]
-
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for x [batch, ..., in]: [batch, ..., out].
-
-        Raises:
-            ValueError: The batch has another number of rows than the current route has tasks.
-        """
+        """The layer's output [batch, ..., out] for x [batch, ..., in]; raises as `LayerExperts`."""
         route = self.routing.route
-        found = None if route is None else route.part(self)
-        if isinstance(found, Tensor):
-            return F.linear(x, found, self.base_layer.bias)
+        experts = () if route is None else route.experts.get(self, ())
+        if isinstance(experts, Tensor):
+            return F.linear(x, experts, self.base_layer.bias)
         y = cast(Tensor, self.base_layer(x))
-        for part in found if isinstance(found, tuple) else (found,):
-            if part is None:
-                continue
-            if part.rows is None and len(x) != len(part.weights):
-                raise ValueError(
-                    f"the batch has {len(x)} rows but the route names {len(part.weights)} tasks: "
-                    "give one task a row, batch first."
-                )
-            part.add(x, y, self.routing)
+        if experts:
+            y = y.clone(memory_format=torch.contiguous_format)  # hooks may keep the frozen output
+        for one in experts:
+            one.add(x, y)
         return y
 
     def update(self, name: str, weights: Tensor) -> Tensor:
@@ -376,3 +254,19 @@ class ExpertLinear(nn.Module):
         if self.frozen_weight is not None:
             self.base_layer.weight = self.frozen_weight
             self.frozen_weight = None
+
+
+def select(table: Tensor, rows: Tensor | None, dim: int = 0) -> Tensor:
+    """Some rows of a table; unlike with `[...]`, the gradient is summed up in a fixed order."""
+    return table if rows is None else table.index_select(dim, rows)
+
+
+def by_adapter(x: Tensor, table: Tensor) -> Tensor:
+    """View x [batch, ..., n] as a table wants it: [rows, n], or [M, rows, n] for M adapters."""
+    return x.reshape(*table.shape[:-2], -1, x.shape[-1])
+
+
+def add_product(y: Tensor, z: Tensor, table: Tensor) -> None:
+    """Add z [rows, R] times a table [R, n] to y, in place: a sum of its own would cost more."""
+    rows = by_adapter(y, table)
+    (rows.addmm_ if table.dim() == 2 else rows.baddbmm_)(z, table)

@@ -207,7 +207,7 @@ class _Run:
         self.groups = groups
         self.settings = settings
         self.collator = collator
-        self.device = adapter.gate.own.device
+        self.device = adapter.device
         self.loss = TargetLoss(adapter.model).eval()
         self.shared = SharedParameters(adapter)
         self.parameters = dict(adapter.named_parameters())

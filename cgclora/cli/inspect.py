@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from cgclora.inference.fast_decoder import decoding_here
-    from cgclora.storage.adapter_dir import read_gates, read_manifest
+    from cgclora.models.gates import read_gates
+    from cgclora.storage.adapter_dir import read_manifest
 
     manifest, config = read_manifest(options.adapter)
     gates = read_gates(options.adapter).mean(dim=0)

@@ -24,6 +24,7 @@ from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
+from cgclora.models.gates import gates_of
 from cgclora.models.target_modules import saved_paths
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import AdapterError
@@ -127,7 +128,7 @@ class TaskLoRAs:
         layers = {
             path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
         }
-        gates = adapter_dir.gates_of(folder, config, tensors)
+        gates = gates_of(folder, config, tensors)
         names = module_names(skeleton, paths)
         return cls(config, manifest, skeleton.config, layers, gates, names)
 

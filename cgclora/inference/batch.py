@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -14,8 +13,9 @@ from transformers import DynamicCache, PreTrainedModel
 from cgclora.adapter import folded_in
 from cgclora.inference import fast_decoder
 from cgclora.inference.fast_decoder import LeanDecoder
-from cgclora.inference.request import DecodingError, Experts, Request
-from cgclora.layer import GatheredRoute, Route
+from cgclora.inference.multi_adapter import Adapters, Resident, follow
+from cgclora.inference.request import DecodingError, Request
+from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
 from cgclora.models.checkpoint import in_short
 from cgclora.models.lm_head import alike, text_decoder
@@ -27,7 +27,7 @@ class Batch:
 
     Args:
         backbone: Who answers.
-        adapter: Whose experts the requests' tasks use.
+        adapters: Whose experts the requests' tasks use.
         requests: Their tasks and gates.
         prompts: Their token ids.
         reference: Take the path of `transformers` where there is a faster one, too.
@@ -36,7 +36,7 @@ class Batch:
     def __init__(
         self,
         backbone: Backbone,
-        adapter: Experts | None,
+        adapters: Adapters,
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
         *,
@@ -44,8 +44,8 @@ class Batch:
     ) -> None:
         self.backbone = backbone
         self.requests = [*requests]
-        self.adapter = adapter if adapter and adapter.folded_task is None else None
         self.folded = folded_in(backbone.model)
+        self.adapters = Resident.of(adapters) if self.folded is None else None
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             self.head = backbone.head
@@ -53,14 +53,14 @@ class Batch:
             if decoder is not None and self.folded is not None and decoder.int8:
                 decoder = LeanDecoder(backbone.model)  # no 8-bit copy has the folded weights
         with torch.inference_mode():
-            route = self.adapter.plan_rows(requests) if self.adapter else None
+            route = self.adapters.plan_rows(requests) if self.adapters else None
             if decoder is None:
                 if len(set(map(len, prompts))) > 1 and not may_pad(backbone):
                     raise DecodingError(
                         "this backbone takes no padding: give a batch prompts of one length."
                     )
                 self._pass: _LeanPass | _ReferencePass = _ReferencePass(
-                    backbone.model, prompts, backbone.pad_id, self.adapter, route
+                    backbone.model, prompts, backbone.pad_id, route
                 )
             else:
                 most = max(
@@ -123,10 +123,10 @@ class Batch:
         return isinstance(self._pass, _LeanPass)
 
     def join(self, other: Batch) -> None:
-        """Take in the rows of another batch of the same adapter, after the own ones."""
+        """Take in the rows of another batch of the same adapters, after the own ones."""
         self.requests += other.requests
         with torch.inference_mode():
-            route = self.adapter.plan_rows(self.requests) if self.adapter else None
+            route = self.adapters.plan_rows(self.requests) if self.adapters else None
             cast(_LeanPass, self._pass).join(cast(_LeanPass, other._pass), route)
 
     @torch.inference_mode()
@@ -144,7 +144,7 @@ class _LeanPass:
         self,
         batch: Batch,
         decoder: LeanDecoder,
-        route: Route | GatheredRoute | None,
+        route: Route | None,
         prompts: Sequence[Sequence[int]],
         most: int,
     ) -> None:
@@ -173,7 +173,7 @@ class _LeanPass:
         self.cache.keep(index)
         self.experts = self.experts.keep(index)
 
-    def join(self, other: _LeanPass, route: Route | GatheredRoute | None) -> None:
+    def join(self, other: _LeanPass, route: Route | None) -> None:
         self.cache.join(other.cache)
         self.experts = fast_decoder.Experts.of(self.decoder, route)
 
@@ -186,10 +186,8 @@ class _ReferencePass:
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
         pad: int,
-        adapter: Experts | None = None,
-        route: Route | GatheredRoute | None = None,
+        route: Route | None = None,
     ) -> None:
-        self.adapter = adapter
         self.route = route
         self.model = model
         self.cache = DynamicCache(config=model.config)
@@ -224,10 +222,7 @@ class _ReferencePass:
             "past_key_values": self.cache,
             "use_cache": True,
         }
-        routed: AbstractContextManager[None] = nullcontext()
-        if self.adapter is not None and self.route is not None:
-            routed = self.adapter.route(self.route)
-        with routed:
+        with follow(self.route):
             output = text_decoder(self.model)(**inputs)
             return cast(Tensor, output.last_hidden_state)
 

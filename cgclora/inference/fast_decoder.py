@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgclora.layer import ExpertLinear, GatheredRoute, Part, Route
+from cgclora.layer import ExpertLinear, Route
 from cgclora.models.hardware import choose_device
 from cgclora.models.quantized import FEW_ROWS, Int8Weight, has_fast_int4, has_kernel
 
@@ -628,7 +628,7 @@ class Experts:
         return all(own is None or own.weights is None for layer in self.layers for own in layer)
 
     @classmethod
-    def of(cls, decoder: LeanDecoder, route: Route | GatheredRoute | None) -> Experts:
+    def of(cls, decoder: LeanDecoder, route: Route | None) -> Experts:
         """What a planned route adds; None adds nothing."""
         return cls(
             tuple(tuple(_own(group, route) for group in layer.groups) for layer in decoder.layers)
@@ -644,17 +644,18 @@ class Experts:
         )
 
 
-def _own(group: _Group, route: Route | GatheredRoute | None) -> SharedOwn | None:
+def _own(group: _Group, route: Route | None) -> SharedOwn | None:
     if route is None:
         return None
-    parts = [
-        route.part(module) if isinstance(module, ExpertLinear) else None for module in group.modules
+    of_layers = [
+        route.experts.get(module, ()) if isinstance(module, ExpertLinear) else ()
+        for module in group.modules
     ]
-    if any(isinstance(part, Tensor) for part in parts):
+    if any(isinstance(experts, Tensor) for experts in of_layers):
         return SharedOwn(
             weights=tuple(
-                part if isinstance(part, Tensor) else linear.weight
-                for part, linear in zip(parts, group.linears, strict=True)
+                experts if isinstance(experts, Tensor) else linear.weight
+                for experts, linear in zip(of_layers, group.linears, strict=True)
             )
         )
     places = [0]
@@ -663,13 +664,11 @@ def _own(group: _Group, route: Route | GatheredRoute | None) -> SharedOwn | None
     tables: list[Tensor] = []
     lower: list[Tensor] = []
     gates: list[Tensor] = []
-    for part, start, end in zip(parts, places, places[1:], strict=False):
-        if not isinstance(part, Part):
-            continue
-        tables.append(part.A if part.columns is None else part.A[part.columns])
-        B = part.B.float()
-        lower.append(F.pad(B, (start, places[-1] - end)))
-        gates.append(part.weights)
+    for experts, start, end in zip(of_layers, places, places[1:], strict=False):
+        for one in experts:
+            tables.append(one.A)
+            lower.append(F.pad(one.B.float(), (start, places[-1] - end)))
+            gates.append(one.weights)
     if not tables:
         return None
     A, B = torch.cat(tables).float(), torch.cat(lower)

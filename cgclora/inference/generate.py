@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from cgclora.inference.batch import Batch, may_pad
+from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.inference.prompt_lookup import Drafts
 from cgclora.inference.reply import Reply
 from cgclora.inference.request import (
     Answer,
     DecodingError,
-    Experts,
     Piece,
     Request,
     encode_requests,
@@ -34,7 +34,7 @@ from cgclora.models.backbone import Backbone
 def stream(
     backbone: Backbone,
     requests: Sequence[Request],
-    adapter: Experts | None = None,
+    adapter: Adapters = None,
     *,
     left: Callable[[int], bool] = lambda _: False,
     width: int | None = None,
@@ -68,7 +68,7 @@ def stream(
     if not requests:
         return
     width = len(requests) if width is None else width
-    line = _Line(backbone, adapter.snapshot() if adapter else None, more, reference)
+    line = _Line(backbone, Resident.of(adapter), more, reference)
     line.admit(requests)
     rows, batch, hidden = line.begin(width)
     while True:
@@ -110,7 +110,7 @@ class _Line:
 
     Attributes:
         backbone: Who answers.
-        adapter: Whose tasks they name.
+        adapters: Whose tasks they name.
         more: As for `stream`.
         reference: See `Batch`.
         rows: Those that wait.
@@ -118,7 +118,7 @@ class _Line:
     """
 
     backbone: Backbone
-    adapter: Experts | None
+    adapters: Resident | None
     more: Callable[[int], Sequence[Request]]
     reference: bool
     rows: deque[Reply] = field(default_factory=deque)
@@ -128,7 +128,7 @@ class _Line:
         """Let requests wait."""
         if not new:
             return
-        prompts = encode_requests(self.backbone, new, self.adapter)
+        prompts = encode_requests(self.backbone, new, self.adapters)
         for request, prompt in zip(new, prompts, strict=True):
             self.rows.append(Reply(self.count, request, prompt, self.backbone))
             self.count += 1
@@ -151,7 +151,7 @@ class _Line:
         for row in rows:
             row.started = time.monotonic()
         asked, prompts = [row.request for row in rows], [row.prompt for row in rows]
-        batch = Batch(self.backbone, self.adapter, asked, prompts, reference=self.reference)
+        batch = Batch(self.backbone, self.adapters, asked, prompts, reference=self.reference)
         return rows, batch, batch.prefill_hidden()
 
 
@@ -237,7 +237,7 @@ def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
 def answers(
     backbone: Backbone,
     requests: Sequence[Request],
-    adapter: Experts | None = None,
+    adapter: Adapters = None,
     *,
     batch_size: int = 16,
 ) -> Iterator[tuple[int, Answer]]:
@@ -268,7 +268,7 @@ def longest_first(requests: Sequence[Request]) -> list[int]:
 def generate(
     backbone: Backbone,
     requests: Sequence[Request],
-    adapter: Experts | None = None,
+    adapter: Adapters = None,
     *,
     batch_size: int = 16,
 ) -> list[Answer]:

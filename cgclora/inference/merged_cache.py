@@ -8,7 +8,7 @@ from threading import Lock
 from weakref import WeakSet
 
 from cgclora.adapter import Adapter
-from cgclora.layer import GatheredRoute
+from cgclora.layer import Route
 
 Key = tuple[str, str]
 """Names of an adapter and of its task."""
@@ -18,7 +18,7 @@ Key = tuple[str, str]
 class _Copy:
     """Folded weights that are kept: the route through them, their bytes, and when last used."""
 
-    route: GatheredRoute
+    route: Route
     size: int
     used: int
 
@@ -59,7 +59,7 @@ class FoldedWeights:
         with self._lock:
             return sum(copy.size for copy in self._kept.values())
 
-    def route(self, adapter: Adapter, task: str) -> GatheredRoute | None:
+    def route(self, adapter: Adapter, task: str) -> Route | None:
         """The route of a batch of this task alone; None if it is not folded.
 
         Raises:
@@ -119,10 +119,10 @@ class FoldedWeights:
                 del self._asked[key]
 
 
-def _folded(adapter: Adapter, task: str) -> GatheredRoute | None:
+def _folded(adapter: Adapter, task: str) -> Route | None:
     """A new copy; None where there is no memory for it, or the adapter is being detached."""
     try:
-        return GatheredRoute(adapter.folded_weights(task))
+        return Route(adapter.folded_weights(task))
     except (AttributeError, MemoryError, RuntimeError):  # the last one: torch, without memory
         return None
 

@@ -6,9 +6,13 @@
     generate(backbone, [Request("NER", a), Request("KUAKE-QIC", b)], clusters)   # one batch
 
 A request goes task -> cluster -> gate -> experts; where it names no task, `choose` finds one. Rows
-of one batch may be of any tasks of any clusters: what they use is gathered (`gather`),
-so that a pass costs what the tasks in it need, however many are resident. Clusters come and go
-while batches are on their way.
+of one batch may be of any tasks of any clusters. The experts that some row uses are put one after
+another as if they were one adapter's, with weight zero where a row does not use them:
+
+    A = [A_1[used]; A_2[used]; ...]      B = [B_1[used]; B_2[used]; ...]      weights [batch, 1, R]
+
+So a pass costs what the tasks in it need, however many are resident, and nothing of what a row's
+experts compute depends on who else is. Clusters come and go while batches are on their way.
 """
 
 from __future__ import annotations
@@ -20,16 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Self
+from typing import Protocol, TypeAlias
 
+import torch
 from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter, Row
 from cgclora.config import ConfigError, PromptFormat
-from cgclora.inference.gather import gather
 from cgclora.inference.merged_cache import FoldedWeights
 from cgclora.inference.router import JoinedRouter, RoutedTask, TaskRouter
-from cgclora.layer import GatheredRoute
+from cgclora.layer import ExpertLinear, LayerExperts, Route
 from cgclora.models.backbone import Backbone
 from cgclora.storage.adapter_dir import AdapterError
 
@@ -46,12 +50,8 @@ class Clusters:
 
     Attributes:
         model: The backbone's model.
-        name: Nobody's name, as no adapter's task is folded in for good.
         folded: The folded weights.
     """
-
-    name = ""
-    folded_task: str | None = None
 
     def __init__(self, backbone: Backbone, *, folded_budget: int = 0) -> None:
         self.backbone = backbone
@@ -133,8 +133,7 @@ class Clusters:
 
     def _settle(self, adapters: dict[str, Adapter]) -> None:
         """Let these adapters be the resident ones from now on."""
-        routers = {name: one.router for name, one in adapters.items() if one.router is not None}
-        self._router = TaskRouter.join(routers) if routers else None
+        self._router = TaskRouter.join(routers) if (routers := _routers(adapters)) else None
         self._adapters = adapters
 
     def choose(self, prompt: str) -> RoutedTask:
@@ -172,42 +171,49 @@ class Clusters:
         """The clusters of now, for a batch: they come and go between its questions, too."""
         return Resident(self.model, self._adapters, self.folded)
 
-    def prompt_format(self, row: Row) -> PromptFormat:
-        """As `Resident.prompt_format`, of the clusters of now."""
-        return self.snapshot().prompt_format(row)
-
-    def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
-        """As `Resident.plan_rows`, of the clusters of now."""
-        return self.snapshot().plan_rows(rows)
-
-    def route(self, tasks: GatheredRoute) -> AbstractContextManager[None]:
-        """As `Resident.route`."""
-        return self.snapshot().route(tasks)
+    @property
+    def has_routers(self) -> bool:
+        """Whether `choose` can find a prompt's task."""
+        return self._router is not None
 
 
-@dataclass
+Adapters: TypeAlias = "Adapter | Clusters | Resident | None"
+"""Whose experts answer: one adapter's, those of resident clusters, or none, the bare backbone."""
+
+
+class ClusterRow(Row, Protocol):
+    """What a route needs to know of a row where several adapters are resident.
+
+    Attributes:
+        cluster: The adapter that knows the task; None looks it up.
+    """
+
+    @property
+    def cluster(self) -> str | None: ...  # noqa: D102 - see above
+
+
+@dataclass(frozen=True)
 class Resident:
-    """The clusters that were resident at one moment; answers as `Clusters` did then.
+    """The adapters that a batch may use: a single one, or the clusters of one moment.
 
     Attributes:
         model: The backbone's model.
         adapters: By their clusters' names.
         folded: The folded weights of all moments.
-        name: As that of `Clusters`.
-        folded_task: As that of `Clusters`.
     """
 
     model: PreTrainedModel
     adapters: Mapping[str, Adapter]
     folded: FoldedWeights
-    name: str = Clusters.name
-    folded_task: str | None = None
 
-    def snapshot(self) -> Self:
-        """Itself: nothing of it changes."""
-        return self
+    @classmethod
+    def of(cls, adapters: Adapters) -> Resident | None:
+        """One adapter by itself, or the clusters of now; None stays None, the bare backbone."""
+        if isinstance(adapters, Adapter):
+            return cls(adapters.model, {adapters.name: adapters}, FoldedWeights(0))
+        return adapters.snapshot() if isinstance(adapters, Clusters) else adapters
 
-    def prompt_format(self, row: Row) -> PromptFormat:
+    def prompt_format(self, row: ClusterRow) -> PromptFormat:
         """What stands around a row's prompt.
 
         Raises:
@@ -217,7 +223,7 @@ class Resident:
             return PromptFormat()
         return self.adapters[_find(self.adapters, row.task, row.cluster)].config.prompt_format
 
-    def plan_rows(self, rows: Sequence[Row]) -> GatheredRoute:
+    def plan_rows(self, rows: Sequence[ClusterRow]) -> Route:
         """The route of a batch of any tasks of any clusters.
 
         Raises:
@@ -225,26 +231,65 @@ class Resident:
             AdapterError: A row's gates have a wrong shape.
         """
         names = [row.task and _find(self.adapters, row.task, row.cluster) for row in rows]
-        alone = {(name, row.task) for name, row in zip(names, rows, strict=True)}
-        if len(alone) == 1 and all(row.gates is None for row in rows):
-            ((name, task),) = alone
-            if name and task:
-                route = self.folded.route(self.adapters[name], task)
-                if route is not None:
-                    return route
-        uses = []
-        for name in dict.fromkeys(filter(None, names)):
-            adapter = self.adapters[name]
-            own = [name == other for other in names]
-            tasks = [row.task if mine else None for row, mine in zip(rows, own, strict=True)]
-            gates = [row.gates if mine else None for row, mine in zip(rows, own, strict=True)]
-            uses.append(adapter.use(adapter.weigh(tasks, gates)))
-        return gather(uses)
+        tasks = {(name, row.task) for name, row in zip(names, rows, strict=True)}
+        if len(tasks) == 1 and all(row.gates is None for row in rows):
+            ((name, task),) = tasks
+            if name and task and (merged := self.folded.route(self.adapters[name], task)):
+                return merged
+        routes = [
+            self.adapters[name].plan_rows(
+                [row if of == name else _BARE for row, of in zip(rows, names, strict=True)]
+            )
+            for name in dict.fromkeys(filter(None, names))
+        ]
+        return routes[0] if len(routes) == 1 else _joined(routes)
 
-    def route(self, tasks: GatheredRoute) -> AbstractContextManager[None]:
-        """Within this context the backbone's layers follow a planned route."""
-        layer = next(iter(tasks.parts), None)  # any of them: they share their routing
-        return nullcontext() if layer is None else layer.routing.within(tasks)
+
+@dataclass(frozen=True)
+class _Bare:
+    """A row that uses none of an adapter's experts."""
+
+    task: None = None
+    gates: None = None
+
+
+_BARE = _Bare()
+
+
+def _joined(routes: Sequence[Route]) -> Route:
+    """The experts of several routes for the same rows, one after another in each layer."""
+    of_layers: dict[ExpertLinear, list[LayerExperts]] = {}
+    for route in routes:
+        for layer, experts in route.experts.items():
+            of_layers.setdefault(layer, []).extend(experts)
+    return Route(
+        {
+            layer: (
+                LayerExperts(
+                    torch.cat([one.A for one in experts]),
+                    torch.cat([one.B for one in experts]),
+                    torch.cat([one.weights for one in experts], dim=-1),
+                ),
+            )
+            for layer, experts in of_layers.items()
+        }
+    )
+
+
+def follow(route: Route | None) -> AbstractContextManager[None]:
+    """Within this context the backbone's layers follow a route; None leaves them frozen."""
+    layer = None if route is None else next(iter(route.experts), None)
+    if route is None or layer is None:
+        return nullcontext()
+    return layer.routing.within(route)  # any layer's: they share it
+
+
+def _routers(adapters: Mapping[str, Adapter]) -> dict[str, TaskRouter]:
+    """The routers of those adapters that have one."""
+    routers = {
+        name: TaskRouter.of(one.files, one.config.tasks, name) for name, one in adapters.items()
+    }
+    return {name: router for name, router in routers.items() if router is not None}
 
 
 def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> str:

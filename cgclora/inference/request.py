@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal, Protocol, cast
+from typing import Literal
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from cgclora.adapter import Row, folded_in
+from cgclora.adapter import folded_in
 from cgclora.config import PromptFormat
 from cgclora.data.records import encode_prompts
-from cgclora.layer import GatheredRoute, Route
+from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.models.backbone import Backbone
 from cgclora.models.vocabulary import readable, unreadable_word
 
@@ -79,29 +77,6 @@ class Request:
             raise DecodingError("choices is empty or holds an empty text: name what may be said.")
 
 
-class Experts(Protocol):
-    """Who knows tasks: an adapter, or several of them (`multi_adapter.Clusters`)."""
-
-    model: PreTrainedModel
-    name: str
-
-    @property
-    def folded_task(self) -> str | None:
-        """The task that stands in the weights, so that its rows need no route."""
-
-    def snapshot(self) -> Experts:
-        """Those of now: a batch asks them twice, and must not hear of different adapters."""
-
-    def prompt_format(self, row: Row) -> PromptFormat:
-        """What stands around a row's prompt."""
-
-    def plan_rows(self, rows: Sequence[Row]) -> Route | GatheredRoute:
-        """The route of a batch."""
-
-    def route(self, tasks: Any) -> AbstractContextManager[None]:
-        """Within this context the layers follow a planned route."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a request got.
@@ -145,23 +120,23 @@ def _unreadable_choice(backbone: Backbone, choices: Sequence[str] | None, known:
 
 
 def encode_requests(
-    backbone: Backbone, requests: Sequence[Request], adapter: Experts | None
+    backbone: Backbone, requests: Sequence[Request], adapters: Adapters
 ) -> list[list[int]]:
     """Token ids of the requests' prompts, checked.
 
     Raises:
-        ConfigError: The adapter does not know a task.
+        ConfigError: No adapter knows a task.
         DecodingError: As `check` says.
     """
+    resident = Resident.of(adapters)
     formats = []
     for request in requests:
-        bare = adapter is None or request.task is None
-        own = PromptFormat() if bare else cast(Experts, adapter).prompt_format(request)
+        around = resident.prompt_format(request) if resident else PromptFormat()
         if request.separator is not None:
-            own = replace(own, separator=request.separator)
-        formats.append(own)
+            around = replace(around, separator=request.separator)
+        formats.append(around)
     prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
-    check(backbone, requests, prompts, adapter)
+    check(backbone, requests, prompts, resident)
     return prompts
 
 
@@ -169,7 +144,7 @@ def check(
     backbone: Backbone,
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
-    adapter: Experts | None,
+    adapters: Resident | None,
 ) -> None:
     """Refuse requests that cannot be answered.
 
@@ -190,16 +165,16 @@ def check(
             raise DecodingError(f"this backbone cannot read {word!r}: leave it out of the prompt.")
         if (word := _unreadable_choice(backbone, request.choices, known)) is not None:
             raise DecodingError(f"this backbone cannot say {word!r}: leave it out of the choices.")
-        if request.task is not None and adapter is None:
+        if request.task is not None and adapters is None:
             raise DecodingError(f"task {request.task!r} needs an adapter; none was given.")
         if request.task is None and request.gates is not None:
             raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
-    if adapter is not None and adapter.model is not backbone.model:
+    if adapters is not None and adapters.model is not backbone.model:
         raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
     if (folded := folded_in(backbone.model)) is not None:
         name, task = folded
-        other = adapter is None or adapter.name != name
-        if other or any(r.task != task or r.gates is not None for r in requests):
+        of = None if adapters is None else [one.name for one in adapters.adapters.values()]
+        if of != [name] or any(r.task != task or r.gates is not None for r in requests):
             raise DecodingError(
                 f"task {task!r} of adapter {name!r} is folded in: unfold() to answer other tasks, "
                 "the bare backbone, or with gates of your own."

@@ -15,6 +15,7 @@ can be compared, and a cluster that comes or goes adds or removes its rows and c
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
@@ -138,6 +139,10 @@ class TaskRouter:
         # One entry: the order of several in a safetensors file is left to chance.
         return save(arrays, metadata={"router": json.dumps(about, ensure_ascii=False)})
 
+    def to_files(self) -> dict[str, bytes]:
+        """Its file by name, for `Adapter.files`."""
+        return {ROUTER_FILE: self.to_bytes()}
+
     def save(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Put the router beside a saved adapter, in the place of an older one.
 
@@ -163,41 +168,42 @@ class TaskRouter:
             AdapterError: The folder holds no adapter, a damaged one, or one without a router.
         """
         manifest, config = adapter_dir.read_manifest(folder)
-        if ROUTER_FILE not in manifest["files"]:
+        files = adapter_dir.read_files(folder, manifest)
+        if (router := cls.of(files, config.tasks, str(folder))) is None:
             raise AdapterError(
                 f"{folder} has no router, so its tasks must be named: fit one with "
                 f"python -m cgclora router fit --adapter {folder} --data train.jsonl"
             )
-        return cls.read(folder, config.tasks)
+        return router
 
     @classmethod
-    def read(cls, folder: str | Path, tasks: Sequence[str]) -> Self:
-        """The router in a folder whose manifest was read before.
+    def of(cls, files: Mapping[str, bytes], tasks: Sequence[str], name: str) -> Self | None:
+        """The router among an adapter's files (`Adapter.files`); None if there is none.
 
         Args:
-            folder: The adapter's.
+            files: By name, as `to_files` gave them.
             tasks: The adapter's.
+            name: The adapter's, for messages.
 
         Raises:
             AdapterError: The file is damaged, of another format, or of other tasks.
         """
-        path = Path(folder) / ROUTER_FILE
+        if (content := files.get(ROUTER_FILE)) is None:
+            return None
         try:
-            with safe_open(path, framework="np") as stored:
-                about = json.loads((stored.metadata() or {}).get("router", "{}"))
-                arrays: dict[str, Any] = {
-                    name: stored.get_tensor(name)
-                    for name in stored.keys()  # noqa: SIM118
-                }
+            (size,) = struct.unpack_from("<Q", content)
+            metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+            about = json.loads(metadata.get("router", "{}"))
             if about.get("format") != FORMAT:
                 raise AdapterError(
-                    f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: "
-                    "update cgclora, or fit the router anew."
+                    f"{ROUTER_FILE} of {name} has format {about.get('format')!r}, this version "
+                    f"reads {FORMAT}: update cgclora, or fit the router anew."
                 )
+            arrays: dict[str, Any] = load(content)
             router = cls(tuple(about["tasks"]), **arrays)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise AdapterError(f"{path} is damaged: {error!r}.") from error
-        router.check(tasks, str(folder))
+        except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+            raise AdapterError(f"{ROUTER_FILE} of {name} is damaged: {error!r}.") from error
+        router.check(tasks, name)
         return router
 
     def check(self, tasks: Sequence[str], name: str) -> None:

@@ -1,31 +1,50 @@
-"""Dropout whose zeros are a row's own: they do not depend on who shares its batch."""
+"""Dropout whose zeros depend on the row alone: not on the other rows of its batch."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def kept_features(seeds: Tensor, x: Tensor, dropout: float) -> Tensor:
-    """What dropout multiplies x [batch, ..., in] by: 0, or 1 / (1 - dropout).
+@dataclass(frozen=True)
+class RowDropout:
+    """Dropout of input features, seeded row by row.
 
-    Each value is a function of its row's seed and its place in the row alone (two rounds of
-    multiply and shift, as in MurmurHash3). So a row loses the same features whoever shares its
-    batch and however far that is padded, and a resumed run needs no state of a generator.
+    Each factor is a function of its row's seed and its place in the row (two rounds of multiply and
+    shift, as in MurmurHash3). So a row loses the same features whatever rows share its batch and
+    however far they are padded, and a resumed run needs no state of a generator.
 
-    Args:
+    Attributes:
+        probability: Of dropping a feature.
         seeds: int32 [batch].
-        x: What it is for.
-        dropout: Probability of a zero.
     """
-    _, *tokens, features = x.shape
-    steps = torch.arange(max(*tokens, features, 1), device=x.device, dtype=torch.int32)
-    bits = seeds
-    for count in tokens:
-        bits = _mixed(bits.unsqueeze(-1) ^ (steps[:count] * -1640531535))
-    bits = _mixed(bits.unsqueeze(-1) + steps[:features] * -2048144777)
-    kept = (bits & 0x7FFFFFFF) >= int(dropout * 2**31)
-    return kept.to(x.dtype) / (1 - dropout)
+
+    probability: float
+    seeds: Tensor
+
+    @classmethod
+    def draw(cls, probability: float, rows: int, device: torch.device) -> RowDropout | None:
+        """Seeds from torch's generator; None where nothing is dropped."""
+        if not probability:
+            return None
+        return cls(probability, torch.randint(2**31, (rows,), dtype=torch.int32, device=device))
+
+    def keep(self, rows: Tensor) -> RowDropout:
+        """The same for some rows of the batch."""
+        return RowDropout(self.probability, self.seeds.index_select(0, rows))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What x [batch, ..., in] is multiplied by: 0, or 1 / (1 - probability)."""
+        _, *tokens, features = x.shape
+        steps = torch.arange(max(*tokens, features, 1), device=x.device, dtype=torch.int32)
+        bits = self.seeds
+        for count in tokens:
+            bits = _mixed(bits.unsqueeze(-1) ^ (steps[:count] * -1640531535))
+        bits = _mixed(bits.unsqueeze(-1) + steps[:features] * -2048144777)
+        kept = (bits & 0x7FFFFFFF) >= int(self.probability * 2**31)
+        return kept.to(x.dtype) / (1 - self.probability)
 
 
 def _mixed(bits: Tensor) -> Tensor:

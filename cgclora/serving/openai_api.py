@@ -187,8 +187,8 @@ def model_names(clusters: Clusters) -> list[str]:
         for task in adapter.config.tasks
         if count[task] > 1
     ]
-    routed = any(adapter.router is not None for adapter in adapters.values())
-    names = [public_name(clusters.backbone.name), *([AUTO] if routed else []), *count, *several]
+    automatic = [AUTO] if clusters.has_routers else []
+    names = [public_name(clusters.backbone.name), *automatic, *count, *several]
     return list(dict.fromkeys(names))
 
 
@@ -265,7 +265,7 @@ def _no_model(model: str) -> ApiError:
 def _as_trained(request: Request, clusters: Clusters) -> Request:
     if request.task is None:
         return replace(request, separator="")
-    separator = clusters.prompt_format(request).separator
+    separator = clusters.snapshot().prompt_format(request).separator
     return replace(request, prompt=request.prompt.removesuffix(separator))
 
 

@@ -1,8 +1,8 @@
 """An adapter as a folder: config, weights, and a manifest of where they come from.
 
-A router (`router`) may lie beside them. JSON and safetensors only, never pickle. The
-manifest holds the hashes of the others and of itself, so that a damaged folder is noticed before
-anything of it is used.
+A task router's file may lie beside them. JSON and safetensors only, never pickle. The manifest
+holds the hashes of the others and of itself, so that a damaged folder is noticed before anything of
+it is used.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cgclora.config import AdapterConfig
-from cgclora.layer import TaskGate
 from cgclora.storage import atomic_io
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 
@@ -41,7 +39,7 @@ def write(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     *,
-    router: bytes | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write config, weights and manifest as a folder that appears whole or not at all.
 
@@ -50,7 +48,7 @@ def write(
         config: What the adapter is.
         tensors: Its weights by name.
         facts: The manifest, but for its format and the files' hashes.
-        router: The router's file, if there is one.
+        files: Further files by name: `ROUTER_FILE` or none.
 
     Returns:
         The manifest.
@@ -66,10 +64,9 @@ def write(
     with atomic_io.replace_folder(folder) as new:
         atomic_io.write_json(new / CONFIG_FILE, config.to_dict())
         write_tensors(new / WEIGHTS_FILE, tensors)
-        names = [CONFIG_FILE, WEIGHTS_FILE]
-        if router is not None:
-            (new / ROUTER_FILE).write_bytes(router)
-            names.append(ROUTER_FILE)
+        for name, content in (files or {}).items():
+            (new / name).write_bytes(content)
+        names = (CONFIG_FILE, WEIGHTS_FILE, *(files or ()))
         hashes = {name: _size_and_hash(new / name) for name in names}
         manifest = {"format": MANIFEST_FORMAT, **facts, "files": hashes}
         atomic_io.write_sealed(new / MANIFEST_FILE, manifest)
@@ -173,36 +170,15 @@ def _size_and_hash(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": atomic_io.sha256_file(path)}
 
 
-def read_gates(folder: str | Path) -> Tensor:
-    """The gate weights of a saved adapter, [L, T, E], without a backbone.
+def read_files(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The further files of a saved adapter by name, as `write` took them.
 
-    Raises:
-        AdapterError: As `read_manifest`.
+    Args:
+        folder: The adapter's.
+        manifest: What `read_manifest` returned.
     """
-    _, config = read_manifest(folder)
-    return gates_of(folder, config, read_tensors(folder))
-
-
-def gates_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Tensor:
-    """As `read_gates`, of a folder whose config and weights were read already.
-
-    Raises:
-        AdapterError: The gate does not fit the config.
-    """
-    layers = sum(name.endswith(".expert_A") for name in tensors)
-    gate = TaskGate(config, layers)
-    try:
-        gate.load_state_dict(
-            {
-                name.removeprefix("gate."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("gate.")
-            }
-        )
-    except RuntimeError as error:
-        raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
-    with torch.no_grad():
-        return cast(Tensor, gate().clone())
+    names = manifest["files"].keys() & {ROUTER_FILE}
+    return {name: (Path(folder) / name).read_bytes() for name in names}
 
 
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cgclora.adapter import Adapter
+from cgclora.adapter import Adapter, initial_A
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import Record
 from cgclora.inference.router import TaskRouter
-from cgclora.layer import initial_A
 from cgclora.models.backbone import Backbone
 from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
@@ -226,9 +225,9 @@ def add_tasks(
     try:
         adapter.load_state_dict(add_experts(tensors, config, len(tasks), settings.seed))
         before = take_experts(adapter.state_dict(), new, config.tasks)
-        if parent.router is not None:
+        if (router := TaskRouter.of(parent.files, config.tasks, str(folder))) is not None:
             prompts = {task: [r.prompt for r in train_records if r.task == task] for task in tasks}
-            adapter.router = parent.router.plus(TaskRouter.fit(prompts))
+            adapter.files = router.plus(TaskRouter.fit(prompts)).to_files()
         found = train(
             adapter,
             tokenizer,
@@ -267,9 +266,8 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
     """
     manifest, config = adapter_dir.read_manifest(folder)
     new = shrunk(config, tasks)
-    router = None
-    if adapter_dir.ROUTER_FILE in manifest["files"]:
-        router = TaskRouter.read(folder, config.tasks).take(new.tasks).to_bytes()
+    files = adapter_dir.read_files(folder, manifest)
+    router = TaskRouter.of(files, config.tasks, str(folder))
     tensors = take_experts(adapter_dir.read_tensors(folder), config, new.tasks)
     stamp = {name: value for name, value in provenance.stamp(None).items() if name != "hardware"}
     return adapter_dir.write(
@@ -285,7 +283,7 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
             **stamp,
             **inherited(manifest, config, new.tasks, dropped=list(dict.fromkeys(tasks))),
         },
-        router=router,
+        files=None if router is None else router.take(new.tasks).to_files(),
     )
 
 

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgclora.adapter import Adapter
-from cgclora.layer import ExpertLinear, Part
+from cgclora.layer import ExpertLinear, LayerExperts
+from cgclora.models.dropout import RowDropout
 
 _ROW_SEED, _LAYER_SEED = 0x9E3779B1, 0x85EBCA6B
 
@@ -79,7 +80,7 @@ class ExpertBank:
 
     def parts(
         self, adapters: slice, first_row: int, tasks: Sequence[Tensor], seeds: Tensor
-    ) -> Iterator[tuple[ExpertLinear, Part]]:
+    ) -> Iterator[tuple[ExpertLinear, LayerExperts]]:
         """What consecutive adapters do for consecutive rows of a pass.
 
         Args:
@@ -92,7 +93,7 @@ class ExpertBank:
         for _, own in groupby(
             range(adapters.start, adapters.stop),
             # One by one where rows go through their own experts: these are picked for each.
-            lambda place: place if self.adapters[place].few(count) else -1,
+            lambda place: place if self.adapters[place].selects_experts(count) else -1,
         ):
             places = [*own]
             run = slice(places[0], places[-1] + 1)
@@ -114,16 +115,17 @@ class ExpertBank:
                 ],
                 dim=1,
             ).unsqueeze(2)
-            dropped: Sequence[Tensor | None] = [None] * len(self.layers)
+            dropouts: Sequence[RowDropout | None] = [None] * len(self.layers)
             if self.dropout and self.layers[0].training:
-                dropped = seeds_of_layers(seeds[rows], len(self.layers)).unbind(0)
+                of_layers = seeds_of_layers(seeds[rows], len(self.layers))
+                dropouts = [RowDropout(self.dropout, one) for one in of_layers.unbind(0)]
             at = slice(first_row + rows.start, first_row + rows.stop)
             if len(places) == 1:
                 tables = [(A.squeeze(0), B.squeeze(0)) for A, B in tables]
-            for layer, (A, B), one, drop in zip(
-                self.layers, tables, weights.unbind(0), dropped, strict=True
+            for layer, (A, B), one, dropout in zip(
+                self.layers, tables, weights.unbind(0), dropouts, strict=True
             ):
-                yield layer, Part(A, B, one, rows=at, dropout=self.dropout, seeds=drop)
+                yield layer, LayerExperts(A, B, one, rows=at, dropout=dropout)
 
     def _tables(self, adapters: slice) -> list[tuple[Tensor, Tensor]]:
         """For each layer A [M, R, in] and B [M, R, out] of these adapters."""
@@ -170,7 +172,7 @@ def banks(adapters: Sequence[Adapter]) -> Iterator[tuple[ExpertBank, list[int]]]
     def shape(place: int) -> tuple[tuple[str, ...], int, float]:
         adapter = adapters[place]
         rank = adapter.config.total_rank
-        if adapter.gate.own.device.type == "cuda":
+        if adapter.device.type == "cuda":
             rank = -(-rank // 16) * 16
         return tuple(adapter.layers), rank, adapter.config.dropout
 

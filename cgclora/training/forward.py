@@ -27,9 +27,9 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from cgclora.inference.fast_decoder import is_known
-from cgclora.layer import ExpertLinear, GatheredRoute, Part
+from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter
 from cgclora.models.compiled import fused
-from cgclora.models.dropout import kept_features
+from cgclora.models.dropout import RowDropout
 
 PLAIN_TOKENS = 256
 """Longest sequences whose attention is plain products; beyond, a fused kernel that skips what the
@@ -65,7 +65,9 @@ def can_pass(model: PreTrainedModel) -> bool:
     return (
         all(type(module) in {nn.Linear, ExpertLinear} for module in linear)
         and not any(
-            isinstance(module, ExpertLinear) and isinstance(module.routing.route, GatheredRoute)
+            isinstance(module, ExpertLinear)
+            and module.routing.route is not None
+            and isinstance(module.routing.route.experts.get(module), Tensor)
             for module in linear
         )
         and all(type(weight) is nn.Parameter and not weight.requires_grad for weight in frozen)
@@ -73,13 +75,11 @@ def can_pass(model: PreTrainedModel) -> bool:
     )
 
 
-def parts_of(layer: nn.Module) -> tuple[Part, ...]:
-    """What a linear layer's experts do for the current batch, for some rows each."""
-    route = layer.routing.route if isinstance(layer, ExpertLinear) else None
-    if route is None:
+def experts_of(layer: nn.Module) -> tuple[LayerExperts, ...]:
+    """The experts that a linear layer applies to the current batch, to some rows each."""
+    if not isinstance(layer, ExpertLinear) or layer.routing.route is None:
         return ()
-    found = route.part(cast(ExpertLinear, layer))
-    return found if isinstance(found, tuple) else () if found is None else (cast(Part, found),)
+    return cast(tuple[LayerExperts, ...], layer.routing.route.experts.get(layer, ()))
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ def _is_one(layer: Any) -> bool:
     """
     own, mlp = layer.self_attn.o_proj, layer.mlp
     return all(
-        part.rows is None and part.A.dim() == 2 and part.seeds is None
+        part.rows is None and part.A.dim() == 2 and part.dropout is None
         for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        for part in parts_of(module)
+        for part in experts_of(module)
     )
 
 
@@ -409,26 +409,24 @@ class _Segment:
         A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
             equal share of the rows.
         weights: Scale times gate, [rows, 1, R].
-        seeds: Of dropout, see `Part`.
         B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
-        dropout: As in `Part`.
+        dropout: Of what the experts read.
     """
 
     rows: slice | None
     A: Tensor
     weights: Tensor
-    seeds: Tensor | None
     B: tuple[Tensor | None, ...]
-    dropout: float
+    dropout: RowDropout | None
 
     @classmethod
-    def of(cls, parts: Sequence[Part | None], x: Tensor, rows: Tensor | None) -> _Segment:
+    def of(cls, parts: Sequence[LayerExperts | None], x: Tensor, rows: Tensor | None) -> _Segment:
         there = [part for part in parts if part is not None]
         weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
-        seeds = there[0].seeds
+        dropout = cast(RowDropout | None, there[0].dropout)
         if rows is not None:
             weights = weights.index_select(0, rows)
-            seeds = None if seeds is None else seeds.index_select(0, rows)
+            dropout = None if dropout is None else dropout.keep(rows)
         if there[0].rows is None and len(weights) != len(x):
             raise ValueError(
                 f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
@@ -438,31 +436,30 @@ class _Segment:
             there[0].rows,
             torch.cat([part.A for part in there], dim=-2).to(x.dtype),
             weights,
-            seeds,
             tuple(None if part is None else part.B.to(x.dtype) for part in parts),
-            there[0].dropout,
+            dropout,
         )
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.A, self.weights, self.seeds, *self.B)
+        return (self.A, self.weights, *self.B)
 
     def of_rows(self, table: Tensor) -> Tensor:
         return table if self.rows is None else table[self.rows]
 
     def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the experts read of x, and what x was multiplied by for it."""
-        if self.seeds is None:
+        if self.dropout is None:
             return x, None
-        kept = kept_features(self.seeds, x, self.dropout)
+        kept = self.dropout(x)
         return x * kept, kept
 
 
 def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
     """What the experts of layers that read x do, for some rows each."""
-    own: list[dict[tuple[int, int] | None, Part]] = [
+    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
         {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
-        for parts in map(parts_of, modules)
+        for parts in map(experts_of, modules)
     ]
     places = dict.fromkeys(place for parts in own for place in parts)
     return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
@@ -509,11 +506,11 @@ class _Linears(torch.autograd.Function):
         narrow = []
         for one in segments:
             own, _ = one.dropped(one.of_rows(x))
-            z = _by_member(own, one.A) @ one.A.mT
+            z = by_adapter(own, one.A) @ one.A.mT
             scaled = (z.view(*own.shape[:2], one.weights.shape[-1]) * one.weights).view_as(z)
             for y, part, B in zip(outputs, _split(scaled, one.B), one.B, strict=True):
                 if B is not None:
-                    _add_product(one.of_rows(y), part, B)
+                    add_product(one.of_rows(y), part, B)
             narrow.append(z)
         ctx.segments = segments  # what it holds are inputs, as saved ones would be
         ctx.save_for_backward(x if segments else None, *narrow, *frozen)
@@ -528,7 +525,7 @@ class _Linears(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = gradients[0] @ frozen[0]
             for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
-                _add_product(of_x, gradient.flatten(0, -2), W)
+                add_product(of_x, gradient.flatten(0, -2), W)
         found: list[Tensor | None] = []
         for segment, z in zip(ctx.segments, narrow, strict=True):
             found += _of_segment(segment, x, z, gradients, of_x)
@@ -543,7 +540,7 @@ def _of_segment(
     shape = (*own.shape[:2], one.weights.shape[-1])
     scaled = (z.view(shape) * one.weights).view_as(z)
     wide = [
-        None if B is None else _by_member(one.of_rows(gradient), B)
+        None if B is None else by_adapter(one.of_rows(gradient), B)
         for gradient, B in zip(gradients, one.B, strict=True)
     ]
     of_scaled = torch.cat(
@@ -560,27 +557,16 @@ def _of_segment(
     ]
     of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
     of_z = (of_scaled.view(shape) * one.weights).view_as(z)
-    of_A = of_z.mT @ _by_member(own, one.A)
+    of_A = of_z.mT @ by_adapter(own, one.A)
     if of_x is not None:
         if kept is None:
-            _add_product(one.of_rows(of_x), of_z, one.A)
+            add_product(one.of_rows(of_x), of_z, one.A)
         else:
             one.of_rows(of_x).addcmul_((of_z @ one.A).view_as(own), kept)
-    return [of_A, of_weights, None, *of_B]
-
-
-def _by_member(x: Tensor, table: Tensor) -> Tensor:
-    """View x [batch, tokens, n] as the table wants it: [rows, n], or [members, rows, n]."""
-    return x.reshape(*table.shape[:-2], -1, x.shape[-1])
+    return [of_A, of_weights, *of_B]
 
 
 def _split(z: Tensor, B: Sequence[Tensor | None]) -> Sequence[Tensor]:
     """Each layer's columns of z."""
     sizes = [0 if table is None else table.shape[-2] for table in B]
     return cast(Sequence[Tensor], z.split(sizes, dim=-1))
-
-
-def _add_product(y: Tensor, z: Tensor, table: Tensor) -> None:
-    """Add z [rows, R] times a table [R, n] to y, in place: a sum of its own would cost more."""
-    rows = _by_member(y, table)
-    (rows.addmm_ if table.dim() == 2 else rows.baddbmm_)(z, table)

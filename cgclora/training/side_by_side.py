@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, Part, SharedRoute
+from cgclora.layer import ExpertLinear, LayerExperts, Route
 from cgclora.models.hardware import free_memory
 from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped, read_state
 from cgclora.training.distributed import Processes, shard, wants_fsdp
@@ -292,9 +292,9 @@ class SideBySide:
             joined = {name: piece.pin_memory() for name, piece in joined.items()}
         return {name: piece.to(device, non_blocking=True) for name, piece in joined.items()}
 
-    def _route(self, shares: Sequence[Share], batch: dict[str, Tensor]) -> SharedRoute:
-        """What each layer does: members that stand one after another in a bank share a part."""
-        parts: dict[ExpertLinear, list[Part]] = {}
+    def _route(self, shares: Sequence[Share], batch: dict[str, Tensor]) -> Route:
+        """What each layer does: members that stand one after another in a bank share a product."""
+        experts: dict[ExpertLinear, list[LayerExperts]] = {}
         row = start = 0
         while start < len(shares):
             first, count = shares[start].member, self._rows(shares[start])
@@ -309,14 +309,14 @@ class SideBySide:
             adapters = slice(first.row, first.row + end - start)
             rows = slice(row, row + count * (end - start))
             tasks = batch["tasks"][rows].split(count)
-            for layer, part in first.bank.parts(adapters, row, tasks, batch["seeds"][rows]):
-                parts.setdefault(layer, []).append(part)
+            for layer, one in first.bank.parts(adapters, row, tasks, batch["seeds"][rows]):
+                experts.setdefault(layer, []).append(one)
             row, start = rows.stop, end
         whole = slice(0, row)
-        return SharedRoute(
+        return Route(
             {
-                layer: tuple(replace(one, rows=None) if one.rows == whole else one for one in own)
-                for layer, own in parts.items()
+                layer: tuple(replace(one, rows=None) if one.rows == whole else one for one in some)
+                for layer, some in experts.items()
             }
         )
 

@@ -131,7 +131,7 @@ def train_side_by_side(
     """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
     model = _model_of(runs)
-    processes = Processes(runs[0].adapter.gate.own.device)
+    processes = Processes(runs[0].adapter.device)
     prepare = _Preparation(tokenizer, model, processes)
     prepared = [prepare(run) for run in runs]
     members = [member for member, _ in prepared]
@@ -231,9 +231,9 @@ class _Preparation:
             too_long += skipped
             hashes[f"{split}_data"] = digest
         if only is None:
-            adapter.router = self._once(
+            adapter.files = self._once(
                 ("router", hashes["train_data"], tasks), _router, run.train_records, tasks
-            )
+            ).to_files()
         identity = {
             "config": adapter.config.to_dict(),
             "settings": dataclasses.asdict(settings),

@@ -196,7 +196,7 @@ class Composer:
             known=readable(adapter.model),
         )
         batch: dict[str, Tensor] = Collator(self.backbone.pad_id)(encoded)
-        device = adapter.gate.own.device
+        device = adapter.device
         names = ("input_ids", "positions", "targets")
         inputs = {name: batch[name].to(device) for name in names}
         model = TargetLoss(adapter.model).eval()

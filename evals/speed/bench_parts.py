@@ -17,7 +17,8 @@ from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.data.records import encode_prompts
 from cgclora.inference.batch import Batch
-from cgclora.inference.request import Experts, Request
+from cgclora.inference.multi_adapter import Adapters
+from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone
 from cgclora.training.loss import TargetLoss
 
@@ -65,7 +66,7 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, shared)
 
 
-def decode(backbone: Backbone, tasks: Sequence[str | None], experts: Experts | None = None) -> None:
+def decode(backbone: Backbone, tasks: Sequence[str | None], experts: Adapters = None) -> None:
     """Greedy decoding of exactly `NEW_TOKENS` tokens a row."""
     prompts = encode_prompts([PROMPT] * len(tasks), backbone.tokenizer, "\n")
     batch = Batch(backbone, experts, [Request(task, PROMPT) for task in tasks], prompts)

@@ -179,7 +179,7 @@ def _bank(
 
 @torch.inference_mode()
 def _plan(clusters: Clusters, requests: Sequence[Request]) -> None:
-    clusters.plan_rows(requests)
+    clusters.snapshot().plan_rows(requests)
 
 
 def _swap(backbone: Backbone, config: AdapterConfig, repeats: int) -> dict[str, float]:

@@ -21,7 +21,9 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
 from cgclora.config import FORMAT, AdapterConfig, ConfigError
+from cgclora.inference.request import Request
 from cgclora.layer import ExpertLinear
+from cgclora.models.gates import read_gates
 from cgclora.storage import adapter_dir, atomic_io
 from cgclora.storage.adapter_dir import (
     CONFIG_FILE,
@@ -29,7 +31,6 @@ from cgclora.storage.adapter_dir import (
     WEIGHTS_FILE,
     AdapterError,
     annotate,
-    read_gates,
     read_manifest,
 )
 from tests.helpers.reference import (
@@ -265,7 +266,7 @@ def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypat
 
     def learned(few: bool) -> tuple[Tensor, dict[str, Tensor]]:
         adapter = attach(make_model().double(), config)
-        monkeypatch.setattr(Adapter, "few", lambda self, rows, few=few: few)
+        monkeypatch.setattr(Adapter, "selects_experts", lambda self, rows, few=few: few)
         with adapter.route(torch.tensor(ids)):
             loss = adapter.model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
@@ -280,9 +281,9 @@ def test_few_rows_among_many_tasks_learn_as_by_way_of_all_experts(ids, monkeypat
 
 def test_experts_of_few_rows_are_picked_where_they_are_at_most_half():
     adapter = attach(make_model(), AdapterConfig([f"task {n}" for n in range(12)], specific=2))
-    ranks = {rows: adapter.plan(torch.arange(rows)).ranks for rows in (5, 6)}  # 4 + 2 rows of 28
-    assert len(ranks[5]) == 2 * 14
-    assert ranks[6] is None
+    for rows, ranks in ((5, 2 * 14), (6, 2 * 28)):  # 4 + 2 a row, of 28 experts of rank 2
+        route = adapter.plan(torch.arange(rows))
+        assert {len(experts[0].A) for experts in route.experts.values()} == {ranks}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -333,7 +334,7 @@ def test_ranks_and_counts_are_those_that_are_attached(config, architecture):
     assert trained == adapter.num_parameters() == config.trainable_parameters(shapes)
     layer = next(iter(adapter.layers.values()))
     assert layer.expert_A["default"].shape[0] == config.total_rank
-    update = layer.update("default", adapter.plan([TASKS[0]]).weights[0].flatten())
+    update = layer.update("default", adapter.rank_weights(TASKS[0])[0])
     assert torch.linalg.matrix_rank(update) == min(config.active_rank, *shapes[0])
 
 
@@ -448,24 +449,11 @@ def test_gates_that_are_given_stand_in_for_every_kind_of_gate(config):
     expected = routed(adapter, TASKS, token_ids(3), gates=given)
     found = routed(adapter.for_inference(), TASKS, token_ids(3), gates=given)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(adapter.weigh(TASKS, given.unbind(1)), given)
-    changed = adapter.weigh(TASKS, [None, given[:, 1], None])
+    rows = [Request(task, "x", gates=one) for task, one in zip(TASKS, given.unbind(1), strict=True)]
+    assert torch.equal(adapter.gates_of(rows), given)
+    changed = adapter.gates_of([Request(TASKS[0], "x"), rows[1], Request(TASKS[2], "x")])
     assert torch.equal(changed[:, 0], adapter.gates()[:, 0])
     assert torch.equal(changed[:, 1], given[:, 1])
-
-
-def test_layers_that_read_the_same_input_share_a_product_for_inference():
-    adapter = attach(make_model("gemma3"))
-    ids = token_ids(3)
-    with Operations() as bare:
-        logits(adapter.model, ids)
-    adapter.for_inference()
-    route = adapter.plan(TASKS)
-    with Operations() as operations:
-        routed(adapter, route, ids)
-    blocks = adapter.model.config.num_hidden_layers
-    # q, k, v and o: two A and four B; gate, up and down: two A and three B.
-    assert operations.products() == bare.products() + blocks * (2 + 4 + 2 + 3)
 
 
 def test_weights_that_are_loaded_for_inference_count_at_once():
@@ -486,10 +474,25 @@ def test_an_adapter_for_inference_works_under_autocast_too():
     torch.testing.assert_close(after, before)
 
 
-def test_a_route_leaves_no_activation_behind():
+def test_moving_the_backbone_moves_the_experts_for_inference_too():
     adapter = attach(make_model("gemma3")).for_inference()
+    expected = routed(adapter, TASKS, token_ids(3))
+    adapter.model.double()
+    found = routed(adapter, TASKS, token_ids(3))
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_hook_that_keeps_a_frozen_layers_output_sees_no_expert_in_it():
+    adapter = attach(make_model())
+    layer = next(iter(adapter.layers.values()))
+    outputs: list[Tensor] = []
+    layer.base_layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     routed(adapter, TASKS, token_ids(3))
-    assert adapter.routing._last is None
+    kept = outputs[0].clone()
+    with adapter.route([None] * 3):
+        logits(adapter.model, token_ids(3))
+    assert torch.equal(outputs[0], kept)
+    assert torch.equal(outputs[0], outputs[1])  # the first layer reads the same without experts
 
 
 def test_a_fold_that_fails_leaves_the_frozen_weights(monkeypatch):

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cgclora.adapter import initial_A
 from cgclora.config import AdapterConfig
-from cgclora.layer import ExpertLinear, Part, Route, Routing, TaskGate
-from cgclora.models.dropout import kept_features
+from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate
+from cgclora.models.dropout import RowDropout
 from tests.helpers.reference import (
     METHODS,
     TASKS,
@@ -34,6 +35,14 @@ def make_gate(config: AdapterConfig, layers: int = 1) -> TaskGate:
     return gate
 
 
+def add_experts(layer: ExpertLinear, config: AdapterConfig, device: str = "cpu") -> None:
+    """Experts as a new adapter's: A random, B zero."""
+    inner, outer = layer.base_layer.in_features, layer.base_layer.out_features
+    A = initial_A(config.total_rank, inner, torch.Generator().manual_seed(0))
+    layer.expert_A["x"] = nn.Parameter(A.to(device))
+    layer.expert_B["x"] = nn.Parameter(torch.zeros(outer, config.total_rank, device=device))
+
+
 class Case:
     """One frozen linear layer with one adapter, all of its weights random."""
 
@@ -51,7 +60,7 @@ class Case:
         self.config = config
         linear = nn.Linear(inner, outer, bias=bias, dtype=dtype, device=device)
         self.layer = ExpertLinear(linear.requires_grad_(False), Routing()).eval()
-        self.layer.add("x", config, gate_row=0)
+        add_experts(self.layer, config, device)
         nn.init.normal_(self.layer.expert_B["x"])
         self.gate = make_gate(config).to(device)
 
@@ -61,8 +70,15 @@ class Case:
         return self.config.scale * gates.unsqueeze(1)
 
     def __call__(self, x: Tensor, ids: list[int]) -> Tensor:
-        self.layer.routing.route = Route("x", (self.weights(ids),))
+        self.layer.routing.route = self.route(self.weights(ids))
         return self.layer(x)
+
+    def route(self, weights: Tensor) -> Route:
+        """Through all experts, as an adapter plans it."""
+        probability = self.config.dropout if self.layer.training else 0.0
+        dropout = RowDropout.draw(probability, len(weights), weights.device)
+        A, B = self.layer.expert_A["x"], self.layer.expert_B["x"].t()
+        return Route({self.layer: (LayerExperts(A, B, weights, dropout=dropout),)})
 
     def expected(self, x: Tensor, ids: list[int]) -> Tensor:
         """W0 x + b + s * sum_e g_e B_e (A_e x), a row, a token and an expert at a time."""
@@ -199,10 +215,9 @@ def test_output_and_gradients_are_those_of_the_sum_over_experts(data):
         torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("contiguous", [True, False])
-@pytest.mark.parametrize("kind", ["one", "members", "rows", "of a shared product", "dropped"])
+@pytest.mark.parametrize("kind", ["one", "members", "rows", "dropped"])
 @pytest.mark.parametrize("between", [(), (3,), (2, 3), (3, 2, 2)])
-def test_a_part_is_its_formula_whatever_lies_between_batch_and_features(between, kind, contiguous):
+def test_experts_are_their_formula_whatever_lies_between_batch_and_features(between, kind):
     """One row and one place in it at a time, in float64."""
     generator = torch.Generator().manual_seed(0)
 
@@ -214,10 +229,11 @@ def test_a_part_is_its_formula_whatever_lies_between_batch_and_features(between,
     rows = slice(1, 3) if kind == "rows" else slice(0, batch)
     A, B = random(members, rank, inner), random(members, rank, outer)
     weights, x = random(rows.stop - rows.start, 1, rank), random(batch, *between, inner)
-    y = random(outer, batch, *between).movedim(0, -1)
-    y = y.contiguous() if contiguous else y
-    seeds = torch.arange(batch, dtype=torch.int32) if kind == "dropped" else None
-    kept = torch.ones_like(x) if seeds is None else kept_features(seeds, x, 0.5)
+    y = random(batch, *between, outer)
+    dropout = None
+    if kind == "dropped":
+        dropout = RowDropout(0.5, torch.arange(batch, dtype=torch.int32))
+    kept = torch.ones_like(x) if dropout is None else dropout(x)
     expected = y.clone()
     for row in range(rows.start, rows.stop):
         place = row - rows.start
@@ -226,13 +242,9 @@ def test_a_part_is_its_formula_whatever_lies_between_batch_and_features(between,
         for token, (value, before) in enumerate(zip(inputs, outputs.clone(), strict=True)):
             outputs[token] = before + ((A_m @ value) * weights[place, 0]) @ B_m
         expected[row] = outputs.view(expected[row].shape)
-    columns = None
     if members == 1:
         A, B = A[0], B[0]
-    if kind == "of a shared product":
-        A, columns = torch.cat([random(2, inner), A, random(1, inner)]), slice(2, 2 + rank)
-    part = Part(A, B, weights, columns, rows if kind == "rows" else None, 0.5, seeds)
-    part.add(x, y, Routing())
+    LayerExperts(A, B, weights, rows if kind == "rows" else None, dropout).add(x, y)
     torch.testing.assert_close(y, expected)
 
 
@@ -297,15 +309,14 @@ def test_without_a_route_the_layer_is_the_frozen_one():
     case = Case(CGC)
     x = torch.randn(2, 4, 6)
     frozen = case.layer.base_layer(x)
-    for route in (None, Route("another adapter", ())):
+    for route in (None, Route({})):
         case.layer.routing.route = route
         assert torch.equal(case.layer(x), frozen)
 
 
 def test_new_experts_change_nothing_and_start_as_plain_lora_does():
     layer = ExpertLinear(nn.Linear(100, 5), Routing())
-    torch.manual_seed(0)
-    layer.add("x", CGC, gate_row=0)
+    add_experts(layer, CGC)
     A, B = layer.expert_A["x"], layer.expert_B["x"]
     assert (A.shape, B.shape) == ((CGC.total_rank, 100), (5, CGC.total_rank))
     assert not B.any()
@@ -347,15 +358,15 @@ def test_dropout_is_right_on_average():
 def test_what_is_dropped_is_a_rows_own_wherever_its_tokens_lie(between):
     x = torch.ones(4, *between, 500)
     seeds = torch.tensor([3, 1, 4, 1], dtype=torch.int32)
-    kept = kept_features(seeds, x, 0.25)
+    kept = RowDropout(0.25, seeds)(x)
     assert kept.shape == x.shape
     assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
     error = 5 * math.sqrt(0.25 * 0.75 / x.numel())
     assert float((kept > 0).double().mean()) == pytest.approx(0.75, abs=error)
     assert torch.equal(kept[1], kept[3])
-    assert torch.equal(kept_features(seeds[2:3], x[2:3], 0.25), kept[2:3])
+    assert torch.equal(RowDropout(0.25, seeds[2:3])(x[2:3]), kept[2:3])
     if between:
-        assert torch.equal(kept_features(seeds, x[:, :5], 0.25), kept[:, :5])
+        assert torch.equal(RowDropout(0.25, seeds)(x[:, :5]), kept[:, :5])
         places = kept[0].reshape(-1, 500)
         assert len(places.unique(dim=0)) == len(places)
 
@@ -369,8 +380,7 @@ def test_products_do_not_grow_with_the_number_of_experts(config):
     for settings_ in (config, replace(config, common=1), replace(config, common=40)):
         case = Case(settings_)
         x = torch.randn(4, 3, 6)
-        route = Route("x", (case.weights([0, 1, 2, 0]).detach(),))
-        case.layer.routing.route = route
+        case.layer.routing.route = case.route(case.weights([0, 1, 2, 0]).detach())
         with Operations() as operations:
             case.layer(x)
         counts.append((operations.products(), operations.count.total()))

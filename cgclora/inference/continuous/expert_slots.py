@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgclora.inference.fast_decoder import Experts, LeanDecoder, Own, SharedOwn
-from cgclora.layer import GatheredRoute, Route
+from cgclora.layer import Route
 
 _MULTIPLICATIONS = {"cuda": 128, "cpu": 10}
 """About how many multiply-adds of a large product take as long as moving one weight to or from
@@ -98,7 +98,7 @@ class Bank:
         ValueError: A route has folded weights instead of experts.
     """
 
-    def __init__(self, decoder: LeanDecoder, routes: Iterable[Route | GatheredRoute]) -> None:
+    def __init__(self, decoder: LeanDecoder, routes: Iterable[Route]) -> None:
         # On a GPU products in fp32 take many times as long, and training rounds there, too.
         dtype = torch.float32 if decoder.device.type == "cpu" else decoder.dtype
         found: list[list[_Pair | None]] = [[] for layer in decoder.layers for _ in layer.groups]

@@ -22,10 +22,10 @@ from cgclora.inference import generate
 from cgclora.inference.continuous.expert_slots import Bank
 from cgclora.inference.continuous.static_batch import StaticBatch, rows_that_fit
 from cgclora.inference.fast_decoder import LeanDecoder
-from cgclora.inference.multi_adapter import Clusters
+from cgclora.inference.multi_adapter import Adapters, Clusters, Resident
 from cgclora.inference.reply import Reply
-from cgclora.inference.request import Answer, DecodingError, Experts, Request, encode_requests
-from cgclora.layer import GatheredRoute, Route
+from cgclora.inference.request import Answer, DecodingError, Request, encode_requests
+from cgclora.layer import Route
 from cgclora.models.backbone import Backbone
 
 ROWS = {"cuda": 1024}
@@ -96,19 +96,19 @@ def answers_of(
             names[adapter] = str(len(names))
             clusters.add(names[adapter], adapter)
         asked.append(replace(request, cluster=names[adapter]))
-    experts = clusters.snapshot() if names else None
+    resident = clusters.snapshot() if names else None
     greedy = all(one.temperature == 0 and one.choices is None for one in asked)
     if greedy and backbone.is_lean and backbone.model.device.type in ROWS:
-        yield from answers(backbone, asked, experts, batch_size=batch_size)
+        yield from answers(backbone, asked, resident, batch_size=batch_size)
     else:
         rows = default_rows(backbone) if batch_size is None else batch_size
-        yield from generate.answers(backbone, asked, experts, batch_size=rows)
+        yield from generate.answers(backbone, asked, resident, batch_size=rows)
 
 
 def answers(
     backbone: Backbone,
     requests: Sequence[Request],
-    experts: Experts | None,
+    adapters: Adapters,
     *,
     batch_size: int | None = None,
     chunk: int = CHUNK,
@@ -120,7 +120,7 @@ def answers(
     Args:
         backbone: Who answers; one that `cgclora.inference.fast_decoder` knows.
         requests: Without choices, and at temperature 0.
-        experts: Whose tasks they name, one or several resident adapters.
+        adapters: Whose tasks they name.
         batch_size: As for `answers_of`.
         chunk: As `CHUNK`.
         prefill_tokens: As `PREFILL_TOKENS`.
@@ -131,7 +131,7 @@ def answers(
     Raises:
         DecodingError: As `generate.stream`; `batch_size` is less than 1, the backbone is of
             another family, or a request is not greedy.
-        ConfigError: The experts do not know a task.
+        ConfigError: No adapter knows a task.
     """
     rows = default_rows(backbone) if batch_size is None else batch_size
     if rows < 1:
@@ -140,11 +140,11 @@ def answers(
         raise DecodingError(f"{backbone.name} is of a family that no static batch is made for.")
     if not requests:
         return
-    experts = experts.snapshot() if experts else None
-    replies = _replies(backbone, requests, experts)
-    if experts is not None and experts.folded_task is not None:
-        experts = None  # it is part of the weights
-    slots, routes = _slots(requests, experts)
+    resident = Resident.of(adapters)
+    replies = _replies(backbone, requests, resident)
+    if folded_in(backbone.model) is not None:
+        resident = None  # it is part of the weights
+    slots, routes = _slots(requests, resident)
     decoder = LeanDecoder(backbone.model)
     if backend is None and decoder.device.type == "cuda" and len(requests) >= MANY:
         backend = "inductor"
@@ -168,11 +168,11 @@ def answers(
 
 
 def _replies(
-    backbone: Backbone, requests: Sequence[Request], experts: Experts | None
+    backbone: Backbone, requests: Sequence[Request], adapters: Resident | None
 ) -> list[Reply]:
     if any(request.temperature or request.choices is not None for request in requests):
         raise DecodingError("a static batch takes greedy requests without choices only.")
-    prompts = encode_requests(backbone, requests, experts)
+    prompts = encode_requests(backbone, requests, adapters)
     return [
         Reply(place, request, prompt, backbone)
         for place, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
@@ -180,14 +180,14 @@ def _replies(
 
 
 def _slots(
-    requests: Sequence[Request], experts: Experts | None
-) -> tuple[list[int], Iterator[Route | GatheredRoute]]:
+    requests: Sequence[Request], adapters: Resident | None
+) -> tuple[list[int], Iterator[Route]]:
     """The slot of each request, and the routes of the slots from 1 on."""
     known: dict[Hashable, int] = {}
     first: list[Request] = []
     slots = []
     for request in requests:
-        if request.task is None or experts is None:
+        if request.task is None or adapters is None:
             slots.append(0)
             continue
         gates = None if request.gates is None else id(request.gates)
@@ -196,7 +196,7 @@ def _slots(
             first.append(request)
             known[key] = len(first)
         slots.append(known[key])
-    return slots, (experts.plan_rows([request]) for request in first if experts)
+    return slots, (adapters.plan_rows([request]) for request in first if adapters)
 
 
 @dataclass(eq=False)

@@ -22,7 +22,8 @@ from cgclora.cli import exit_codes
 from cgclora.inference.generate import generate
 from cgclora.inference.request import Request
 from cgclora.models.backbone import load_backbone
-from cgclora.storage.adapter_dir import MANIFEST_FILE, annotate, read_gates, read_manifest
+from cgclora.models.gates import read_gates
+from cgclora.storage.adapter_dir import MANIFEST_FILE, annotate, read_manifest
 from cgclora.storage.run_dir import checkpoints, step_of
 from tests.helpers.tiny import save_backbone
 

@@ -283,7 +283,7 @@ def test_a_bank_adds_what_each_rows_own_route_adds_in_both_ways(architecture):
         clusters.add(str(place), adapter)
     rows = [Request(task, "x", cluster=name) for name in clusters.adapters for task in TASKS]
     decoder = LeanDecoder(backbone.model)
-    bank = Bank(decoder, (clusters.plan_rows([row]) for row in rows))
+    bank = Bank(decoder, (clusters.snapshot().plan_rows([row]) for row in rows))
     assert bank.slots == 1 + len(rows)
     slots = torch.tensor([3, 0, *range(1, bank.slots), 3])
     generator = torch.Generator().manual_seed(1)
@@ -300,7 +300,7 @@ def test_a_bank_adds_what_each_rows_own_route_adds_in_both_ways(architecture):
             torch.testing.assert_close(y[0][1], group(x[1:2], None)[0])
             # The modules themselves, with the row's route.
             task = rows[2]
-            with torch.no_grad(), clusters.route(clusters.plan_rows([task])):
+            with torch.no_grad(), clusters.route(clusters.snapshot().plan_rows([task])):
                 expected = torch.cat([module(x[:1]) for module in group.modules], dim=-1)
             torch.testing.assert_close(y[0][:1], expected, atol=1e-4, rtol=1e-4)
 
@@ -491,7 +491,7 @@ def test_folded_weights_are_no_slot_of_a_bank():
     backbone = make_backbone()
     clusters = Clusters(backbone, folded_budget=1 << 30)
     clusters.add("one", several(backbone)[2])
-    routes = [clusters.plan_rows([Request(TASKS[0], "x")]) for _ in range(8)]
+    routes = [clusters.snapshot().plan_rows([Request(TASKS[0], "x")]) for _ in range(8)]
     with pytest.raises(ValueError, match="folded weights"):
         Bank(LeanDecoder(backbone.model), routes[-1:])
 

@@ -167,10 +167,10 @@ def test_the_number_of_products_does_not_grow_with_the_clusters():
 def test_experts_that_no_row_uses_are_left_out(folders):
     backbone = make_backbone()
     clusters = resident(backbone, folders)
-    route = clusters.plan_rows([Request("a", "x"), Request("c", "x")])
+    route = clusters.snapshot().plan_rows([Request("a", "x"), Request("c", "x")])
     config_a, config_c = CONFIGS["small"], CONFIGS["large"]
-    for part in route.parts.values():
-        assert part.weights.shape == (2, 1, config_a.active_rank + config_c.active_rank)
+    for (experts,) in route.experts.values():
+        assert experts.weights.shape == (2, 1, config_a.active_rank + config_c.active_rank)
 
 
 def test_rows_without_experts_are_the_backbone_s_own(folders):
@@ -178,7 +178,7 @@ def test_rows_without_experts_are_the_backbone_s_own(folders):
     clusters = resident(backbone, folders)
     none = torch.zeros(CONFIGS["small"].num_experts)
     rows = [Request(None, PROMPTS[0]), Request("a", PROMPTS[0], gates=none)]
-    assert not clusters.plan_rows(rows).parts
+    assert not clusters.snapshot().plan_rows(rows).experts
     expected = logits(make_backbone(), [Request(None, PROMPTS[0])] * 2, None)
     assert torch.equal(logits(backbone, rows, clusters), expected)
 
@@ -358,8 +358,8 @@ def test_a_task_that_is_asked_for_again_and_again_is_folded_and_answers_the_same
         found = logits(backbone, asked, clusters)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert bool(clusters.folded.kept) == (time >= 3)
-    route = clusters.plan_rows(asked)
-    assert all(isinstance(part, torch.Tensor) for part in route.parts.values())
+    route = clusters.snapshot().plan_rows(asked)
+    assert all(isinstance(part, torch.Tensor) for part in route.experts.values())
     # Others are answered as ever, beside it too.
     mixed = [Request("a", PROMPTS[0]), *asked, Request(None, PROMPTS[0])]
     torch.testing.assert_close(
@@ -390,7 +390,7 @@ def test_a_folded_task_leaves_with_its_cluster(folders):
     backbone = make_backbone()
     clusters = resident(backbone, folders, folded_budget=1 << 30)
     for _ in range(4):
-        clusters.plan_rows([Request("a", "x")])
+        clusters.snapshot().plan_rows([Request("a", "x")])
     assert len(clusters.folded.kept) == 1
     clusters.remove("small")
     assert not clusters.folded.kept
@@ -448,9 +448,9 @@ def test_a_copy_of_an_adapter_that_leaves_while_it_is_made_is_not_kept(folders, 
         return weights
 
     monkeypatch.setattr(Adapter, "folded_weights", late)
-    assert before.plan_rows(asked).parts
+    assert before.plan_rows(asked).experts
     monkeypatch.undo()
-    assert before.plan_rows(asked).parts  # not folded, from the experts that it still has
+    assert before.plan_rows(asked).experts  # not folded, from the experts that it still has
     assert not clusters.folded.kept
 
 
@@ -464,5 +464,5 @@ def test_an_adapter_that_is_detached_before_its_copy_is_made_answers_without(fol
         return fold(adapter, task)
 
     monkeypatch.setattr(Adapter, "folded_weights", late)
-    assert clusters.plan_rows([Request("a", "x")]).parts
+    assert clusters.snapshot().plan_rows([Request("a", "x")]).experts
     assert not clusters.folded.kept

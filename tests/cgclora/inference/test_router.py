@@ -16,6 +16,7 @@ from cgclora.adapter import Adapter
 from cgclora.analysis.router_accuracy import check
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import DataError, Record
+from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.router import SURE, JoinedRouter, RoutedTask, TaskRouter
 from cgclora.storage.adapter_dir import ROUTER_FILE, AdapterError, annotate, read_manifest
 from cgclora.storage.atomic_io import read_sealed, sha256_file
@@ -60,7 +61,7 @@ def joined(routers: dict[str, TaskRouter]) -> JoinedRouter:
 
 def saved(folder: Path, tasks: tuple[str, ...] = FIRST, router: TaskRouter | None = None) -> Path:
     adapter = Adapter.attach(make_model(), AdapterConfig(tasks))
-    adapter.router = router
+    adapter.files = router.to_files() if router else {}
     adapter.save(folder)
     return folder
 
@@ -230,13 +231,13 @@ def test_a_router_comes_back_from_its_adapters_folder(tmp_path, routers):
 def test_an_adapter_carries_its_router_from_folder_to_folder(tmp_path, routers):
     folder = saved(tmp_path / "a", router=routers["first"])
     adapter = Adapter.load(folder, make_model())
-    assert adapter.router is not None
+    assert TaskRouter.of(adapter.files, FIRST, "a") is not None
     adapter.save(tmp_path / "b")
     assert sha256_file(folder / ROUTER_FILE) == sha256_file(tmp_path / "b" / ROUTER_FILE)
-    adapter.router = None
+    adapter.files = {}
     adapter.save(tmp_path / "b")
     assert not (tmp_path / "b" / ROUTER_FILE).exists()
-    assert Adapter.load(tmp_path / "b", make_model()).router is None
+    assert not Adapter.load(tmp_path / "b", make_model()).files
 
 
 def test_an_adapter_that_is_trained_gets_a_router_of_its_records(tmp_path):
@@ -253,9 +254,10 @@ def test_a_router_of_other_tasks_is_refused(tmp_path, routers):
     folder = saved(tmp_path / "a")
     with pytest.raises(AdapterError, match="fit the router on prompts of the adapter's tasks"):
         routers["second"].save(folder)
+    clusters = Clusters(make_backbone())
     with pytest.raises(AdapterError, match="fit the router"):
-        saved(tmp_path / "b", router=routers["second"])
-    assert not (tmp_path / "b").exists()
+        clusters.add("b", saved(tmp_path / "b", router=routers["second"]))
+    assert not clusters.adapters
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -286,8 +288,10 @@ def test_a_damaged_router_is_noticed(tmp_path, routers, damage, message):
     damage(folder)
     with pytest.raises(AdapterError, match=message):
         TaskRouter.load(folder)
+    clusters = Clusters(make_backbone())
     with pytest.raises(AdapterError, match=message):
-        Adapter.load(folder, make_model())
+        clusters.add("a", folder)
+    assert not clusters.adapters
 
 
 # How good it is ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cgclora.inference.batch import Batch
 from cgclora.inference.request import Request
 from cgclora.inference.router import TaskRouter
 from cgclora.models.backbone import Backbone, load_backbone
+from cgclora.models.gates import read_gates
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.atomic_io import sha256_file
@@ -106,8 +107,7 @@ def test_an_added_task_learns_and_all_others_stay_bit_for_bit(config, tmp_path):
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, fresh[name])]
     assert changed  # it did train
     gates = [
-        adapter_dir.read_gates(folder)[:, : len(TASKS), : config.num_experts]
-        for folder in (parent, child)
+        read_gates(folder)[:, : len(TASKS), : config.num_experts] for folder in (parent, child)
     ]
     assert torch.equal(*gates)
     for dtype in (torch.float32, torch.bfloat16):

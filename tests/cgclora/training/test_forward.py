@@ -12,9 +12,9 @@ from torch.autograd import gradcheck
 import cgclora.training.forward as tested
 import cgclora.training.loss
 from cgclora.adapter import Adapter
-from cgclora.layer import Part
+from cgclora.layer import LayerExperts
 from cgclora.models import compiled
-from cgclora.models.dropout import kept_features
+from cgclora.models.dropout import RowDropout
 from cgclora.training.loss import TargetLoss
 from tests.helpers.reference import METHODS, TASKS, Operations, scatter
 from tests.helpers.tiny import VOCABULARY, make_model
@@ -127,7 +127,6 @@ def test_in_bf16_it_is_as_close_to_fp32_as_transformers_is(monkeypatch):
         ("a trained norm", "llama"),
         ("gradient checkpointing", "qwen2"),
         ("another library's layer", "qwen2"),
-        ("gathered experts", "qwen3"),
         ("two dtypes", "gemma3"),
     ],
 )
@@ -143,8 +142,6 @@ def test_what_it_does_not_know_takes_the_path_of_transformers(reason, architectu
             model.gradient_checkpointing_enable()
         case "another library's layer":
             layer.mlp.up_proj = nn.Sequential(layer.mlp.up_proj)
-        case "gathered experts":
-            adapter.for_inference()
         case "two dtypes":
             layer.mlp.up_proj.base_layer.float()
     with adapter.route(TASKS):
@@ -168,18 +165,18 @@ def test_members_keep_their_blocks_of_rows_to_the_end(monkeypatch):
     adapter = adapted("gemma3")
     one = found(adapter, 9)
 
-    def stacked(layer: nn.Module) -> tuple[Part, ...]:
-        part = adapter.routing.route.part(layer)
+    def stacked(layer: nn.Module) -> tuple[LayerExperts, ...]:
+        (part,) = adapter.routing.route.experts[layer]
         return (replace(part, A=part.A.expand(3, -1, -1), B=part.B.expand(3, -1, -1)),)
 
-    def apart(layer: nn.Module) -> tuple[Part, ...]:
-        part = adapter.routing.route.part(layer)
+    def apart(layer: nn.Module) -> tuple[LayerExperts, ...]:
+        (part,) = adapter.routing.route.experts[layer]
         rows = (slice(0, 1), slice(1, 3))
         return tuple(replace(part, weights=part.weights[own], rows=own) for own in rows)
 
     loss = TargetLoss(adapter.model)
     for parts in (stacked, apart):
-        monkeypatch.setattr(tested, "parts_of", parts)
+        monkeypatch.setattr(tested, "experts_of", parts)
         with adapter.route(TASKS):
             torch.testing.assert_close(loss(**batch(9)), one[0])
 
@@ -225,8 +222,12 @@ def test_the_gradient_of_attention():
     assert gradcheck(lambda *qkv: tested._PlainAttention.apply(*qkv, bias, 0.7), inputs)
 
 
+ROWS = torch.arange(4, dtype=torch.int32)
+"""Seeds of dropout, one a row."""
+
+
 def expected_linears(
-    x: Tensor, modules: list[nn.Linear], parts: list[Part | None], dropped: Tensor
+    x: Tensor, modules: list[nn.Linear], parts: list[LayerExperts | None], dropped: Tensor
 ) -> list[Tensor]:
     """Formula by formula, for experts of one adapter."""
     return [
@@ -237,30 +238,29 @@ def expected_linears(
 
 def linears(
     monkeypatch, *, members: int | None = None, dropout: float = 0.0, biased: bool = True
-) -> tuple[Tensor, list[nn.Linear], list[Part | None]]:
+) -> tuple[Tensor, list[nn.Linear], list[LayerExperts | None]]:
     """Four rows of five tokens, and three layers that read them, of which one has no experts."""
     lead = () if members is None else (members,)
     modules = [nn.Linear(6, out, bias=biased).double().requires_grad_(False) for out in (4, 2, 3)]
     parts = [
         None
         if out == 2
-        else Part(
+        else LayerExperts(
             random(*lead, out - 1, 6, seed=out),
             random(*lead, out - 1, out, seed=10 + out),
             random(4, 1, out - 1, seed=20 + out),
-            dropout=dropout,
-            seeds=torch.arange(4, dtype=torch.int32) if dropout else None,
+            dropout=RowDropout(dropout, ROWS) if dropout else None,
         )
         for out in (4, 2, 3)
     ]
     own = {
         layer: () if part is None else (part,) for layer, part in zip(modules, parts, strict=True)
     }
-    monkeypatch.setattr(tested, "parts_of", own.__getitem__)
+    monkeypatch.setattr(tested, "experts_of", own.__getitem__)
     return random(4, 5, 6), modules, parts
 
 
-def gradients(outputs, x: Tensor, parts: list[Part | None]) -> tuple[Tensor, ...]:
+def gradients(outputs, x: Tensor, parts: list[LayerExperts | None]) -> tuple[Tensor, ...]:
     tensors = [x]
     for part in parts:
         tensors += [] if part is None else [part.A, part.B, part.weights]
@@ -273,7 +273,7 @@ def gradients(outputs, x: Tensor, parts: list[Part | None]) -> tuple[Tensor, ...
 def test_layers_that_read_the_same_input(dropout, biased, monkeypatch):
     x, modules, parts = linears(monkeypatch, dropout=dropout, biased=biased)
     ours = tested._linears(modules, x)
-    kept = kept_features(torch.arange(4, dtype=torch.int32), x, dropout)
+    kept = RowDropout(dropout, ROWS)(x)
     assert bool((kept == 0).any()) == bool(dropout)
     theirs = expected_linears(x, modules, parts, x * kept)
     torch.testing.assert_close([*ours], theirs)
@@ -286,7 +286,10 @@ def test_each_member_reads_its_own_rows(monkeypatch):
     halves = []
     for member in range(2):
         rows = slice(2 * member, 2 * member + 2)
-        own = [part and Part(part.A[member], part.B[member], part.weights[rows]) for part in parts]
+        own = [
+            part and LayerExperts(part.A[member], part.B[member], part.weights[rows])
+            for part in parts
+        ]
         halves.append(expected_linears(x[rows], modules, own, x[rows]))
     theirs = [torch.cat(pair) for pair in zip(*halves, strict=True)]
     torch.testing.assert_close([*ours], theirs)
@@ -304,7 +307,7 @@ def test_segments_of_rows_are_as_batches_of_their_own(monkeypatch):
         else tuple(replace(part, weights=part.weights[rows], rows=rows) for rows in cuts)
         for layer, part in zip(modules, parts, strict=True)
     }
-    monkeypatch.setattr(tested, "parts_of", own.__getitem__)
+    monkeypatch.setattr(tested, "experts_of", own.__getitem__)
     ours = tested._linears(modules, x)
     torch.testing.assert_close(ours, whole)
     torch.testing.assert_close(gradients(ours, x, parts), expected)

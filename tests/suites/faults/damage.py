@@ -116,8 +116,7 @@ def _whole(folder: Path) -> Any:
     """All that a loaded adapter knows, in values that can be compared."""
     adapter = Adapter.load(folder, make_backbone())
     weights = {name: tensor.tolist() for name, tensor in adapter.state_dict().items()}
-    router = None if adapter.router is None else adapter.router.to_bytes()
-    return adapter.config, adapter.manifest, weights, router
+    return adapter.config, adapter.manifest, weights, adapter.files
 
 
 # A run ------------------------------------------------------------------------------------------

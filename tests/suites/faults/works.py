@@ -55,7 +55,8 @@ def make_adapter(backbone: Backbone, turn: int) -> Adapter:
     """An adapter whose weights are those of a turn."""
     adapter = Adapter.attach(backbone, PLAIN)
     set_turn(adapter, turn)
-    adapter.router = TaskRouter.fit({task: [task, f"a prompt of {task}"] for task in TASKS})
+    prompts = {task: [task, f"a prompt of {task}"] for task in TASKS}
+    adapter.files = TaskRouter.fit(prompts).to_files()
     return adapter
 
 
