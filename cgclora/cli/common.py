@@ -72,11 +72,15 @@ def int8_option(parser: argparse.ArgumentParser) -> None:
 
 def load(options: argparse.Namespace) -> Backbone:
     """The backbone that the options name."""
+    from cgclora.inference.runtime import Runtime
     from cgclora.models.backbone import EMBEDDED, load_backbone
 
-    return load_backbone(
+    backbone = load_backbone(
         options.backbone or EMBEDDED,
         device=options.device,
         dtype=options.dtype,
         int8=getattr(options, "int8", False),
     )
+    if backbone.int8:
+        Runtime.of(backbone).warm_up()
+    return backbone

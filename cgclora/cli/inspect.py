@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    from cgclora.inference.fast_decoder import decoding_here
+    from cgclora.inference.runtime import decoding_here
     from cgclora.models.gates import read_gates
     from cgclora.storage.adapter_dir import read_manifest
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cgclora.adapter import folded_in
-from cgclora.inference import fast_decoder
-from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident, follow
 from cgclora.inference.request import DecodingError, Request
+from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
 from cgclora.models.checkpoint import in_short
+from cgclora.models.families import is_known
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.models.quantized import FEW_ROWS
 
@@ -48,10 +49,11 @@ class Batch:
         self.adapters = Resident.of(adapters) if self.folded is None else None
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
-            self.head = backbone.head
-            decoder = None if reference else backbone.lean
+            runtime = Runtime.of(backbone)
+            self.head = runtime.head
+            decoder = None if reference else runtime.decoder
             if decoder is not None and self.folded is not None and decoder.int8:
-                decoder = LeanDecoder(backbone.model)  # no 8-bit copy has the folded weights
+                decoder = FastDecoder(backbone.model)  # no 8-bit copy has the folded weights
         with torch.inference_mode():
             route = self.adapters.plan_rows(requests) if self.adapters else None
             if decoder is None:
@@ -59,7 +61,7 @@ class Batch:
                     raise DecodingError(
                         "this backbone takes no padding: give a batch prompts of one length."
                     )
-                self._pass: _LeanPass | _ReferencePass = _ReferencePass(
+                self._pass: _FastPass | _ReferencePass = _ReferencePass(
                     backbone.model, prompts, backbone.pad_id, route
                 )
             else:
@@ -67,7 +69,7 @@ class Batch:
                     len(prompt) + request.max_new_tokens
                     for prompt, request in zip(prompts, requests, strict=True)
                 )
-                self._pass = _LeanPass(self, decoder, route, prompts, most)
+                self._pass = _FastPass(self, decoder, route, prompts, most)
 
     def prefill(self) -> Tensor:
         """Logits [batch, V] after the prompts."""
@@ -96,11 +98,11 @@ class Batch:
         0 where sums of several tokens are rounded otherwise than those of one: a draft must not
         change what is said.
         """
-        return FEW_ROWS - 1 if isinstance(self._pass, _LeanPass) and self._pass.keeps_apart else 0
+        return FEW_ROWS - 1 if isinstance(self._pass, _FastPass) and self._pass.keeps_apart else 0
 
     def forget(self, tokens: int) -> None:
         """Take back the last tokens of every row."""
-        cast(_LeanPass, self._pass).cache.forget(tokens)
+        cast(_FastPass, self._pass).cache.forget(tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, V] for hidden states [N, H]."""
@@ -120,14 +122,14 @@ class Batch:
     @property
     def joins(self) -> bool:
         """Whether others can join it, and tokens that it read can be taken back."""
-        return isinstance(self._pass, _LeanPass)
+        return isinstance(self._pass, _FastPass)
 
     def join(self, other: Batch) -> None:
         """Take in the rows of another batch of the same adapters, after the own ones."""
         self.requests += other.requests
         with torch.inference_mode():
             route = self.adapters.plan_rows(self.requests) if self.adapters else None
-            cast(_LeanPass, self._pass).join(cast(_LeanPass, other._pass), route)
+            cast(_FastPass, self._pass).join(cast(_FastPass, other._pass), route)
 
     @torch.inference_mode()
     def _in_turn(self, run: Callable[[], Tensor]) -> Tensor:
@@ -137,20 +139,20 @@ class Batch:
             return run()
 
 
-class _LeanPass:
+class _FastPass:
     """By `cgclora.inference.fast_decoder`."""
 
     def __init__(
         self,
         batch: Batch,
-        decoder: LeanDecoder,
+        decoder: FastDecoder,
         route: Route | None,
         prompts: Sequence[Sequence[int]],
         most: int,
     ) -> None:
         self.decoder = decoder
-        self.experts = fast_decoder.Experts.of(decoder, route)
-        self.cache = fast_decoder.Cache(decoder, len(prompts), most)
+        self.experts = BatchExperts.of(decoder, route)
+        self.cache = Cache(decoder, len(prompts), most)
         width = max(map(len, prompts))
         pad = batch.backbone.pad_id
         padded = [[*p, *[pad] * (width - len(p))] for p in prompts]
@@ -163,7 +165,7 @@ class _LeanPass:
 
     @property
     def keeps_apart(self) -> bool:
-        """See `LeanDecoder.keeps_apart`; a folded task's weights have no 8-bit copies."""
+        """See `FastDecoder.keeps_apart`; a folded task's weights have no 8-bit copies."""
         return self.experts.beside and self.decoder.keeps_apart
 
     def read(self, ids: Tensor) -> Tensor:
@@ -173,9 +175,9 @@ class _LeanPass:
         self.cache.keep(index)
         self.experts = self.experts.keep(index)
 
-    def join(self, other: _LeanPass, route: Route | None) -> None:
+    def join(self, other: _FastPass, route: Route | None) -> None:
         self.cache.join(other.cache)
-        self.experts = fast_decoder.Experts.of(self.decoder, route)
+        self.experts = BatchExperts.of(self.decoder, route)
 
 
 class _ReferencePass:
@@ -240,7 +242,7 @@ def may_pad(backbone: Backbone) -> bool:
         BackboneError: The backbone does not go on from what it has read as if it read it anew.
     """
     model = backbone.model
-    if fast_decoder.is_known(model):
+    if is_known(model):
         return True
     with backbone.lock:
         if model not in _MAY_PAD:

@@ -28,6 +28,7 @@ from cgclora.inference.request import (
     Request,
     encode_requests,
 )
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 
 
@@ -174,7 +175,7 @@ def _alone(
     Returns:
         The hidden state after its last token then; None when the answer has ended.
     """
-    drafts = Drafts(row.prompt, row.backbone.phrases, row.form)
+    drafts = Drafts(row.prompt, Runtime.of(row.backbone).phrases, row.form)
     for token in row.ids:
         drafts.add(token)
     most = batch.most_drafts if row.is_greedy else 0

@@ -5,7 +5,7 @@ where the last words stood before, in this prompt and answer or in the task's ea
 followed them there is a good guess (prompt lookup decoding). A draft costs next to nothing, and the
 backbone reads several tokens in about the time of one: it says which of them it would have said
 itself. Drafts are tried only where such a pass rounds each token as a pass of that token alone
-(`LeanDecoder.keeps_apart`), so that an answer is the same with drafts as without, bit for bit.
+(`FastDecoder.keeps_apart`), so that an answer is the same with drafts as without, bit for bit.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cgclora.inference.request import Answer, Finish, Piece, Request
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 
 
@@ -76,7 +77,7 @@ class Reply:
         """Take a token, and give what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
-            self.backbone.phrases.remember(self.form, self.ids)
+            Runtime.of(self.backbone).phrases.remember(self.form, self.ids)
             yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)

@@ -3,7 +3,6 @@
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cgclora.inference.fast_decoder import DEVICES, LeanDecoder, is_known
-from cgclora.inference.prompt_lookup import Phrases
 from cgclora.models.checkpoint import (
     BackboneError,
     check_memory,
@@ -30,9 +27,9 @@ from cgclora.models.embedded import (
     embedded_tokenizer,
     read_manifest,
 )
+from cgclora.models.families import is_known
 from cgclora.models.hardware import choose_device, choose_dtype
-from cgclora.models.lm_head import OutputHead
-from cgclora.models.quantized import FEW_ROWS, has_kernel
+from cgclora.models.quantized import has_kernel
 from cgclora.models.vocabulary import pad_id
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
@@ -49,6 +46,7 @@ class Backbone:
         fingerprint: What adapters know it by, see `fingerprint`.
         int8: Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
         lock: Held during each forward pass of decoding, since all layers look up one route.
+        state: What others keep for it, by their class, such as `cgclora.inference.runtime.Runtime`.
     """
 
     model: PreTrainedModel
@@ -57,19 +55,7 @@ class Backbone:
     fingerprint: str
     int8: bool = False
     lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
-
-    @property
-    def decoding(self) -> dict[str, str]:
-        """How answers are computed, for manifests and pages: by which code, with which weights."""
-        few = f"int8 up to {FEW_ROWS} tokens a pass, {self.head.choosing_bits}-bit head to choose"
-        return {
-            "pass": "lean" if self.is_lean else "transformers",
-            "weights": f"{few}, else {self._dtype}" if self.int8 else self._dtype,
-        }
-
-    @property
-    def _dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+    state: dict[type, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def pad_id(self) -> int:
@@ -87,30 +73,6 @@ class Backbone:
         own = None if settings is None else settings.eos_token_id
         several = own if isinstance(own, list | tuple) else [own]
         return frozenset(one for one in (self.tokenizer.eos_token_id, *several) if one is not None)
-
-    @cached_property
-    def phrases(self) -> Phrases:
-        """What answers have said, for drafts of later ones."""
-        return Phrases()
-
-    @cached_property
-    def head(self) -> OutputHead:
-        """The output head by itself.
-
-        Raises:
-            BackboneError: See `OutputHead`.
-        """
-        return OutputHead(self.model, packed=self.int8)
-
-    @cached_property
-    def is_lean(self) -> bool:
-        """Whether there is a faster forward pass for it here than that of `transformers`."""
-        return self.model.device.type in DEVICES and is_known(self.model)
-
-    @cached_property
-    def lean(self) -> LeanDecoder | None:
-        """The fast forward pass of decoding; None unless `is_lean`."""
-        return LeanDecoder(self.model, int8=self.int8) if self.is_lean else None
 
 
 def load_backbone(
@@ -154,10 +116,8 @@ def load_backbone(
             backbone = _load_embedded(*placement, report, progress or _print)
         else:
             backbone = _load_other(name, *placement, report)
-    if int8 and backbone.is_lean and chosen_device.type == "cpu" and has_kernel():
-        report("packing the weights", 0.9)
+    if int8 and is_known(backbone.model) and chosen_device.type == "cpu" and has_kernel():
         backbone = replace(backbone, int8=True)
-        _ = backbone.lean, backbone.head  # now, so that no first answer waits for it
     report(f"{name} is ready", 1.0)
     return backbone
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.inference.fast_decoder import is_known
 from cgclora.layer import ExpertLinear
 from cgclora.models.checkpoint import evaluating, in_short
+from cgclora.models.families import is_known
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.storage.adapter_dir import AdapterError
 

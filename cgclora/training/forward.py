@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cgclora.inference.fast_decoder import is_known
 from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter
-from cgclora.models.compiled import fused
 from cgclora.models.dropout import RowDropout
+from cgclora.models.families import is_known
+from cgclora.models.hardware import fused
 
 PLAIN_TOKENS = 256
 """Longest sequences whose attention is plain products; beyond, a fused kernel that skips what the

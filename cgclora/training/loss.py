@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.models.compiled import fused
+from cgclora.models.hardware import fused
 from cgclora.models.lm_head import OutputHead, cap, text_decoder
 from cgclora.training.forward import can_pass, hidden_states
 

@@ -12,6 +12,7 @@ from cgclora.adapter import Adapter, public_name
 from cgclora.inference.continuous.loop import answers_of, default_rows
 from cgclora.inference.generate import longest_first
 from cgclora.inference.request import Answer, Finish, Request
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 from cgclora.models.hardware import PeakMemory
 from cgclora.storage import provenance
@@ -71,7 +72,7 @@ class LocalEngine:
                 "engine": "cgclora",
                 "temperature": 0,
                 "batch_size": self.batch_size,
-                **self.backbone.decoding,
+                **Runtime.of(self.backbone).facts(),
             },
             "peak_memory": self._memory.bytes(),
             **provenance.stamp(self.backbone.model),

@@ -19,7 +19,8 @@ from torch import Tensor
 from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import Encoded, Record, encode, sample_per_task
-from cgclora.inference.fast_decoder import Cache, Experts, LeanDecoder
+from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.models.quantized import FEW_ROWS
 from cgclora.models.vocabulary import readable
@@ -112,24 +113,25 @@ def _by_transformers(backbone: Backbone, adapter: Adapter, item: Encoded, task: 
 
 @torch.inference_mode()
 def _by_lean(backbone: Backbone, adapter: Adapter, item: Encoded, task: str) -> Tensor:
-    hidden = torch.cat([*_in_passes(backbone.lean, adapter, item, task)])
+    hidden = torch.cat([*_in_passes(Runtime.of(backbone).decoder, adapter, item, task)])
     return _likeliest(backbone, hidden, FEW_ROWS)
 
 
 def _likeliest(backbone: Backbone, hidden: Tensor, rows: int) -> Tensor:
     return torch.tensor(
-        [word for part in hidden.split(rows) for word in backbone.head.likeliest(part)]
+        [word for part in hidden.split(rows) for word in Runtime.of(backbone).head.likeliest(part)]
     )
 
 
 def _in_passes(
-    decoder: LeanDecoder | None, adapter: Adapter, item: Encoded, task: str
+    decoder: FastDecoder | None, adapter: Adapter, item: Encoded, task: str
 ) -> Iterator[Tensor]:
     """Hidden states that the answer's tokens are read from, [tokens, H] a pass."""
     if decoder is None:
         raise ValueError("this backbone's family has no faster way to decode.")
     prompt, answer = item.ids[: item.prompt_length], item.ids[item.prompt_length : -1]
-    cache, experts = Cache(decoder, 1, len(item.ids)), Experts.of(decoder, adapter.plan([task]))
+    cache = Cache(decoder, 1, len(item.ids))
+    experts = BatchExperts.of(decoder, adapter.plan([task]))
     yield decoder(torch.tensor(prompt)[None], cache, experts)[0, -1:]
     for part in torch.tensor(answer, dtype=torch.long).split(FEW_ROWS):
         if len(part):

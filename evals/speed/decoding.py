@@ -28,6 +28,7 @@ from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import Record, encode_prompts
 from cgclora.inference import generate
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import first_of_each_task
@@ -243,7 +244,7 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
                 return Timing(first, whole - first, said.tokens, said.text)
         raise RuntimeError("an answer came to no end")
 
-    return Way(answer, backbone.phrases.forget)
+    return Way(answer, Runtime.of(backbone).phrases.forget)
 
 
 def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) -> Way:

@@ -15,6 +15,7 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.inference.continuous.loop import answers_of
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, load_backbone
 from cgclora.models.hardware import PeakMemory
 from cgclora.storage import provenance
@@ -100,6 +101,6 @@ def measure(
             for kind, least in BARS.items()
             if kind in name and str(source) == EMBEDDED
         ],
-        "decoding": backbone.decoding,
+        "decoding": Runtime.of(backbone).facts(),
         **provenance.stamp(backbone.model),
     }

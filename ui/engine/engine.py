@@ -398,10 +398,15 @@ def loader(source: str | None, *, int8: bool = True) -> Load:
     """
 
     def load(progress: Progress) -> Backbone:
-        from cgclora.models.backbone import EMBEDDED, load_backbone  # noqa: PLC0415 - slow, see above
+        from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - slow, see above
+        from cgclora.models.backbone import EMBEDDED, load_backbone  # noqa: PLC0415
 
         if not ZERO_GPU:
-            return load_backbone(source or EMBEDDED, int8=int8, progress=progress)
+            backbone = load_backbone(source or EMBEDDED, int8=int8, progress=progress)
+            if backbone.int8:
+                progress("packing the weights", 0.9)
+                Runtime.of(backbone).warm_up()
+            return backbone
         # The weights are read on threads that do not see the device, so they go there afterwards.
         found = load_backbone(source or EMBEDDED, device="cpu", dtype="bfloat16", progress=progress)
         to_gpu(found)

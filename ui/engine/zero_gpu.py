@@ -95,7 +95,9 @@ def _inherited(name: int) -> Inherited:
 def to_gpu(backbone: Backbone) -> None:
     """Put a backbone where the forks will find it; to be called on the main thread."""
     backbone.model.to("cuda")  # type: ignore[arg-type]
-    _ = backbone.is_lean  # now: other threads do not see the device
+    from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - torch is loaded by now
+
+    _ = Runtime.of(backbone).is_fast  # now: other threads do not see the device
     lock = backbone.lock
 
     def release() -> None:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgclora.inference.fast_decoder import Experts, LeanDecoder, Own, SharedOwn
+from cgclora.inference.fast_decoder import BatchExperts, FastDecoder
+from cgclora.inference.fast_decoder.experts import GroupExperts, SharedExperts
 from cgclora.layer import Route
 
 _MULTIPLICATIONS = {"cuda": 128, "cpu": 10}
@@ -53,8 +54,8 @@ def sharing_pays(slots: int, rows: int, device: str, *, compiled: bool) -> bool:
 
 
 @dataclass(frozen=True)
-class _BankOwn:
-    """See `Own`: the slots of a group of linear layers, and which of them each row uses.
+class SlotExperts:
+    """See `GroupExperts`: the slots of a group of linear layers, and which of them each row uses.
 
     Attributes:
         A: [slots, R, in].
@@ -71,7 +72,7 @@ class _BankOwn:
     weights: None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        """See `Own`."""
+        """See `GroupExperts`."""
         if self.uses is not None:
             z = F.linear(x.to(self.A.dtype), self.A.flatten(0, 1)).unflatten(-1, self.A.shape[:2])
             z = (z * self.uses[:, None, :, None]).flatten(-2)
@@ -84,7 +85,7 @@ class _BankOwn:
             y += torch.bmm(torch.bmm(x.to(A.dtype), A.transpose(1, 2)), B).view(y.shape)
 
 
-class Bank:
+class ExpertSlots:
     """See the module's text.
 
     Args:
@@ -98,20 +99,20 @@ class Bank:
         ValueError: A route has folded weights instead of experts.
     """
 
-    def __init__(self, decoder: LeanDecoder, routes: Iterable[Route]) -> None:
+    def __init__(self, decoder: FastDecoder, routes: Iterable[Route]) -> None:
         # On a GPU products in fp32 take many times as long, and training rounds there, too.
         dtype = torch.float32 if decoder.device.type == "cpu" else decoder.dtype
         found: list[list[_Pair | None]] = [[] for layer in decoder.layers for _ in layer.groups]
         self.slots = 1
         for route in routes:
             self.slots += 1
-            own = (own for layer in Experts.of(decoder, route).layers for own in layer)
+            own = (own for layer in BatchExperts.of(decoder, route).layers for own in layer)
             for pairs, one in zip(found, own, strict=True):
                 pairs.append(_pair(one, dtype))
         self._tables = [_stacked(pairs) for pairs in found]
         self._groups = [len(layer.groups) for layer in decoder.layers]
 
-    def layers(self, slots: Tensor, *, shared: bool) -> list[tuple[Own | None, ...]]:
+    def layers(self, slots: Tensor, *, shared: bool) -> list[tuple[GroupExperts | None, ...]]:
         """For each layer what rows add that use these slots.
 
         Args:
@@ -125,7 +126,7 @@ class Bank:
         tables = iter(self._tables)
         return [
             tuple(
-                None if table is None else _BankOwn(*table, slots, uses)
+                None if table is None else SlotExperts(*table, slots, uses)
                 for table in islice(tables, count)
             )
             for count in self._groups
@@ -136,7 +137,7 @@ _Pair = tuple[Tensor, Tensor]
 """A [R, in] and B [R, all outputs]."""
 
 
-def _pair(own: SharedOwn | None, dtype: torch.dtype) -> _Pair | None:
+def _pair(own: SharedExperts | None, dtype: torch.dtype) -> _Pair | None:
     """What one row adds, its gates in B; None where it adds nothing."""
     if own is None:
         return None

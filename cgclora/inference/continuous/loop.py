@@ -19,12 +19,13 @@ import torch
 
 from cgclora.adapter import Adapter, folded_in
 from cgclora.inference import generate
-from cgclora.inference.continuous.expert_slots import Bank
+from cgclora.inference.continuous.expert_slots import ExpertSlots
 from cgclora.inference.continuous.static_batch import StaticBatch, rows_that_fit
-from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Clusters, Resident
 from cgclora.inference.reply import Reply
 from cgclora.inference.request import Answer, DecodingError, Request, encode_requests
+from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone
 
@@ -56,7 +57,7 @@ _ROUND = 64
 
 def default_rows(backbone: Backbone) -> int:
     """Default of the most rows of a batch: `ROWS` or `FEW`."""
-    return ROWS.get(backbone.model.device.type, FEW) if backbone.is_lean else FEW
+    return ROWS.get(backbone.model.device.type, FEW) if Runtime.of(backbone).is_fast else FEW
 
 
 def answers_of(
@@ -98,7 +99,7 @@ def answers_of(
         asked.append(replace(request, cluster=names[adapter]))
     resident = clusters.snapshot() if names else None
     greedy = all(one.temperature == 0 and one.choices is None for one in asked)
-    if greedy and backbone.is_lean and backbone.model.device.type in ROWS:
+    if greedy and Runtime.of(backbone).is_fast and backbone.model.device.type in ROWS:
         yield from answers(backbone, asked, resident, batch_size=batch_size)
     else:
         rows = default_rows(backbone) if batch_size is None else batch_size
@@ -136,7 +137,7 @@ def answers(
     rows = default_rows(backbone) if batch_size is None else batch_size
     if rows < 1:
         raise DecodingError(f"batch_size must be at least 1, got {rows}.")
-    if not backbone.is_lean:
+    if not Runtime.of(backbone).is_fast:
         raise DecodingError(f"{backbone.name} is of a family that no static batch is made for.")
     if not requests:
         return
@@ -145,18 +146,18 @@ def answers(
     if folded_in(backbone.model) is not None:
         resident = None  # it is part of the weights
     slots, routes = _slots(requests, resident)
-    decoder = LeanDecoder(backbone.model)
+    decoder = FastDecoder(backbone.model)
     if backend is None and decoder.device.type == "cuda" and len(requests) >= MANY:
         backend = "inductor"
     with torch.inference_mode():
-        bank = Bank(decoder, routes)
+        bank = ExpertSlots(decoder, routes)
     most = max(len(reply.prompt) + reply.request.max_new_tokens for reply in replies)
     # A row is decoded for up to two chunks after its end, see `CHUNK`.
     capacity = -(-(most + 2 * chunk) // _ROUND) * _ROUND
-    fitting = rows_that_fit(decoder, backbone.head, capacity, prefill_tokens)
+    fitting = rows_that_fit(decoder, Runtime.of(backbone).head, capacity, prefill_tokens)
     places = min(rows, len(requests), len(requests) if fitting is None else fitting)
     batch = StaticBatch(
-        decoder, backbone.head, bank, places, capacity, chunk=chunk, backend=backend
+        decoder, Runtime.of(backbone).head, bank, places, capacity, chunk=chunk, backend=backend
     )
     order = generate.longest_first(requests)
     waiting = deque(_Row(replies[place], slots[place]) for place in order)

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cgclora.inference.continuous.expert_slots import Bank, sharing_pays
-from cgclora.inference.fast_decoder import LeanDecoder
-from cgclora.models.compiled import Compiled, warn
-from cgclora.models.hardware import free_memory
+from cgclora.inference.continuous.expert_slots import ExpertSlots, sharing_pays
+from cgclora.inference.fast_decoder import FastDecoder
+from cgclora.models.hardware import Compiled, free_memory, warn
 from cgclora.models.lm_head import OutputHead
 
 _SHORTEST = 128
@@ -42,7 +41,7 @@ def bucket(tokens: int) -> int:
 
 
 def rows_that_fit(
-    decoder: LeanDecoder, head: OutputHead, capacity: int, prefill_tokens: int
+    decoder: FastDecoder, head: OutputHead, capacity: int, prefill_tokens: int
 ) -> int | None:
     """How many places a batch may have, by the memory that is free now; None if that is unknown.
 
@@ -89,9 +88,9 @@ class StaticBatch:
     @torch.inference_mode()
     def __init__(
         self,
-        decoder: LeanDecoder,
+        decoder: FastDecoder,
         head: OutputHead,
-        bank: Bank,
+        bank: ExpertSlots,
         places: int,
         capacity: int,
         *,

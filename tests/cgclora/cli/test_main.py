@@ -241,7 +241,7 @@ def test_inspect_shows_sizes_origin_and_shares(
         manifest["backbone"]["fingerprint"][:12],
         str(best),
         "not stated",
-        "cgclora.inference.fast_decoder on cpu",
+        "the fast decoder on cpu",
     ):
         assert word in text
     assert main(["inspect", str(folder / "run" / "adapter"), "--json"]) == 0

@@ -14,14 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.inference.continuous import loop, static_batch
-from cgclora.inference.continuous.expert_slots import Bank, sharing_pays
+from cgclora.inference.continuous.expert_slots import ExpertSlots, sharing_pays
 from cgclora.inference.continuous.loop import answers, answers_of
 from cgclora.inference.continuous.static_batch import StaticBatch, bucket, rows_that_fit
-from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.generate import generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.reply import Reply
 from cgclora.inference.request import Answer, DecodingError, Request
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, load_backbone
 from evals.runs.engines import LocalEngine
 from tests.cgclora.inference.test_generate import byte_fallback_tokenizer
@@ -228,22 +229,22 @@ def test_prompts_are_read_so_many_tokens_at_once(static, monkeypatch):
 def test_a_row_does_not_depend_on_the_one_that_had_its_place():
     """Not even if that row held what is no number, and the new one is shorter."""
     backbone = make_backbone("gemma3")
-    batch = _batch(backbone, Bank(LeanDecoder(backbone.model), []), places=2)
+    batch = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), places=2)
     batch.admit([0, 1], [[5, 6, 7] * 9, [8, 9]], [0, 0])
     with torch.inference_mode():
         for table in itertools.chain(*batch._cache):
             table[0] = torch.nan
     batch.admit([0], [[11, 12]], [0])
     found = batch.run(2, 27)()
-    fresh = _batch(backbone, Bank(LeanDecoder(backbone.model), []), places=2)
+    fresh = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), places=2)
     fresh.admit([0, 1], [[11, 12], [8, 9]], [0, 0])
     assert found == fresh.run(2, 2)()
 
 
-def _batch(backbone: Backbone, bank: Bank, *, places: int, **options: object) -> StaticBatch:
-    decoder = LeanDecoder(backbone.model)
+def _batch(backbone: Backbone, bank: ExpertSlots, *, places: int, **options: object) -> StaticBatch:
+    decoder = FastDecoder(backbone.model)
     settings = {"chunk": 4, "backend": None} | options
-    return StaticBatch(decoder, backbone.head, bank, places, 192, **settings)
+    return StaticBatch(decoder, Runtime.of(backbone).head, bank, places, 192, **settings)
 
 
 def test_lengths_of_steps_are_few_and_never_too_short():
@@ -257,13 +258,13 @@ def test_there_are_as_many_places_as_memory_is_free_for(static, monkeypatch):
     backbone = make_backbone("qwen2")
     asked = mixed(several(backbone), 12)
     expected = alone(backbone, asked)
-    decoder = LeanDecoder(backbone.model)
+    decoder = FastDecoder(backbone.model)
     a_row = 2 * 2 * 2 * 8 * 128 * 4 + 300 * 4  # keys and values of 128 tokens, and logits
     prefill = 8 * 128 * 4 * loop.PREFILL_TOKENS
     for rows in (1, 3):
         free = int((rows * a_row + prefill) / 0.8) + 8
         monkeypatch.setattr(static_batch, "free_memory", lambda _, free=free: free)
-        assert rows_that_fit(decoder, backbone.head, 128, loop.PREFILL_TOKENS) == rows
+        assert rows_that_fit(decoder, Runtime.of(backbone).head, 128, loop.PREFILL_TOKENS) == rows
     monkeypatch.setattr(static_batch, "free_memory", lambda _: 1)
     assert together(backbone, asked, 64) == expected
     assert static[-1].places == 1
@@ -282,8 +283,8 @@ def test_a_bank_adds_what_each_rows_own_route_adds_in_both_ways(architecture):
     for place, adapter in enumerate(filter(None, several(backbone))):
         clusters.add(str(place), adapter)
     rows = [Request(task, "x", cluster=name) for name in clusters.adapters for task in TASKS]
-    decoder = LeanDecoder(backbone.model)
-    bank = Bank(decoder, (clusters.snapshot().plan_rows([row]) for row in rows))
+    decoder = FastDecoder(backbone.model)
+    bank = ExpertSlots(decoder, (clusters.snapshot().plan_rows([row]) for row in rows))
     assert bank.slots == 1 + len(rows)
     slots = torch.tensor([3, 0, *range(1, bank.slots), 3])
     generator = torch.Generator().manual_seed(1)
@@ -382,7 +383,7 @@ def test_nothing_waits_for_the_device_but_the_reader_of_a_chunk(shared, monkeypa
     monkeypatch.setattr(static_batch, "sharing_pays", lambda *_, **__: shared)
     backbone = make_backbone("gemma3")
     adapter = several(backbone)[2].for_inference()
-    bank = Bank(LeanDecoder(backbone.model), [adapter.plan_rows([Request(TASKS[0], "x")])])
+    bank = ExpertSlots(FastDecoder(backbone.model), [adapter.plan_rows([Request(TASKS[0], "x")])])
     batch = _batch(backbone, bank, places=4)
     listed = []
     tolist = Tensor.tolist
@@ -411,7 +412,8 @@ def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend, monkeypatc
     assert together(backbone, asked, 16) == expected
     adapter = adapters[2].for_inference()
     with torch.inference_mode():
-        bank = Bank(LeanDecoder(backbone.model), [adapter.plan_rows([Request(TASKS[0], "x")])])
+        route = adapter.plan_rows([Request(TASKS[0], "x")])
+        bank = ExpertSlots(FastDecoder(backbone.model), [route])
     batch = _batch(backbone, bank, places=4, backend=backend)
     batch.admit([0, 1], [[5, 6, 7], [8]], [0, 1])
     batch.run(4, 3)()
@@ -493,7 +495,7 @@ def test_folded_weights_are_no_slot_of_a_bank():
     clusters.add("one", several(backbone)[2])
     routes = [clusters.snapshot().plan_rows([Request(TASKS[0], "x")]) for _ in range(8)]
     with pytest.raises(ValueError, match="folded weights"):
-        Bank(LeanDecoder(backbone.model), routes[-1:])
+        ExpertSlots(FastDecoder(backbone.model), routes[-1:])
 
 
 def test_answers_do_not_go_on_with_a_task_folded_in(static):

@@ -7,11 +7,13 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.inference.batch import Batch
-from cgclora.inference.fast_decoder import KNOWN, Cache, Experts, LeanDecoder, is_known
+from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
 from cgclora.inference.generate import generate, stream
 from cgclora.inference.prompt_lookup import Drafts, Phrases
 from cgclora.inference.request import Request
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
+from cgclora.models.families import KNOWN, is_known
 from cgclora.models.lm_head import CHOOSING_ROWS, OutputHead
 from cgclora.models.quantized import FEW_ROWS, Int4Weight, Int8Weight
 from tests.helpers.reference import METHODS, scatter
@@ -33,7 +35,9 @@ def with_experts(backbone: Backbone, method: str = "CGC-LoRA") -> Adapter:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_not_known_is_left_to_transformers(architecture):
     assert is_known(make_model(architecture)) == (architecture in FAMILIES)
-    assert (make_backbone(architecture).lean is not None) == (architecture in FAMILIES)
+    assert (Runtime.of(make_backbone(architecture)).decoder is not None) == (
+        architecture in FAMILIES
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -46,10 +50,10 @@ def test_hidden_states_are_those_of_transformers(architecture, method):
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, VOCABULARY, (3, 60), generator=generator)
     prompts = torch.tensor([40, 33, 7])
-    decoder = backbone.lean
+    decoder = Runtime.of(backbone).decoder
     assert decoder is not None
     cache = Cache(decoder, 3, 50)  # less than it will be: it grows
-    experts = Experts.of(decoder, adapter.plan(tasks))
+    experts = BatchExperts.of(decoder, adapter.plan(tasks))
     found = [decoder(ids[:, :40], cache, experts, prompts)]
     more = torch.stack([ids[row, start : start + 20] for row, start in enumerate(prompts)])
     steps = [decoder(more[:, :3], cache, experts)]
@@ -64,11 +68,11 @@ def test_one_row_is_computed_like_many():
     """A row alone has its gates in B, keys without a mask and a slice for its window."""
     backbone = make_backbone("gemma3")
     adapter = with_experts(backbone)
-    decoder = backbone.lean
+    decoder = Runtime.of(backbone).decoder
     assert decoder is not None
     ids = torch.randint(3, VOCABULARY, (1, 45), generator=torch.Generator().manual_seed(2))
     task = adapter.config.tasks[0]
-    experts, cache = Experts.of(decoder, adapter.plan([task])), Cache(decoder, 1, 45)
+    experts, cache = BatchExperts.of(decoder, adapter.plan([task])), Cache(decoder, 1, 45)
     found = [decoder(part, cache, experts)[0] for part in ids.split([20, 1, 4, *[1] * 20], dim=1)]
     expected = reference(backbone, ids[0], adapter, task)
     torch.testing.assert_close(torch.cat(found), expected, atol=1e-3, rtol=1e-3)
@@ -76,9 +80,9 @@ def test_one_row_is_computed_like_many():
 
 def test_tokens_that_are_taken_back_leave_no_trace():
     backbone = make_backbone("qwen3")
-    decoder = backbone.lean
+    decoder = Runtime.of(backbone).decoder
     assert decoder is not None
-    experts = Experts.of(decoder, None)
+    experts = BatchExperts.of(decoder, None)
     ids = torch.randint(3, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(3))
     straight, back = Cache(decoder, 1, 40), Cache(decoder, 1, 40)
     for cache in (straight, back):
@@ -305,8 +309,8 @@ def test_eight_bits_are_used_for_few_rows_only():
     backbone = make_backbone("gemma3")
     adapter = with_experts(backbone)
     task = adapter.config.tasks[0]
-    both = [LeanDecoder(backbone.model, int8=int8) for int8 in (False, True)]
-    experts = [Experts.of(decoder, adapter.plan([task])) for decoder in both]
+    both = [FastDecoder(backbone.model, int8=int8) for int8 in (False, True)]
+    experts = [BatchExperts.of(decoder, adapter.plan([task])) for decoder in both]
     for count, same in ((FEW_ROWS, False), (FEW_ROWS + 1, True)):
         ids = torch.randint(3, VOCABULARY, (1, count), generator=torch.Generator().manual_seed(4))
         one, other = (
@@ -368,9 +372,9 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
     """In hidden states, the cache and the choice: bit for bit, also beyond the window."""
     backbone = in_8_bits(architecture)
     adapter = with_experts(backbone)
-    decoder = backbone.lean
+    decoder = Runtime.of(backbone).decoder
     assert decoder.keeps_apart
-    experts = Experts.of(decoder, adapter.plan([adapter.config.tasks[0]]) if task else None)
+    experts = BatchExperts.of(decoder, adapter.plan([adapter.config.tasks[0]]) if task else None)
     ids = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
     found = []
     for sizes in ([1] * 40, [FEW_ROWS] * 10, [1, 3, 2, 4] * 4):
@@ -378,7 +382,7 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
         decoder(ids[:, :20], cache, experts)
         parts = ids[:, 20:].split([*sizes, 40 - sum(sizes)] if sum(sizes) < 40 else sizes, dim=1)
         hidden = [decoder(part, cache, experts)[0] for part in parts]
-        chosen = [word for part in hidden for word in backbone.head.likeliest(part)]
+        chosen = [word for part in hidden for word in Runtime.of(backbone).head.likeliest(part)]
         found.append((torch.cat(hidden), cache.table.clone(), chosen))
     for hidden, table, chosen in found[1:]:
         assert torch.equal(hidden, found[0][0])
@@ -407,7 +411,7 @@ def test_nothing_is_drafted_where_rounding_would_show(monkeypatch):
     task = adapter.config.tasks[0]
     adapter.fold(task)
     generate(backbone, [dataclasses.replace(request, task=task)], adapter)
-    monkeypatch.setattr(LeanDecoder, "keeps_apart", False)
+    monkeypatch.setattr(FastDecoder, "keeps_apart", False)
     generate(in_8_bits("qwen2"), [request])
     assert most == [0, FEW_ROWS - 1, 0, 0]
 

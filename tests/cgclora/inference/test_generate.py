@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import encode_prompts
-from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.generate import generate, stream
 from cgclora.inference.request import Answer, DecodingError, Request
 from cgclora.models.backbone import Backbone
@@ -561,7 +561,7 @@ def test_a_failed_pass_leaves_no_route_and_no_lock_behind() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LeanDecoder, "__call__", fail)
+        patch.setattr(FastDecoder, "__call__", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             generate(backbone, requests, adapter)
     answers: list[Answer] = []

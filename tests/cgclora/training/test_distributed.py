@@ -37,9 +37,9 @@ from tests.helpers.training_runs import (
 )
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-ROOT = WORKER.parent.parent
+ROOT = WORKER.parents[3]
 Two = tuple[Path, list[dict[str, Any]]]
-CONFIG_FOLDER = ROOT / "cgclora" / "accelerate"
+CONFIG_FOLDER = ROOT / "cgclora" / "training" / "accelerate"
 
 
 def launch(config: str, *words: str) -> subprocess.CompletedProcess[str]:

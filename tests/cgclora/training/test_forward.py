@@ -13,7 +13,7 @@ import cgclora.training.forward as tested
 import cgclora.training.loss
 from cgclora.adapter import Adapter
 from cgclora.layer import LayerExperts
-from cgclora.models import compiled
+from cgclora.models import hardware
 from cgclora.models.dropout import RowDropout
 from cgclora.training.loss import TargetLoss
 from tests.helpers.reference import METHODS, TASKS, Operations, scatter
@@ -331,7 +331,7 @@ def test_compiled_steps_between_products_give_the_same(architecture, monkeypatch
     torch._dynamo.reset()
     adapter = adapted(architecture)
     plain = [found(adapter, tokens) for tokens in (9, 40)]
-    monkeypatch.setitem(compiled.FUSED, "cpu", "aot_eager")
+    monkeypatch.setitem(hardware.FUSED, "cpu", "aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         check(found(adapter, 9), plain[0])
@@ -348,7 +348,7 @@ def test_where_compiling_fails_each_function_says_so_once_and_goes_on(monkeypatc
     torch._dynamo.reset()
     adapter = adapted("llama")
     plain = found(adapter, 9)
-    monkeypatch.setitem(compiled.FUSED, "cpu", no_compiler)
+    monkeypatch.setitem(hardware.FUSED, "cpu", no_compiler)
     with pytest.warns(RuntimeWarning, match=r"compile failed.*no C\+\+ compiler") as warned:
         check(found(adapter, 9), plain)
     said = len(warned)

@@ -6,7 +6,7 @@ import pytest
 
 import evals.__main__
 from cgclora.adapter import Adapter
-from cgclora.inference.fast_decoder import LeanDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.models.backbone import load_backbone
 from evals.speed.agreement import WAYS
 from tests.helpers.reference import METHODS, scatter
@@ -47,7 +47,7 @@ def test_each_way_is_counted_on_the_same_tokens(saved):
 
 
 def test_a_way_that_is_wrong_is_found_out(saved, monkeypatch):
-    original = LeanDecoder.__call__
-    monkeypatch.setattr(LeanDecoder, "__call__", lambda self, *words: -original(self, *words))
+    original = FastDecoder.__call__
+    monkeypatch.setattr(FastDecoder, "__call__", lambda self, *words: -original(self, *words))
     found = agreement(saved)
     assert found["lean, bf16"]["agreement"] < 0.2 < found["transformers, bf16"]["agreement"]

@@ -44,7 +44,9 @@ def decoding(engine: Engine, language: Language) -> str:
     names = engine.adapters()
     if not (engine.status.ready and names):
         return ""
-    facts = engine.loaded(names[0])[0].decoding
+    from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - torch is loaded by now
+
+    facts = Runtime.of(engine.loaded(names[0])[0]).facts()
     return text("about_decoding", language, code=facts["pass"], weights=facts["weights"])
 
 

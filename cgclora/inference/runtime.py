@@ -1,0 +1,92 @@
+"""What decoding keeps for a backbone: its output head, the fast decoder, phrases of answers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Self
+
+import torch
+
+from cgclora.inference.fast_decoder import FastDecoder
+from cgclora.inference.fast_decoder.decoder import DEVICES
+from cgclora.inference.prompt_lookup import Phrases
+from cgclora.models.backbone import Backbone
+from cgclora.models.families import KNOWN, is_known
+from cgclora.models.hardware import choose_device
+from cgclora.models.lm_head import OutputHead
+from cgclora.models.quantized import FEW_ROWS, has_fast_int4, has_kernel
+
+
+class Runtime:
+    """The state of decoding with a backbone; one for each, made when first asked for.
+
+    Args:
+        backbone: Who answers.
+
+    Attributes:
+        phrases: What answers have said, for drafts of later ones.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._model = backbone.model
+        self._int8 = backbone.int8
+        self.phrases = Phrases()
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Self:
+        """The backbone's."""
+        state = backbone.state
+        if cls not in state:
+            with backbone.lock:
+                state.setdefault(cls, cls(backbone))
+        runtime: Self = state[cls]
+        return runtime
+
+    def warm_up(self) -> None:
+        """Make head and decoder now, so that no first answer waits for it."""
+        _ = self.decoder, self.head
+
+    @cached_property
+    def head(self) -> OutputHead:
+        """The output head by itself.
+
+        Raises:
+            BackboneError: See `OutputHead`.
+        """
+        return OutputHead(self._model, packed=self._int8)
+
+    @cached_property
+    def is_fast(self) -> bool:
+        """Whether there is a faster forward pass for it here than that of `transformers`."""
+        return self._model.device.type in DEVICES and is_known(self._model)
+
+    @cached_property
+    def decoder(self) -> FastDecoder | None:
+        """The fast forward pass; None unless `is_fast`."""
+        return FastDecoder(self._model, int8=self._int8) if self.is_fast else None
+
+    def facts(self) -> dict[str, str]:
+        """How answers are computed, for manifests and pages: by which code, with which weights."""
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        few = f"int8 up to {FEW_ROWS} tokens a pass, {self.head.choosing_bits}-bit head to choose"
+        return {
+            "pass": "lean" if self.is_fast else "transformers",
+            "weights": f"{few}, else {dtype}" if self._int8 else dtype,
+        }
+
+
+def decoding_here() -> str:
+    """Which code and weights may answer on this machine, in a line.
+
+    `Runtime.facts` says which do, once one is loaded.
+    """
+    device = choose_device("auto")
+    if device.type not in DEVICES:
+        return f"transformers on {device.type}"
+    if device.type != "cpu":
+        return f"the fast decoder on {device.type} for {', '.join(KNOWN)}"
+    bits = "no 8-bit weights"
+    if has_kernel():
+        bits = f"--int8 with a {4 if has_fast_int4() else 8}-bit head to choose"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"the fast decoder on cpu ({capability}) for {', '.join(KNOWN)}; {bits}"
