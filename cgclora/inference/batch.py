@@ -11,16 +11,16 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cgclora.adapter import folded_in
-from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident, follow
 from cgclora.inference.request import DecodingError, Request
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
-from cgclora.models.checkpoint import in_short
 from cgclora.models.families import is_known
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.models.quantized import FEW_ROWS
+from cgclora.storage.atomic_io import in_short
 
 
 class Batch:
@@ -151,8 +151,8 @@ class _FastPass:
         most: int,
     ) -> None:
         self.decoder = decoder
-        self.experts = BatchExperts.of(decoder, route)
-        self.cache = Cache(decoder, len(prompts), most)
+        self.experts = decoder.experts(route)
+        self.cache = decoder.new_cache(len(prompts), most)
         width = max(map(len, prompts))
         pad = batch.backbone.pad_id
         padded = [[*p, *[pad] * (width - len(p))] for p in prompts]
@@ -177,7 +177,7 @@ class _FastPass:
 
     def join(self, other: _FastPass, route: Route | None) -> None:
         self.cache.join(other.cache)
-        self.experts = BatchExperts.of(self.decoder, route)
+        self.experts = self.decoder.experts(route)
 
 
 class _ReferencePass:

@@ -75,6 +75,11 @@ class Backbone:
         return frozenset(one for one in (self.tokenizer.eos_token_id, *several) if one is not None)
 
 
+def public_name(source: str) -> str:
+    """A backbone's source without the folders that lead to it, which are nobody else's business."""
+    return Path(source).name if Path(source).exists() else source
+
+
 def load_backbone(
     source: str | Path = EMBEDDED,
     *,

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from cgclora.models.hardware import free_memory
+from cgclora.storage.atomic_io import in_short
 
 _SAMPLE = 256
 _SMALLEST = 2.0**-14  # the smallest normal number of float16
@@ -304,8 +304,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def in_short(error: BaseException) -> str:
-    """An error as one short line, to stand in brackets behind our own words."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")

@@ -23,9 +23,10 @@ from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cgclora.models.checkpoint import BackboneError, fingerprint, hub_errors, in_short
+from cgclora.models.checkpoint import BackboneError, fingerprint, hub_errors
 from cgclora.models.hardware import free_memory
 from cgclora.storage.atomic_io import (
+    in_short,
     read_sealed,
     recover_folder,
     replace_folder,

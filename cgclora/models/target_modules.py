@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.layer import ExpertLinear
-from cgclora.models.checkpoint import evaluating, in_short
+from cgclora.models.checkpoint import evaluating
 from cgclora.models.families import is_known
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.atomic_io import in_short
 
 _READ_BY_KERNELS = ("x_proj", "dt_proj", "out_proj")
 """Layers of a Mamba mixer whose weights its fused kernels read, so that the layers never run."""

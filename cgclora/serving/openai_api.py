@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from cgclora.adapter import public_name
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Answer, Request
+from cgclora.models.backbone import public_name
 
 AUTO = "auto"
 """The model name that lets the clusters' routers find each prompt's task."""

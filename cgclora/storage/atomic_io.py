@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -248,6 +249,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def in_short(error: BaseException) -> str:
+    """An error as one short line, to stand in brackets behind our own words."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
 
 
 def short_path(path: Path, base: Path) -> str:

@@ -27,9 +27,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from cgclora.models.checkpoint import in_short
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import write_tensors
+from cgclora.storage.atomic_io import in_short
 
 COMPLETE_FILE = "complete.json"
 STATE_FILE = "state.json"

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 
-from cgclora.adapter import Adapter, public_name
+from cgclora.adapter import Adapter
 from cgclora.inference.continuous.loop import answers_of, default_rows
 from cgclora.inference.generate import longest_first
 from cgclora.inference.request import Answer, Finish, Request
 from cgclora.inference.runtime import Runtime
-from cgclora.models.backbone import Backbone
+from cgclora.models.backbone import Backbone, public_name
 from cgclora.models.hardware import PeakMemory
 from cgclora.storage import provenance
 from evals.runs.run_dir import RunError

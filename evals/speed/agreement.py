@@ -19,7 +19,7 @@ from torch import Tensor
 from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import Encoded, Record, encode, sample_per_task
-from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.models.quantized import FEW_ROWS
@@ -130,8 +130,8 @@ def _in_passes(
     if decoder is None:
         raise ValueError("this backbone's family has no faster way to decode.")
     prompt, answer = item.ids[: item.prompt_length], item.ids[item.prompt_length : -1]
-    cache = Cache(decoder, 1, len(item.ids))
-    experts = BatchExperts.of(decoder, adapter.plan([task]))
+    cache = decoder.new_cache(1, len(item.ids))
+    experts = decoder.experts(adapter.plan([task]))
     yield decoder(torch.tensor(prompt)[None], cache, experts)[0, -1:]
     for part in torch.tensor(answer, dtype=torch.long).split(FEW_ROWS):
         if len(part):

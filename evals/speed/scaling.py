@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from cgclora.adapter import Adapter, public_name
+from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request
-from cgclora.models.backbone import Backbone
+from cgclora.models.backbone import Backbone, public_name
 from cgclora.storage import provenance
 from evals.speed.bench_parts import NEW_TOKENS, PROMPT, decode
 

@@ -341,6 +341,20 @@ def test_ranks_and_counts_are_those_that_are_attached(config, architecture):
 # Attach, detach ---------------------------------------------------------------------------
 
 
+def test_parameters_require_gradients_again_once_the_last_adapter_is_off():
+    model = make_model()
+    layers, norm = model.get_decoder().layers, model.get_decoder().norm
+    model.requires_grad_(False)
+    layers.requires_grad_(True)
+    first, second = (Adapter.attach(model, CGC, name=name) for name in "ab")
+    weight = first.layers[next(iter(first.layers))].base_layer.weight
+    first.detach()
+    assert not weight.requires_grad
+    second.detach()
+    assert all(parameter.requires_grad for parameter in layers.parameters())
+    assert not norm.weight.requires_grad
+
+
 @ALL_ARCHITECTURES
 def test_detaching_leaves_the_backbone_as_it_came(architecture):
     model = make_model(architecture)
@@ -479,7 +493,7 @@ def test_moving_the_backbone_moves_the_experts_for_inference_too():
     expected = routed(adapter, TASKS, token_ids(3))
     adapter.model.double()
     found = routed(adapter, TASKS, token_ids(3))
-    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_hook_that_keeps_a_frozen_layers_output_sees_no_expert_in_it():

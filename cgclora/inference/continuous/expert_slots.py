@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgclora.inference.fast_decoder import BatchExperts, FastDecoder
-from cgclora.inference.fast_decoder.experts import GroupExperts, SharedExperts
+from cgclora.inference.fast_decoder import FastDecoder
+from cgclora.inference.fast_decoder.experts import SharedExperts
+from cgclora.inference.fast_decoder.layers import GroupExperts
 from cgclora.layer import Route
 
 _MULTIPLICATIONS = {"cuda": 128, "cpu": 10}
@@ -106,7 +107,7 @@ class ExpertSlots:
         self.slots = 1
         for route in routes:
             self.slots += 1
-            own = (own for layer in BatchExperts.of(decoder, route).layers for own in layer)
+            own = (own for layer in decoder.experts(route).layers for own in layer)
             for pairs, one in zip(found, own, strict=True):
                 pairs.append(_pair(one, dtype))
         self._tables = [_stacked(pairs) for pairs in found]

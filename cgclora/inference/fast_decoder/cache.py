@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from cgclora.inference.fast_decoder.decoder import FastDecoder
 
 _SPARE = 64
 """Tokens that a cache grows by at least."""
@@ -19,22 +16,19 @@ class Cache:
     """Keys and values of a batch, [layers, 2, batch, heads, capacity, head size].
 
     Args:
-        decoder: Whose.
-        rows: Size of the batch. Those of one row are kept in fp32, of many in the backbone's dtype.
-        capacity: Most tokens of a row, as far as is known.
+        shape: As above; its capacity is the most tokens of a row, as far as is known.
+        device: Where.
+        dtype: Of keys and values.
 
     Attributes:
         lengths: How many tokens each row holds, [batch].
         longest: The largest of them.
     """
 
-    def __init__(self, decoder: FastDecoder, rows: int, capacity: int) -> None:
-        first = decoder.layers[0]
-        shape = (len(decoder.layers), 2, rows, first.kv_heads, capacity, first.head_size)
-        dtype = torch.float32 if rows == 1 else decoder.dtype
+    def __init__(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
         # Zeros, since what no row may see still takes part with weight 0.
-        self._room = torch.zeros(shape, device=decoder.device, dtype=dtype)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=decoder.device)
+        self._room = torch.zeros(*shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(shape[2], dtype=torch.long, device=device)
         self.longest = 0
 
     @property

@@ -14,6 +14,7 @@ from cgclora.inference.fast_decoder.cache import Cache
 from cgclora.inference.fast_decoder.experts import BatchExperts
 from cgclora.inference.fast_decoder.layers import DecoderLayer, RMSNorm
 from cgclora.inference.fast_decoder.places import Place, reach_of, seen_keys
+from cgclora.layer import Route
 from cgclora.models.quantized import FEW_ROWS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class FastDecoder:
         layers = {layer.kind: layer for layer in self.layers}.values()
 
         def found(sizes: Sequence[int]) -> Tensor:
-            cache = Cache(self, 1, FEW_ROWS)
+            cache = self.new_cache(1, FEW_ROWS)
             start, rows = 0, []
             for part in x.split(sizes, dim=1):
                 places = self.places_from(start, part.shape[1], torch.float32, apart=True)
@@ -113,6 +114,21 @@ class FastDecoder:
         cache.lengths += count if counts is None else counts
         cache.longest = end
         return self.norm(x)
+
+    def new_cache(self, rows: int, capacity: int) -> Cache:
+        """An empty cache; a single row's is in fp32, those of many in the backbone's dtype.
+
+        Args:
+            rows: Size of the batch.
+            capacity: Most tokens of a row, as far as is known.
+        """
+        first = self.layers[0]
+        shape = (len(self.layers), 2, rows, first.kv_heads, capacity, first.head_size)
+        return Cache(shape, self.device, torch.float32 if rows == 1 else self.dtype)
+
+    def experts(self, route: Route | None) -> BatchExperts:
+        """What a planned route adds to the layers; None adds nothing."""
+        return BatchExperts.of((layer.groups for layer in self.layers), route)
 
     def embed(self, ids: Tensor) -> Tensor:
         """What the first layer reads, [batch, tokens, H] in fp32."""

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgclora.inference.fast_decoder.layers import LinearGroup
 from cgclora.layer import ExpertLinear, Route
 from cgclora.models.quantized import FEW_ROWS
-
-if TYPE_CHECKING:
-    from cgclora.inference.fast_decoder.decoder import FastDecoder
-    from cgclora.inference.fast_decoder.layers import LinearGroup
-
-
-class GroupExperts(Protocol):
-    """What a batch's rows add to a group of linear layers that read the same input."""
-
-    @property
-    def weights(self) -> tuple[Tensor, ...] | None:
-        """Folded ones [out, in], in the place of the frozen; None leaves these."""
-
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add it to the layers' outputs.
-
-        Args:
-            y: [batch * tokens, all outputs] in fp32, changed in place.
-            x: What they read, [batch, tokens, in] in fp32.
-        """
 
 
 @dataclass(frozen=True)
@@ -89,13 +70,9 @@ class BatchExperts:
         return all(own is None or own.weights is None for layer in self.layers for own in layer)
 
     @classmethod
-    def of(cls, decoder: FastDecoder, route: Route | None) -> BatchExperts:
-        """What a planned route adds; None adds nothing."""
-        return cls(
-            tuple(
-                tuple(_of_group(group, route) for group in layer.groups) for layer in decoder.layers
-            )
-        )
+    def of(cls, layers: Iterable[Sequence[LinearGroup]], route: Route | None) -> BatchExperts:
+        """What a planned route adds to the groups of each layer; None adds nothing."""
+        return cls(tuple(tuple(_of_group(group, route) for group in groups) for groups in layers))
 
     def keep(self, rows: Tensor) -> BatchExperts:
         """The same for some rows of the batch."""

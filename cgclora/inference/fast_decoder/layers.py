@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgclora.inference.fast_decoder.experts import GroupExperts
 from cgclora.inference.fast_decoder.places import Place
 from cgclora.models.families import ACTIVATIONS
 from cgclora.models.quantized import FEW_ROWS, Int8Weight
@@ -44,6 +43,22 @@ class RMSNorm:
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Residual plus norm of x."""
         return torch.addcmul(residual, self.direction(x), self.weight)
+
+
+class GroupExperts(Protocol):
+    """What a batch's rows add to a group of linear layers that read the same input."""
+
+    @property
+    def weights(self) -> tuple[Tensor, ...] | None:
+        """Folded ones [out, in], in the place of the frozen; None leaves these."""
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add it to the layers' outputs.
+
+        Args:
+            y: [batch * tokens, all outputs] in fp32, changed in place.
+            x: What they read, [batch, tokens, in] in fp32.
+        """
 
 
 class LinearGroup:

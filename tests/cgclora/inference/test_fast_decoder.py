@@ -7,7 +7,7 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.inference.batch import Batch
-from cgclora.inference.fast_decoder import BatchExperts, Cache, FastDecoder
+from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.generate import generate, stream
 from cgclora.inference.prompt_lookup import Drafts, Phrases
 from cgclora.inference.request import Request
@@ -52,8 +52,8 @@ def test_hidden_states_are_those_of_transformers(architecture, method):
     prompts = torch.tensor([40, 33, 7])
     decoder = Runtime.of(backbone).decoder
     assert decoder is not None
-    cache = Cache(decoder, 3, 50)  # less than it will be: it grows
-    experts = BatchExperts.of(decoder, adapter.plan(tasks))
+    cache = decoder.new_cache(3, 50)  # less than it will be: it grows
+    experts = decoder.experts(adapter.plan(tasks))
     found = [decoder(ids[:, :40], cache, experts, prompts)]
     more = torch.stack([ids[row, start : start + 20] for row, start in enumerate(prompts)])
     steps = [decoder(more[:, :3], cache, experts)]
@@ -72,7 +72,7 @@ def test_one_row_is_computed_like_many():
     assert decoder is not None
     ids = torch.randint(3, VOCABULARY, (1, 45), generator=torch.Generator().manual_seed(2))
     task = adapter.config.tasks[0]
-    experts, cache = BatchExperts.of(decoder, adapter.plan([task])), Cache(decoder, 1, 45)
+    experts, cache = decoder.experts(adapter.plan([task])), decoder.new_cache(1, 45)
     found = [decoder(part, cache, experts)[0] for part in ids.split([20, 1, 4, *[1] * 20], dim=1)]
     expected = reference(backbone, ids[0], adapter, task)
     torch.testing.assert_close(torch.cat(found), expected, atol=1e-3, rtol=1e-3)
@@ -82,9 +82,9 @@ def test_tokens_that_are_taken_back_leave_no_trace():
     backbone = make_backbone("qwen3")
     decoder = Runtime.of(backbone).decoder
     assert decoder is not None
-    experts = BatchExperts.of(decoder, None)
+    experts = decoder.experts(None)
     ids = torch.randint(3, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(3))
-    straight, back = Cache(decoder, 1, 40), Cache(decoder, 1, 40)
+    straight, back = decoder.new_cache(1, 40), decoder.new_cache(1, 40)
     for cache in (straight, back):
         decoder(ids[:, :20], cache, experts)
     decoder(ids[:, :7] + 1, back, experts)
@@ -310,11 +310,11 @@ def test_eight_bits_are_used_for_few_rows_only():
     adapter = with_experts(backbone)
     task = adapter.config.tasks[0]
     both = [FastDecoder(backbone.model, int8=int8) for int8 in (False, True)]
-    experts = [BatchExperts.of(decoder, adapter.plan([task])) for decoder in both]
+    experts = [decoder.experts(adapter.plan([task])) for decoder in both]
     for count, same in ((FEW_ROWS, False), (FEW_ROWS + 1, True)):
         ids = torch.randint(3, VOCABULARY, (1, count), generator=torch.Generator().manual_seed(4))
         one, other = (
-            decoder(ids, Cache(decoder, 1, 9), own)
+            decoder(ids, decoder.new_cache(1, 9), own)
             for decoder, own in zip(both, experts, strict=True)
         )
         assert torch.equal(one, other) == same
@@ -374,11 +374,11 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
     adapter = with_experts(backbone)
     decoder = Runtime.of(backbone).decoder
     assert decoder.keeps_apart
-    experts = BatchExperts.of(decoder, adapter.plan([adapter.config.tasks[0]]) if task else None)
+    experts = decoder.experts(adapter.plan([adapter.config.tasks[0]]) if task else None)
     ids = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
     found = []
     for sizes in ([1] * 40, [FEW_ROWS] * 10, [1, 3, 2, 4] * 4):
-        cache = Cache(decoder, 1, 60)
+        cache = decoder.new_cache(1, 60)
         decoder(ids[:, :20], cache, experts)
         parts = ids[:, 20:].split([*sizes, 40 - sum(sizes)] if sum(sizes) < 40 else sizes, dim=1)
         hidden = [decoder(part, cache, experts)[0] for part in parts]

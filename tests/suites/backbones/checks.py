@@ -24,8 +24,9 @@ from cgclora.data.sampling import Collator
 from cgclora.inference.batch import Batch, may_pad
 from cgclora.inference.request import DecodingError, Request
 from cgclora.models.backbone import Backbone, BackboneError
-from cgclora.models.checkpoint import fingerprint, in_short
+from cgclora.models.checkpoint import fingerprint
 from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.atomic_io import in_short
 from cgclora.training.loss import TargetLoss
 from tests.helpers.reference import METHODS, TASKS, experts, gate_weights
 from tests.helpers.tiny import make_tokenizer

@@ -11,43 +11,34 @@ DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never writ
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cgclora.adapter.expert_layers import (
+    GATES,
+    frozen_parameters,
+    initial_A,
+    routing_of,
+    unfold_all,
+    wrapped,
+)
+from cgclora.adapter.planning import PlannedExperts
 from cgclora.config import AdapterConfig
-from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate, select
-from cgclora.models.backbone import Backbone, fingerprint
-from cgclora.models.dropout import RowDropout
+from cgclora.layer import ExpertLinear, Route, TaskGate
+from cgclora.models.backbone import Backbone, fingerprint, public_name
 from cgclora.models.target_modules import check_rows, linear_paths, saved_paths
 from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
 
-GATES = "task_gates"
 
-
-class Row(Protocol):
-    """What a route needs to know of a row of the batch.
-
-    Attributes:
-        task: Whose experts answer; None is the bare backbone.
-        gates: Weights in place of the gate's, [E] or [L, E]; None keeps the gate's.
-    """
-
-    @property
-    def task(self) -> str | None: ...  # noqa: D102 - see above
-    @property
-    def gates(self) -> Tensor | None: ...  # noqa: D102
-
-
-class Adapter:
+class Adapter(PlannedExperts):
     """A named adapter on a backbone. Made by `attach` or `load`.
 
     Attributes:
@@ -70,17 +61,13 @@ class Adapter:
         layers: dict[str, ExpertLinear],
         gate: TaskGate,
     ) -> None:
+        super().__init__(config, name, layers, gate)
         self.model = model
-        self.config = config
-        self.name = name
-        self.layers = layers
-        self.gate = gate
         self.manifest: dict[str, Any] = {}
         self.files: dict[str, bytes] = {}
         self.backbone_name: str = getattr(model, "name_or_path", "")
         self._lock: AbstractContextManager[Any] = nullcontext()
         self.routing = next(iter(layers.values())).routing
-        self._detached: dict[ExpertLinear, tuple[Tensor, Tensor]] = {}
 
     # Life on a backbone -------------------------------------------------------------------
 
@@ -134,13 +121,13 @@ class Adapter:
             )
         if name in getattr(model, GATES, {}):
             raise AdapterError(f"an adapter named {name!r} is attached already: detach it first.")
-        routing = _routing_of(model)
-        for parameter in filter(lambda one: one.requires_grad, _frozen_parameters(model)):
+        routing = routing_of(model)
+        for parameter in filter(lambda one: one.requires_grad, frozen_parameters(model)):
             parameter.requires_grad_(False)
             routing.trainable.append(parameter)
         generator = torch.Generator().manual_seed(seed)
         gate = TaskGate(config, len(paths), generator)
-        layers = {path: _wrapped(model, path, routing) for path in paths}
+        layers = {path: wrapped(model, path, routing) for path in paths}
         for layer in layers.values():
             weight, rank = layer.base_layer.weight, config.total_rank
             A = initial_A(rank, layer.base_layer.in_features, generator)
@@ -198,164 +185,7 @@ class Adapter:
         """Number of trained values."""
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
-    def for_inference(self) -> Self:
-        """Hold the experts in the backbone's dtype, laid out so that a batch's are picked quickly.
-
-        The answers stay the same. Train before, not after: updates get lost in bf16.
-        """
-        for layer in self.layers.values():
-            A, B = layer.expert_A[self.name], layer.expert_B[self.name]
-            dtype = layer.base_layer.weight.dtype
-            if not dtype.is_floating_point:  # quantised: the pass decides
-                dtype = A.dtype
-            A.data = A.requires_grad_(False).to(dtype)
-            B.data = B.requires_grad_(False).to(dtype).t().contiguous().t()
-        return self
-
     # Tasks of a batch ---------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the gate is."""
-        return self.gate.usable.device
-
-    def gates(self) -> Tensor:
-        """The gate weights of all layers and tasks, [L, T, E], detached."""
-        with torch.no_grad():
-            return cast(Tensor, self.gate().clone())
-
-    def gates_of(self, rows: Sequence[Row]) -> Tensor:
-        """The gates of a batch's rows, [L, batch, E]: zero for a row without a task.
-
-        Raises:
-            ConfigError: A task is unknown.
-            AdapterError: Gates have another shape, or hold a value that is no finite number.
-        """
-        ids = [0 if row.task is None else self.config.task_index(row.task) for row in rows]
-        weights = self.gate(torch.tensor(ids, device=self.device))
-        layers, _, experts = weights.shape
-        if any(row.task is None or row.gates is not None for row in rows):
-            weights = weights.clone()  # one gate for all layers is one row seen many times
-        for place, row in enumerate(rows):
-            if row.gates is not None:
-                if row.gates.shape not in ((experts,), (layers, experts)):
-                    raise AdapterError(
-                        f"gates has shape {list(row.gates.shape)}, expected [{experts}] or "
-                        f"[{layers}, {experts}] (layers, experts)."
-                    )
-                if not torch.isfinite(row.gates).all():
-                    raise AdapterError("gates holds a value that is not a finite number.")
-                weights[:, place] = row.gates.to(weights)
-            if row.task is None:
-                weights[:, place] = 0
-        return cast(Tensor, weights)
-
-    def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
-        """The route of a batch, for use with `route` once or many times.
-
-        Args:
-            tasks: A task name a row, None for a row that the bare backbone answers; or a tensor
-                of task ids [batch].
-            gates: Weights in place of the gate's: [batch, E], or [L, batch, E].
-
-        Raises:
-            ConfigError: A task is unknown.
-            AdapterError: `gates` has another shape.
-        """
-        if isinstance(tasks, Tensor):
-            if gates is None:
-                return self._route(*self.weights_of_rows(tasks))
-            tasks = [self.config.tasks[task] for task in tasks.tolist()]
-        given: Sequence[Tensor | None] = [None] * len(tasks)
-        if gates is not None:
-            shape = (len(self.layers), len(tasks), self.config.num_experts)
-            if gates.shape not in (shape, shape[1:]):
-                raise AdapterError(
-                    f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
-                    f"{list(shape)} (layers, batch, experts)."
-                )
-            given = gates.expand(shape).unbind(1)
-        return self.plan_rows([_Row(*row) for row in zip(tasks, given, strict=True)])
-
-    def plan_rows(self, rows: Sequence[Row]) -> Route:
-        """The route of a batch, through those experts alone that some row uses.
-
-        Raises:
-            ConfigError: A task is unknown.
-            AdapterError: Gates have a wrong shape.
-        """
-        gates = self.gates_of(rows)
-        used = gates.ne(0).flatten(0, 1).any(dim=0).nonzero().squeeze(1)
-        if len(used) == gates.shape[-1]:
-            return self._route(self._of_ranks(gates), None)
-        return self._route(self._of_ranks(gates[..., used]), self._ranks_of(used))
-
-    def _route(self, weights: Tensor, ranks: Tensor | None) -> Route:
-        """The route through some ranks [R], weighed by [L, batch, R]; see `weights_of_rows`."""
-        if not weights.shape[-1]:
-            return Route({})
-        experts: dict[ExpertLinear, tuple[LayerExperts, ...]] = {}
-        for layer, row in zip(self.layers.values(), weights.unsqueeze(2), strict=True):
-            A, B = self._tables(layer)
-            probability = self.config.dropout if layer.training else 0.0
-            dropout = RowDropout.draw(probability, len(row), row.device)
-            experts[layer] = (
-                LayerExperts(select(A, ranks), select(B.t(), ranks), row, dropout=dropout),
-            )
-        return Route(experts)
-
-    def _tables(self, layer: ExpertLinear) -> tuple[Tensor, Tensor]:
-        """A [E*k, in] and B [out, E*k]; batches on their way use those of a detached adapter."""
-        if layer in self._detached:
-            return self._detached[layer]
-        return layer.expert_A[self.name], layer.expert_B[self.name]
-
-    def rank_weights(self, task: str) -> Tensor:
-        """Scale times gate of a task in fp32, a value a rank, [L, E * k].
-
-        Raises:
-            ConfigError: The task is unknown.
-        """
-        with torch.no_grad():
-            return self._of_ranks(self.gates_of([_Row(task)])[:, 0].float())
-
-    def _of_ranks(self, gates: Tensor) -> Tensor:
-        """Scale times gate, a value a rank, of gates [..., experts]."""
-        return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
-
-    def _ranks_of(self, experts: Tensor) -> Tensor:
-        """Which of the E * k ranks belong to some experts [N]: [N * k]."""
-        rank = self.config.expert_rank
-        return (experts[:, None] * rank + torch.arange(rank, device=experts.device)).flatten()
-
-    def selects_experts(self, rows: int) -> bool:
-        """Whether a training batch of so many rows goes through its own tasks' experts alone."""
-        return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
-
-    def weights_of_rows(self, tasks: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale times gate of the rows of a training batch, a value a rank, and which ranks.
-
-        Where rows are few beside the tasks they go through their own experts, not all. Each row
-        brings its task's experts then, twice where two rows have one task. So how many there are is
-        known without a look at the ids, for which a GPU would have to wait.
-
-        Args:
-            tasks: Ids [batch].
-
-        Returns:
-            [L, batch, R], and which of the E*k ranks these are, [R]; None is all of them in order.
-        """
-        tasks = tasks.to(self.device)
-        gates = cast(Tensor, self.gate(tasks))
-        if not self.selects_experts(len(tasks)):
-            return self._of_ranks(gates), None
-        common = self.config.common
-        specific = self.gate.usable[tasks, common:]  # [batch, S]
-        of_rows = gates.gather(-1, specific.expand(len(gates), -1, -1)).unsqueeze(2)
-        diagonal = torch.eye(len(tasks), device=tasks.device).unsqueeze(-1)
-        gates = torch.cat([gates[..., :common], (of_rows * diagonal).flatten(2)], dim=-1)
-        experts = torch.cat([torch.arange(common, device=tasks.device), specific.flatten()])
-        return self._of_ranks(gates), self._ranks_of(experts)
 
     @contextmanager
     def route(
@@ -424,12 +254,12 @@ class Adapter:
         self._check_foldable()
         weights = self.rank_weights(task)
         with self._lock:  # not between two layers of a pass
-            _unfold(self.model, self.routing)
+            unfold_all(self.model, self.routing)
             try:
                 for layer, row in zip(self.layers.values(), weights, strict=True):
                     layer.fold(self.name, row)
             except BaseException:  # out of memory, say: a part of a task is no task
-                _unfold(self.model, self.routing)
+                unfold_all(self.model, self.routing)
                 raise
             self.routing.folded = (self.name, task)
 
@@ -437,7 +267,7 @@ class Adapter:
         """Undo this adapter's `fold` exactly; without a folded task nothing happens."""
         if self.folded_task is not None:
             with self._lock:
-                _unfold(self.model, self.routing)
+                unfold_all(self.model, self.routing)
 
     # Folder -------------------------------------------------------------------------------
 
@@ -563,21 +393,6 @@ class Adapter:
         return adapter
 
 
-class _Row(NamedTuple):
-    """A `Row` as plain values."""
-
-    task: str | None
-    gates: Tensor | None = None
-
-
-def initial_A(  # noqa: N802 - the matrix of the formula
-    ranks: int, inner: int, generator: torch.Generator
-) -> Tensor:
-    """A as it starts, [ranks, in]: uniform as in LoRA's code."""
-    A = torch.empty(ranks, inner)
-    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if ranks else A
-
-
 def _parts(
     backbone: Backbone | PreTrainedModel,
 ) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
@@ -587,53 +402,6 @@ def _parts(
     return backbone, nullcontext()
 
 
-def _frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """The backbone's own parameters: all but those of adapters that are attached already."""
-    for name, parameter in model.named_parameters():
-        if not any(f"{table}." in name for table in (*ExpertLinear.adapter_parameter_names, GATES)):
-            yield parameter
-
-
-def backbone_parameters(model: PreTrainedModel) -> int:
-    """Number of the backbone's own parameters, adapters aside."""
-    return sum(parameter.numel() for parameter in _frozen_parameters(model))
-
-
-def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
-    """Name of the adapter and of its task that are folded into a backbone, if any."""
-    if not hasattr(model, GATES):  # asked at every token: no walk through a bare backbone
-        return None
-    return _routing_of(model).folded
-
-
-def _unfold(model: PreTrainedModel, routing: Routing) -> None:
-    for module in model.modules():
-        if isinstance(module, ExpertLinear):
-            module.unfold()
-    routing.folded = None
-
-
-def _routing_of(model: PreTrainedModel) -> Routing:
-    for module in model.modules():
-        if isinstance(module, ExpertLinear):
-            return module.routing
-    return Routing()
-
-
-def _wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinear:
-    """The expert layer at a path, put there if no earlier adapter did."""
-    module = model.get_submodule(path)
-    if not isinstance(module, ExpertLinear):
-        module = ExpertLinear(cast(nn.Linear, module), routing).train(module.training)
-        model.set_submodule(path, module)
-    return module
-
-
 def _name_of(folder: Path) -> str:
     """A folder's name without what no module's name may hold."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"
-
-
-def public_name(source: str) -> str:
-    """A backbone's source without the folders that lead to it, which are nobody else's business."""
-    return Path(source).name if Path(source).exists() else source
