@@ -45,12 +45,16 @@ def generated(root: Path) -> dict[Path, str]:
         results / "leaderboard.md": tables.report(boards(results), None, markdown=True),
     }
     for page in sorted(path for pattern in PAGES for path in root.glob(pattern)):
-        texts[page] = _filled(page, root)
+        texts[page] = filled(page, root)
     return texts
 
 
-def _filled(page: Path, root: Path) -> str:
-    """A page with its tables made anew."""
+def filled(page: Path, root: Path) -> str:
+    """A page with its tables made anew.
+
+    Raises:
+        ValueError: As `generated`.
+    """
 
     def fill(match: re.Match[str]) -> str:
         return f"{match[1]}\n{_table(match[2], root, page)}\n\n{match[3]}"
