@@ -119,8 +119,19 @@ def _manifest(board: Board) -> Path:
 
 def _main(assets: Path) -> Made:
     board = _board(assets, "main", 8)
-    text = tables.overall_table(board).markdown().partition("\n\n")[2]  # without its heading
-    return text, [_manifest(board)]
+    return _without_heading(tables.overall_table(board)), [_manifest(board)]
+
+
+def _gains(comparison: str, tasks: int, reference: str) -> Callable[[Path], Made]:
+    def make(assets: Path) -> Made:
+        board = _board(assets, comparison, tasks)
+        return _without_heading(tables.seesaw_table(board, reference)), [_manifest(board)]
+
+    return make
+
+
+def _without_heading(table: tables.Table) -> str:
+    return table.markdown().partition("\n\n")[2]
 
 
 def _main_losses(assets: Path) -> Made:
@@ -194,7 +205,9 @@ def _scaling(_assets: Path) -> Made:
 _OF_ASSETS: Mapping[str, Callable[[Path], Made]] = {
     "main": _main,
     "main_losses": _main_losses,
+    "main_gains": _gains("main", 8, "LoRA (Full)"),
     "added": _added,
+    "added_gains": _gains("growth", 4, CGC_LORA),
     "choice": _choice,
     "accuracy_medical": _accuracy("medical"),
     "accuracy_general": _accuracy("general"),
