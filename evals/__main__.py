@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cgclora.cli.common import command_line, load
 from cgclora.cli.exit_codes import run
 from cgclora.data.readers import task_name
-from evals.cli import bench, grid, scaling, speed
+from evals.cli import bench, docs, grid, scaling, speed
 from evals.cli.grid import answering_options
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add(command)
     bench.add_options(command("bench", bench.HELP, bench.execute))
     scaling.add_options(command("scaling", scaling.HELP, scaling.execute))
+    docs.add_options(command("docs", docs.HELP, docs.execute))
 
     detection = command("detection", DETECTION, _detection)
     detection.add_argument("action", choices=("fit",))

@@ -6,17 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from cgclora.config import AdapterConfig
-
 HELP = """Show what growth costs. Bytes of adapters and GPUs that hold them, for 10 to 10,000 tasks,
 by arithmetic; with --measure also, on this machine, bytes of a bank of experts, seconds to plan a
 batch and to decode with it as tasks grow, and how fast a cluster is loaded and let go.
 
   python -m evals scaling
   python -m evals scaling --measure --out scaling.json"""
-
-CONFIG = AdapterConfig(tuple(f"task {number}" for number in range(16)))
-"""A cluster as the shipped ones are: 16 tasks, 4 common experts, 1 specific one a task, rank 2."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +27,7 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from cgclora.models.backbone import EMBEDDED, load_backbone
     from cgclora.storage import atomic_io
-    from evals.speed.scaling import measure, table
+    from evals.speed.scaling import CONFIG, measure, table
 
     if not options.measure:
         print(table(CONFIG))

@@ -100,7 +100,7 @@ def _table(found: Mapping[str, Any], unit: str) -> str:
     if found["prior"] is not None:
         gain = _with_error(found["prior"]["gain"], found["prior"]["standard_error"], unit)
         rows.append(("prior", gain, gain, "", "1.00"))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _certainty(grouping: Mapping[str, Any]) -> str:
@@ -124,10 +124,11 @@ def _groups(found: Mapping[str, Any], form: str) -> str:
         if one["asked"] > 1:
             groups = "<br>".join(", ".join(group) for group in one["groups"])
             rows.append((str(one["asked"]), groups))
-    return _markdown(rows)
+    return markdown(rows)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells, the header first, as GitHub reads it."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]

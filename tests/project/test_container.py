@@ -65,7 +65,7 @@ def test_every_package_is_pinned():
         assert re.match(r"[\w.-]+(\[\w+\])?==[\w.]+(;|$)", line), line
 
 
-def test_the_readme_names_every_limit():
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_the_documentation_names_every_limit():
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
     for name, value in vars(Limits()).items():
-        assert re.search(rf"`{variable(name)}`\D*{value:,}\b", readme), name
+        assert re.search(rf"`{variable(name)}`\D*{value:,}\b", page), name
