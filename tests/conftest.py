@@ -6,12 +6,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from cgclora.models.backbone import Backbone
 from tests.helpers.tiny import make_backbone, make_tokenizer
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+hypothesis.settings.load_profile("any machine")
 
 torch.set_num_threads(1)  # tiny tensors lose more to handing work over than they gain
 

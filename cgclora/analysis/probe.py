@@ -53,8 +53,8 @@ def label_probabilities(
         raise DecodingError(f"labels holds {repeated} more than once: name each label once.")
     said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
     request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
-    prompts = encode_requests(backbone, [request], adapter)
-    batch = Batch(backbone, adapter, [request], prompts)
+    (encoded,) = encode_requests(backbone, [request], adapter)
+    batch = Batch(backbone, adapter, [request], [encoded.ids])
     sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))
     return sums.softmax(dim=0).tolist()
 
@@ -153,7 +153,7 @@ def contributions(
     config = adapter.config
     index = config.task_index(task)
     request = Request(task, prompt, max_new_tokens=1, gates=gates)
-    prompts = encode_requests(backbone, [request], adapter)
+    (encoded,) = encode_requests(backbone, [request], adapter)
     if adapter.folded_task is not None:
         raise DecodingError(
             f"task {task!r} is folded in: unfold() it, so that experts stand apart."
@@ -170,10 +170,10 @@ def contributions(
         norms[0, row] = update.mean(dim=0)
         norms[1, row] = (update / own.clamp(min=torch.finfo(torch.float32).tiny)).mean(dim=0)
 
-    batch = Batch(backbone, adapter, [request], prompts, reference=True)
+    batch = Batch(backbone, adapter, [request], [encoded.ids], reference=True)
     with backbone.lock, _watched(list(adapter.layers.values()), measure):
         batch.prefill()
-    return Contributions(layers, experts, weights, norms[0], norms[1], len(prompts[0]))
+    return Contributions(layers, experts, weights, norms[0], norms[1], len(encoded.ids))
 
 
 def _expert_norms(

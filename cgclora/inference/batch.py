@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from cgclora.adapter import folded_in
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident, follow
-from cgclora.inference.request import DecodingError, Request
+from cgclora.inference.request import DecodingError, Request, check_folded
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
@@ -46,7 +46,9 @@ class Batch:
         self.backbone = backbone
         self.requests = [*requests]
         self.folded = folded_in(backbone.model)
-        self.adapters = Resident.of(adapters) if self.folded is None else None
+        resident = Resident.of(adapters)
+        check_folded(backbone, requests, resident)  # it may be folded in since they were encoded
+        self.adapters = resident if self.folded is None else None
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             runtime = Runtime.of(backbone)

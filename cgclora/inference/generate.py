@@ -24,6 +24,7 @@ from cgclora.inference.reply import Reply
 from cgclora.inference.request import (
     Answer,
     DecodingError,
+    EncodedRequest,
     Piece,
     Request,
     encode_requests,
@@ -34,12 +35,12 @@ from cgclora.models.backbone import Backbone
 
 def stream(
     backbone: Backbone,
-    requests: Sequence[Request],
+    requests: Sequence[Request | EncodedRequest],
     adapter: Adapters = None,
     *,
     left: Callable[[int], bool] = lambda _: False,
     width: int | None = None,
-    more: Callable[[int], Sequence[Request]] = lambda _: (),
+    more: Callable[[int], Sequence[Request | EncodedRequest]] = lambda _: (),
     reference: bool = False,
 ) -> Generator[Piece]:
     """Answer requests as one batch, a piece as soon as it is known.
@@ -48,7 +49,7 @@ def stream(
 
     Args:
         backbone: Who answers.
-        requests: One or more; their tasks may differ.
+        requests: One or more; their tasks may differ. Those that are encoded were checked before.
         adapter: Whose tasks they name, one or several resident ones; with a task folded in, all
             must be of that task.
         left: Whether nobody waits for a request any more, asked by its place before each token: its
@@ -120,18 +121,18 @@ class _Line:
 
     backbone: Backbone
     adapters: Resident | None
-    more: Callable[[int], Sequence[Request]]
+    more: Callable[[int], Sequence[Request | EncodedRequest]]
     reference: bool
     rows: deque[Reply] = field(default_factory=deque)
     count: int = 0
 
-    def admit(self, new: Sequence[Request]) -> None:
+    def admit(self, new: Sequence[Request | EncodedRequest]) -> None:
         """Let requests wait."""
-        if not new:
-            return
-        prompts = encode_requests(self.backbone, new, self.adapters)
-        for request, prompt in zip(new, prompts, strict=True):
-            self.rows.append(Reply(self.count, request, prompt, self.backbone))
+        plain = [one for one in new if isinstance(one, Request)]
+        encoded = iter(encode_requests(self.backbone, plain, self.adapters) if plain else ())
+        for one in new:
+            ready = one if isinstance(one, EncodedRequest) else next(encoded)
+            self.rows.append(Reply(self.count, ready.request, ready.ids, self.backbone))
             self.count += 1
 
     def arrived(self, room: int) -> bool:

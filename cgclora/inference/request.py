@@ -78,6 +78,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class EncodedRequest:
+    """A request that was checked, with its prompt as token ids; see `encode_requests`."""
+
+    request: Request
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a request got.
 
@@ -121,8 +129,8 @@ def _unreadable_choice(backbone: Backbone, choices: Sequence[str] | None, known:
 
 def encode_requests(
     backbone: Backbone, requests: Sequence[Request], adapters: Adapters
-) -> list[list[int]]:
-    """Token ids of the requests' prompts, checked.
+) -> list[EncodedRequest]:
+    """Requests with the token ids of their prompts, checked.
 
     Raises:
         ConfigError: No adapter knows a task.
@@ -137,7 +145,7 @@ def encode_requests(
         formats.append(around)
     prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
     check(backbone, requests, prompts, resident)
-    return prompts
+    return [EncodedRequest(*pair) for pair in zip(requests, prompts, strict=True)]
 
 
 def check(
@@ -171,6 +179,17 @@ def check(
             raise DecodingError("gates weigh a task's experts: name a task, or leave them out.")
     if adapters is not None and adapters.model is not backbone.model:
         raise DecodingError("the adapter is attached to another backbone: load it onto this one.")
+    check_folded(backbone, requests, adapters)
+
+
+def check_folded(
+    backbone: Backbone, requests: Sequence[Request], adapters: Resident | None
+) -> None:
+    """Refuse requests that a task which is folded in cannot answer.
+
+    Raises:
+        DecodingError: There is such a request.
+    """
     if (folded := folded_in(backbone.model)) is not None:
         name, task = folded
         of = None if adapters is None else [one.name for one in adapters.adapters.values()]

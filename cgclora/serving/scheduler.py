@@ -21,7 +21,13 @@ from typing import Self
 
 from cgclora.inference.generate import stream
 from cgclora.inference.multi_adapter import Clusters
-from cgclora.inference.request import DecodingError, Piece, Request, encode_requests
+from cgclora.inference.request import (
+    DecodingError,
+    EncodedRequest,
+    Piece,
+    Request,
+    encode_requests,
+)
 from cgclora.models.backbone import Backbone
 
 _log = logging.getLogger(__name__)
@@ -62,11 +68,15 @@ class Call:
 class _Waiting:
     """A request on its way."""
 
-    request: Request
+    request: EncodedRequest
     place: int
     call: Call
-    tokens: int
     ended: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Of its prompt."""
+        return len(self.request.ids)
 
     def tell(self, piece: Piece) -> None:
         self.ended = piece.answer is not None
@@ -199,8 +209,7 @@ class Batcher:
                 "at once: send them in several calls."
             )
         new = [
-            _Waiting(request, place, call, self._check(request))
-            for place, request in enumerate(requests)
+            _Waiting(self._encode(request), place, call) for place, request in enumerate(requests)
         ]
         with self._changed:
             if len(self._queue) + len(new) > self.limits.queue:
@@ -241,8 +250,8 @@ class Batcher:
             queue = [one for one in self._queue if not one.call.left]
         return next((place for place, one in enumerate(queue) if one.call is call), 0)
 
-    def _check(self, request: Request) -> int:
-        """The tokens of its prompt, if it can be answered."""
+    def _encode(self, request: Request) -> EncodedRequest:
+        """The request with its prompt's tokens, if it can be answered."""
         limits = self.limits
         if request.max_new_tokens > limits.answer_tokens:
             raise DecodingError(
@@ -255,13 +264,13 @@ class Batcher:
                 f"{limits.prompt_tokens} tokens that this server reads: shorten it."
             )
         with self._tokenizer:  # which threads may not share
-            (prompt,) = encode_requests(self.backbone, [request], self.clusters)
-        if len(prompt) > limits.prompt_tokens:
+            (encoded,) = encode_requests(self.backbone, [request], self.clusters)
+        if len(encoded.ids) > limits.prompt_tokens:
             raise DecodingError(
-                f"the prompt's {len(prompt)} tokens are more than the {limits.prompt_tokens} that "
-                "this server reads: shorten it."
+                f"the prompt's {len(encoded.ids)} tokens are more than the {limits.prompt_tokens} "
+                "that this server reads: shorten it."
             )
-        return len(prompt)
+        return encoded
 
     # Workers ------------------------------------------------------------------------------
 
@@ -311,7 +320,7 @@ class Batcher:
         requests = [waiting.request for waiting in batch]
         resident = self.clusters.snapshot().adapters
 
-        def more(room: int) -> list[Request]:
+        def more(room: int) -> list[EncodedRequest]:
             """Those that wait and fit in beside the others, if they know the same clusters."""
             if self.clusters.snapshot().adapters is not resident:
                 return []

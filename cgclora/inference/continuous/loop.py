@@ -173,11 +173,8 @@ def _replies(
 ) -> list[Reply]:
     if any(request.temperature or request.choices is not None for request in requests):
         raise DecodingError("a static batch takes greedy requests without choices only.")
-    prompts = encode_requests(backbone, requests, adapters)
-    return [
-        Reply(place, request, prompt, backbone)
-        for place, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
-    ]
+    encoded = encode_requests(backbone, requests, adapters)
+    return [Reply(place, one.request, one.ids, backbone) for place, one in enumerate(encoded)]
 
 
 def _slots(

@@ -64,8 +64,8 @@ def every_task(tokens: int = 8) -> list[Request]:
 
 
 def logits(backbone: Backbone, requests: list[Request], experts: Clusters | Adapter | None):
-    prompts = encode_requests(backbone, requests, experts)
-    return Batch(backbone, experts, requests, prompts).prefill()
+    encoded = encode_requests(backbone, requests, experts)
+    return Batch(backbone, experts, requests, [one.ids for one in encoded]).prefill()
 
 
 # Mixed batches ----------------------------------------------------------------------------

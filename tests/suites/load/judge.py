@@ -54,8 +54,8 @@ class Judge:
         most = TASKS[asked.task].max_new_tokens
         request = Request(asked.task, asked.prompt, 2 * most + 1, cluster=asked.cluster)
         tokenizer = self._backbone.tokenizer
-        prompts = encode_requests(self._backbone, [request], self.clusters)
-        batch = Batch(self._backbone, self.clusters, [request], prompts)
+        (encoded,) = encode_requests(self._backbone, [request], self.clusters)
+        batch = Batch(self._backbone, self.clusters, [request], [encoded.ids])
         logits, said, largest = batch.prefill()[0].float(), list[int](), 0.0
         while tokenizer.decode(said) != answer:
             likely = zip(*(of.tolist() for of in logits.topk(_CANDIDATES)), strict=True)
