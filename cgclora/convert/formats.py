@@ -1,0 +1,200 @@
+"""The formats that tasks are exported in, an entry each; `register` adds another.
+
+Nothing here imports torch before an export begins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from cgclora.config import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from cgclora.convert.to_lora import TaskLoRAs
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be exported, and where to.
+
+    Attributes:
+        adapters: Folders of saved adapters.
+        out: Folder to make.
+        tasks: These only; None takes all.
+        backbone: Local folder or hub id; None takes the one that each adapter names.
+        base: The backbone's folder or hub id where the export will be used; None is `backbone`.
+        precision: Of the written weights, such as `float16`; None is the format's own.
+    """
+
+    adapters: Sequence[Path]
+    out: Path
+    tasks: Sequence[str] | None = None
+    backbone: str | None = None
+    base: str | None = None
+    precision: str | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision, by default float32."""
+        import torch  # noqa: PLC0415 - slow, and not needed to list the formats
+
+        dtype: torch.dtype = getattr(torch, self.precision or "float32")
+        return dtype
+
+    def loras(self) -> list[TaskLoRAs]:
+        """The tasks of each adapter as plain LoRAs; the backbone's weights are not loaded.
+
+        Raises:
+            AdapterError: A folder is no adapter, is damaged, or does not fit the backbone.
+            BackboneError: The backbone's config cannot be read.
+            ConfigError: An adapter does not name its backbone.
+        """
+        from cgclora.convert.to_lora import TaskLoRAs  # noqa: PLC0415 - slow, see above
+
+        return [
+            TaskLoRAs.read(folder, _backbone_config(self.backbone_of(folder)))
+            for folder in self.adapters
+        ]
+
+    def backbone_of(self, folder: Path) -> str:
+        """The backbone to use for an adapter: the wanted one, or the one that it names.
+
+        Raises:
+            ConfigError: It names none.
+        """
+        from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
+
+        manifest, _ = read_manifest(folder)
+        if not (name := self.backbone or manifest["backbone"].get("name")):
+            raise ConfigError(f"{folder} does not name its backbone: give --backbone.")
+        return str(name)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        name: As the command line has it.
+        about: What it is and for which engines, in a line.
+        write: Makes the export's folder and returns its manifest.
+        takes_several: Whether one export holds the tasks of several adapters.
+    """
+
+    name: str
+    about: str
+    write: Callable[[Export], dict[str, Any]]
+    takes_several: bool = False
+
+
+_formats: dict[str, Format] = {}
+FORMATS: Mapping[str, Format] = MappingProxyType(_formats)
+"""By name."""
+
+
+def register(format: Format) -> None:  # noqa: A002 - the field's word
+    """Add a format to the command line.
+
+    Raises:
+        ValueError: There is one of this name.
+    """
+    if format.name in _formats:
+        raise ValueError(f"there is an export format {format.name!r} already: choose another name.")
+    _formats[format.name] = format
+
+
+def export(format: str, order: Export) -> dict[str, Any]:  # noqa: A002 - the field's word
+    """Write an export; an older one in the same folder is replaced.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        ConfigError: The format takes one adapter and there are several, or a task is unknown.
+        AdapterError: A folder is no adapter, or its tasks cannot be written in this format.
+        BackboneError: The backbone cannot be read.
+    """
+    chosen = FORMATS[format]
+    if len(order.adapters) > 1 and not chosen.takes_several:
+        several = ", ".join(one.name for one in FORMATS.values() if one.takes_several)
+        raise ConfigError(f"--format {format} takes one --adapter, {several} takes several.")
+    return chosen.write(order)
+
+
+def _peft(order: Export) -> dict[str, Any]:
+    from cgclora.convert.peft_export import export_peft  # noqa: PLC0415 - slow, see above
+
+    (source,) = order.loras()
+    return export_peft(source, order.out, order.tasks, base=order.base, dtype=order.dtype)
+
+
+def _gguf(order: Export) -> dict[str, Any]:
+    from cgclora.convert.gguf import export_gguf  # noqa: PLC0415 - slow, see above
+
+    (source,) = order.loras()
+    return export_gguf(source, order.out, order.tasks, dtype=order.dtype)
+
+
+def _vllm(order: Export) -> dict[str, Any]:
+    from cgclora.convert.vllm import export_vllm  # noqa: PLC0415 - slow, see above
+
+    return export_vllm(order.loras(), order.out, order.tasks, base=order.base, dtype=order.dtype)
+
+
+def _merged(order: Export) -> dict[str, Any]:
+    from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
+    from cgclora.convert.merged import export_merged  # noqa: PLC0415
+    from cgclora.models.backbone import load_backbone  # noqa: PLC0415
+    from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415
+
+    (folder,) = order.adapters
+    _, config = read_manifest(folder)
+    tasks = order.tasks or config.tasks
+    if len(tasks) != 1:
+        raise ConfigError("--format merged writes a whole model: name one --task.")
+    config.task_index(tasks[0])  # before the backbone takes its time
+    source = order.backbone_of(folder)
+    dtype = order.precision or getattr(_backbone_config(source), "dtype", None) or "auto"
+    backbone = load_backbone(source, device="cpu", dtype=dtype)
+    adapter = Adapter.load(folder, backbone)
+    return export_merged(adapter, tasks[0], order.out, backbone.tokenizer)
+
+
+def _backbone_config(source: str) -> PretrainedConfig:
+    """A backbone's config.json alone, fetched from the hub if it has to be.
+
+    Raises:
+        BackboneError: There is none, or not of a causal language model.
+    """
+    from cgclora.models.checkpoint import download, read_config  # noqa: PLC0415 - slow, see above
+    from cgclora.models.embedded import EMBEDDED, embedded_folder  # noqa: PLC0415
+
+    def report(stage: str, fraction: float) -> None:
+        print(f"[{fraction:4.0%}] {stage}", file=sys.stderr, flush=True)
+
+    if source == EMBEDDED:
+        return read_config(embedded_folder(report), source)
+    folder = Path(source).expanduser()
+    return read_config(folder if folder.is_dir() else download(source, ["config.json"]), source)
+
+
+for _format in (
+    Format("peft", "a PEFT LoRA folder a task, for transformers, vLLM and others", _peft),
+    Format("merged", "the backbone with one task added to its weights, for transformers", _merged),
+    Format("gguf", "a file <task>.gguf a task, for llama.cpp (--lora) and what uses it", _gguf),
+    Format(
+        "vllm",
+        "a folder to serve all tasks from: LoRAs, serve.sh, a client, a table of model names",
+        _vllm,
+        takes_several=True,
+    ),
+):
+    register(_format)
