@@ -9,16 +9,17 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from evals.figures.captions import (
-    estimate_lines,
     gain_lines,
     hover,
     method_name,
     points,
+    score_hover,
     text,
     titles,
 )
 from evals.figures.parts import ROW, Look, estimate_of, layout, looks_of, name_axis
-from evals.leaderboard.board import OVERALL, Board, leaders, wins
+from evals.leaderboard.board import Board, leaders, wins
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import FloatArray
 from evals.tasks import Language
 
@@ -56,8 +57,7 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
         return f"<b>{written}</b>" if look.entry.name in bold[column] else written
 
     def details(look: Look, column: str) -> str:
-        lines = estimate_lines(estimate_of(look.entry, column), look.entry, language)
-        return hover(look.entry, language, *lines, task=column)
+        return score_hover(look.entry, column, estimate_of(look.entry, column), language)
 
     values = np.array([[estimate_of(look.entry, name).value for name in columns] for look in looks])
     middle = (values.max(axis=0) + values.min(axis=0)) / 2

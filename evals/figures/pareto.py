@@ -16,7 +16,6 @@ from evals.figures.label_layout import Point, label_places
 from evals.figures.palette import faded
 from evals.figures.parts import (
     INK,
-    MAIN,
     MARK,
     Look,
     error_bar,
@@ -27,7 +26,7 @@ from evals.figures.parts import (
     value_axis,
 )
 from evals.leaderboard.board import Board
-from evals.methods import CGC_LORA
+from evals.methods import CGC_LORA, is_main
 from evals.tasks import Language
 
 Quantity = Literal["parameters", "active_rank", "training_seconds"]
@@ -162,7 +161,7 @@ def _places(
         look.entry.name
         for look in sorted(
             looks,
-            key=lambda look: (look.entry.method not in MAIN, look.entry.name not in frontier),
+            key=lambda look: (not is_main(look.entry.method), look.entry.name not in frontier),
         )
     ]
     steps = _steps([points[name] for name in frontier])

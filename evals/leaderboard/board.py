@@ -19,44 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.storage import atomic_io
+from evals.leaderboard.entry_names import entry_names
+from evals.methods import SINGLE
 from evals.runs.run_dir import RunError, find_runs
 from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, load
-from evals.scoring.effect_sizes import (
-    OVERALL,
-    SIGNIFICANCE,
-    Gain,
-    Part,
-    adjust,
-    gain,
-    over_tasks,
-    p_values,
-)
+from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, over_tasks, p_values
 from evals.scoring.statistics import Estimate, Spread, holm, mean_of, ranks, spread, summarise
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
 
-__all__ = [
-    "OVERALL",
-    "PUBLISHED",
-    "REFERENCE",
-    "Board",
-    "Duel",
-    "Entry",
-    "Gain",
-    "Leaderboards",
-    "Published",
-    "TaskFacts",
-    "TaskScore",
-    "UnknownEntryError",
-    "boards",
-    "find_entry",
-    "gains",
-    "leaders",
-    "restrict",
-    "wins",
-]
-
-REFERENCE = "LoRA (Single)"
+REFERENCE = SINGLE
 """Whom the seesaw compares with: one adapter a task, which shares nothing."""
 
 
@@ -224,7 +196,7 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
 
 
 def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
-    named = zip(_names([*by_key]), by_key.items(), strict=True)
+    named = zip(entry_names([*by_key]), by_key.items(), strict=True)
     entries = _ranked(_entry(name, key, place.tasks, runs) for name, (key, runs) in named)
     shared = json.dumps(asdict(place), sort_keys=True).encode()
     return Board(atomic_io.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
@@ -285,36 +257,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-_FURTHER = {
-    "prompt": "prompt",
-    "total_rank": "rank",
-    "active_rank": "active rank",
-    "parameters": "parameters",
-    "recipe": "recipe",
-    "fingerprint": "backbone",
-}
-"""What tells entries apart whose method, label and backbone are the same, and its word."""
-
-
-def _names(keys: Sequence[Key]) -> list[str]:
-    """Names that no two entries of a board share, as short as that allows."""
-    names = [key.method for key in keys]
-    for aspect in ("label", "backbone"):
-        said = [getattr(key, aspect) for key in keys]
-        if len(set(said)) > 1:
-            names = [f"{name} · {one}".rstrip(" ·") for name, one in zip(names, said, strict=True)]
-    for aspect, word in _FURTHER.items():
-        said = [str(getattr(key, aspect))[:12] for key in keys]
-        sharers: dict[str, set[str]] = defaultdict(set)
-        for name, one in zip(names, said, strict=True):
-            sharers[name].add(one)
-        names = [
-            f"{name} · {word} {one}" if len(sharers[name]) > 1 else name
-            for name, one in zip(names, said, strict=True)
-        ]
-    return names
-
-
 def restrict(
     board: Board, tasks: Collection[str] | None = None, entries: Collection[str] | None = None
 ) -> Board:
@@ -331,21 +273,21 @@ def restrict(
         UnknownNameError: The board has no such task or entry.
         ValueError: No task stays.
     """
-    known = [task.name for task in board.tasks]
-    names = [entry.name for entry in board.entries]
-    for kind, wanted, there in (("task", tasks, known), ("entry", entries, names)):
-        for name in wanted or ():
-            if name not in there:
-                raise UnknownNameError(kind, name, there)
-    if tasks is not None and not tasks:
+    kept = _chosen("task", [task.name for task in board.tasks], tasks)
+    stay = _chosen("entry", [entry.name for entry in board.entries], entries)
+    if not kept:
         raise ValueError("a board needs at least one task: name some, or None for all.")
-    kept = [name for name in known if tasks is None or name in tasks]
-    stay = [entry for entry in board.entries if entries is None or entry.name in entries]
     return replace(
         board,
         tasks=tuple(task for task in board.tasks if task.name in kept),
-        entries=_ranked(_on(entry, kept) for entry in stay),
+        entries=_ranked(_on(entry, kept) for entry in board.entries if entry.name in stay),
     )
+
+
+def _chosen(kind: str, known: Sequence[str], wanted: Collection[str] | None) -> list[str]:
+    if unknown := [name for name in wanted or () if name not in known]:
+        raise UnknownNameError(kind, unknown[0], known)
+    return [name for name in known if wanted is None or name in wanted]
 
 
 def _on(entry: Entry, tasks: Sequence[str]) -> Entry:
@@ -454,42 +396,3 @@ def _difference(score: TaskScore, other: TaskScore) -> Part:
         score.replicates - other.replicates,
         score.estimate.samples,
     )
-
-
-# Published elsewhere ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number from elsewhere. It never stands in one ranking with runs of our own.
-
-    Attributes:
-        method: What was done.
-        backbone: To which model.
-        cluster: Whose tasks.
-        score: Mean over its tasks, in [0, 1].
-        source: Where it is published.
-        note: What makes it another measurement.
-    """
-
-    method: str
-    backbone: str
-    cluster: str
-    score: float
-    source: str
-    note: str
-
-
-_PROMPTCBLUE = "https://github.com/michael-wzhu/PromptCBLUE"
-_DEV = "16 tasks on the official dev set; backbone and data split differ from those of the boards"
-
-PUBLISHED: tuple[Published, ...] = tuple(
-    Published(method, backbone, "medical", score, _PROMPTCBLUE, note)
-    for method, backbone, score, note in (
-        ("AdaLoRA", "ChatGLM-6B", 0.6466, f"{_DEV}; 5,100 steps, by boom-R123"),
-        ("LoRA, rank 8", "ChatGLM-6B", 0.6448, f"{_DEV}; 3,000 steps"),
-        ("P-tuning", "ChatGLM-6B", 0.6095, f"{_DEV}; 3,000 steps"),
-        ("In-context examples", "ChatGPT", 0.4208, f"{_DEV}; 3 to 20 examples, June 2023"),
-    )
-)
-"""Overall scores of the benchmark's authors, from the table in their README."""

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evals.leaderboard.board import (
-    PUBLISHED,
     REFERENCE,
     Board,
     Entry,
@@ -21,6 +20,7 @@ from evals.leaderboard.board import (
     leaders,
 )
 from evals.leaderboard.comparison import Comparison
+from evals.leaderboard.published import PUBLISHED
 from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import Estimate
 
