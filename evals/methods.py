@@ -55,9 +55,7 @@ class Sizes:
 Build = Callable[[Sequence[str], Sizes], AdapterConfig]
 """Task names and sizes to the adapter."""
 
-Family = Literal["cgc-lora", "ablation", "moe-lora", "lora", "merging", "backbone", "other"]
-
-FAMILIES: Mapping[Family, tuple[str, str]] = MappingProxyType(
+FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "cgc-lora": ("CGC-LoRA", "CGC-LoRA"),
         "ablation": ("消融", "Ablations"),
@@ -82,7 +80,7 @@ class Method:
 
     Attributes:
         name: What the leaderboard calls it.
-        family: The group it is shown or hidden with.
+        family: One of `FAMILIES`, the group it is shown or hidden with.
         colour: `#rrggbb` in every figure.
         symbol: Plotly's marker in every figure; unique among methods of similar colour.
         description_zh: One line for people, in Chinese.
@@ -101,7 +99,7 @@ class Method:
     """
 
     name: str
-    family: Family
+    family: str
     colour: str
     symbol: str
     description_zh: str
@@ -239,7 +237,7 @@ def is_main(name: str) -> bool:
     return name in METHODS and METHODS[name].is_main
 
 
-def family(name: str) -> Family:
+def family(name: str) -> str:
     """The family of the method of this name; `other` where it is not registered."""
     return METHODS[name].family if name in METHODS else "other"
 
@@ -251,129 +249,104 @@ def family(name: str) -> Family:
 
 for _method in (
     Method(
-        BACKBONE,
-        "backbone",
-        "#646e76",
-        "x",
-        "冻结的基座，不训练。",
-        "The frozen backbone, nothing trained.",
+        *(BACKBONE, "backbone", "#646e76", "x"),
+        *("冻结的基座，不训练。", "The frozen backbone, nothing trained."),
         adapters="none",
     ),
     Method(
-        SINGLE,
-        "lora",
-        "#4060d0",
-        "circle",
-        "每个任务各训练一个 LoRA，互不共享。",
-        "One LoRA a task; nothing is shared.",
+        *(SINGLE, "lora", "#4060d0", "circle"),
+        *("每个任务各训练一个 LoRA，互不共享。", "One LoRA a task; nothing is shared."),
         adapters="one a task",
         config=_lora,
         sizes=("lora_rank",),
     ),
     Method(
-        FULL,
-        "lora",
-        "#1c80ff",
-        "square",
-        "所有任务共用一个 LoRA。",
-        "One LoRA for all tasks.",
+        *(FULL, "lora", "#1c80ff", "square"),
+        *("所有任务共用一个 LoRA。", "One LoRA for all tasks."),
         config=_lora,
         sizes=("lora_rank",),
         is_main=True,
     ),
     Method(
-        MOE_LORA,
-        "moe-lora",
-        "#ca71a9",
-        "square",
-        "所有专家由各任务共享，任务门控加权。",
-        "All experts are shared; a gate weighs them for each task.",
+        *(MOE_LORA, "moe-lora", "#ca71a9", "square"),
+        *(
+            "所有专家由各任务共享，任务门控加权。",
+            "All experts are shared; a gate weighs them for each task.",
+        ),
         config=_moe_lora,
         sizes=(*CGC_SIZES, "moe_experts"),
         is_main=True,
     ),
     Method(
-        CGC_LORA,
-        "cgc-lora",
-        "#e57505",
-        "circle",
-        "公共专家加每任务的专属专家，任务门控加权。",
-        "Common experts and specific ones of each task, weighed by a gate.",
+        *(CGC_LORA, "cgc-lora", "#e57505", "circle"),
+        *(
+            "公共专家加每任务的专属专家，任务门控加权。",
+            "Common experts and specific ones of each task, weighed by a gate.",
+        ),
         config=_cgc_lora,
         is_main=True,
     ),
     Method(
-        "LoRA (Full+TP)",
-        "lora",
-        "#778edc",
-        "diamond",
-        "所有任务共用一个 LoRA，提示词前加任务名。",
-        "One LoRA for all tasks, the task's name before each prompt.",
+        *("LoRA (Full+TP)", "lora", "#778edc", "diamond"),
+        *(
+            "所有任务共用一个 LoRA，提示词前加任务名。",
+            "One LoRA for all tasks, the task's name before each prompt.",
+        ),
         config=_lora,
         prompt="task name",
         sizes=("lora_rank",),
     ),
     Method(
-        LORAHUB,
-        "merging",
-        "#17a77a",
-        "cross",
-        "把各任务的 LoRA 加权组合，不用梯度。",
-        "The LoRAs of single tasks, composed by weights found without gradients.",
+        *(LORAHUB, "merging", "#17a77a", "cross"),
+        *(
+            "把各任务的 LoRA 加权组合，不用梯度。",
+            "The LoRAs of single tasks, composed by weights found without gradients.",
+        ),
         adapters="composed",
     ),
     Method(
-        "LoRA (total rank)",
-        "lora",
-        "#2c5cff",
-        "triangle-up",
-        "一个 LoRA，秩与 CGC-LoRA 的总秩相同。",
-        "One LoRA with the total rank of CGC-LoRA.",
+        *("LoRA (total rank)", "lora", "#2c5cff", "triangle-up"),
+        *("一个 LoRA，秩与 CGC-LoRA 的总秩相同。", "One LoRA with the total rank of CGC-LoRA."),
         config=_total_rank,
     ),
     Method(
-        "LoRA (active rank)",
-        "lora",
-        "#4874cb",
-        "triangle-down",
-        "一个 LoRA，秩与 CGC-LoRA 单任务所用的秩相同。",
-        "One LoRA with the rank that one task of CGC-LoRA uses.",
+        *("LoRA (active rank)", "lora", "#4874cb", "triangle-down"),
+        *(
+            "一个 LoRA，秩与 CGC-LoRA 单任务所用的秩相同。",
+            "One LoRA with the rank that one task of CGC-LoRA uses.",
+        ),
         config=_active_rank,
     ),
     Method(
-        f"{CGC_LORA} w/o gate",
-        "ablation",
-        "#a38545",
-        "diamond",
-        "CGC-LoRA 去掉可学习的门控：专家等权。",
-        "CGC-LoRA without a learned gate: all experts weigh the same.",
+        *(f"{CGC_LORA} w/o gate", "ablation", "#a38545", "diamond"),
+        *(
+            "CGC-LoRA 去掉可学习的门控：专家等权。",
+            "CGC-LoRA without a learned gate: all experts weigh the same.",
+        ),
         config=_without_gate,
     ),
     Method(
-        f"{CGC_LORA} w/o common",
-        "ablation",
-        "#886c3a",
-        "triangle-up",
-        "CGC-LoRA 去掉公共专家，总秩不变。",
-        "CGC-LoRA without common experts, at the same total rank.",
+        *(f"{CGC_LORA} w/o common", "ablation", "#886c3a", "triangle-up"),
+        *(
+            "CGC-LoRA 去掉公共专家，总秩不变。",
+            "CGC-LoRA without common experts, at the same total rank.",
+        ),
         config=_without_common,
     ),
     Method(
-        f"{CGC_LORA} w/o specific",
-        "ablation",
-        "#77681a",
-        "triangle-down",
-        "CGC-LoRA 去掉专属专家，总秩不变。",
-        "CGC-LoRA without specific experts, at the same total rank.",
+        *(f"{CGC_LORA} w/o specific", "ablation", "#77681a", "triangle-down"),
+        *(
+            "CGC-LoRA 去掉专属专家，总秩不变。",
+            "CGC-LoRA without specific experts, at the same total rank.",
+        ),
         config=_without_specific,
     ),
     Method(
-        ADDED,
-        "cgc-lora",
-        "#d27e24",
-        "diamond",
-        "先在其他任务上训练，再添加这个任务。",
-        "Trained on the other tasks first; then the task is added.",
+        *(ADDED, "cgc-lora", "#d27e24", "diamond"),
+        *(
+            "先在其他任务上训练，再添加这个任务。",
+            "Trained on the other tasks first; then the task is added.",
+        ),
         adapters="added",
         config=_cgc_lora,
     ),

@@ -24,12 +24,12 @@ def dataset(options: argparse.Namespace) -> Dataset:
     """The data that the options name; bad lines that were skipped are reported on stderr."""
     from evals.data import datasets
 
-    found = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
-    if found.problems:
-        print(f"passed over {len(found.problems)} bad lines:", file=sys.stderr)
-        for problem in found.problems[:5]:
+    records = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
+    if records.problems:
+        print(f"passed over {len(records.problems)} bad lines:", file=sys.stderr)
+        for problem in records.problems[:5]:
             print(f"  {problem}", file=sys.stderr)
-    return found
+    return records
 
 
 def answering_options(parser: argparse.ArgumentParser) -> None:

@@ -33,8 +33,8 @@ def execute(options: argparse.Namespace) -> None:
     from evals.runs.run_dir import read_run
 
     runs = read_run(options.first), read_run(options.second)
-    found = compare(*runs, dataset(options) if options.data else None)
+    comparison = compare(*runs, dataset(options) if options.data else None)
     if options.json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(comparison), ensure_ascii=False))
     else:
-        print(comparison_table(found).text())
+        print(comparison_table(comparison).text())

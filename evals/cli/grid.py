@@ -94,9 +94,9 @@ def execute(options: argparse.Namespace) -> None:
         members=options.side_by_side,
     )
     if options.plan:
-        found = plan(matrix)
-        as_json = json.dumps({**dataclasses.asdict(found), "seconds": found.seconds})
-        print(as_json if options.json else found.text(options.minutes), end="")
+        planned = plan(matrix)
+        as_json = json.dumps({**dataclasses.asdict(planned), "seconds": planned.seconds})
+        print(as_json if options.json else planned.text(options.minutes), end="")
         return
     keep()  # what is wrong with the parts is said before hours of work
     try:
@@ -117,10 +117,10 @@ def _put_parts_back(options: argparse.Namespace) -> None:
     from evals.experiments.grid import print_line
     from evals.experiments.parts import read_parts
 
-    found = read_parts(options.from_parts, options.out)
+    restored = read_parts(options.from_parts, options.out)
     if options.json and not options.recipe:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(restored), ensure_ascii=False))
         return
-    print_line(f"{len(found.written)} folders are put back, {len(found.there)} were there")
-    for path, names in found.missing.items():
+    print_line(f"{len(restored.written)} folders are put back, {len(restored.there)} were there")
+    for path, names in restored.missing.items():
         print_line(f"missing: {path}, which is in {', '.join(names)}")

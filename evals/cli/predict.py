@@ -122,7 +122,7 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
         seed=seed,
         prompt=options.prompt,
         to_be_scored=to_be_scored,
-        progress=_print_progress,
+        progress=print_progress,
     )
 
 
@@ -200,7 +200,8 @@ def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, i
     )
 
 
-def _print_progress(facts: Mapping[str, Any]) -> None:
+def print_progress(facts: Mapping[str, Any]) -> None:
+    """Report on stderr how many records are answered and how long the rest takes."""
     left = facts["seconds_left"]
     words = "" if left is None else f" · {left / 60:.1f} min left"
     print(f"{facts['done']}/{facts['total']}{words}", file=sys.stderr, flush=True)

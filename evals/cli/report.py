@@ -34,13 +34,13 @@ def execute(options: argparse.Namespace) -> None:
     from evals.runs.run_dir import RunError
 
     roots = options.roots or [Path(__file__).parents[2] / "assets" / "results"]
-    found = boards(roots)
-    if not (found.boards or found.unscored or found.damaged):
+    leaderboards = boards(roots)
+    if not (leaderboards.boards or leaderboards.unscored or leaderboards.damaged):
         raise RunError(f"no run lies below {', '.join(map(str, roots))}: name another folder.")
     text = (
-        atomic_io.json_text(tables.values(found, options.reference))
+        atomic_io.json_text(tables.values(leaderboards, options.reference))
         if options.json
-        else tables.report(found, options.reference, markdown=options.markdown)
+        else tables.report(leaderboards, options.reference, markdown=options.markdown)
     )
     if options.out:
         atomic_io.write_text(options.out, text)

@@ -209,22 +209,22 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
     others = [look for look in looks if look.entry.name != reference]
     if not others:
         raise ValueError(f"{reference} stands alone on the board: a seesaw needs another entry.")
-    found = gains(board, reference)
+    differences = gains(board, reference)
     rows = [OVERALL, *(task.name for task in board.tasks)]
     figure = go.Figure()
     main = [look for look in others if is_main(look.entry.method)] or others
     for look in others:
-        own = [found[look.entry.name][row] for row in rows]
+        of_entry = [differences[look.entry.name][row] for row in rows]
         dots(
             figure,
             look,
-            own,
+            of_entry,
             rows,
             [
                 hover(look.entry, language, *gain_lines(one, reference, language), task=row)
-                for row, one in zip(rows, own, strict=True)
+                for row, one in zip(rows, of_entry, strict=True)
             ],
-            hollow=[not one.significant for one in own],
+            hollow=[not one.significant for one in of_entry],
             visible=True if look in main else "legendonly",
         )
     axis = f"{text('gain_axis', language, reference=reference)}<br>{text('hollow', language)}"

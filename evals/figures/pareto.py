@@ -80,10 +80,10 @@ class _Frame:
     def point(self, look: Look, cost: float | None) -> Point:
         """Where an entry lies; one without a cost is a line across."""
         at = 0.0 if cost is None else np.log(cost / self.left) / np.log(self.right / self.left)
-        own = look.entry.overall
+        overall = look.entry.overall
         y, low, high = (
             (100 * value - self.bottom) / (self.top - self.bottom)
-            for value in (own.value, own.low, own.high)
+            for value in (overall.value, overall.low, overall.high)
         )
         return Point(float(at), y, low, high, _short(look.entry.name), across=cost is None)
 

@@ -142,7 +142,7 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
     Args:
         roots: Where to look, at any depth.
     """
-    found: dict[tuple[Place, Key, int | None], Scored] = {}
+    counted: dict[tuple[Place, Key, int | None], Scored] = {}
     unscored: list[str] = []
     damaged: dict[str, str] = {}
     replaced: dict[str, str] = {}
@@ -155,21 +155,21 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
         if runs is None:
             unscored.append(str(folder))
         for run in runs or ():
-            what = (run.place, run.key, run.seed)
-            older, newer = sorted([found.get(what, run), run], key=lambda one: one.created)
+            key = (run.place, run.key, run.seed)
+            older, newer = sorted([counted.get(key, run), run], key=lambda one: one.created)
             if older is not newer:
                 replaced[older.folder] = newer.folder
-            found[what] = newer
-    return Leaderboards(_boards(tuple(found.values())), tuple(unscored), damaged, replaced)
+            counted[key] = newer
+    return Leaderboards(_boards(tuple(counted.values())), tuple(unscored), damaged, replaced)
 
 
 def _folders(roots: Sequence[Path]) -> list[Path]:
     """Each run once, even where one root lies within another."""
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for root in roots:
         at = root.resolve()
-        found |= {at / folder.relative_to(root): folder for folder in find_runs(root)}
-    return [*found.values()]
+        folders |= {at / folder.relative_to(root): folder for folder in find_runs(root)}
+    return [*folders.values()]
 
 
 @lru_cache(maxsize=8)
@@ -178,10 +178,10 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
     for run in runs:
         at[run.place][run.key].append(run)
     order = [*clusters()]
-    found = [_board(place, by_key) for place, by_key in at.items()]
+    made = [_board(place, by_key) for place, by_key in at.items()]
     return tuple(
         sorted(
-            found,
+            made,
             key=lambda board: (
                 order.index(board.cluster),
                 # What says most about a cluster comes first.
@@ -202,8 +202,8 @@ def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
     return Board(atomic_io.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
 
 
-def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], found: Sequence[Scored]) -> Entry:
-    runs = sorted(found, key=lambda run: (run.seed is not None, run.seed or 0))
+def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], of_seeds: Sequence[Scored]) -> Entry:
+    runs = sorted(of_seeds, key=lambda run: (run.seed is not None, run.seed or 0))
     drawn = np.stack([run.replicates for run in runs]).mean(axis=0, dtype=np.float64)  # [T, R]
     scores: dict[str, TaskScore] = {}
     for number, task in enumerate(tasks):
@@ -325,10 +325,10 @@ def find_entry(board: Board, name: str) -> Entry:
         UnknownEntryError: There is none, or the method has several.
     """
     exact = [entry for entry in board.entries if entry.name == name]
-    found = exact or [entry for entry in board.entries if entry.method == name]
-    if len(found) != 1:
-        raise UnknownEntryError("entry", name, [entry.name for entry in found or board.entries])
-    return found[0]
+    matches = exact or [entry for entry in board.entries if entry.method == name]
+    if len(matches) != 1:
+        raise UnknownEntryError("entry", name, [entry.name for entry in matches or board.entries])
+    return matches[0]
 
 
 def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]]:
@@ -355,7 +355,7 @@ def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]
 
 def wins(board: Board) -> dict[str, dict[str, Duel]]:
     """Each entry against each other one: by the name of the first, then of the second."""
-    found: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
+    duels: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
     for one, other in combinations(board.entries, 2):
         parts = [_difference(one.scores[task], other.scores[task]) for task in one.scores]
         values = np.array([value for value, _, _ in parts])
@@ -368,8 +368,8 @@ def wins(board: Board) -> dict[str, dict[str, Duel]]:
         ):
             better = sign * values > 0
             won, ahead = int((better & sure).sum()), int(better.sum())
-            found[first.name][second.name] = Duel(won, ahead, len(parts), total)
-    return found
+            duels[first.name][second.name] = Duel(won, ahead, len(parts), total)
+    return duels
 
 
 def leaders(board: Board) -> dict[str, frozenset[str]]:
@@ -379,15 +379,15 @@ def leaders(board: Board) -> dict[str, frozenset[str]]:
     """
     if not board.entries:
         return {task.name: frozenset() for task in board.tasks}
-    found: dict[str, frozenset[str]] = {}
+    close_to_best: dict[str, frozenset[str]] = {}
     for task in board.tasks:
         scores = {entry.name: entry.scores[task.name] for entry in board.entries}
         best = max(scores, key=lambda name: scores[name].estimate.value)
         others = [name for name in scores if name != best]
         leads = adjust([gain(_difference(scores[best], scores[name])) for name in others])
         close = [name for name, lead in zip(others, leads, strict=True) if not lead.significant]
-        found[task.name] = frozenset([best, *close])
-    return found
+        close_to_best[task.name] = frozenset([best, *close])
+    return close_to_best
 
 
 def _difference(score: TaskScore, other: TaskScore) -> Part:

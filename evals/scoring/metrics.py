@@ -133,7 +133,7 @@ def _item_counts(pairs: Sequence[Pair]) -> FloatArray:
     """[n, 3]: how many items are right, predicted, expected; each item once in a sample."""
     items = ((frozenset(p.predicted.items), frozenset(p.expected.items)) for p in pairs)
     return _rows(
-        ((len(found & wanted), len(found), len(wanted)) for found, wanted in items), columns=3
+        ((len(guessed & wanted), len(guessed), len(wanted)) for guessed, wanted in items), columns=3
     )
 
 
@@ -164,9 +164,9 @@ def _label_counts(pairs: Sequence[Pair]) -> FloatArray:
     expected = [_label(pair.expected) for pair in pairs]
     columns = {label: column for column, label in enumerate(sorted({*predicted, *expected}))}
     counts = np.zeros((len(pairs), 3, len(columns)))
-    for row, (found, wanted) in enumerate(zip(predicted, expected, strict=True)):
-        counts[row, 0, columns[wanted]] = found == wanted
-        counts[row, 1, columns[found]] = 1
+    for row, (guessed, wanted) in enumerate(zip(predicted, expected, strict=True)):
+        counts[row, 0, columns[wanted]] = guessed == wanted
+        counts[row, 1, columns[guessed]] = 1
         counts[row, 2, columns[wanted]] = 1
     return counts.reshape(len(pairs), 3 * len(columns))
 
@@ -232,8 +232,8 @@ def _rouge_of_sections(pairs: Sequence[Pair]) -> FloatArray:
     score = rouge(None, bert_words)
     rows = []
     for pair in pairs:
-        found, wanted = _sections(pair.predicted), _sections(pair.expected)
-        scores = [score(found.get(title, ""), content) for title, content in wanted.items()]
+        guessed, wanted = _sections(pair.predicted), _sections(pair.expected)
+        scores = [score(guessed.get(title, ""), content) for title, content in wanted.items()]
         rows.append((sum(scores), len(scores)))
     return _rows(rows, columns=2)
 
@@ -250,11 +250,11 @@ def _sections(parsed: Parsed) -> dict[str, str]:
 # ---- the table
 
 
-def _version(own: int, *libraries: str) -> str:
+def _version(number: int, *libraries: str) -> str:
     """Ours and those of libraries; a machine that only answers may lack them."""
     with suppress(metadata.PackageNotFoundError):
-        return "+".join([str(own), *(f"{name}-{metadata.version(name)}" for name in libraries)])
-    return str(own)
+        return "+".join([str(number), *(f"{name}-{metadata.version(name)}" for name in libraries)])
+    return str(number)
 
 
 _JIEBA = _version(1, "rouge-chinese", "jieba")

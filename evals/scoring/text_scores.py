@@ -33,11 +33,11 @@ def rouge(order: int | None, tokenizer: Tokenizer) -> TextScore:
     """
 
     def score(prediction: str, target: str) -> float:
-        found, wanted = _words(tokenizer, prediction), _words(tokenizer, target)
+        guessed, wanted = _words(tokenizer, prediction), _words(tokenizer, target)
         if order is None:
-            right, predicted, expected = _common_length(found, wanted), len(found), len(wanted)
+            right, predicted, expected = _common_length(guessed, wanted), len(guessed), len(wanted)
         else:
-            grams, references = _ngrams(found, order), _ngrams(wanted, order)
+            grams, references = _ngrams(guessed, order), _ngrams(wanted, order)
             right, predicted, expected = len(grams & references), len(grams), len(references)
         precision = right / predicted if predicted else 0.0
         recall = right / expected if expected else 0.0

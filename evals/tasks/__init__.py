@@ -74,9 +74,9 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownTaskError: there is none; the message lists similar names, or all.
     """
-    if (own := task_name(name)) not in TASKS:
+    if (known_name := task_name(name)) not in TASKS:
         raise UnknownTaskError("task", name, TASKS)
-    return TASKS[own]
+    return TASKS[known_name]
 
 
 def clusters() -> dict[str, tuple[str, ...]]:
