@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from evals.leaderboard.board import Entry
 from evals.scoring.effect_sizes import OVERALL, Gain
@@ -56,20 +55,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 """Chinese and English; `{level}` is the level of all intervals."""
 
 
-class Interval(Protocol):
-    """A number with its interval: an estimate or a difference."""
-
-    @property
-    def value(self) -> float:
-        """The number itself."""
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
+Interval = Estimate | Gain
+"""A number with its interval: a score or a difference."""
 
 
 def text(key: str, language: Language, **values: object) -> str:
