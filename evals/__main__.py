@@ -12,7 +12,6 @@ from evals.cli import (
     affinity,
     bench,
     classification,
-    compare,
     detection,
     docs,
     grid,
@@ -25,8 +24,6 @@ from evals.cli import (
 
 COMMANDS = {
     "matrix": grid,
-    "report": report,
-    "compare": compare,
     "classification": classification,
     "bench": bench,
     "scaling": scaling,
@@ -52,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "Judge adapters on Chinese tasks: answer the data, then score the answers.",
     )
     predict.add(command)
+    report.add(command)
     for name, module in COMMANDS.items():
         module.add_options(command(name, module.HELP, module.execute))
     speed.add(command)
