@@ -1,4 +1,6 @@
-"""The methods that a leaderboard compares: what each one trains, and what it is asked.
+"""The registry of methods: what each one trains and is asked, how it is named, drawn and described.
+
+    register(Method("My-LoRA", "lora", "#b3445a", "star", "我的方法。", "My method.", config=build))
 
 All of them share data, steps and tuning; see `recipe`. Rank is counted as in `AdapterConfig`.
 """
@@ -6,12 +8,14 @@ All of them share data, steps and tuning; see `recipe`. Rank is counted as in `A
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from cgclora.config import AdapterConfig, number, whole
+from evals.tasks.parsing import Language
 
 Adapters = Literal["none", "one a task", "one for all", "composed", "added"]
 
@@ -49,30 +53,88 @@ class Sizes:
 
 
 Build = Callable[[Sequence[str], Sizes], AdapterConfig]
+"""Task names and sizes to the adapter."""
+
+FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "cgc-lora": ("CGC-LoRA", "CGC-LoRA"),
+        "ablation": ("消融", "Ablations"),
+        "moe-lora": ("MOE-LoRA", "MOE-LoRA"),
+        "lora": ("LoRA", "LoRA"),
+        "merging": ("合并", "Merging"),
+        "backbone": ("基座", "Backbone"),
+        "other": ("其他", "Other"),
+    }
+)
+"""Groups of methods that a leaderboard shows or hides together: title in Chinese and English."""
+
+CGC_SIZES = ("common", "specific", "expert_rank")
+"""Sizes of CGC-LoRA and its ablations."""
+
+_COLOUR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a leaderboard.
+    """One method: all that a comparison, a leaderboard, a figure or a form needs to know of it.
 
     Attributes:
-        name: What it is called.
+        name: What the leaderboard calls it.
+        family: One of `FAMILIES`, the group it is shown or hidden with.
+        colour: `#rrggbb` in every figure.
+        symbol: Plotly's marker in every figure; unique among methods of similar colour.
+        description_zh: One line for people, in Chinese.
+        description_en: One line for people, in English.
         adapters: `none`; `one a task`, trained on that task alone; `one for all` tasks of the
             cluster; `composed` of those of LoRA (Single) without training; or `added`, for each
             task one that was trained on the others, to which the task was added.
         config: The adapter for some tasks; None where nothing is trained.
         prompt: One of `evals.runs.evaluate.PROMPTS`, in training and answering alike.
+        sizes: The fields of `Sizes` that a person sets for it.
+        is_main: Whether it is drawn where all methods would be too many.
+
+    Raises:
+        ValueError: The name is empty, the family unknown, the colour not `#rrggbb`, or an adapter
+            is trained without a `config` to build it.
     """
 
     name: str
-    adapters: Adapters
+    family: str
+    colour: str
+    symbol: str
+    description_zh: str
+    description_en: str
+    adapters: Adapters = "one for all"
     config: Build | None = None
     prompt: str = "plain"
+    sizes: tuple[str, ...] = CGC_SIZES
+    is_main: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what a registration from outside may get wrong."""
+        if not self.name.strip():
+            raise ValueError("a method needs a name.")
+        if self.family not in FAMILIES:
+            raise ValueError(
+                f"{self.name}: family {self.family!r} is not one of {', '.join(FAMILIES)}."
+            )
+        if not _COLOUR.fullmatch(self.colour):
+            raise ValueError(f"{self.name}: colour {self.colour!r} is not of the form #1c80ff.")
+        if (self.config is None) != (self.adapters in {"none", "composed"}):
+            raise ValueError(
+                f"{self.name}: a method with adapters {self.adapters!r} "
+                f"{'needs a' if self.config is None else 'trains none and takes no'} config."
+            )
 
     @property
     def has_many(self) -> bool:
         """Whether each task has an adapter of its own."""
         return self.adapters in {"one a task", "added"}
+
+    @property
+    def is_trainable_alone(self) -> bool:
+        """Whether one training run on plain prompts makes it."""
+        return self.adapters == "one for all" and self.prompt == "plain"
 
 
 def _lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
@@ -129,49 +191,189 @@ def _active_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     return _cgc_lora(tasks, sizes).matched_lora("active")
 
 
+BACKBONE = "Backbone"
 SINGLE = "LoRA (Single)"
+FULL = "LoRA (Full)"
 LORAHUB = "LoRAHub"
+MOE_LORA = "MOE-LoRA"
 CGC_LORA = "CGC-LoRA"
 ADDED = "CGC-LoRA (added)"
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        method.name: method
-        for method in (
-            Method("Backbone", "none"),
-            Method(SINGLE, "one a task", _lora),
-            Method("LoRA (Full)", "one for all", _lora),
-            Method("MOE-LoRA", "one for all", _moe_lora),
-            Method(CGC_LORA, "one for all", _cgc_lora),
-            Method("LoRA (Full+TP)", "one for all", _lora, "task name"),
-            Method(LORAHUB, "composed"),
-            Method("LoRA (total rank)", "one for all", _total_rank),
-            Method("LoRA (active rank)", "one for all", _active_rank),
-            Method("CGC-LoRA w/o gate", "one for all", _without_gate),
-            Method("CGC-LoRA w/o common", "one for all", _without_common),
-            Method("CGC-LoRA w/o specific", "one for all", _without_specific),
-            Method(ADDED, "added", _cgc_lora),
-        )
-    }
-)
+_METHODS: dict[str, Method] = {}
+
+METHODS: Mapping[str, Method] = MappingProxyType(_METHODS)
 """By name, in the order in which a comparison runs them: the main ones first."""
 
-COMPARED = tuple(name for name in METHODS if name != ADDED)
-"""What a comparison runs unless it names its methods: ways to train all tasks at once."""
+
+def register(method: Method) -> Method:
+    """Add a method: to recipes and training plans, boards and figures, forms of the app.
+
+    Call it before the command line or the app starts.
+
+    Raises:
+        ValueError: There is a method of this name.
+    """
+    if method.name in METHODS:
+        raise ValueError(f"there is a method {method.name!r} already: choose another name.")
+    _METHODS[method.name] = method
+    return method
 
 
-def spelled(said: str, config: AdapterConfig) -> str:
-    """The leaderboard's name for what a manifest calls a method, such as `cgc-lora`.
+def compared() -> tuple[str, ...]:
+    """What a comparison runs unless it names its methods: ways to train all tasks at once."""
+    return tuple(name for name, method in METHODS.items() if method.adapters != "added")
 
-    An ablation is named as one, whatever it calls itself; an unknown method keeps its name.
+
+def description(name: str, language: Language) -> str:
+    """The line for people about the method of this name; empty where it is not registered."""
+    if name not in METHODS:
+        return ""
+    method = METHODS[name]
+    return method.description_zh if language == "zh" else method.description_en
+
+
+def is_main(name: str) -> bool:
+    """Whether the method of this name is drawn where all of them would be too many."""
+    return name in METHODS and METHODS[name].is_main
+
+
+def family(name: str) -> str:
+    """The family of the method of this name; `other` where it is not registered."""
+    return METHODS[name].family if name in METHODS else "other"
+
+
+# A hue stands for a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange
+# CGC-LoRA, brown its ablations. Members of a family differ in lightness and in the marker's shape.
+# Families stay apart for every kind of colour vision, and each colour has a contrast of at least
+# 3:1 against white and against the dark theme's near-black; a test computes both.
+
+for _method in (
+    Method(
+        *(BACKBONE, "backbone", "#646e76", "x"),
+        *("冻结的基座，不训练。", "The frozen backbone, nothing trained."),
+        adapters="none",
+    ),
+    Method(
+        *(SINGLE, "lora", "#4060d0", "circle"),
+        *("每个任务各训练一个 LoRA，互不共享。", "One LoRA a task; nothing is shared."),
+        adapters="one a task",
+        config=_lora,
+        sizes=("lora_rank",),
+    ),
+    Method(
+        *(FULL, "lora", "#1c80ff", "square"),
+        *("所有任务共用一个 LoRA。", "One LoRA for all tasks."),
+        config=_lora,
+        sizes=("lora_rank",),
+        is_main=True,
+    ),
+    Method(
+        *(MOE_LORA, "moe-lora", "#ca71a9", "square"),
+        *(
+            "所有专家由各任务共享，任务门控加权。",
+            "All experts are shared; a gate weighs them for each task.",
+        ),
+        config=_moe_lora,
+        sizes=(*CGC_SIZES, "moe_experts"),
+        is_main=True,
+    ),
+    Method(
+        *(CGC_LORA, "cgc-lora", "#e57505", "circle"),
+        *(
+            "公共专家加每任务的专属专家，任务门控加权。",
+            "Common experts and specific ones of each task, weighed by a gate.",
+        ),
+        config=_cgc_lora,
+        is_main=True,
+    ),
+    Method(
+        *("LoRA (Full+TP)", "lora", "#778edc", "diamond"),
+        *(
+            "所有任务共用一个 LoRA，提示词前加任务名。",
+            "One LoRA for all tasks, the task's name before each prompt.",
+        ),
+        config=_lora,
+        prompt="task name",
+        sizes=("lora_rank",),
+    ),
+    Method(
+        *(LORAHUB, "merging", "#17a77a", "cross"),
+        *(
+            "把各任务的 LoRA 加权组合，不用梯度。",
+            "The LoRAs of single tasks, composed by weights found without gradients.",
+        ),
+        adapters="composed",
+    ),
+    Method(
+        *("LoRA (total rank)", "lora", "#2c5cff", "triangle-up"),
+        *("一个 LoRA，秩与 CGC-LoRA 的总秩相同。", "One LoRA with the total rank of CGC-LoRA."),
+        config=_total_rank,
+    ),
+    Method(
+        *("LoRA (active rank)", "lora", "#4874cb", "triangle-down"),
+        *(
+            "一个 LoRA，秩与 CGC-LoRA 单任务所用的秩相同。",
+            "One LoRA with the rank that one task of CGC-LoRA uses.",
+        ),
+        config=_active_rank,
+    ),
+    Method(
+        *(f"{CGC_LORA} w/o gate", "ablation", "#a38545", "diamond"),
+        *(
+            "CGC-LoRA 去掉可学习的门控：专家等权。",
+            "CGC-LoRA without a learned gate: all experts weigh the same.",
+        ),
+        config=_without_gate,
+    ),
+    Method(
+        *(f"{CGC_LORA} w/o common", "ablation", "#886c3a", "triangle-up"),
+        *(
+            "CGC-LoRA 去掉公共专家，总秩不变。",
+            "CGC-LoRA without common experts, at the same total rank.",
+        ),
+        config=_without_common,
+    ),
+    Method(
+        *(f"{CGC_LORA} w/o specific", "ablation", "#77681a", "triangle-down"),
+        *(
+            "CGC-LoRA 去掉专属专家，总秩不变。",
+            "CGC-LoRA without specific experts, at the same total rank.",
+        ),
+        config=_without_specific,
+    ),
+    Method(
+        *(ADDED, "cgc-lora", "#d27e24", "diamond"),
+        *(
+            "先在其他任务上训练，再添加这个任务。",
+            "Trained on the other tasks first; then the task is added.",
+        ),
+        adapters="added",
+        config=_cgc_lora,
+    ),
+):
+    register(_method)
+
+
+def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
+    """The leaderboard's name for an adapter's method, or for the bare backbone.
+
+    An ablation is named as one, whatever its manifest calls it; an unknown method keeps its name.
 
     Args:
-        said: The manifest's word; may be empty.
-        config: Of the adapter.
+        config: Of the adapter; None for the bare backbone.
+        manifest: Of the adapter; one that says no more than `lora`, or nothing, is named by its
+            experts.
     """
-    if said.lower() == CGC_LORA.lower():
+    if config is None:
+        return BACKBONE
+    stated = str(manifest.get("method", ""))
+    if stated.lower() == CGC_LORA.lower():
         learned = config.gate == "task"
         parts = {"common": config.common, "specific": config.specific, "gate": learned}
-        missing = next((name for name, there in parts.items() if not there), "")
+        missing = next((name for name, present in parts.items() if not present), "")
         return f"{CGC_LORA} w/o {missing}" if missing else CGC_LORA
-    return next((name for name in METHODS if name.lower() == said.lower()), said)
+    if stated and stated.lower() != "lora":
+        return next((name for name in METHODS if name.lower() == stated.lower()), stated)
+    if config.num_experts == 1:
+        return SINGLE if len(config.tasks) == 1 else FULL
+    return CGC_LORA if config.specific else MOE_LORA

@@ -17,8 +17,8 @@ from cgclora.data.records import DataError
 FOLDER_VARIABLE = "CGCLORA_DATA"
 """Environment variable that names the data folder where no argument does."""
 
-FAMILIES = ("promptcblue", "firefly")
-"""Folders below a data folder in which the files of a split may lie."""
+FAMILIES = ["promptcblue", "firefly"]
+"""Folders below a data folder in which the files of a split may lie; more may be appended."""
 
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 """Each split with the names that it goes by."""

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cgclora", "torch", "transformers", "accelerate", "safetensors", "gguf")
 
-CODE = (":(top)*.py", ":(top)requirements.txt", ":(top)pyproject.toml", ":(top,exclude)tests")
+CODE = (
+    *(":(top)*.py", ":(top)evals/tasks/*.toml", ":(top)requirements.txt", ":(top)pyproject.toml"),
+    ":(top,exclude)tests",
+)
 """What makes a result, in git's words for paths."""
 
 

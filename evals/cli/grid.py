@@ -8,9 +8,10 @@ import json
 import math
 from pathlib import Path
 
-from cgclora.cli.common import AddCommand, backbone_options, int8_option, load
+from cgclora.cli.common import load
+from evals.cli.common import answering_options
 
-MATRIX = """Run a comparison: train and answer what is missing until the time is up.
+HELP = """Run a comparison: train and answer what is missing until the time is up.
 
   python -m evals matrix small --out runs/small --plan --minutes 60
   python -m evals matrix small --out runs/small --minutes 60
@@ -32,35 +33,25 @@ back little: those named part-weights-* hold adapters, the others all else. With
 are put back first; without a recipe that is all."""
 
 
-def add(command: AddCommand) -> None:
-    """Add the command."""
-    matrix = command("matrix", MATRIX, _matrix)
-    matrix.add_argument("recipe", nargs="?", help="TOML file, or paper, small, main or full")
-    matrix.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    matrix.add_argument("--minutes", type=_positive, default=math.inf, help="default: no end")
-    matrix.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    parser.add_argument("recipe", nargs="?", help="TOML file, or paper, small, main or full")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
+    parser.add_argument("--minutes", type=_positive, default=math.inf, help="default: no end")
+    parser.add_argument(
         "--plan", action="store_true", help="say what is left and how long it takes"
     )
-    matrix.add_argument(
+    parser.add_argument(
         "--side-by-side", type=int, metavar="N", help="most adapters in a pass (default: by device)"
     )
-    matrix.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
-    matrix.add_argument("--parts", type=Path, metavar="FOLDER", help="keep what is finished there")
-    matrix.add_argument(
+    parser.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
+    parser.add_argument("--parts", type=Path, metavar="FOLDER", help="keep what is finished there")
+    parser.add_argument(
         "--part-size", type=_positive, default=15, metavar="MB", help="of 10^6 bytes (default 15)"
     )
-    matrix.add_argument("--from-parts", type=Path, metavar="FOLDER", help="put these parts back")
-    answering_options(matrix)
-    matrix.add_argument("--json", action="store_true", help="print JSON, for machines")
-
-
-def answering_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which backbone answers, and how."""
-    backbone_options(parser)
-    int8_option(parser)
-    parser.add_argument(
-        "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
-    )
+    parser.add_argument("--from-parts", type=Path, metavar="FOLDER", help="put these parts back")
+    answering_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
 def _positive(text: str) -> float:
@@ -71,7 +62,8 @@ def _positive(text: str) -> float:
     return number
 
 
-def _matrix(options: argparse.Namespace) -> None:
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
     from cgclora.config import ConfigError
     from evals.experiments.grid import Matrix, print_line
     from evals.experiments.grid_plan import plan
@@ -102,9 +94,9 @@ def _matrix(options: argparse.Namespace) -> None:
         members=options.side_by_side,
     )
     if options.plan:
-        found = plan(matrix)
-        as_json = json.dumps({**dataclasses.asdict(found), "seconds": found.seconds})
-        print(as_json if options.json else found.text(options.minutes), end="")
+        planned = plan(matrix)
+        as_json = json.dumps({**dataclasses.asdict(planned), "seconds": planned.seconds})
+        print(as_json if options.json else planned.text(options.minutes), end="")
         return
     keep()  # what is wrong with the parts is said before hours of work
     try:
@@ -125,10 +117,10 @@ def _put_parts_back(options: argparse.Namespace) -> None:
     from evals.experiments.grid import print_line
     from evals.experiments.parts import read_parts
 
-    found = read_parts(options.from_parts, options.out)
+    restored = read_parts(options.from_parts, options.out)
     if options.json and not options.recipe:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(restored), ensure_ascii=False))
         return
-    print_line(f"{len(found.written)} folders are put back, {len(found.there)} were there")
-    for path, names in found.missing.items():
+    print_line(f"{len(restored.written)} folders are put back, {len(restored.there)} were there")
+    for path, names in restored.missing.items():
         print_line(f"missing: {path}, which is in {', '.join(names)}")

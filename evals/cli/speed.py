@@ -83,13 +83,13 @@ def _agreement(options: argparse.Namespace) -> None:
 
     records = [record for one in options.data for record in datasets.read(one).records]
     source = options.backbone or EMBEDDED
-    found = measure(options.adapter, records, source=source, per_task=options.per_task)
+    measured = measure(options.adapter, records, source=source, per_task=options.per_task)
     if options.out:
-        atomic_io.write_json(options.out, found)
+        atomic_io.write_json(options.out, measured)
     for way in WAYS:
-        one = found[way]
+        one = measured[way]
         print(f"{way:20} {one['agreement']:.4f} [{one['low']:.4f}, {one['high']:.4f}]")
-    print(f"of {found['tokens']} tokens, with transformers in fp32")
+    print(f"of {measured['tokens']} tokens, with transformers in fp32")
 
 
 def _speed(options: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _speed(options: argparse.Namespace) -> None:
     from evals.experiments.grid import print_line
     from evals.speed.decoding import measure
 
-    found = measure(
+    measured = measure(
         options.adapter,
         datasets.read(options.data, split="test").records,
         per_task=options.per_task,
@@ -106,16 +106,16 @@ def _speed(options: argparse.Namespace) -> None:
         say=print_line,
     )
     if options.out:
-        atomic_io.write_json(options.out, found)
+        atomic_io.write_json(options.out, measured)
     print(f"{'':14} first token  answer  tokens/s  same answers")
-    for name, one in found["ways"].items():
+    for name, one in measured["ways"].items():
         print(
             f"{name:14} {one['first token']:9.3f} s {one['answer']:6.2f} s "
-            f"{one['tokens per second']:8.1f} {one['same']:6} of {found['prompts']}"
+            f"{one['tokens per second']:8.1f} {one['same']:6} of {measured['prompts']}"
         )
-    for name, one in found["ratios"].items():
+    for name, one in measured["ratios"].items():
         print(f"{name}: first token {one['first token']:.2f} x, answer {one['answer']:.2f} x")
-    for name, bar in found.get("bars", {}).items():
+    for name, bar in measured.get("bars", {}).items():
         _print_bar(f"{name}: {bar['ratio']:.2f} x llama.cpp", bar)
 
 
@@ -134,13 +134,13 @@ def _throughput(options: argparse.Namespace) -> None:
     }
     if options.mixed:
         count, widths = options.mixed, options.width or mixing.WIDTHS
-        found = mixing.measure(options.adapter, dataset, adapters=count, widths=widths, **shared)
+        measured = mixing.measure(options.adapter, dataset, adapters=count, widths=widths, **shared)
     else:
         widths = options.width or throughput.WIDTHS
-        found = throughput.measure(options.adapter, dataset, widths=widths, **shared)
+        measured = throughput.measure(options.adapter, dataset, widths=widths, **shared)
     if options.out:
-        atomic_io.write_json(options.out, found)
-    for bar in found["bars"]:
+        atomic_io.write_json(options.out, measured)
+    for bar in measured["bars"]:
         reached = (
             f"{bar['tokens per second']:.0f} tokens/s"
             if options.mixed

@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from cgclora.config import AdapterConfig
 from cgclora.data.readers import Problem
 from cgclora.data.records import Record
 from cgclora.data.sources import FOLDER_VARIABLE, data_folder
 from cgclora.storage.atomic_io import short_path
 from evals.data import datasets
-from evals.methods import CGC_LORA, METHODS, SINGLE, spelled
+from evals.methods import METHODS
 from evals.runs.time_left import ANSWER_WEIGHT
 from evals.tasks import TASKS
-
-BACKBONE = "Backbone"
-"""The method's name where no adapter answers."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +100,6 @@ class EvaluationPlan:
             *(("--label", self.label) if self.label else ()),
             *("--run", short_path(run, base)),
         )
-
-
-def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
-    """The leaderboard's name for an adapter's method, or for the bare backbone.
-
-    Args:
-        config: Of the adapter; None for the bare backbone.
-        manifest: Of the adapter; one that names no known method is called by its experts.
-    """
-    if config is None:
-        return BACKBONE
-    said = spelled(str(manifest.get("method", "")), config)
-    if said in METHODS:
-        return said
-    if config.num_experts == 1:
-        return SINGLE if len(config.tasks) == 1 else "LoRA (Full)"
-    return said or (CGC_LORA if config.specific else "MOE-LoRA")
 
 
 # Data -------------------------------------------------------------------------------------

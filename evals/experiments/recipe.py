@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.lorahub import Search
-from evals.methods import COMPARED, METHODS, Sizes
+from evals.methods import METHODS, Sizes, compared
 from evals.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -88,7 +88,7 @@ class Recipe:
 
     name: str
     clusters: Mapping[str, tuple[str, ...]]
-    methods: tuple[str, ...] = COMPARED
+    methods: tuple[str, ...] = field(default_factory=compared)
     seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (6e-4,)
     tune_on: str | None = None

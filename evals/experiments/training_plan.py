@@ -7,28 +7,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.storage.layer_shapes import LayerKind
-from evals.methods import METHODS, Method, Sizes
+from evals.methods import METHODS, Sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cgclora.training.settings import TrainingSettings  # slow to import, and budgets need none
 
-TRAINABLE: Mapping[str, Method] = MappingProxyType(
-    {
-        name: method
-        for name, method in METHODS.items()
-        if method.adapters == "one for all" and method.prompt == "plain"
-    }
-)
-"""Methods that one training run makes, by name."""
-
 _BYTES = {True: 2, False: 4}  # of a weight, by whether it is saved in half precision
+
+
+def trainable() -> tuple[str, ...]:
+    """Names of the methods that one training run makes."""
+    return tuple(name for name, method in METHODS.items() if method.is_trainable_alone)
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Plan:
     """What to train, apart from the data.
 
     Attributes:
-        method: One of `TRAINABLE`.
+        method: One of `trainable()`.
         tasks: Names of the tasks, in the order of their ids.
         sizes: Of the adapter.
         target_modules: Linear layers to adapt, by the end of their path; None takes all.
@@ -55,9 +50,9 @@ class Plan:
         Raises:
             ConfigError: The method is unknown, or no adapter can have these sizes.
         """
-        if self.method not in TRAINABLE:
-            raise ConfigError(f"method {self.method!r} is not one of {', '.join(TRAINABLE)}.")
-        build = TRAINABLE[self.method].config
+        if self.method not in trainable():
+            raise ConfigError(f"method {self.method!r} is not one of {', '.join(trainable())}.")
+        build = METHODS[self.method].config
         assert build is not None  # noqa: S101 - as those that are trained have
         config = build(self.tasks, self.sizes)
         return dataclasses.replace(config, target_modules=self.target_modules)
@@ -168,7 +163,7 @@ def budget(plan: Plan, kinds: Sequence[LayerKind] | None) -> Budget:
 
 def budgets(plan: Plan, kinds: Sequence[LayerKind] | None) -> tuple[Budget, ...]:
     """What each method would train at the sizes of a plan, the experts of MOE-LoRA made to fit."""
-    return tuple(budget(dataclasses.replace(plan, method=method), kinds) for method in TRAINABLE)
+    return tuple(budget(dataclasses.replace(plan, method=method), kinds) for method in trainable())
 
 
 def fitting_rank(tasks: Sequence[str], sizes: Sizes) -> int:

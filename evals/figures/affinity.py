@@ -49,15 +49,15 @@ def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int =
     Raises:
         ValueError: The form was not measured, or not grouped into so many.
     """
-    found = result["grouping"][form]
-    if found is None:
+    grouped = result["grouping"][form]
+    if grouped is None:
         raise ValueError(f"the form {form!r} was not measured.")
-    chosen = groups or found["suggested"] or found["groupings"][-1]["asked"]
-    grouping = next((one for one in found["groupings"] if one["asked"] == chosen), None)
+    chosen = groups or grouped["suggested"] or grouped["groupings"][-1]["asked"]
+    grouping = next((one for one in grouped["groupings"] if one["asked"] == chosen), None)
     if grouping is None:
-        asked = [one["asked"] for one in found["groupings"]]
+        asked = [one["asked"] for one in grouped["groupings"]]
         raise ValueError(f"there is no grouping into {chosen}: the file has {asked}.")
-    prior = found["prior"]["groups"] if found["prior"] else {}
+    prior = grouped["prior"]["groups"] if grouped["prior"] else {}
     names = _ordered(grouping["groups"], prior)
     index = [result["tasks"].index(name) for name in names]
     mean = np.array(result[form]["mean"])[np.ix_(index, index)]
@@ -65,7 +65,7 @@ def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int =
     errors = None if error is None else np.array(error)[np.ix_(index, index)]
     sizes = [len(group) for group in sorted(grouping["groups"], key=len, reverse=True)]
     words = (
-        f"Inter-task affinity, {form.replace('_', ' ')} form: mean of {found['measurements']} "
+        f"Inter-task affinity, {form.replace('_', ' ')} form: mean of {grouped['measurements']} "
         "measurements"
     )
     return _Picture(names, sizes, prior).draw(mean, errors, words)

@@ -64,14 +64,14 @@ def _measured(result: Mapping[str, Any]) -> str:
     )
 
 
-def _reading(found: Mapping[str, Any], unit: str) -> str:
+def _reading(grouped: Mapping[str, Any], unit: str) -> str:
     text = (
         "Gain: how much more of a task's loss the other tasks of its group take away in a step "
         "than all other tasks do, mean over tasks. It is larger than it "
         "will be for groups that were chosen by it, so held out: each measurement scored with the "
         "groups that the others give. Stability: mean adjusted Rand index with the groups of "
         "bootstrapped measurements. "
-        f"With all in one group the mean affinity is {_percent(found['one_group'], unit)}."
+        f"With all in one group the mean affinity is {_percent(grouped['one_group'], unit)}."
     )
     if unit == "task":
         text += (
@@ -79,26 +79,26 @@ def _reading(found: Mapping[str, Any], unit: str) -> str:
             "it), so that tasks with short answers, which lose much of their loss in a step, have "
             "no more say than others."
         )
-    if found["prior"] is not None:
-        names = " / ".join(found["prior"]["groups"])
+    if grouped["prior"] is not None:
+        names = " / ".join(grouped["prior"]["groups"])
         text += f" Prior: {names}, which nothing here was chosen by."
     return text
 
 
-def _table(found: Mapping[str, Any], unit: str) -> str:
+def _table(grouped: Mapping[str, Any], unit: str) -> str:
     rows = [("groups", "gain", "held out", "stability", "adjusted Rand index with the prior")]
-    for one in found["groupings"]:
+    for one in grouped["groupings"]:
         rows.append(
             (
-                f"{one['asked']}{' (suggested)' if one['asked'] == found['suggested'] else ''}",
+                f"{one['asked']}{' (suggested)' if one['asked'] == grouped['suggested'] else ''}",
                 _with_error(one["gain"], one["standard_error"], unit),
                 _with_error(one["held_out_gain"], one["held_out_standard_error"], unit),
                 _number(one["stability"]),
                 _number(one["prior_ari"]),
             )
         )
-    if found["prior"] is not None:
-        gain = _with_error(found["prior"]["gain"], found["prior"]["standard_error"], unit)
+    if grouped["prior"] is not None:
+        gain = _with_error(grouped["prior"]["gain"], grouped["prior"]["standard_error"], unit)
         rows.append(("prior", gain, gain, "", "1.00"))
     return markdown(rows)
 
@@ -118,9 +118,9 @@ def _certainty(grouping: Mapping[str, Any]) -> str:
     return " ".join(lines)
 
 
-def _groups(found: Mapping[str, Any], form: str) -> str:
+def _groups(grouped: Mapping[str, Any], form: str) -> str:
     rows = [(f"{form.lower()}", "groups")]
-    for one in found["groupings"]:
+    for one in grouped["groupings"]:
         if one["asked"] > 1:
             groups = "<br>".join(", ".join(group) for group in one["groups"])
             rows.append((str(one["asked"]), groups))

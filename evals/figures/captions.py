@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
-from evals.leaderboard.board import OVERALL, Entry, Gain
+from evals.leaderboard.board import Entry
+from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import LEVEL, Estimate
 from evals.tasks import TASKS, Language
 
@@ -55,20 +55,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 """Chinese and English; `{level}` is the level of all intervals."""
 
 
-class Interval(Protocol):
-    """A number with its interval: an estimate or a difference."""
-
-    @property
-    def value(self) -> float:
-        """The number itself."""
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
+Interval = Estimate | Gain
+"""A number with its interval: a score or a difference."""
 
 
 def text(key: str, language: Language, **values: object) -> str:
@@ -115,6 +103,11 @@ def hover(entry: Entry, language: Language, *lines: str, task: str = OVERALL) ->
     """Details of an entry on a task, or on their mean, line by line."""
     where = text("rank", language, rank=entry.rank) if task == OVERALL else title(task, language)
     return "<br>".join([f"<b>{entry.name}</b> · {where}", *lines])
+
+
+def score_hover(entry: Entry, row: str, of: Estimate, language: Language) -> str:
+    """Details of an entry's score on a task, or on their mean."""
+    return hover(entry, language, *estimate_lines(of, entry, language), task=row)
 
 
 def estimate_lines(of: Estimate, entry: Entry, language: Language) -> list[str]:

@@ -17,6 +17,7 @@ from evals.figures.captions import (
     hover,
     method_name,
     points,
+    score_hover,
     size_lines,
     text,
     title,
@@ -25,12 +26,11 @@ from evals.figures.captions import (
     wrapped,
 )
 from evals.figures.heatmaps import heat_map, win_matrix
-from evals.figures.palette import METHOD_COLOURS, colour, faded
+from evals.figures.palette import faded
 from evals.figures.pareto import Quantity, pareto
 from evals.figures.parts import (
     DODGED_ROW,
     INK,
-    MAIN,
     MARK,
     ROW,
     Look,
@@ -44,14 +44,13 @@ from evals.figures.parts import (
     span,
     value_axis,
 )
-from evals.leaderboard.board import OVERALL, REFERENCE, Board, find_entry, gains
+from evals.leaderboard.board import REFERENCE, Board, find_entry, gains
+from evals.methods import is_main
+from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
 
 __all__ = [
-    "MAIN",
-    "METHOD_COLOURS",
     "Quantity",
-    "colour",
     "heat_map",
     "overall",
     "pareto",
@@ -176,7 +175,7 @@ def per_task(board: Board, language: Language = "zh") -> go.Figure:
             scores,
             tasks,
             [
-                hover(look.entry, language, *estimate_lines(score, look.entry, language), task=task)
+                score_hover(look.entry, task, score, language)
                 for task, score in zip(tasks, scores, strict=True)
             ],
         )
@@ -194,7 +193,7 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
     """What each entry gains or loses against another, task by task: who pays for sharing.
 
     A hollow mark is a difference that may be chance. Few methods are switched on at first, see
-    `MAIN`; all of them if the board has none of these.
+    `is_main`; all of them if the board has none of these.
 
     Args:
         board: With the reference and at least one other entry.
@@ -210,22 +209,22 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
     others = [look for look in looks if look.entry.name != reference]
     if not others:
         raise ValueError(f"{reference} stands alone on the board: a seesaw needs another entry.")
-    found = gains(board, reference)
+    differences = gains(board, reference)
     rows = [OVERALL, *(task.name for task in board.tasks)]
     figure = go.Figure()
-    main = [look for look in others if look.entry.method in MAIN] or others
+    main = [look for look in others if is_main(look.entry.method)] or others
     for look in others:
-        own = [found[look.entry.name][row] for row in rows]
+        of_entry = [differences[look.entry.name][row] for row in rows]
         dots(
             figure,
             look,
-            own,
+            of_entry,
             rows,
             [
                 hover(look.entry, language, *gain_lines(one, reference, language), task=row)
-                for row, one in zip(rows, own, strict=True)
+                for row, one in zip(rows, of_entry, strict=True)
             ],
-            hollow=[not one.significant for one in own],
+            hollow=[not one.significant for one in of_entry],
             visible=True if look in main else "legendonly",
         )
     axis = f"{text('gain_axis', language, reference=reference)}<br>{text('hollow', language)}"
@@ -240,17 +239,9 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
         ),
         margin={"t": 30},
     )
+    above = {"xref": "paper", "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
     for key, side, anchor in (("loses", 0, "left"), ("wins", 1, "right")):
-        figure.add_annotation(
-            text=text(key, language),
-            xref="paper",
-            x=side,
-            xanchor=anchor,
-            yref="paper",
-            y=1,
-            yanchor="bottom",
-            showarrow=False,
-        )
+        figure.add_annotation(text=text(key, language), x=side, xanchor=anchor, **above)
     return figure
 
 
@@ -273,7 +264,7 @@ _FEW_SPOKES = 9
 _RADAR_HEIGHT = 420
 
 
-def radar(board: Board, methods: Sequence[str] = MAIN, language: Language = "zh") -> go.Figure:
+def radar(board: Board, methods: Sequence[str], language: Language = "zh") -> go.Figure:
     """The scores of some entries as outlines, a spoke for each task.
 
     Args:
@@ -295,7 +286,7 @@ def radar(board: Board, methods: Sequence[str] = MAIN, language: Language = "zh"
         look = looks[find_entry(board, method).name]
         scores = [estimate_of(look.entry, task) for task in tasks]
         details = [
-            hover(look.entry, language, *estimate_lines(score, look.entry, language), task=task)
+            score_hover(look.entry, task, score, language)
             for task, score in zip(tasks, scores, strict=True)
         ]
         closed = [*range(len(tasks)), 0]

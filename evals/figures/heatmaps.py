@@ -9,16 +9,17 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from evals.figures.captions import (
-    estimate_lines,
     gain_lines,
     hover,
     method_name,
     points,
+    score_hover,
     text,
     titles,
 )
 from evals.figures.parts import ROW, Look, estimate_of, layout, looks_of, name_axis
-from evals.leaderboard.board import OVERALL, Board, leaders, wins
+from evals.leaderboard.board import Board, leaders, wins
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import FloatArray
 from evals.tasks import Language
 
@@ -27,7 +28,7 @@ TextArray = npt.NDArray[np.str_]
 _SCALE = [[0.0, "#b0562a"], [0.5, "#6b7280"], [1.0, "#2a6fb3"]]
 """Worst, even, best: white numbers have 4.5:1 on each, and each is seen on white and on black."""
 
-_FEW = 9
+_MOST_WITH_DECIMAL = 9
 """So many numbers with a decimal fit side by side on a telephone."""
 
 _LEAST_SPAN = 0.02
@@ -47,17 +48,16 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
     names = [look.entry.name for look in looks]
     columns = [OVERALL, *(task.name for task in board.tasks)]
     bold = leaders(board) | {OVERALL: {look.entry.name for look in looks if look.entry.rank == 1}}
-    down = len(columns) > _FEW
-    few = (len(looks) if down else len(columns)) <= _FEW
+    down = len(columns) > _MOST_WITH_DECIMAL
+    with_decimal = (len(looks) if down else len(columns)) <= _MOST_WITH_DECIMAL
 
     def number(look: Look, column: str) -> str:
         value = estimate_of(look.entry, column).value
-        written = points(value) if few else f"{100 * value:.0f}"
+        written = points(value) if with_decimal else f"{100 * value:.0f}"
         return f"<b>{written}</b>" if look.entry.name in bold[column] else written
 
     def details(look: Look, column: str) -> str:
-        lines = estimate_lines(estimate_of(look.entry, column), look.entry, language)
-        return hover(look.entry, language, *lines, task=column)
+        return score_hover(look.entry, column, estimate_of(look.entry, column), language)
 
     values = np.array([[estimate_of(look.entry, name).value for name in columns] for look in looks])
     middle = (values.max(axis=0) + values.min(axis=0)) / 2
@@ -69,13 +69,13 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
     )
     caption = text("bold", language)
     if down:
-        return _tiles(
+        return _table(
             *(one.T for one in tiles),
             rows=name_axis(columns, titles(language), down=True),
             columns=name_axis(names, str, tickangle=-90),
             caption=caption,
         )
-    return _tiles(
+    return _table(
         *tiles,
         rows=name_axis(names, method_name, down=True),
         columns=name_axis(columns, titles(language, 14), autotickangles=[0, -90]),
@@ -109,7 +109,7 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
     np.fill_diagonal(balance, np.nan)
     numbers = won.astype(str)
     np.fill_diagonal(numbers, "")
-    return _tiles(
+    return _table(
         balance,
         numbers,
         np.array([[details(look, column) for column in names] for look in looks]),
@@ -119,7 +119,7 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
     )
 
 
-def _tiles(
+def _table(
     shades: FloatArray,
     numbers: TextArray,
     details: TextArray,

@@ -61,59 +61,46 @@ def label_places(
         widths: Of the plot in pixels, all of which the places have to suit.
         height: Of the plot in pixels.
     """
-    plots = [_Plot.of(points, lines, width, height) for width in widths]
+    plots = [_Plot(points, lines, width, height) for width in widths]
     places: list[str | None] = []
     for point in points:
-        ways = [way for way in _PLACES if way[2] or not point.across]
-        place, right, up = next(
+        sides = {name: side for name, *side in _PLACES if side[1] or not point.across}
+        place = next(
             (
-                way
+                name
                 for strict in (True, False)
-                for way in ways
-                if all(plot.is_free(plot.label(point, *way[1:]), strict=strict) for plot in plots)
+                for name, side in sides.items()
+                if all(plot.is_free(plot.label(point, *side), strict=strict) for plot in plots)
             ),
-            (None, 0, 0),
+            None,
         )
         if place is not None:
             for plot in plots:
-                plot.taken.append(plot.label(point, right, up))
+                plot.taken.append(plot.label(point, *sides[place]))
         places.append(place)
     return places
 
 
-@dataclass(frozen=True)
 class _Plot:
-    """A plot of a certain size in pixels.
+    """A plot of a certain size in pixels, with its points and lines and the names placed so far."""
 
-    Attributes:
-        width: From the left to the right.
-        height: From the bottom to the top.
-        taken: What no name may cover.
-        thin: What a name should not cross.
-    """
-
-    width: float
-    height: float
-    taken: list[Box]
-    thin: list[Box]
-
-    @classmethod
-    def of(
-        cls, points: Sequence[Point], lines: Sequence[Box], width: float, height: float
-    ) -> _Plot:
-        """With its points and lines, and without names."""
-        plot = cls(width, height, [], [])
-        for left, bottom, right, top in lines:
-            plot.thin.append((left * width, bottom * height, right * width, top * height))
+    def __init__(
+        self, points: Sequence[Point], lines: Sequence[Box], width: float, height: float
+    ) -> None:
+        self.width, self.height = width, height
+        self.taken: list[Box] = []  # what no name may cover
+        self.thin: list[Box] = [  # what a name should not cross
+            (left * width, bottom * height, right * width, top * height)
+            for left, bottom, right, top in lines
+        ]
+        reach = _GAP / 2
         for point in points:
             x, y = point.x * width, point.y * height
             if point.across:
-                plot.taken.append((0, y - 1, width, y + 1))
+                self.taken.append((0, y - 1, width, y + 1))
             else:
-                reach = _GAP / 2
-                plot.taken.append((x - reach, y - reach, x + reach, y + reach))
-                plot.thin.append((x - 1, point.low * height, x + 1, point.high * height))
-        return plot
+                self.taken.append((x - reach, y - reach, x + reach, y + reach))
+                self.thin.append((x - 1, point.low * height, x + 1, point.high * height))
 
     def label(self, point: Point, right: int, up: int) -> Box:
         """What the name of a point covers in a place."""

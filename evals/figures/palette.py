@@ -1,52 +1,14 @@
-"""One colour and one marker for each method, in every picture.
+"""The colour and the marker of each method, in every figure: the registry's, or by the name's hash.
 
-A hue stands for a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange
-CGC-LoRA, brown its ablations. Members of a family differ in lightness and in the marker's shape.
-Families stay apart for every kind of colour vision, and each colour has a contrast of at least 3:1
-against white and against the dark theme's near-black; a test computes both.
+Colours of unregistered methods have a contrast of at least 3:1 on white and on near-black, too.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
-METHOD_COLOURS: Mapping[str, str] = MappingProxyType(
-    {
-        "Backbone": "#646e76",
-        "LoRA (Single)": "#4060d0",
-        "LoRA (Full)": "#1c80ff",
-        "LoRA (Full+TP)": "#778edc",
-        "LoRA (total rank)": "#2c5cff",
-        "LoRA (active rank)": "#4874cb",
-        "LoRAHub": "#17a77a",
-        "MOE-LoRA": "#ca71a9",
-        "CGC-LoRA": "#e57505",
-        "CGC-LoRA w/o gate": "#a38545",
-        "CGC-LoRA w/o common": "#886c3a",
-        "CGC-LoRA w/o specific": "#77681a",
-    }
-)
-"""`#rrggbb` by method."""
-
-METHOD_SYMBOLS: Mapping[str, str] = MappingProxyType(
-    {
-        "Backbone": "x",
-        "LoRA (Single)": "circle",
-        "LoRA (Full)": "square",
-        "LoRA (Full+TP)": "diamond",
-        "LoRA (total rank)": "triangle-up",
-        "LoRA (active rank)": "triangle-down",
-        "LoRAHub": "cross",
-        "MOE-LoRA": "square",
-        "CGC-LoRA": "circle",
-        "CGC-LoRA w/o gate": "diamond",
-        "CGC-LoRA w/o common": "triangle-up",
-        "CGC-LoRA w/o specific": "triangle-down",
-    }
-)
-"""Plotly's marker by method; unique within a hue."""
+from evals.methods import METHODS
 
 _OTHER_COLOURS = ("#b3445a", "#2e93a3", "#8f5fd0", "#7f8a3a")
 _OTHER_SYMBOLS = ("star", "hexagon", "pentagon", "bowtie", "hourglass")
@@ -55,7 +17,7 @@ _VARIANTS = ("", "-dot", "-open-dot", "-open")
 
 def colour(method: str) -> str:
     """The method's colour as `#rrggbb`; an unknown name always gets the same one."""
-    return METHOD_COLOURS.get(method) or _chosen(_OTHER_COLOURS, method)
+    return METHODS[method].colour if method in METHODS else _by_hash(_OTHER_COLOURS, method)
 
 
 def symbol(method: str, place: int = 0) -> str:
@@ -66,8 +28,8 @@ def symbol(method: str, place: int = 0) -> str:
         place: How many entries of the same method come before this one on the board: they share
             the colour, so the marker's filling tells them apart.
     """
-    own = METHOD_SYMBOLS.get(method) or _chosen(_OTHER_SYMBOLS, method)
-    return own + _VARIANTS[place % len(_VARIANTS)]
+    base = METHODS[method].symbol if method in METHODS else _by_hash(_OTHER_SYMBOLS, method)
+    return base + _VARIANTS[place % len(_VARIANTS)]
 
 
 def faded(colour: str, share: float) -> str:
@@ -76,6 +38,6 @@ def faded(colour: str, share: float) -> str:
     return f"rgba({red},{green},{blue},{share:g})"
 
 
-def _chosen(options: Sequence[str], name: str) -> str:
+def _by_hash(options: Sequence[str], name: str) -> str:
     """The same option in every process, which Python's own hash does not promise."""
     return options[zlib.crc32(name.encode()) % len(options)]

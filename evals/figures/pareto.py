@@ -16,7 +16,6 @@ from evals.figures.label_layout import Point, label_places
 from evals.figures.palette import faded
 from evals.figures.parts import (
     INK,
-    MAIN,
     MARK,
     Look,
     error_bar,
@@ -27,7 +26,7 @@ from evals.figures.parts import (
     value_axis,
 )
 from evals.leaderboard.board import Board
-from evals.methods import CGC_LORA
+from evals.methods import CGC_LORA, is_main
 from evals.tasks import Language
 
 Quantity = Literal["parameters", "active_rank", "training_seconds"]
@@ -81,10 +80,10 @@ class _Frame:
     def point(self, look: Look, cost: float | None) -> Point:
         """Where an entry lies; one without a cost is a line across."""
         at = 0.0 if cost is None else np.log(cost / self.left) / np.log(self.right / self.left)
-        own = look.entry.overall
+        overall = look.entry.overall
         y, low, high = (
             (100 * value - self.bottom) / (self.top - self.bottom)
-            for value in (own.value, own.low, own.high)
+            for value in (overall.value, overall.low, overall.high)
         )
         return Point(float(at), y, low, high, _short(look.entry.name), across=cost is None)
 
@@ -162,7 +161,7 @@ def _places(
         look.entry.name
         for look in sorted(
             looks,
-            key=lambda look: (look.entry.method not in MAIN, look.entry.name not in frontier),
+            key=lambda look: (not is_main(look.entry.method), look.entry.name not in frontier),
         )
     ]
     steps = _steps([points[name] for name in frontier])

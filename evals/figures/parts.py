@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 
 from evals.figures.captions import Interval
 from evals.figures.palette import colour, faded, symbol
-from evals.leaderboard.board import OVERALL, Board, Entry
-from evals.methods import CGC_LORA
+from evals.leaderboard.board import Board, Entry
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import Estimate, Spread
 
 INK = "#667085"
@@ -26,9 +26,6 @@ DODGED_ROW = 11
 """Pixels that each mark takes in a row with several."""
 
 MARK = 9
-
-MAIN = (CGC_LORA, "MOE-LoRA", "LoRA (Full)")
-"""Methods that are seen at once where all of them would be too many."""
 
 _FONT = "system-ui, sans-serif"
 """What the machine has; no font is ever fetched."""

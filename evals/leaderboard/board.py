@@ -19,44 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.storage import atomic_io
+from evals.leaderboard.entry_names import entry_names
+from evals.methods import SINGLE
 from evals.runs.run_dir import RunError, find_runs
 from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, load
-from evals.scoring.effect_sizes import (
-    OVERALL,
-    SIGNIFICANCE,
-    Gain,
-    Part,
-    adjust,
-    gain,
-    over_tasks,
-    p_values,
-)
+from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, over_tasks, p_values
 from evals.scoring.statistics import Estimate, Spread, holm, mean_of, ranks, spread, summarise
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
 
-__all__ = [
-    "OVERALL",
-    "PUBLISHED",
-    "REFERENCE",
-    "Board",
-    "Duel",
-    "Entry",
-    "Gain",
-    "Leaderboards",
-    "Published",
-    "TaskFacts",
-    "TaskScore",
-    "UnknownEntryError",
-    "boards",
-    "find_entry",
-    "gains",
-    "leaders",
-    "restrict",
-    "wins",
-]
-
-REFERENCE = "LoRA (Single)"
+REFERENCE = SINGLE
 """Whom the seesaw compares with: one adapter a task, which shares nothing."""
 
 
@@ -170,7 +142,7 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
     Args:
         roots: Where to look, at any depth.
     """
-    found: dict[tuple[Place, Key, int | None], Scored] = {}
+    counted: dict[tuple[Place, Key, int | None], Scored] = {}
     unscored: list[str] = []
     damaged: dict[str, str] = {}
     replaced: dict[str, str] = {}
@@ -183,21 +155,21 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
         if runs is None:
             unscored.append(str(folder))
         for run in runs or ():
-            what = (run.place, run.key, run.seed)
-            older, newer = sorted([found.get(what, run), run], key=lambda one: one.created)
+            key = (run.place, run.key, run.seed)
+            older, newer = sorted([counted.get(key, run), run], key=lambda one: one.created)
             if older is not newer:
                 replaced[older.folder] = newer.folder
-            found[what] = newer
-    return Leaderboards(_boards(tuple(found.values())), tuple(unscored), damaged, replaced)
+            counted[key] = newer
+    return Leaderboards(_boards(tuple(counted.values())), tuple(unscored), damaged, replaced)
 
 
 def _folders(roots: Sequence[Path]) -> list[Path]:
     """Each run once, even where one root lies within another."""
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for root in roots:
         at = root.resolve()
-        found |= {at / folder.relative_to(root): folder for folder in find_runs(root)}
-    return [*found.values()]
+        folders |= {at / folder.relative_to(root): folder for folder in find_runs(root)}
+    return [*folders.values()]
 
 
 @lru_cache(maxsize=8)
@@ -206,10 +178,10 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
     for run in runs:
         at[run.place][run.key].append(run)
     order = [*clusters()]
-    found = [_board(place, by_key) for place, by_key in at.items()]
+    made = [_board(place, by_key) for place, by_key in at.items()]
     return tuple(
         sorted(
-            found,
+            made,
             key=lambda board: (
                 order.index(board.cluster),
                 # What says most about a cluster comes first.
@@ -224,14 +196,14 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
 
 
 def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
-    named = zip(_names([*by_key]), by_key.items(), strict=True)
+    named = zip(entry_names([*by_key]), by_key.items(), strict=True)
     entries = _ranked(_entry(name, key, place.tasks, runs) for name, (key, runs) in named)
     shared = json.dumps(asdict(place), sort_keys=True).encode()
     return Board(atomic_io.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
 
 
-def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], found: Sequence[Scored]) -> Entry:
-    runs = sorted(found, key=lambda run: (run.seed is not None, run.seed or 0))
+def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], of_seeds: Sequence[Scored]) -> Entry:
+    runs = sorted(of_seeds, key=lambda run: (run.seed is not None, run.seed or 0))
     drawn = np.stack([run.replicates for run in runs]).mean(axis=0, dtype=np.float64)  # [T, R]
     scores: dict[str, TaskScore] = {}
     for number, task in enumerate(tasks):
@@ -285,36 +257,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-_FURTHER = {
-    "prompt": "prompt",
-    "total_rank": "rank",
-    "active_rank": "active rank",
-    "parameters": "parameters",
-    "recipe": "recipe",
-    "fingerprint": "backbone",
-}
-"""What tells entries apart whose method, label and backbone are the same, and its word."""
-
-
-def _names(keys: Sequence[Key]) -> list[str]:
-    """Names that no two entries of a board share, as short as that allows."""
-    names = [key.method for key in keys]
-    for aspect in ("label", "backbone"):
-        said = [getattr(key, aspect) for key in keys]
-        if len(set(said)) > 1:
-            names = [f"{name} · {one}".rstrip(" ·") for name, one in zip(names, said, strict=True)]
-    for aspect, word in _FURTHER.items():
-        said = [str(getattr(key, aspect))[:12] for key in keys]
-        sharers: dict[str, set[str]] = defaultdict(set)
-        for name, one in zip(names, said, strict=True):
-            sharers[name].add(one)
-        names = [
-            f"{name} · {word} {one}" if len(sharers[name]) > 1 else name
-            for name, one in zip(names, said, strict=True)
-        ]
-    return names
-
-
 def restrict(
     board: Board, tasks: Collection[str] | None = None, entries: Collection[str] | None = None
 ) -> Board:
@@ -331,21 +273,21 @@ def restrict(
         UnknownNameError: The board has no such task or entry.
         ValueError: No task stays.
     """
-    known = [task.name for task in board.tasks]
-    names = [entry.name for entry in board.entries]
-    for kind, wanted, there in (("task", tasks, known), ("entry", entries, names)):
-        for name in wanted or ():
-            if name not in there:
-                raise UnknownNameError(kind, name, there)
-    if tasks is not None and not tasks:
+    kept = _chosen("task", [task.name for task in board.tasks], tasks)
+    stay = _chosen("entry", [entry.name for entry in board.entries], entries)
+    if not kept:
         raise ValueError("a board needs at least one task: name some, or None for all.")
-    kept = [name for name in known if tasks is None or name in tasks]
-    stay = [entry for entry in board.entries if entries is None or entry.name in entries]
     return replace(
         board,
         tasks=tuple(task for task in board.tasks if task.name in kept),
-        entries=_ranked(_on(entry, kept) for entry in stay),
+        entries=_ranked(_on(entry, kept) for entry in board.entries if entry.name in stay),
     )
+
+
+def _chosen(kind: str, known: Sequence[str], wanted: Collection[str] | None) -> list[str]:
+    if unknown := [name for name in wanted or () if name not in known]:
+        raise UnknownNameError(kind, unknown[0], known)
+    return [name for name in known if wanted is None or name in wanted]
 
 
 def _on(entry: Entry, tasks: Sequence[str]) -> Entry:
@@ -383,10 +325,10 @@ def find_entry(board: Board, name: str) -> Entry:
         UnknownEntryError: There is none, or the method has several.
     """
     exact = [entry for entry in board.entries if entry.name == name]
-    found = exact or [entry for entry in board.entries if entry.method == name]
-    if len(found) != 1:
-        raise UnknownEntryError("entry", name, [entry.name for entry in found or board.entries])
-    return found[0]
+    matches = exact or [entry for entry in board.entries if entry.method == name]
+    if len(matches) != 1:
+        raise UnknownEntryError("entry", name, [entry.name for entry in matches or board.entries])
+    return matches[0]
 
 
 def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]]:
@@ -413,7 +355,7 @@ def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]
 
 def wins(board: Board) -> dict[str, dict[str, Duel]]:
     """Each entry against each other one: by the name of the first, then of the second."""
-    found: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
+    duels: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
     for one, other in combinations(board.entries, 2):
         parts = [_difference(one.scores[task], other.scores[task]) for task in one.scores]
         values = np.array([value for value, _, _ in parts])
@@ -426,8 +368,8 @@ def wins(board: Board) -> dict[str, dict[str, Duel]]:
         ):
             better = sign * values > 0
             won, ahead = int((better & sure).sum()), int(better.sum())
-            found[first.name][second.name] = Duel(won, ahead, len(parts), total)
-    return found
+            duels[first.name][second.name] = Duel(won, ahead, len(parts), total)
+    return duels
 
 
 def leaders(board: Board) -> dict[str, frozenset[str]]:
@@ -437,15 +379,15 @@ def leaders(board: Board) -> dict[str, frozenset[str]]:
     """
     if not board.entries:
         return {task.name: frozenset() for task in board.tasks}
-    found: dict[str, frozenset[str]] = {}
+    close_to_best: dict[str, frozenset[str]] = {}
     for task in board.tasks:
         scores = {entry.name: entry.scores[task.name] for entry in board.entries}
         best = max(scores, key=lambda name: scores[name].estimate.value)
         others = [name for name in scores if name != best]
         leads = adjust([gain(_difference(scores[best], scores[name])) for name in others])
         close = [name for name, lead in zip(others, leads, strict=True) if not lead.significant]
-        found[task.name] = frozenset([best, *close])
-    return found
+        close_to_best[task.name] = frozenset([best, *close])
+    return close_to_best
 
 
 def _difference(score: TaskScore, other: TaskScore) -> Part:
@@ -454,42 +396,3 @@ def _difference(score: TaskScore, other: TaskScore) -> Part:
         score.replicates - other.replicates,
         score.estimate.samples,
     )
-
-
-# Published elsewhere ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number from elsewhere. It never stands in one ranking with runs of our own.
-
-    Attributes:
-        method: What was done.
-        backbone: To which model.
-        cluster: Whose tasks.
-        score: Mean over its tasks, in [0, 1].
-        source: Where it is published.
-        note: What makes it another measurement.
-    """
-
-    method: str
-    backbone: str
-    cluster: str
-    score: float
-    source: str
-    note: str
-
-
-_PROMPTCBLUE = "https://github.com/michael-wzhu/PromptCBLUE"
-_DEV = "16 tasks on the official dev set; backbone and data split differ from those of the boards"
-
-PUBLISHED: tuple[Published, ...] = tuple(
-    Published(method, backbone, "medical", score, _PROMPTCBLUE, note)
-    for method, backbone, score, note in (
-        ("AdaLoRA", "ChatGLM-6B", 0.6466, f"{_DEV}; 5,100 steps, by boom-R123"),
-        ("LoRA, rank 8", "ChatGLM-6B", 0.6448, f"{_DEV}; 3,000 steps"),
-        ("P-tuning", "ChatGLM-6B", 0.6095, f"{_DEV}; 3,000 steps"),
-        ("In-context examples", "ChatGPT", 0.4208, f"{_DEV}; 3 to 20 examples, June 2023"),
-    )
-)
-"""Overall scores of the benchmark's authors, from the table in their README."""

@@ -110,7 +110,7 @@ class _Measured:
 
 def _from_replicates(first: Run, second: Run, tasks: Sequence[TaskFacts]) -> list[_Measured]:
     ours, theirs = first.replicates(), second.replicates()
-    found = []
+    measured = []
     for task in tasks:
         scores = _score(first, task), _score(second, task)
         one, other = ours[task.name].astype(np.float64), theirs[task.name].astype(np.float64)
@@ -120,8 +120,8 @@ def _from_replicates(first: Run, second: Run, tasks: Sequence[TaskFacts]) -> lis
                 f"of {task.name}: score both again."
             )
         part = (scores[0] - scores[1], one - other, task.samples)
-        found.append(_Measured(scores, gain(part), part))
-    return found
+        measured.append(_Measured(scores, gain(part), part))
+    return measured
 
 
 def _from_samples(
@@ -131,7 +131,7 @@ def _from_samples(
     from evals.scoring.metrics import get_metric  # noqa: PLC0415
 
     ours, theirs = pairs(first, dataset), pairs(second, dataset)
-    found = []
+    measured = []
     for task in tasks:
         metric = get_metric(task.metric)
         # Of both at once: the columns depend on the answers.
@@ -142,8 +142,8 @@ def _from_samples(
         drawn = replicates(one, metric.score, **draw) - replicates(other, metric.score, **draw)
         scores = float(metric.score(one.sum(axis=0))), float(metric.score(other.sum(axis=0)))
         tested = Gain(**vars(exact), adjusted=exact.p_value)
-        found.append(_Measured(scores, tested, (exact.value, drawn, exact.samples)))
-    return found
+        measured.append(_Measured(scores, tested, (exact.value, drawn, exact.samples)))
+    return measured
 
 
 def _score(run: Run, task: TaskFacts) -> float:

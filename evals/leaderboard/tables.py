@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evals.leaderboard.board import (
-    PUBLISHED,
     REFERENCE,
     Board,
     Entry,
@@ -21,6 +20,7 @@ from evals.leaderboard.board import (
     leaders,
 )
 from evals.leaderboard.comparison import Comparison
+from evals.leaderboard.published import PUBLISHED
 from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import Estimate
 
@@ -187,12 +187,12 @@ def seesaw_table(board: Board, reference: str) -> Table:
         UnknownEntryError: The reference is not on the board.
     """
     name = find_entry(board, reference).name
-    found = gains(board, reference)
+    gained = gains(board, reference)
     return Table(
         _title(board, f"gain over {name}"),
         ("method", *(task.name for task in board.tasks), "mean"),
         tuple(
-            (entry.name, *(_gain(one) for one in found[entry.name].values()))
+            (entry.name, *(_gain(one) for one in gained[entry.name].values()))
             for entry in board.entries
             if entry.name != name
         ),
@@ -216,36 +216,40 @@ def published_table() -> Table:
     )
 
 
-def report(found: Leaderboards, reference: str | None = None, *, markdown: bool = False) -> str:
+def report(
+    leaderboards: Leaderboards, reference: str | None = None, *, markdown: bool = False
+) -> str:
     """All boards, what was published elsewhere, and what was left out.
 
     Args:
-        found: What to show.
+        leaderboards: What to show.
         reference: Of the seesaw; None takes `REFERENCE` where it is on the board.
         markdown: Instead of text for a terminal.
 
     Raises:
         UnknownEntryError: The reference that is asked for is on none of the boards.
     """
-    references = _references(found, reference)
+    references = _references(leaderboards, reference)
     tables = [
-        table for board in found.boards for table in board_tables(board, references.get(board.id))
+        table
+        for board in leaderboards.boards
+        for table in board_tables(board, references.get(board.id))
     ]
     shown = [
         table.markdown() if markdown else table.text() for table in (*tables, published_table())
     ]
-    return "\n\n".join([*shown, *_left_out(found, markdown=markdown)]) + "\n"
+    return "\n\n".join([*shown, *_left_out(leaderboards, markdown=markdown)]) + "\n"
 
 
-def values(found: Leaderboards, reference: str | None = None) -> dict[str, Any]:
+def values(leaderboards: Leaderboards, reference: str | None = None) -> dict[str, Any]:
     """As `report`, as JSON values: all fields but the replicates, and scores in [0, 1]."""
-    references = _references(found, reference)
+    references = _references(leaderboards, reference)
     return {
-        "boards": [board_values(board, references.get(board.id)) for board in found.boards],
+        "boards": [board_values(board, references.get(board.id)) for board in leaderboards.boards],
         "published": [asdict(one) for one in PUBLISHED],
-        "unscored": list(found.unscored),
-        "damaged": dict(found.damaged),
-        "replaced": dict(found.replaced),
+        "unscored": list(leaderboards.unscored),
+        "damaged": dict(leaderboards.damaged),
+        "replaced": dict(leaderboards.replaced),
     }
 
 
@@ -281,11 +285,11 @@ def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
     }
 
 
-def _references(found: Leaderboards, reference: str | None) -> dict[str, str]:
+def _references(leaderboards: Leaderboards, reference: str | None) -> dict[str, str]:
     """The name of the reference on each board that has it, by the board's id."""
     names: dict[str, str] = {}
     missing: list[UnknownEntryError] = []
-    for board in found.boards:
+    for board in leaderboards.boards:
         try:
             names[board.id] = find_entry(board, REFERENCE if reference is None else reference).name
         except UnknownEntryError as error:
@@ -295,11 +299,14 @@ def _references(found: Leaderboards, reference: str | None) -> dict[str, str]:
     return names
 
 
-def _left_out(found: Leaderboards, *, markdown: bool) -> list[str]:
+def _left_out(leaderboards: Leaderboards, *, markdown: bool) -> list[str]:
     lines = [
-        *(f"damaged: {folder}: {reason}" for folder, reason in found.damaged.items()),
-        *(f"not scored yet: {folder}" for folder in found.unscored),
-        *(f"replaced by a newer run: {old} (by {new})" for old, new in found.replaced.items()),
+        *(f"damaged: {folder}: {reason}" for folder, reason in leaderboards.damaged.items()),
+        *(f"not scored yet: {folder}" for folder in leaderboards.unscored),
+        *(
+            f"replaced by a newer run: {old} (by {new})"
+            for old, new in leaderboards.replaced.items()
+        ),
     ]
     if not lines:
         return []

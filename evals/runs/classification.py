@@ -1,17 +1,18 @@
 """How often an adapter and the bare backbone name the right label, task by task.
 
-The table that stands in an adapter's manifest. Each method answers the same test records, greedily:
+Each method answers the same test records, greedily:
 
     adapter             the task's experts, free to say anything
     backbone            no experts, free to say anything
     backbone, labels    no experts, and may say one of the record's labels only: the fairer rival,
                         since an untrained model does not know that a label is wanted
-    commonest label     no model: the label that most of the records have, which is known only
-                        afterwards; who does not beat it has not shown that it reads the question
+    commonest label     no model: the label that most of the records have, known only afterwards; a
+                        method that does not beat it has not shown that it reads the question
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import DataError, Record, data_hash
 from cgclora.inference.generate import generate
-from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
-from evals.tasks import TASKS, Task, get_task, is_correct
+from evals.data.datasets import first_of_each_task
+from evals.runs.evaluate import pair_of, request_of
+from evals.scoring.metrics import get_metric
+from evals.tasks import TASKS
 
 METHODS = ("adapter", "backbone", "backbone, labels")
 COMMONEST = "commonest label"
@@ -54,23 +57,19 @@ def compare(
     Raises:
         DataError: The adapter has no classification task with records.
     """
-    chosen: dict[str, list[Record]] = {}
-    for record in records:
-        task = TASKS.get(record.task)  # an adapter may have tasks that are not known here
-        if record.task in adapter.config.tasks and task and task.kind == "classification":
-            group = chosen.setdefault(record.task, [])
-            if not most or len(group) < most:
-                group.append(record)
+    tasks = [name for name, task in TASKS.items() if task.kind == "classification"]
+    known = {*tasks} & {*adapter.config.tasks}
+    chosen = first_of_each_task(records, known, most or len(records))
     if not chosen:
         raise DataError(
             "none of these records belongs to a classification task of the adapter: give the "
             "test file of its dataset."
         )
     scores: dict[str, Any] = {}
-    for name, group in chosen.items():
+    for name in dict.fromkeys(record.task for record in chosen):
+        group = [record for record in chosen if record.task == name]
         right = {
-            method: _count_right(backbone, adapter, get_task(name), group, method, batch_size)
-            for method in METHODS
+            method: _count_right(backbone, adapter, group, method, batch_size) for method in METHODS
         }
         right[COMMONEST] = max(Counter(record.target for record in group).values())
         scores[name] = {"records": len(group)} | {
@@ -83,33 +82,21 @@ def compare(
         }
         shown = " · ".join(f"{method} {count / len(group):.3f}" for method, count in right.items())
         print(f"{name}: {shown}", file=sys.stderr, flush=True)
-    return {
-        "data": data_hash([record for group in chosen.values() for record in group]),
-        **provenance.stamp(backbone.model),
-        "tasks": scores,
-    }
+    return {"data": data_hash(chosen), **provenance.stamp(backbone.model), "tasks": scores}
 
 
 def _count_right(
-    backbone: Backbone,
-    adapter: Adapter,
-    task: Task,
-    records: Sequence[Record],
-    method: str,
-    batch_size: int,
+    backbone: Backbone, adapter: Adapter, records: Sequence[Record], method: str, batch_size: int
 ) -> int:
     requests = [
-        Request(
-            task.name if method == "adapter" else None,
-            record.prompt,
-            max_new_tokens=task.max_new_tokens,
-            stop=("\n",),
-            choices=task.answers(record.choices) if method == "backbone, labels" else None,
+        dataclasses.replace(
+            request_of(record),
+            task=record.task if method == "adapter" else None,
+            choices=TASKS[record.task].answers(record.choices) if "labels" in method else None,
         )
         for record in records
     ]
     answers = generate(backbone, requests, adapter, batch_size=batch_size)
-    return sum(
-        is_correct(task, answer.text, record.target, record.choices)
-        for answer, record in zip(answers, records, strict=True)
-    )
+    pairs = [pair_of(record, answer.text) for answer, record in zip(answers, records, strict=True)]
+    right, _ = get_metric("accuracy").statistics(pairs).sum(axis=0)
+    return int(right)

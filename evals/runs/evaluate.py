@@ -353,11 +353,13 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
                 f"the records of {name} in {dataset.name} are not those that {run.folder.name} "
                 "answers: give the data that it was made with."
             )
-        found[name] = [_pair(TASKS[name], record, text) for record, text in answered]
+        found[name] = [pair_of(record, text) for record, text in answered]
     return found
 
 
-def _pair(task: Task, record: Record, prediction: str) -> Pair:
+def pair_of(record: Record, prediction: str) -> Pair:
+    """A prediction beside the record's target, both read by the rules of its task."""
+    task = TASKS[record.task]
     return Pair(
         prediction,
         record.target,
@@ -386,6 +388,11 @@ def _score_task(
             "version": metric.version,
         }
         if main is None:
+            if not metric.higher_is_better:
+                raise ValueError(
+                    f"the main metric of {task.name} is {name}, of which less is better: a board "
+                    "ranks by means over tasks, so put another one first."
+                )
             main = drawn[:KEPT_REPLICATES].astype(np.float32)
             own = [float(one) for one in sample_scores(metric, statistics)]
     if main is None:

@@ -71,9 +71,9 @@ def gain(part: Part) -> Gain:
         ValueError: See `evals.scoring.statistics.summarise`.
     """
     value, differences, samples = part
-    found = summarise(value, differences, samples)
+    estimate = summarise(value, differences, samples)
     p_value = float(p_values(differences))
-    return Gain(**vars(found), p_value=p_value, adjusted=p_value)
+    return Gain(**vars(estimate), p_value=p_value, adjusted=p_value)
 
 
 def adjust(gains: Sequence[Gain]) -> list[Gain]:

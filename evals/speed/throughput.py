@@ -27,6 +27,7 @@ from cgclora.inference.request import Request
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
+from evals.methods import CGC_LORA
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import predict, request_of
 
@@ -144,7 +145,7 @@ class _Evaluation:
         engine = LocalEngine(self.backbone, self.by_task, batch_size=width)
         chosen = replace(self.dataset, records=tuple(records))
         with tempfile.TemporaryDirectory() as folder:
-            run = predict(Path(folder) / "run", engine, chosen, method="CGC-LoRA")
+            run = predict(Path(folder) / "run", engine, chosen, method=CGC_LORA)
             rows = run.predictions()
         return list(zip(rows["prediction"], rows["tokens"], strict=True))
 

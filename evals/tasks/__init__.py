@@ -1,20 +1,24 @@
-"""The tasks: their names, prompts, answers, and whether an answer is right.
+"""The tasks: their names, prompts and answers.
 
 Nothing here needs a model: the package imports neither torch nor transformers.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
+from cgclora.data import sources
 from cgclora.data.readers import task_name
-from evals.tasks import firefly, firefly_corpus, promptcblue
+from evals.tasks.family import DatasetFamily, read_family
 from evals.tasks.names import UnknownNameError
 from evals.tasks.parsing import Language, Parsed
 from evals.tasks.task import CHOICES, Field, Task
 
 __all__ = [
     "CHOICES",
+    "FAMILIES",
     "TASKS",
+    "DatasetFamily",
     "Field",
     "Language",
     "Parsed",
@@ -23,13 +27,41 @@ __all__ = [
     "clusters",
     "exact_match",
     "get_task",
-    "is_correct",
+    "read_family",
+    "register",
 ]
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (*promptcblue.TASKS, *firefly.TASKS, *firefly_corpus.TASKS)}
-)
+_FAMILIES: dict[str, DatasetFamily] = {}
+_TASKS: dict[str, Task] = {}
+
+FAMILIES: Mapping[str, DatasetFamily] = MappingProxyType(_FAMILIES)
+"""Every dataset family by name."""
+
+TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
 """Every task by name, in a fixed order: PromptCBLUE, then Firefly, the kinds with data first."""
+
+
+def register(family: DatasetFamily) -> DatasetFamily:
+    """Add a dataset family: its tasks are known everywhere, its folder is read below a data folder.
+
+    Call it before the command line or the app starts.
+
+    Raises:
+        ValueError: There is a family or a task of this name.
+    """
+    taken = [family.name] if family.name in FAMILIES else []
+    taken += [task.name for task in family.tasks if task.name in TASKS]
+    if taken:
+        raise ValueError(f"{', '.join(taken)}: known already, choose other names.")
+    _FAMILIES[family.name] = family
+    _TASKS.update((task.name, task) for task in family.tasks)
+    if family.name not in sources.FAMILIES:
+        sources.FAMILIES.append(family.name)
+    return family
+
+
+for _name in ("promptcblue", "firefly"):
+    register(read_family(Path(__file__).parent / f"{_name}.toml"))
 
 
 class UnknownTaskError(UnknownNameError):
@@ -42,9 +74,9 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownTaskError: there is none; the message lists similar names, or all.
     """
-    if (own := task_name(name)) not in TASKS:
+    if (known_name := task_name(name)) not in TASKS:
         raise UnknownTaskError("task", name, TASKS)
-    return TASKS[own]
+    return TASKS[known_name]
 
 
 def clusters() -> dict[str, tuple[str, ...]]:
@@ -64,16 +96,3 @@ def exact_match(
     """Whether two answers say the same: the same items in any order, unreadable lines aside."""
     predicted, expected = task.parse(prediction, choices), task.parse(target, choices)
     return frozenset(predicted.items) == frozenset(expected.items)
-
-
-def is_correct(
-    task: Task, prediction: str, target: str, choices: Sequence[str] | None = None
-) -> bool:
-    """Whether a classification answer is the right label.
-
-    Raises:
-        ValueError: the task is not a classification task.
-    """
-    if task.kind != "classification":
-        raise ValueError(f"{task.name} is {task.kind}, not classification: use exact_match")
-    return exact_match(task, prediction, target, choices)

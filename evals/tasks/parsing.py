@@ -89,11 +89,11 @@ def label(
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
-        said = text.strip()
-        meant = synonyms.get(said, said)
+        answer = text.strip()
+        meant = synonyms.get(answer, answer)
         offered = {synonyms.get(choice, choice) for choice in choices}
         if strict and not (meant and meant in offered):
-            return _parsed("label", (), (said,))
+            return _parsed("label", (), (answer,))
         return _parsed("label", ((name,) for name in (meant or empty,) if name))
 
     return read
@@ -110,11 +110,11 @@ def listed_terms(*, nothing: str) -> Reader:
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
         *before, last = text.split("\n")
-        found = split_list(last)
+        listed = split_list(last)
         return _parsed(
             "terms",
-            ((term,) for term in found if term in choices),
-            (*before, *(term for term in found if term not in choices)),
+            ((term,) for term in listed if term in choices),
+            (*before, *(term for term in listed if term not in choices)),
             framing=(nothing,),
         )
 
@@ -141,7 +141,7 @@ def entities(
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
-        found: list[tuple[str, ...]] = []
+        items: list[tuple[str, ...]] = []
         strays: list[str] = []
         for line in text.split("\n"):
             claimed = False
@@ -152,10 +152,10 @@ def entities(
                     not strict and line.startswith(f"{name}{suffix}")
                 ):
                     claimed = True
-                    found += [(name, word) for word in split_list(mentions) if word != nothing]
+                    items += [(name, word) for word in split_list(mentions) if word != nothing]
             if not claimed:
                 strays.append(line)
-        return _parsed("entities", found, strays, framing)
+        return _parsed("entities", items, strays, framing)
 
     return read
 
@@ -173,7 +173,7 @@ def triples(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
-        found: list[tuple[str, ...]] = []
+        items: list[tuple[str, ...]] = []
         strays: list[str] = []
         for line in text.split("\n"):
             relation = line.split("关系的头尾实体对")[0][2:].strip()
@@ -189,9 +189,9 @@ def triples(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
                 if not after or (strict and not (head and tail and as_written)):
                     strays.append(piece)
                     continue
-                found.append((head, relation, tail))
+                items.append((head, relation, tail))
                 strays += after[1:]
-        return _parsed("triples", found, strays, framing)
+        return _parsed("triples", items, strays, framing)
 
     return read
 
@@ -219,7 +219,7 @@ def events(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
 
     def read(text: str, _choices: Sequence[str]) -> Parsed:
         first, *lines = text.split("\n")
-        found: list[tuple[str, ...]] = []
+        items: list[tuple[str, ...]] = []
         strays = [first]
         for line in lines:
             pieces = [piece for piece in line.split("；") if piece.strip()]
@@ -229,9 +229,9 @@ def events(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
             if strict and not (event.get(names[0]) and each_another):
                 strays.append(line)
                 continue
-            found.append(tuple(event.get(name, "") for name in names))
+            items.append(tuple(event.get(name, "") for name in names))
             strays += [piece for piece, part in zip(pieces, parts, strict=True) if not part]
-        return _parsed("events", found, strays, framing)
+        return _parsed("events", items, strays, framing)
 
     return read
 
@@ -247,7 +247,7 @@ def attributes(*, otherwise: str, framing: Sequence[str] = (), strict: bool = Fa
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
         first, *lines = text.split("\n")
-        found: list[tuple[str, ...]] = []
+        items: list[tuple[str, ...]] = []
         strays = [first]
         for line in lines:
             parts = line.split("：")
@@ -256,8 +256,8 @@ def attributes(*, otherwise: str, framing: Sequence[str] = (), strict: bool = Fa
             if len(parts) != 2 or (strict and not (finding and offered)):
                 strays.append(line)
             else:
-                found.append((finding, status if offered else otherwise))
-        return _parsed("attributes", found, strays, framing)
+                items.append((finding, status if offered else otherwise))
+        return _parsed("attributes", items, strays, framing)
 
     return read
 
@@ -283,14 +283,14 @@ def sections(titles: Sequence[str], *, framing: Sequence[str] = (), strict: bool
                 strays.append(line)
             else:
                 contents.setdefault(title, []).extend(line.split(f"{title}：")[1:])
-        found: list[tuple[str, ...]] = []
+        items: list[tuple[str, ...]] = []
         for title, (*earlier, last) in contents.items():
             if strict and earlier:
                 strays += [*earlier, last]
             else:
                 strays += earlier
-                found.append((title, last.strip()))
-        return _parsed("sections", found, strays, framing)
+                items.append((title, last.strip()))
+        return _parsed("sections", items, strays, framing)
 
     return read
 

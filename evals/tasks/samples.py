@@ -54,4 +54,4 @@ def load_samples(folder: Path = SAMPLES) -> dict[str, list[Sample]]:
                 samples[sample.task].append(sample)
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{path}, entry {number}: not a sample ({error!r})") from error
-    return {name: found for name, found in samples.items() if found}
+    return {name: of_task for name, of_task in samples.items() if of_task}

@@ -49,8 +49,8 @@ class Task:
 
     Attributes:
         name: the dataset's own name for it, such as `CHIP-CTC` or `TextMatching`.
-        dataset: the collection it belongs to.
-        cluster: the group of tasks that share one adapter.
+        dataset: name of the collection it belongs to, such as `promptcblue`.
+        cluster: the group of tasks that share one adapter, such as `medical`.
         title_zh: title in Chinese.
         title_en: title in English.
         description_zh: one line for people, in Chinese.
@@ -72,8 +72,8 @@ class Task:
     """
 
     name: str
-    dataset: Literal["promptcblue", "firefly"]
-    cluster: Literal["medical", "general"]
+    dataset: str
+    cluster: str
     title_zh: str
     title_en: str
     description_zh: str

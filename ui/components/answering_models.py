@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from cgclora.config import AdapterConfig
 from evals.figures.palette import colour
-from evals.methods import CGC_LORA, spelled
+from evals.methods import BACKBONE, method_of
 from evals.tasks import Language
 from ui.components import forms
 from ui.components.texts import text
@@ -45,15 +43,6 @@ def speakers(
     return (*own, *(_speaker(engine, name, "rival", language) for name in beside))
 
 
-def method_of(config: AdapterConfig, manifest: Mapping[str, Any]) -> str:
-    """The method's name: what the manifest says, else what the experts and the gate amount to."""
-    if said := spelled(str(manifest.get("method", "")), config):
-        return said
-    if config.specific:
-        return CGC_LORA
-    return "LoRA" if config.num_experts == 1 else "MOE-LoRA"
-
-
 def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
     """All clusters as choices: their titles and names."""
     return [(forms.cluster_title(name, language), name) for name in engine.clusters()]
@@ -70,7 +59,7 @@ def title(engine: Engine, name: str, language: Language) -> str:
 
 def _speaker(engine: Engine, name: str, side: Side, language: Language) -> Speaker:
     if name == BARE:
-        return Speaker(name, "bare", text("bare", language), "", colour("Backbone"))
+        return Speaker(name, "bare", text("bare", language), "", colour(BACKBONE))
     manifest = engine.manifests[name]
     method = method_of(engine.configs[name], manifest)
     records = manifest.get("training", {}).get("records", {}).get("train")

@@ -1,5 +1,7 @@
 """The tab of the leaderboards."""
 
+from evals.methods import FAMILIES
+
 WORDS: dict[str, tuple[str, str]] = {
     "tab leaderboard": ("排行榜", "Leaderboard"),
     # Choosing
@@ -57,13 +59,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_find_example": ("如 CGC, MOE", "CGC, MOE"),
     "board_filters": ("筛选", "Filters"),
     "board_families": ("方法族", "Families"),
-    "board_family cgc-lora": ("CGC-LoRA", "CGC-LoRA"),
-    "board_family ablation": ("消融", "Ablations"),
-    "board_family moe-lora": ("MOE-LoRA", "MOE-LoRA"),
-    "board_family lora": ("LoRA", "LoRA"),
-    "board_family merging": ("合并", "Merging"),
-    "board_family backbone": ("基座", "Backbone"),
-    "board_family other": ("其他", "Other"),
+    **{f"board_family {family}": titles for family, titles in FAMILIES.items()},
     "board_budget": ("训练参数上限", "Most trained parameters"),
     "board_any": ("不限", "any"),
     "board_at_most": ("至多 {size}", "at most {size}"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from cgclora.config import AdapterConfig
 from cgclora.data.records import DataError
 from cgclora.inference.request import Answer, Request
 from evals.__main__ import _parser
@@ -17,7 +16,6 @@ from evals.experiments.evaluation_plan import (
     EvaluationPlan,
     data_facts,
     is_official_data_known,
-    method_of,
     seconds_needed,
     total,
 )
@@ -105,25 +103,6 @@ def test_paths_are_seen_from_another_folder_when_that_is_asked(tmp_path):
     plan = EvaluationPlan("CGC-LoRA", adapter=tmp_path / "a" / "mine")
     command = plan.command(tmp_path / "runs" / "one", seen_from=tmp_path)
     assert str(tmp_path) not in " ".join(command)
-
-
-@pytest.mark.parametrize(
-    ("config", "manifest", "method"),
-    [
-        (None, {}, "Backbone"),
-        (AdapterConfig(("a", "b")), {"method": "cgc-lora"}, "CGC-LoRA"),
-        (AdapterConfig(("a", "b")), {}, "CGC-LoRA"),
-        (AdapterConfig(("a", "b"), gate="uniform"), {"method": "cgc-lora"}, "CGC-LoRA w/o gate"),
-        (AdapterConfig(("a", "b"), common=0), {"method": "cgc-lora"}, "CGC-LoRA w/o common"),
-        (AdapterConfig(("a", "b"), specific=0), {"method": "cgc-lora"}, "CGC-LoRA w/o specific"),
-        (AdapterConfig(("a", "b")), {"method": "My own"}, "My own"),
-        (AdapterConfig.lora(("a", "b"), 4), {"method": "lora"}, "LoRA (Full)"),
-        (AdapterConfig.lora(("a",), 4), {"method": "lora"}, "LoRA (Single)"),
-        (AdapterConfig.moe_lora(("a", "b"), 4, 8), {}, "MOE-LoRA"),
-    ],
-)
-def test_a_method_is_called_as_on_the_leaderboard(config, manifest, method):
-    assert method_of(config, manifest) == method
 
 
 # Data ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Matrix
 from evals.experiments.recipe import Recipe, _recipe
-from evals.methods import ADDED, COMPARED, METHODS
+from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone
@@ -67,7 +67,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison that nothing interrupts."""
     out = tmp_path_factory.mktemp("whole")
     outcome = made(source, out).run()
-    assert (outcome.done, outcome.left) == (2 * len(COMPARED), ())
+    assert (outcome.done, outcome.left) == (2 * len(compared()), ())
     return out
 
 
@@ -86,7 +86,7 @@ def manifest_of(out: Path, cell: str) -> dict[str, Any]:
 def test_every_method_has_a_scored_run_in_every_cluster(whole):
     runs = [read_run(folder) for folder in find_runs(whole / "runs")]
     methods = sorted(run.manifest["method"] for run in runs)
-    assert methods == sorted([*COMPARED, *COMPARED])
+    assert methods == sorted([*compared(), *compared()])
     assert all(run.metrics is not None for run in runs)
     assert all(run.manifest["recipe"]["name"] == "tiny" for run in runs)
 

@@ -13,13 +13,13 @@ from cgclora.config import ConfigError
 from cgclora.storage.layer_shapes import layer_kinds
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.training_plan import (
-    TRAINABLE,
     Plan,
     budget,
     budgets,
     command,
     fitting_rank,
     kinds_of_model,
+    trainable,
 )
 from evals.methods import Sizes
 from tests.helpers.tiny import make_backbone
@@ -54,7 +54,7 @@ SETTINGS = TrainingSettings(
 )
 
 
-@pytest.mark.parametrize("method", TRAINABLE)
+@pytest.mark.parametrize("method", trainable())
 @pytest.mark.parametrize("modules", [None, ("q_proj", "up_proj")])
 def test_the_command_trains_the_adapter_of_the_plan(
     method: str, modules: tuple[str, ...] | None
@@ -82,7 +82,7 @@ def test_the_command_has_the_settings(settings: TrainingSettings) -> None:
     assert not options.half
 
 
-@pytest.mark.parametrize("method", TRAINABLE)
+@pytest.mark.parametrize("method", trainable())
 def test_the_budget_is_what_is_trained_and_saved(method: str, tmp_path: Path) -> None:
     backbone = make_backbone()
     wanted = plan(method)
@@ -118,7 +118,7 @@ def test_without_the_layers_ranks_are_known_all_the_same() -> None:
 def test_sizes_that_no_adapter_can_have_are_said_and_do_not_hide_the_others() -> None:
     odd = dataclasses.replace(SIZES, moe_rank=13)
     found = {one.method: one for one in budgets(plan(sizes=odd), None)}
-    assert [*found] == [*TRAINABLE]
+    assert [*found] == [*trainable()]
     assert "13 does not divide" in found["MOE-LoRA"].problem
     assert not found["CGC-LoRA"].problem
 

@@ -19,26 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, sync_playwright
 
+from evals import methods
 from evals.figures import charts, palette
 from evals.figures.heatmaps import _SCALE
 from evals.figures.label_layout import Point, label_places
-from evals.leaderboard.board import (
-    OVERALL,
-    Board,
-    Entry,
-    TaskFacts,
-    TaskScore,
-    UnknownEntryError,
-    gains,
-    leaders,
-    wins,
-)
+from evals.leaderboard.board import Board, Entry, TaskScore, UnknownEntryError, gains, leaders, wins
+from evals.runs.scored_run import TaskFacts
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import mean_of, ranks, spread, summarise
 from evals.tasks import TASKS
 from tests.browser.driver import find_browser
 
 ROOT = Path(__file__).parents[3]
-METHODS = [*charts.METHOD_COLOURS]
+METHODS = [*methods.METHODS]
 MEDICAL = ["CMeEE-V2", "CHIP-CDN", "CHIP-CTC", "KUAKE-QIC", "IMCS-V2-NER", "MedDG"]
 UNTRAINED = {"Backbone", "LoRAHub"}
 
@@ -117,7 +110,7 @@ FIGURES: dict[str, Callable[..., go.Figure]] = {
     "seesaw": lambda board, language: charts.seesaw(board, language=language),
     "heat_map": charts.heat_map,
     "win_matrix": charts.win_matrix,
-    "radar": lambda board, language: charts.radar(board, language=language),
+    "radar": lambda board, language: charts.radar(board, ["CGC-LoRA", "LoRA (Full)"], language),
     "pareto": charts.pareto,
     "pareto by time": lambda board, language: charts.pareto(board, language, "training_seconds"),
     "pareto by rank": lambda board, language: charts.pareto(board, language, "active_rank"),
@@ -210,7 +203,7 @@ def lab(rgb: Any) -> Any:
 
 @pytest.mark.parametrize("eye", EYES.values(), ids=EYES)
 def test_families_of_methods_stay_apart_for_every_kind_of_colour_vision(eye: Any) -> None:
-    seen = {method: lab(eye @ linear(charts.colour(method))) for method in METHODS}
+    seen = {method: lab(eye @ linear(palette.colour(method))) for method in METHODS}
     distances = {
         (one, other): float(np.linalg.norm(seen[one] - seen[other]))
         for one, other in itertools.combinations(METHODS, 2)
@@ -221,12 +214,12 @@ def test_families_of_methods_stay_apart_for_every_kind_of_colour_vision(eye: Any
 
 @pytest.mark.parametrize("method", [*METHODS, "another", "a third", "and so on"])
 def test_a_method_is_seen_on_light_and_on_dark(method: str) -> None:
-    assert contrast(charts.colour(method), WHITE) >= 3
-    assert contrast(charts.colour(method), NEAR_BLACK) >= 3
+    assert contrast(palette.colour(method), WHITE) >= 3
+    assert contrast(palette.colour(method), NEAR_BLACK) >= 3
 
 
 def test_no_two_methods_look_alike() -> None:
-    assert len({charts.colour(method) for method in METHODS}) == len(METHODS)
+    assert len({palette.colour(method) for method in METHODS}) == len(METHODS)
     for family in set(FAMILIES.values()):
         members = [method for method in METHODS if FAMILIES[method] == family]
         assert len({palette.symbol(method) for method in members}) == len(members)
@@ -325,8 +318,8 @@ def test_details_tell_interval_records_seeds_and_costs(board: Board) -> None:
     assert "1,200 records · seeds 0, 1, 2" in details
     assert "3 seeds: " in details
     assert "standard deviation 0.6" in details
-    assert "Trained parameters: 3.21 M" in details
-    assert "Training time: 1.23 h" in details
+    assert "Trained parameters: 6.4 M" in details
+    assert "Training time: 19.2 min" in details
     backbone = traces(charts.overall(board, "en"))["Backbone"].hovertext[-1]
     assert "not trained" in backbone
     assert "parameters" not in backbone

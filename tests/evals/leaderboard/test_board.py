@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from evals.leaderboard.board import (
-    OVERALL,
-    PUBLISHED,
     REFERENCE,
     Board,
     UnknownEntryError,
@@ -24,8 +22,9 @@ from evals.leaderboard.board import (
     restrict,
     wins,
 )
+from evals.leaderboard.published import PUBLISHED
 from evals.runs import scored_run
-from evals.scoring.effect_sizes import over_tasks, p_values
+from evals.scoring.effect_sizes import OVERALL, over_tasks, p_values
 from evals.tasks.names import UnknownNameError
 from tests.helpers.run_dirs import around, metrics_of, parquet, write_folder, write_run
 

@@ -10,9 +10,7 @@ import pytest
 
 from evals.leaderboard.board import REFERENCE
 from evals.leaderboard.exports import board_as_json, board_csv
-from evals.leaderboard.families import FAMILIES, family
 from evals.leaderboard.run_sources import Library
-from evals.methods import METHODS
 from evals.runs.facts import run_facts
 from evals.runs.run_dir import RunError, read_run
 from tests.helpers.run_dirs import around, write_folder, write_run
@@ -90,16 +88,6 @@ def test_a_run_is_found_by_its_name_and_by_no_way_out(library):
     for name in ("shipped/../shipped/cgc", "local/cgc", "/etc", ""):
         with pytest.raises(RunError, match="no run is called"):
             library.run(name)
-
-
-def test_every_method_has_a_family_of_its_own_kind():
-    found = {name: family(name) for name in METHODS}
-    assert "other" not in found.values()
-    assert set(found.values()) == {*FAMILIES} - {"other"}
-    assert found["CGC-LoRA"] == "cgc-lora"
-    assert found["CGC-LoRA w/o gate"] == "ablation"
-    assert found["LoRAHub"] == "merging"
-    assert family("something new") == "other"
 
 
 def test_facts_of_a_run_hold_hashes_and_scores(tmp_path):

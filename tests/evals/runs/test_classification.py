@@ -16,7 +16,6 @@ from cgclora.data.records import DataError, Record
 from cgclora.inference.request import Answer
 from cgclora.storage.adapter_dir import read_manifest
 from evals.__main__ import main
-from evals.runs import classification
 from evals.runs.classification import compare
 from tests.helpers.tiny import make_backbone, save_backbone
 
@@ -40,7 +39,7 @@ def test_each_method_is_asked_in_its_own_way_and_counted(monkeypatch: pytest.Mon
         said = {None: "消极", "SentimentAnalyze": "积极\n", "KUAKE-QIC": LABELS[0]}
         return [Answer(said[request.task], "end", 1, 1, 0.0) for request in requests]
 
-    monkeypatch.setattr(classification, "generate", answer)
+    monkeypatch.setattr("evals.runs.classification.generate", answer)
     backbone = make_backbone()
     adapter = Adapter.attach(backbone, AdapterConfig(TASKS))
     report = compare(backbone, adapter, RECORDS)

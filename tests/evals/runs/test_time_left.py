@@ -12,7 +12,7 @@ import pytest
 from cgclora.data.records import Record
 from cgclora.inference.generate import longest_first
 from cgclora.inference.request import Answer, Request
-from evals.__main__ import _print_progress
+from evals.cli.predict import print_progress
 from evals.data.datasets import Dataset
 from evals.runs import evaluate
 from evals.runs.evaluate import predict, request_of
@@ -197,7 +197,7 @@ def test_command_line_and_app_tell_the_same_time_left(
     told: list[tuple[float, float]] = []
 
     def progress(facts: Mapping[str, Any]) -> None:
-        _print_progress(facts)
+        print_progress(facts)
         if facts["done"] < facts["total"]:
             shown = read_progress(run)
             assert shown is not None
@@ -211,5 +211,5 @@ def test_command_line_and_app_tell_the_same_time_left(
         assert left == pytest.approx(engine.now - now, rel=0.25, abs=5.0)
     said = capsys.readouterr().err.splitlines()
     assert said[0].endswith(f" · {told[0][1] / 60:.1f} min left")
-    _print_progress({"done": 0, "total": 200, "seconds_left": None})
+    print_progress({"done": 0, "total": 200, "seconds_left": None})
     assert capsys.readouterr().err == "0/200\n"

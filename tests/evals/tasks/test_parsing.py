@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.tasks import TASKS, Parsed, Task, exact_match, is_correct, parsing
+from evals.tasks import TASKS, Parsed, Task, exact_match, parsing
 
 ALL_TASKS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 WITH_A_FORM = [name for name, task in TASKS.items() if task.reader is not parsing.free_text]
@@ -198,7 +198,7 @@ def test_an_empty_label_is_the_first_of_the_scorer_wherever_the_record_lists_it(
 def test_elsewhere_an_empty_answer_is_no_label(name: str) -> None:
     task = TASKS[name]
     assert task.parse(" \n").items == ()
-    assert not any(is_correct(task, "", label) for label in task.labels)
+    assert not any(exact_match(task, "", label) for label in task.labels)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_label_outside_the_choices_is_kept_and_wrong_or_strictly_none(name: st
     task = TASKS[name]
     offered = task.labels[:2]
     assert task.parse("猜不到", offered) == Parsed("label", (("猜不到",),))
-    assert not any(is_correct(task, "猜不到", label, offered) for label in offered)
+    assert not any(exact_match(task, "猜不到", label, offered) for label in offered)
     assert task.parse("猜不到", offered, strict=True) == Parsed("label", (), ("猜不到",))
 
 
@@ -223,9 +223,9 @@ def test_the_choices_of_a_record_win_over_those_of_the_task() -> None:
 
 def test_the_two_wordings_of_a_question_pair_are_the_same_label() -> None:
     task = TASKS["CHIP-STS"]
-    assert is_correct(task, "是的", "相同", ["相同", "不同"])
-    assert is_correct(task, "不同", "不是", ["是的", "不是"])
-    assert not is_correct(task, "相同", "不是", ["是的", "不是"])
+    assert exact_match(task, "是的", "相同", ["相同", "不同"])
+    assert exact_match(task, "不同", "不是", ["是的", "不是"])
+    assert not exact_match(task, "相同", "不是", ["是的", "不是"])
 
 
 # Odd rules ------------------------------------------------------------------------------------
@@ -444,8 +444,6 @@ def test_the_order_of_items_does_not_matter_their_type_does() -> None:
     assert not exact_match(task, "", target, choices)
 
 
-def test_only_classification_answers_are_right_or_wrong() -> None:
-    assert is_correct(TASKS["SentimentAnalyze"], " 积极\n", "积极")
-    assert not is_correct(TASKS["SentimentAnalyze"], "消极", "积极")
-    with pytest.raises(ValueError, match="MedDG is generation"):
-        is_correct(TASKS["MedDG"], "多喝水", "多喝水")
+def test_a_label_is_right_or_wrong() -> None:
+    assert exact_match(TASKS["SentimentAnalyze"], " 积极\n", "积极")
+    assert not exact_match(TASKS["SentimentAnalyze"], "消极", "积极")

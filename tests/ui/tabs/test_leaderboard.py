@@ -13,8 +13,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from evals.leaderboard.board import OVERALL, REFERENCE
+from evals.leaderboard.board import REFERENCE
 from evals.leaderboard.run_sources import Library
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import Estimate
 from tests.helpers.run_dirs import around, write_answers, write_folder, write_run
 from ui.components.texts import TEXTS

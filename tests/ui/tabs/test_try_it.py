@@ -11,10 +11,11 @@ import gradio as gr
 import pytest
 
 from cgclora.storage import adapter_dir
+from evals.methods import method_of
 from evals.tasks import TASKS
 from tests.ui.test_app import SPEAKER, form, loaded_engine, pieces, save_adapter
 from tests.ui.test_page import tab_of, visitor
-from ui.components.answering_models import method_of, speakers
+from ui.components.answering_models import speakers
 from ui.components.differences import marked
 from ui.components.label_bars import label_bars
 from ui.engine.client import EngineError, Wait
@@ -160,7 +161,7 @@ def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: Engi
     assert method_of(config, {}) == "CGC-LoRA"
     uniform = replace(config, gate="uniform")
     assert method_of(uniform, {"method": "cgc-lora"}) == "CGC-LoRA w/o gate"
-    assert method_of(type(config).lora(("NER",), 4), {}) == "LoRA"
+    assert method_of(type(config).lora(("NER",), 4), {}) == "LoRA (Single)"
     assert method_of(type(config).moe_lora(("NER",), 4, 8), {}) == "MOE-LoRA"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from cgclora.storage.layer_shapes import layer_kinds
+from evals.methods import method_of
 from evals.tasks import Language
 from ui.components import answering_models, forms
 from ui.components.texts import text
@@ -106,7 +107,7 @@ apply();
 
 def adapter_title(engine: Engine, name: str, language: Language) -> str:
     """What an adapter is called where all of them are listed: its cluster and its method."""
-    method = answering_models.method_of(engine.configs[name], engine.manifests[name])
+    method = method_of(engine.configs[name], engine.manifests[name])
     if name not in engine.clusters():
         return text("about_compared", language, method=method)
     return f"{answering_models.title(engine, name, language)} · {method}"

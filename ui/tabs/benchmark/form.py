@@ -14,8 +14,8 @@ from evals.experiments.evaluation_plan import (
     EvaluationPlan,
     data_facts,
     is_official_data_known,
-    method_of,
 )
+from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui.components import forms

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from evals.figures.captions import title
-from evals.leaderboard.board import OVERALL, PUBLISHED, Board, Leaderboards, gains
+from evals.leaderboard.board import Board, Leaderboards, gains
+from evals.leaderboard.published import PUBLISHED
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
+from evals.scoring.effect_sizes import OVERALL
+from evals.scoring.metrics import metric_title
 from evals.tasks import Language
 from ui.components import render
 from ui.components.forms import cluster_title
@@ -111,13 +114,18 @@ def _training(part: Board, language: Language) -> str:
     return text(key, language, least=min(seeds), most=max(seeds))
 
 
+def _metric(name: str, language: Language) -> str:
+    title = metric_title(name, language)
+    return name if title == name else f"{title} ({name})"
+
+
 def facts(board: Board, language: Language) -> str:
     """What the entries of a board have in common, task by task, to be unfolded."""
     header = ("task", "board_metric", "board_version", "board_data", "board_records")
     rows = tuple(
         (
             f"{title(task.name, language)} ({task.name})",
-            task.metric,
+            _metric(task.metric, language),
             f"{task.version}, {task.metric_version}",
             task.data[:12],
             f"{task.samples:,}",

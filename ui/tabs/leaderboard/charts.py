@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 from evals.figures import charts
-from evals.figures.charts import MAIN, Quantity
+from evals.figures.charts import Quantity
 from evals.leaderboard import tables
 from evals.leaderboard.board import Board, wins
 from evals.leaderboard.tables import Table
+from evals.methods import is_main
 from evals.tasks import Language
 from ui.tabs.leaderboard.query import Sight
 
@@ -64,7 +65,7 @@ def _with_reference(sight: Sight) -> Board:
 
 def _outlines(board: Board) -> list[str]:
     names = [entry.name for entry in board.entries]
-    main = [entry.name for entry in board.entries if entry.method in MAIN]
+    main = [entry.name for entry in board.entries if is_main(entry.method)]
     return names if len(names) <= _FEW else (main or names)[:_FEW]
 
 

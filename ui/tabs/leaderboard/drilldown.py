@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from evals.leaderboard.board import OVERALL, Board, Entry, UnknownEntryError, find_entry
+from evals.leaderboard.board import Board, Entry, UnknownEntryError, find_entry
 from evals.leaderboard.drilldown import KINDS, Only, Sample, SamplesBehind, samples_behind
 from evals.methods import CGC_LORA, SINGLE
 from evals.runs.run_dir import Run, RunError, read_run
 from evals.runs.scored_run import UNREADABLE
+from evals.scoring.effect_sizes import OVERALL
 from ui.tabs.leaderboard.query import Picked
 
 PAGE = 20

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from evals.leaderboard.drilldown import KINDS
-from evals.leaderboard.families import FAMILIES
+from evals.methods import FAMILIES
 from ui.components.bilingual import Bilingual
 from ui.components.choices import Choice, Choices, Pick
 from ui.tabs.leaderboard.query import COSTS, VIEWS

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Self
 
 from evals.leaderboard.board import (
-    OVERALL,
     REFERENCE,
     Board,
     Entry,
@@ -19,8 +18,9 @@ from evals.leaderboard.board import (
     restrict,
 )
 from evals.leaderboard.drilldown import KINDS
-from evals.leaderboard.families import family
 from evals.leaderboard.run_sources import Library
+from evals.methods import family
+from evals.scoring.effect_sizes import OVERALL
 
 VIEWS = ("table", "tasks", "seesaw", "pareto", "heat", "wins", "radar", "noise")
 COSTS = ("parameters", "active_rank", "training_seconds")

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from evals.figures.captions import title
-from evals.leaderboard.board import OVERALL, Board
+from evals.leaderboard.board import Board
 from evals.leaderboard.exports import board_as_json, board_csv
 from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import RunError
+from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
 from ui.components.render import notice
 from ui.components.texts import language_of, text

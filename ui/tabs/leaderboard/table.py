@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from html import escape
 
 from evals.figures.captions import points, size, title
-from evals.leaderboard.board import OVERALL, Board, Entry, leaders
+from evals.leaderboard.board import Board, Entry, leaders
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
+from evals.methods import description
+from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import Estimate
 from evals.tasks import Language
 from ui.components.texts import text
@@ -147,7 +149,9 @@ class _Cells:
         more = f"<small>{escape(rest)}</small>" if rest != entry.name else ""
         name = escape(entry.method if more else entry.name)
         inside = f"{mark(entry.method)}<span>{name}{more}{note}</span>"
-        button = self._button(entry, OVERALL, inside, is_cell=False)
+        button = self._button(
+            entry, OVERALL, inside, description(entry.method, self.language), is_cell=False
+        )
         return f'<th scope="row" class="method">{button}</th>'
 
     def mean(self, entry: Entry) -> str:

@@ -9,28 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
-from cgclora.data.sources import FAMILIES, FOLDER_VARIABLE
+from cgclora.data.sources import FOLDER_VARIABLE
 from evals.data.training_data import Source
 from evals.experiments.training_plan import Plan, fitting_rank
-from evals.methods import Sizes
-from evals.tasks import TASKS
+from evals.methods import CGC_SIZES, Sizes
+from evals.tasks import FAMILIES
 from evals.tasks.samples import SAMPLES
 
 if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
 
 
-SHOWN_SIZES: Mapping[str, tuple[str, ...]] = {
-    "LoRA (Full)": ("lora_rank",),
-    "MOE-LoRA": ("common", "specific", "expert_rank", "moe_experts"),
-}
-"""Sizes that make a method what it is; for all others `CGC_SIZES`."""
-
-CGC_SIZES = ("common", "specific", "expert_rank")
-
 SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
-_CLUSTERS: dict[str, str] = {task.dataset: task.cluster for task in TASKS.values()}
 STAND_INS = ("train.jsonl", "dev.jsonl")
 """What the files of a run are called where a visitor has none that do as they are."""
 
@@ -104,7 +95,7 @@ def folders() -> dict[str, Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return {}
-    found = {_CLUSTERS[name]: Path(named) / name for name in FAMILIES}
+    found = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
     return {cluster: path for cluster, path in found.items() if path.is_dir()}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from evals.experiments.training_plan import TRAINABLE
+from evals.experiments.training_plan import trainable
 from evals.methods import CGC_LORA
 from ui.components import render
 from ui.components.bilingual import Bilingual
@@ -86,7 +86,7 @@ class TrainLayout:
                     self.settings["method"] = add(
                         gr.Dropdown,
                         {"label": "train_method"},
-                        choices=[*TRAINABLE],
+                        choices=[*trainable()],
                         value=CGC_LORA,
                         elem_id="train-method",
                     )

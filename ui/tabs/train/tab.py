@@ -16,8 +16,9 @@ import gradio as gr
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import short_path
-from evals.experiments.training_plan import TRAINABLE, Plan, budgets, command
+from evals.experiments.training_plan import Plan, budgets, command, trainable
 from evals.jobs.queue import JobError, Jobs
+from evals.methods import CGC_SIZES, METHODS
 from evals.tasks import Language
 from ui.components import forms
 from ui.components.texts import language_of, text
@@ -29,8 +30,6 @@ from ui.tabs.train import view as train_view
 from ui.tabs.train.backbone import BackboneFacts
 from ui.tabs.train.data import DataDesk, Look
 from ui.tabs.train.form import (
-    CGC_SIZES,
-    SHOWN_SIZES,
     SIZES,
     STAND_INS,
     DataChoice,
@@ -134,7 +133,7 @@ class Train(TrainLayout):
             wanted, method = str(asked.get("source", "")), str(asked.get("method", ""))
             source = wanted if wanted in names else names[0]
             updates[self.name] = self._free_name()
-            if method in TRAINABLE:
+            if method in trainable():
                 updates[self.settings["method"]] = method
         updates[self.data["source"]] = gr.update(choices=sources, value=source)
         updates[self.load_clock] = gr.Timer(active=not self._has_loaded())
@@ -193,7 +192,7 @@ class Train(TrainLayout):
         """Budget and command for what is filled in."""
         language, values = language_of(request), self._values(given)
         choice = DataChoice.of(values)
-        sizes = SHOWN_SIZES.get(values["method"], CGC_SIZES)
+        sizes = method.sizes if (method := METHODS.get(values["method"])) else CGC_SIZES
         updates: Updates = {
             **{self.settings[name]: gr.update(visible=name in sizes) for name in SIZES},
             self.settings["modules"]: gr.update(choices=self.backbone.modules()),

@@ -13,6 +13,7 @@ from evals.experiments.training_plan import Budget
 from evals.figures.captions import title
 from evals.figures.palette import colour
 from evals.jobs.queue import Job
+from evals.methods import description
 from evals.tasks import Language
 from ui.components import render
 from ui.components.texts import text
@@ -210,7 +211,8 @@ def _budget_row(
     of: Budget, is_chosen: bool, most: int, later: str, language: Language
 ) -> tuple[str, ...]:
     name = (
-        f'<span class="train-dot" style="--colour:{colour(of.method)}"></span>{escape(of.method)}'
+        f'<span title="{escape(description(of.method, language))}"><span class="train-dot" '
+        f'style="--colour:{colour(of.method)}"></span>{escape(of.method)}</span>'
     )
     if is_chosen:
         name = f"<strong>{name}</strong>"

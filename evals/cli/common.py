@@ -1,0 +1,41 @@
+"""What several of the judge's commands share: which data, and which backbone answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from cgclora.cli.common import backbone_options, int8_option
+
+if TYPE_CHECKING:
+    from evals.data.datasets import Dataset
+
+
+def data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA") -> None:
+    """Options that say which data is read, and how it is reported."""
+    parser.add_argument("--data", help=f"file, folder or hub id; default: {default}")
+    parser.add_argument("--split", default="test", help="of a folder or hub id (default test)")
+    parser.add_argument("--skip-bad", action="store_true", help="pass over bad lines, counted")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def dataset(options: argparse.Namespace) -> Dataset:
+    """The data that the options name; bad lines that were skipped are reported on stderr."""
+    from evals.data import datasets
+
+    records = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
+    if records.problems:
+        print(f"passed over {len(records.problems)} bad lines:", file=sys.stderr)
+        for problem in records.problems[:5]:
+            print(f"  {problem}", file=sys.stderr)
+    return records
+
+
+def answering_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which backbone answers, and how."""
+    backbone_options(parser)
+    int8_option(parser)
+    parser.add_argument(
+        "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
+    )

@@ -1,0 +1,78 @@
+"""`python -m evals report | compare`: leaderboards from run folders, and two runs task by task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from cgclora.cli.common import AddCommand
+from evals.cli.common import data_options, dataset
+from evals.methods import SINGLE
+
+REPORT = """Rank methods by the runs below some folders. Needs neither a model nor the data.
+
+  python -m evals report
+  python -m evals report runs --reference 'LoRA (Full)' --markdown --out report.md
+
+Runs that answered the same records stand on one board; runs of a method that differ in the seed
+alone are one row of it. Without a folder the results that come with the package are shown."""
+
+COMPARE = """Compare two runs task by task: who answers better, and whether that may be chance.
+
+  python -m evals compare runs/cgc runs/lora
+  python -m evals compare runs/cgc runs/lora --data test.jsonl
+
+Without --data the replicates that stay with each run are compared (paired bootstrap). With it the
+answers are scored anew, and the test is a paired permutation of the answers."""
+
+
+def add(command: AddCommand) -> None:
+    """Add these commands to a command line."""
+    report = command("report", REPORT, _report)
+    report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
+    report.add_argument("--reference", help=f"over whom gains are shown (default: {SINGLE})")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="Markdown instead of plain text")
+    form.add_argument("--json", action="store_true", help="JSON, for machines")
+    report.add_argument("--out", type=Path, help="file to write instead of printing")
+    compare = command("compare", COMPARE, _compare)
+    compare.add_argument("first", type=Path, metavar="RUN_A", help="run folder")
+    compare.add_argument("second", type=Path, metavar="RUN_B", help="run folder")
+    data_options(compare, default="the runs' own replicates")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from cgclora.storage import atomic_io
+    from evals.leaderboard import tables
+    from evals.leaderboard.board import boards
+    from evals.runs.run_dir import RunError
+
+    roots = options.roots or [Path(__file__).parents[2] / "assets" / "results"]
+    leaderboards = boards(roots)
+    if not (leaderboards.boards or leaderboards.unscored or leaderboards.damaged):
+        raise RunError(f"no run lies below {', '.join(map(str, roots))}: name another folder.")
+    text = (
+        atomic_io.json_text(tables.values(leaderboards, options.reference))
+        if options.json
+        else tables.report(leaderboards, options.reference, markdown=options.markdown)
+    )
+    if options.out:
+        atomic_io.write_text(options.out, text)
+    else:
+        print(text, end="")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from evals.leaderboard.comparison import compare
+    from evals.leaderboard.tables import comparison_table
+    from evals.runs.run_dir import read_run
+
+    runs = read_run(options.first), read_run(options.second)
+    comparison = compare(*runs, dataset(options) if options.data else None)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(comparison), ensure_ascii=False))
+    else:
+        print(comparison_table(comparison).text())

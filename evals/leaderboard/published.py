@@ -1,0 +1,41 @@
+"""Scores that others published. They never stand in one ranking with runs of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number from elsewhere.
+
+    Attributes:
+        method: What was done.
+        backbone: To which model.
+        cluster: Whose tasks.
+        score: Mean over its tasks, in [0, 1].
+        source: Where it is published.
+        note: What makes it another measurement.
+    """
+
+    method: str
+    backbone: str
+    cluster: str
+    score: float
+    source: str
+    note: str
+
+
+_PROMPTCBLUE = "https://github.com/michael-wzhu/PromptCBLUE"
+_DEV = "16 tasks on the official dev set; backbone and data split differ from those of the boards"
+
+PUBLISHED: tuple[Published, ...] = tuple(
+    Published(method, backbone, "medical", score, _PROMPTCBLUE, note)
+    for method, backbone, score, note in (
+        ("AdaLoRA", "ChatGLM-6B", 0.6466, f"{_DEV}; 5,100 steps, by boom-R123"),
+        ("LoRA, rank 8", "ChatGLM-6B", 0.6448, f"{_DEV}; 3,000 steps"),
+        ("P-tuning", "ChatGLM-6B", 0.6095, f"{_DEV}; 3,000 steps"),
+        ("In-context examples", "ChatGPT", 0.4208, f"{_DEV}; 3 to 20 examples, June 2023"),
+    )
+)
+"""Overall scores of the benchmark's authors, from the table in their README."""
