@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -34,16 +34,11 @@ from cgclora.config import AdapterConfig
 
 
 class TaskGate(nn.Module):
-    """Task ids in, expert weights out, for all adapted layers at once.
+    """Task ids in, expert weights out, for all L adapted layers at once.
 
     The logits of layer l for task t are `projection[l] @ embedding[t]`, without bias, as in MOELoRA
     (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform (our choice).
     With `config.gate` `uniform` or `none` there is nothing to learn and the weights are constant.
-
-    Args:
-        config: Tasks, access table, gate kind and scope.
-        num_layers: Number of adapted layers (L); with `gate_scope` `model` they share one gate.
-        generator: Of the embedding's first values; None draws from torch's default one.
     """
 
     usable: Tensor
@@ -65,11 +60,8 @@ class TaskGate(nn.Module):
     def forward(self, tasks: Tensor | None = None) -> Tensor:
         """The gates of all layers, [L, N, E]; rows sum to 1 unless the kind is `none`.
 
-        A task's weights come from sums over its own experts: adding or removing other tasks leaves
-        them unchanged, bit for bit.
-
-        Args:
-            tasks: Task ids [N]; None takes all T tasks in order.
+        A task's weights come from sums over its own experts, so that other tasks which are added
+        or removed leave them unchanged, bit for bit. `tasks` are ids [N]; None takes all.
         """
         usable = select(self.usable, tasks)
         if self.config.gate == "task":
@@ -113,10 +105,7 @@ class LayerExperts:
         if self.rows is not None:
             x, y = x[self.rows], y[self.rows]
         elif len(x) != len(self.weights):
-            raise ValueError(
-                f"the batch has {len(x)} rows but the route names {len(self.weights)} tasks: "
-                "give one task a row, batch first."
-            )
+            raise ValueError(row_count(len(x), len(self.weights)))
         # Master weights may be fp32 beside a bf16 backbone: cheaper to cast than x.
         A, B, weights = self.A.to(x.dtype), self.B.to(y.dtype), self.weights.to(x.dtype)
         if self.dropout is not None:
@@ -128,9 +117,7 @@ class LayerExperts:
 
 @dataclass(frozen=True)
 class Route:
-    """How a batch uses the experts of one or several adapters.
-
-    It holds all that it needs: adapters may come and go while a batch is on its way.
+    """How a batch uses the experts of one or several adapters, which may go meanwhile.
 
     Attributes:
         experts: What each layer applies; or a weight [out, in] that takes the frozen one's place,
@@ -139,26 +126,15 @@ class Route:
 
     experts: Mapping[ExpertLinear, tuple[LayerExperts, ...] | Tensor]
 
-    def keep(self, rows: Tensor) -> Route:
-        """The route of some rows of the batch, for routes whose experts apply to all rows."""
-        return Route(
-            {
-                layer: experts
-                if isinstance(experts, Tensor)
-                else tuple(replace(one, weights=one.weights[rows]) for one in experts)
-                for layer, experts in self.experts.items()
-            }
-        )
-
 
 @dataclass
 class Routing:
     """What all expert layers of a backbone share.
 
     Attributes:
-        route: The current batch's route; None outside of one.
-        folded: Name of the adapter and of its task that are folded into the weights, if any.
-        trainable: Parameters of the backbone that required gradients before any adapter came.
+        route: The current batch's; None outside of one.
+        folded: Names of the adapter and of its task that are folded into the weights, if any.
+        trainable: The backbone's parameters that required gradients before any adapter came.
     """
 
     route: Route | None = None
@@ -180,12 +156,10 @@ class ExpertLinear(nn.Module):
 
     Args:
         base_layer: The linear layer to adapt; neither copied nor changed.
-        routing: Shared by all expert layers of the backbone. Without a route the layer is the
-            frozen one.
+        routing: Shared by all expert layers of the backbone; without a route they are frozen ones.
 
     Attributes:
-        expert_A: A [E*k, in] of each adapter, by its name.
-        expert_B: B [out, E*k] likewise.
+        expert_A, expert_B: A [E*k, in] and B [out, E*k] of each adapter, by its name.
         frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
     """
 
@@ -224,11 +198,9 @@ class ExpertLinear(nn.Module):
         return y
 
     def update(self, name: str, weights: Tensor) -> Tensor:
-        """B diag(weights) A in fp32, [out, in]: what the experts add to the frozen weight.
+        """B diag(weights) A in fp32, [out, in]: what an adapter's experts add to the frozen weight.
 
-        Args:
-            name: The adapter's name.
-            weights: Scale times gate, a value a rank, [E*k].
+        The weights are scale times gate of one task, a value a rank, [E*k].
         """
         A, B = self.expert_A[name].float(), self.expert_B[name].float()
         return cast(Tensor, (B * weights.float()) @ A)
@@ -240,20 +212,22 @@ class ExpertLinear(nn.Module):
         return (frozen.float() + self.update(name, weights)).to(frozen.dtype)
 
     def fold(self, name: str, weights: Tensor) -> None:
-        """Put frozen weight plus update in the frozen weight's place, and keep the frozen one.
-
-        The frozen tensor is set aside, not written to, so that `unfold` is exact.
-        """
+        """Let frozen weight plus update stand in for the frozen one, which is set aside."""
         self.unfold()
-        folded = self.folded(name, weights)
+        folded = nn.Parameter(self.folded(name, weights), requires_grad=False)
         self.frozen_weight = cast(nn.Parameter, self.base_layer.weight)
-        self.base_layer.weight = nn.Parameter(folded, requires_grad=False)
+        self.base_layer.weight = folded
 
     def unfold(self) -> None:
         """Put the frozen weight back, bit for bit."""
         if self.frozen_weight is not None:
             self.base_layer.weight = self.frozen_weight
             self.frozen_weight = None
+
+
+def row_count(rows: int, tasks: int) -> str:
+    """What is wrong with a batch of another number of rows than its route."""
+    return f"the batch has {rows} rows but the route names {tasks} tasks: one task a row."
 
 
 def select(table: Tensor, rows: Tensor | None, dim: int = 0) -> Tensor:

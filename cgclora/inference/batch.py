@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -216,7 +217,7 @@ class _ReferencePass:
         self.cache.batch_select_indices(index)
         self.mask = self.mask[index]
         if self.route is not None:
-            self.route = self.route.keep(index)
+            self.route = _kept(self.route, index)
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         inputs: dict[str, Any] = {
@@ -229,6 +230,18 @@ class _ReferencePass:
         with follow(self.route):
             output = text_decoder(self.model)(**inputs)
             return cast(Tensor, output.last_hidden_state)
+
+
+def _kept(route: Route, rows: Tensor) -> Route:
+    """The route of some rows of the batch."""
+    return Route(
+        {
+            layer: experts
+            if isinstance(experts, Tensor)
+            else tuple(replace(one, weights=one.weights[rows]) for one in experts)
+            for layer, experts in route.experts.items()
+        }
+    )
 
 
 _MAY_PAD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()

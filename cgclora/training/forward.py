@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter
+from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter, row_count
 from cgclora.models.dropout import RowDropout
 from cgclora.models.families import is_known
 from cgclora.models.hardware import fused
@@ -428,10 +428,7 @@ class _Segment:
             weights = weights.index_select(0, rows)
             dropout = None if dropout is None else dropout.keep(rows)
         if there[0].rows is None and len(weights) != len(x):
-            raise ValueError(
-                f"the batch has {len(x)} rows but the route names {len(weights)} tasks: "
-                "give one task a row, batch first."
-            )
+            raise ValueError(row_count(len(x), len(weights)))
         return cls(
             there[0].rows,
             torch.cat([part.A for part in there], dim=-2).to(x.dtype),
