@@ -148,6 +148,8 @@ def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
     """What an archive says of itself; raises one of `_DAMAGED` if that cannot be."""
     if any(info.header_offset < 0 for info in archive.infolist()):
         raise ValueError("an entry lies before its beginning")  # seeking there is an OSError
+    if any(info.extra or info.comment for info in archive.infolist()):
+        raise ValueError("a field's length is wrong")  # zipfile misses the entries behind it
     if archive.getinfo(INDEX).file_size > _LARGEST_INDEX:
         raise ValueError(f"{INDEX} is larger than {_LARGEST_INDEX} bytes")
     index = json.loads(archive.read(INDEX))

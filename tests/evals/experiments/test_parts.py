@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -641,6 +642,21 @@ def test_an_index_that_cannot_be_is_refused(tmp_path, change, message):
     parts = forged(tmp_path / "parts", change)
     with pytest.raises(RunError, match=message):
         read_parts(parts, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("field", [30, 32])
+def test_a_damaged_length_in_the_directory_hides_no_entries(out, tmp_path, field):
+    """Bytes 30 and 32 of an entry of a zip file's directory: the lengths of extra and comment."""
+    write_parts(out, tmp_path / "parts", SIZE)
+    part = tmp_path / "parts" / FIRST
+    content = part.read_bytes()
+    places = [found.start() for found in re.finditer(b"PK\x01\x02", content)]
+    assert len(places) == len(entries(part))
+    for place in places[:-1]:
+        part.write_bytes(content[: place + field] + b"\0\x20" + content[place + field + 2 :])
+        with pytest.raises(RunError, match=r"part-001.zip is damaged"):
+            read_parts(tmp_path / "parts", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
