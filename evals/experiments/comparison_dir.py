@@ -9,12 +9,11 @@ OUT/.locks/                                            one for each piece of wor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import read_manifest
@@ -95,24 +94,13 @@ class ComparisonFolder:
         """Where all that a cell trains with a rate lives."""
         return self.out / "adapters" / cell.name / f"rate-{rate:g}"
 
-    @contextmanager
-    def held(self, what: str) -> Iterator[None]:
+    def hold(self, what: str) -> AbstractContextManager[Any]:
         """Keep other processes from the same piece of work.
 
         Raises:
             Busy: Another process has it.
         """
-        path = self.out / ".locks" / slug(what)
-        path.parent.mkdir(exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise Busy from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return atomic_io.acquire(self.out / ".locks" / slug(what), Busy())
 
 
 def slug(name: str) -> str:

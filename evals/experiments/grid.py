@@ -206,7 +206,7 @@ class Matrix:
                 if cell.method.adapters == "composed" and not find_spec(SEARCHING):
                     continue
                 try:
-                    held.enter_context(self.folder.held(f"run {cell.name}"))
+                    held.enter_context(self.folder.hold(f"run {cell.name}"))
                     if not is_run(self.folder.run(cell)):
                         ready[cell.name] = (cell, self._questions(cell, len(ready), attached))
                 except Busy:
@@ -267,7 +267,7 @@ class Matrix:
         for cell in self._cells():
             folder = self.folder.run(cell)
             if is_run(folder) and not (folder / METRICS_FILE).exists():
-                with suppress(Busy), self.folder.held(f"run {cell.name}"):
+                with suppress(Busy), self.folder.hold(f"run {cell.name}"):
                     run = read_run(folder)
                     if run.metrics is None:
                         tasks = self.recipe.clusters[cell.cluster]

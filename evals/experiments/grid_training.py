@@ -179,7 +179,7 @@ class Trainer:
                     continue
                 with suppress(Busy) if pass_over else ExitStack():
                     place = folder.relative_to(self.folder.out)
-                    stack.enter_context(self.folder.held(f"train {place}"))
+                    stack.enter_context(self.folder.hold(f"train {place}"))
                     if (folder / ADAPTER_RECORD).exists():
                         # Of a training whose log and time shall not count here.
                         shutil.rmtree(folder)
@@ -258,7 +258,7 @@ class Trainer:
         if is_trained(folder) or not is_trained(others):
             return
         name = str(folder.relative_to(self.folder.out / "adapters"))
-        with self.folder.held(f"train {folder.relative_to(self.folder.out)}"):
+        with self.folder.hold(f"train {folder.relative_to(self.folder.out)}"):
             if diverged(others):
                 shutil.copy(others / DIVERGED_FILE, folder / DIVERGED_FILE)
                 return
