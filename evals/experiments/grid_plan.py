@@ -134,7 +134,7 @@ def plan(matrix: Matrix) -> Plan:
 def _left(matrix: Matrix, seed: int) -> tuple[list[Training], list[Training], list[Cell]]:
     """The trainings of a seed's rates, those with the chosen rates, and the cells to answer."""
     cells = [cell for cell in matrix.missing() if cell.seed == seed]
-    tries = matrix.rates_to_try(cells)
+    tries = matrix.trainer.rates_to_try(cells)
     rates = [one for one in tries if not matrix.trainer.is_known(one)]
     tried = {one.cell for one in tries}
     some = matrix.recipe.learning_rates[0]  # whichever is chosen, it takes as long
