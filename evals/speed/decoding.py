@@ -33,6 +33,7 @@ from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import first_of_each_task
 from evals.runs.evaluate import request_of
+from evals.speed.harness import judge
 from evals.tasks import TASKS
 
 LLAMA_CPP = "llama.cpp"
@@ -165,16 +166,13 @@ def _against_llama_cpp(
         return {}
 
     def ratio(wanted: Sequence[str]) -> Mapping[str, float]:
-        own, other = (
-            [one for one, kind in zip(best[name], kinds, strict=True) if kind in wanted]
-            for name in (BEST, LLAMA_CPP)
-        )
-        return _ratio(own, other)
+        chosen = [place for place, kind in enumerate(kinds) if kind in wanted]
+        return _ratio(*([best[name][at] for at in chosen] for name in (BEST, LLAMA_CPP)))
 
     bars = {}
     for name, bar in BARS.items():
         reached = ratio(bar.kinds or kinds)[bar.what]
-        bars[name] = {"ratio": reached, "least": bar.least, "reached": reached >= bar.least}
+        bars[name] = judge(bar.least, reached)
     return {"kinds": {kind: ratio([kind]) for kind in dict.fromkeys(kinds)}, "bars": bars}
 
 
@@ -193,17 +191,14 @@ def _summary(own: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str, flo
 def _ratio(own: Sequence[Timing], other: Sequence[Timing]) -> Mapping[str, float]:
     """How many times as fast: medians over prompts whose answers have more than one token."""
     pairs = [(a, b) for a, b in zip(own, other, strict=True) if min(a.tokens, b.tokens) > 1]
+    paces: Mapping[str, Callable[[Timing], float]] = {
+        "first token": lambda one: one.first,
+        "answer": lambda one: one.whole / one.tokens,
+        "tokens per second": lambda one: one.rest / (one.tokens - 1),
+    }
     return {
-        "first token": round(statistics.median(b.first / a.first for a, b in pairs), 3),
-        "answer": round(
-            statistics.median((b.whole / b.tokens) / (a.whole / a.tokens) for a, b in pairs), 3
-        ),
-        "tokens per second": round(
-            statistics.median(
-                (b.rest / (b.tokens - 1)) / (a.rest / (a.tokens - 1)) for a, b in pairs
-            ),
-            3,
-        ),
+        name: round(statistics.median(pace(b) / pace(a) for a, b in pairs), 3)
+        for name, pace in paces.items()
     }
 
 
@@ -240,8 +235,7 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
             first = first or time.perf_counter() - started
             if piece.answer is not None:
                 whole = time.perf_counter() - started
-                said = piece.answer
-                return Timing(first, whole - first, said.tokens, said.text)
+                return Timing(first, whole - first, piece.answer.tokens, piece.answer.text)
         raise RuntimeError("an answer came to no end")
 
     return Way(answer, Runtime.of(backbone).phrases.forget)
