@@ -8,8 +8,9 @@ OUT/.locks/                                            one for each piece of wor
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,12 @@ from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingError
 from evals.methods import Method
-from evals.runs.run_dir import MANIFEST_FILE
+from evals.runs.run_dir import MANIFEST_FILE, RunError
+
+RECIPE_FILE = "recipe.json"
+
+CLAIMS = ("hash", "backbone", "data")
+"""What of it may not differ within a comparison."""
 
 OTHERS = "others"
 """Folder, in that of a task that is added, of the adapter for the other tasks."""
@@ -101,6 +107,29 @@ class ComparisonFolder:
             Busy: Another process has it.
         """
         return atomic_io.acquire(self.out / ".locks" / slug(what), Busy())
+
+
+def read_recipe_file(out: Path) -> dict[str, Any]:
+    """A comparison's recipe.json, as `evals.experiments.grid` writes it.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    path = out / RECIPE_FILE
+    try:
+        values = json.loads(path.read_bytes())
+        claims(values)
+        list(values["recipe"]["methods"]), list(values["recipe"]["seeds"])
+        return dict(values)
+    except FileNotFoundError as error:
+        raise RunError(f"{out} holds no comparison: {RECIPE_FILE} is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): put back a copy.") from error
+
+
+def claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts of a comparison agree in."""
+    return {name: recipe[name] for name in CLAIMS}
 
 
 def slug(name: str) -> str:

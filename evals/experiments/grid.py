@@ -29,6 +29,8 @@ from cgclora.storage.run_dir import TrainingError, TrainingStopped
 from evals.data import datasets
 from evals.data.datasets import Dataset
 from evals.experiments.comparison_dir import (
+    CLAIMS,
+    RECIPE_FILE,
     Busy,
     Cell,
     ComparisonFolder,
@@ -352,7 +354,7 @@ class Matrix:
 
     def _claim(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / "recipe.json"
+        path = self.out / RECIPE_FILE
         facts = {
             "hash": self.recipe.hash,
             "backbone": self.backbone.fingerprint,
@@ -360,7 +362,7 @@ class Matrix:
         }
         if path.exists():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            if differing := [name for name in facts if earlier.get(name) != facts[name]]:
+            if differing := [name for name in CLAIMS if earlier.get(name) != facts[name]]:
                 raise RunError(
                     f"{self.out} holds a comparison that differs in {', '.join(differing)}: "
                     "choose another folder."
