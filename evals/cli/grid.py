@@ -73,7 +73,7 @@ def _positive(text: str) -> float:
 
 def _matrix(options: argparse.Namespace) -> None:
     from cgclora.config import ConfigError
-    from evals.experiments.grid import Matrix, print_line
+    from evals.experiments.grid import Grid, print_line
     from evals.experiments.grid_plan import plan
     from evals.experiments.parts import write_parts
     from evals.experiments.recipe import read_recipe
@@ -92,7 +92,7 @@ def _matrix(options: argparse.Namespace) -> None:
             write_parts(options.out, options.parts, options.part_size)
 
     recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
-    matrix = Matrix(
+    matrix = Grid(
         recipe,
         load(options),
         options.data,

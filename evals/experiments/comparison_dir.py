@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,9 +170,3 @@ def dev_loss(folder: Path) -> float:
             f"{record} is damaged ({error!r}): put back a copy, or remove it and give the command "
             "again to train there once more."
         ) from error
-
-
-def trainings(cell: Cell, rate: float, tasks: Sequence[str]) -> list[Training]:
-    """What a cell trains with a rate, given the tasks of its cluster."""
-    groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
-    return [Training(cell, rate, group) for group in groups]

@@ -80,7 +80,7 @@ class Outcome:
     unscored: tuple[Path, ...]
 
 
-class Matrix:
+class Grid:
     """A recipe under way in a folder.
 
     Args:

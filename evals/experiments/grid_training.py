@@ -35,7 +35,6 @@ from evals.experiments.comparison_dir import (
     dev_loss,
     diverged,
     is_trained,
-    trainings,
 )
 from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
@@ -87,7 +86,9 @@ class Trainer:
 
     def needs(self, cell: Cell, rate: float) -> list[Training]:
         """What a cell trains with a rate."""
-        return trainings(cell, rate, self.recipe.clusters[cell.cluster])
+        tasks = self.recipe.clusters[cell.cluster]
+        groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
+        return [Training(cell, rate, group) for group in groups]
 
     def _loss(self, cell: Cell, rate: float) -> float:
         """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.

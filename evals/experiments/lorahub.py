@@ -62,7 +62,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found for one task.
 
     Attributes:
@@ -147,7 +147,7 @@ class Composer:
         *,
         seed: int = 0,
         check: Callable[[], None] = lambda: None,
-    ) -> Found:
+    ) -> SearchResult:
         """Find the weights of a task, and give them to it.
 
         Args:
@@ -184,7 +184,7 @@ class Composer:
                 strategy.tell(asked, values)
         weights = [float(weight) for weight in best[1]]
         self.set(task, weights)
-        return Found(
+        return SearchResult(
             dict(zip(self.names, weights, strict=True)), loss(), time.monotonic() - started
         )
 
@@ -246,7 +246,7 @@ def compose(
         for task, records in examples.items():
             path = folder.with_name(f"{slug(task)}.json")
             if path.exists():
-                found[task] = Found(**json.loads(path.read_text(encoding="utf-8")))
+                found[task] = SearchResult(**json.loads(path.read_text(encoding="utf-8")))
                 composer.set(task, [found[task].weights[name] for name in composer.names])
                 continue
             found[task] = composer.search(task, records, settings, seed=seed, check=check)

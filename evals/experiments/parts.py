@@ -248,7 +248,7 @@ def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class PutBack:
+class Restored:
     """What `read_parts` did.
 
     Attributes:
@@ -265,7 +265,7 @@ class PutBack:
     missing: Mapping[str, tuple[str, ...]]
 
 
-def read_parts(folder: str | Path, out: str | Path) -> PutBack:
+def read_parts(folder: str | Path, out: str | Path) -> Restored:
     """Put back what `write_parts` wrote, each folder as a whole, beside what is there already.
 
     All files are checked before the first is put back. Where a part is missing, the folders that
@@ -293,9 +293,9 @@ def read_parts(folder: str | Path, out: str | Path) -> PutBack:
         wanted = [name for name in sorted(found) if not _is_there(parts, out, name, found[name])]
         _check_room(out, sum(one.size for name in wanted for one in found[name].values()))
         for name in wanted:
-            _put_back(parts, out / name, name, found[name])
+            _restore(parts, out / name, name, found[name])
         there = tuple(sorted(found.keys() - set(wanted)))
-        return PutBack(tuple(wanted), there, missing(parts, found))
+        return Restored(tuple(wanted), there, missing(parts, found))
 
 
 def _check(parts: Parts, found: Folders) -> None:
@@ -380,7 +380,7 @@ def _check_room(out: Path, needed: int) -> None:
         )
 
 
-def _put_back(parts: Parts, target: Path, folder: str, entries: Mapping[str, File]) -> None:
+def _restore(parts: Parts, target: Path, folder: str, entries: Mapping[str, File]) -> None:
     if _is_whole(folder):
         with atomic_io.replace_folder(target) as new:
             for name, file in entries.items():

@@ -51,10 +51,8 @@ def measure(
         say: Told in a line what is done.
 
     Returns:
-        For each width `seconds`, prompts and setup included, `first` such seconds, with all that
-        is compiled at first use, `tokens` of the answers, `prompt tokens`, `tokens per second`
-        and `peak memory` in bytes; `bars` where there is one for the device; and where it comes
-        from.
+        For each width the facts of `_answer_twice`; `bars` where there is one for the device; and
+        where it comes from.
 
     Raises:
         AdapterError, BackboneError: As loading says.
@@ -95,7 +93,13 @@ def measure(
 def _answer_twice(
     backbone: Backbone, requests: Sequence[Request], experts: Sequence[Adapter], width: int
 ) -> dict[str, Any]:
-    """The facts of the second pass, with the time of the first, in which kernels are compiled."""
+    """Answer all requests in batches of a width, and once more.
+
+    Returns:
+        Of the second pass `seconds`, prompts and setup included, `tokens` of the answers, `prompt
+        tokens` and `tokens per second`; `first`, the seconds of the first pass, in which kernels
+        are compiled; and the `peak memory` of both in bytes.
+    """
     memory, answers = PeakMemory(backbone.model.device), list[Answer]()
 
     def answer() -> None:

@@ -27,6 +27,7 @@ from cgclora.inference.request import Request
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
+from evals.methods import CGC_LORA
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import predict, request_of
 from evals.speed import harness
@@ -102,15 +103,19 @@ def measure(
     return {
         "requests": len(records),
         "widths": rows,
-        "bars": [
-            {"width": width, "of": of, "against": against, **harness.judge(least, ratio)}
-            for width, row in rows.items()
-            for (of, against), least in BARS.items()
-            for rates in [[row[name]["tokens per second"] for name in (of, against)]]
-            for ratio in [round(rates[0] / rates[1], 3)]
-        ],
+        "bars": _bars(rows),
         **provenance.stamp(backbone.model),
     }
+
+
+def _bars(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    bars = []
+    for width, row in rows.items():
+        for (of, against), least in BARS.items():
+            rates = [row[name]["tokens per second"] for name in (of, against)]
+            verdict = harness.judge(least, round(rates[0] / rates[1], 3))
+            bars.append({"width": width, "of": of, "against": against, **verdict})
+    return bars
 
 
 def _ours(
@@ -132,7 +137,7 @@ def _evaluation(
     engine = LocalEngine(backbone, by_task, batch_size=width)
     chosen = replace(dataset, records=tuple(records))
     with tempfile.TemporaryDirectory() as folder:
-        rows = predict(Path(folder) / "run", engine, chosen, method="CGC-LoRA").predictions()
+        rows = predict(Path(folder) / "run", engine, chosen, method=CGC_LORA).predictions()
     return list(zip(rows["prediction"], rows["tokens"], strict=True))
 
 

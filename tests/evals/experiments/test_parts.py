@@ -19,7 +19,7 @@ from cgclora.storage import atomic_io
 from evals.__main__ import main
 from evals.experiments import parts as parts_module
 from evals.experiments.comparison_dir import ADAPTER_RECORD
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.experiments.part_files import INDEX
 from evals.experiments.parts import MB, read_parts, write_parts
 from evals.experiments.recipe import _recipe
@@ -733,9 +733,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def matrix(source: Path, out: Path, seeds: Sequence[int] = (0,), **options: Any) -> Matrix:
+def matrix(source: Path, out: Path, seeds: Sequence[int] = (0,), **options: Any) -> Grid:
     recipe = _recipe({**VALUES, "seeds": [*seeds]})
-    return Matrix(recipe, make_backbone(), source, out, **options)
+    return Grid(recipe, make_backbone(), source, out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -755,7 +755,7 @@ def real(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def lines_of(matrix: Matrix) -> list[str]:
+def lines_of(matrix: Grid) -> list[str]:
     lines: list[str] = []
     assert matrix.run(say=lines.append).left == ()
     return lines
