@@ -30,7 +30,7 @@ from typing import Any
 
 import gradio as gr
 
-from evals.jobs.backup import keepers
+from evals.jobs.backup import backups
 from evals.jobs.queue import Jobs
 from evals.leaderboard.run_sources import Library
 from ui.api import add_endpoints
@@ -157,8 +157,8 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
         limits=limits,
         rates=Rates(limits.per_minute, proxied=settings.proxied),
     )
-    for keeper in keepers(settings.runs, settings.keep, settings.keep_dataset):
-        keeper.start()
+    for backup in backups(settings.runs, settings.keep, settings.keep_dataset):
+        backup.start()
     page = launch(engine, settings, built=built)
     jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None
     stop_gently(page, engine, settings.ending_seconds, jobs)

@@ -7,12 +7,12 @@ import re
 import secrets
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 LOG_FILE = "log.jsonl"
 """What the log of a run is called: a JSON value a line."""
@@ -118,6 +118,54 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
 def _seal(values: Mapping[str, Any]) -> str:
     """Of values as JSON gives them back, however they are laid out."""
     return sha256(json.dumps(values, sort_keys=True).encode())
+
+
+def acquire(path: Path, error: Exception) -> AcquireReturnProxy[Any]:
+    """Take a lock file without waiting. The lock is a context; a holder that dies lets go of it.
+
+    Raises:
+        error: Another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(timeout=0)
+    except Timeout as timeout:
+        raise error from timeout
+
+
+def claim(
+    path: Path,
+    identity: Mapping[str, Any],
+    error: type[Exception],
+    write: Callable[[Path, Mapping[str, Any]], None] = write_sealed,
+) -> None:
+    """Note in a file what its folder holds, or check that the folder holds this already.
+
+    Args:
+        path: The file.
+        identity: What the folder is to hold, as JSON values.
+        error: What to raise.
+        write: How the file is written first.
+
+    Raises:
+        error: The folder holds something else, or the file is damaged.
+    """
+    if not path.exists():
+        write(path, identity)
+        return
+    try:
+        earlier = read_sealed(path)
+    except ValueError as damage:
+        raise error(
+            f"{path} is damaged ({damage}), and nothing else says what this run is: put back a "
+            f"copy, choose another folder, or remove {path.parent} to start anew."
+        ) from damage
+    same = json.loads(json.dumps(identity))
+    if differing := [key for key in same if earlier.get(key) != same[key]]:
+        raise error(
+            f"{path.parent} holds a run that differs in {', '.join(differing)}: repeat its command "
+            "and settings to go on, or choose another folder."
+        )
 
 
 @contextmanager

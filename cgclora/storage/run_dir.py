@@ -24,7 +24,6 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cgclora.storage import atomic_io
@@ -55,12 +54,12 @@ def hold(folder: Path) -> AbstractContextManager[Any]:
     Raises:
         TrainingError: Another process holds it.
     """
-    try:
-        return FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        raise TrainingError(
+    return atomic_io.acquire(
+        folder / ".lock",
+        TrainingError(
             f"another process trains in this folder, {folder}: wait for it, or choose another one."
-        ) from error
+        ),
+    )
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -70,27 +69,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         TrainingError: The folder holds a run with other settings, config or data, or its note of
             them is damaged.
     """
-    path = folder / "run.json"
-    if not path.exists():
-        atomic_io.write_json(path, identity)
-        return
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(earlier, dict):
-            raise ValueError(f"a {type(earlier).__name__} where a table should be")
-    except ValueError as error:
-        raise TrainingError(
-            f"{path} is damaged ({error}), and nothing else says what this run is: put back a "
-            "copy, or choose another folder."
-        ) from error
-    differing = [
-        key for key in identity if json.dumps(earlier.get(key)) != json.dumps(identity[key])
-    ]
-    if differing:
-        raise TrainingError(
-            f"{folder} holds a run that differs in {', '.join(differing)}: "
-            "repeat its settings to resume it, or choose another folder."
-        )
+    atomic_io.claim(folder / "run.json", identity, TrainingError, atomic_io.write_json)
 
 
 def cut_log(log_file: Path, checkpoint: Path | None) -> None:

@@ -65,7 +65,7 @@ def _positive(text: str) -> float:
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from cgclora.config import ConfigError
-    from evals.experiments.grid import Matrix, print_line
+    from evals.experiments.grid import Grid, print_line
     from evals.experiments.grid_plan import plan
     from evals.experiments.parts import write_parts
     from evals.experiments.recipe import read_recipe
@@ -84,7 +84,7 @@ def execute(options: argparse.Namespace) -> None:
             write_parts(options.out, options.parts, options.part_size)
 
     recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
-    matrix = Matrix(
+    matrix = Grid(
         recipe,
         load(options),
         options.data,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,26 @@ def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
         for record in test.records
         if (key := letters_and_digits(record.prompt)) in first
     )
+
+
+def check_apart(splits: Mapping[str, Dataset]) -> None:
+    """Refuse data that would let a method see what it is tested on.
+
+    Raises:
+        DataError: Splits are one and the same file, or prompts of one are in the test split.
+    """
+    for split, found in splits.items():
+        if found.split != split:
+            raise DataError(
+                f"{found.name} is one file, and not the {split} split: give a folder with "
+                f"{', '.join(splits)}."
+            )
+    for split in ("train", "dev"):
+        if shared := overlap(splits[split], splits["test"]):
+            raise DataError(
+                f"{len(shared)} prompts of the test split are in the {split} split too, the first "
+                f"is {shared[0][1]} as {shared[0][0]}: take them out of one."
+            )
 
 
 def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
+from scipy.sparse import csr_array
+from scipy.special import log_softmax
 
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import Record
@@ -43,12 +45,8 @@ EPOCHS = 3
 BATCH = 256
 RATE = 0.02
 DECAY = 5e-6
-SMOOTHING = (0.01, 0.1, 1.0)
-"""Of naive Bayes, in mean weights of a bucket: the candidates."""
 
-_TEMPERATURES = np.geomspace(0.25, 4, 65)
 _BINS = 10
-_COMMON = 5  # prompts that a character must stand in to be known
 _FORMS = ("whole", "raw", "both")
 
 
@@ -165,61 +163,32 @@ class Examples:
     """Texts as features, N of them.
 
     Attributes:
-        buckets: The buckets of all texts, one after another.
-        values: The values beside them.
-        ends: int [N + 1]: text i has those from `ends[i]` to `ends[i + 1]`.
+        features: Sparse float32 [N, B].
         tasks: int [N]: the column of its task.
         forms: Its form.
     """
 
-    buckets: npt.NDArray[np.int16]
-    values: npt.NDArray[np.float32]
-    ends: IntArray
+    features: csr_array
     tasks: IntArray
     forms: npt.NDArray[np.str_]
-
-    @property
-    def kinds(self) -> list[str]:
-        """The forms that there are, in a fixed order."""
-        return [form for form in _FORMS if (self.forms == form).any()]
-
-    def matrix(self, rows: IntArray) -> FloatArray:
-        """Features of some texts, [rows, B]."""
-        matrix = np.zeros((len(rows), BUCKETS))
-        for place, row in enumerate(rows):
-            part = slice(self.ends[row], self.ends[row + 1])
-            matrix[place, self.buckets[part]] = self.values[part]
-        return matrix
-
-    def batches(self, size: int = 1024) -> Iterable[FloatArray]:
-        """The features of all texts, in their order."""
-        for start in range(0, len(self.tasks), size):
-            yield self.matrix(np.arange(start, min(start + size, len(self.tasks))))
 
 
 def examples(
     records: Iterable[Record], known: Mapping[str, Wordings], tasks: Sequence[str], *, cut: bool
 ) -> Examples:
     """The forms of records as features; with `cut`, beginnings of main fields too."""
-    buckets, values, ends, columns, kinds = [], [], [0], list[int](), list[str]()
+    rows, columns, kinds = list[tuple[IntArray, FloatArray]](), list[int](), list[str]()
     for record in records:
         seen = forms(record, known[record.task])
         if cut and "raw" in seen:
             seen["cut"] = _cut(record, seen["raw"])
-        for form, text in seen.items():
-            found, value = features(text)
-            buckets.append(found.astype(np.int16))
-            values.append(value.astype(np.float32))
-            ends.append(ends[-1] + len(found))
-            columns.append(tasks.index(record.task))
-            kinds.append(form)
-    return Examples(
-        np.concatenate(buckets),
-        np.concatenate(values),
-        np.array(ends),
-        np.array(columns),
-        np.array(kinds),
-    )
+        rows += map(features, seen.values())
+        columns += [tasks.index(record.task)] * len(seen)
+        kinds += seen
+    buckets, values = (np.concatenate(part) for part in zip(*rows, strict=True))
+    ends = np.cumsum([0, *(len(row) for row, _ in rows)])
+    table = csr_array((values.astype(np.float32), buckets, ends), shape=(len(rows), BUCKETS))
+    return Examples(table, np.array(columns), np.array(kinds))
 
 
 def _example_weights(found: Examples) -> FloatArray:
@@ -237,39 +206,15 @@ def _example_weights(found: Examples) -> FloatArray:
 # Models -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Linear:
-    """Logits [N, C] = features [N, B] @ weights [B, C] + bias [C]."""
-
-    weights: FloatArray
-    bias: FloatArray
-
-    def logits(self, found: Examples) -> FloatArray:
-        """Of all examples."""
-        return np.concatenate([part @ self.weights + self.bias for part in found.batches()])
-
-
-def naive_bayes(found: Examples, smoothing: float) -> Linear:
-    """Multinomial naive Bayes over the features' values, every task equally likely before."""
-    weights, tasks = _example_weights(found), int(found.tasks.max()) + 1
-    sums, start = np.zeros((BUCKETS, tasks)), 0
-    for part in found.batches():
-        rows = slice(start, start := start + len(part))
-        one = np.eye(tasks)[found.tasks[rows]] * weights[rows, None]
-        sums += part.T @ one
-    shares = sums + smoothing * sums.mean()
-    return Linear(np.log(shares / shares.sum(axis=0)), np.zeros(tasks))
-
-
-def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0) -> Linear:
+def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0) -> FloatArray:
     """Softmax regression over the tasks, and in one more column a sigmoid for whole prompts (Adam).
 
     Returns:
-        Weights [B, T + 1].
+        Weights [B + 1, T + 1]; the last row is the bias.
     """
     tasks = int(found.tasks.max()) + 1
     importance, whole = _example_weights(found), (found.forms == "whole").astype(float)
-    parameters = np.zeros((BUCKETS + 1, tasks + 1))  # the last row is the bias
+    parameters = np.zeros((BUCKETS + 1, tasks + 1))
     first, second = np.zeros_like(parameters), np.zeros_like(parameters)
     generator, step = np.random.default_rng(seed), 0
     steps = epochs * (len(found.tasks) // BATCH)
@@ -277,37 +222,37 @@ def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0)
         order = generator.permutation(len(found.tasks))
         for start in range(0, len(order) - BATCH + 1, BATCH):
             rows, step = order[start : start + BATCH], step + 1
-            matrix = found.matrix(rows)
+            matrix = found.features[rows].toarray().astype(np.float64)
             logits = matrix @ parameters[:-1] + parameters[-1]
             errors = np.empty_like(logits)
-            errors[:, :-1] = np.exp(_log_softmax(logits[:, :-1])) - np.eye(tasks)[found.tasks[rows]]
+            errors[:, :-1] = (
+                np.exp(log_softmax(logits[:, :-1], axis=1)) - np.eye(tasks)[found.tasks[rows]]
+            )
             errors[:, -1] = 1 / (1 + np.exp(-logits[:, -1])) - whole[rows]
             errors *= importance[rows, None] / len(rows)
             slope = np.vstack([matrix.T @ errors, errors.sum(axis=0)])
             slope[:-1] += DECAY * parameters[:-1]
             first += 0.1 * (slope - first)
             second += 0.01 * (slope * slope - second)
-            rate = RATE * (1 - (step - 1) / steps)
             scaled = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.99**step)) + 1e-6)
-            parameters -= rate * scaled
-    return Linear(parameters[:-1], parameters[-1])
+            parameters -= RATE * (1 - (step - 1) / steps) * scaled
+    return parameters
 
 
 def best_temperature(logits: FloatArray, found: Examples) -> float:
     """The one that makes the forms' mean log loss least."""
 
     def loss(temperature: float) -> float:
-        chances = _log_softmax(logits / temperature)
+        chances = log_softmax(logits / temperature, axis=1)
         right = chances[np.arange(len(chances)), found.tasks]
-        return -float(np.mean([right[found.forms == form].mean() for form in found.kinds]))
+        return -float(np.mean([right[found.forms == form].mean() for form in _kinds(found.forms)]))
 
-    return float(min(_TEMPERATURES, key=loss))
+    return float(min(np.geomspace(0.25, 4, 65), key=loss))
 
 
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    logits = logits - logits.max(axis=1, keepdims=True)
-    found: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return found
+def _kinds(forms: npt.NDArray[np.str_]) -> list[str]:
+    """The forms that there are, in a fixed order."""
+    return [form for form in _FORMS if (forms == form).any()]
 
 
 # Scores -----------------------------------------------------------------------------------
@@ -329,18 +274,20 @@ def calibration_error(chances: FloatArray, right: npt.NDArray[np.bool_]) -> floa
     return float(sum(gaps))
 
 
-def scores(chances: FloatArray, found: Examples, names: Sequence[str]) -> dict[str, Any]:
+def scores(
+    chances: FloatArray, columns: IntArray, kinds: npt.NDArray[np.str_], names: Sequence[str]
+) -> dict[str, Any]:
     """Accuracy, calibration and the commonest confusions of each form.
 
     Args:
         chances: float [N, T].
-        found: The N examples.
+        columns: int [N]: of their tasks.
+        kinds: [N]: their forms.
         names: Of the T tasks.
     """
     report = {}
-    for form in found.kinds:
-        chosen = found.forms == form
-        p, tasks = chances[chosen], found.tasks[chosen]
+    for form in _kinds(kinds):
+        p, tasks = chances[kinds == form], columns[kinds == form]
         order = np.argsort(-p, axis=1, kind="stable")
         hits = order == tasks[:, None]
         right = int(hits[:, 0].sum())
@@ -372,14 +319,8 @@ def shipped_scores(
             rows.append([guesses[name] for name in names])
             kinds.append(form)
             columns.append(names.index(record.task))
-    empty = np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(1, np.int64)
-    found = Examples(*empty, np.array(columns), np.array(kinds))
-    report = scores(np.array(rows), found, names)
-    prompts = [
-        detector.prompt_probability(text) > 0.5
-        for record in dataset.records
-        for text in [record.prompt]
-    ]
+    report = scores(np.array(rows), np.array(columns), np.array(kinds), names)
+    prompts = [detector.prompt_probability(record.prompt) > 0.5 for record in dataset.records]
     report["whole"]["known as a prompt"] = round(float(np.mean(prompts)), 4)
     return report
 
@@ -406,22 +347,9 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
     known = {name: wordings(train.of_task(name)) for name in names}
     learnt = examples(train.records, known, names, cut=True)
     held = examples(dev.records, known, names, cut=False)
-    candidates: dict[str, Any] = {}
-
-    def judge(name: str, model: Linear) -> float:
-        logits = model.logits(held)[:, : len(names)]
-        temperature = best_temperature(logits, held)
-        chances = np.exp(_log_softmax(logits / temperature))
-        candidates[name] = {"temperature": temperature, **scores(chances, held, names)}
-        for report in candidates[name].values():
-            if isinstance(report, dict):
-                del report["confusions"]
-        return temperature
-
-    for smoothing in SMOOTHING:
-        judge(f"naive Bayes, smoothing {smoothing}", naive_bayes(learnt, smoothing))
     model = logistic_regression(learnt)
-    temperature = judge("logistic regression", model)
+    logits = held.features @ model[:-1, :-1] + model[-1, :-1]
+    temperature = best_temperature(logits, held)
     content = _packed(model, names, temperature, _known_characters(train))
     out.write_bytes(content)  # the manifest, with its hash, comes last
     detector = load_detector(out)
@@ -437,7 +365,6 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
             **{"buckets": BUCKETS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
             **{"decay": DECAY, "seed": 0, "temperature": temperature},
         },
-        "candidates on dev": candidates,
         "dev": shipped_scores(detector, dev, known),
         "test": shipped_scores(detector, splits["test"], known),
         "file": {"bytes": len(content), "sha256": atomic_io.sha256(content)},
@@ -447,25 +374,26 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
 
 
 def _known_characters(dataset: Dataset) -> npt.NDArray[np.uint8]:
-    """A bit for each code point below 65536: Chinese characters of several prompts."""
+    """A bit for each code point below 65536: Chinese characters of at least five prompts."""
     counts = Counter(c for record in dataset.records for c in set(record.prompt))
-    codes = np.array([ord(c) for c, count in counts.items() if count >= _COMMON])
+    codes = np.array([ord(c) for c, count in counts.items() if count >= 5])
     bits = np.zeros(65536, np.uint8)
     bits[codes[is_han(codes)]] = 1
     return np.packbits(bits)
 
 
 def _packed(
-    model: Linear, names: Sequence[str], temperature: float, characters: npt.NDArray[np.uint8]
+    model: FloatArray, names: Sequence[str], temperature: float, characters: npt.NDArray[np.uint8]
 ) -> bytes:
-    scales = (np.abs(model.weights).max(axis=0) / 127).astype(np.float32)
+    weights = model[:-1]
+    scales = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
     # One entry: the order of several in a safetensors file is left to chance.
     about = {"format": FORMAT, "tasks": list(names), "temperature": temperature, "licence": LICENCE}
     return save(
         {
-            "weights": np.round(model.weights / scales).astype(np.int8),
+            "weights": np.round(weights / scales).astype(np.int8),
             "scales": scales,
-            "bias": model.bias.astype(np.float32),
+            "bias": model[-1].astype(np.float32),
             "characters": characters,
         },
         metadata={"detector": json.dumps(about, ensure_ascii=False)},

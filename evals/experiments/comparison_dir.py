@@ -8,19 +8,24 @@ OUT/.locks/                                            one for each piece of wor
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingError
 from evals.methods import Method
-from evals.runs.run_dir import MANIFEST_FILE
+from evals.runs.run_dir import MANIFEST_FILE, RunError
+
+RECIPE_FILE = "recipe.json"
+
+CLAIMS = ("hash", "backbone", "data")
+"""What of it may not differ within a comparison."""
 
 OTHERS = "others"
 """Folder, in that of a task that is added, of the adapter for the other tasks."""
@@ -95,24 +100,36 @@ class ComparisonFolder:
         """Where all that a cell trains with a rate lives."""
         return self.out / "adapters" / cell.name / f"rate-{rate:g}"
 
-    @contextmanager
-    def held(self, what: str) -> Iterator[None]:
+    def hold(self, what: str) -> AbstractContextManager[Any]:
         """Keep other processes from the same piece of work.
 
         Raises:
             Busy: Another process has it.
         """
-        path = self.out / ".locks" / slug(what)
-        path.parent.mkdir(exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise Busy from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return atomic_io.acquire(self.out / ".locks" / slug(what), Busy())
+
+
+def read_recipe_file(out: Path) -> dict[str, Any]:
+    """A comparison's recipe.json, as `evals.experiments.grid` writes it.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    path = out / RECIPE_FILE
+    try:
+        values = json.loads(path.read_bytes())
+        claims(values)
+        list(values["recipe"]["methods"]), list(values["recipe"]["seeds"])
+        return dict(values)
+    except FileNotFoundError as error:
+        raise RunError(f"{out} holds no comparison: {RECIPE_FILE} is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): put back a copy.") from error
+
+
+def claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts of a comparison agree in."""
+    return {name: recipe[name] for name in CLAIMS}
 
 
 def slug(name: str) -> str:
@@ -153,9 +170,3 @@ def dev_loss(folder: Path) -> float:
             f"{record} is damaged ({error!r}): put back a copy, or remove it and give the command "
             "again to train there once more."
         ) from error
-
-
-def trainings(cell: Cell, rate: float, tasks: Sequence[str]) -> list[Training]:
-    """What a cell trains with a rate, given the tasks of its cluster."""
-    groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
-    return [Training(cell, rate, group) for group in groups]

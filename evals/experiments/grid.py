@@ -10,9 +10,7 @@ processes may work on one folder: each passes over what another holds.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cgclora.adapter import Adapter
-from cgclora.data.records import DataError
 from cgclora.inference.continuous.loop import FEW, answers_of, default_rows
 from cgclora.inference.request import Answer, Request
 from cgclora.models.backbone import Backbone
@@ -34,22 +29,23 @@ from cgclora.storage.run_dir import TrainingError, TrainingStopped
 from evals.data import datasets
 from evals.data.datasets import Dataset
 from evals.experiments.comparison_dir import (
+    CLAIMS,
+    RECIPE_FILE,
     Busy,
     Cell,
     ComparisonFolder,
     Training,
     is_run,
     is_trained,
-    slug,
 )
 from evals.experiments.grid_training import Trainer
-from evals.experiments.lorahub import Composer, Found
+from evals.experiments.lorahub import compose
 from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
 from evals.runs import evaluate
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import Engine, Questions, predict_together
-from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, RunError, read_run
+from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, RunError, read_run
 
 SPLITS = ("train", "dev", "test")
 
@@ -84,7 +80,7 @@ class Outcome:
     unscored: tuple[Path, ...]
 
 
-class Matrix:
+class Grid:
     """A recipe under way in a folder.
 
     Args:
@@ -121,12 +117,11 @@ class Matrix:
         self._finished = finished
         tasks = [task for tasks in recipe.clusters.values() for task in tasks]
         whole = {split: datasets.read(source, split=split, tasks=tasks) for split in SPLITS}
-        _check_apart(whole)
+        datasets.check_apart(whole)
         self.splits: Mapping[str, Dataset] = {
             split: datasets.limit(found, getattr(recipe.records, split), DRAW)
             for split, found in whole.items()
         }
-        self._tried: dict[Cell, dict[float, float]] = {}
         self._ends = float("inf")
         self._say: Callable[[str], None] = lambda _: None
         self.folder = ComparisonFolder(self.out)
@@ -157,7 +152,7 @@ class Matrix:
         self._ends = time.monotonic() + seconds
         self._say = say
         try:
-            self._score_what_was_only_answered()
+            self._score_unscored()
             for seed in self.recipe.seeds:
                 self._train_ahead(seed)
                 while any(self._work_on(cells) for cells in self._batches(seed)):
@@ -165,13 +160,12 @@ class Matrix:
             elsewhere = bool(self.missing())
         except (OutOfTime, TrainingStopped):
             elsewhere = False
-        runs = [self.folder.run(cell) for cell in self._cells()]
-        unscored = [run for run in runs if is_run(run) and not (run / METRICS_FILE).exists()]
+        missing = self.missing()
         return Outcome(
-            sum(map(is_run, runs)),
-            tuple(cell.name for cell in self.missing()),
+            len([*self._cells()]) - len(missing),
+            tuple(cell.name for cell in missing),
             elsewhere,
-            tuple(unscored),
+            tuple(map(self.folder.run, self._unscored())),
         )
 
     # Cells --------------------------------------------------------------------------------
@@ -206,7 +200,7 @@ class Matrix:
                 if cell.method.adapters == "composed" and not find_spec(SEARCHING):
                     continue
                 try:
-                    held.enter_context(self.folder.held(f"run {cell.name}"))
+                    held.enter_context(self.folder.hold(f"run {cell.name}"))
                     if not is_run(self.folder.run(cell)):
                         ready[cell.name] = (cell, self._questions(cell, len(ready), attached))
                 except Busy:
@@ -218,7 +212,7 @@ class Matrix:
     def _questions(self, cell: Cell, place: int, attached: ExitStack) -> Questions:
         """What a cell asks, its adapters ready to answer; `attached` takes them off again."""
         tasks = self.recipe.clusters[cell.cluster]
-        rate, tried = self._learning_rate(cell)
+        rate, tried = self.trainer.learning_rate(cell)
         adapters = self._adapters(cell, tasks, rate, f"cell{place}", attached)
         return Questions(
             self.folder.run(cell),
@@ -238,15 +232,19 @@ class Matrix:
     def _answer(self, cells: Sequence[tuple[Cell, Questions]]) -> None:
         """Answer cells in one batch, and score them if the packages are here."""
         name = cells[0][0].name if len(cells) == 1 else f"{len(cells)} cells"
-        found = {questions.run: (cell, questions) for cell, questions in cells}
-        for run in predict_together([one for _, one in cells], self._said, self._progress(name)):
-            cell, questions = found[run.folder]
+
+        def progress(facts: Mapping[str, Any]) -> None:
+            self._say(f"{name}: answered {facts['done']} of {facts['total']}")
+            self._check()
+
+        of_run = {questions.run: cell for cell, questions in cells}
+        for run in predict_together([one for _, one in cells], self._answers, progress):
             if _can_score():
-                evaluate.score(run, questions.dataset)
-            self._say(f"{cell.name}: done")
+                self._score(of_run[run.folder], run)
+            self._say(f"{of_run[run.folder].name}: done")
             self._finished()
 
-    def _said(self, asked: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, asked: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
         adapters = [
             engine.adapter_of(request) if isinstance(engine, LocalEngine) else None
             for engine, request in asked
@@ -254,25 +252,22 @@ class Matrix:
         requests = [request for _, request in asked]
         return answers_of(self.backbone, requests, adapters, batch_size=self.batch_size)
 
-    def _progress(self, name: str) -> Callable[[Mapping[str, Any]], None]:
-        def progress(facts: Mapping[str, Any]) -> None:
-            self._say(f"{name}: answered {facts['done']} of {facts['total']}")
-            self._check()
+    def _unscored(self) -> list[Cell]:
+        """The cells that have answers and no scores."""
+        runs = {cell: self.folder.run(cell) for cell in self._cells()}
+        return [c for c, run in runs.items() if is_run(run) and not (run / METRICS_FILE).exists()]
 
-        return progress
+    def _score_unscored(self) -> None:
+        for cell in self._unscored() if _can_score() else ():
+            with suppress(Busy), self.folder.hold(f"run {cell.name}"):
+                run = read_run(self.folder.run(cell))
+                if run.metrics is None:
+                    self._score(cell, run)
+                    self._say(f"{cell.name}: scored")
 
-    def _score_what_was_only_answered(self) -> None:
-        if not _can_score():
-            return
-        for cell in self._cells():
-            folder = self.folder.run(cell)
-            if is_run(folder) and not (folder / METRICS_FILE).exists():
-                with suppress(Busy), self.folder.held(f"run {cell.name}"):
-                    run = read_run(folder)
-                    if run.metrics is None:
-                        tasks = self.recipe.clusters[cell.cluster]
-                        evaluate.score(run, datasets.only(self.splits["test"], tasks))
-                        self._say(f"{cell.name}: scored")
+    def _score(self, cell: Cell, run: Run) -> None:
+        tasks = self.recipe.clusters[cell.cluster]
+        evaluate.score(run, datasets.only(self.splits["test"], tasks))
 
     # Adapters -----------------------------------------------------------------------------
 
@@ -282,65 +277,24 @@ class Matrix:
         if not missing:
             return
         cells = [cell for cell in self._cells() if cell.seed == seed]
-        wanted = self._in_order(self.rates_to_try(missing), self.rates_to_try(cells))
-        self.trainer.train(wanted, pass_over=True, weights=False)
-        self.trainer.train(
-            self._in_order(self._chosen(missing), self._chosen(cells)), pass_over=True
-        )
-
-    def _in_order(self, needed: Sequence[Training], known: Sequence[Training]) -> list[Training]:
-        """What is needed, among what was trained before, so that groups stay what they were."""
-        return [one for one in known if one in needed or is_trained(self.folder.training(one))]
+        for trainings, weights in ((self.trainer.rates_to_try, False), (self._chosen, True)):
+            needed = trainings(missing)
+            wanted = [  # among what was trained before, so that groups stay what they were
+                one
+                for one in trainings(cells)
+                if one in needed or is_trained(self.folder.training(one))
+            ]
+            self.trainer.train(wanted, pass_over=True, weights=weights)
 
     def _chosen(self, cells: Sequence[Cell]) -> list[Training]:
         """What cells train with the rate that was chosen, as far as that is known."""
         chosen: list[Training] = []
         for cell in cells:
             with suppress(Busy):
-                rate, _ = self._learning_rate(cell)
+                rate, _ = self.trainer.learning_rate(cell)
                 if rate is not None and cell.method.adapters != "composed":
                     chosen += self.trainer.needs(cell, rate)
         return chosen
-
-    def rates_to_try(self, cells: Sequence[Cell]) -> list[Training]:
-        """The trainings that tell which rate these cells take."""
-        tuned = dict.fromkeys(self._tuned(cell) for cell in cells)
-        return [
-            training
-            for cell in tuned
-            if cell is not None
-            for rate in self.recipe.learning_rates
-            for training in self.trainer.needs(cell, rate)
-        ]
-
-    def _tuned(self, cell: Cell) -> Cell | None:
-        """The cell whose rates are tried for a cell; None where nothing is trained."""
-        if cell.method.adapters == "none":
-            return None
-        # What is composed of others has their rate.
-        trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
-        return Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
-
-    def _learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, float | None] | None]:
-        """The rate with the lowest dev loss, and the dev loss of each, None where it diverged."""
-        tuned = self._tuned(cell)
-        if tuned is None:
-            return None, None
-        if tuned not in self._tried:  # each look at an adapter reads all of its files
-            self._tried[tuned] = {
-                rate: self.trainer.loss(tuned, rate) for rate in self.recipe.learning_rates
-            }
-        tried = self._tried[tuned]
-        best = min(tried, key=tried.__getitem__)
-        if math.isinf(tried[best]):
-            raise TrainingError(
-                f"{tuned.method.name} diverged with every learning rate: give the recipe lower "
-                "ones."
-            )
-        return best, {
-            f"{rate:g}": None if math.isinf(loss) else round(loss, 6)
-            for rate, loss in tried.items()
-        }
 
     def _adapters(
         self,
@@ -354,69 +308,53 @@ class Matrix:
         if rate is None:
             return {}
         if cell.method.adapters == "composed":
-            folder = self._composed_folder(cell, rate)
-            if not (folder / MANIFEST_FILE).exists():
-                self._compose(cell, tasks, rate)
+            folder = self._compose(cell, tasks, rate)
             return dict.fromkeys(tasks, self._load(folder, name, attached))
         needed = self.trainer.needs(cell, rate)
         self.trainer.train(needed)
         folders = [self.folder.training(one) for one in needed]
         if not all((folder / "adapter").exists() for folder in folders):
             raise TrainingError(f"{cell.name} diverged with a learning rate of {rate:g}.")
-        loaded = {
-            training.tasks: self._load(folder / "adapter", f"{name}-{place}", attached)
+        return {
+            task: adapter
             for place, (training, folder) in enumerate(zip(needed, folders, strict=True))
+            for adapter in [self._load(folder / "adapter", f"{name}-{place}", attached)]
+            for task in training.tasks
         }
-        return {task: adapter for own, adapter in loaded.items() for task in own}
 
     def _load(self, folder: Path, name: str, attached: ExitStack) -> Adapter:
         adapter = Adapter.load(folder, self.backbone, name=name)
         attached.callback(adapter.detach)
         return adapter.for_inference()
 
-    def _compose(self, cell: Cell, tasks: tuple[str, ...], rate: float) -> None:
-        """Make LoRAHub's adapter. What is found for a task stays, should the time be up."""
-        self._say(f"{cell.name}: searching")
-        folder = self._composed_folder(cell, rate)
-        single = Cell(cell.cluster, METHODS[SINGLE], cell.seed)
-        with ExitStack() as attached:
-            modules = self._adapters(single, tasks, rate, "module", attached)
-            composer = Composer(self.backbone, modules, tasks)
-            attached.callback(composer.adapter.detach)
-            found = {}
-            for task in tasks:
-                path = folder.parent / f"{slug(task)}.json"
-                if path.exists():
-                    found[task] = Found(**json.loads(path.read_text(encoding="utf-8")))
-                    composer.set(task, [found[task].weights[name] for name in composer.names])
-                    continue
-                own = datasets.only(self.splits["train"], [task])
-                examples = datasets.limit(own, self.recipe.search.examples, DRAW).records
-                found[task] = composer.search(
-                    task, examples, self.recipe.search, seed=cell.seed, check=self._check
-                )
-                path.parent.mkdir(parents=True, exist_ok=True)
-                atomic_io.write_json(path, dataclasses.asdict(found[task]))
-            spent = sum(one.seconds for one in found.values())
-            trained = [module.manifest["training"]["seconds"] for module in modules.values()]
-            composer.adapter.save(
-                folder,
-                dtype=torch.bfloat16,
-                facts={
-                    "method": cell.method.name,
-                    "recipe": self.recipe.name,
-                    "training": {
-                        "seconds": round(spent + sum(trained), 1),
-                        "search": {task: dataclasses.asdict(one) for task, one in found.items()},
+    def _compose(self, cell: Cell, tasks: tuple[str, ...], rate: float) -> Path:
+        """The folder of LoRAHub's adapter, which is made unless it is there."""
+        folder = self.folder.rate(cell, rate) / "adapter"
+        if not (folder / MANIFEST_FILE).exists():
+            self._say(f"{cell.name}: searching")
+            single = Cell(cell.cluster, METHODS[SINGLE], cell.seed)
+            train, count = self.splits["train"], self.recipe.search.examples
+            with ExitStack() as attached:
+                compose(
+                    self.backbone,
+                    self._adapters(single, tasks, rate, "module", attached),
+                    {
+                        task: datasets.limit(datasets.only(train, [task]), count, DRAW).records
+                        for task in tasks
                     },
-                },
-            )
+                    self.recipe.search,
+                    folder,
+                    seed=cell.seed,
+                    facts={"method": cell.method.name, "recipe": self.recipe.name},
+                    check=self._check,
+                )
+        return folder
 
     # Folder -------------------------------------------------------------------------------
 
     def _claim(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / "recipe.json"
+        path = self.out / RECIPE_FILE
         facts = {
             "hash": self.recipe.hash,
             "backbone": self.backbone.fingerprint,
@@ -424,7 +362,7 @@ class Matrix:
         }
         if path.exists():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            if differing := [name for name in facts if earlier.get(name) != facts[name]]:
+            if differing := [name for name in CLAIMS if earlier.get(name) != facts[name]]:
                 raise RunError(
                     f"{self.out} holds a comparison that differs in {', '.join(differing)}: "
                     "choose another folder."
@@ -433,32 +371,9 @@ class Matrix:
             path, {**facts, "code": provenance.commit(), "recipe": self.recipe.to_dict()}
         )
 
-    def _composed_folder(self, cell: Cell, rate: float) -> Path:
-        return self.folder.rate(cell, rate) / "adapter"
-
     def _check(self) -> None:
         if time.monotonic() > self._ends:
             raise OutOfTime
-
-
-def _check_apart(splits: Mapping[str, Dataset]) -> None:
-    """Refuse data that would let a method see what it is tested on.
-
-    Raises:
-        DataError: Splits are one and the same file, or prompts of one are in the test split.
-    """
-    for split, found in splits.items():
-        if found.split != split:
-            raise DataError(
-                f"{found.name} is one file, and not the {split} split: give a folder with "
-                f"{', '.join(splits)}."
-            )
-    for split in ("train", "dev"):
-        if shared := datasets.overlap(splits[split], splits["test"]):
-            raise DataError(
-                f"{len(shared)} prompts of the test split are in the {split} split too, the first "
-                f"is {shared[0][1]} as {shared[0][0]}: take them out of one."
-            )
 
 
 def _can_score() -> bool:

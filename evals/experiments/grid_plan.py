@@ -18,7 +18,7 @@ from cgclora.models.hardware import PeakMemory
 from cgclora.storage.run_dir import TrainingStopped
 from cgclora.training.train import train_side_by_side
 from evals.experiments.comparison_dir import Cell, Training, is_trained
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.runs.evaluate import request_of
 
 ROUNDS = 20
@@ -51,7 +51,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GridPlan:
     """See the module's text.
 
     Attributes:
@@ -105,18 +105,18 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def plan(matrix: Matrix) -> Plan:
+def plan(grid: Grid) -> GridPlan:
     """Measure this device, and say what is left to do; nothing of it is done.
 
     Args:
-        matrix: The comparison.
+        grid: The comparison.
     """
-    costs = _Costs(matrix)
-    memory = PeakMemory(matrix.backbone.model.device)
-    left = [(seed, *_left(matrix, seed)) for seed in matrix.recipe.seeds]
+    costs = _Costs(grid)
+    memory = PeakMemory(grid.backbone.model.device)
+    left = [(seed, *_left(grid, seed)) for seed in grid.recipe.seeds]
     wanted = [one for _, rates, training, _ in left for one in (*rates, *training)]
-    training_rate, members = _training_rate(matrix, costs, wanted)
-    answering_rate = _answering_rate(matrix)
+    training_rate, members = _training_rate(grid, costs, wanted)
+    answering_rate = _answering_rate(grid)
     stages = []
     for seed, rates, training, cells in left:
         searched = [cell for cell in cells if cell.method.adapters == "composed"]
@@ -128,40 +128,40 @@ def plan(matrix: Matrix) -> Plan:
         ):
             if count:
                 stages.append(Stage(seed, work, count, tokens, tokens / rate))
-    return Plan(tuple(stages), training_rate, answering_rate, members, memory.bytes())
+    return GridPlan(tuple(stages), training_rate, answering_rate, members, memory.bytes())
 
 
-def _left(matrix: Matrix, seed: int) -> tuple[list[Training], list[Training], list[Cell]]:
+def _left(grid: Grid, seed: int) -> tuple[list[Training], list[Training], list[Cell]]:
     """The trainings of a seed's rates, those with the chosen rates, and the cells to answer."""
-    cells = [cell for cell in matrix.missing() if cell.seed == seed]
-    tries = matrix.rates_to_try(cells)
-    rates = [one for one in tries if not matrix.trainer.is_known(one)]
+    cells = [cell for cell in grid.missing() if cell.seed == seed]
+    tries = grid.trainer.rates_to_try(cells)
+    rates = [one for one in tries if not grid.trainer.is_known(one)]
     tried = {one.cell for one in tries}
-    some = matrix.recipe.learning_rates[0]  # whichever is chosen, it takes as long
+    some = grid.recipe.learning_rates[0]  # whichever is chosen, it takes as long
     chosen = [
         one
         for cell in cells
         if cell.method.config is not None and cell not in tried
-        for one in matrix.trainer.needs(cell, some)
-        if not any(_is_trained_at(matrix, one, rate) for rate in matrix.recipe.learning_rates)
+        for one in grid.trainer.needs(cell, some)
+        if not any(_is_trained_at(grid, one, rate) for rate in grid.recipe.learning_rates)
     ]
-    first = matrix.recipe.seeds[0]
+    first = grid.recipe.seeds[0]
     return rates if seed == first else [], chosen, cells
 
 
-def _is_trained_at(matrix: Matrix, training: Training, rate: float) -> bool:
-    return is_trained(matrix.folder.training(Training(training.cell, rate, training.tasks)))
+def _is_trained_at(grid: Grid, training: Training, rate: float) -> bool:
+    return is_trained(grid.folder.training(Training(training.cell, rate, training.tasks)))
 
 
 class _Costs:
     """How many tokens things take."""
 
-    def __init__(self, matrix: Matrix) -> None:
-        self.matrix = matrix
-        tokenizer = matrix.backbone.tokenizer
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        tokenizer = grid.backbone.tokenizer
         self.lengths: dict[str, dict[str, list[int]]] = {}
         self.targets: dict[str, int] = {}
-        for split, dataset in matrix.splits.items():
+        for split, dataset in grid.splits.items():
             found: dict[str, list[int]] = {}
             prompts = encode_prompts([one.prompt for one in dataset.records], tokenizer, "\n")
             targets = tokenizer(
@@ -177,7 +177,7 @@ class _Costs:
 
     def training(self, training: Training) -> int:
         """Padded tokens of a training, dev losses as far as they take time."""
-        settings = self.matrix.recipe.training
+        settings = self.grid.recipe.training
         train, dev = (
             sum(sum(self.lengths[split].get(task, ())) for task in training.tasks)
             for split in ("train", "dev")
@@ -187,27 +187,27 @@ class _Costs:
     def steps(self, training: Training) -> int:
         """How many steps it has."""
         records = sum(len(self.lengths["train"].get(task, ())) for task in training.tasks)
-        return self.matrix.recipe.training.steps(records)
+        return self.grid.recipe.training.steps(records)
 
     def search(self, cell: Cell) -> int:
         """Tokens of the search for LoRAHub's weights, as far as they take time."""
-        search = self.matrix.recipe.search
+        search = self.grid.recipe.search
         found = 0
-        for task in self.matrix.recipe.clusters[cell.cluster]:
+        for task in self.grid.recipe.clusters[cell.cluster]:
             found += sum(self.lengths["train"].get(task, ())[: search.examples])
         return int(found * search.evaluations * _FORWARD)
 
     def answers(self, cell: Cell) -> int:
         """Tokens of a cell's answers, if they are as long as the references."""
-        return sum(self.targets.get(task, 0) for task in self.matrix.recipe.clusters[cell.cluster])
+        return sum(self.targets.get(task, 0) for task in self.grid.recipe.clusters[cell.cluster])
 
 
-def _training_rate(matrix: Matrix, costs: _Costs, wanted: Sequence[Training]) -> tuple[float, int]:
+def _training_rate(grid: Grid, costs: _Costs, wanted: Sequence[Training]) -> tuple[float, int]:
     """Measured padded tokens a second of a group side by side, and its members.
 
     The group is trained for `ROUNDS` steps in a folder that does not stay.
     """
-    group = next(matrix.trainer.groups(wanted), [])
+    group = next(grid.trainer.groups(wanted), [])
     if not group:
         return 1.0, 0
     clock: list[float] = []
@@ -219,13 +219,11 @@ def _training_rate(matrix: Matrix, costs: _Costs, wanted: Sequence[Training]) ->
     with tempfile.TemporaryDirectory() as folder, ExitStack() as attached:
         runs = []
         for place, training in enumerate(group):
-            runs.append(matrix.trainer.run(training, f"measured{place}", Path(folder, str(place))))
+            runs.append(grid.trainer.run(training, f"measured{place}", Path(folder, str(place))))
             attached.callback(runs[-1].adapter.detach)
         started = time.monotonic()
         with suppress(TrainingStopped):
-            train_side_by_side(
-                runs, matrix.backbone.tokenizer, progress=lambda _: None, stop=enough
-            )
+            train_side_by_side(runs, grid.backbone.tokenizer, progress=lambda _: None, stop=enough)
         ended = time.monotonic()
     tokens = sum(costs.training(one) / costs.steps(one) for one in group)
     if len(clock) > 2 * _WARM_UP:
@@ -235,11 +233,11 @@ def _training_rate(matrix: Matrix, costs: _Costs, wanted: Sequence[Training]) ->
     return whole / (ended - started), len(group)
 
 
-def _answering_rate(matrix: Matrix) -> float:
+def _answering_rate(grid: Grid) -> float:
     """Measured tokens of answers a second, of the bare backbone to a few records of each task."""
-    device = matrix.backbone.model.device.type
+    device = grid.backbone.model.device.type
     most = 16 if device == "cpu" else 512
-    records = matrix.splits["test"].records
+    records = grid.splits["test"].records
     of_tasks = [
         [record for record in records if record.task == task]
         for task in dict.fromkeys(record.task for record in records)
@@ -247,9 +245,7 @@ def _answering_rate(matrix: Matrix) -> float:
     turns = [record for turn in zip(*of_tasks, strict=False) for record in turn]
     requests = [request_of(record) for record in turns[:most]]
     started, tokens = time.monotonic(), 0
-    found = answers_of(
-        matrix.backbone, requests, [None] * len(requests), batch_size=matrix.batch_size
-    )
+    found = answers_of(grid.backbone, requests, [None] * len(requests), batch_size=grid.batch_size)
     for _, answer in found:
         tokens += answer.tokens
     return tokens / (time.monotonic() - started)

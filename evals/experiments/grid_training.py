@@ -19,7 +19,7 @@ from cgclora.models.backbone import Backbone
 from cgclora.models.hardware import free_memory
 from cgclora.models.target_modules import linear_paths
 from cgclora.storage import atomic_io
-from cgclora.storage.run_dir import TrainingDiverged
+from cgclora.storage.run_dir import TrainingDiverged, TrainingError
 from cgclora.training.add_task import add_tasks
 from cgclora.training.member import TrainingRun
 from cgclora.training.train import train_side_by_side
@@ -35,9 +35,9 @@ from evals.experiments.comparison_dir import (
     dev_loss,
     diverged,
     is_trained,
-    trainings,
 )
 from evals.experiments.recipe import Recipe
+from evals.methods import METHODS, SINGLE
 from evals.runs.evaluate import PROMPTS
 from evals.tasks import TASKS
 
@@ -79,23 +79,22 @@ class Trainer:
         self.say = say
         self.stop = stop
         self.members = members
+        self._tried: dict[Cell, dict[float, float]] = {}
         self._asked: dict[tuple[str, tuple[str, ...], str], list[Record]] = {}
 
     # What there is ------------------------------------------------------------------------
 
     def needs(self, cell: Cell, rate: float) -> list[Training]:
         """What a cell trains with a rate."""
-        return trainings(cell, rate, self.recipe.clusters[cell.cluster])
+        tasks = self.recipe.clusters[cell.cluster]
+        groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
+        return [Training(cell, rate, group) for group in groups]
 
-    def loss(self, cell: Cell, rate: float) -> float:
+    def _loss(self, cell: Cell, rate: float) -> float:
         """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.
 
         Where the training diverged it is infinite. The record of an adapter is enough, see
         `ADAPTER_RECORD`.
-
-        Raises:
-            Busy: Another process trains there.
-            TrainingError, TrainingStopped: As `train`.
         """
         needed = self.needs(cell, rate)
         self.train(needed, weights=False)
@@ -112,6 +111,53 @@ class Trainer:
         """Whether its dev loss is all that is known of it."""
         folder = self.folder.training(training)
         return not is_trained(folder) and (folder / ADAPTER_RECORD).exists()
+
+    # Learning rates -----------------------------------------------------------------------
+
+    def rates_to_try(self, cells: Sequence[Cell]) -> list[Training]:
+        """The trainings that tell which rate these cells take."""
+        tuned = dict.fromkeys(self._tuned(cell) for cell in cells)
+        return [
+            training
+            for cell in tuned
+            if cell is not None
+            for rate in self.recipe.learning_rates
+            for training in self.needs(cell, rate)
+        ]
+
+    def _tuned(self, cell: Cell) -> Cell | None:
+        """The cell whose rates are tried for a cell; None where nothing is trained."""
+        if cell.method.adapters == "none":
+            return None
+        # What is composed of others has their rate.
+        trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
+        return Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
+
+    def learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, float | None] | None]:
+        """The rate with the lowest dev loss, and the dev loss of each, None where it diverged.
+
+        Raises:
+            Busy, TrainingStopped: As `train`.
+            TrainingError: As `train`, or it diverged with every rate.
+        """
+        tuned = self._tuned(cell)
+        if tuned is None:
+            return None, None
+        if tuned not in self._tried:  # each look at an adapter reads all of its files
+            self._tried[tuned] = {
+                rate: self._loss(tuned, rate) for rate in self.recipe.learning_rates
+            }
+        tried = self._tried[tuned]
+        best = min(tried, key=tried.__getitem__)
+        if math.isinf(tried[best]):
+            raise TrainingError(
+                f"{tuned.method.name} diverged with every learning rate: give the recipe lower "
+                "ones."
+            )
+        return best, {
+            f"{rate:g}": None if math.isinf(loss) else round(loss, 6)
+            for rate, loss in tried.items()
+        }
 
     # Training -----------------------------------------------------------------------------
 
@@ -179,7 +225,7 @@ class Trainer:
                     continue
                 with suppress(Busy) if pass_over else ExitStack():
                     place = folder.relative_to(self.folder.out)
-                    stack.enter_context(self.folder.held(f"train {place}"))
+                    stack.enter_context(self.folder.hold(f"train {place}"))
                     if (folder / ADAPTER_RECORD).exists():
                         # Of a training whose log and time shall not count here.
                         shutil.rmtree(folder)
@@ -258,7 +304,7 @@ class Trainer:
         if is_trained(folder) or not is_trained(others):
             return
         name = str(folder.relative_to(self.folder.out / "adapters"))
-        with self.folder.held(f"train {folder.relative_to(self.folder.out)}"):
+        with self.folder.hold(f"train {folder.relative_to(self.folder.out)}"):
             if diverged(others):
                 shutil.copy(others / DIVERGED_FILE, folder / DIVERGED_FILE)
                 return

@@ -12,11 +12,13 @@ published code leaves the choice of the algorithm to nevergrad's NGOpt.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,9 @@ from cgclora.data.records import Record, encode
 from cgclora.data.sampling import Collator
 from cgclora.models.backbone import Backbone
 from cgclora.models.vocabulary import readable
+from cgclora.storage import atomic_io
 from cgclora.training.loss import TargetLoss
+from evals.experiments.comparison_dir import slug
 
 BOUND = 1.5
 """Largest weight, as published."""
@@ -58,7 +62,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found for one task.
 
     Attributes:
@@ -143,7 +147,7 @@ class Composer:
         *,
         seed: int = 0,
         check: Callable[[], None] = lambda: None,
-    ) -> Found:
+    ) -> SearchResult:
         """Find the weights of a task, and give them to it.
 
         Args:
@@ -180,7 +184,7 @@ class Composer:
                 strategy.tell(asked, values)
         weights = [float(weight) for weight in best[1]]
         self.set(task, weights)
-        return Found(
+        return SearchResult(
             dict(zip(self.names, weights, strict=True)), loss(), time.monotonic() - started
         )
 
@@ -208,3 +212,50 @@ class Composer:
                 return float(model(**inputs).mean())
 
         return loss
+
+
+def compose(
+    backbone: Backbone,
+    modules: Mapping[str, Adapter],
+    examples: Mapping[str, Sequence[Record]],
+    settings: Search,
+    folder: Path,
+    *,
+    seed: int,
+    facts: Mapping[str, Any],
+    check: Callable[[], None],
+) -> None:
+    """Compose an adapter for some tasks and save it.
+
+    The result for each task is kept beside the adapter, so a search that `check` ends goes on with
+    the next task when it is called again.
+
+    Args:
+        backbone: Who carries the modules.
+        modules: See `Composer`.
+        examples: Of each task, what the loss is taken on.
+        settings: How the weights are searched.
+        folder: The adapter's.
+        seed: Of the search.
+        facts: For the adapter's manifest.
+        check: Called before each loss; may raise.
+    """
+    composer = Composer(backbone, modules, [*examples])
+    try:
+        found = {}
+        for task, records in examples.items():
+            path = folder.with_name(f"{slug(task)}.json")
+            if path.exists():
+                found[task] = SearchResult(**json.loads(path.read_text(encoding="utf-8")))
+                composer.set(task, [found[task].weights[name] for name in composer.names])
+                continue
+            found[task] = composer.search(task, records, settings, seed=seed, check=check)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_io.write_json(path, asdict(found[task]))
+        seconds = [one.seconds for one in found.values()]
+        seconds += [module.manifest["training"]["seconds"] for module in modules.values()]
+        search = {task: asdict(one) for task, one in found.items()}
+        training = {"seconds": round(sum(seconds), 1), "search": search}
+        composer.adapter.save(folder, dtype=torch.bfloat16, facts={**facts, "training": training})
+    finally:
+        composer.adapter.detach()

@@ -43,12 +43,11 @@ SERIES = ("part-", "part-weights-")
 """What the names of parts begin with, the important series first, as they sort by name."""
 
 _PART = re.compile(r"(part-(?:weights-)?)(\d{3,9})\.zip")
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # on any system, neither hidden nor `..`
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PACKED = (".parquet", ".safetensors")  # deflating them again would only take time
 _LARGEST_INDEX = 64 * 10**6  # bytes; a comparison of a thousand adapters has one of 2 MB
 _SMALLEST_PIECE = 1024  # bytes; a file is not split for less
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,6 @@ class Part:
     comparison: Mapping[str, Any]
     folders: Folders
     paths: frozenset[str]
-
-    def holds(self, folder: str, name: str, file: File) -> bool:
-        """Whether a piece of this very file is here."""
-        return (
-            self.folders.get(folder, {}).get(name) == file and path_of(folder, name) in self.paths
-        )
 
 
 Parts = Mapping[str, Part]
@@ -148,6 +141,8 @@ def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
     """What an archive says of itself; raises one of `_DAMAGED` if that cannot be."""
     if any(info.header_offset < 0 for info in archive.infolist()):
         raise ValueError("an entry lies before its beginning")  # seeking there is an OSError
+    if any(info.extra or info.comment for info in archive.infolist()):
+        raise ValueError("a field's length is wrong")  # zipfile misses the entries behind it
     if archive.getinfo(INDEX).file_size > _LARGEST_INDEX:
         raise ValueError(f"{INDEX} is larger than {_LARGEST_INDEX} bytes")
     index = json.loads(archive.read(INDEX))
@@ -178,20 +173,16 @@ def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
 
 def _checked_folder(folder: str) -> str:
     top, *below = folder.split("/")
-    if folder and (top not in {"adapters", "runs"} or not below or not all(map(_is_name, below))):
+    named = below and all(map(_NAME.fullmatch, below))
+    if folder and not (top in {"adapters", "runs"} and named):
         raise ValueError(f"{folder!r} is no folder of a comparison")
     return folder
 
 
 def _checked_name(folder: str, name: str) -> str:
-    if not _is_name(name) or (not folder and name != "recipe.json"):
+    if not _NAME.fullmatch(name) or (not folder and name != "recipe.json"):
         raise ValueError(f"{path_of(folder, name)!r} is no file of a comparison")
     return name
-
-
-def _is_name(text: str) -> bool:
-    """Whether it can be a name of a file on any system, and is neither hidden nor `..`."""
-    return _NAME.fullmatch(text) is not None
 
 
 def _file(facts: Mapping[str, Any]) -> File:
@@ -227,10 +218,9 @@ def missing(parts: Parts, there: Folders) -> dict[str, tuple[str, ...]]:
     for part in _newest_first(parts):
         for folder in part.folders.keys() - seen:
             for name, file in part.folders[folder].items():
-                if lacking := _lacking(parts, folder, name, file):
-                    found[path_of(folder, name)] = lacking
-            seen.add(folder)
-    return dict(sorted(found.items()))
+                found[path_of(folder, name)] = _lacking(parts, folder, name, file)
+        seen |= part.folders.keys()
+    return {path: names for path, names in sorted(found.items()) if names}
 
 
 def _newest_first(parts: Parts) -> list[Part]:
@@ -238,9 +228,14 @@ def _newest_first(parts: Parts) -> list[Part]:
 
 
 def _lacking(parts: Parts, folder: str, name: str, file: File) -> tuple[str, ...]:
-    return tuple(
-        one for one in file.parts if one not in parts or not parts[one].holds(folder, name, file)
-    )
+    """The parts that do not hold their piece of this very file."""
+    path = path_of(folder, name)
+    holding = {
+        one
+        for one, part in parts.items()
+        if path in part.paths and part.folders[folder][name] == file
+    }
+    return tuple(one for one in file.parts if one not in holding)
 
 
 def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) -> None:
@@ -259,7 +254,7 @@ def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) ->
     try:
         for name in file.parts:
             with parts[name].archive.open(path) as piece:
-                while chunk := piece.read(_CHUNK):
+                while chunk := piece.read(1 << 20):
                     if (left := left - len(chunk)) < 0:
                         raise ValueError("it is larger than the index says")
                     digest.update(chunk)
@@ -278,18 +273,14 @@ def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) ->
 
 def index_of(written: int, comparison: Mapping[str, Any], folders: Folders) -> bytes:
     """The content of an index; see the module's text."""
-    values = {
-        "format": FORMAT,
-        "written": written,
-        "comparison": comparison,
-        "folders": {
-            folder: {
-                name: {"bytes": one.size, "sha256": one.sha256, "parts": one.parts}
-                for name, one in entries.items()
-            }
-            for folder, entries in folders.items()
-        },
+    listed = {
+        folder: {
+            name: {"bytes": one.size, "sha256": one.sha256, "parts": one.parts}
+            for name, one in entries.items()
+        }
+        for folder, entries in folders.items()
     }
+    values = {"format": FORMAT, "written": written, "comparison": comparison, "folders": listed}
     return json.dumps(values, separators=(",", ":")).encode()
 
 
@@ -311,16 +302,6 @@ def index_size(comparison: Mapping[str, Any], folders: Folders, room: int) -> in
     }
     # As if it were not deflated: how well it will be depends on the hashes.
     return len(index_of(10**9, comparison, guessed)) + _size(INDEX, b"")
-
-
-def _piece(part: Part, path: str) -> bytes:
-    try:
-        return part.archive.read(path)
-    except _DAMAGED as error:
-        raise RunError(
-            f"{path} is damaged in {part.archive.filename} ({error}): remove that part, and what "
-            "it held is written again."
-        ) from error
 
 
 class Packer:
@@ -351,7 +332,14 @@ class Packer:
             for name, file in entries.items():
                 if self._part in file.parts:
                     path = path_of(folder, name)
-                    self._content[self._part].append((path, _piece(last[0], path)))
+                    try:
+                        piece = last[0].archive.read(path)
+                    except _DAMAGED as error:
+                        raise RunError(
+                            f"{path} is damaged in {last[0].archive.filename} ({error}): remove "
+                            "that part, and what it held is written again."
+                        ) from error
+                    self._content[self._part].append((path, piece))
         self._left = room - sum(_size(*piece) for piece in self._content[self._part])
         if self._left < 0:  # the index has grown
             self._next()
@@ -397,8 +385,7 @@ def archive_of(index: bytes, pieces: Sequence[tuple[str, bytes]]) -> bytes:
         for path, content in ((INDEX, index), *pieces):
             entry = zipfile.ZipInfo(path)  # of 1980, whenever it is made
             entry.external_attr = 0o644 << 16
-            entry.compress_type = _compression(path)
-            archive.writestr(entry, content)
+            archive.writestr(entry, content, _compression(path))
     return stream.getvalue()
 
 

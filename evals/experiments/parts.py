@@ -18,6 +18,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ from filelock import FileLock
 
 from cgclora.config import ConfigError, number
 from cgclora.storage import atomic_io
-from evals.experiments.comparison_dir import ADAPTER_RECORD, DIVERGED_FILE, OTHERS
+from evals.experiments.comparison_dir import (
+    ADAPTER_RECORD,
+    CLAIMS,
+    DIVERGED_FILE,
+    OTHERS,
+    RECIPE_FILE,
+    claims,
+    read_recipe_file,
+)
 from evals.experiments.part_files import (
     SERIES,
     File,
@@ -46,10 +55,6 @@ from evals.methods import CGC_LORA
 from evals.runs.run_dir import MANIFEST_FILE, RunError, find_runs
 
 MB = 10**6
-
-_RECIPE = "recipe.json"
-_CLAIMS = ("hash", "backbone", "data")
-"""What of recipe.json may not differ within a comparison."""
 
 _SMALLEST = 0.02  # MB
 
@@ -83,7 +88,7 @@ def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -
     out, folder = Path(out), Path(folder)
     number("part_size_mb", part_size_mb, _SMALLEST)
     limit = int(part_size_mb * MB)
-    comparison = _claims(_recipe(out))
+    comparison = claims(read_recipe_file(out))
     folder.mkdir(parents=True, exist_ok=True)
     lock = out / ".locks" / "parts"
     lock.parent.mkdir(exist_ok=True)
@@ -104,8 +109,13 @@ def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -
     """The parts that have something to be added, with it, in the order to write them."""
     there = available(parts)
     runs = _runs(out)
+
+    def changed(folder: str, content: Content) -> bool:
+        hashes = {name: one.sha256 for name, one in there.get(folder, {}).items()}
+        return hashes != {name: atomic_io.sha256(data) for name, data in content.items()}
+
     new = [
-        {folder: content for folder, content in found if _changed(there.get(folder), content)}
+        {folder: content for folder, content in found if changed(folder, content)}
         for found in (_records(out, runs), _chosen_adapters(out, runs))
     ]
     kept = {name: own for name, own in there.items() if not any(name in one for one in new)}
@@ -143,33 +153,24 @@ def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -
     }
 
 
-def _changed(there: Mapping[str, File] | None, content: Content) -> bool:
-    hashes = {name: one.sha256 for name, one in (there or {}).items()}
-    return hashes != {name: atomic_io.sha256(data) for name, data in content.items()}
-
-
 def _records(out: Path, runs: Sequence[tuple[str, Content]]) -> Iterator[tuple[str, Content]]:
     """Folders with what tells most in few bytes, the most important first."""
-    yield "", {_RECIPE: (out / _RECIPE).read_bytes()}
+    yield "", {RECIPE_FILE: (out / RECIPE_FILE).read_bytes()}
     yield from runs
+    ends = (f"adapter/{MANIFEST_FILE}", DIVERGED_FILE, ADAPTER_RECORD)
     for rate in sorted((out / "adapters").glob("*/*/seed-*/rate-*")):
         for folder in (rate, *sorted(rate.iterdir())):
-            if _is_over(folder):
+            if any((folder / name).is_file() for name in ends):
                 yield _training(out, folder)
                 if (folder / OTHERS).is_dir():
                     yield _training(out, folder / OTHERS)
 
 
-def _is_over(training: Path) -> bool:
-    marks = (f"adapter/{MANIFEST_FILE}", DIVERGED_FILE, ADAPTER_RECORD)
-    return any((training / mark).is_file() for mark in marks)
-
-
 def _training(out: Path, folder: Path) -> tuple[str, Content]:
     """A training folder without its folders; what says that it is over comes last."""
-    names = {path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
-    last = names & {DIVERGED_FILE, ADAPTER_RECORD}
-    content = {name: (folder / name).read_bytes() for name in [*sorted(names - last), *last]}
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
+    names.sort(key=lambda name: (name in {DIVERGED_FILE, ADAPTER_RECORD}, name))
+    content = {name: (folder / name).read_bytes() for name in names}
     manifest = folder / "adapter" / MANIFEST_FILE
     if manifest.is_file():
         content[ADAPTER_RECORD] = manifest.read_bytes()
@@ -178,12 +179,15 @@ def _training(out: Path, folder: Path) -> tuple[str, Content]:
 
 def _runs(out: Path) -> list[tuple[str, Content]]:
     """The finished runs: CGC-LoRA's first, then by the recipe's methods, then by its seeds."""
-    recipe = _recipe(out)["recipe"]
+    recipe = read_recipe_file(out)["recipe"]
 
     def order(run: tuple[str, Content]) -> tuple[Any, ...]:
         manifest = json.loads(run[1][MANIFEST_FILE])
         method, seed = manifest.get("method"), manifest.get("seed")
-        places = _place(recipe["methods"], method), _place(recipe["seeds"], seed or 0)
+        places = [
+            values.index(value) if value in values else len(values)
+            for values, value in ((recipe["methods"], method), (recipe["seeds"], seed or 0))
+        ]
         return (method != CGC_LORA, *places, run[0])
 
     found = [(folder, _listed(folder)) for folder in find_runs(out / "runs")]
@@ -191,10 +195,6 @@ def _runs(out: Path) -> list[tuple[str, Content]]:
         ((folder.relative_to(out).as_posix(), content) for folder, content in found if content),
         key=order,
     )
-
-
-def _place(values: Sequence[Any], value: Any) -> int:
-    return values.index(value) if value in values else len(values)
 
 
 def _chosen_adapters(
@@ -229,29 +229,6 @@ def _listed(folder: Path) -> Content | None:
     return {**content, MANIFEST_FILE: manifest} if same else None
 
 
-def _recipe(out: Path) -> dict[str, Any]:
-    """A comparison's recipe.json, with all that is used here.
-
-    Raises:
-        RunError: There is none, or it is damaged.
-    """
-    path = out / _RECIPE
-    try:
-        values = json.loads(path.read_bytes())
-        _claims(values)
-        list(values["recipe"]["methods"]), list(values["recipe"]["seeds"])
-        return dict(values)
-    except FileNotFoundError as error:
-        raise RunError(f"{out} holds no comparison: {_RECIPE} is missing.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error!r}): put back a copy.") from error
-
-
-def _claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parts of a comparison agree in."""
-    return {name: recipe[name] for name in _CLAIMS}
-
-
 def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
     """Refuse parts of another comparison than that in a folder.
 
@@ -259,7 +236,7 @@ def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
         RunError: They are.
     """
     for name, part in parts.items():
-        differing = [one for one in _CLAIMS if part.comparison.get(one) != comparison[one]]
+        differing = [one for one in CLAIMS if part.comparison.get(one) != comparison[one]]
         if differing:
             raise RunError(
                 f"{out} holds a comparison that differs in {', '.join(differing)} from that of "
@@ -271,7 +248,7 @@ def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class PutBack:
+class Restored:
     """What `read_parts` did.
 
     Attributes:
@@ -288,7 +265,7 @@ class PutBack:
     missing: Mapping[str, tuple[str, ...]]
 
 
-def read_parts(folder: str | Path, out: str | Path) -> PutBack:
+def read_parts(folder: str | Path, out: str | Path) -> Restored:
     """Put back what `write_parts` wrote, each folder as a whole, beside what is there already.
 
     All files are checked before the first is put back. Where a part is missing, the folders that
@@ -309,16 +286,16 @@ def read_parts(folder: str | Path, out: str | Path) -> PutBack:
     with open_parts(folder) as parts:
         if not parts:
             raise RunError(f"{folder} holds no part of a comparison: {SERIES[0]}*.zip is missing.")
-        if (out / _RECIPE).exists():
-            _check_same(_claims(_recipe(out)), parts, out)
+        if (out / RECIPE_FILE).exists():
+            _check_same(claims(read_recipe_file(out)), parts, out)
         found = available(parts)
         _check(parts, found)
         wanted = [name for name in sorted(found) if not _is_there(parts, out, name, found[name])]
         _check_room(out, sum(one.size for name in wanted for one in found[name].values()))
         for name in wanted:
-            _put_back(parts, out / name, name, found[name])
+            _restore(parts, out / name, name, found[name])
         there = tuple(sorted(found.keys() - set(wanted)))
-        return PutBack(tuple(wanted), there, missing(parts, found))
+        return Restored(tuple(wanted), there, missing(parts, found))
 
 
 def _check(parts: Parts, found: Folders) -> None:
@@ -331,14 +308,15 @@ def _check(parts: Parts, found: Folders) -> None:
         for name, file in entries.items():
             copy(parts, path_of(folder, name), file)
     if "" in found:
-        recipe = _content(parts, _RECIPE, found[""][_RECIPE])
+        recipe = _content(parts, RECIPE_FILE, found[""][RECIPE_FILE])
         first, part = next(iter(parts.items()))
-        try:
-            same = _claims(json.loads(recipe)) == part.comparison
-        except (ValueError, KeyError, TypeError):
-            same = False
+        same = False
+        with suppress(ValueError, KeyError, TypeError):
+            same = claims(json.loads(recipe)) == part.comparison
         if not same:
-            raise RunError(f"{first} is of another comparison than its {_RECIPE}: fetch it again.")
+            raise RunError(
+                f"{first} is of another comparison than its {RECIPE_FILE}: fetch it again."
+            )
 
 
 def _is_there(parts: Parts, out: Path, folder: str, entries: Mapping[str, File]) -> bool:
@@ -348,7 +326,7 @@ def _is_there(parts: Parts, out: Path, folder: str, entries: Mapping[str, File])
         RunError: One is there that differs; or only some are, of a folder that is put back whole.
     """
     if not folder:
-        return (out / _RECIPE).exists()  # it differs in methods, seeds and commit at the most
+        return (out / RECIPE_FILE).exists()  # it differs in methods, seeds and commit at the most
     there = {
         name: atomic_io.sha256_file(out / folder / name)
         for name in entries
@@ -402,7 +380,7 @@ def _check_room(out: Path, needed: int) -> None:
         )
 
 
-def _put_back(parts: Parts, target: Path, folder: str, entries: Mapping[str, File]) -> None:
+def _restore(parts: Parts, target: Path, folder: str, entries: Mapping[str, File]) -> None:
     if _is_whole(folder):
         with atomic_io.replace_folder(target) as new:
             for name, file in entries.items():

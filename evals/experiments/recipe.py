@@ -40,7 +40,7 @@ from evals.tasks import TASKS
 FOLDER = Path(__file__).parent / "recipes"
 """Where the recipes lie that are known by name."""
 
-_SAID_ELSEWHERE = ("learning_rate", "gate_learning_rate", "seed", "records_per_task", "records_of")
+_SET_ELSEWHERE = ("learning_rate", "gate_learning_rate", "seed", "records_per_task", "records_of")
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name in _SAID_ELSEWHERE:
+        for name in _SET_ELSEWHERE:
             del values["training"][name]
         return values
 
@@ -201,15 +201,11 @@ def read_recipe(source: str | Path) -> Recipe:
 
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:
-    values = dict(values)
-    for name, kind in (
-        ("records", Records),
-        ("sizes", Sizes),
-        ("training", TrainingSettings),
-        ("search", Search),
-    ):
-        if name in values:
-            values[name] = _made(kind, values[name], name)
+    kinds = {"records": Records, "sizes": Sizes, "training": TrainingSettings, "search": Search}
+    values = {
+        name: _from_table(kinds[name], value, name) if name in kinds else value
+        for name, value in values.items()
+    }
     clusters = values.get("clusters", {})
     if not isinstance(clusters, Mapping) or not all(isinstance(v, list) for v in clusters.values()):
         raise ConfigError("clusters must be a table of lists of task names.")
@@ -219,16 +215,16 @@ def _recipe(values: Mapping[str, Any]) -> Recipe:
             if not isinstance(values[name], list):
                 raise ConfigError(f"{name} must be a list, got {values[name]!r}.")
             values[name] = tuple(values[name])
-    return _made(Recipe, values, "")
+    return _from_table(Recipe, values, "")
 
 
-def _made(kind: type[T], values: object, where: str) -> T:
+def _from_table(kind: type[T], values: object, where: str) -> T:
     """An object of a dataclass from a table of a TOML file."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a table, got {values!r}.")
     known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if kind is TrainingSettings:
-        known -= set(_SAID_ELSEWHERE)
+        known -= set(_SET_ELSEWHERE)
     if unknown := sorted(set(values) - known):
         of = f" of {where}" if where else ""
         raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(known)}.")

@@ -34,8 +34,8 @@ FOLDER = "evaluations"
 _log = logging.getLogger(__name__)
 
 
-class KeptRuns:
-    """The finished runs below a folder, and the files that keep them.
+class BackupLog:
+    """The finished runs below a folder, and the files that back them up.
 
     Args:
         runs: Folder of the runs.
@@ -47,7 +47,7 @@ class KeptRuns:
         self.folder = folder / FOLDER
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}.jsonl"
         self._own = self.folder / name
-        self._kept: dict[str, str] = {}  # of each run the hash of its manifest
+        self._hashes: dict[str, str] = {}  # of each run the hash of its manifest
 
     def restore(self, *folders: Path) -> list[str]:
         """Put back the runs that are not here; what lies here already stays as it is.
@@ -71,11 +71,11 @@ class KeptRuns:
                             for file, data in content.items():
                                 (new / file).write_bytes(data)
                         restored[name] = None
-                    self._kept[name] = atomic_io.sha256(content[MANIFEST_FILE])
+                    self._hashes[name] = atomic_io.sha256(content[MANIFEST_FILE])
         return list(restored)
 
-    def keep(self) -> list[str]:
-        """Add the scored runs that are not kept as they are now; returns their names.
+    def add_new(self) -> list[str]:
+        """Back up the scored runs whose present state is in no file; returns their names.
 
         Raises:
             OSError: The file cannot be written to; the next call tries again.
@@ -85,23 +85,15 @@ class KeptRuns:
             name = folder.relative_to(self.runs).as_posix()
             try:
                 manifest = (folder / MANIFEST_FILE).read_bytes()
-                if self._kept.get(name) == (mark := atomic_io.sha256(manifest)):
+                if self._hashes.get(name) == (mark := atomic_io.sha256(manifest)):
                     continue
                 content = _content(folder, manifest)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged, or being replaced just now; the leaderboard says which
             if METRICS_FILE in content:
-                self._append(
-                    {
-                        "format": FORMAT,
-                        "run": name,
-                        "sha256": mark,
-                        "files": {
-                            file: base64.b64encode(data).decode() for file, data in content.items()
-                        },
-                    }
-                )
-                self._kept[name] = mark
+                files = {file: base64.b64encode(data).decode() for file, data in content.items()}
+                self._append({"format": FORMAT, "run": name, "sha256": mark, "files": files})
+                self._hashes[name] = mark
                 added.append(name)
         return added
 
@@ -126,12 +118,8 @@ def _content(folder: Path, manifest: bytes) -> dict[str, bytes]:
         ValueError, KeyError, TypeError: One is damaged.
     """
     names = json.loads(manifest)["files"]
-    return _checked(
-        {
-            MANIFEST_FILE: manifest,
-            **{str(name): (folder / name).read_bytes() for name in names},
-        }
-    )
+    files = {str(name): (folder / name).read_bytes() for name in names}
+    return _checked({MANIFEST_FILE: manifest, **files})
 
 
 def _checked(content: dict[str, bytes]) -> dict[str, bytes]:

@@ -138,11 +138,8 @@ class ServerEngine:
     def facts(self, tasks: Sequence[str]) -> dict[str, Any]:
         """What is known of a server: its model names; not its address, which may be private."""
         return {
-            "backbone": None,
+            **dict.fromkeys(("backbone", "trainable_parameters", "total_rank", "active_rank")),
             "adapters": [],
-            "trainable_parameters": None,
-            "total_rank": None,
-            "active_rank": None,
             "training_seconds": None,
             "decoding": {
                 "engine": "server",

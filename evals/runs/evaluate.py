@@ -38,15 +38,10 @@ FLUSH_SECONDS = 10.0
 """How often the log notes how far a run is."""
 
 
-def _plain(record: Record, _task: Task) -> str:
-    return record.prompt
-
-
-def _named(record: Record, task: Task) -> str:
-    return f"任务：{task.title_zh}\n{record.prompt}"
-
-
-PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {"plain": _plain, "task name": _named}
+PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {
+    "plain": lambda record, _: record.prompt,
+    "task name": lambda record, task: f"任务：{task.title_zh}\n{record.prompt}",
+}
 """How a record becomes a prompt: as it is, or with the task's name before it (LoRA (Full+TP))."""
 
 
@@ -102,10 +97,6 @@ class Questions:
     def requests(self) -> list[Request]:
         """What each record asks."""
         return [request_of(record, self.prompt) for record in self.dataset.records]
-
-    def keys(self) -> list[tuple[str, str]]:
-        """Task and id of each record."""
-        return [(record.task, record.id) for record in self.dataset.records]
 
     def identity(self) -> dict[str, Any]:
         """What the run is: the manifest but for what comes of answering."""
@@ -176,12 +167,12 @@ def predict_together(
     with ExitStack() as stack:
         unfinished = [stack.enter_context(Unfinished(one.run, one.identity())) for one in runs]
         asked = [
-            (own, record, request)
-            for own, one in enumerate(runs)
+            (number, record, request)
+            for number, one in enumerate(runs)
             for record, request in zip(one.dataset.records, one.requests(), strict=True)
-            if (record.task, record.id) not in unfinished[own].done
+            if (record.task, record.id) not in unfinished[number].done
         ]
-        left = Counter(own for own, _, _ in asked)
+        left = Counter(number for number, _, _ in asked)
         requests = [request for _, _, request in asked]
         time_left = TimeLeft(
             [record for _, record, _ in asked],
@@ -192,30 +183,30 @@ def predict_together(
         total = sum(len(one.dataset.records) for one in runs)
         clock = _Clock(unfinished, left, total, time_left, progress)
 
-        def finish(own: int) -> Run:
-            one, found = runs[own], unfinished[own]
-            clock.note([own])
-            return found.finish(
+        def finish(number: int) -> Run:
+            one, partial = runs[number], unfinished[number]
+            clock.note([number])
+            return partial.finish(
                 {
                     **one.identity(),
                     **one.engine.facts(one.dataset.tasks),  # time and memory are those of the end
-                    "seconds": round(found.seconds, 2),
-                    "tokens": sum(said.tokens for said in found.done.values()),
+                    "seconds": round(partial.seconds, 2),
+                    "tokens": sum(each.tokens for each in partial.done.values()),
                 },
-                one.keys(),
+                [(record.task, record.id) for record in one.dataset.records],
             )
 
-        for own in range(len(runs)):
-            if not left[own]:
-                yield finish(own)
-        for place, answer in answers([(runs[own].engine, r) for own, _, r in asked]):
-            own, record, _ = asked[place]
-            said = Prediction(record.task, record.id, answer.text, answer.finish, answer.tokens)
-            unfinished[own].add([said])
+        for number in range(len(runs)):
+            if not left[number]:
+                yield finish(number)
+        for place, answer in answers([(runs[number].engine, r) for number, _, r in asked]):
+            number, record, _ = asked[place]
+            facts = (answer.text, answer.finish, answer.tokens)
+            unfinished[number].add([Prediction(record.task, record.id, *facts)])
             clock.tick(place, answer)
-            left[own] -= 1
-            if not left[own]:
-                yield finish(own)
+            left[number] -= 1
+            if not left[number]:
+                yield finish(number)
 
 
 def _answered(questions: Questions) -> Run | None:
@@ -248,7 +239,7 @@ class _Clock:
         self.total = total
         self.time_left = time_left
         self.progress = progress
-        self.shares = [left[own] / max(1, sum(left.values())) for own in range(len(runs))]
+        self.shares = [left[number] / max(1, sum(left.values())) for number in range(len(runs))]
         self.told = time.monotonic()
         self.noted = [self.told] * len(runs)
 
@@ -257,16 +248,16 @@ class _Clock:
         now = time.monotonic()
         self.time_left.add(place, answer.tokens, answer.seconds, now)
         if now - self.told >= FLUSH_SECONDS:
-            self.note([own for own, run in enumerate(self.runs) if run.folder.exists()])
+            self.note([number for number, run in enumerate(self.runs) if run.folder.exists()])
 
     def note(self, runs: Sequence[int]) -> None:
         """Write down how far some runs are, and tell how far all are."""
         self.told = now = time.monotonic()
         left = self.time_left.seconds(now)
-        for own in runs:
-            seconds = (now - self.noted[own]) * self.shares[own]
-            self.runs[own].log_progress(len(self.runs[own].done), seconds, left)
-            self.noted[own] = now
+        for number in runs:
+            seconds = (now - self.noted[number]) * self.shares[number]
+            self.runs[number].log_progress(len(self.runs[number].done), seconds, left)
+            self.noted[number] = now
         done = sum(len(run.done) for run in self.runs)
         self.progress({"done": done, "total": self.total, "seconds_left": left})
 

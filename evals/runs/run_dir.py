@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import AcquireReturnProxy
 
 from cgclora.storage import atomic_io
 
@@ -117,8 +117,7 @@ class Run:
         import pandas as pd  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
 
         # Arrow's threads and a Python file may abort the process as it ends (apache/arrow#34314).
-        content = io.BytesIO(self._content(PREDICTIONS_FILE))
-        return pd.read_parquet(content, use_threads=False)
+        return pd.read_parquet(io.BytesIO(self._content(PREDICTIONS_FILE)), use_threads=False)
 
     def replicates(self) -> dict[str, npt.NDArray[np.float32]]:
         """For each task its main score on each of the first shared resamples, [R].
@@ -170,8 +169,9 @@ class Unfinished:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _held(self.folder, self.run)
         try:
-            self._claim(identity)
-            self.done = {(found.task, found.id): found for found in self._read()}
+            atomic_io.claim(self.folder / IDENTITY_FILE, identity, RunError)
+            answers = filter(None, map(_prediction, _whole_lines(self.folder / ANSWERS_FILE)))
+            self.done = {(one.task, one.id): one for one in answers}
             self.seconds = sum(map(self._seconds, _whole_lines(self.folder / atomic_io.LOG_FILE)))
         except BaseException:
             self.close()
@@ -194,7 +194,7 @@ class Unfinished:
             self.done[one.task, one.id] = one
             values = [one.task, one.id, one.prediction, one.finish, one.tokens]
             lines.append(json.dumps([*values, _check(values)], ensure_ascii=False) + "\n")
-        with self._answers.open("a", encoding="utf-8") as stream:
+        with (self.folder / ANSWERS_FILE).open("a", encoding="utf-8") as stream:
             stream.write("".join(lines))
 
     def log_progress(self, done: int, seconds: float, left: float | None = None) -> None:
@@ -223,41 +223,12 @@ class Unfinished:
             manifest: All but format and files.
             order: Task and id of every record, in the order that the rows shall have.
         """
-        rows = [self.done[key] for key in order]
-        columns = {
-            name: [getattr(row, name) for row in rows] for name in Prediction.__dataclass_fields__
-        }
+        names = Prediction.__dataclass_fields__
+        columns = {name: [getattr(self.done[key], name) for key in order] for name in names}
         log = (self.folder / atomic_io.LOG_FILE).read_bytes()
         _write(self.run, manifest, {PREDICTIONS_FILE: _parquet(columns), atomic_io.LOG_FILE: log})
         _empty(self.folder)
         return read_run(self.run)
-
-    @property
-    def _answers(self) -> Path:
-        return self.folder / ANSWERS_FILE
-
-    def _claim(self, identity: Mapping[str, Any]) -> None:
-        path = self.folder / IDENTITY_FILE
-        if not path.exists():
-            atomic_io.write_sealed(path, identity)
-            return
-        try:
-            earlier = atomic_io.read_sealed(path)
-        except ValueError as error:
-            raise RunError(
-                f"{path} is damaged ({error}), and nothing else says what run this is: put back a "
-                f"copy, or remove {self.folder} and give the command again to answer anew."
-            ) from error
-        same = json.loads(json.dumps(identity))
-        if differing := [key for key in same if earlier.get(key) != same[key]]:
-            raise RunError(
-                f"{self.folder} holds the beginning of a run that differs in "
-                f"{', '.join(differing)}: repeat its command to go on, or choose another folder."
-            )
-
-    def _read(self) -> list[Prediction]:
-        found = map(_prediction, _whole_lines(self._answers))
-        return [prediction for prediction in found if prediction is not None]
 
     def _seconds(self, line: str) -> float:
         try:
@@ -295,10 +266,9 @@ def _held(folder: Path, run: Path) -> AcquireReturnProxy[Any]:
     Raises:
         RunError: Another process has it.
     """
-    try:
-        return FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"another process works on {run}: wait for it.") from error
+    return atomic_io.acquire(
+        folder / ".lock", RunError(f"another process works on {run}: wait for it.")
+    )
 
 
 def _empty(folder: Path) -> None:
@@ -376,7 +346,8 @@ def find_runs(root: str | Path) -> list[Path]:
             found.add(target)
         else:
             found.add(folder)
-    return sorted(folder for folder in found if _is_run(folder))
+    wanted = (MANIFEST_FILE, PREDICTIONS_FILE)
+    return sorted(one for one in found if all((one / name).exists() for name in wanted))
 
 
 def write_scores(
@@ -397,9 +368,8 @@ def write_scores(
         RunError: The predictions are damaged.
     """
     rows = run.predictions().assign(**columns)
-    table = {name: rows[name].tolist() for name in rows.columns}
     content = {
-        PREDICTIONS_FILE: _parquet(table),
+        PREDICTIONS_FILE: _parquet({name: rows[name].tolist() for name in rows.columns}),
         METRICS_FILE: atomic_io.json_text(metrics).encode(),
         REPLICATES_FILE: _parquet(replicates),
         atomic_io.LOG_FILE: (run.folder / atomic_io.LOG_FILE).read_bytes(),
@@ -407,10 +377,6 @@ def write_scores(
     facts = {name: value for name, value in run.manifest.items() if name not in {"format", "files"}}
     _write(run.folder, facts, content)
     return read_run(run.folder)
-
-
-def _is_run(folder: Path) -> bool:
-    return all((folder / name).exists() for name in (MANIFEST_FILE, PREDICTIONS_FILE))
 
 
 def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> None:

@@ -1,9 +1,8 @@
-"""How often faster ways to decode name the word that the backbone in fp32 names, on right answers.
+"""How often faster ways to decode agree with the backbone in fp32 on the next token.
 
-At every token of a reference answer, given all tokens before it (teacher forcing), the likeliest
-next word is asked for: in fp32 by `transformers`, which is what the others are counted against; in
-bf16 by `transformers`; and by `fast_decoder` in bf16 and with 8-bit weights, which read the answer
-in passes of `FEW_ROWS` tokens as decoding does.
+At every token of a reference answer, given all tokens before it (teacher forcing), the argmax of
+the next token is compared: in fp32 by `transformers`, the reference; in bf16 by `transformers`; and
+by `fast_decoder` in bf16 and with 8-bit weights, in passes of `FEW_ROWS` tokens as in decoding.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
+from cgclora.config import AdapterConfig
 from cgclora.data.records import Encoded, Record, encode, sample_per_task
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.runtime import Runtime
@@ -63,28 +63,19 @@ def measure(
     for folder in adapters:
         in_fp32, adapter = (Adapter.load(folder, one).for_inference() for one in (exact, backbone))
         config = adapter.config
-        own = [record for record in records if record.task in config.tasks]
-        encoded, _ = encode(
-            own,
-            backbone.tokenizer,
-            config.tasks,
-            prompt_format=config.prompt_format,
-            max_length=max_length,
-            needed=sorted({record.task for record in own}),
-            known=readable(backbone.model),
-        )
+        encoded = _encoded(records, backbone, config, max_length)
         for item in sample_per_task(encoded, [per_task] * len(config.tasks), seed):
             task = config.tasks[item.task]
             expected = _by_transformers(exact, in_fp32, item, task)
-            said = {
+            argmax = {
                 "transformers, bf16": _by_transformers(backbone, adapter, item, task),
                 "lean, bf16": _by_lean(backbone, adapter, item, task),
                 "lean, int8": _by_lean(small, adapter, item, task),
             }
             tokens += len(expected)
-            for way, words in said.items():
-                right[way] += int((words == expected).sum())
-            right["like bf16"] += int((said["lean, int8"] == said["lean, bf16"]).sum())
+            for way, ids in argmax.items():
+                right[way] += int((ids == expected).sum())
+            right["like bf16"] += int((argmax["lean, int8"] == argmax["lean, bf16"]).sum())
         in_fp32.detach()
         adapter.detach()
     return {
@@ -95,6 +86,22 @@ def measure(
         "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
         **provenance.stamp(small.model),
     }
+
+
+def _encoded(
+    records: Sequence[Record], backbone: Backbone, config: AdapterConfig, max_length: int
+) -> Sequence[Encoded]:
+    """The records of an adapter's tasks."""
+    chosen = [record for record in records if record.task in config.tasks]
+    return encode(
+        chosen,
+        backbone.tokenizer,
+        config.tasks,
+        prompt_format=config.prompt_format,
+        max_length=max_length,
+        needed=sorted({record.task for record in chosen}),
+        known=readable(backbone.model),
+    )[0]
 
 
 def _share(count: int, tokens: int) -> Mapping[str, float]:

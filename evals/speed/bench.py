@@ -1,21 +1,15 @@
 """How fast the method is, side by side with what people use, in one run on one machine.
 
-Each part times its methods in turn, round after round, so that a slow minute of the machine hits
-all of them. A method's figure is the median, and a bar is judged by the median of the rounds'
-ratios, which a machine that grows slower over the minutes does not move. All methods of a part
-share one set of frozen weights and the same batch.
+All methods of a part share one set of frozen weights and the same batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import operator
-import statistics
+import functools
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -25,19 +19,19 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.inference.multi_adapter import Clusters
 from cgclora.models.backbone import EMBEDDED, Backbone
-from cgclora.models.hardware import PeakMemory
 from cgclora.models.target_modules import linear_paths
 from cgclora.storage import provenance
 from cgclora.training.loss import TargetLoss
-from evals.speed import bench_clusters, bench_growth, bench_members
-from evals.speed.bench_parts import (
+from evals.speed import bench_growth, bench_members
+from evals.speed.harness import Bar, Part, measure
+from evals.speed.workloads import (
     PROMPT,
     TASKS,
-    Bar,
-    Part,
     decode,
     expert_step,
+    own_modules,
     training_batch,
     training_step,
     twin,
@@ -68,49 +62,16 @@ def run(
     for name in only or PARTS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with PARTS[name](backbone) as part:
-            parts[name] = _measure(part, repeats, backbone.model.device)
+            parts[name] = measure(part, repeats, backbone.model.device)
+            if part.grows:
+                slopes = bench_growth.exponents(parts[name]["medians"], part.grows)
+                parts[name]["exponents"] = slopes
     return {
         "backbone": backbone.name,
         **provenance.stamp(backbone.model),
         "repeats": repeats,
         "parts": parts,
     }
-
-
-def _measure(part: Part, repeats: int, device: torch.device) -> dict[str, Any]:
-    memory = {}
-    for name, warm_up in part.methods.items():
-        peak = PeakMemory(device)
-        warm_up()
-        memory[name] = peak.bytes()
-    seconds: dict[str, list[float]] = {name: [] for name in part.methods}
-    for _ in range(repeats):
-        for name, method in part.methods.items():
-            started = time.perf_counter()
-            method()
-            _wait()
-            seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    values: dict[str, Mapping[str, Sequence[float]]] = {
-        "seconds": seconds,
-        "memory": {name: [size] for name, size in memory.items()},
-    }
-    bars = []
-    for bar in part.bars:
-        own = values[bar.what][bar.of]
-        fixed = isinstance(bar.against, float)
-        reference = [bar.against] * len(own) if fixed else values[bar.what][cast(str, bar.against)]
-        ratio = statistics.median(map(operator.truediv, reference, own))
-        bars.append({**vars(bar), "ratio": ratio, "reached": ratio >= bar.least})
-    found: dict[str, Any] = {"seconds": seconds, "medians": medians, "memory": memory, "bars": bars}
-    return found | (
-        {"exponents": bench_growth.exponents(medians, part.grows)} if part.grows else {}
-    )
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -258,7 +219,7 @@ def _with_loop(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel
 def _decoding(backbone: Backbone) -> Iterator[Part]:
     """A folded task against the bare backbone, 1 row; mixed tasks unfolded against it, 16 rows."""
     config = AdapterConfig(TASKS)
-    folded, mixed = (dataclasses.replace(backbone, model=twin(backbone.model)) for _ in range(2))
+    folded, mixed = (own_modules(backbone) for _ in range(2))
     Adapter.attach(folded, config).fold(TASKS[0])
     adapter = Adapter.attach(mixed, config).for_inference()
     tasks = [TASKS[row % len(TASKS)] for row in range(16)]
@@ -274,6 +235,47 @@ def _decoding(backbone: Backbone) -> Iterator[Part]:
             Bar("mixed tasks, 16 rows", 1 / 1.15, "bare, 16 rows"),
         ],
     )
+
+
+CLUSTERS_AND_TASKS = ((1, 1), (1, 4), (1, 16), (2, 8), (4, 4), (8, 2))
+"""Clusters that are resident, and how many tasks of each the rows are of."""
+
+
+@contextlib.contextmanager
+def _clusters(backbone: Backbone) -> Iterator[Part]:
+    """16 rows of ever more tasks of one cluster, and of 16 tasks of ever more clusters."""
+    methods = {_label(*shape): _decoding_beside(backbone, *shape) for shape in CLUSTERS_AND_TASKS}
+    few, one, most = (_label(*shape) for shape in ((1, 1), (1, 16), (8, 2)))
+    yield Part(methods, [Bar(one, 1 / 1.3, few), Bar(most, 1 / 1.3, one)])
+
+
+def _label(count: int, tasks: int) -> str:
+    total = count * tasks
+    return f"{count} cluster{'s' * (count > 1)}, {total} task{'s' * (total > 1)}, 16 rows"
+
+
+def _decoding_beside(backbone: Backbone, count: int, tasks: int) -> Callable[[], None]:
+    """Greedy decoding beside so many clusters of 16 tasks, the rows of some tasks of each."""
+    own = own_modules(backbone)
+    resident = Clusters(own)
+    asked: list[str] = []
+    for place in range(count):
+        config = AdapterConfig(tuple(f"cluster {place} task {task}" for task in range(16)))
+        adapter = Adapter.attach(own, config, name=f"cluster_{place}", seed=place)
+        _scatter(adapter, place)
+        resident.add(str(place), adapter)
+        asked += config.tasks[:tasks]
+    rows = [asked[row % len(asked)] for row in range(16)]
+    return functools.partial(decode, own, rows, resident)
+
+
+@torch.no_grad()
+def _scatter(adapter: Adapter, seed: int) -> None:
+    """Random weights where a new adapter has zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in adapter.layers.values():
+        weight = layer.expert_B[adapter.name]
+        weight.copy_(0.01 * torch.randn(weight.shape, generator=generator))
 
 
 # Start ------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def _start(backbone: Backbone) -> Iterator[Part]:
 # pieces and every large allocation slower.
 PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]]] = {
     "decoding": _decoding,
-    "clusters": bench_clusters.clusters,
+    "clusters": _clusters,
     "training": _training,
     "members": bench_members.members,
     "loop": _loop,

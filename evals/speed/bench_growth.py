@@ -8,7 +8,6 @@ same. All but the length of prompts is to stay below a tenth.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from cgclora.inference.batch import Batch
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone
-from evals.speed.bench_parts import Bar, Part, expert_step, training_batch, twin
+from evals.speed.harness import Bar, Part
+from evals.speed.workloads import expert_step, own_modules, training_batch
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "experts": (4, 16, 64, 256),
@@ -98,7 +98,7 @@ def _answering(
     rows: int = ROWS,
     tokens: int = _TOKENS,
 ) -> Callable[[], None]:
-    """So many rows, of all tasks in turn, say `STEPS` tokens after a prompt that was read."""
+    """So many rows, of all tasks in turn, decode `STEPS` tokens after the prefill."""
     prompts = training_batch(backbone, rows, tokens)["input_ids"].tolist()
     # From one end of the tasks to the other, as evenly as there are rows.
     asked = [
@@ -107,17 +107,17 @@ def _answering(
     batch = Batch(backbone, experts, asked, prompts)
     batch.prefill_hidden()
 
-    def say() -> None:
+    def decode() -> None:
         for _ in range(STEPS):
             batch.likeliest(batch.step_hidden([3] * rows))
         if batch.joins:  # elsewhere the text grows by these few tokens
             batch.forget(STEPS)
 
-    return say
+    return decode
 
 
 def _of_one_adapter(backbone: Backbone, config: AdapterConfig) -> Callable[[], None]:
-    own = dataclasses.replace(backbone, model=twin(backbone.model))
+    own = own_modules(backbone)
     adapter = Adapter.attach(own, config).for_inference()
     return _answering(own, adapter, config.tasks)
 
@@ -154,7 +154,7 @@ def clusters(backbone: Backbone) -> Iterator[Part]:
     batch = training_batch(backbone)
 
     def training(count: int) -> Callable[[], None]:
-        own = dataclasses.replace(backbone, model=twin(backbone.model))
+        own = own_modules(backbone)
         for place in range(1, count):
             adapter = Adapter.attach(own, AdapterConfig(_named(16)), name=f"other_{place}")
             for _, parameter in adapter.named_parameters():
@@ -162,7 +162,7 @@ def clusters(backbone: Backbone) -> Iterator[Part]:
         return expert_step(own, AdapterConfig(_named(16)), batch)
 
     def answering(count: int) -> Callable[[], None]:
-        own = dataclasses.replace(backbone, model=twin(backbone.model))
+        own = own_modules(backbone)
         resident = Clusters(own)
         every: list[str] = []
         for place in range(count):
@@ -178,7 +178,7 @@ def clusters(backbone: Backbone) -> Iterator[Part]:
 def prompts(backbone: Backbone) -> Iterator[Part]:
     """Ever longer records and prompts, two at once."""
     config = AdapterConfig(_named(16))
-    own = dataclasses.replace(backbone, model=twin(backbone.model))
+    own = own_modules(backbone)
     adapter = Adapter.attach(own, config).for_inference()
     yield _part(
         "prompt tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from cgclora.training.distributed import Processes
 from cgclora.training.member import Member, TrainingRun
 from cgclora.training.settings import TrainingSettings
 from cgclora.training.side_by_side import SideBySide
-from evals.speed.bench_parts import TARGETS, TASKS, Bar, Part, twin
+from evals.speed.harness import Bar, Part
+from evals.speed.workloads import TARGETS, TASKS, twin
 
 MEMBERS = (1, 2, 4, 8, 24)
 
@@ -57,25 +59,18 @@ class _Steps:
         self.backbone = backbone
         self.count = count
         self.folder = folder
-        self._made: SideBySide | None = None
 
     def together(self) -> None:
         """A step of all."""
-        training = self._training()
-        training.take_round(training.members)
+        self._training.take_round(self._training.members)
 
     def one_by_one(self) -> None:
         """A step of each."""
-        training = self._training()
-        for member in training.members:
-            training.take_round([member])
+        for member in self._training.members:
+            self._training.take_round([member])
 
+    @functools.cached_property
     def _training(self) -> SideBySide:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def _make(self) -> SideBySide:
         model = twin(self.backbone.model)
         config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2)
         rows, tokens = SIZES.get(model.device.type, (4, 128))

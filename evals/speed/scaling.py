@@ -17,8 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone, public_name
 from cgclora.storage import provenance
-from evals.speed.bench_parts import NEW_TOKENS, PROMPT, decode
+from evals.speed.harness import median_seconds, seconds_of
+from evals.speed.workloads import NEW_TOKENS, PROMPT, decode
 
 ROWS = 16
 """Rows of a batch, of as many different tasks as there are."""
@@ -173,8 +173,8 @@ def _bank(
             "tasks": tasks,
             "bytes": held,
             "bytes_by_arithmetic": adapter_bytes(many, shapes),
-            "plan_seconds": _median(lambda: _plan(clusters, requests), repeats),
-            "decode_seconds": _median(lambda: decode(backbone, used, clusters), repeats),
+            "plan_seconds": median_seconds(lambda: _plan(clusters, requests), repeats),
+            "decode_seconds": median_seconds(lambda: decode(backbone, used, clusters), repeats),
         }
     finally:
         adapter.detach()
@@ -195,26 +195,11 @@ def _swap(backbone: Backbone, config: AdapterConfig, repeats: int) -> dict[str, 
         clusters = Clusters(backbone)
         added, removed = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
-            clusters.add("one", path)
-            added.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            clusters.remove("one")
-            removed.append(time.perf_counter() - start)
+            added.append(seconds_of(lambda: clusters.add("one", path)))
+            removed.append(seconds_of(lambda: clusters.remove("one")))
         size = sum(file.stat().st_size for file in path.iterdir())
     return {
         "bytes": size,
         "add_seconds": statistics.median(added),
         "remove_seconds": statistics.median(removed),
     }
-
-
-def _median(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of a call, the first one left out."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)

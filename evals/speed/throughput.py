@@ -30,6 +30,7 @@ from evals.data.datasets import Dataset, first_of_each_task
 from evals.methods import CGC_LORA
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import predict, request_of
+from evals.speed import harness
 
 PEERS = "transformers and PEFT"
 OURS = "cgclora"
@@ -40,10 +41,10 @@ BARS = {(OURS, PEERS): 2.0, (EVALUATION, OURS): 0.8}
 
 WIDTHS = (16, 64)
 
-Said = tuple[str, int]
+Text = tuple[str, int]
 """An answer and how many tokens it has, its end included."""
 
-Way = Callable[[Sequence[Record], int], list[Said]]
+Way = Callable[[Sequence[Record], int], list[Text]]
 """Answers records in batches of a width."""
 
 
@@ -84,70 +85,60 @@ def measure(
     resident = Clusters(backbone)
     for place, adapter in enumerate(adapters):
         resident.add(str(place), adapter.for_inference())
-    evaluation = _Evaluation(backbone, by_task, dataset)
     ways: dict[str, Way] = {
         PEERS: peers.answer,
         OURS: lambda records, width: _ours(backbone, resident, records, width),
-        EVALUATION: evaluation.answer,
+        EVALUATION: lambda records, width: _evaluation(backbone, by_task, dataset, records, width),
     }
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {str(width): {} for width in widths}
     for width in widths:
-        found = rows[str(width)] = {}
         for name, answer in ways.items():
             answer(records[:4], width)  # kernels and caches are warm
             started = time.perf_counter()
-            said = answer(records, width)
+            answers = answer(records, width)
             seconds = time.perf_counter() - started
-            tokens = sum(count for _, count in said)
-            found[name] = {
-                "seconds": round(seconds, 2),
-                "tokens": tokens,
-                "tokens per second": round(tokens / seconds, 1),
-            }
-            say(f"{width} rows, {name}: {tokens / seconds:.0f} tokens/s")
+            row = harness.throughput(seconds, sum(tokens for _, tokens in answers))
+            rows[str(width)][name] = row
+            say(f"{width} rows, {name}: {row['tokens per second']:.0f} tokens/s")
     return {
         "requests": len(records),
         "widths": rows,
-        "bars": [
-            {"width": width, "of": of, "against": against, "least": least, "ratio": ratio}
-            | {"reached": ratio >= least}
-            for width, found in rows.items()
-            for (of, against), least in BARS.items()
-            for ratio in [round(_rate(found[of]) / _rate(found[against]), 3)]
-        ],
+        "bars": _bars(rows),
         **provenance.stamp(backbone.model),
     }
 
 
-def _rate(found: Mapping[str, float]) -> float:
-    return found["tokens per second"]
+def _bars(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    bars = []
+    for width, row in rows.items():
+        for (of, against), least in BARS.items():
+            rates = [row[name]["tokens per second"] for name in (of, against)]
+            verdict = harness.judge(least, round(rates[0] / rates[1], 3))
+            bars.append({"width": width, "of": of, "against": against, **verdict})
+    return bars
 
 
 def _ours(
     backbone: Backbone, experts: Clusters, records: Sequence[Record], width: int
-) -> list[Said]:
+) -> list[Text]:
     requests = [request_of(record) for record in records]
     answers = generate.generate(backbone, requests, experts, batch_size=width)
     return [(answer.text, answer.tokens) for answer in answers]
 
 
-class _Evaluation:
+def _evaluation(
+    backbone: Backbone,
+    by_task: Mapping[str, Adapter],
+    dataset: Dataset,
+    records: Sequence[Record],
+    width: int,
+) -> list[Text]:
     """`python -m evals predict`, its files included."""
-
-    def __init__(
-        self, backbone: Backbone, by_task: Mapping[str, Adapter], dataset: Dataset
-    ) -> None:
-        self.backbone = backbone
-        self.by_task = by_task
-        self.dataset = dataset
-
-    def answer(self, records: Sequence[Record], width: int) -> list[Said]:
-        engine = LocalEngine(self.backbone, self.by_task, batch_size=width)
-        chosen = replace(self.dataset, records=tuple(records))
-        with tempfile.TemporaryDirectory() as folder:
-            run = predict(Path(folder) / "run", engine, chosen, method=CGC_LORA)
-            rows = run.predictions()
-        return list(zip(rows["prediction"], rows["tokens"], strict=True))
+    engine = LocalEngine(backbone, by_task, batch_size=width)
+    chosen = replace(dataset, records=tuple(records))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = predict(Path(folder) / "run", engine, chosen, method=CGC_LORA).predictions()
+    return list(zip(rows["prediction"], rows["tokens"], strict=True))
 
 
 class _Peers:
@@ -177,18 +168,16 @@ class _Peers:
         self.model = model.eval()
 
     @torch.inference_mode()
-    def answer(self, records: Sequence[Record], width: int) -> list[Said]:
+    def answer(self, records: Sequence[Record], width: int) -> list[Text]:
         requests = [request_of(record) for record in records]
         order = generate.longest_first(requests)
-        said: dict[int, Said] = {}
+        texts: dict[int, Text] = {}
         for start in range(0, len(order), width):
             places = order[start : start + width]
-            rows = [requests[place] for place in places]
-            for place, answer in zip(places, self._batch(rows), strict=True):
-                said[place] = answer
-        return [said[place] for place in range(len(records))]
+            texts.update(zip(places, self._batch([requests[at] for at in places]), strict=True))
+        return [texts[place] for place in range(len(records))]
 
-    def _batch(self, requests: Sequence[Request]) -> list[Said]:
+    def _batch(self, requests: Sequence[Request]) -> list[Text]:
         tokenizer = self.backbone.tokenizer
         tasks = [str(request.task) for request in requests]
         prompts = encode_prompts(
@@ -206,10 +195,10 @@ class _Peers:
             eos_token_id=sorted(self.backbone.ends),
         )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._own(*pair) for pair in zip(requests, answers, strict=True)]
+        return [self._cut(*pair) for pair in zip(requests, answers, strict=True)]
 
-    def _own(self, request: Request, ids: list[int]) -> Said:
-        """What a row says before it ends; the batch goes on until its last row does."""
+    def _cut(self, request: Request, ids: list[int]) -> Text:
+        """A row's text up to its end; the batch goes on until its last row ends."""
         tokenizer = self.backbone.tokenizer
         text = ""
         for count in range(1, request.max_new_tokens + 1):

@@ -18,7 +18,7 @@ import torch
 from cgclora.training.member import Member
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.comparison_dir import is_run
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.experiments.grid_plan import plan
 from evals.experiments.lorahub import Search
 from evals.experiments.parts import read_parts, write_parts
@@ -70,12 +70,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(source: Path, out: Path, **changes: Any) -> Matrix:
+def made(source: Path, out: Path, **changes: Any) -> Grid:
     backbone = make_backbone()
     # One word in eight ends an answer: else a model of no sense goes on to the limit.
     backbone.model.generation_config.eos_token_id = [*range(1, VOCABULARY, 8)]
     backbone.model.config.max_position_embeddings = 1024  # longer than its answers may be
-    return Matrix(small(**changes), backbone, source, out, members=16)
+    return Grid(small(**changes), backbone, source, out, members=16)
 
 
 def answers(out: Path) -> dict[str, list[str]]:

@@ -320,9 +320,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_hits() -> None:
 
 def test_scores_count_first_and_third_guesses() -> None:
     chances = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
-    empty = np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(1, np.int64)
-    found = fit.Examples(*empty, np.arange(4), np.array(["raw"] * 4))
-    report = scores(chances, found, list("abcd"))["raw"]
+    report = scores(chances, np.arange(4), np.array(["raw"] * 4), list("abcd"))["raw"]
     assert (report["texts"], report["accuracy@1"], report["accuracy@3"]) == (4, 0.25, 0.75)
     assert report["confusions"] == {"b as a": 1, "c as a": 1, "d as a": 1}
 

@@ -12,7 +12,7 @@ from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.experiments.recipe import Recipe, _recipe
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
@@ -58,8 +58,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(source: Path, out: Path, **changes: Any) -> Matrix:
-    return Matrix(recipe(**changes), make_backbone(), source, out)
+def made(source: Path, out: Path, **changes: Any) -> Grid:
+    return Grid(recipe(**changes), make_backbone(), source, out)
 
 
 @pytest.fixture(scope="module")

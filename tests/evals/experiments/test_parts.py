@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from cgclora.storage import atomic_io
 from evals.__main__ import main
 from evals.experiments import parts as parts_module
 from evals.experiments.comparison_dir import ADAPTER_RECORD
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.experiments.part_files import INDEX
 from evals.experiments.parts import MB, read_parts, write_parts
 from evals.experiments.recipe import _recipe
@@ -644,6 +645,21 @@ def test_an_index_that_cannot_be_is_refused(tmp_path, change, message):
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize("field", [30, 32])
+def test_a_damaged_length_in_the_directory_hides_no_entries(out, tmp_path, field):
+    """Bytes 30 and 32 of an entry of a zip file's directory: the lengths of extra and comment."""
+    write_parts(out, tmp_path / "parts", SIZE)
+    part = tmp_path / "parts" / FIRST
+    content = part.read_bytes()
+    places = [found.start() for found in re.finditer(b"PK\x01\x02", content)]
+    assert len(places) == len(entries(part))
+    for place in places[:-1]:
+        part.write_bytes(content[: place + field] + b"\0\x20" + content[place + field + 2 :])
+        with pytest.raises(RunError, match=r"part-001.zip is damaged"):
+            read_parts(tmp_path / "parts", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
 def test_two_entries_of_one_name_are_refused(tmp_path):
     parts = forged(tmp_path / "parts", lambda *_: None)
     with zipfile.ZipFile(parts / FIRST, "a") as archive, pytest.warns(match="Duplicate"):
@@ -717,9 +733,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def matrix(source: Path, out: Path, seeds: Sequence[int] = (0,), **options: Any) -> Matrix:
+def matrix(source: Path, out: Path, seeds: Sequence[int] = (0,), **options: Any) -> Grid:
     recipe = _recipe({**VALUES, "seeds": [*seeds]})
-    return Matrix(recipe, make_backbone(), source, out, **options)
+    return Grid(recipe, make_backbone(), source, out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -739,7 +755,7 @@ def real(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def lines_of(matrix: Matrix) -> list[str]:
+def lines_of(matrix: Grid) -> list[str]:
     lines: list[str] = []
     assert matrix.run(say=lines.append).left == ()
     return lines

@@ -11,8 +11,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi
 
-from evals.jobs.backup import DatasetKeeper, Keeper, keepers
-from evals.jobs.backup_log import FOLDER, KeptRuns
+from evals.jobs.backup import Backup, backups
+from evals.jobs.backup_log import FOLDER, BackupLog
 from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import find_runs
 from tests.helpers.hub import Hub, hub
@@ -55,27 +55,27 @@ def test_a_wiped_disk_gets_back_what_was_kept_byte_for_byte(tmp_path):
     scored(runs, "cluster/lora/seed-0", 0.75)
     write_folder(runs / "unscored", None, b"")
     before = content_of(runs / NAME) | content_of(runs / "cluster")
-    assert KeptRuns(runs, kept).keep() == [NAME, "cluster/lora/seed-0"]
+    assert BackupLog(runs, kept).add_new() == [NAME, "cluster/lora/seed-0"]
     shutil.rmtree(runs)
-    again = KeptRuns(runs, kept)
+    again = BackupLog(runs, kept)
     assert sorted(again.restore()) == [NAME, "cluster/lora/seed-0"]
     assert content_of(runs / NAME) | content_of(runs / "cluster") == before
-    assert again.keep() == []
+    assert again.add_new() == []
     assert again.restore() == []
     assert len(find_runs(runs)) == 2
 
 
 def test_a_run_is_kept_once_and_anew_when_it_is_scored_anew(tmp_path):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
-    first = KeptRuns(runs, kept)
-    assert first.keep() == []
+    first = BackupLog(runs, kept)
+    assert first.add_new() == []
     for score in (0.5, 0.5, 0.75):
         scored(runs, score=score)
-        first.keep()
-        first.keep()
+        first.add_new()
+        first.add_new()
     assert len(lines(kept)) == 2
     shutil.rmtree(runs)
-    KeptRuns(runs, kept).restore()
+    BackupLog(runs, kept).restore()
     metrics = json.loads((runs / NAME / "metrics.json").read_text())
     assert metrics["NER"]["scores"]["accuracy"]["value"] == 0.75
 
@@ -83,21 +83,23 @@ def test_a_run_is_kept_once_and_anew_when_it_is_scored_anew(tmp_path):
 def test_what_lies_here_already_stays_as_it_is(tmp_path):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     scored(runs, score=0.5)
-    KeptRuns(runs, kept).keep()
+    BackupLog(runs, kept).add_new()
     scored(runs, score=0.75)
     mine = content_of(runs)
-    again = KeptRuns(runs, kept)
+    again = BackupLog(runs, kept)
     assert again.restore() == []
     assert content_of(runs) == mine
-    assert again.keep() == [NAME]  # it is newer than what was kept
+    assert again.add_new() == [NAME]  # it is newer than what was kept
 
 
 def test_two_processes_never_write_one_file(tmp_path):
-    for place, process in enumerate(KeptRuns(tmp_path / str(i), tmp_path / "kept") for i in (0, 1)):
+    for place, process in enumerate(
+        BackupLog(tmp_path / str(i), tmp_path / "kept") for i in (0, 1)
+    ):
         scored(tmp_path / str(place), f"run-{place}")
-        process.keep()
+        process.add_new()
     assert len(list((tmp_path / "kept" / FOLDER).iterdir())) == 2
-    restored = KeptRuns(tmp_path / "new", tmp_path / "kept").restore()
+    restored = BackupLog(tmp_path / "new", tmp_path / "kept").restore()
     assert sorted(restored) == ["run-0", "run-1"]
 
 
@@ -130,12 +132,12 @@ def test_a_damaged_line_is_named_and_passed_over(tmp_path, caplog, damage):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     for name in ("first", "second", "third"):
         scored(runs, name)
-    KeptRuns(runs, kept).keep()
+    BackupLog(runs, kept).add_new()
     (path,) = (kept / FOLDER).iterdir()
     first, second, third = path.read_text().splitlines()
     path.write_text("\n".join([first, DAMAGES[damage](second), third]))
     shutil.rmtree(runs)
-    assert KeptRuns(runs, kept).restore() == ["first", "third"]
+    assert BackupLog(runs, kept).restore() == ["first", "third"]
     (warning,) = caplog.messages
     assert warning.startswith(f"{path}: line 2 is passed over: ")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["kept", "runs"]
@@ -144,39 +146,39 @@ def test_a_damaged_line_is_named_and_passed_over(tmp_path, caplog, damage):
 def test_a_file_that_cannot_be_read_is_named_and_passed_over(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     scored(runs)
-    KeptRuns(runs, kept).keep()
+    BackupLog(runs, kept).add_new()
     (kept / FOLDER / "0.jsonl").mkdir()
     shutil.rmtree(runs)
-    assert KeptRuns(runs, kept).restore() == [NAME]
+    assert BackupLog(runs, kept).restore() == [NAME]
     assert "0.jsonl is passed over" in caplog.text
 
 
 def test_after_a_line_that_a_full_disk_cut_short_the_next_one_is_whole(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     scored(runs, "first")
-    process = KeptRuns(runs, kept)
-    process.keep()
+    process = BackupLog(runs, kept)
+    process.add_new()
     (path,) = (kept / FOLDER).iterdir()
     path.write_bytes(path.read_bytes()[:-100])
     scored(runs, "second")
-    process.keep()
+    process.add_new()
     shutil.rmtree(runs)
-    assert KeptRuns(runs, kept).restore() == ["second"]
+    assert BackupLog(runs, kept).restore() == ["second"]
     assert "line 1 is passed over" in caplog.text
 
 
 def test_a_damaged_run_is_not_kept(tmp_path):
     (scored(tmp_path / "runs") / "metrics.json").write_bytes(b"{}")
-    assert KeptRuns(tmp_path / "runs", tmp_path / "kept").keep() == []
+    assert BackupLog(tmp_path / "runs", tmp_path / "kept").add_new() == []
 
 
-def test_a_keeper_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tmp_path):
+def test_a_backup_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tmp_path):
     runs, kept = tmp_path / "runs" / "evaluations", tmp_path / "bucket"
     scored(runs, "before")
-    KeptRuns(runs, kept).keep()
+    BackupLog(runs, kept).add_new()
     shutil.rmtree(runs)
-    keeper = Keeper(runs, kept, look_seconds=0.02)
-    keeper.start()
+    backup = Backup(runs, kept, look_seconds=0.02)
+    backup.start()
     try:
         library = Library(tmp_path / "shipped", runs)
         wait_until(lambda: library.names() == ["local/before"])
@@ -184,20 +186,20 @@ def test_a_keeper_shows_what_was_kept_on_the_leaderboard_and_keeps_what_comes(tm
         scored(runs, "later", 0.75)
         wait_until(lambda: len(lines(kept)) == 2)
     finally:
-        keeper.stop()
+        backup.stop()
 
 
-def test_a_keeper_whose_folder_is_not_mounted_says_so_and_tries_again(tmp_path, caplog):
+def test_a_backup_whose_folder_is_not_mounted_says_so_and_tries_again(tmp_path, caplog):
     runs, kept = tmp_path / "runs", tmp_path / "bucket"
     scored(runs)
-    keeper = Keeper(runs, kept, look_seconds=0.02)
-    keeper.start()
+    backup = Backup(runs, kept, look_seconds=0.02)
+    backup.start()
     try:
         wait_until(lambda: f"{kept} is no folder" in caplog.text)
         kept.mkdir()
         wait_until(lambda: lines(kept))
     finally:
-        keeper.stop()
+        backup.stop()
 
 
 @pytest.fixture
@@ -209,26 +211,26 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield found
 
 
-def keep_in(server: Hub, disk: Path) -> DatasetKeeper:
+def keep_in(server: Hub, disk: Path) -> Backup:
     api = HfApi(endpoint=server.address, token="hf_secret")
-    return DatasetKeeper(disk / "evaluations", disk / "kept", "me/kept", api=api, look_seconds=0.05)
+    return Backup(disk / "evaluations", disk / "kept", "me/kept", api=api, look_seconds=0.05)
 
 
 def test_a_private_dataset_repository_is_made_and_gives_back_what_a_wiped_disk_had(
     server, tmp_path
 ):
     scored(tmp_path / "first" / "evaluations")
-    keeper = keep_in(server, tmp_path / "first")
-    keeper.start()
+    backup = keep_in(server, tmp_path / "first")
+    backup.start()
     wait_until(lambda: server.files)
-    keeper.stop()
+    backup.stop()
     assert server.private is True
     assert server.tokens == {"Bearer hf_secret"}
     assert [name.split("/")[0] for name in server.files or {}] == [FOLDER]
-    keeper = keep_in(server, tmp_path / "second")
-    keeper.start()
+    backup = keep_in(server, tmp_path / "second")
+    backup.start()
     wait_until(lambda: find_runs(tmp_path / "second" / "evaluations"))
-    keeper.stop()
+    backup.stop()
     assert content_of(tmp_path / "second" / "evaluations") == content_of(
         tmp_path / "first" / "evaluations"
     )
@@ -241,20 +243,20 @@ def test_while_the_hub_is_down_nothing_is_lost_and_the_push_is_tried_again(
     server.down = True
     run = scored(tmp_path / "evaluations")
     before = content_of(run)
-    keeper = keep_in(server, tmp_path)
-    keeper.start()
-    wait_until(lambda: "evaluations are not kept" in caplog.text)
+    backup = keep_in(server, tmp_path)
+    backup.start()
+    wait_until(lambda: "evaluations are not backed up" in caplog.text)
     server.down = False
     wait_until(lambda: server.files)
-    keeper.stop()
+    backup.stop()
     assert content_of(run) == before
 
 
 def test_without_the_variables_nothing_is_kept(tmp_path):
     said = Settings.from_environment({})
-    assert keepers(tmp_path, said.keep, said.keep_dataset) == []
+    assert backups(tmp_path, said.keep, said.keep_dataset) == []
     both = {"CGCLORA_KEEP": str(tmp_path), "CGCLORA_KEEP_DATASET": "me/kept"}
     said = Settings.from_environment(both)
-    folder, dataset = keepers(tmp_path / "runs", said.keep, said.keep_dataset)
+    folder, dataset = backups(tmp_path / "runs", said.keep, said.keep_dataset)
     assert folder.folder == tmp_path
-    assert isinstance(dataset, DatasetKeeper)
+    assert dataset.dataset == "me/kept"

@@ -470,7 +470,7 @@ def version(name):
     return real(name)
 metadata.version = version
 sys.modules |= dict.fromkeys(["jieba", "rouge_chinese", "sacrebleu"])
-from evals.experiments.grid import Matrix
+from evals.experiments.grid import Grid
 from evals.scoring.metrics import METRICS
 print(METRICS["rouge-1/jieba"].version)
 """

@@ -15,9 +15,9 @@ from cgclora.models.backbone import Backbone, fingerprint
 from cgclora.models.target_modules import linear_paths
 from cgclora.training.loss import TargetLoss
 from evals.speed import bench, bench_growth, bench_members
-from evals.speed.bench import Bar, Part
 from evals.speed.bench_growth import WORK
-from evals.speed.bench_parts import TASKS, training_batch, training_step, twin
+from evals.speed.harness import Bar, Part
+from evals.speed.workloads import TASKS, training_batch, training_step, twin
 from tests.helpers.tiny import make_backbone
 
 pytest.importorskip("peft")

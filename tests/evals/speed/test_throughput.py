@@ -52,7 +52,7 @@ def test_all_ways_answer_the_same_requests(saved, monkeypatch):
         monkeypatch.setattr(owner, attribute, answer)
 
     keep(throughput._Peers, "answer", PEERS)
-    keep(throughput._Evaluation, "answer", EVALUATION)
+    keep(throughput, "_evaluation", EVALUATION)
     keep(throughput, "_ours", OURS)
     records = read(saved / "test.jsonl", split="test")
     folders = [saved / "adapter"]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from cgclora.models.embedded import EMBEDDED, embedded_folder
-from evals.jobs.backup_log import KeptRuns
+from evals.jobs.backup_log import BackupLog
 from tests.browser.app_server import serve
 from tests.helpers.run_dirs import around, write_run
 from ui.server.space import prepare
@@ -101,7 +101,7 @@ def home(place: Path) -> Path:
     )
     (folder / "tmp").mkdir()
     write_run(folder / "earlier" / "one", {"NER": around(0.5)})
-    KeptRuns(folder / "earlier", folder / "bucket").keep()
+    BackupLog(folder / "earlier", folder / "bucket").add_new()
     if who := visitor():
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():

@@ -1,13 +1,13 @@
-"""What parts of the benchmark are made of: batches to train on and to answer, and bars."""
+"""What the benchmarks time: training steps and decoding, on batches made up on the spot."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,42 +28,15 @@ NEW_TOKENS = 24
 PROMPT = "判断下面两句话的意思是否相同：\n“今天天气怎么样”，“今天会下雨吗”\n选项：是的，不是\n答："
 
 
-@dataclass(frozen=True)
-class Bar:
-    """What a method of a part has to reach.
-
-    Attributes:
-        of: The method measured.
-        least: The least allowed value of the reference's time or memory over the method's.
-        against: The method that is the reference, or a number of seconds.
-        what: What is compared: `seconds`, or the `memory` that the process needs at most.
-    """
-
-    of: str
-    least: float
-    against: str | float
-    what: Literal["seconds", "memory"] = "seconds"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Methods to time against one another, and the bars on their ratios.
-
-    Attributes:
-        methods: What to time, by name.
-        bars: On ratios of methods.
-        grows: What there is more of from method to method, see `evals.speed.bench_growth`.
-    """
-
-    methods: Mapping[str, Callable[[], None]]
-    bars: Sequence[Bar]
-    grows: str | None = None
-
-
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the modules that shares the frozen weights, so that copies cost no memory."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
+
+
+def own_modules(backbone: Backbone) -> Backbone:
+    """A backbone whose modules are a `twin`'s, so that adapters on it leave the first one bare."""
+    return dataclasses.replace(backbone, model=twin(backbone.model))
 
 
 def decode(backbone: Backbone, tasks: Sequence[str | None], experts: Adapters = None) -> None:
