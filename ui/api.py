@@ -19,7 +19,6 @@ from ui.components.figures import expert_names
 from ui.components.forms import task_named
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import Engine
-from ui.engine.questions import Question
 
 if TYPE_CHECKING:
     from cgclora.inference.request import Answer, Piece
@@ -62,8 +61,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             form = task_named(task)
             to_label = labels_only and form.kind == "classification"
             choices = form.answers() if to_label else None
-            question = Question(found, task, prompt, form.max_new_tokens, choices, beside=())
-            with closing(engine.ask(question)) as pieces:
+            asked = engine.request(found, task, prompt, form.max_new_tokens, choices)
+            with closing(engine.ask([asked])) as pieces:
                 reply = _whole(pieces)
             gates = engine.gates(found, task)
         except (EngineError, ConfigError, ValueError) as error:

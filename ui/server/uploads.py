@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.types import Message, Receive
 
 from cgclora.data.records import DataError
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 
 _BLOCK = 1 << 20
 _KINDS = (".jsonl", ".json")
@@ -49,7 +49,7 @@ class Quota:
         return next_message
 
 
-def check_upload(path: Path, limits: Limits) -> None:
+def check_upload(path: Path, limits: AppLimits) -> None:
     """Refuse a file that is too much to be read while others wait.
 
     Raises:

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from tests.suites.fuzz import run
 from tests.suites.fuzz.calls import call
 from tests.suites.fuzz.http import API, AS_JSON, Page
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.server.guard import Guard
 from ui.server.page import Page as Guarded
 from ui.server.page import is_plain
@@ -159,7 +159,7 @@ def page() -> "httpx.Client":  # an app of one handler, with one component of ea
         said = gr.Textbox()
         gr.Button().click(show, parts, said, queue=False, api_visibility="private")
     blocks.queue(api_open=False)
-    engine = SimpleNamespace(limits=Limits())  # nobody asks how it is
+    engine = SimpleNamespace(limits=AppLimits())  # nobody asks how it is
     return TestClient(App.create_app(blocks, app_kwargs=around(engine)))  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ from tests.helpers.tiny import make_backbone, save_backbone
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import text
 from ui.engine.engine import Engine
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.server.uploads import check_upload
 from ui.shell import Shell
 from ui.tabs.benchmark.tab import Benchmark, view
@@ -276,7 +276,7 @@ def test_a_job_runs_the_command_that_was_shown(engine, jobs):
 
 
 def test_the_queue_has_an_end(adapters, jobs):
-    limits = Limits(jobs=3)
+    limits = AppLimits(jobs=3)
     tab = tab_of(Engine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
     for _ in range(3):
         tab._start(visitor(), "general", "samples", None, ["NER"], 1)
@@ -296,7 +296,7 @@ def test_the_queue_has_an_end(adapters, jobs):
 def test_an_upload_that_is_too_much_is_refused(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=reason):
-        check_upload(tmp_path / name, Limits(upload_mb=1, upload_lines=10))
+        check_upload(tmp_path / name, AppLimits(upload_mb=1, upload_lines=10))
 
 
 def test_where_jobs_are_not_allowed_there_is_the_command_alone(engine, jobs, monkeypatch):

@@ -22,7 +22,7 @@ from ui.components import forms
 from ui.components.texts import text
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.server.uploads import check_upload
 
 OFFICIAL, OWN, UPLOAD = "official", "samples", "upload"
@@ -61,7 +61,7 @@ class BenchmarkForm:
             max(0, int(number)) if isinstance(number, int | float) else 0,
         )
 
-    def facts(self, limits: Limits) -> DataFacts | None:
+    def facts(self, limits: AppLimits) -> DataFacts | None:
         """What the data holds; None before a file is uploaded.
 
         Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.data.datasets import Dataset
 from evals.data.report import CountTokens, Report, report
 from evals.data.training_data import Source, TrainingData, read_source, training_data
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.server.uploads import check_upload
 from ui.tabs.train.form import DataChoice
 
@@ -40,7 +40,7 @@ class DataDesk:
         limits: Of what is uploaded.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: AppLimits) -> None:
         self._limits = limits
         self._read = lru_cache(maxsize=_KEPT)(_read)
         self._look = lru_cache(maxsize=_KEPT)(self._look_anew)
