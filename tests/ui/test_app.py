@@ -338,7 +338,7 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
 
 
 def test_chinese_pages_name_the_stages_of_loading_in_chinese() -> None:
-    root = Path(app.__file__).parent / "cgclora"
+    root = Path(app.__file__).parent / "cgclora" / "models"
     source = "".join((root / name).read_text("utf-8") for name in ("backbone.py", "embedded.py"))
     for start, words in STAGES.items():
         assert re.search(f'"{start}[ "]', source), start

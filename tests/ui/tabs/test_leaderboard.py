@@ -272,7 +272,7 @@ def test_names_of_methods_are_never_markup(library) -> None:
 def test_the_tab_says_how_many_share_the_first_rank_and_who_is_surely_apart(tab, library) -> None:
     verdict = opened(tab)[tab.verdict]
     assert "Of 3 methods, CGC-LoRA alone has rank 1." in verdict
-    assert "surely higher in the mean: CGC-LoRA; surely lower: Backbone." in verdict
+    assert "mean significantly higher: CGC-LoRA; significantly lower: Backbone." in verdict
     assert TEXTS["board_one_seed"][1] in verdict
     add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
     assert "2 of 4 methods share rank 1" in opened(tab)[tab.verdict]
@@ -446,7 +446,7 @@ def test_each_seed_has_its_own_samples(tab, library) -> None:
     add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 1, trainable_parameters=3_000_000, seed=1)
     shown = chosen(tab, Selection("CGC-LoRA", "NER", seed="1"))
     assert [label for label, _ in shown[tab.seed]["choices"]] == ["0", "1"]
-    assert "not all right 24" in shown[tab.only]["choices"][1][0]
+    assert "not fully correct 24" in shown[tab.only]["choices"][1][0]
 
 
 def test_a_run_whose_answers_are_damaged_says_so(tab, library) -> None:

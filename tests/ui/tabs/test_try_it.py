@@ -84,7 +84,7 @@ def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_pa
         first = ask(engine, "general", "NER", "你好", 4)
         assert next(first) == Wait(0)
         *_, refused = answering.answer(engine, asked, "zh")
-        assert "问题太多" in refused.problem
+        assert "提问太多" in refused.problem
         assert "1 wait, 1 may" in refused.detail
         first.close()
         views = answering.answer(engine, asked, "en", count=lambda: engine.rates.count(visitor()))

@@ -160,9 +160,7 @@ def path_lines(path: GatePath, gates: AdapterGates, task: str, language: Languag
                 f"{name} · {text('gates_step', language, n='%{x}')}: %{{y:.1%}}<extra></extra>"
             ),
         )
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False}
-    margin = {"l": 52, "r": 8, "t": 34, "b": 44}
-    figure.update_layout(layout(270, margin=margin), showlegend=True, legend=legend)
+    figure.update_layout(layout(230, legend=len(figure.data), columns=2))
     figure.update_xaxes(_AXIS, title_text=text("gates_step_axis", language), nticks=7)
     figure.update_yaxes(
         _AXIS, title_text=text("gates_share_axis", language), tickformat=".0%", nticks=6
