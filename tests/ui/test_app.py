@@ -338,8 +338,9 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
 
 
 def test_chinese_pages_name_the_stages_of_loading_in_chinese() -> None:
-    root = Path(app.__file__).parent / "cgclora" / "models"
-    source = "".join((root / name).read_text("utf-8") for name in ("backbone.py", "embedded.py"))
+    root = Path(app.__file__).parent
+    files = ("cgclora/models/backbone.py", "cgclora/models/embedded.py", "ui/engine/engine.py")
+    source = "".join((root / file).read_text("utf-8") for file in files)
     for start, words in STAGES.items():
         assert re.search(f'"{start}[ "]', source), start
         page = render.status(Status(f"{start} something", 0.5), "zh")

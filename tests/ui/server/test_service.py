@@ -351,7 +351,7 @@ def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> Non
     assert list(asked)[-1].answer is not None  # type: ignore[union-attr]
     ending.join(60)
     assert not ending.is_alive()
-    with pytest.raises(BusyError, match="about to end"):
+    with pytest.raises(BusyError, match="shutting down"):
         next(engine.ask(question(engine)))
 
 
