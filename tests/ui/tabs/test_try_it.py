@@ -361,4 +361,4 @@ def test_a_question_of_a_task_that_the_adapter_no_longer_knows_stays_where_it_is
     assert tab.recent.show_again(0, kept[tab.recent.kept], visitor()) == gr.skip()
     assert tab.ask_sample("SentimentAnalyze", 99, "general", [BARE], visitor()) == gr.skip()
     assert tab.choose_cluster("gone", visitor()) == gr.skip()
-    assert tab.answers.known([RIVAL, BARE], "NER") == (BARE,)
+    assert tab.answers.available([RIVAL, BARE], "NER") == (BARE,)

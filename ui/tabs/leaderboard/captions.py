@@ -20,13 +20,13 @@ _EVALUATE = "python -m evals matrix small --out runs/evaluations"
 
 
 def board_titles(
-    found: Leaderboards, library: Library, language: Language
+    boards: Leaderboards, library: Library, language: Language
 ) -> list[tuple[str, str]]:
     """The boards as choices: title and id. Equal titles get the first digits of their ids."""
-    titles = [_board_title(board, library, language) for board in found.boards]
+    titles = [_board_title(board, library, language) for board in boards.boards]
     return [
         (f"{words} · {board.id[:6]}" if titles.count(words) > 1 else words, board.id)
-        for words, board in zip(titles, found.boards, strict=True)
+        for words, board in zip(titles, boards.boards, strict=True)
     ]
 
 
@@ -148,17 +148,17 @@ def published(cluster: str, language: Language) -> str:
     return _folded(name, _scrolling(table), text("board_published_note", language))
 
 
-def left_out(found: Leaderboards, library: Library, language: Language) -> str:
+def left_out(boards: Leaderboards, library: Library, language: Language) -> str:
     """Runs that are on no board, and why; empty if there are none."""
     rows = [
         *(
             (library.name(folder), reason.replace(folder, library.name(folder)))
-            for folder, reason in found.damaged.items()
+            for folder, reason in boards.damaged.items()
         ),
-        *((library.name(folder), text("board_unscored", language)) for folder in found.unscored),
+        *((library.name(folder), text("board_unscored", language)) for folder in boards.unscored),
         *(
             (library.name(old), text("board_replaced", language, by=library.name(new)))
-            for old, new in found.replaced.items()
+            for old, new in boards.replaced.items()
         ),
     ]
     if not rows:

@@ -161,11 +161,11 @@ class BoardView:
 
 def run_query(library: Library, query: Query) -> BoardView:
     """Apply a query; unknown names are ignored."""
-    found = library.leaderboards(local=query.local)
-    board = next((one for one in found.boards if one.id == query.board), None)
-    board = board or next(iter(found.boards), None)
+    boards = library.leaderboards(local=query.local)
+    board = next((one for one in boards.boards if one.id == query.board), None)
+    board = board or next(iter(boards.boards), None)
     if board is None:
-        return BoardView(query, found, None, None, ())
+        return BoardView(query, boards, None, None, ())
     tasks = tuple(task.name for task in board.tasks if task.name in query.tasks)
     budget = query.budget if query.budget.isdecimal() else ""
     query = dataclasses.replace(
@@ -186,7 +186,7 @@ def run_query(library: Library, query: Query) -> BoardView:
     filtered = restrict(board, tasks or None, names)
     query = dataclasses.replace(query, reference=_reference(filtered, query.reference))
     entries = [entry for entry in filtered.entries if _matches(entry, query.find)]
-    return BoardView(query, found, board, filtered, _sorted(entries, query.sort))
+    return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
 
 
 def _columns(board: Board) -> tuple[str, ...]:
@@ -223,10 +223,10 @@ def _sorted(entries: Sequence[Entry], sort: str) -> tuple[Entry, ...]:
     if not sort:
         return tuple(entries)
     column = sort.removeprefix("-")
-    known = [entry for entry in entries if column_value(entry, column) is not None]
-    others = [entry for entry in entries if column_value(entry, column) is None]
-    known.sort(key=lambda entry: column_value(entry, column), reverse=sort.startswith("-"))
-    return (*known, *others)
+    present = [entry for entry in entries if column_value(entry, column) is not None]
+    missing = [entry for entry in entries if column_value(entry, column) is None]
+    present.sort(key=lambda entry: column_value(entry, column), reverse=sort.startswith("-"))
+    return (*present, *missing)
 
 
 def column_value(entry: Entry, column: str) -> Any:

@@ -207,8 +207,8 @@ def _commit(code: Mapping[str, Any], language: Language) -> str:
 
 
 def _seconds(value: Any, language: Language) -> str:
-    known = isinstance(value, int | float)
-    return size("training_seconds", value, language) if known else ""
+    is_number = isinstance(value, int | float)
+    return size("training_seconds", value, language) if is_number else ""
 
 
 def _answering(facts: Mapping[str, Any], language: Language) -> str:

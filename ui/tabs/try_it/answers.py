@@ -74,7 +74,7 @@ class Answers:
             self.labels,
         ]
 
-    def known(self, beside: list[str] | None, task: str | None = None) -> tuple[str, ...]:
+    def available(self, beside: list[str] | None, task: str | None = None) -> tuple[str, ...]:
         """The chosen models that exist and, where a task is given, know it."""
         adapters = [
             name
@@ -99,7 +99,7 @@ class Answers:
         return {self.beside: offered, **self._show(view, request, busy=False)}
 
     def _empty(self, cluster: str, beside: list[str] | None, language: Language) -> View:
-        models = answering_models(self.engine, cluster, self.known(beside), language)
+        models = answering_models(self.engine, cluster, self.available(beside), language)
         return answering.empty_view(models, language)
 
     def _show(self, view: View, request: gr.Request, *, busy: bool) -> Updates:
@@ -136,7 +136,7 @@ class Answers:
 
     def choose_beside(self, cluster: str, beside: list[str], request: gr.Request) -> Updates:
         """Choose other models, as many as there is room for."""
-        chosen = [*self.known(beside)]
+        chosen = [*self.available(beside)]
         view = self._empty(cluster, chosen, language_of(request))
         shown = self._show(view, request, busy=False)
         return shown if chosen == beside else {**shown, self.beside: chosen}

@@ -259,7 +259,7 @@ class TryIt(Layout):
             own_prompt=None if prompt == made_prompt else prompt,
             labels_only=labels_only,
             max_new_tokens=int(most),
-            beside=self.answers.known(beside, task),
+            beside=self.answers.available(beside, task),
         )
         yield from self.answers.stream(form, ticket, request)
 
