@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     doorstep = Doorstep()  # before the imports that take seconds
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,7 @@ from ui.server.service import around
 from ui.server.sessions import remember_little
 from ui.server.shutdown import stop_gently
 from ui.shell import Shell
-from ui.tabs.about.tab import About
-from ui.tabs.benchmark.tab import Benchmark
-from ui.tabs.gates.tab import Gates
-from ui.tabs.leaderboard.tab import Leaderboard
-from ui.tabs.train.tab import Train
-from ui.tabs.try_it.tab import TryIt
+from ui.tabs.registry import TABS, Services, TabEntry
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _THREADS = 40  # of Gradio, for what takes no time
@@ -60,36 +55,27 @@ _SESSIONS = 1000  # open pages and calls that are remembered; 25 kB each, see `u
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
-def build(engine: Engine, settings: Settings) -> gr.Blocks:
+def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
     """The page and its endpoints.
 
     Args:
-        engine: Who answers.
-        settings: Where results are kept, and what visitors may do.
+        engine: Answers prompts.
+        settings: Where results are stored, and what visitors may do.
+        tabs: In the order in which the page shows them.
     """
-    runs, allowed, backbone = settings.runs, settings.jobs_allowed, settings.backbone
     page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(600, 3600),  # uploads that nothing came of go within the hour
+        delete_cache=(600, 3600),  # removes unused uploads within the hour
     )
-    jobs = Jobs(runs / "jobs")
-    library = Library(_ASSETS / "results", runs / "evaluations")
+    library = Library(_ASSETS / "results", settings.runs / "evaluations")
+    services = Services(engine, library, Jobs(settings.runs / "jobs"), settings)
     with page:
         shell = Shell(page)
-        with shell.tab("try"):
-            TryIt(shell, engine)
-        with shell.tab("gates"):
-            Gates(shell, engine)
-        with shell.tab("leaderboard"):
-            Leaderboard(shell, library.shipped, library.local)
-        with shell.tab("benchmark"):
-            Benchmark(shell, engine, jobs, allowed, backbone=backbone)
-        with shell.tab("train"):
-            Train(shell, engine, jobs, runs, allowed, backbone=backbone)
-        with shell.tab("about"):
-            About(shell, engine)
+        for tab in tabs:
+            with shell.tab(tab.id, tab.title):
+                tab.build(shell, services)
         shell.wire()
         add_endpoints(engine, library)
     page.queue(max_size=_rows(engine), api_open=False)

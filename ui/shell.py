@@ -11,7 +11,7 @@ import gradio as gr
 
 from ui.components import render
 from ui.components.bilingual import Bilingual
-from ui.components.texts import language_of
+from ui.components.texts import add_text, language_of
 
 Handler = Callable[..., Any]
 
@@ -102,16 +102,17 @@ class Shell:
         self.clock = gr.Timer(_SECONDS_BETWEEN_LOOKS)
         self._tabs = gr.Tabs(elem_id="tabs")
 
-    def tab(self, name: str) -> gr.Tab:
+    def tab(self, name: str, title: tuple[str, str] | None = None) -> gr.Tab:
         """A new tab, to be filled: `with shell.tab("try"): ...`.
 
         Args:
-            name: Its name in the address (`?tab=`); its title is the text `tab {name}`.
+            name: Its name in the address (`?tab=`).
+            title: In Chinese and English; the name by default.
         """
+        key = f"tab {name}"
+        add_text(key, *(title or (name, name)))
         with self._tabs:
-            tab: gr.Tab = self.bilingual(
-                gr.Tab, {"label": f"tab {name}"}, id=name, elem_id=f"tab-{name}"
-            )
+            tab: gr.Tab = self.bilingual(gr.Tab, {"label": key}, id=name, elem_id=f"tab-{name}")
         self._tab[name] = tab
         tab.select(None, None, None, js=_REMEMBER_TAB % (_remember(["tab"]), name), **AT_ONCE)
         return tab

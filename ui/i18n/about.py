@@ -1,7 +1,6 @@
 """The tab that explains the method and this installation."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab about": ("关于", "About"),
     # The expert layer
     "about_layer": ("专家层", "The expert layer"),
     "about_layer_intro": (

@@ -1,7 +1,6 @@
 """The gates: of a task, under the experts' answers too, and of a whole cluster."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab gates": ("门控", "Gates"),
     # Gates
     "gates": ("门控", "Gate"),
     "gates_intro": (

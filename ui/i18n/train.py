@@ -1,13 +1,6 @@
 """The tab that trains adapters."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab train": ("训练", "Train"),
-    "train_not_allowed": (
-        "这里不能启动训练。在自己的机器上，设环境变量 CGCLORA_ALLOW_JOBS=1 再启动应用即可；"
-        "数据检查、参数预算和命令行在这里照常可用。",
-        "Training is switched off here. On your own machine, start the app with the environment "
-        "variable CGCLORA_ALLOW_JOBS=1; data report, budget and command line work here, too.",
-    ),
     # Data
     "train_data": ("数据", "Data"),
     "train_source": ("用什么数据", "Which data"),
@@ -37,11 +30,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "选一个训练文件，这里立刻显示检查结果。",
         "Choose a train file: what is in it is shown here at once.",
     ),
-    "train_unreadable": ("这份数据用不了", "This data cannot be used"),
-    "train_unreadable_advice": (
-        "按下面的英文提示改好后再传。",
-        "Correct what the message below says and upload again.",
-    ),
     # Report
     "train_n_train": ("训练记录", "train records"),
     "train_n_dev": ("开发记录", "dev records"),
@@ -67,11 +55,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "“Too long” appears once the tokenizer is loaded.",
     ),
     "train_labels": ("{n} 种，“{commonest}” {share}", "{n}, “{commonest}” {share}"),
-    "train_refused_first": (
-        "拒收 {n} 行，先看前 {shown} 行",
-        "{n} lines refused, the first {shown}",
-    ),
-    "train_refused_line": ("{file} 第 {line} 行", "{file}, line {line}"),
     "train_find_all": ("所有任务", "all of them"),
     "train_find_leakage": (
         "{n} 条开发记录的提示词也在训练集里：开发损失会偏低。",
@@ -164,13 +147,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "Change the value that the message below names.",
     ),
     # Start
-    "train_start_heading": ("启动", "Start"),
     "train_name": ("适配器的名字", "Name of the adapter"),
     "train_name_info": (
         "字母、数字、_ 和 -。训练完就能在“试一试”里选到它。",
         "Letters, digits, _ and -. Once trained it can be chosen in “Try it”.",
     ),
-    "train_command": ("等价的命令行", "The same as a command"),
     "train_command_files": (
         "train.jsonl 和 dev.jsonl 是把所选数据换成本项目格式、分好之后的文件。",
         "train.jsonl and dev.jsonl stand for the chosen data in the project's format, split.",
@@ -185,59 +166,27 @@ WORDS: dict[str, tuple[str, str]] = {
         "There is an adapter or a run called {name}: choose another name.",
     ),
     "train_no_data": ("先选好能用的数据。", "Choose usable data first."),
-    "train_not_started": ("没有启动", "Not started"),
-    "train_queued_note": (
-        "{name} 已在队列中。关掉网页也会继续。",
-        "{name} is in the queue. It goes on when you close the page.",
-    ),
     # Runs
-    "train_runs": ("训练任务", "Runs"),
-    "train_no_runs": (
+    "train_jobs": ("训练任务", "Runs"),
+    "train_no_jobs": (
         "还没有训练任务。启动后，这里实时显示损失曲线和门控。",
         "No runs yet. Once one has started, its loss and gates are shown here as they change.",
     ),
-    "train_state_queued": ("排队中，第 {place} 位", "queued, place {place}"),
-    "train_state_running": ("训练中", "training"),
-    "train_state_stopping": ("正在停止", "stopping"),
-    "train_state_stopped": ("已停止", "stopped"),
-    "train_state_failed": ("失败", "failed"),
-    "train_state_done": ("完成", "done"),
-    "train_loading_run": ("正在读数据和模型…", "Reading data and model…"),
-    "train_waiting_run": (
-        "一次只训练一个；前面的结束后自动开始。",
-        "One run at a time: this one starts by itself when those before it have ended.",
-    ),
-    "train_stopping_run": (
+    "train_stopping": (
         "走完这一步、写好断点就停。",
         "Stops after this step, once a checkpoint is written.",
     ),
-    "train_stopped_run": (
+    "train_stopped": (
         "从断点继续，与没停过的结果完全一样。",
         "It resumes from its checkpoint, to exactly the result of a run that never stopped.",
     ),
-    "train_stopped_gone": (
-        "上传的数据已删除，不能继续了：请重新上传并启动。",
-        "The uploaded data has been removed, so it cannot go on: upload it and start anew.",
-    ),
-    "train_failed_run": (
-        "下面是日志的最后几行。改掉原因后可以继续；若要换设置，请换个名字重新启动。",
-        "Below are the last lines of its log. It can go on once the cause is gone; to change "
-        "settings, start anew under another name.",
-    ),
     "train_step": ("第 {step} / {steps} 步", "Step {step} of {steps}"),
-    "train_left": ("还需约 {time}", "about {time} left"),
     "train_best": ("最低开发损失 {loss}（第 {step} 步）", "lowest dev loss {loss} (step {step})"),
     "train_try": ("去“试一试”", "Try it"),
     "train_evaluate": (
         "要知道它有多准，到“评测”里给它打分。",
         "To know how good it is, score it in the Benchmark tab.",
     ),
-    "train_stop": ("停止", "Stop"),
-    "train_resume": ("继续", "Resume"),
-    "train_remove": ("移出列表", "Remove from list"),
-    "train_log": ("日志末尾", "End of the log"),
-    "train_run_command": ("命令", "Command"),
-    "train_refused_action": ("没有做成", "That did not work"),
     "train_loss": ("损失（每词元 nat）", "Loss (nats a token)"),
     "train_all_tasks": ("全部任务", "all tasks"),
     "train_dev": ("开发集", "dev"),
@@ -248,7 +197,4 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_col_loss": ("训练损失", "Train loss"),
     "train_col_dev_loss": ("开发损失", "Dev loss"),
     "train_col_gate": ("公共 / 专属", "Common / specific"),
-    "train_seconds": ("{n} 秒", "{n} s"),
-    "train_minutes": ("{n} 分钟", "{n} min"),
-    "train_hours": ("{n} 小时", "{n} h"),
 }

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.server.uploads import Quota
+from ui.server.files import UploadQuota
 
 _API = "/gradio_api/"
 _UPLOAD = f"{_API}upload"
@@ -33,7 +33,7 @@ class Guard:
         uploads: How much may be uploaded.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Quota) -> None:
+    def __init__(self, app: ASGIApp, uploads: UploadQuota) -> None:
         self._app = app
         self._uploads = uploads
 

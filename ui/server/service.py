@@ -23,9 +23,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.engine.engine import Engine
+from ui.server.files import UploadQuota
 from ui.server.guard import Guard
 from ui.server.log import new_request_id, note, request_id
-from ui.server.uploads import Quota
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
         ],
         "middleware": [
             Middleware(_Around, engine=engine, policy=_policy(embedded_by)),
-            Middleware(Guard, uploads=Quota(engine.limits.uploads_mb * 1_000_000)),
+            Middleware(Guard, uploads=UploadQuota(engine.limits.uploads_mb * 1_000_000)),
         ],
         "exception_handlers": {RequestValidationError: _invalid},
     }

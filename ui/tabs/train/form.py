@@ -1,4 +1,4 @@
-"""What a visitor has filled in to train, read into a plan, settings and a source of data."""
+"""The training form, read into a plan, settings and a source of data."""
 
 from __future__ import annotations
 
