@@ -12,7 +12,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_compared": ("{method} · 对照", "{method} · for comparison"),
     "about_linear": ("线性层", "Linear layer"),
     "about_task": ("任务", "Task"),
-    "about_drawing": ("专家层的结构，用方向键移动", "The expert layer; move with the arrow keys"),
+    "about_drawing": ("专家层的结构，用方向键选择", "The expert layer; choose with the arrow keys"),
     "about_no_adapter": ("还没有可用的适配器。", "There is no adapter that can be used yet."),
     "about_same_for_all": (
         "所有任务用同样的权重。",
@@ -131,7 +131,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_data": ("训练数据哈希", "Data hash"),
     "about_commit": ("代码提交", "Commit"),
     "about_licence": ("许可", "Licence"),
-    "about_unknown": ("–", "–"),
     "about_budget_note": (
         "数字来自各适配器的 manifest.json；开发集不同的损失不能相比。",
         "Numbers come from each adapter's manifest.json; losses on different dev sets cannot be "
