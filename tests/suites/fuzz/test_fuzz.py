@@ -219,7 +219,7 @@ def test_nonsense_in_gradios_own_protocol_is_no_error_of_the_server(page: httpx.
     unknown = page.post(f"{API}/call/v2/no-such-endpoint", json={})
     assert (unknown.status_code, unknown.json()) == (
         400,
-        {"detail": "This request means nothing here."},
+        {"detail": "The request is invalid."},
     )
     nobody = page.get(f"{API}/queue/data?session_hash=nobody")  # its stream has begun by then
     assert "session_not_found" in nobody.text

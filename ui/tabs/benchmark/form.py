@@ -87,7 +87,7 @@ class BenchmarkForm:
         return tuple(task for task in TASKS if task in present and task in able)
 
     def wanted(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
-        """Those of them that are chosen."""
+        """The chosen ones of `known`."""
         return tuple(task for task in self.known(engine, facts) if task in self.tasks)
 
     def plan(
@@ -97,16 +97,16 @@ class BenchmarkForm:
         source: Path | None = None,
         backbone: str | None = None,
     ) -> EvaluationPlan:
-        """What is to be done.
+        """The evaluation plan.
 
         Args:
             engine: Knows the adapters.
             facts: Of the data; None before there is any.
-            source: Where the uploaded file lies; None stands for one that the user has.
+            source: Path of the uploaded file; None for a file on the user's machine.
             backbone: In place of the embedded one.
         """
         tasks, bare = self.wanted(engine, facts), self.adapter == BARE
-        # The command takes all tasks that it can; those without a scorer must be kept from it.
+        # Without a list the command takes all tasks, and would fail on those without a scorer.
         every = tasks == self.known(engine, facts) and not (facts and facts.unknown)
         config = None if bare else engine.configs[self.adapter]
         manifest = {} if bare else engine.manifests[self.adapter]
@@ -124,17 +124,17 @@ class BenchmarkForm:
 
 
 def sources() -> tuple[str, ...]:
-    """Where data can come from here."""
+    """Available sources of data."""
     return (OFFICIAL, OWN, UPLOAD) if is_official_data_known() else (OWN, UPLOAD)
 
 
 def adapter_names(engine: Engine) -> tuple[str, ...]:
-    """Names of all that can be evaluated, the bare backbone last."""
+    """Names of the adapters, and of the bare backbone."""
     return (*engine.adapters(), BARE)
 
 
 def adapter_title(engine: Engine, name: str, language: Language) -> str:
-    """What an adapter is called: its cluster and its method."""
+    """An adapter's title: its cluster and its method."""
     if name == BARE:
         return text("bare", language)
     if name not in engine.configs:
@@ -146,7 +146,7 @@ def adapter_title(engine: Engine, name: str, language: Language) -> str:
 
 
 def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]:
-    """Rows to choose from: title, and below it what there is to know."""
+    """Choices of adapters: a title, and details on a second line."""
     rows = []
     for name in adapter_names(engine):
         note = text("bench_bare_note", language)

@@ -32,7 +32,7 @@ from ui.tabs.benchmark import view
 from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.tabs.benchmark.runs import Evaluations
 from ui.tabs.html import quiet
-from ui.tabs.jobs.layout import MAIN, SIDE, StartLayout, step, upload
+from ui.tabs.jobs.layout import MAIN, SIDE, StartLayout, lay_out_notice, step, upload
 from ui.tabs.jobs.submit import check_queue, submitted
 from ui.tabs.jobs.view import unreadable
 
@@ -57,11 +57,7 @@ class Benchmark:
         self.backbone = settings.backbone
         add = shell.bilingual
         with gr.Column(elem_id="bench", elem_classes="jobs-tab"):
-            add(
-                gr.HTML,
-                {"value": lambda word: f'<p class="jobs-off">{word("jobs_not_allowed")}</p>'},
-                visible=not allowed,
-            )
+            lay_out_notice(add, allowed=allowed)
             self._lay_out_form(add)
             self.start = StartLayout(add, "bench", allowed=allowed)
             with self.start.fields:

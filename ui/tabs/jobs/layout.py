@@ -11,6 +11,7 @@ import gradio as gr
 from ui.components import render
 from ui.components.bilingual import Bilingual
 from ui.components.choices import Choice
+from ui.components.texts import Word
 
 SIDE: dict[str, Any] = {"scale": 0, "min_width": 272, "elem_classes": "job-side"}
 MAIN: dict[str, Any] = {"min_width": 300, "elem_classes": "job-main"}
@@ -31,8 +32,17 @@ def step(add: Bilingual, heading: str, **column: Any) -> Iterator[None]:
             yield
 
 
+def lay_out_notice(add: Bilingual, *, allowed: bool) -> None:
+    """A notice for visitors who may not start jobs."""
+
+    def notice(word: Word) -> str:
+        return f'<p class="jobs-off">{word("jobs_not_allowed")}</p>'
+
+    add(gr.HTML, {"value": notice}, visible=not allowed)
+
+
 def upload(add: Bilingual, label: str, elem_id: str, **properties: Any) -> Any:
-    """A place for a file of records."""
+    """An upload of a file of records."""
     kinds = [".jsonl", ".json"]
     return add(
         gr.File, {"label": label}, file_types=kinds, height=112, elem_id=elem_id, **properties

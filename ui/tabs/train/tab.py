@@ -26,7 +26,7 @@ from ui.engine.questions import BARE
 from ui.engine.settings import Settings
 from ui.server.files import public_path, without_folders
 from ui.shell import AT_ONCE, LAST, Shell, remember
-from ui.tabs.jobs.layout import StartLayout
+from ui.tabs.jobs.layout import StartLayout, lay_out_notice
 from ui.tabs.jobs.submit import check_queue, submitted
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train import view
@@ -82,11 +82,7 @@ class Train:
         self._submitting = threading.Lock()
         add = shell.bilingual
         with gr.Column(elem_id="train", elem_classes="jobs-tab"):
-            add(
-                gr.HTML,
-                {"value": lambda word: f'<p class="jobs-off">{word("jobs_not_allowed")}</p>'},
-                visible=not allowed,
-            )
+            lay_out_notice(add, allowed=allowed)
             self.form = TrainForm(add)
             self.start = StartLayout(add, "train", allowed=allowed)
             with self.start.fields:

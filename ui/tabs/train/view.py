@@ -85,7 +85,7 @@ def _report_table(tasks: Sequence[TaskReport], language: Language) -> str:
     lengths = text("train_lengths_note", language)
     tokens = text("train_tokens_note" if counted else "train_tokens_later", language, n=COUNTED)
     caption = text("train_report_table", language)
-    return table(caption, columns, rows) + f'<p class="quiet">{lengths} {tokens}</p>'
+    return table(caption, columns, rows) + f'<p class="quiet">{lengths}<br>{tokens}</p>'
 
 
 def _bar(share: float) -> str:
