@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copy2
@@ -109,7 +109,7 @@ def _mark_binary_files(attributes: Path) -> None:
 def _in_configuration(space: dict[str, Any], folder: Path) -> Iterator[str]:
     """Problems in the README's front matter, see the hub's configuration reference."""
     hardware = [one.value for one in SpaceHardware]
-    expected = [
+    expected: list[tuple[str, Callable[[Any], object], str]] = [
         *((name, lambda value: isinstance(value, str) and value, _TEXT) for name in _TEXTS),
         *((name, lambda value: isinstance(value, list) and value, "a list") for name in _LISTS),
         ("emoji", lambda value: not str(value or "").isascii(), "an emoji"),
