@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
+
+import gradio as gr
 
 from evals.tasks import Language
 from ui.components.texts import text
@@ -31,6 +34,11 @@ def table(
         f'<table class="{kind}"><caption class="unseen">{escape(caption)}</caption>'
         f"{head}<tbody>{body}</tbody></table></div>"
     )
+
+
+def block(content: str) -> Any:
+    """An update of a `gr.HTML`, which takes no room while it is empty."""
+    return gr.update(value=content, visible=bool(content))
 
 
 def quiet(key: str, language: Language) -> str:

@@ -377,7 +377,7 @@ def test_what_cannot_be_done_is_said(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs)
     shown = tab.runs.acting(jobs.resume)(job.id, visitor(lang="en"))
-    assert text("jobs_action_failed", "en") in shown[tab.runs.problem]
+    assert text("jobs_action_failed", "en") in shown[tab.runs.problem]["value"]
 
 
 def test_nothing_is_drawn_anew_while_nothing_changes(engine, jobs):

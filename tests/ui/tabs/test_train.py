@@ -411,7 +411,7 @@ def test_runs_are_stopped_resumed_and_removed(tab: Train, jobs: Jobs) -> None:
     assert "queued" in resumed[tab.runs.head]
     assert resumed[tab.runs.clock].active
     refused = act(jobs.remove)(job.id, ENGLISH)
-    assert TEXTS["jobs_action_failed"][1] in refused[tab.runs.problem]
+    assert TEXTS["jobs_action_failed"][1] in refused[tab.runs.problem]["value"]
     act(jobs.stop)(job.id, ENGLISH)
     removed = act(jobs.remove)(job.id, ENGLISH)
     assert removed[tab.runs.no_jobs]["visible"]

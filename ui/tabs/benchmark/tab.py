@@ -31,7 +31,7 @@ from ui.tabs.benchmark import form as form_of
 from ui.tabs.benchmark import view
 from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.tabs.benchmark.runs import Evaluations
-from ui.tabs.html import quiet
+from ui.tabs.html import block, quiet
 from ui.tabs.jobs.layout import MAIN, SIDE, StartLayout, lay_out_notice, step, upload
 from ui.tabs.jobs.submit import check_queue, submitted
 from ui.tabs.jobs.view import unreadable
@@ -176,7 +176,7 @@ class Benchmark:
         note = {OWN: "bench_samples_note", UPLOAD: own_file}.get(form.source)
         updates: Updates = {
             self.uploading: gr.update(visible=self.allowed and form.source == UPLOAD),
-            self.source_note: _html(quiet(note, language) if note else ""),
+            self.source_note: block(quiet(note, language) if note else ""),
         }
         try:
             facts = form.facts(self.engine.limits)
@@ -184,7 +184,7 @@ class Benchmark:
             words = without_folders(str(error), form.uploads)
             return {
                 **updates,
-                self.report: _html(unreadable(words, language)),
+                self.report: block(unreadable(words, language)),
                 self.tasks: gr.update(choices=[], value=[], visible=False),
                 **self._line(form, None, language),
             }
@@ -197,7 +197,7 @@ class Benchmark:
         choices = [(_task_row(task, facts, language), task) for task in known]
         return {
             **updates,
-            self.report: _html(report),
+            self.report: block(report),
             self.tasks: gr.update(
                 choices=choices, value=[*form.wanted(self.engine, facts)], visible=bool(known)
             ),
@@ -300,11 +300,6 @@ class Benchmark:
             id=folder.name,
             clean=[uploaded] if uploaded else [],
         )
-
-
-def _html(content: str) -> Any:
-    """An update of a block that takes no room when it is empty."""
-    return gr.update(value=content, visible=bool(content))
 
 
 def _task_row(task: str, facts: DataFacts | None, language: Language) -> str:

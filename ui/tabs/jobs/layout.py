@@ -112,7 +112,7 @@ class ListLayout:
                             for action in ("stop", "resume", "remove")
                         )
                 with gr.Column(**MAIN):
-                    self.problem = gr.HTML()
+                    self.problem = gr.HTML(visible=False)
                     self.head = gr.HTML(elem_id=f"{prefix}-job")
                     self.details = gr.Column()
                     # Apart from the head, whose updates would fold it again.

@@ -16,6 +16,7 @@ from ui.components import render
 from ui.components.bilingual import Bilingual
 from ui.components.texts import language_of, text
 from ui.shell import AT_ONCE, LAST, Shell, remember
+from ui.tabs.html import block
 from ui.tabs.jobs import view
 from ui.tabs.jobs.layout import ListLayout
 
@@ -144,7 +145,7 @@ class JobPanel(ListLayout, ABC):
             except JobError as error:
                 failed = text("jobs_action_failed", language_of(request))
                 problem = render.notice(failed, verbatim=str(error))
-            return {**self.updates(chosen, request), self.problem: problem}
+            return {**self.updates(chosen, request), self.problem: block(problem)}
 
         return handler
 
@@ -178,7 +179,7 @@ class JobPanel(ListLayout, ABC):
             self.no_jobs: gr.update(visible=not jobs),
             self.body: gr.update(visible=bool(jobs)),
             self.choice: gr.update(choices=rows, value=job.id if job else None),
-            self.problem: "",
+            self.problem: block(""),
             self.seen: digest,
             self.clock: gr.Timer(active=active),
             **(self._chosen(job, shown, language) if job else {}),
