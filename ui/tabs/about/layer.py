@@ -172,7 +172,7 @@ def gate_parts(view: LayerView, language: Language) -> list[Part]:
     learned, size = config.gate == "task", config.embedding_size
     why = text(f"about_why_gate_{config.gate}", language)
     if learned:
-        why += " " + text(f"about_gate_{config.gate_scope}", language)
+        why = _joined(language, why, text(f"about_gate_{config.gate_scope}", language))
     weight = {
         "task": "exp(p_e · v_t) / ∑_{j ∈ U_t} exp(p_j · v_t)",
         "uniform": f"1 / {config.experts_per_task}",
@@ -233,8 +233,8 @@ def _expert_parts(
         label = text(f"about {what}", language, expert=name)
         return Part(f"{key}-{what}", label, sign, formula, why, _sizes(*shape), count)
 
-    why_a = f"{whose} {text('about_why_A', language, rank=rank)}"
-    why_b = f"{whose} {text('about_why_B', language)}"
+    why_a = _joined(language, whose, text("about_why_A", language, rank=rank))
+    why_b = _joined(language, whose, text("about_why_B", language))
     matrices = (
         part("A", "A", "z_e = A_e x", why_a, rank, kind.inner, count=rank * kind.inner),
         part("B", "B", "B_e z_e", why_b, kind.outer, rank, count=kind.outer * rank),
@@ -244,6 +244,10 @@ def _expert_parts(
     why = text("about_why_weight" if is_used else "about_why_zero", language)
     sign = "g" if is_used else "0"
     return *matrices, part("weight", sign, "g_{t,e} · B_e z_e", why, 1, count=None)
+
+
+def _joined(language: Language, *sentences: str) -> str:
+    return ("" if language == "zh" else " ").join(sentences)
 
 
 def _sizes(*sizes: str | int) -> str:
