@@ -1,6 +1,9 @@
 """The page's events and the endpoints, without a browser."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +18,13 @@ from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone
 from tests.ui.test_app import loaded_engine, save_adapter, save_adapters
 from ui.components import forms
-from ui.components.texts import TEXTS
+from ui.components.texts import TEXTS, text
 from ui.engine.engine import Engine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import Settings
 from ui.shell import Shell
+from ui.tabs.registry import TABS, Services, TabEntry
 from ui.tabs.try_it.tab import TryIt
 
 
@@ -328,3 +332,40 @@ def test_a_board_or_run_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(AppError, match=reason):
         client.predict(**values, api_name=endpoint)
+
+
+# Tabs -----------------------------------------------------------------------------------------
+
+
+def test_a_tab_is_added_by_one_entry(engine: Engine) -> None:
+    made: list[gr.HTML] = []
+
+    def build(shell: Shell, services: Services) -> None:
+        made.append(gr.HTML("from outside"))
+
+        def show(request: gr.Request) -> dict[gr.HTML, str]:
+            return {made[0]: services.engine.clusters()[0]}
+
+        shell.on_show("extra", show, [], made)
+
+    extra = TabEntry("extra", ("另一个", "Extra"), build)
+    page = app.build(engine, Settings(), [*TABS, extra])
+    components = page.get_config_file()["components"]
+    tabs = [part["props"] for part in components if part["type"] == "tabitem"]
+    assert [tab["id"] for tab in tabs] == [*(tab.id for tab in TABS), "extra"]
+    assert text("tab extra", "en") == "Extra"
+    assert text("tab extra", "zh") == "另一个"
+
+
+def test_every_tab_declares_what_it_writes_into_the_address(engine: Engine) -> None:
+    events = app.build(engine, Settings()).get_config_file()["dependencies"]
+    written = {
+        key
+        for event in events
+        for names in re.findall(r"(\[[^\]]*\])\.forEach\(\(name, place\)", event["js"] or "")
+        for key in json.loads(names)
+    }
+    declared = [key for tab in TABS for key in tab.link_keys]
+    assert written - {"tab"}
+    for key in written - {"tab"}:
+        assert any(fnmatch(key, pattern) for pattern in declared), key

@@ -1,7 +1,6 @@
 """The tab of the gates, and the gate of a task below its answers."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab gates": ("门控", "Gates"),
     # Gates
     "gates": ("门控", "Gate"),
     "gates_intro": (

@@ -1,7 +1,6 @@
 """The tab of the leaderboards."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab leaderboard": ("排行榜", "Leaderboard"),
     # Choosing
     "board": ("榜单", "Board"),
     "board_title": (

@@ -1,7 +1,6 @@
 """The tab where a task is tried."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab try": ("试一试", "Try it"),
     # Choosing
     "cluster": ("任务簇", "Task cluster"),
     "cluster medical": ("医疗", "Medical"),
