@@ -4,26 +4,26 @@ Environment, see `ui/engine/settings.py`:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
     CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
     CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
-    CGCLORA_INT8        0 decodes on CPUs by the weights as they are, not by copies in few bits
-    CGCLORA_RUNS        where evaluations and trainings are kept; by default `runs` beside this file
-    CGCLORA_KEEP        a folder where evaluations are kept as well, see `evals.jobs.backup`
-    CGCLORA_KEEP_DATASET  a dataset repository where they are
-    CGCLORA_ALLOW_JOBS  1 lets visitors start them, 0 does not; by default this machine's own may
-    CGCLORA_DATA        a folder with the datasets, for the texts behind scores and for training
-    CGCLORA_MAX_...     what is taken on: CGCLORA_MAX_PER_MINUTE, say
-    CGCLORA_PROXIED     1 believes a proxy in front that says whose a request is; a Space has one
-    CGCLORA_END_JOBS    1 lets evaluations and trainings save and end with the server
-    CGCLORA_JSON_LOG    1 logs for programs, a JSON object a line
+    CGCLORA_INT8        0 decodes on CPUs with the original weights instead of quantized copies
+    CGCLORA_RUNS        where evaluations and trainings are stored; by default `runs` here
+    CGCLORA_KEEP        a folder for backups of evaluations, see `evals.jobs.backup`
+    CGCLORA_KEEP_DATASET  a dataset repository for backups of evaluations
+    CGCLORA_ALLOW_JOBS  1 lets visitors start jobs, 0 does not; by default only on this machine
+    CGCLORA_DATA        a folder with the datasets, for the drill-down of scores and for training
+    CGCLORA_MAX_...     limits, such as CGCLORA_MAX_PER_MINUTE
+    CGCLORA_PROXIED     1 trusts the client address that a proxy reports; a Space has a proxy
+    CGCLORA_END_JOBS    1 stops evaluations and trainings with the server; they can be resumed
+    CGCLORA_JSON_LOG    1 logs a JSON object a line
 """
 
 import sys
 
 if __name__ == "__main__":
-    from ui.server.splash import Doorstep
+    from ui.server.splash import SplashPage
 
-    doorstep = Doorstep()  # before the imports that take seconds
+    splash = SplashPage()  # before the imports that take seconds
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,59 +41,44 @@ from ui.engine.rates import Rates
 from ui.engine.settings import Settings, SettingsError
 from ui.engine.zero_gpu import ZERO_GPU
 from ui.server.log import set_up_log
-from ui.server.memory import bound_memory
+from ui.server.memory import bound_memory, bound_sessions
 from ui.server.page import Page
 from ui.server.service import around
-from ui.server.sessions import remember_little
-from ui.server.shutdown import stop_gently
+from ui.server.shutdown import shut_down_on_sigterm
 from ui.shell import Shell
-from ui.tabs.about.tab import About
-from ui.tabs.benchmark.tab import Benchmark
-from ui.tabs.gates.tab import Gates
-from ui.tabs.leaderboard.tab import Leaderboard
-from ui.tabs.train.tab import Train
-from ui.tabs.try_it.tab import TryIt
+from ui.tabs.registry import TABS, Services, TabEntry
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
-_THREADS = 40  # of Gradio, for what takes no time
-_SESSIONS = 1000  # open pages and calls that are remembered; 25 kB each, see `ui.server.sessions`
+_THREADS = 40  # of Gradio, for short events
+_SESSIONS = 1000  # whose state is stored; 25 kB each, see `ui.server.memory`
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
-def build(engine: Engine, settings: Settings) -> gr.Blocks:
+def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
     """The page and its endpoints.
 
     Args:
-        engine: Who answers.
-        settings: Where results are kept, and what visitors may do.
+        engine: Answers prompts.
+        settings: Where results are stored, and what visitors may do.
+        tabs: In the order in which the page shows them.
     """
-    runs, allowed, backbone = settings.runs, settings.jobs_allowed, settings.backbone
     page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(600, 3600),  # uploads that nothing came of go within the hour
+        delete_cache=(600, 3600),  # removes unused uploads within the hour
     )
-    jobs = Jobs(runs / "jobs")
-    library = Library(_ASSETS / "results", runs / "evaluations")
+    library = Library(_ASSETS / "results", settings.runs / "evaluations")
+    services = Services(engine, library, Jobs(settings.runs / "jobs"), settings)
     with page:
         shell = Shell(page)
-        with shell.tab("try"):
-            TryIt(shell, engine)
-        with shell.tab("gates"):
-            Gates(shell, engine)
-        with shell.tab("leaderboard"):
-            Leaderboard(shell, library.shipped, library.local)
-        with shell.tab("benchmark"):
-            Benchmark(shell, engine, jobs, allowed, backbone=backbone)
-        with shell.tab("train"):
-            Train(shell, engine, jobs, runs, allowed, backbone=backbone)
-        with shell.tab("about"):
-            About(shell, engine)
+        for tab in tabs:
+            with shell.tab(tab.id, tab.title):
+                tab.build(shell, services)
         shell.wire()
         add_endpoints(engine, library)
     page.queue(max_size=_rows(engine), api_open=False)
-    remember_little(page)
+    bound_sessions(page)
     return page
 
 
@@ -107,7 +92,7 @@ def launch(
     """Serve the page, then load the model; on ZeroGPU the other way round, see `zero_gpu`.
 
     Args:
-        engine: Who answers.
+        engine: Answers prompts.
         settings: As for `build`.
         built: Called before the page is served.
         others: For `gr.Blocks.launch`.
@@ -121,10 +106,10 @@ def launch(
         i18n=I18N,
         theme=theme(),
         css_paths=sorted((_ASSETS / "style").glob("*.css")),
-        footer_links=[],  # the About tab says it, in the language of the page
+        footer_links=[],  # the About tab has them, in the page's language
         allowed_paths=[],
         max_file_size=f"{engine.limits.upload_mb if settings.jobs_allowed else 1}mb",
-        max_threads=_THREADS + _rows(engine),  # who waits for an answer holds one
+        max_threads=_THREADS + _rows(engine),  # a waiting request holds one
         state_session_capacity=_SESSIONS,
         mcp_server=find_spec("mcp") is not None,
         app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
@@ -136,15 +121,15 @@ def launch(
 
 
 def _rows(engine: Engine) -> int:
-    """How many questions may be answered or wait."""
+    """How many requests may be answered or wait."""
     return engine.limits.at_once + engine.limits.waiting
 
 
 def main(settings: Settings, built: Callable[[], None]) -> None:
-    """Serve until the process is told to stop.
+    """Serve until the process is stopped.
 
     Args:
-        settings: What the environment says.
+        settings: From the environment.
         built: As for `launch`.
     """
     set_up_log(as_json=settings.json_log)
@@ -161,12 +146,12 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
         backup.start()
     page = launch(engine, settings, built=built)
     jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None
-    stop_gently(page, engine, settings.ending_seconds, jobs)
+    shut_down_on_sigterm(page, engine, settings.ending_seconds, jobs)
     page.block_thread()
 
 
 if __name__ == "__main__":
     try:
-        main(Settings.from_environment(), doorstep.close)
+        main(Settings.from_environment(), splash.close)
     except SettingsError as error:
         sys.exit(f"{error}")

@@ -1,4 +1,4 @@
-"""The named endpoints, for programs. Their docstrings are what the API page shows."""
+"""The named endpoints, for programs."""
 
 from __future__ import annotations
 
@@ -19,31 +19,39 @@ from ui.components.figures import expert_names
 from ui.components.forms import task_named
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import Engine
-from ui.engine.questions import Question
 
 if TYPE_CHECKING:
     from cgclora.inference.request import Answer, Piece
 
 
-def add_endpoints(engine: Engine, library: Library) -> None:
-    """Add `/generate`, `/tasks`, `/gates`, `/leaderboard` and `/runs` to the app being built.
+class Endpoints:
+    """What the endpoints compute; docstrings of its public methods are shown on the API page.
 
     Args:
-        engine: Who answers.
-        library: The runs that the leaderboards are made of.
+        engine: Answers prompts.
+        library: The runs of the leaderboards.
     """
 
+    def __init__(self, engine: Engine, library: Library) -> None:
+        self._engine = engine
+        self._library = library
+
     def generate(
-        request: gr.Request, task: str, prompt: str, cluster: str = "", labels_only: bool = False
+        self,
+        request: gr.Request,
+        task: str,
+        prompt: str,
+        cluster: str = "",
+        labels_only: bool = False,
     ) -> dict[str, Any]:
         """Answer one prompt with a task's experts.
 
-        It is answered in one batch with what visitors and other programs ask. A call is refused
-        while the model is loading, when too many wait, and when one caller asks too often: call
-        again a few seconds later.
+        Prompts of visitors and programs share batches. A call is refused while the model is
+        loading, when the queue is full, and when a caller exceeds the rate limit: call again a
+        few seconds later.
 
         Args:
-            request: Who calls; Gradio says it.
+            request: The caller's; Gradio fills it in.
             task: Name of the task, see /tasks.
             prompt: The whole prompt.
             cluster: Name of the adapter; by default the first one that knows the task.
@@ -54,18 +62,18 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `answer` (text), `finish` (end, stop or length), `tokens`, `seconds`, `parsed` (kind,
             columns, items, unparsed) and `gates` (share of common and specific experts).
         """
-        _check_texts(task=task, prompt=prompt, cluster=cluster)
-        _check_switches(labels_only=labels_only)
+        _check(str, "a text", task=task, prompt=prompt, cluster=cluster)
+        _check(bool, "true or false", labels_only=labels_only)
         try:
-            engine.rates.count(request)
-            found = engine.find(task, cluster)
+            self._engine.rates.count(request)
+            found = self._engine.find(task, cluster)
             form = task_named(task)
             to_label = labels_only and form.kind == "classification"
             choices = form.answers() if to_label else None
-            question = Question(found, task, prompt, form.max_new_tokens, choices, beside=())
-            with closing(engine.ask(question)) as pieces:
+            asked = self._engine.request(found, task, prompt, form.max_new_tokens, choices)
+            with closing(self._engine.ask([asked])) as pieces:
                 reply = _whole(pieces)
-            gates = engine.gates(found, task)
+            gates = self._engine.gates(found, task)
         except (EngineError, ConfigError, ValueError) as error:
             raise _refusal(str(error)) from error
         parsed = form.parse(reply.text)
@@ -89,7 +97,7 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             },
         }
 
-    def tasks() -> dict[str, list[dict[str, Any]]]:
+    def tasks(self) -> dict[str, list[dict[str, Any]]]:
         """List the tasks of all adapters that can be used.
 
         Returns:
@@ -97,8 +105,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
         """
         listed = [
             (cluster, task_named(name))
-            for cluster in engine.clusters()
-            for name in engine.tasks(cluster)
+            for cluster in self._engine.clusters()
+            for name in self._engine.tasks(cluster)
         ]
         return {
             "tasks": [
@@ -115,8 +123,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             ]
         }
 
-    def gates(task: str, cluster: str = "") -> dict[str, Any]:
-        """The gate of a task: how it weighs its experts in every adapted layer.
+    def gates(self, task: str, cluster: str = "") -> dict[str, Any]:
+        """The gate of a task: the weights of its experts in every adapted layer.
 
         Args:
             task: Name of the task, see /tasks.
@@ -126,10 +134,10 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `layers` (L paths), `experts` (names), `weights` (L rows, a value for each expert) and
             `shares` (a value for each expert, averaged over the layers, sum 1).
         """
-        _check_texts(task=task, cluster=cluster)
+        _check(str, "a text", task=task, cluster=cluster)
         try:
-            found = engine.find(task, cluster)
-            of_task = engine.gates(found, task)
+            found = self._engine.find(task, cluster)
+            of_task = self._engine.gates(found, task)
         except (EngineError, ConfigError) as error:
             raise _refusal(str(error)) from error
         return {
@@ -141,8 +149,8 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             "shares": of_task.shares().tolist(),
         }
 
-    def leaderboard(cluster: str = "", local: bool = True) -> dict[str, Any]:
-        """The leaderboards: who answers a set of tasks best, and how sure that is.
+    def leaderboard(self, cluster: str = "", local: bool = True) -> dict[str, Any]:
+        """The leaderboards: methods ranked on a set of tasks, with confidence intervals.
 
         Args:
             cluster: medical or general; by default both.
@@ -153,19 +161,21 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             by those that cannot be told apart), overall score and score by task with intervals,
             all in [0, 1], seeds, budgets, and the names of its runs.
         """
-        _check_texts(cluster=cluster)
-        _check_switches(local=local)
-        found = library.leaderboards(local=local).boards
+        _check(str, "a text", cluster=cluster)
+        _check(bool, "true or false", local=local)
+        found = self._library.leaderboards(local=local).boards
         if cluster and cluster not in (known := {board.cluster for board in found}):
             raise _refusal(f"no board of the cluster {cluster!r}: there are {sorted(known)}.")
         return {
             "boards": [
-                board_as_json(board, library) for board in found if cluster in ("", board.cluster)
+                board_as_json(board, self._library)
+                for board in found
+                if cluster in ("", board.cluster)
             ]
         }
 
-    def runs(name: str = "") -> dict[str, Any]:
-        """List the runs, or say where one run's numbers come from.
+    def runs(self, name: str = "") -> dict[str, Any]:
+        """List the runs, or give the provenance of one run.
 
         Args:
             name: Name of a run; by default all are listed.
@@ -174,47 +184,45 @@ def add_endpoints(engine: Engine, library: Library) -> None:
             `runs` (names) without a name; with one its method, seed, scores by task, data, adapter
             and backbone hashes, commit, versions and hardware.
         """
-        _check_texts(name=name)
+        _check(str, "a text", name=name)
         if not name:
-            return {"runs": library.names()}
+            return {"runs": self._library.names()}
         try:
-            return {"name": name, **run_facts(library.run(name))}
+            return {"name": name, **run_facts(self._library.run(name))}
         except UNREADABLE as error:
             said = isinstance(error, RunError)
             raise _refusal(str(error) if said else f"{name} is damaged: {error!r}") from error
 
-    for endpoint in (generate, tasks, gates, leaderboard, runs):
+
+def add_endpoints(engine: Engine, library: Library) -> None:
+    """Add the endpoints to the page that is being built, each named as its method."""
+    on = Endpoints(engine, library)
+    for endpoint in (on.generate, on.tasks, on.gates, on.leaderboard, on.runs):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def _whole(pieces: Iterator[Piece | Wait]) -> Answer:
-    """The answer, unless whoever asked hangs up before it is there."""
+    """The complete answer, unless the caller disconnects before."""
     for piece in pieces:
         if not isinstance(piece, Wait) and piece.answer is not None:
             return piece.answer
-        if _has_left():
-            raise _refusal("nobody waits for the answer any more.")
-    raise _refusal("the answer was given up.")
+        if _is_disconnected():
+            raise _refusal("the caller disconnected.")
+    raise _refusal("the answer was cancelled.")
 
 
-def _has_left() -> bool:
-    """Whether the stream that the call's answer goes to was closed; only Gradio's queue knows."""
+def _is_disconnected() -> bool:
+    """Whether the stream of the call was closed; only Gradio's queue knows."""
     page, name = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     event = page._queue.event_ids_to_events.get(name) if page and name else None
     return event is not None and not event.alive
 
 
-def _check_texts(**values: object) -> None:
-    """Gradio checks no types of an endpoint."""
+def _check(kind: type, what: str, **values: object) -> None:
+    """Refuse values of another type; Gradio does not check the types of an endpoint."""
     for name, value in values.items():
-        if not isinstance(value, str):
-            raise _refusal(f"{name} must be a text.")
-
-
-def _check_switches(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise _refusal(f"{name} must be true or false.")
+        if not isinstance(value, kind):
+            raise _refusal(f"{name} must be {what}.")
 
 
 def _refusal(reason: str) -> gr.Error:

@@ -1,4 +1,4 @@
-"""What stands around the tabs: the head of the page, how far loading has come, and the tabs."""
+"""The frame of the page: header, loading status, tabs, and events of opening and closing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gradio as gr
 
 from ui.components import render
 from ui.components.bilingual import Bilingual
-from ui.components.texts import language_of
+from ui.components.texts import add_text, language_of
 
 Handler = Callable[..., Any]
 
@@ -20,29 +20,29 @@ AT_ONCE: dict[str, Any] = {
     "show_progress": "hidden",
     "queue": False,
 }
-"""Settings of an event that takes no time: it does not stand in the queue."""
+"""Settings of a short event, which bypasses the queue."""
 
 LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
-"""The same for an event that may come often: what came in between is left out."""
+"""The same for a frequent event: of those that arrive meanwhile only the last is processed."""
 
-_SECONDS_BETWEEN_LOOKS = 0.5  # at how far loading has come
+_POLL_SECONDS = 0.5  # of the loading status
 
 _SWITCH_LANGUAGE = """(name) => {
   const address = new URL(location);
   address.searchParams.set("lang", name === "English" ? "en" : "zh");
   location.assign(address);
 }"""
-_SPEAK = """(otherLanguage) => {
+_SET_LANGUAGE = """(otherLanguage) => {
   document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
   document.documentElement.dataset.opened = "yes";
-  // Gradio names the box that selects all by a title alone, which screen readers may not say.
+  // Gradio labels the "select all" box by a title alone, which screen readers may skip.
   new MutationObserver(() => {
     for (const box of document.querySelectorAll(".select-all-checkbox:not([aria-label])")) {
       box.setAttribute("aria-label", box.title);
     }
   }).observe(document.body, { childList: true, subtree: true });
 }"""
-# The address says what is shown, so that it can be shared.
+# The address holds what is shown, so that it can be shared.
 _REMEMBER = """(...values) => {
   const address = new URL(location);
   %s.forEach((name, place) => {
@@ -53,7 +53,7 @@ _REMEMBER = """(...values) => {
   });
   history.replaceState(null, "", address);
 }"""
-# A page selects its first tab by itself, before it has the one that the address names.
+# Gradio selects the first tab before the one that the address names.
 _REMEMBER_TAB = """() => {
   if (document.documentElement.dataset.opened) (%s)("%s");
 }"""
@@ -61,7 +61,7 @@ _REMEMBER_TAB = """() => {
 
 @dataclass(frozen=True)
 class _Step:
-    """What is done when a visitor comes, or a tab comes into view."""
+    """A handler that runs when the page opens, or when a tab is shown."""
 
     handler: Handler | None
     inputs: Sequence[Any]
@@ -71,14 +71,14 @@ class _Step:
 
 
 class Shell:
-    """The frame of the page, made in a page that is open for building.
+    """The frame, made in a page that is open for building.
 
     Args:
-        page: What it stands in.
+        page: Contains it.
 
     Attributes:
-        bilingual: Makes components whose words follow the visitor's language, for all tabs.
-        status: How far loading has come.
+        bilingual: Makes components whose texts follow the visitor's language, for all tabs.
+        status: Loading status.
         problems: What could not be loaded.
         clock: Ticks while something loads.
     """
@@ -99,19 +99,20 @@ class Shell:
                 )
                 self.status = gr.HTML(elem_id="status")
         self.problems = gr.HTML(elem_id="problems")
-        self.clock = gr.Timer(_SECONDS_BETWEEN_LOOKS)
+        self.clock = gr.Timer(_POLL_SECONDS)
         self._tabs = gr.Tabs(elem_id="tabs")
 
-    def tab(self, name: str) -> gr.Tab:
+    def tab(self, name: str, title: tuple[str, str] | None = None) -> gr.Tab:
         """A new tab, to be filled: `with shell.tab("try"): ...`.
 
         Args:
-            name: Its name in the address (`?tab=`); its title is the text `tab {name}`.
+            name: Its name in the address (`?tab=`).
+            title: In Chinese and English; the name by default.
         """
+        key = f"tab {name}"
+        add_text(key, *(title or (name, name)))
         with self._tabs:
-            tab: gr.Tab = self.bilingual(
-                gr.Tab, {"label": f"tab {name}"}, id=name, elem_id=f"tab-{name}"
-            )
+            tab: gr.Tab = self.bilingual(gr.Tab, {"label": key}, id=name, elem_id=f"tab-{name}")
         self._tab[name] = tab
         tab.select(None, None, None, js=_REMEMBER_TAB % (_remember(["tab"]), name), **AT_ONCE)
         return tab
@@ -123,20 +124,20 @@ class Shell:
         outputs: Sequence[Any] = (),
         js: str | None = None,
     ) -> None:
-        """Do something when a visitor comes, after what other calls asked for before.
+        """Run a handler when the page opens, after those registered before.
 
-        One after another, since events that run at once would each have their own idea of what
-        the page shows. The handler gets the address in `request.query_params`.
+        They run in sequence, since concurrent events would each see another state of the page.
+        The handler gets the address in `request.query_params`.
         """
         self._on_open.append(_Step(handler, inputs, outputs, js))
 
     def on_show(
         self, name: str, handler: Handler, inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()
     ) -> None:
-        """Do something whenever a tab comes into view: by a click, or since the address names it.
+        """Run a handler whenever a tab is shown: by a click, or because the address names it.
 
         Args:
-            name: Of the tab, made before.
+            name: Of the tab, which exists already.
             handler: Takes the values of the inputs and a `request: gr.Request`; returns updates by
                 component.
             inputs: Components.
@@ -146,17 +147,17 @@ class Shell:
         self._on_show.append(_Step(handler, inputs, outputs, tab=name))
 
     def on_close(self, handler: Callable[[str], None]) -> None:
-        """Do something when a page is closed; the handler gets its session, see `session_of`."""
+        """Run a handler when a page is closed; it gets the session, see `session_of`."""
         self._on_close.append(handler)
 
     def wire(self) -> None:
-        """Say what happens when a visitor comes, once all tabs are made."""
+        """Register the events of the page, once all tabs are made."""
         event = self._page.load(
             self._open, None, [self._tabs, *self.bilingual.components], **AT_ONCE
-        ).then(None, self._other_language, None, js=_SPEAK, **AT_ONCE)
+        ).then(None, self._other_language, None, js=_SET_LANGUAGE, **AT_ONCE)
         for step in self._on_open:
             event = event.then(step.handler, [*step.inputs], [*step.outputs], js=step.js, **AT_ONCE)
-        # One call for all tabs, since the one that is asked for is to be seen soon.
+        # One call for all tabs, so that the requested one is shown soon.
         inputs = [part for step in self._on_show for part in step.inputs]
         outputs = dict.fromkeys(part for step in self._on_show for part in step.outputs)
         event.then(self._show, inputs, [*outputs], **AT_ONCE)
@@ -164,32 +165,32 @@ class Shell:
         self._other_language.click(None, self._other_language, None, js=_SWITCH_LANGUAGE, **AT_ONCE)
 
     def _show(self, request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
-        """What the tab that the address names shows as it comes into view."""
-        asked, rest, updates = self._asked(request), [*values], {}
+        """Updates of the tab that the address names."""
+        selected, rest, updates = self._selected(request), [*values], {}
         for step in self._on_show:
-            own, rest = rest[: len(step.inputs)], rest[len(step.inputs) :]
-            if step.tab == asked and step.handler is not None:
-                updates.update(step.handler(*own, request=request))
+            inputs, rest = rest[: len(step.inputs)], rest[len(step.inputs) :]
+            if step.tab == selected and step.handler is not None:
+                updates.update(step.handler(*inputs, request=request))
         return updates or gr.skip()
 
     def _forget(self, request: gr.Request) -> None:
         for handler in self._on_close:
             handler(session_of(request))
 
-    def _asked(self, request: gr.Request) -> str:
+    def _selected(self, request: gr.Request) -> str:
         """The tab that the address names, or the first one."""
-        asked = str(request.query_params.get("tab", ""))
-        return asked if asked in self._tab else next(iter(self._tab))
+        name = str(request.query_params.get("tab", ""))
+        return name if name in self._tab else next(iter(self._tab))
 
     def _open(self, request: gr.Request) -> dict[Any, Any]:
         updates: dict[Any, Any] = self.bilingual.updates(language_of(request))
-        return {**updates, self._tabs: gr.Tabs(selected=self._asked(request))}
+        return {**updates, self._tabs: gr.Tabs(selected=self._selected(request))}
 
 
 def remember(event: Any, **components: Any) -> None:
-    """After an event, put the values of components into the address, so that it can be shared.
+    """After an event, write the values of components into the address, so that it can be shared.
 
-    For components that the visitor changes: what the event itself returns comes too late.
+    For components that the visitor changes; values that the event itself returns arrive too late.
 
     Args:
         event: What `component.input(...)` returned, say.
@@ -203,5 +204,5 @@ def _remember(names: Sequence[str]) -> str:
 
 
 def session_of(request: gr.Request) -> str:
-    """Which open page asks: no two have the same."""
+    """The unique id of the page that sent a request."""
     return request.session_hash or ""

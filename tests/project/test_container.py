@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from ui.engine.settings import Limits, Settings, variable
+from ui.engine.settings import AppLimits, Settings, variable
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
@@ -67,5 +67,5 @@ def test_every_package_is_pinned():
 
 def test_the_documentation_names_every_limit():
     page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-    for name, value in vars(Limits()).items():
+    for name, value in vars(AppLimits()).items():
         assert re.search(rf"`{variable(name)}`\D*{value:,}\b", page), name

@@ -5,10 +5,11 @@ import re
 import string
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -23,19 +24,19 @@ from cgclora.models.backbone import Backbone
 from evals.tasks import CHOICES, TASKS
 from tests.helpers.tiny import make_backbone
 from ui.components import forms, render
-from ui.components.answering_models import Speaker
-from ui.components.figures import heat_map, share_bar
+from ui.components.answering_models import AnsweringModel
+from ui.components.figures import gate_heat_map, share_bar
 from ui.components.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
 from ui.components.theme import COMMON, FROZEN, SPECIFIC
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import Engine, Status
-from ui.engine.questions import BARE, BARE_TOKENS, Question
-from ui.engine.settings import Limits, Settings
+from ui.engine.questions import BARE, BARE_TOKENS
+from ui.engine.settings import AppLimits, Settings
 from ui.engine.task_gates import TaskGates
 from ui.tabs.try_it import answering
 from ui.tabs.try_it.answering import Form
 
-SPEAKER = Speaker("general", "adapted", "<b>general</b>", "<i>note</i>", "#3b7dc4")
+MODEL = AnsweringModel("general", "adapted", "<b>general</b>", "<i>note</i>", "#3b7dc4")
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"
 
 
@@ -51,9 +52,18 @@ def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Back
     return backbone
 
 
-def pieces(engine: Engine, question: Question) -> list[Piece]:
-    """What is said, without word of the wait for it."""
-    return [piece for piece in engine.ask(question) if not isinstance(piece, Wait)]
+def ask(
+    engine: Engine, name: str, task: str, prompt: str, most: int, *, beside: Sequence[str] = ()
+) -> Generator[Piece | Wait]:
+    """The answers of an adapter and of those beside it."""
+    names = (name, *beside)
+    return engine.ask([engine.request(each, task, prompt, most) for each in names])
+
+
+def pieces(engine: Engine, *question: Any, beside: Sequence[str] = ()) -> list[Piece]:
+    """The pieces of the answers to a question, see `ask`."""
+    asked = ask(engine, *question, beside=beside)
+    return [piece for piece in asked if not isinstance(piece, Wait)]
 
 
 def save_adapters(folder: Path) -> Path:
@@ -117,7 +127,7 @@ def test_the_bar_shows_the_shares() -> None:
 
 def test_the_heat_map_shows_the_gates_of_one_module() -> None:
     gates = some_gates()
-    common, specific = heat_map(gates, "up").data
+    common, specific = gate_heat_map(gates, "up").data
     for depth in range(3):
         row = gates.weights[gates.layers.index(f"model.layers.{depth}.up")]
         assert [common.z[e][depth] for e in (0, 1)] == pytest.approx(list(row[:2]))
@@ -129,14 +139,14 @@ def test_the_heat_map_shows_the_gates_of_one_module() -> None:
 
 def test_the_heat_map_averages_over_modules_by_default() -> None:
     gates = some_gates()
-    common, _ = heat_map(gates).data
+    common, _ = gate_heat_map(gates).data
     of_layer_one = [w for p, w in zip(gates.layers, gates.weights, strict=True) if ".1." in p]
     assert common.z[0][1] == pytest.approx(sum(w[0] for w in of_layer_one) / 2)
 
 
 def test_the_heat_map_says_what_its_palest_and_strongest_colours_mean() -> None:
     gates = some_gates()
-    figure = heat_map(gates, "up", "en")
+    figure = gate_heat_map(gates, "up", "en")
     of_up = [w for p, w in zip(gates.layers, gates.weights, strict=True) if p.endswith("up")]
     least, most = min(map(min, of_up)), max(map(max, of_up))
     assert f"({least:.2f} to {most:.2f})" in figure.layout.xaxis.title.text
@@ -169,23 +179,23 @@ def test_small_words_on_figures_are_readable() -> None:
     for bar in share_bar(some_gates()).data:
         assert bar.textfont.color == "black"
         assert contrast("#000000", bar.marker.color) >= 4.5
-    assert contrast(heat_map(some_gates()).layout.font.color, "#fbfbfc") >= 4.5
+    assert contrast(gate_heat_map(some_gates()).layout.font.color, "#fbfbfc") >= 4.5
 
 
 def test_equal_weights_are_drawn_alike() -> None:
     uniform = TaskGates("NER", ("model.layers.0.q",), np.full((1, 5), 0.2), common=4)
-    assert {(trace.zmin, trace.zmax) for trace in heat_map(uniform).data} == {(0.0, 0.2)}
+    assert {(trace.zmin, trace.zmax) for trace in gate_heat_map(uniform).data} == {(0.0, 0.2)}
 
 
 @pytest.mark.parametrize(("common", "specific"), [(1, 0), (0, 2), (8, 0)])
 def test_figures_of_every_method_can_be_drawn(common: int, specific: int) -> None:
     gates = some_gates(common, specific)
     assert json.loads(share_bar(gates, "en").to_json())["data"]
-    assert json.loads(heat_map(gates, None, "en").to_json())["data"]
+    assert json.loads(gate_heat_map(gates, None, "en").to_json())["data"]
 
 
 def test_figures_fetch_nothing_and_leave_the_background_to_the_page() -> None:
-    for figure in (share_bar(some_gates()), heat_map(some_gates())):
+    for figure in (share_bar(some_gates()), gate_heat_map(some_gates())):
         assert "http" not in figure.to_json()
         assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
 
@@ -252,7 +262,7 @@ def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
     label = TASKS["SentimentAnalyze"].parse(MARKUP)
     entities = TASKS["NER"].parse(f"人名：{MARKUP}\n{MARKUP}")
     pages = [
-        render.answer_card(SPEAKER, render.Reply("done", MARKUP, (MARKUP,), against="a"), "en"),
+        render.answer_card(MODEL, render.Reply("done", MARKUP, (MARKUP,), against="a"), "en"),
         render.parsed_answer(label, "en", reference=label, reference_text=MARKUP),
         render.parsed_answer(entities, "en", reference=entities, reference_text=MARKUP),
         render.notice(MARKUP, MARKUP),
@@ -266,7 +276,7 @@ def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
 
 @pytest.mark.parametrize(("state", "grows"), [("live", True), ("done", False), ("empty", False)])
 def test_an_answer_is_not_read_out_while_it_grows(state: render.State, grows: bool) -> None:
-    card = render.answer_card(SPEAKER, render.Reply(state, "你好"), "zh")
+    card = render.answer_card(MODEL, render.Reply(state, "你好"), "zh")
     assert ('aria-busy="true"' in card) == grows
     assert "aria-live" not in card  # it would be a new region with every piece
 
@@ -324,12 +334,13 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
     assert engine.wait(60)
     assert "make room" in render.problems(engine, "en")
     with pytest.raises(EngineError, match="make room"):
-        next(engine.ask(Question("general", "NER", "你好", 4)))
+        ask(engine, "general", "NER", "你好", 4)
 
 
 def test_chinese_pages_name_the_stages_of_loading_in_chinese() -> None:
-    root = Path(app.__file__).parent / "cgclora"
-    source = "".join((root / name).read_text("utf-8") for name in ("backbone.py", "embedded.py"))
+    root = Path(app.__file__).parent
+    files = ("cgclora/models/backbone.py", "cgclora/models/embedded.py", "ui/engine/engine.py")
+    source = "".join((root / file).read_text("utf-8") for file in files)
     for start, words in STAGES.items():
         assert re.search(f'"{start}[ "]', source), start
         page = render.status(Status(f"{start} something", 0.5), "zh")
@@ -364,26 +375,26 @@ def test_gates_are_the_adapter_s_own(engine: Engine, adapters: Path) -> None:
 
 
 def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine: Engine) -> None:
-    question = Question("general", "NER", "你好", BARE_TOKENS + 8, beside=(BARE,))
-    answers = {piece.index: piece.answer for piece in pieces(engine, question) if piece.answer}
+    found = pieces(engine, "general", "NER", "你好", BARE_TOKENS + 8, beside=(BARE,))
+    answers = {piece.index: piece.answer for piece in found if piece.answer}
     assert set(answers) == {0, 1}
     assert answers[1].tokens <= BARE_TOKENS
     assert answers[0].text != answers[1].text
 
 
 def test_closing_the_stream_leaves_the_engine_free(engine: Engine) -> None:
-    asked = engine.ask(Question("general", "NER", "你好", 64))
+    asked = ask(engine, "general", "NER", "你好", 64)
     next(asked)
     asked.close()
-    assert list(engine.ask(Question("general", "NER", "你好", 2)))
+    assert list(ask(engine, "general", "NER", "你好", 2))
 
 
 def test_several_questions_at_once_get_the_answers_they_get_alone(engine: Engine) -> None:
-    questions = [Question("general", task, "你好", 12) for task in ("NER", "Couplet")]
-    questions += [Question("my-own", "greet", "你好", 12)]
+    questions = [("general", "NER"), ("general", "Couplet"), ("my-own", "greet")]
 
-    def answers(question: Question) -> list[str]:
-        return [piece.answer.text for piece in pieces(engine, question) if piece.answer]
+    def answers(question: tuple[str, str]) -> list[str]:
+        found = pieces(engine, *question, "你好", 12)
+        return [piece.answer.text for piece in found if piece.answer]
 
     alone = [answers(question) for question in questions]
     together: list[list[str]] = [[] for _ in questions]
@@ -413,9 +424,9 @@ def test_an_empty_field_is_named(engine: Engine) -> None:
 
 
 def test_a_too_long_input_is_refused_with_both_numbers(engine: Engine) -> None:
-    asked = form("NER", {"text": "长" * Limits.characters})
+    asked = form("NER", {"text": "长" * AppLimits.characters})
     *_, view = answering.answer(engine, asked, "en")
-    assert str(Limits.characters) in view.problem
+    assert str(AppLimits.characters) in view.problem
 
 
 def test_what_the_model_refuses_becomes_a_sentence(engine: Engine) -> None:
@@ -475,9 +486,9 @@ def test_a_sample_as_it_stands_is_judged_and_an_edited_one_is_not(engine: Engine
 def test_silence_is_neither_right_nor_wrong(task: str) -> None:
     sample = forms.samples(TASKS[task])[0]
     asked, silence = form(task, sample.fields), Answer("", "end", 9, 1, 0.1)
-    reply = answering._finished(render.Reply("live"), silence, asked, "en")
+    reply = answering.finished_reply(silence, asked, "en")
     assert reply.right is None
-    view = answering._judged(answering.View((SPEAKER, SPEAKER), (reply, reply)), asked, "en")
+    view = answering.judged_view(answering.View((MODEL, MODEL), (reply, reply)), asked, "en")
     assert sample.reference in view.parsed
     assert "verdict" not in view.parsed
     assert "chip" not in view.parsed

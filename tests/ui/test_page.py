@@ -1,6 +1,9 @@
 """The page's events and the endpoints, without a browser."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +18,13 @@ from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone
 from tests.ui.test_app import loaded_engine, save_adapter, save_adapters
 from ui.components import forms
-from ui.components.texts import TEXTS
+from ui.components.texts import TEXTS, text
 from ui.engine.engine import Engine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import Settings
 from ui.shell import Shell
+from ui.tabs.registry import TABS, Services, TabEntry
 from ui.tabs.try_it.tab import TryIt
 
 
@@ -61,67 +65,67 @@ def ask(tab: TryIt, begun: dict[Any, Any], task: str, words: str) -> Iterator[di
     boxes: list[str | None] = [None] * (2 * forms.SLOTS)
     boxes[0] = words
     prompt = TASKS[task].prompt({"text": words})
-    ticket = begun[tab.ticket]
+    ticket = begun[tab.answers.ticket]
     asked = (ticket, "general", task, prompt, prompt, False, 64, [BARE])
-    return tab._answer(visitor(), *asked, *boxes)
+    return tab.answer(visitor(), *asked, *boxes)
 
 
 @pytest.mark.parametrize("newer", ["task", "cluster", "sample", "question", "stop", "closed"])
 def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, newer: str) -> None:
     tab = tab_of(engine)
-    old = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
+    old = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(old)
     next(old)
     begin: dict[str, Callable[[], Any]] = {
-        "task": lambda: tab._choose_task("general", "NER", visitor()),
-        "cluster": lambda: tab._choose_cluster("my-own", None, visitor()),
-        "sample": lambda: tab._fill("SentimentAnalyze", 1, "general", [BARE], visitor()),
-        "question": lambda: tab._begin("general", [BARE], visitor()),
-        "stop": lambda: tab._stop("general", [BARE], visitor()),
+        "task": lambda: tab.choose_task("general", "NER", visitor()),
+        "cluster": lambda: tab.choose_cluster("my-own", visitor()),
+        "sample": lambda: tab.ask_sample("SentimentAnalyze", 1, "general", [BARE], visitor()),
+        "question": lambda: tab.answers.begin("general", [BARE], visitor()),
+        "stop": lambda: tab.answers.cancel("general", [BARE], visitor()),
         "closed": lambda: tab.shell._forget(visitor()),
     }
     begin[newer]()
-    now = tab._catch_up(visitor())
+    now = tab.answers.catch_up(visitor())
     assert list(old) == []
-    assert tab._catch_up(visitor()) == now
+    assert tab.answers.catch_up(visitor()) == now
 
 
 def test_the_newest_answer_is_written_to_its_end(engine: Engine) -> None:
     tab = tab_of(engine)
-    *_, last = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
+    *_, last = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     assert last[tab.run]["visible"]
     assert not last[tab.stop]["visible"]
-    assert tab._catch_up(visitor()) == last
+    assert tab.answers.catch_up(visitor()) == last
 
 
 def test_answers_on_another_page_go_on(engine: Engine) -> None:
     tab = tab_of(engine)
-    answer = ask(tab, tab._begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
+    answer = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(answer)
-    tab._choose_task("general", "NER", visitor("two"))
+    tab.choose_task("general", "NER", visitor("two"))
     assert list(answer)
 
 
 @pytest.mark.parametrize("end", ["stop", "refused"])
 def test_run_comes_back_for_a_question_that_nobody_answers(engine: Engine, end: str) -> None:
     tab = tab_of(engine)
-    waiting = tab._begin("general", [BARE], visitor())
+    waiting = tab.answers.begin("general", [BARE], visitor())
     assert not waiting[tab.run]["visible"]
     ended = (
-        tab._stop("general", [BARE], visitor())
+        tab.answers.cancel("general", [BARE], visitor())
         if end == "stop"
-        else tab._refused("general", [BARE], visitor())
+        else tab.answers.refuse("general", [BARE], visitor())
     )
     assert ended[tab.run]["visible"]
     assert not ended[tab.stop]["visible"]
-    assert (TEXTS["not_taken"][0] in ended[tab.replies[0]]["value"]) == (end == "refused")
+    assert (TEXTS["not_taken"][0] in ended[tab.answers.cards[0]]["value"]) == (end == "refused")
     assert list(ask(tab, waiting, "SentimentAnalyze", "好")) == []
 
 
 def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     names = {event["id"]: event["api_name"] for event in events}
-    asked = [event["id"] for event in events if names[event["id"]].startswith("_answer")]
+    asked = [event["id"] for event in events if names[event["id"]].startswith("answer")]
     assert asked
     for answer in asked:
         after = [event for event in events if event["trigger_after"] == answer]
@@ -133,9 +137,9 @@ def test_only_answers_stand_in_the_queue(engine: Engine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     queued = {event["api_name"] for event in events if event["queue"] is not False}
     assert queued - {"_forget"} == {
-        "_answer",
-        "_answer_1",
-        "_compute",
+        "answer",
+        "answer_1",
+        "compute",
         "generate",
         "tasks",
         "gates",
@@ -150,15 +154,15 @@ def test_a_cluster_found_damaged_while_loading_gives_way_to_another(tmp_path: Pa
     save_adapter(tmp_path / "sound", ("Couplet",))
     engine = Engine(tmp_path, load=lambda progress: make_backbone())
     tab = tab_of(engine)
-    assert tab._open(visitor())[tab.cluster]["value"] == "broken"
-    assert tab.shell.clock not in tab._watch("broken", "NER", visitor())
+    assert tab.open(visitor())[tab.cluster]["value"] == "broken"
+    assert tab.shell.clock not in tab.watch("broken", "NER", visitor())
     engine.start()
     assert engine.wait(60)
-    shown = tab._watch("broken", "NER", visitor())
+    shown = tab.watch("broken", "NER", visitor())
     assert shown[tab.cluster]["value"] == "sound"
     assert shown[tab.task]["value"] == "Couplet"
     assert [name for _, name in shown[tab.cluster]["choices"]] == ["sound"]
-    assert shown[tab.heat_map] is not None
+    assert shown[tab.gate_map] is not None
     assert not shown[tab.shell.clock].active
 
 
@@ -166,7 +170,7 @@ def test_nothing_can_be_asked_when_no_adapter_is_left(tmp_path: Path) -> None:
     save_adapter(tmp_path / "broken", ("NER",))
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
     tab = tab_of(loaded_engine(tmp_path))
-    assert tab._watch("broken", "NER", visitor())[tab.body]["visible"] is False
+    assert tab.watch("broken", "NER", visitor())[tab.body]["visible"] is False
 
 
 # Server ---------------------------------------------------------------------------------------
@@ -328,3 +332,40 @@ def test_a_board_or_run_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(AppError, match=reason):
         client.predict(**values, api_name=endpoint)
+
+
+# Tabs -----------------------------------------------------------------------------------------
+
+
+def test_a_tab_is_added_by_one_entry(engine: Engine) -> None:
+    made: list[gr.HTML] = []
+
+    def build(shell: Shell, services: Services) -> None:
+        made.append(gr.HTML("from outside"))
+
+        def show(request: gr.Request) -> dict[gr.HTML, str]:
+            return {made[0]: services.engine.clusters()[0]}
+
+        shell.on_show("extra", show, [], made)
+
+    extra = TabEntry("extra", ("另一个", "Extra"), build)
+    page = app.build(engine, Settings(), [*TABS, extra])
+    components = page.get_config_file()["components"]
+    tabs = [part["props"] for part in components if part["type"] == "tabitem"]
+    assert [tab["id"] for tab in tabs] == [*(tab.id for tab in TABS), "extra"]
+    assert text("tab extra", "en") == "Extra"
+    assert text("tab extra", "zh") == "另一个"
+
+
+def test_every_tab_declares_what_it_writes_into_the_address(engine: Engine) -> None:
+    events = app.build(engine, Settings()).get_config_file()["dependencies"]
+    written = {
+        key
+        for event in events
+        for names in re.findall(r"(\[[^\]]*\])\.forEach\(\(name, place\)", event["js"] or "")
+        for key in json.loads(names)
+    }
+    declared = [key for tab in TABS for key in tab.link_keys]
+    assert written - {"tab"}
+    for key in written - {"tab"}:
+        assert any(fnmatch(key, pattern) for pattern in declared), key

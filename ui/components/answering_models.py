@@ -1,4 +1,4 @@
-"""Who answers: adapters and the bare backbone, as a visitor knows them."""
+"""The models that answer: adapters and the bare backbone, with their titles and colours."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from ui.components.texts import text
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
 
-Side = Literal["adapted", "rival", "bare"]
+Role = Literal["adapted", "rival", "bare"]
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """One who answers.
+class AnsweringModel:
+    """A model that answers a question.
 
     Attributes:
         name: The adapter's, or `BARE`.
-        side: `adapted` is the chosen cluster's adapter, `rival` another one.
-        title: What it is.
-        note: What it was trained on; may be empty.
+        role: `adapted` is the chosen cluster's adapter, `rival` another one.
+        title: Shown to the visitor.
+        note: Its amount of training data; may be empty.
         colour: Its method's, `#rrggbb`.
     """
 
     name: str
-    side: Side
+    role: Role
     title: str
     note: str
     colour: str
 
 
-def speakers(
+def answering_models(
     engine: Engine, cluster: str | None, beside: tuple[str, ...], language: Language
-) -> tuple[Speaker, ...]:
-    """The chosen cluster's adapter, if it is there, then those beside it."""
-    own = [_speaker(engine, cluster, "adapted", language)] if cluster in engine.manifests else []
-    return (*own, *(_speaker(engine, name, "rival", language) for name in beside))
+) -> tuple[AnsweringModel, ...]:
+    """The chosen cluster's adapter, if it exists, then those asked beside it."""
+    names: list[tuple[str, Role]] = [(name, "rival") for name in beside]
+    if cluster in engine.manifests:
+        names.insert(0, (str(cluster), "adapted"))
+    return tuple(_model(engine, name, role, language) for name, role in names)
 
 
 def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
@@ -49,7 +51,7 @@ def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
 
 
 def title(engine: Engine, name: str, language: Language) -> str:
-    """What the adapter is called: the method of one to compare with, the cluster of another."""
+    """A model's title: a compared adapter has its method's, another one its cluster's."""
     if name == BARE:
         return text("bare", language)
     if name.startswith(f"{COMPARED}/"):
@@ -57,14 +59,14 @@ def title(engine: Engine, name: str, language: Language) -> str:
     return forms.cluster_title(name, language)
 
 
-def _speaker(engine: Engine, name: str, side: Side, language: Language) -> Speaker:
+def _model(engine: Engine, name: str, role: Role, language: Language) -> AnsweringModel:
     if name == BARE:
-        return Speaker(name, "bare", text("bare", language), "", colour(BACKBONE))
+        return AnsweringModel(name, "bare", text("bare", language), "", colour(BACKBONE))
     manifest = engine.manifests[name]
     method = method_of(engine.configs[name], manifest)
     records = manifest.get("training", {}).get("records", {}).get("train")
     note = text("trained_on", language, count=f"{records:,}") if records else ""
-    words = (
-        method if name.startswith(f"{COMPARED}/") else f"{title(engine, name, language)} · {method}"
-    )
-    return Speaker(name, side, words, note, colour(method))
+    words = title(engine, name, language)
+    if words != method:
+        words = f"{words} · {method}"
+    return AnsweringModel(name, role, words, note, colour(method))

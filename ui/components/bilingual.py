@@ -13,10 +13,9 @@ Words = str | Callable[[Word], str]
 
 
 class Bilingual:
-    """Makes components and remembers which of their properties are words.
+    """Makes components and records which of their properties are translated.
 
-    At first paint the browser fills the words in, in its own language; `updates` puts in those of
-    another one.
+    On first paint the browser inserts the words of its own language; `updates` switches to another.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Choices that may be replaced while somebody chooses.
+"""Choices that may be replaced while a visitor chooses.
 
-The browser puts an update in piece by piece, so an event in between may bring a value of the
-choices before it. Gradio would call that an error; what handles the event knows better.
+The browser applies an update piece by piece, so an event may carry a value of the previous choices.
+Gradio would raise an error; these components leave it to the event's handler.
 """
 
 from abc import ABCMeta
@@ -16,7 +16,7 @@ def _as_it_came(_: Component, payload: Any) -> Any:
 
 
 def _lenient(kind: type[Component]) -> Any:
-    # Not by the metaclass of Gradio's components, which writes a stub file beside the source.
+    # Without the metaclass of Gradio's components, which writes a stub file beside the source.
     members = {"is_template": True, "preprocess": _as_it_came, "__module__": __name__}
     return ABCMeta.__new__(type(kind), kind.__name__, (kind,), members)
 

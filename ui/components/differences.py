@@ -1,21 +1,21 @@
-"""Two answers side by side: what one says and the other does not."""
+"""Marks the differences between two answers."""
 
 from difflib import SequenceMatcher
 from functools import lru_cache
 from html import escape
 
 _ALIKE = 0.25
-"""Texts that share less are simply two texts: marking all of one says nothing."""
+"""Texts with a lower similarity are not marked: all of one would be."""
 
 
 _LONG = 40_000
-"""From this product of lengths on, what recurs everywhere is passed over: a model that repeats
-itself would take seconds."""
+"""Above this product of lengths, frequent characters are skipped: a repetitive answer would take
+seconds to compare."""
 
 
 @lru_cache(maxsize=256)
 def marked(text: str, other: str) -> str:
-    """A text as HTML, with `<mark>` around what does not stand in the other one."""
+    """A text as HTML, with `<mark>` around what the other one lacks."""
     if not other:
         return escape(text)
     matcher = SequenceMatcher(None, other, text, autojunk=len(text) * len(other) > _LONG)

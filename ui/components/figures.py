@@ -1,13 +1,17 @@
-"""The gate as pictures: plotly figures from numbers, readable on light and on dark."""
+"""Plotly figures of one task's gate."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from evals.figures.palette import faded
+from evals.figures.parts import layout
 from evals.tasks import Language
 from ui.components.texts import text
-from ui.components.theme import COMMON, FONT, SPECIFIC
+from ui.components.theme import COMMON, SPECIFIC
 from ui.engine.task_gates import TaskGates
 
 _FLAT = 0.01
@@ -17,12 +21,11 @@ _FLAT = 0.01
 def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
     """One bar of length 1: how the task splits its weight among its experts."""
     figure = go.Figure()
-    shares = gates.shares()
     for name, share, common in zip(
-        expert_names(gates, language), shares, is_common(gates), strict=True
+        expert_names(gates, language), gates.shares().tolist(), is_common(gates), strict=True
     ):
         figure.add_bar(
-            x=[float(share)],
+            x=[share],
             y=[""],
             orientation="h",
             name=name,
@@ -30,89 +33,107 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
             textangle=0,
             insidetextanchor="middle",
             textposition="inside",
-            textfont={"color": "black"},  # at least 4.5:1 on both colours, which white is not
-            marker={
-                "color": COMMON if common else SPECIFIC,
-                "line": {"width": 1, "color": "rgba(255,255,255,0.5)"},
-            },
+            textfont_color="black",  # at least 4.5:1 on both colours, which white is not
+            marker_color=COMMON if common else SPECIFIC,
+            marker_line={"width": 1, "color": "rgba(255,255,255,0.5)"},
             hovertemplate=f"{name}: %{{x:.1%}}<extra></extra>",
         )
     figure.update_layout(
-        layout(height=58),
+        layout(58, margin=dict.fromkeys("lrtb", 0)),
         barmode="stack",
         bargap=0,
         barcornerradius=6,
-        showlegend=False,
         uniformtext={"minsize": 8, "mode": "hide"},
-        xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={"visible": False, "fixedrange": True},
     )
+    figure.update_xaxes(visible=False, range=[0, 1], fixedrange=True)
+    figure.update_yaxes(visible=False, fixedrange=True)
     return figure
 
 
-def heat_map(
+def gate_heat_map(
     gates: TaskGates,
     module: str | None = None,
     language: Language = "zh",
     *,
     measure: Literal["weight", "effect"] = "weight",
 ) -> go.Figure:
-    """Weights over transformer layers (across) and experts (down), each kind in its colour.
+    """Weights over transformer layers (across) and experts (down).
 
     Args:
-        gates: Of the task; or effects of its experts in place of weights.
+        gates: Of the task; or its experts' effects in place of weights.
         module: One kind of linear layer; None averages over all.
         language: Of labels and hover details.
-        measure: What the numbers are. An effect's colour starts at zero.
+        measure: What the numbers are. The colours of effects start at zero.
     """
     depths, weights = gates.by_depth(module)
     names = expert_names(gates, language)
-    least, most = float(weights.min()), float(weights.max())
+    low, high = float(weights.min()), float(weights.max())
     # Learned gates stay near the even split: a scale from zero would show one flat colour.
-    lowest = least if measure == "weight" and most - least > _FLAT else 0.0
+    low = low if measure == "weight" and high - low > _FLAT else 0.0
     digits, ends = (".3f", ".2f") if measure == "weight" else (".2%", ".1%")
+    figure = expert_heat_map(
+        weights.T,
+        np.array(is_common(gates))[:, None],
+        x=[str(depth) for depth in depths],
+        y=names,
+        zmin=low,
+        zmax=high,
+        hovertemplate=f"{text('layer', language, n='%{x}')} · %{{y}}<br>"
+        f"{text(measure, language)} %{{z:{digits}}}<extra></extra>",
+    )
+    title = text(f"{measure}_axis", language, least=f"{low:{ends}}", most=f"{high:{ends}}")
+    figure.update_layout(layout(82 + 34 * len(names), margin={"l": 4, "r": 4, "t": 4, "b": 58}))
+    figure.update_xaxes(**depth_axis(depths), title_text=title, showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True, ticks="")
+    return figure
+
+
+def expert_heat_map(
+    values: NDArray[np.float64], common: NDArray[np.bool_], **options: Any
+) -> go.Figure:
+    """A heat map with a colour for each kind of expert.
+
+    Args:
+        values: [R, C].
+        common: Whether a value is of a common expert, of a shape that broadcasts to [R, C].
+        options: Of both traces.
+    """
     figure = go.Figure()
-    for common, colour in ((True, COMMON), (False, SPECIFIC)):
-        # Every trace has all rows, the others' empty: plotly misplaces a trace of a single row.
+    for z, colour in zip(split_kinds(values, common), (COMMON, SPECIFIC), strict=True):
         figure.add_heatmap(
-            z=[
-                row.tolist() if own is common else [None] * len(depths)
-                for row, own in zip(weights.T, is_common(gates), strict=True)
-            ],
-            x=[str(depth) for depth in depths],
-            y=names,
+            z=z,
             hoverongaps=False,
-            zmin=lowest,
-            zmax=most,
             xgap=2,
             ygap=2,
-            colorscale=[[0, faded(colour, 0.12)], [1, colour]],
+            colorscale=[[0, faded(colour, 0.1)], [1, colour]],
             showscale=False,
-            hovertemplate=(
-                f"{text('layer', language, n='%{x}')} · %{{y}}<br>"
-                f"{text(measure, language)} %{{z:{digits}}}<extra></extra>"
-            ),
+            **options,
         )
-    figure.update_layout(
-        layout(height=82 + 34 * len(names)),
-        margin={"l": 4, "r": 4, "t": 4, "b": 58},
-        xaxis={
-            "title": {
-                "text": text(
-                    f"{measure}_axis", language, least=f"{lowest:{ends}}", most=f"{most:{ends}}"
-                ),
-                "standoff": 8,
-                "font": {"size": 12},
-            },
-            "tickangle": 0,
-            "dtick": 1 if len(depths) <= 12 else 2,  # on a telephone, too
-            "type": "category",
-            "showgrid": False,
-            "fixedrange": True,
-        },
-        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "ticks": ""},
-    )
     return figure
+
+
+def split_kinds(
+    values: NDArray[np.float64], common: NDArray[np.bool_]
+) -> list[list[list[float | None]]]:
+    """Values [R, C] of common and of specific experts, None in place of the other kind's.
+
+    Both keep all rows and columns: plotly misplaces a trace with a single one.
+    """
+    return [
+        np.where(common == kind, values.astype(object), np.array(None)).tolist()
+        for kind in (True, False)
+    ]
+
+
+def depth_axis(depths: Sequence[int]) -> dict[str, Any]:
+    """Settings of an axis of transformer layers."""
+    return {
+        "type": "category",
+        "tickangle": 0,
+        "dtick": 1 if len(depths) <= 12 else 2,  # fits a telephone
+        "fixedrange": True,
+        "title": {"standoff": 8, "font": {"size": 12}},
+    }
 
 
 def expert_names(gates: TaskGates, language: Language) -> list[str]:
@@ -126,16 +147,3 @@ def expert_names(gates: TaskGates, language: Language) -> list[str]:
 def is_common(gates: TaskGates) -> list[bool]:
     """Whether each of the task's experts is a common one."""
     return [place < gates.common for place in range(gates.weights.shape[1])]
-
-
-def layout(height: int) -> dict[str, object]:
-    """What all figures of the gates share."""
-    return {
-        "height": height,
-        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": ", ".join(FONT), "size": 12, "color": "#667085"},
-        "hoverlabel": {"font": {"family": ", ".join(FONT), "size": 13}},
-        "dragmode": False,
-    }

@@ -1,5 +1,6 @@
-"""A task as a form: its fields, its examples, and the texts in which its answers can be found."""
+"""A task's form: its fields, its samples, and where its answer occurs in the input."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -13,12 +14,12 @@ SLOTS = max(len(task.fields) for task in TASKS.values())
 
 
 def task_named(name: str) -> Task:
-    """A task by name; one that nobody has described takes a text and gives a text."""
+    """A task by name; an undescribed one maps a text to a text."""
     if name in TASKS:
         return TASKS[name]
     return Task(
         name=name,
-        dataset=cast(Any, ""),  # it belongs to none of our collections and clusters
+        dataset=cast(Any, ""),  # of no collection and no cluster
         cluster=cast(Any, ""),
         title_zh=name,
         title_en=name,
@@ -49,7 +50,7 @@ def label(field: Field, language: Language) -> str:
 
 
 def cluster_title(cluster: str, language: Language) -> str:
-    """A cluster's title; that of somebody else's adapter is its folder's name."""
+    """A cluster's title; a user's own adapter has its folder's name."""
     key = f"cluster {cluster}"
     return text(key, language) if key in TEXTS else cluster
 
@@ -60,7 +61,7 @@ def _all_samples() -> dict[str, list[Sample]]:
 
 
 def samples(task: Task) -> list[Sample]:
-    """Our examples of a task."""
+    """The samples of a task that come with the project."""
     return _all_samples().get(task.name, [])
 
 
@@ -86,9 +87,9 @@ def _is_filled(field: Field, values: Mapping[str, str]) -> bool:
 
 
 def searched(task: Task, values: Mapping[str, str]) -> str:
-    """The text in which the answer's mentions stand: the longest, the list of choices aside.
+    """The text in which the answer's mentions occur: the longest one except the choices.
 
-    Normalization alone answers with terms of that list.
+    Answers of normalization occur in the choices instead.
     """
     from_choices = task.kind == "normalization"
     texts = (value for name, value in values.items() if (name == CHOICES) == from_choices)
@@ -96,30 +97,21 @@ def searched(task: Task, values: Mapping[str, str]) -> str:
 
 
 def sample_with(task: Task, values: Mapping[str, str]) -> Sample | None:
-    """The sample with exactly these values, whose reference then holds."""
+    """The sample with exactly these values, whose reference then applies."""
     return next((sample for sample in samples(task) if sample.fields == dict(values)), None)
 
 
 def highlighted(text: str, parsed: Parsed, language: Language) -> list[tuple[str, str | None]]:
-    """A text cut into pieces, each with what the answer says it is, or None.
+    """A text in pieces, each with the kind that the answer gives it, or None.
 
-    Longer mentions win over shorter ones inside them; a mention counts wherever it occurs.
+    Every occurrence of a mention counts; longer mentions win over shorter ones inside them. Empty
+    if nothing occurs.
     """
-    pieces: list[tuple[str, str | None]] = [(text, None)]
-    for mention, kind in sorted(_mentions(parsed, language), key=lambda pair: -len(pair[0])):
-        pieces = [
-            part
-            for piece, known in pieces
-            for part in ([(piece, known)] if known else _split(piece, mention, kind))
-        ]
+    kinds = dict(sorted(_mentions(parsed, language)))
+    longest_first = sorted(kinds, key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if kinds else []
+    pieces = [(part, kinds.get(part)) for part in parts if part]
     return pieces if any(kind for _, kind in pieces) else []
-
-
-def _split(piece: str, mention: str, kind: str) -> list[tuple[str, str | None]]:
-    around: list[tuple[str, str | None]] = []
-    for between in piece.split(mention):
-        around += [(between, None), (mention, kind)]
-    return [part for part in around[:-1] if part[0]]
 
 
 def _mentions(parsed: Parsed, language: Language) -> set[tuple[str, str]]:

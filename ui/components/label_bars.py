@@ -1,48 +1,53 @@
-"""How likely each side finds each label, as a table with bars."""
+"""Label probabilities of several models as a table with bars."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from evals.tasks import Language
-from ui.components.answering_models import Speaker
+from ui.components.answering_models import AnsweringModel
+from ui.components.html import quiet, row, table
 from ui.components.texts import text
 
-_MOST = 6
-"""How many labels are shown: the likeliest, by whichever side."""
+_TOP = 6
+"""How many labels are shown: those with the highest probability of any model."""
 
 
 def label_bars(
-    labels: Sequence[str], sides: Mapping[Speaker, Sequence[float]], right: str, language: Language
+    labels: Sequence[str],
+    shares: Mapping[AnsweringModel, Sequence[float]],
+    right: str,
+    language: Language,
 ) -> str:
-    """A row for each of the likeliest labels, a bar for each side.
+    """A row for each of the most probable labels, a bar for each model.
 
     Args:
         labels: All L labels of the task.
-        sides: Who answers, each with L probabilities.
+        shares: The L probabilities of each model.
         right: The reference label, which is marked; empty if there is none.
         language: Of the words around it.
     """
-    if not sides:
+    if not shares:
         return ""
-    peak = [max(shares) for shares in zip(*sides.values(), strict=True)]
-    shown = sorted(range(len(labels)), key=lambda place: -peak[place])[:_MOST]
-    head = "".join(f'<th scope="col">{escape(speaker.title)}</th>' for speaker in sides)
-    rows = "".join(
-        f'<tr class="{"right" if labels[place] == right else ""}">'
-        f'<th scope="row">{escape(labels[place])}</th>'
-        + "".join(bar_cell(shares[place], speaker.colour) for speaker, shares in sides.items())
-        + "</tr>"
-        for place in shown
+    peak = [max(values) for values in zip(*shares.values(), strict=True)]
+    top = sorted(range(len(labels)), key=lambda place: -peak[place])[:_TOP]
+    rows = (
+        row(
+            labels[place],
+            (bar_cell(values[place], model.colour) for model, values in shares.items()),
+            "right" if labels[place] == right else "",
+        )
+        for place in top
     )
-    rest = len(labels) - len(shown)
-    more = f'<p class="quiet">{text("more_labels", language, count=rest)}</p>' if rest else ""
+    rest = len(labels) - len(top)
+    columns = ["", *(escape(model.title) for model in shares)]
+    caption = f"<caption>{text('label_shares', language)}</caption>"
     return (
-        f'<div class="label-bars table"><table><caption>{text("label_shares", language)}</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>{more}</div>"
+        f'<div class="label-bars table">{table(columns, rows, caption=caption)}'
+        f"{quiet(text('more_labels', language, count=rest)) if rest else ''}</div>"
     )
 
 
 def bar_cell(share: float, colour: str) -> str:
-    """A table's cell that shows a share in [0, 1] as a bar and in figures."""
+    """A table cell with a share in [0, 1] as a bar and as a percentage."""
     width = f"width:{share:.1%};background:{colour}"
     return f'<td><span class="bar"><i style="{width}"></i></span><b>{share:.0%}</b></td>'

@@ -1,15 +1,16 @@
-"""Pieces of the page as HTML. Whatever a visitor or a model wrote is escaped here."""
+"""Parts of the page as HTML. Text of visitors and models is escaped here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 from evals.tasks import Language, Parsed, Task
-from ui.components.answering_models import Speaker
+from ui.components.answering_models import AnsweringModel
 from ui.components.differences import marked
 from ui.components.figures import expert_names
 from ui.components.forms import description, title
+from ui.components.html import hidden_table, quiet, table
 from ui.components.texts import STAGES, Word, text
 from ui.engine.engine import Engine, Status
 from ui.engine.task_gates import TaskGates
@@ -21,15 +22,15 @@ State = Literal["empty", "live", "done"]
 
 @dataclass(frozen=True)
 class Reply:
-    """One side's answer as far as it has come.
+    """The answer of one model so far.
 
     Attributes:
-        state: How far that is.
-        text: What has been said.
-        facts: About the answer, such as its speed.
-        right: Whether it agrees with the reference; None where nobody can say.
-        hint: Stands in for a text that is not there.
-        against: Another answer; what that one does not say is marked.
+        state: Whether it has begun and ended.
+        text: The answer.
+        facts: Notes on it, such as its speed.
+        right: Whether it agrees with the reference; None if that cannot be judged.
+        hint: Shown in place of an empty text.
+        against: Another answer; what differs from it is marked.
     """
 
     state: State = "empty"
@@ -41,7 +42,7 @@ class Reply:
 
 
 def header(word: Word) -> str:
-    """The idea in one line, and what the three colours mean."""
+    """The idea in one line, and the legend of the three colours."""
     legend = "".join(
         f'<li class="{part}">{word(part)}</li>' for part in ("frozen", "common", "specific")
     )
@@ -52,17 +53,17 @@ def header(word: Word) -> str:
 
 
 def heading(key: str) -> Callable[[Word], str]:
-    """A section's heading, for any source of words."""
+    """A section's heading, for any translation."""
     return lambda word: f"<h2>{word(key)}</h2>"
 
 
 def paragraph(key: str) -> Callable[[Word], str]:
-    """A quiet line of explanation, for any source of words."""
-    return lambda word: f'<p class="quiet">{word(key)}</p>'
+    """A line of explanation, for any translation."""
+    return lambda word: quiet(word(key))
 
 
 def status(now: Status, language: Language) -> str:
-    """How far loading has come, as one short line."""
+    """The progress of loading in one line."""
     if now.problem:
         return ""
     if now.ready:
@@ -80,24 +81,24 @@ def _stage(now: Status, language: Language) -> str:
 
 
 def problems(engine: Engine, language: Language) -> str:
-    """What is wrong with backbone or adapters, and what to do about it; empty if all is well."""
-    notes = []
+    """Notices about the backbone and adapters that failed to load; empty if none did."""
+    notices = []
     if engine.status.problem:
         advice = text("load_failed_advice", language)
-        notes.append(notice(text("load_failed", language), advice, engine.status.problem))
+        notices.append(notice(text("load_failed", language), advice, engine.status.problem))
     others = text("others_work", language) if engine.clusters() else ""
-    notes += [
+    notices += [
         notice(text("adapter_failed", language, name=name), others, reason)
         for name, reason in engine.problems.items()
     ]
     if not engine.configs:
         words = text("no_adapters", language, folder=engine.folder)
-        notes.append(notice(words, verbatim=_TRAIN))
-    return "".join(notes)
+        notices.append(notice(words, verbatim=_TRAIN))
+    return "".join(notices)
 
 
 def notice(what: str, advice: str = "", verbatim: str = "") -> str:
-    """A problem, what to do about it, and a command or a library's own words."""
+    """A problem, advice, and a command or a library's own message."""
     more = f"<p>{escape(advice)}</p>" if advice else ""
     more += f'<pre lang="en">{escape(verbatim)}</pre>' if verbatim else ""
     return f'<div class="notice" role="alert"><p><strong>{escape(what)}</strong></p>{more}</div>'
@@ -113,27 +114,27 @@ def task_head(task: Task, language: Language) -> str:
     )
 
 
-def answer_card(speaker: Speaker, reply: Reply, language: Language) -> str:
-    """One side's answer: who speaks, what was said, how fast, whether it is right."""
-    said = (
+def answer_card(model: AnsweringModel, reply: Reply, language: Language) -> str:
+    """The card of one model: its title, answer, facts and verdict."""
+    answer = (
         f'<div class="said">{marked(reply.text, reply.against)}</div>'
         if reply.text
         else f'<div class="said hint">{escape(reply.hint)}</div>'
     )
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in reply.facts)
-    mark = "" if reply.right is None else verdict(reply.right, language)
-    note = f"<small>{escape(speaker.note)}</small>" if speaker.note else ""
-    # What grows is read out once it is complete; the block around the card is the live region.
+    judgement = "" if reply.right is None else verdict(reply.right, language)
+    note = f"<small>{escape(model.note)}</small>" if model.note else ""
+    # Screen readers read a finished answer; the block around the card is the live region.
     busy = ' aria-busy="true"' if reply.state == "live" else ""
     return (
-        f'<section class="card {speaker.side} {reply.state}" style="--colour:{speaker.colour}"'
-        f"{busy}><h3>{escape(speaker.title)}{note}</h3>{said}"
-        f'<footer>{mark}<span class="facts">{facts}</span></footer></section>'
+        f'<section class="card {model.role} {reply.state}" style="--colour:{model.colour}"'
+        f"{busy}><h3>{escape(model.title)}{note}</h3>{answer}"
+        f'<footer>{judgement}<span class="facts">{facts}</span></footer></section>'
     )
 
 
 def verdict(right: bool, language: Language) -> str:
-    """Right or wrong, as a sign and as words."""
+    """Right or wrong, as a sign and in words."""
     key = "right" if right else "wrong"
     return f'<span class="verdict {key}">{text(key, language)}</span>'
 
@@ -146,14 +147,14 @@ def parsed_answer(
     reference_text: str = "",
     open_ended: bool = False,
 ) -> str:
-    """What the answer says, beside what the reference says.
+    """The parsed answer beside the reference.
 
     Args:
-        parsed: The answer, read; None where nothing was said, which nobody judges.
+        parsed: The answer; None for an empty one, which is not judged.
         language: Of the words around it.
-        reference: The right answer, read.
-        reference_text: The right answer as it was written.
-        open_ended: Whether there is no one right answer.
+        reference: The parsed reference.
+        reference_text: The reference as it was written.
+        open_ended: Whether many answers are right.
     """
     parts = [_items(parsed, reference, language)]
     if parsed and parsed.unparsed:
@@ -162,7 +163,7 @@ def parsed_answer(
             f'<div class="strays"><h4>{text("unparsed", language)}</h4><ul>{lines}</ul></div>'
         )
     if reference is None:
-        parts.append(f'<p class="quiet">{text("no_reference", language)}</p>')
+        parts.append(quiet(text("no_reference", language)))
     else:
         parts.append(_comparison(parsed, reference, reference_text, open_ended, language))
     return f'<div class="parsed {parsed.kind if parsed else "silent"}">{"".join(parts)}</div>'
@@ -170,58 +171,37 @@ def parsed_answer(
 
 def _items(parsed: Parsed | None, reference: Parsed | None, language: Language) -> str:
     if not (parsed and parsed.items):
-        return f'<p class="quiet">{text("nothing_found", language)}</p>'
+        return quiet(text("nothing_found", language))
     if parsed.kind == "label":
         return "".join(f'<p class="chip big">{escape(label)}</p>' for (label,) in parsed.items)
     if parsed.kind == "text":
-        return ""  # the answer itself stands above already
+        return ""  # the answer card shows it
     if parsed.kind == "terms":
         terms = "".join(f'<span class="chip">{escape(term)}</span>' for (term,) in parsed.items)
         return f'<p class="chips">{terms}</p>'
-    return _table(parsed, reference, language)
-
-
-def _table(parsed: Parsed, reference: Parsed | None, language: Language) -> str:
     columns, rows = parsed.table(language)
-    known = None if reference is None or parsed.kind == "sections" else set(reference.items)
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(
-        f"<tr{_row_class(row, known)}>"
-        + "".join(f"<td>{escape(cell) or '–'}</td>" for cell in row)
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _row_class(row: Sequence[str], known: set[tuple[str, ...]] | None) -> str:
-    if known is None:
-        return ""
-    return ' class="right"' if tuple(row) in known else ' class="wrong"'
+    right = None if reference is None or parsed.kind == "sections" else set(reference.items)
+    lines = []
+    for row in rows:
+        kind = "" if right is None else f' class="{"right" if tuple(row) in right else "wrong"}"'
+        cells = "".join(f"<td>{escape(cell) or '–'}</td>" for cell in row)
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return f'<div class="table">{table(map(escape, columns), lines)}</div>'
 
 
 def _comparison(
     parsed: Parsed | None, reference: Parsed, written: str, open_ended: bool, language: Language
 ) -> str:
+    judgement = ""
     if open_ended:
-        judgement = f'<p class="quiet">{text("open_ended", language)}</p>'
-    elif parsed is None:
-        judgement = ""
-    else:
+        judgement = quiet(text("open_ended", language))
+    elif parsed is not None:
         expected, found = set(reference.items), set(parsed.items)
         judgement = verdict(expected == found, language)
         if parsed.kind != "label":
-            counts = text(
-                "hits",
-                language,
-                hits=len(expected & found),
-                expected=len(expected),
-                extra=len(found - expected),
-            )
-            judgement += f' <span class="quiet">{counts}</span>'
+            counts = {"hits": len(expected & found), "extra": len(found - expected)}
+            hits = text("hits", language, expected=len(expected), **counts)
+            judgement += f' <span class="quiet">{hits}</span>'
     return (
         f'<div class="reference"><h4>{text("reference", language)}</h4>'
         f"<blockquote>{escape(written)}</blockquote>{judgement}</div>"
@@ -229,7 +209,7 @@ def _comparison(
 
 
 def gate_shares(gates: TaskGates, language: Language) -> str:
-    """The two shares in large figures."""
+    """The shares of common and specific experts in large digits."""
     common = gates.common_share()
     even = 1 / gates.weights.shape[1]
     figures = "".join(
@@ -237,8 +217,7 @@ def gate_shares(gates: TaskGates, language: Language) -> str:
         for side, share in (("common", common), ("specific", 1 - common))
     )
     return (
-        f'<div class="shares">{figures}</div>'
-        f'<p class="quiet">{text("even", language, share=f"{even:.0%}")}</p>'
+        f'<div class="shares">{figures}</div>{quiet(text("even", language, share=f"{even:.0%}"))}'
     )
 
 
@@ -249,17 +228,11 @@ def gate_table(
     *,
     measure: Literal["weight", "effect"] = "weight",
 ) -> str:
-    """The numbers of the heat map, for those who cannot see it; see `heat_map`."""
+    """The numbers of a gate heat map for screen readers; see `gate_heat_map`."""
     depths, weights = gates.by_depth(module)
     digits = ".3f" if measure == "weight" else ".2%"
-    head = "".join(f'<th scope="col">{name}</th>' for name in expert_names(gates, language))
-    rows = "".join(
-        f'<tr><th scope="row">{text("layer", language, n=depth)}</th>'
-        + "".join(f"<td>{weight:{digits}}</td>" for weight in row)
-        + "</tr>"
+    rows = (
+        (text("layer", language, n=depth), (f"{weight:{digits}}" for weight in row))
         for depth, row in zip(depths, weights, strict=True)
     )
-    return (
-        f'<table class="unseen"><caption>{text(f"{measure}_table", language)}</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    return hidden_table(text(f"{measure}_table", language), expert_names(gates, language), rows)

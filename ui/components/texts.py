@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gradio as gr
 
 from evals.tasks import Language
-from ui.i18n import about, benchmark, gates, leaderboard, shell, train, try_it
+from ui.i18n import about, benchmark, gates, jobs, leaderboard, shell, train, try_it
 
 Word = Callable[[str], str]
 """A key of `TEXTS` in, words out: either a language's, or a marker that the browser translates."""
@@ -16,6 +16,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     **try_it.WORDS,
     **gates.WORDS,
     **leaderboard.WORDS,
+    **jobs.WORDS,
     **benchmark.WORDS,
     **train.WORDS,
     **about.WORDS,
@@ -41,6 +42,12 @@ I18N = gr.I18n(
         for place, language in enumerate(LANGUAGES)
     }
 )
+
+
+def add_text(key: str, zh: str, en: str) -> None:
+    """Add a text before the page is launched."""
+    TEXTS[key] = (zh, en)
+    I18N.translations["zh"][key], I18N.translations["en"][key] = zh, en
 
 
 def text(key: str, language: Language, **values: object) -> str:

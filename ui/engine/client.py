@@ -1,4 +1,4 @@
-"""Questions of visitors and programs, answered together in the running batch of one server."""
+"""Streams answers from the server's request batcher."""
 
 from __future__ import annotations
 
@@ -12,66 +12,68 @@ if TYPE_CHECKING:
     from cgclora.inference.request import Piece, Request
     from cgclora.serving.scheduler import Batcher
 
-_SECONDS_BETWEEN_LOOKS = 0.25
+_POLL_SECONDS = 0.25
 
 
 class EngineError(RuntimeError):
-    """A question that cannot be answered here; the message says why and what to do."""
+    """The engine cannot answer this request; the message says why and what to do."""
 
 
 class BusyError(EngineError):
-    """More questions than are taken on: ask again later."""
+    """The engine takes no more requests for now: ask again later."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """No answer yet.
+    """Yielded while a request waits.
 
     Attributes:
-        ahead: How many questions come first.
+        ahead: Its position in the queue: how many requests come first.
     """
 
     ahead: int
 
 
-def ask(batcher: Batcher, requests: Sequence[Request], seconds: float) -> Generator[Piece | Wait]:
-    """The pieces of all answers as they come; closing the iterator gives up what is not answered.
+def stream_pieces(
+    batcher: Batcher, requests: Sequence[Request], seconds: float
+) -> Generator[Piece | Wait]:
+    """Submit requests and yield the pieces of their answers; closing the iterator cancels them.
 
     Args:
-        batcher: Who answers.
-        requests: What is asked, in one batch if there is room.
-        seconds: That the answers may take after their first piece.
+        batcher: Answers the requests.
+        requests: Answered in one batch if there is room.
+        seconds: Time limit, counted from the first piece.
 
     Raises:
-        BusyError: Too many questions wait, or the end is near.
-        EngineError: The answers took too long.
+        BusyError: The queue is full, or the server is shutting down.
+        EngineError: The time limit has passed.
         DecodingError, ConfigError: A request cannot be answered.
     """
     from cgclora.serving.scheduler import Call, QueueFullError  # noqa: PLC0415 - torch is loaded by now
 
-    said: SimpleQueue[Piece | Exception] = SimpleQueue()
-    call = Call(said.put)
+    received: SimpleQueue[Piece | Exception] = SimpleQueue()
+    call = Call(received.put)
     try:
         batcher.submit(call, requests)
     except QueueFullError as error:
         raise BusyError(str(error)) from error
-    open_answers, begun = len(requests), None
+    unfinished, started = len(requests), None
     try:
-        while open_answers:
-            if begun is not None and time.monotonic() - begun > seconds:
+        while unfinished:
+            if started is not None and time.monotonic() - started > seconds:
                 raise EngineError(
-                    f"the answer took longer than {seconds:g} seconds and was given up: ask for "
-                    "fewer tokens, or again when there is less to do."
+                    f"the answer took longer than {seconds:g} seconds and was cancelled: ask for "
+                    "fewer tokens, or try again when the server is less busy."
                 )
             try:
-                piece = said.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                piece = received.get(timeout=_POLL_SECONDS)
             except Empty:
                 yield Wait(batcher.ahead(call))
                 continue
             if isinstance(piece, Exception):
                 raise piece
-            begun = begun or time.monotonic()
-            open_answers -= piece.answer is not None
+            started = started or time.monotonic()
+            unfinished -= piece.answer is not None
             yield piece
     finally:
         call.left = True

@@ -1,7 +1,7 @@
-"""Work with the model on few threads.
+"""A small thread pool for model work.
 
-Torch keeps what it compiled for each thread that computed anything, and a team of helpers besides.
-On the threads of the page's events, any of a hundred, that came to more than a gigabyte.
+Torch keeps compiled code and a team of helper threads for every thread that computes anything.
+Computing on the page's event threads, which may be a hundred, took more than a gigabyte.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_THREADS = 2
-_pool = ThreadPoolExecutor(_THREADS, "model")
+_pool = ThreadPoolExecutor(2, "model")
 
 
-def on_few_threads(work: Callable[P, Generator[T]]) -> Callable[P, Generator[T]]:
-    """Have the steps of a generator function done there, each when a thread is free."""
+def in_thread_pool(work: Callable[P, Generator[T]]) -> Callable[P, Generator[T]]:
+    """Run each step of a generator function in the model thread pool."""
 
     @wraps(work)
-    def called(*arguments: P.args, **options: P.kwargs) -> Generator[T]:
+    def pooled(*arguments: P.args, **options: P.kwargs) -> Generator[T]:
         end = object()
         with closing(work(*arguments, **options)) as steps:
-            while (found := _pool.submit(next, steps, end).result()) is not end:
-                yield found  # type: ignore[misc]
+            while (step := _pool.submit(next, steps, end).result()) is not end:
+                yield step  # type: ignore[misc]
 
-    return called
+    return pooled

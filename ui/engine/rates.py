@@ -1,4 +1,4 @@
-"""How often one visitor may ask."""
+"""Rate limit per visitor."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ui.engine.client import BusyError
 
 _MINUTE = 60.0
 _MOST_VISITORS = 10_000
-"""So many are remembered before those who asked nothing for a minute are forgotten."""
+"""Beyond so many, visitors without a question in the last minute are dropped."""
 
 
 class Rates:
-    """Counts the questions of each visitor within the last minute.
+    """Counts each visitor's questions within the last minute.
 
     Args:
-        per_minute: Most questions.
-        proxied: Whether a proxy says whose a request is, in `X-Forwarded-For`.
-        clock: Seconds that never go back.
+        per_minute: Questions that are allowed.
+        proxied: Whether a proxy names the client in `X-Forwarded-For`.
+        clock: A monotonic clock in seconds.
     """
 
     def __init__(
@@ -33,41 +33,41 @@ class Rates:
         proxied: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most = per_minute
+        self._limit = per_minute
         self._proxied = proxied
         self._clock = clock
-        self._asked: dict[str, deque[float]] = {}
+        self._times: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
     def count(self, request: gr.Request) -> None:
         """Count a visitor's question.
 
         Raises:
-            BusyError: The visitor has asked too much; this one does not count.
+            BusyError: The limit is reached; this question does not count.
         """
         visitor, now = self._visitor(request), self._clock()
         with self._lock:
-            if len(self._asked) >= _MOST_VISITORS:
-                self._asked = {
-                    name: times for name, times in self._asked.items() if now - times[-1] < _MINUTE
+            if len(self._times) >= _MOST_VISITORS:
+                self._times = {
+                    name: times for name, times in self._times.items() if now - times[-1] < _MINUTE
                 }
-            times = self._asked.setdefault(visitor, deque())
+            times = self._times.setdefault(visitor, deque())
             while times and now - times[0] >= _MINUTE:
                 times.popleft()
-            if len(times) >= self._most:
+            if len(times) >= self._limit:
                 seconds = int(_MINUTE - (now - times[0])) + 1
                 raise BusyError(
-                    f"{self._most} questions within a minute are as many as one visitor may ask: "
-                    f"ask again in {seconds} s."
+                    f"one visitor may ask {self._limit} questions a minute: ask again in "
+                    f"{seconds} s."
                 )
             times.append(now)
 
     def _visitor(self, request: gr.Request) -> str:
-        """Whose request it is, as far as can be told."""
+        """The client's address, as far as it is known."""
         if self._proxied:
-            # The proxy adds to what the visitor sent, which may be made up: the last one counts.
-            said = request.headers.get("x-forwarded-for", "").split(",")
-            public = [one for one in map(str.strip, said) if _is_public(one)]
+            # Clients can forge the earlier entries: the proxy appends the last one.
+            addresses = request.headers.get("x-forwarded-for", "").split(",")
+            public = [address for address in map(str.strip, addresses) if _is_public(address)]
             if public:
                 return public[-1]
         return request.client.host if request.client else ""

@@ -1,4 +1,4 @@
-"""All that the app is told by its environment, in one place: folders, switches, limits."""
+"""The app's settings from environment variables: folders, switches, limits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).resolve().parents[2]
-_AT_HOME = ("", "127.0.0.1", "localhost", "::1")
+_LOCALHOST = ("", "127.0.0.1", "localhost", "::1")
 
 
 class SettingsError(ValueError):
-    """A variable of the environment cannot be used; the message names it and says what may be."""
+    """An environment variable has an invalid value; the message names it and what is allowed."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one server takes on. Each is read from `CGCLORA_MAX_` and its name in capitals.
+class AppLimits:
+    """Limits of one server, each read from `CGCLORA_MAX_` and its name in capitals.
 
     Attributes:
-        characters: Of the longest prompt.
-        prompt_tokens: Of the longest prompt, as the backbone counts.
-        answer_tokens: Of the longest answer.
-        answer_seconds: That an answer may take once it was begun.
-        at_once: Questions in one batch.
-        waiting: Questions that wait while batches are full.
+        characters: Longest prompt.
+        prompt_tokens: Longest prompt in tokens.
+        answer_tokens: Longest answer in tokens.
+        answer_seconds: Time limit of an answer, from its first token.
+        at_once: Requests in one batch.
+        waiting: Requests in the queue.
         per_minute: Questions of one visitor within a minute.
-        upload_mb: Megabytes of an uploaded file.
+        upload_mb: Size of an uploaded file in MB.
         upload_lines: Lines of an uploaded file.
-        uploads_mb: Megabytes of all uploads within an hour, which is how long they are kept.
-        jobs: Evaluations and trainings that wait.
+        uploads_mb: Size of all uploads within an hour, after which they are deleted, in MB.
+        jobs: Queued evaluations and trainings.
     """
 
     characters: int = 6000
@@ -47,23 +47,23 @@ class Limits:
     jobs: int = 20
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Limits:
-        """The defaults, but for what the environment says.
+    def from_environment(cls, environment: Mapping[str, str]) -> AppLimits:
+        """The defaults, overridden by the environment.
 
         Raises:
             SettingsError: A variable is no whole number of at least 1.
         """
-        said = {one.name: environment.get(variable(one.name), "") for one in fields(cls)}
-        return cls(**{name: _whole(name, value) for name, value in said.items() if value})
+        values = {limit.name: environment.get(variable(limit.name), "") for limit in fields(cls)}
+        return cls(**{name: _whole(name, value) for name, value in values.items() if value})
 
 
 def variable(limit: str) -> str:
-    """The environment's name of a limit."""
+    """The environment variable of a limit."""
     return f"CGCLORA_MAX_{limit.upper()}"
 
 
 def _whole(limit: str, value: str) -> int:
-    # Beyond nine digits nothing is limited any more, and some of who reads it would overflow.
+    # More than nine digits would be no limit, and would overflow in some places.
     if not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value)):
         raise SettingsError(f"{variable(limit)} is {value!r}: give a whole number of at least 1.")
     return int(value)
@@ -71,22 +71,22 @@ def _whole(limit: str, value: str) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `app.py` is told.
+    """Settings of `app.py`.
 
     Attributes:
-        adapters: Holds the adapters' folders.
-        runs: Where evaluations and trainings are kept.
-        keep: A folder where evaluations are kept as well, see `evals.jobs.backup`.
-        keep_dataset: A dataset repository where they are.
+        adapters: Folder of the adapter folders.
+        runs: Folder of evaluations and trainings.
+        keep: Folder to back up evaluations to, see `evals.jobs.backup`.
+        keep_dataset: Dataset repository to back them up to.
         backbone: A local folder or hub id; None is the embedded backbone.
-        int8: Whether CPUs decode by copies of the weights in few bits.
-        jobs_end: Whether those end with the server, as in a container, or outlive it.
+        int8: Whether CPUs decode with quantized weights.
+        jobs_end: Whether jobs end with the server, as in a container.
         jobs_allowed: Whether visitors may start evaluations and trainings.
         on_space: Whether this is a Hugging Face Space.
-        proxied: Whether requests come through a proxy that says whose they are.
-        json_log: Whether the log is for programs.
-        ending_seconds: That all has to end in when the server is told to stop.
-        limits: What is taken on.
+        proxied: Whether a proxy names the client of each request.
+        json_log: Whether the log is JSON.
+        ending_seconds: Time limit of the shutdown.
+        limits: Largest prompts, answers, queues and uploads.
     """
 
     adapters: Path = _HERE / "assets" / "adapters"
@@ -101,19 +101,19 @@ class Settings:
     proxied: bool = False
     json_log: bool = False
     ending_seconds: int = 20
-    limits: Limits = field(default_factory=Limits)
+    limits: AppLimits = field(default_factory=AppLimits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """As the environment says; see `app.py` for the variables.
+        """The settings of an environment; `app.py` lists the variables.
 
         Raises:
-            SettingsError: A variable has a value that means nothing.
+            SettingsError: A variable has an invalid value.
         """
         get = environment.get
         on_space = "SPACE_ID" in environment
-        told: dict[str, Any] = {
-            "jobs_allowed": _switch(environment, "CGCLORA_ALLOW_JOBS", _at_home(environment)),
+        values: dict[str, Any] = {
+            "jobs_allowed": _switch(environment, "CGCLORA_ALLOW_JOBS", _is_private(environment)),
             "jobs_end": _switch(environment, "CGCLORA_END_JOBS", on_space),
             "int8": _switch(environment, "CGCLORA_INT8", True),
             "proxied": _switch(environment, "CGCLORA_PROXIED", on_space),
@@ -121,22 +121,22 @@ class Settings:
             "on_space": on_space,
             "backbone": get("CGCLORA_BACKBONE") or None,
             "keep_dataset": get("CGCLORA_KEEP_DATASET") or None,
-            "limits": Limits.from_environment(environment),
+            "limits": AppLimits.from_environment(environment),
         }
         for name in ("adapters", "runs", "keep"):
             if folder := get(f"CGCLORA_{name.upper()}"):
-                told[name] = Path(folder)
-        return cls(**told)
+                values[name] = Path(folder)
+        return cls(**values)
 
 
 def _switch(environment: Mapping[str, str], name: str, default: bool) -> bool:
-    said = environment.get(name, "")
-    if said not in ("", "0", "1"):
-        raise SettingsError(f"{name} is {said!r}: give 1 for yes or 0 for no.")
-    return said == "1" if said else default
+    value = environment.get(name, "")
+    if value not in ("", "0", "1"):
+        raise SettingsError(f"{name} is {value!r}: give 1 for yes or 0 for no.")
+    return value == "1" if value else default
 
 
-def _at_home(environment: Mapping[str, str]) -> bool:
-    """Whether only this machine's own people reach the page: others could fill the disk."""
+def _is_private(environment: Mapping[str, str]) -> bool:
+    """Whether the page is reachable from this machine alone, so that no stranger fills the disk."""
     shared = environment.get("GRADIO_SHARE", "").lower() == "true" or "SPACE_ID" in environment
-    return not shared and environment.get("GRADIO_SERVER_NAME", "") in _AT_HOME
+    return not shared and environment.get("GRADIO_SERVER_NAME", "") in _LOCALHOST

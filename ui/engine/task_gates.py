@@ -1,8 +1,11 @@
-"""What the gates of one task and of all tasks of an adapter say, as numbers."""
+"""Gate weights of one task, and of all tasks of an adapter."""
+
+from __future__ import annotations
 
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +13,18 @@ from numpy.typing import NDArray
 from cgclora.analysis.gates import entropy
 from cgclora.config import AdapterConfig
 
+if TYPE_CHECKING:
+    from cgclora.adapter import Adapter
+
 _DEPTH = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class TaskGates:
-    """The weights that one task gives to the experts it may use.
+    """Gate weights of one task over its experts.
 
     Attributes:
-        task: Its name.
+        task: Name of the task.
         layers: Paths of the L adapted linear layers, such as `model.layers.3.self_attn.q_proj`.
         weights: [L, C + S], the common experts first.
         common: C.
@@ -30,37 +36,31 @@ class TaskGates:
     common: int
 
     def shares(self) -> NDArray[np.float64]:
-        """Each expert's part of the weight, [C + S], averaged over all layers; the sum is 1."""
+        """Each expert's share of the weight, [C + S], averaged over all layers; the sum is 1."""
         mean = self.weights.mean(axis=0)
         return np.asarray(mean / mean.sum())
 
     def common_share(self) -> float:
-        """The common experts' part of the weight, in [0, 1]."""
+        """The common experts' share of the weight, in [0, 1]."""
         return float(self.shares()[: self.common].sum())
 
     def modules(self) -> tuple[str, ...]:
-        """Kinds of linear layers, such as `q_proj`, in their order."""
+        """Kinds of linear layers, such as `q_proj`, in layer order."""
         return tuple(dict.fromkeys(path.rpartition(".")[2] for path in self.layers))
 
     def by_depth(self, module: str | None = None) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-        """Weights of each transformer layer.
+        """Numbers of the D transformer layers, and their weights [D, C + S].
 
         Args:
             module: One kind of linear layer; None averages over all.
-
-        Returns:
-            The D layers' numbers, and their weights [D, C + S].
         """
         return self._grouped(self.weights, module)
 
     def entropy(self, module: str | None = None) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-        """How evenly each transformer layer spreads its weight, in [0, 1].
+        """Numbers of the D transformer layers, and their normalised gate entropy [D].
 
         Args:
             module: One kind of linear layer; None averages over all.
-
-        Returns:
-            The D layers' numbers, and a value for each [D]; 1 is even.
         """
         return self._grouped(entropy(self.weights), module)
 
@@ -79,10 +79,10 @@ class TaskGates:
 
 @dataclass(frozen=True)
 class AdapterGates:
-    """The weights that all tasks of an adapter give to its experts.
+    """Gate weights of all tasks of an adapter.
 
     Attributes:
-        config: The adapter's.
+        config: The adapter's configuration.
         layers: Paths of the L adapted linear layers.
         weights: [L, T, E], zero where a task may not use an expert.
     """
@@ -90,6 +90,12 @@ class AdapterGates:
     config: AdapterConfig
     layers: tuple[str, ...]
     weights: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, adapter: Adapter) -> AdapterGates:
+        """The gates of a loaded adapter."""
+        weights = adapter.gates().double().cpu().numpy()
+        return cls(adapter.config, tuple(adapter.layers), weights)
 
     def of(self, task: str) -> TaskGates:
         """The gates of one task.
@@ -105,10 +111,9 @@ class AdapterGates:
         """Each task's shares of its own experts, averaged over layers, [T, C + S]; rows sum to 1.
 
         Args:
-            weights: Other ones than these, averaged over layers already, [T, E].
+            weights: Used instead of the adapter's own, averaged over layers already, [T, E].
         """
         mean = self.weights.mean(axis=0) if weights is None else weights
-        own = np.stack(
-            [row[np.array(may)] for row, may in zip(mean, self.config.access(), strict=True)]
-        )
-        return np.asarray(own / own.sum(axis=1, keepdims=True))
+        rows = zip(mean, self.config.access(), strict=True)
+        usable = np.stack([row[np.array(access)] for row, access in rows])
+        return np.asarray(usable / usable.sum(axis=1, keepdims=True))

@@ -1,20 +1,19 @@
-"""The tab that explains the method and this installation."""
+"""Texts of the About tab."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab about": ("关于", "About"),
     # The expert layer
     "about_layer": ("专家层", "The expert layer"),
     "about_layer_intro": (
-        "每个线性层旁边都站着低秩专家。点图中任何一处，看它算什么、有多大。",
-        "Beside every linear layer stand low-rank experts. Click any part to see what it computes "
-        "and how large it is.",
+        "每个线性层旁边都有低秩专家。点图中任何一处，看它的作用和大小。",
+        "Every linear layer has low-rank experts beside it. Click any part to see what it "
+        "computes and how large it is.",
     ),
     "about_adapter": ("适配器", "Adapter"),
     "about_compared": ("{method} · 对照", "{method} · for comparison"),
     "about_linear": ("线性层", "Linear layer"),
     "about_task": ("任务", "Task"),
-    "about_drawing": ("专家层的结构，用方向键移动", "The expert layer; move with the arrow keys"),
-    "about_no_adapter": ("还没有可用的适配器。", "There is no adapter that can be used yet."),
+    "about_drawing": ("专家层的结构，用方向键选择", "The expert layer; choose with the arrow keys"),
+    "about_no_adapter": ("还没有可用的适配器。", "No adapter is available yet."),
     "about_same_for_all": (
         "所有任务用同样的权重。",
         "Every task uses the same weights.",
@@ -33,66 +32,69 @@ WORDS: dict[str, tuple[str, str]] = {
     # Its parts
     "about input": ("输入 x", "Input x"),
     "about_why_input": (
-        "每个词元一个向量，同时送进冻结权重和所有专家。",
-        "One vector a token; frozen weight and experts read the same one.",
+        "每个词元一个向量，同时输入冻结权重和所有专家。",
+        "One vector per token; frozen weight and experts get the same input.",
     ),
     "about frozen": ("冻结权重 W₀", "Frozen weight W₀"),
     "about_why_frozen": (
-        "基座自己的权重，训练中一位都不变。",
-        "The backbone's own weight; training does not change a bit of it.",
+        "基座自身的权重，训练中保持不变。",
+        "The backbone's own weight, unchanged by training.",
     ),
     "about A": ("{expert} · A", "{expert} · A"),
     "about_why_A": (
-        "把输入压到专家的秩 k = {rank}。",
-        "Squeezes the input down to the expert's rank, k = {rank}.",
+        "把输入投影到专家的秩 k = {rank}。",
+        "Projects the input down to the expert's rank, k = {rank}.",
     ),
     "about B": ("{expert} · B", "{expert} · B"),
     "about_why_B": (
-        "再展开到输出宽度。训练从 B = 0 开始，所以起点就是裸基座。",
-        "Spreads it out to the output's width. Training starts at B = 0, that is, at the bare "
+        "再投影到输出宽度。训练从 B = 0 开始，所以起点就是裸基座。",
+        "Projects up to the output's width. Training starts at B = 0, that is, at the bare "
         "backbone.",
     ),
     "about_whose_common": ("公共专家：每个任务都用。", "A common expert: every task uses it."),
     "about_whose_specific": (
         "专属专家：只有它自己的任务用。",
-        "A specific expert: its own task alone uses it.",
+        "A specific expert: only its own task uses it.",
     ),
     "about_whose_one": ("唯一的专家：所有任务共用。", "The only expert: all tasks use it."),
     "about_one": ("专家", "Expert"),
     "about task": ("任务编号 t", "Task id t"),
     "about_why_task": (
-        "门控只读它，不读文字。每个任务一个学出来的向量。",
-        "All that the gate reads, never the words. Each task has a learned vector.",
+        "门控的唯一输入，与文本无关。每个任务有一个学到的向量。",
+        "The gate's only input; it does not see the text. Each task has a learned vector.",
     ),
     "about_why_task_id": (
-        "门控只读它，不读文字。",
-        "All that the gate reads, never the words.",
+        "门控的唯一输入，与文本无关。",
+        "The gate's only input; it does not see the text.",
     ),
     "about gate": ("门控", "Gate"),
     "about_why_gate_task": (
-        "在任务可用的专家上取 softmax，别的任务的专家恰好为 0。",
-        "A softmax over the experts that the task may use; those of other tasks get exactly 0.",
+        "在任务可用的专家上取 softmax，其他任务的专家权重为 0。",
+        "A softmax over the experts that the task may use; experts of other tasks get 0.",
     ),
     "about_why_gate_uniform": (
-        "不学习：可用的专家权重相等。",
-        "Not learned: the experts that a task may use weigh the same.",
+        "不学习：可用的专家权重相等，其他的为 0。",
+        "Not learned: equal weights for the experts that a task may use, 0 for others.",
     ),
-    "about_why_gate_none": ("不加权：可用的专家直接相加。", "No weights: a plain sum."),
+    "about_why_gate_none": (
+        "不加权：可用的专家直接相加。",
+        "Not weighted: the sum of the experts that a task may use.",
+    ),
     "about_gate_model": ("整个模型共用一个门控。", "One gate for the whole model."),
-    "about_gate_layer": ("每层一个门控。", "One gate a layer."),
+    "about_gate_layer": ("每层一个门控。", "One gate per layer."),
     "about weight": ("{expert} · 权重", "{expert} · weight"),
     "about_why_weight": (
         "同一任务的每个词元都用同一个权重。",
         "Every token of a task gets the same weight.",
     ),
     "about_why_zero": (
-        "所选任务不能用这个专家：权重恰好为 0。",
-        "The chosen task may not use this expert: its weight is exactly 0.",
+        "所选任务不能用这个专家：权重为 0。",
+        "The chosen task may not use this expert: its weight is 0.",
     ),
     "about scale": ("比例 ×s", "Scale ×s"),
     "about_why_scale": (
-        "不训练的常数：α 除以秩，秩不同的专家才好比较。",
-        "A constant, not trained: alpha divided by a rank, so that ranks can be compared.",
+        "不训练的常数：α 除以秩，使不同的秩可以比较。",
+        "A constant, not trained: alpha divided by a rank, so that ranks are comparable.",
     ),
     "about sum": ("输出 h", "Output h"),
     "about_why_sum": (
@@ -104,8 +106,8 @@ WORDS: dict[str, tuple[str, str]] = {
     # 1 + N
     "about_tree": ("1 + N：这里装了什么", "1 + N: what is installed here"),
     "about_tree_intro": (
-        "一个基座，每簇任务一套专家。问题先找到簇，再找到任务的门控。",
-        "One backbone, one set of experts a task cluster. A question finds its cluster, then its "
+        "一个基座，每簇任务一套专家。请求先确定簇，再确定任务的门控。",
+        "One backbone, one set of experts per task cluster. A request selects a cluster, then its "
         "task's gate.",
     ),
     "about_backbone": ("冻结的基座", "Frozen backbone"),
@@ -132,9 +134,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_data": ("训练数据哈希", "Data hash"),
     "about_commit": ("代码提交", "Commit"),
     "about_licence": ("许可", "Licence"),
-    "about_unknown": ("–", "–"),
     "about_budget_note": (
-        "数字来自各适配器的 manifest.json；开发集不同的损失不能相比。",
+        "数字来自各适配器的 manifest.json；开发集不同时，损失不可比较。",
         "Numbers come from each adapter's manifest.json; losses on different dev sets cannot be "
         "compared.",
     ),
@@ -144,12 +145,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_api": ("Python，三行：", "Python, three lines:"),
     "about_endpoints": ("全部接口", "All endpoints"),
     "about_mcp_on": (
-        "MCP 已开启。把下面的地址交给支持 MCP 的助手：",
-        "MCP is on. Give this address to an assistant that speaks MCP:",
+        "MCP 已开启。在支持 MCP 的助手中填入下面的地址：",
+        "MCP is on. Give this address to an assistant that supports MCP:",
     ),
     "about_mcp_off": (
-        "MCP 在这里没有开启。自己运行时这样开启：",
-        "MCP is off here. Where you run the app yourself, turn it on:",
+        "这里没有开启 MCP。自己运行时可以这样开启：",
+        "MCP is off here. To turn it on where you run the app:",
     ),
     "about_copy": ("复制", "Copy"),
     "about_copied": ("已复制", "Copied"),
@@ -157,20 +158,20 @@ WORDS: dict[str, tuple[str, str]] = {
     # Limits
     "about_limits": ("上限", "Limits"),
     "about_limits_intro": (
-        "这台服务器最多接受这些；运行它的人用环境变量改。",
-        "As much as this server takes on; whoever runs it changes that by environment variables.",
+        "这台服务器的上限；可用环境变量修改。",
+        "The limits of this server, set by environment variables.",
     ),
     "limit_characters": ("提示词字符", "Characters of a prompt"),
     "limit_prompt_tokens": ("提示词词元", "Tokens of a prompt"),
     "limit_answer_tokens": ("回答词元", "Tokens of an answer"),
     "limit_answer_seconds": ("一个回答的秒数", "Seconds of an answer"),
-    "limit_at_once": ("一批里的问题", "Questions in a batch"),
-    "limit_waiting": ("等待的问题", "Questions that wait"),
-    "limit_per_minute": ("一位访客每分钟的问题", "Questions of a visitor in a minute"),
+    "limit_at_once": ("每批的请求", "Requests in a batch"),
+    "limit_waiting": ("排队的请求", "Waiting requests"),
+    "limit_per_minute": ("每位访客每分钟的请求", "Requests of a visitor per minute"),
     "limit_upload_mb": ("上传文件的 MB", "MB of an upload"),
     "limit_upload_lines": ("上传文件的行数", "Lines of an upload"),
-    "limit_uploads_mb": ("一小时内全部上传的 MB", "MB of all uploads within an hour"),
-    "limit_jobs": ("等待的评测和训练", "Evaluations and trainings that wait"),
+    "limit_uploads_mb": ("每小时全部上传的 MB", "MB of all uploads per hour"),
+    "limit_jobs": ("排队的评测和训练", "Waiting evaluations and trainings"),
     # Licences
     "about_licences": ("许可与说明", "Licences and notices"),
     "about_code": ("代码", "Code"),
@@ -184,7 +185,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "about_is_other": (
         "其许可由提供方规定。",
-        "Its licence is that of whoever provides it.",
+        "Its provider sets its licence.",
     ),
     "about_research": (
         "本项目附带的仅供研究，不得商用，因为训练数据是 CC BY-NC 4.0。",

@@ -1,15 +1,14 @@
-"""The tab that starts evaluations."""
+"""Texts of the benchmark tab."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab benchmark": ("评测", "Benchmark"),
     # What to evaluate
-    "bench_what": ("评什么", "What to evaluate"),
-    "bench_adapter": ("谁来回答", "Who answers"),
+    "bench_what": ("评测内容", "What to evaluate"),
+    "bench_adapter": ("回答的模型", "Answering model"),
     "bench_known_tasks": ("{count} 个任务", "{count} tasks"),
     "bench_one_task": ("1 个任务", "1 task"),
     "bench_bare_note": (
-        "不带专家，用来对照；任务由数据决定。",
-        "Without experts, for comparison; any task of the data.",
+        "不带专家，用于对照；任务由数据决定。",
+        "No experts, for comparison; all tasks of the data.",
     ),
     "bench_compared": ("对照", "For comparison"),
     "bench_source": ("数据", "Data"),
@@ -18,21 +17,21 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_upload": ("自己的文件", "Your own file"),
     "bench_file": ("PromptCBLUE 或 Firefly 格式的文件", "A PromptCBLUE or Firefly file"),
     "bench_file_note": (
-        "JSON 或 JSONL，要有参考答案。只留到评测结束或停止一天后，之后从服务器删除。",
-        "JSON or JSONL, with reference answers. Removed from the server when the evaluation "
+        "JSON 或 JSONL，含参考答案。评测完成后，或停止一天后，从服务器删除。",
+        "JSON or JSONL with reference answers. Deleted from the server when the evaluation "
         "is done, or a day after it stopped.",
     ),
     "bench_stand_in": (
         "my-test.jsonl 代表你的文件：PromptCBLUE 或 Firefly 格式，带参考答案。",
-        "my-test.jsonl stands for your file, in the form of PromptCBLUE or Firefly, with "
+        "my-test.jsonl stands for your file in the PromptCBLUE or Firefly format, with "
         "reference answers.",
     ),
     "bench_samples_note": (
-        "每个任务 4 条：看看流程，分数说明不了什么。",
-        "Four a task: enough to see how it works, too few to say how good it is.",
+        "每个任务 4 条：只够了解流程，分数没有意义。",
+        "Four per task: enough to see the steps, too few for a meaningful score.",
     ),
     "bench_tasks": ("任务", "Tasks"),
-    "bench_per_task": ("每个任务最多几条", "Records a task, at most"),
+    "bench_per_task": ("每个任务的最多记录数", "Maximum records per task"),
     "bench_per_task_info": ("0 表示全部", "0 takes all"),
     # What was found in the data
     "bench_found": (
@@ -42,121 +41,47 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_report_table": ("每个任务的记录数", "Records of each task"),
     "bench_records": ("记录", "Records"),
     "bench_left_out": (
-        "这些任务没有评分办法，跳过：{tasks}",
-        "There is no scorer for these tasks, they are left out: {tasks}",
-    ),
-    "bench_bad_lines": (
-        "{count} 行读不了，跳过；原因如下",
-        "{count} lines cannot be read and are passed over",
-    ),
-    "bench_bad_lines_more": ("另有 {count} 行", "{count} more"),
-    "bench_bad_line": ("第 {line} 行", "Line {line}"),
-    "bench_unreadable": ("这份数据用不了", "This data cannot be used"),
-    "bench_unreadable_advice": (
-        "按下面的英文提示改好文件后重新上传，或换一份数据。",
-        "Correct the file as the message below says and upload it again, or choose other data.",
+        "这些任务没有评分方法，已跳过：{tasks}",
+        "These tasks have no scorer and are skipped: {tasks}",
     ),
     "bench_upload_first": ("先上传一个文件。", "Upload a file first."),
     "bench_no_common_task": (
-        "这份数据里没有这个适配器会的任务：换一个适配器，或换一份数据。",
-        "The data has no task that this adapter knows: choose another adapter, or other data.",
-    ),
-    "bench_no_adapters": (
-        "还没有适配器，只能评裸基座。",
-        "There is no adapter yet; the bare backbone can be evaluated.",
+        "这份数据里没有这个适配器支持的任务：换一个适配器或一份数据。",
+        "The data has no task of this adapter: choose another adapter or other data.",
     ),
     # Start
-    "bench_start_heading": ("启动", "Start"),
-    "bench_command": ("等价的命令行", "The same as a command"),
     "bench_start": ("开始评测", "Start"),
     "bench_total": ("{records} 条记录", "{records} records"),
-    "bench_time": ("约 {time}（按本机之前的速度）", "about {time}, at this machine's pace"),
-    "bench_no_time": ("第一次评测之后才能估计时间", "the first run tells how long it takes"),
+    "bench_time": (
+        "约 {time}（按本机之前的速度估计）",
+        "about {time}, from earlier runs on this machine",
+    ),
+    "bench_no_time": ("完成一次评测后可以估计时间", "the time can be estimated after a first run"),
     "bench_choose_task": ("至少选一个任务。", "Choose at least one task."),
-    "bench_not_allowed": (
-        "这里不能启动评测。要打开：设环境变量 CGCLORA_ALLOW_JOBS=1 再启动应用；"
-        "或在自己的机器上运行下面的命令。",
-        "Evaluations cannot be started here. To switch this on, set the environment variable "
-        "CGCLORA_ALLOW_JOBS=1 and start the app again; or run the command below on your own "
-        "machine.",
-    ),
-    "bench_not_started": ("没有启动", "Not started"),
-    "bench_full": (
-        "队列里已有 {count} 个作业：等一些结束后再来。",
-        "There are {count} jobs in the queue already: come back when some have ended.",
-    ),
     "bench_gone": (
         "上传的文件已不在服务器上：请重新上传。",
         "The uploaded file is no longer on the server: upload it again.",
     ),
     "bench_trained_on_it": (
-        "这个适配器就是用自带例句训练的，拿它们评测，分数会虚高：请换别的数据。",
-        "This adapter was trained on our examples, so they would flatter it: choose other data.",
-    ),
-    "bench_queued": (
-        "已在队列中。关掉网页也会继续。",
-        "In the queue. It goes on when you close the page.",
+        "这个适配器用自带例句训练过，用它们评测分数会虚高：请换别的数据。",
+        "This adapter was trained on our examples, which inflates its score: choose other data.",
     ),
     # Jobs
-    "bench_jobs": ("评测作业", "Evaluations"),
+    "bench_jobs": ("评测", "Evaluations"),
     "bench_no_jobs": (
-        "还没有评测。启动后，这里显示每个任务的进度，然后是分数。",
-        "No evaluations yet. Once one has started, the progress of each task is shown here, and "
-        "then its scores.",
+        "还没有评测。启动后，这里显示每个任务的进度和分数。",
+        "No evaluations yet. Once one has started, this shows the progress and then the scores of "
+        "each task.",
     ),
-    "bench_choose_job": ("选一个作业看详情。", "Choose one to see more."),
-    "bench_state_queued": ("排队中，第 {place} 位", "queued, place {place}"),
-    "bench_state_running": ("进行中", "running"),
-    "bench_state_stopping": ("正在停止", "stopping"),
-    "bench_state_stopped": ("已停止", "stopped"),
-    "bench_state_failed": ("失败", "failed"),
-    "bench_state_done": ("完成", "done"),
-    "bench_of_task": ("每个任务最多 {count} 条", "at most {count} a task"),
-    "bench_wait": (
-        "一次只跑一个作业；前面的结束后自动开始。",
-        "One job runs at a time: this one starts by itself when those before it have ended.",
-    ),
-    "bench_loading": ("正在读数据和模型…", "Reading data and model…"),
-    "bench_scoring": ("回答完毕，正在评分…", "All answered, scoring…"),
+    "bench_of_task": ("每个任务最多 {count} 条", "at most {count} per task"),
+    "bench_scoring": ("回答已完成，正在评分…", "All records answered, scoring…"),
     "bench_progress": ("{done} / {total} 条", "{done} of {total}"),
-    "bench_left": ("还需约 {time}", "about {time} left"),
     "bench_took": ("用时 {time}", "took {time}"),
-    "bench_stopping": ("正在结束，已有的回答会保留。", "Ending; the answers so far are kept."),
+    "bench_stopping": ("正在停止，已有的回答会保留。", "Stopping; the answers so far are kept."),
     "bench_stopped": (
-        "已有的回答都在，继续时从这里接着做。",
-        "The answers so far are kept; it goes on from there.",
+        "已有的回答已保留，继续时从这里开始。",
+        "The answers so far are kept; it resumes from there.",
     ),
-    "bench_upload_gone": (
-        "上传的文件已删除，不能继续了：请重新上传并启动。",
-        "The uploaded file has been removed, so it cannot go on: upload it and start anew.",
-    ),
-    "bench_failed": (
-        "下面是日志的最后几行。改掉原因后可以继续；要换设置，就重新启动一个。",
-        "Below are the last lines of its log. It can go on once the cause is gone; to change "
-        "settings, start another one.",
-    ),
-    "bench_failed 3": (
-        "基座没有加载成功：看下面的英文原因。",
-        "The backbone could not be loaded; the reason is below.",
-    ),
-    "bench_failed 4": (
-        "数据用不了：按下面的英文原因改好文件，重新启动一个。",
-        "The data cannot be used: correct it as the message below says and start another one.",
-    ),
-    "bench_failed 5": (
-        "适配器用不了：按下面的英文原因处理，或换一个适配器。",
-        "The adapter cannot be used: do as the message below says, or choose another one.",
-    ),
-    "bench_failed -9": (
-        "进程被系统终止，多半是内存不够：关掉别的程序后继续。",
-        "The system killed it, most likely for want of memory: close other programs and resume.",
-    ),
-    "bench_log": ("日志末尾", "End of the log"),
-    "bench_run_command": ("命令", "Command"),
-    "bench_stop": ("停止", "Stop"),
-    "bench_resume": ("继续", "Resume"),
-    "bench_remove": ("移出列表", "Remove from list"),
-    "bench_refused_action": ("没有做成", "That did not work"),
     # Scores
     "bench_scores": ("每个任务的分数", "Scores of each task"),
     "bench_metric": ("指标", "Metric"),
@@ -164,12 +89,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_interval": ("95% 区间", "95% interval"),
     "bench_mean": ("平均", "Mean"),
     "bench_few": (
-        "每个任务不到 {count} 条，区间很宽：只够看个大概。",
-        "Fewer than {count} records a task: the intervals are wide, this is a first look only.",
+        "每个任务不到 {count} 条记录，区间很宽，只供初步参考。",
+        "Fewer than {count} records per task: the intervals are wide, so this is only indicative.",
     ),
     "bench_to_board": ("去“排行榜”", "Open the leaderboard"),
     "bench_no_run": (
-        "它的结果文件夹已不在，分数看不到了。",
-        "Its run folder is gone, and the scores with it.",
+        "它的结果文件夹已删除，没有分数可以显示。",
+        "Its run folder was deleted, so there are no scores to show.",
     ),
 }

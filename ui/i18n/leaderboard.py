@@ -3,110 +3,108 @@
 from evals.methods import FAMILIES
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab leaderboard": ("排行榜", "Leaderboard"),
     # Choosing
     "board": ("榜单", "Board"),
     "board_title": (
         "{cluster} · {split} · {tasks} 个任务 · {n} 条样本",
         "{cluster} · {split} · {tasks} tasks · {n} records",
     ),
-    "board_no_split": ("未分集", "no split"),
-    "board_view": ("看法", "View"),
+    "board_no_split": ("未划分", "no split"),
+    "board_view": ("视图", "View"),
     "board_view table": ("表格", "Table"),
     "board_view tasks": ("逐任务", "By task"),
     "board_view seesaw": ("跷跷板", "Seesaw"),
-    "board_view pareto": ("代价", "Cost"),
+    "board_view pareto": ("成本", "Cost"),
     "board_view heat": ("热图", "Heat map"),
-    "board_view wins": ("两两胜负", "Duels"),
+    "board_view wins": ("两两比较", "Pairwise wins"),
     "board_view radar": ("雷达", "Radar"),
     "board_view noise": ("噪声", "Noise"),
     "board_about tasks": (
-        "每个任务一行，线段是 95% 区间。点图例可隐藏方法。",
-        "A row for each task, lines are 95 % intervals. Click the legend to hide a method.",
+        "每个任务一行，线段是 95% 置信区间。点击图例可隐藏方法。",
+        "A row for each task; lines are 95 % intervals. Click the legend to hide a method.",
     ),
     "board_about seesaw": (
-        "与参照方法相比，每个任务是得是失：共享让谁付出了代价。点图例可添加方法。",
-        "What each task gains or loses against the reference: who pays for sharing. Click the "
-        "legend to add methods.",
+        "每个任务相对参照方法的增减：共享使哪些任务变差。点击图例可添加方法。",
+        "Gain or loss of each task against the reference: which tasks suffer from sharing. Click "
+        "the legend to add methods.",
     ),
     "board_about pareto": (
-        "横轴是代价，纵轴是平均分；折线连起没有更便宜的方法能比的那些。",
-        "What a method costs against its mean score; the line joins those that nothing cheaper "
-        "equals.",
+        "横轴是成本，纵轴是平均分；折线是帕累托前沿。",
+        "Cost and mean score of each method; the line is the Pareto front.",
     ),
     "board_about heat": (
-        "每一列从该任务的最低分到最高分着色。",
-        "Each task is coloured from its worst score to its best.",
+        "每个任务按最低分到最高分着色。",
+        "Each task is coloured from its lowest to its highest score.",
     ),
     "board_about wins": (
-        "行确实胜过列的任务数（Holm 校正，p < 0.05）。",
-        "On how many tasks the row surely beats the column (Holm's rule, p < .05).",
+        "行方法显著优于列方法的任务数（Holm 校正，p < 0.05）。",
+        "Number of tasks where the row is significantly better than the column (Holm correction, "
+        "p < .05).",
     ),
     "board_about radar": (
-        "每条辐是一个任务，0 至 100 分。用搜索或筛选换方法。",
-        "A spoke for each task, from 0 to 100. Search or filter to draw other methods.",
+        "每条轴是一个任务，0 至 100 分。用搜索或筛选更换方法。",
+        "An axis for each task, from 0 to 100. Search or filter to show other methods.",
     ),
     "board_about noise": (
-        "样本噪声：换一批同类样本会差多少。训练噪声：换一个随机种子会差多少。",
-        "Item noise: what other records of the kind would change. Training noise: what another "
-        "seed would change.",
+        "样本噪声：更换测试样本引起的差异。训练噪声：更换随机种子引起的差异。",
+        "Item noise: variation over test records. Training noise: variation over seeds.",
     ),
     "board_click": (
-        "点图上的标记，看它背后的样本；用键盘请到表格里选。",
-        "Click a mark to read the samples behind it; by keyboard, choose a cell of the table.",
+        "点击图中的标记查看对应的样本；使用键盘时请在表格中选择。",
+        "Click a marker to see its samples; with the keyboard, choose a cell of the table.",
     ),
     "board_find": ("按名称搜索", "Search by name"),
     "board_find_example": ("如 CGC, MOE", "CGC, MOE"),
     "board_filters": ("筛选", "Filters"),
-    "board_families": ("方法族", "Families"),
+    "board_families": ("方法类别", "Families"),
     **{f"board_family {family}": titles for family, titles in FAMILIES.items()},
-    "board_budget": ("训练参数上限", "Most trained parameters"),
+    "board_budget": ("可训练参数上限", "Most trained parameters"),
     "board_any": ("不限", "any"),
     "board_at_most": ("至多 {size}", "at most {size}"),
     "board_tasks": (
-        "只算这些任务（平均分与名次随之重算）",
-        "Only these tasks (mean and ranks anew)",
+        "只计入这些任务（重新计算平均分和名次）",
+        "Only these tasks (recomputes means and ranks)",
     ),
-    "board_local": ("包括本机的运行", "With runs of this machine"),
+    "board_local": ("包括本机的运行", "Include runs of this machine"),
     "board_clear": ("清除筛选", "Clear filters"),
     "board_reference": ("参照", "Reference"),
-    "board_cost": ("代价", "Cost"),
-    "board_cost parameters": ("训练的参数", "trained parameters"),
-    "board_cost active_rank": ("单任务所用的秩", "rank that one task uses"),
+    "board_cost": ("成本", "Cost"),
+    "board_cost parameters": ("可训练参数", "trained parameters"),
+    "board_cost active_rank": ("单任务的秩", "rank that one task uses"),
     "board_cost training_seconds": ("训练时间", "training time"),
     "board_csv": ("下载 CSV", "Download CSV"),
     "board_json": ("下载 JSON", "Download JSON"),
     # In words
     "board_tied_all": (
-        "{all} 种方法全部并列第一：它们的区间互相重叠。",
+        "全部 {all} 种方法并列第一：它们的置信区间互相重叠。",
         "All {all} methods share rank 1: their intervals overlap.",
     ),
     "board_tied_both": (
-        "两种方法并列第一：它们的区间互相重叠。",
+        "两种方法并列第一：它们的置信区间重叠。",
         "Both methods share rank 1: their intervals overlap.",
     ),
     "board_tied": (
-        "{all} 种方法中有 {tied} 种并列第一：它们的区间互相重叠。",
+        "{all} 种方法中有 {tied} 种并列第一：它们的置信区间互相重叠。",
         "{tied} of {all} methods share rank 1: their intervals overlap.",
     ),
     "board_alone": (
-        "{all} 种方法中，{name} 独居第一。",
+        "{all} 种方法中，{name} 单独排名第一。",
         "Of {all} methods, {name} alone has rank 1.",
     ),
-    "board_only_one": ("只有 {name} 一种方法。", "There is only {name}."),
+    "board_only_one": ("只有 {name} 一种方法。", "{name} is the only method."),
     "board_sure": (
-        "与 {reference} 逐样本配对比较更灵敏（p < 0.05）：平均分确实更高：{above}；"
-        "确实更低：{below}。其余的差异可能只是偶然。",
-        "Paired with {reference} sample by sample, which is sharper (p < .05): surely higher in "
-        "the mean: {above}; surely lower: {below}. All other differences may be chance.",
+        "与 {reference} 逐样本配对检验（p < 0.05）：平均分显著更高：{above}；"
+        "显著更低：{below}。其余差异不显著。",
+        "Paired test against {reference} over samples (p < .05): mean significantly higher: "
+        "{above}; significantly lower: {below}. All other differences are not significant.",
     ),
     "board_nobody": ("无", "none"),
     "board_one_seed": (
-        "每种方法只训练了一个种子，训练噪声没有测。",
+        "每种方法只用一个种子训练，未测量训练噪声。",
         "Each method was trained with one seed: training noise is not measured.",
     ),
     "board_even_seeds": (
-        "每种方法都训练了 {most} 个种子。",
+        "每种方法用 {most} 个种子训练。",
         "Each method was trained with {most} seeds.",
     ),
     "board_seeds": (
@@ -114,12 +112,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "Training seeds: {least} to {most}.",
     ),
     "board_part": (
-        "只看 {shown} / {all} 种方法、{tasks} / {of} 个任务；名次和标记都在其中重算。",
-        "{shown} of {all} methods on {tasks} of {of} tasks; ranks and marks are among these.",
+        "显示 {shown} / {all} 种方法、{tasks} / {of} 个任务；名次和标记只在其中计算。",
+        "{shown} of {all} methods on {tasks} of {of} tasks; ranks and marks compare these alone.",
     ),
-    "board_facts": ("这个榜单测的是什么", "What this board measures"),
+    "board_facts": ("这个榜单的测量内容", "What this board measures"),
     "board_facts_note": (
-        "同一榜单的方法回答了同样的样本。数据：样本哈希的前几位。",
+        "同一榜单的所有方法回答相同的样本。数据：样本哈希的前几位。",
         "All methods of a board answered the same records. Data: the first digits of their hash.",
     ),
     "board_metric": ("指标", "Metric"),
@@ -131,45 +129,46 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_rank": ("名次", "Rank"),
     "board_method": ("方法", "Method"),
     "board_mean": ("平均", "Mean"),
-    "board_interval": ("95% 区间", "95 % interval"),
-    "board_spread": ("训练散布", "Seed spread"),
+    "board_interval": ("95% 置信区间", "95 % interval"),
+    "board_spread": ("种子间标准差", "Seed spread"),
     "board_parameters": ("参数", "Params"),
-    "board_parameters_note": ("训练的参数", "trained"),
+    "board_parameters_note": ("可训练", "trained"),
     "board_active_rank": ("秩", "Rank used"),
-    "board_active_rank_note": ("所用 / 总", "of stored"),
+    "board_active_rank_note": ("使用 / 总", "of stored"),
     "board_training_seconds": ("训练", "Training"),
     "board_training_seconds_note": ("时间", "time"),
     "board_tokens_per_second": ("速度", "Speed"),
     "board_tokens_per_second_note": ("词元/秒", "tokens/s"),
     "board_best": ("最好", "best"),
-    "board_close": ("未能确定不如最好", "not surely worse than the best"),
-    "board_behind": ("确实不如最好", "surely worse than the best"),
+    "board_close": ("与最好无显著差异", "not significantly worse than the best"),
+    "board_behind": ("显著差于最好", "significantly worse than the best"),
     "board_tied_with": ("并列", "tied"),
     "board_local_mark": ("本机", "local"),
     "board_key": (
-        "分数 × 100。<b>粗体</b>：该任务最好；常规：未能确定不如最好；<i>浅淡</i>：确实不如"
-        "（配对自助法，Holm 校正，p < 0.05）。名次：1 + 区间整个在其上方的方法数。"
-        "点任何一格，看背后的样本。",
-        "Scores × 100. <b>Bold</b>: best of the task; plain: not surely worse; <i>faint</i>: "
-        "surely worse (paired bootstrap, Holm's rule, p < .05). Rank: 1 + the number of methods "
-        "whose interval lies wholly above. Click any cell for the samples behind it.",
+        "分数 × 100。<b>粗体</b>：该任务最好；常规：与最好无显著差异；<i>浅色</i>：显著更差"
+        "（配对自助法，Holm 校正，p < 0.05）。名次：1 + 置信区间完全在其上方的方法数。"
+        "点击任意单元格查看样本。",
+        "Scores × 100. <b>Bold</b>: best of the task; plain: not significantly worse; "
+        "<i>faint</i>: significantly worse (paired bootstrap, Holm correction, p < .05). Rank: 1 + "
+        "the number of methods whose interval lies entirely above. Click any cell to see its "
+        "samples.",
     ),
     "board_nothing_fits": (
-        "没有方法符合这些条件。清除筛选或换个名称。",
-        "No method fits. Clear the filters or search for another name.",
+        "没有符合条件的方法。请清除筛选或更换搜索名称。",
+        "No method matches. Clear the filters or search for another name.",
     ),
     "board_alone_seesaw": (
-        "跷跷板至少要两种方法。清除筛选或换个名称。",
-        "A seesaw needs two methods. Clear the filters or search for another name.",
+        "跷跷板图至少需要两种方法。请清除筛选或更换搜索名称。",
+        "The seesaw needs two methods. Clear the filters or search for another name.",
     ),
     "board_empty": (
-        "还没有可以排名的运行。用下面的命令做一次评测，再回到这里。",
-        "There is no scored run yet. Evaluate with the command below and come back.",
+        "还没有已打分的运行。请用下面的命令运行评测，然后返回这里。",
+        "There is no scored run yet. Run an evaluation with the command below and come back.",
     ),
-    "board_view_samples": ("看样本：{name}，{task}", "Samples: {name}, {task}"),
+    "board_view_samples": ("查看样本：{name}，{task}", "Samples: {name}, {task}"),
     "board_sort_by": ("按{column}排序", "Sort by {column}"),
     # Left out and elsewhere
-    "board_left_out": ("没有进榜的运行（{n}）", "Runs that are left out ({n})"),
+    "board_left_out": ("未上榜的运行（{n}）", "Runs on no board ({n})"),
     "board_run": ("运行", "Run"),
     "board_reason": ("原因", "Reason"),
     "board_unscored": (
@@ -177,15 +176,15 @@ WORDS: dict[str, tuple[str, str]] = {
         "not scored yet: python -m evals score",
     ),
     "board_replaced": ("被更新的运行取代：{by}", "replaced by a newer run: {by}"),
-    "board_published": ("别处发表的数字（不与上面同排）", "Published elsewhere (not ranked above)"),
+    "board_published": ("其他来源发表的结果（不参与排名）", "Published elsewhere (not ranked)"),
     "board_published_note": (
-        "数据划分和基座都不同，不是同一次测量。",
-        "Other data and other backbones: not the same measurement.",
+        "数据划分和基座不同，不能直接比较。",
+        "Other data and other backbones: not directly comparable.",
     ),
     "board_score": ("得分", "Score"),
     "board_backbone": ("基座", "Backbone"),
     "board_source": ("来源", "Source"),
-    "board_note": ("为何不同", "What differs"),
+    "board_note": ("差异", "What differs"),
     # Samples
     "board_samples": ("{name} 的样本", "Samples of {name}"),
     "board_sample": ("样本", "Sample"),
@@ -195,47 +194,47 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_seed": ("种子", "Seed"),
     "board_only": ("哪些样本", "Which samples"),
     "board_only all": ("全部 {n}", "all {n}"),
-    "board_only wrong": ("没答全对 {n}", "not all right {n}"),
-    "board_only disagree": ("两者不同 {n}", "answers differ {n}"),
+    "board_only wrong": ("未完全正确 {n}", "not fully correct {n}"),
+    "board_only disagree": ("回答不同 {n}", "answers differ {n}"),
     "board_only won": ("胜 {n}", "won {n}"),
     "board_only lost": ("负 {n}", "lost {n}"),
     "board_close_samples": ("收起样本", "Close samples"),
     "board_earlier": ("上一页", "Previous"),
     "board_later": ("下一页", "Next"),
     "board_place": ("第 {first}–{last} 条，共 {n} 条", "{first}–{last} of {n}"),
-    "board_no_samples": ("没有这样的样本。", "There is no such sample."),
+    "board_no_samples": ("没有符合条件的样本。", "No sample matches."),
     "board_input": ("输入", "Input"),
     "board_target": ("参考答案", "Reference"),
     "board_silent": ("（空回答）", "(an empty answer)"),
-    "board_cut": ("到上限为止", "cut at the limit"),
+    "board_cut": ("达到长度上限", "cut at the limit"),
     "board_own_score": (
-        "每条旁的数是它单独的 {metric}；榜上的分数按全部样本算，未必是它们的平均。",
-        "Beside each answer: its {metric} by itself. The board's score is that of all records "
-        "together, not always their mean.",
+        "回答旁是该样本的 {metric}。榜单的分数由全部样本计算，不一定是它们的平均。",
+        "Each answer shows its own {metric}. The board's score is computed over all records and "
+        "need not be the mean of these.",
     ),
     "board_own_scores": (
-        "每条旁的数是它单独的得分；榜上的分数按全部样本算，未必是它们的平均。",
-        "Beside each answer: its score by itself. The board's score is that of all records "
-        "together, not always their mean.",
+        "回答旁是该样本的得分。榜单的分数由全部样本计算，不一定是它们的平均。",
+        "Each answer shows its own score. The board's score is computed over all records and "
+        "need not be the mean of these.",
     ),
     "board_no_data": (
-        "这里没有数据，只能显示样本编号和回答。运行文件夹从不含数据集的原文。把数据放进一个文件夹，"
-        "让环境变量 {variable} 指向它，再启动应用，就能看到输入和参考答案。",
-        "The data is not on this machine, so only ids and answers are shown: run folders never "
-        "hold a dataset's text. Put the data into a folder, let the environment variable "
-        "{variable} name it and start the app again to see inputs and references.",
+        "本机没有数据集，只能显示样本编号和回答。运行文件夹不包含数据集的文本。请将数据放入一个文件夹，"
+        "用环境变量 {variable} 指定它，并重新启动应用，即可查看输入和参考答案。",
+        "The dataset is not on this machine, so only ids and answers are shown: run folders hold "
+        "no text of a dataset. To see inputs and references, put the data into a folder, set the "
+        "environment variable {variable} to it and restart the app.",
     ),
     "board_other_data": (
-        "本机 {tasks} 的样本不是这次运行回答的那些，所以不显示输入和参考答案。",
-        "The records of {tasks} on this machine are not those that were answered, so inputs and "
+        "本机上 {tasks} 的样本与这次运行使用的不同，因此不显示输入和参考答案。",
+        "The records of {tasks} on this machine differ from those of this run, so inputs and "
         "references are not shown.",
     ),
     "board_run_unreadable": (
-        "读不到这次运行的回答。英文原因见下。",
+        "无法读取这次运行的回答。英文原因见下。",
         "The answers of this run cannot be read. The reason is below.",
     ),
     # Provenance
-    "board_provenance": ("来历", "Provenance"),
+    "board_provenance": ("来源信息", "Provenance"),
     "board_label": ("标签", "Label"),
     "board_prompt": ("提示词", "Prompt"),
     "board_split": ("数据集划分", "Split"),
@@ -254,6 +253,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_training": ("训练", "Training"),
     "board_answering": ("回答", "Answering"),
     "board_answered": ("{time}，{tokens} 词元", "{time}, {tokens} tokens"),
-    "board_made": ("完成于", "Made"),
+    "board_made": ("完成时间", "Created"),
     "board_manifest": ("原始 manifest.json", "Raw manifest.json"),
 }

@@ -1,52 +1,40 @@
-"""The tab that trains adapters."""
+"""Texts of the training tab."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    "tab train": ("训练", "Train"),
-    "train_not_allowed": (
-        "这里不能启动训练。在自己的机器上，设环境变量 CGCLORA_ALLOW_JOBS=1 再启动应用即可；"
-        "数据检查、参数预算和命令行在这里照常可用。",
-        "Training is switched off here. On your own machine, start the app with the environment "
-        "variable CGCLORA_ALLOW_JOBS=1; data report, budget and command line work here, too.",
-    ),
     # Data
     "train_data": ("数据", "Data"),
-    "train_source": ("用什么数据", "Which data"),
+    "train_source": ("数据来源", "Source of data"),
     "train_source_samples": (
-        "自带示例句\n每个任务几句，只够走一遍流程",
-        "Our example sentences\na few a task, enough to try the steps",
+        "自带示例句\n每个任务几句，只够了解流程",
+        "Our example sentences\na few per task, enough to try the steps",
     ),
     "train_source_folder": (
         "{cluster}数据\n数据文件夹中的训练集和开发集",
         "{cluster} data\ntrain and dev split of the data folder",
     ),
     "train_source_upload": (
-        "上传 JSONL\n每行一个 task、input、target",
-        "Upload JSONL\na task, input and target a line",
+        "上传 JSONL\n每行含 task、input、target",
+        "Upload JSONL\ntask, input and target on each line",
     ),
     "train_file": ("训练文件", "Train file"),
     "train_dev_file": ("开发文件（可不传）", "Dev file (optional)"),
     "train_formats": (
-        "也认识 PromptCBLUE 和 Firefly 的文件。上传的文件只属于这次访问；启动训练后，"
+        "也支持 PromptCBLUE 和 Firefly 的文件。上传的文件只用于本次访问；启动训练后，"
         "副本随任务保留，训练完成或停止一天后删除。",
-        "PromptCBLUE and Firefly files are understood, too. An upload belongs to this visit alone; "
+        "PromptCBLUE and Firefly files work, too. An upload is only used in this session; "
         "a copy stays with a training job until it is done, or a day after it stopped.",
     ),
-    "train_fraction": ("从训练数据中分出多少作开发集", "Share split off as dev set"),
+    "train_fraction": ("从训练数据中划出的开发集比例", "Share split off as dev set"),
     "train_tasks": ("任务（不选就是全部）", "Tasks (none chosen: all)"),
     "train_upload_first": (
-        "选一个训练文件，这里立刻显示检查结果。",
-        "Choose a train file: what is in it is shown here at once.",
-    ),
-    "train_unreadable": ("这份数据用不了", "This data cannot be used"),
-    "train_unreadable_advice": (
-        "按下面的英文提示改好后再传。",
-        "Correct what the message below says and upload again.",
+        "选择训练文件后，这里显示检查结果。",
+        "Choose a train file to see a report on it here.",
     ),
     # Report
     "train_n_train": ("训练记录", "train records"),
     "train_n_dev": ("开发记录", "dev records"),
     "train_n_tasks": ("任务", "tasks"),
-    "train_n_refused": ("拒收的行", "refused lines"),
+    "train_n_refused": ("无法读取的行", "unreadable lines"),
     "train_report_table": ("每个任务的数据", "The data of each task"),
     "train_col_task": ("任务", "Task"),
     "train_col_records": ("训练 / 开发", "Train / dev"),
@@ -59,23 +47,18 @@ WORDS: dict[str, tuple[str, str]] = {
         "Characters: median / 95 % / longest.",
     ),
     "train_tokens_note": (
-        "“超长”按词元数，每个任务最多数 {n} 条。",
-        "“Too long” counts tokens, of at most {n} records a task.",
+        "“超长”按词元计，每个任务最多统计 {n} 条。",
+        "“Too long” counts tokens of at most {n} records per task.",
     ),
     "train_tokens_later": (
-        "“超长”要等分词器加载完。",
+        "分词器加载后显示“超长”。",
         "“Too long” appears once the tokenizer is loaded.",
     ),
     "train_labels": ("{n} 种，“{commonest}” {share}", "{n}, “{commonest}” {share}"),
-    "train_refused_first": (
-        "拒收 {n} 行，先看前 {shown} 行",
-        "{n} lines refused, the first {shown}",
-    ),
-    "train_refused_line": ("{file} 第 {line} 行", "{file}, line {line}"),
     "train_find_all": ("所有任务", "all of them"),
     "train_find_leakage": (
         "{n} 条开发记录的提示词也在训练集里：开发损失会偏低。",
-        "{n} dev records have a prompt of the train set: the dev loss will look too low.",
+        "{n} dev records have prompts of the train set: the dev loss will be too low.",
     ),
     "train_find_conflicts": (
         "{n} 条训练记录与前面的提示词相同、答案不同。",
@@ -86,7 +69,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "{n} train records repeat an earlier prompt.",
     ),
     "train_find_few": (
-        "{n} 个任务不到 50 条训练记录，很难学会：{tasks}",
+        "{n} 个任务不到 50 条训练记录，难以学会：{tasks}",
         "{n} tasks have fewer than 50 train records and will hardly learn: {tasks}",
     ),
     "train_find_few_dev": (
@@ -94,53 +77,56 @@ WORDS: dict[str, tuple[str, str]] = {
         "{n} tasks have fewer than 20 dev records, so their dev loss says little: {tasks}",
     ),
     "train_find_one_task": (
-        "只有一个任务：没有什么可以共享，公共专家没有意义，用 LoRA 就够了。",
-        "There is one task only, so nothing to share: common experts make no sense, plain LoRA "
-        "does.",
+        "只有一个任务，没有可以共享的内容：公共专家没有意义，用 LoRA 即可。",
+        "There is only one task, so nothing to share: use plain LoRA, common experts have no "
+        "purpose.",
     ),
     "train_find_unequal": (
         "各任务相差悬殊：最大的是最小的 {n} 倍（{tasks}）。限制每任务记录数，或改用均匀采样。",
-        "The tasks are very unequal, {n} times as many records ({tasks}): limit the records a "
-        "task, or sample uniformly.",
+        "The tasks are very unequal, the largest has {n} times the records of the smallest "
+        "({tasks}): limit the records per task, or sample uniformly.",
     ),
     "train_find_one_label": (
         "九成以上答案相同：{tasks}",
         "More than nine in ten answers are the same: {tasks}",
     ),
     "train_find_too_long": (
-        "超过 5% 的记录比上限长，会被略去：{tasks}",
-        "More than 5 % of the records are longer than the limit and will be left out: {tasks}",
+        "超过 5% 的记录超过上限，将被跳过：{tasks}",
+        "More than 5 % of the records exceed the limit and will be skipped: {tasks}",
     ),
     "train_find_split_off": (
-        "没有开发集，从训练数据中分出了 {n} 条（同样的提示词总在同一边）。",
+        "没有开发集，从训练数据中划出了 {n} 条（相同的提示词不会分开）。",
         "No dev set was given: {n} records were split off (equal prompts stay together).",
     ),
     # Method
     "train_method_and_sizes": ("方法与规模", "Method and sizes"),
     "train_method": ("方法", "Method"),
     "train_common": ("公共专家", "Common experts"),
-    "train_specific": ("每任务专属专家", "Specific experts a task"),
+    "train_specific": ("每任务专属专家", "Specific experts per task"),
     "train_expert_rank": ("每个专家的秩", "Rank of an expert"),
     "train_lora_rank": ("LoRA 的秩", "Rank of LoRA"),
     "train_moe_experts": ("MOE-LoRA 的专家数", "Experts of MOE-LoRA"),
-    "train_records_per_task": ("每任务最多用多少条（0：全部）", "Most records a task (0: all)"),
+    "train_records_per_task": (
+        "每任务的最多记录数（0：全部）",
+        "Maximum records per task (0: all)",
+    ),
     "train_epochs": ("轮数", "Epochs"),
     "train_learning_rate": ("学习率", "Learning rate"),
     "train_advanced": ("更多设置", "More settings"),
-    "train_gate_rate": ("门控学习率", "Learning rate of the gate"),
+    "train_gate_rate": ("门控学习率", "Gate learning rate"),
     "train_batch_size": ("批大小", "Batch size"),
-    "train_accumulation": ("梯度累积", "Accumulated batches"),
-    "train_max_length": ("最长多少词元", "Longest record, in tokens"),
-    "train_sampling": ("任务采样", "Sampling of tasks"),
-    "train_weighting": ("损失加权", "Weighting of the loss"),
+    "train_accumulation": ("梯度累积", "Gradient accumulation"),
+    "train_max_length": ("记录的最多词元数", "Maximum tokens of a record"),
+    "train_sampling": ("任务采样", "Task sampling"),
+    "train_weighting": ("损失加权", "Loss weighting"),
     "train_alpha": ("缩放系数 alpha", "Scale alpha"),
-    "train_modules": ("改哪些线性层（不选就是全部）", "Linear layers (none chosen: all)"),
+    "train_modules": ("适配的线性层（不选就是全部）", "Adapted linear layers (none chosen: all)"),
     "train_dev_records": (
-        "每任务最多多少条开发记录（0：全部）",
-        "Most dev records a task (0: all)",
+        "每任务的最多开发记录数（0：全部）",
+        "Maximum dev records per task (0: all)",
     ),
-    "train_evaluations": ("测几次开发损失", "Times the dev loss is taken"),
-    "train_patience": ("几次不降就停（0：不停）", "Stop after so many without gain (0: never)"),
+    "train_evaluations": ("计算开发损失的次数", "Number of dev loss evaluations"),
+    "train_patience": ("提前停止的耐心次数（0：不停）", "Early stopping patience (0: off)"),
     "train_seed": ("随机种子", "Seed"),
     "train_half": ("以 bf16 保存，文件减半", "Save in bf16, half the size"),
     # Budget
@@ -149,31 +135,32 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_file_size": ("适配器文件", "adapter file"),
     "train_steps": ("步", "steps"),
     "train_time": ("预计用时", "estimated time"),
-    "train_time_unknown": ("预计用时，开头几步后才知道", "time, known after the first steps"),
+    "train_time_unknown": (
+        "预计用时，开始训练后可知",
+        "estimated time, known after the first steps",
+    ),
     "train_after_loading": ("加载后显示", "after loading"),
     "train_budget_table": ("同样设置下的各种方法", "All methods at this setting"),
     "train_col_method": ("方法", "Method"),
     "train_col_parameters": ("参数", "Parameters"),
     "train_col_file": ("适配器文件", "Adapter file"),
     "train_col_total": ("总秩", "Total rank"),
-    "train_col_active": ("每任务秩", "Rank a task"),
-    "train_impossible": ("这样的规模不行", "Not possible at these sizes"),
-    "train_bad_settings": ("这些设置不行", "These settings cannot be used"),
+    "train_col_active": ("每任务秩", "Rank per task"),
+    "train_impossible": ("规模无效", "Impossible with these sizes"),
+    "train_bad_settings": ("设置无效", "These settings are invalid"),
     "train_bad_settings_advice": (
-        "按下面的英文提示改一个值。",
+        "按下面的英文提示修改。",
         "Change the value that the message below names.",
     ),
     # Start
-    "train_start_heading": ("启动", "Start"),
     "train_name": ("适配器的名字", "Name of the adapter"),
     "train_name_info": (
-        "字母、数字、_ 和 -。训练完就能在“试一试”里选到它。",
+        "字母、数字、_ 和 -。训练完成后可在“试一试”中选择。",
         "Letters, digits, _ and -. Once trained it can be chosen in “Try it”.",
     ),
-    "train_command": ("等价的命令行", "The same as a command"),
     "train_command_files": (
-        "train.jsonl 和 dev.jsonl 是把所选数据换成本项目格式、分好之后的文件。",
-        "train.jsonl and dev.jsonl stand for the chosen data in the project's format, split.",
+        "train.jsonl 和 dev.jsonl 代表所选数据：已转为本项目格式并划分。",
+        "train.jsonl and dev.jsonl stand for the chosen data, split and in the project's format.",
     ),
     "train_start": ("开始训练", "Start training"),
     "train_bad_name": (
@@ -184,61 +171,29 @@ WORDS: dict[str, tuple[str, str]] = {
         "已经有叫 {name} 的适配器或训练：换一个名字。",
         "There is an adapter or a run called {name}: choose another name.",
     ),
-    "train_no_data": ("先选好能用的数据。", "Choose usable data first."),
-    "train_not_started": ("没有启动", "Not started"),
-    "train_queued_note": (
-        "{name} 已在队列中。关掉网页也会继续。",
-        "{name} is in the queue. It goes on when you close the page.",
-    ),
+    "train_no_data": ("请先选择可用的数据。", "Choose usable data first."),
     # Runs
-    "train_runs": ("训练任务", "Runs"),
-    "train_no_runs": (
+    "train_jobs": ("训练任务", "Runs"),
+    "train_no_jobs": (
         "还没有训练任务。启动后，这里实时显示损失曲线和门控。",
-        "No runs yet. Once one has started, its loss and gates are shown here as they change.",
+        "No runs yet. Once one has started, this shows its loss and gates as it trains.",
     ),
-    "train_state_queued": ("排队中，第 {place} 位", "queued, place {place}"),
-    "train_state_running": ("训练中", "training"),
-    "train_state_stopping": ("正在停止", "stopping"),
-    "train_state_stopped": ("已停止", "stopped"),
-    "train_state_failed": ("失败", "failed"),
-    "train_state_done": ("完成", "done"),
-    "train_loading_run": ("正在读数据和模型…", "Reading data and model…"),
-    "train_waiting_run": (
-        "一次只训练一个；前面的结束后自动开始。",
-        "One run at a time: this one starts by itself when those before it have ended.",
+    "train_stopping": (
+        "完成当前步并保存断点后停止。",
+        "Stops after the current step and its checkpoint.",
     ),
-    "train_stopping_run": (
-        "走完这一步、写好断点就停。",
-        "Stops after this step, once a checkpoint is written.",
-    ),
-    "train_stopped_run": (
-        "从断点继续，与没停过的结果完全一样。",
-        "It resumes from its checkpoint, to exactly the result of a run that never stopped.",
-    ),
-    "train_stopped_gone": (
-        "上传的数据已删除，不能继续了：请重新上传并启动。",
-        "The uploaded data has been removed, so it cannot go on: upload it and start anew.",
-    ),
-    "train_failed_run": (
-        "下面是日志的最后几行。改掉原因后可以继续；若要换设置，请换个名字重新启动。",
-        "Below are the last lines of its log. It can go on once the cause is gone; to change "
-        "settings, start anew under another name.",
+    "train_stopped": (
+        "可从断点继续，结果与没有停过完全相同。",
+        "It resumes from its checkpoint, with exactly the result of an uninterrupted run.",
     ),
     "train_step": ("第 {step} / {steps} 步", "Step {step} of {steps}"),
-    "train_left": ("还需约 {time}", "about {time} left"),
     "train_best": ("最低开发损失 {loss}（第 {step} 步）", "lowest dev loss {loss} (step {step})"),
     "train_try": ("去“试一试”", "Try it"),
     "train_evaluate": (
-        "要知道它有多准，到“评测”里给它打分。",
-        "To know how good it is, score it in the Benchmark tab.",
+        "要了解它的质量，请到“评测”中打分。",
+        "To measure its quality, score it in the Benchmark tab.",
     ),
-    "train_stop": ("停止", "Stop"),
-    "train_resume": ("继续", "Resume"),
-    "train_remove": ("移出列表", "Remove from list"),
-    "train_log": ("日志末尾", "End of the log"),
-    "train_run_command": ("命令", "Command"),
-    "train_refused_action": ("没有做成", "That did not work"),
-    "train_loss": ("损失（每词元 nat）", "Loss (nats a token)"),
+    "train_loss": ("损失（每词元 nat）", "Loss (nats per token)"),
     "train_all_tasks": ("全部任务", "all tasks"),
     "train_dev": ("开发集", "dev"),
     "train_step_axis": ("步", "Step"),
@@ -248,7 +203,4 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_col_loss": ("训练损失", "Train loss"),
     "train_col_dev_loss": ("开发损失", "Dev loss"),
     "train_col_gate": ("公共 / 专属", "Common / specific"),
-    "train_seconds": ("{n} 秒", "{n} s"),
-    "train_minutes": ("{n} 分钟", "{n} min"),
-    "train_hours": ("{n} 小时", "{n} h"),
 }

@@ -1,4 +1,4 @@
-"""The log, for people or for programs. Nothing in it is a visitor's text."""
+"""The log, as text or JSON lines. It never contains visitors' texts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered; empty outside of one."""
+"""Id of the current request; empty outside of one."""
 
-_GIVEN = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 _FACTS = "facts"
 
 
 def new_request_id(headers: Mapping[str, str]) -> str:
-    """The id that a proxy gave a request if it is a plain one, else a new one."""
+    """The request id that a proxy set, if it is valid, else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _GIVEN.fullmatch(given) else uuid.uuid4().hex
+    return given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def note(logger: logging.Logger, event: str, **facts: str | float | bool | None) -> None:
-    """Log an event with its facts. They are for programs: names and numbers, never texts."""
+    """Log an event with facts: names and numbers, never visitors' texts."""
     logger.info(event, extra={_FACTS: facts})
 
 
 def set_up_log(*, as_json: bool) -> None:
-    """Log to stderr from now on, a JSON object a line or in words.
+    """Log to stderr, as JSON lines or text.
 
-    In JSON an error is told by its type and where it was raised: its own words may quote a prompt.
+    In JSON an error has its type and traceback, not its message, which may quote a prompt.
     """
     handler = logging.StreamHandler(sys.stderr)
     if as_json:
@@ -64,4 +64,4 @@ class _AsJson(logging.Formatter):
                 f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
                 for frame in traceback.extract_tb(trace)
             ]
-        return json.dumps(line)  # in ASCII: some other characters end a line for who reads it
+        return json.dumps(line)  # ASCII, since readers may split lines at other characters

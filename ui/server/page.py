@@ -1,7 +1,7 @@
-"""The page as Gradio serves it, but for values that it never sends: nobody has to bear with those.
+"""Gradio's page, which refuses values that its own components never send.
 
-A browser sends what the components hold. Anybody else may send anything to the same handlers, which
-need not know.
+A browser sends what the components hold; other clients may send anything. So handlers need not
+validate types.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gradio.state_holder import SessionState
 
 from ui.server.log import note
 
-# After each event, Gradio would sum up the thousand before it, for a monitor that nobody opens.
+# After each event Gradio would aggregate the last thousand for its monitor, which is not used.
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
-_DEEPEST = 20
-_LARGEST = 2**53  # beyond, numbers of JavaScript are no longer whole
+_MAX_DEPTH = 20
+_LARGEST = 2**53  # JavaScript has no exact integers beyond
 
 _KINDS: tuple[tuple[type[Component], tuple[type, ...]], ...] = (
     (gr.Checkbox, (bool,)),
@@ -34,7 +34,7 @@ _KINDS: tuple[tuple[type[Component], tuple[type, ...]], ...] = (
     (gr.Slider, (int, float)),
     (gr.Textbox, (str,)),
 )
-"""What a component holds unless it is empty; as to the others, handlers look for themselves."""
+"""Types of a component's value unless it is empty; handlers check those of other components."""
 
 _NEVER_EMPTY = (gr.Dataset, gr.Slider)
 
@@ -42,25 +42,24 @@ _log = logging.getLogger(__name__)
 
 
 class Page(gr.Blocks):
-    """Blocks whose handlers get what their components can hold, and nothing else."""
+    """Blocks whose handlers get only values that their components can hold."""
 
     async def process_api(
         self, block_fn: BlockFunction | int, *args: Any, **others: Any
     ) -> dict[str, Any]:
-        """As Gradio does it.
+        """Process an event as Gradio does.
 
         Raises:
-            gr.Error: What came with the event is nothing that a page sends, or the event is one
-                that a page handles alone.
+            gr.Error: The event's data is invalid, or the event has no handler on the server.
         """
         called = self.fns.get(block_fn) if isinstance(block_fn, int) else block_fn
         if called is not None and called.fn is None:
-            raise _refusal("an event without a handler here")
+            raise _refusal("an event without a handler on the server")
         event = others.get("event_data")
         if event is not None and not (is_plain(event._data) and _has_no_file(event._data)):
-            raise _refusal("an event with values that no page sends")
-        told: dict[str, Any] = await super().process_api(block_fn, *args, **others)
-        return told
+            raise _refusal("invalid event data")
+        result: dict[str, Any] = await super().process_api(block_fn, *args, **others)
+        return result
 
     async def preprocess_data(
         self,
@@ -69,10 +68,10 @@ class Page(gr.Blocks):
         state: SessionState | None,
         explicit_call: bool = False,
     ) -> list[Any]:
-        """As Gradio does it.
+        """Preprocess values as Gradio does.
 
         Raises:
-            gr.Error: A value is nothing that the page sends.
+            gr.Error: A value is invalid for its component.
         """
         if len(inputs) < len(block_fn.inputs):
             raise _refusal("too few values")
@@ -83,13 +82,13 @@ class Page(gr.Blocks):
             values: list[Any] = await super().preprocess_data(
                 block_fn, inputs, state, explicit_call
             )
-        except Exception as error:  # a choice that there is not, a file of somebody else, ...
+        except Exception as error:  # an unknown choice, another session's file, ...
             raise _refusal(type(error).__name__) from error
         return values
 
 
-def is_plain(value: Any, deepest: int = _DEEPEST) -> bool:
-    """Whether a JSON value can be worked with: finite numbers, whole characters, not too deep."""
+def is_plain(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Whether a JSON value has finite numbers, no lone surrogates, and limited depth."""
     if isinstance(value, str):
         return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, int | float):
@@ -97,12 +96,12 @@ def is_plain(value: Any, deepest: int = _DEEPEST) -> bool:
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
-        return deepest > 0 and all(is_plain(one, deepest - 1) for one in value)
+        return depth > 0 and all(is_plain(one, depth - 1) for one in value)
     return True
 
 
 def _has_no_file(value: Any) -> bool:
-    """Whether Gradio takes nothing in a JSON value for a file: no event of a page has one."""
+    """Whether a JSON value holds nothing that Gradio takes for a file."""
     if isinstance(value, dict):
         return "path" not in value and all(map(_has_no_file, value.values()))
     return not isinstance(value, list) or all(map(_has_no_file, value))
@@ -114,7 +113,7 @@ def _fits(component: Any, value: Any) -> bool:
     known = next((kinds for kind, kinds in _KINDS if isinstance(component, kind)), None)
     if isinstance(value, list) and known is not None:
         return list in known and all(isinstance(one, str) for one in value)
-    return known is None or type(value) in known  # True is no number
+    return known is None or type(value) in known  # True is not a number
 
 
 def _refusal(reason: str) -> gr.Error:

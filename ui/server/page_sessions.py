@@ -1,4 +1,4 @@
-"""What each open page shows, as the server knows it: who may still write on the page."""
+"""What each open page shows, so that outdated events no longer write to it."""
 
 import itertools
 import threading
@@ -10,12 +10,12 @@ View = TypeVar("View")
 
 @dataclass(frozen=True)
 class Shown(Generic[View]):
-    """The newest thing on one page.
+    """What the newest event shows on one page.
 
     Attributes:
-        ticket: Its number; no two are the same.
-        view: How far it has come.
-        busy: Whether it goes on.
+        ticket: Unique number of the event.
+        view: What is shown.
+        busy: Whether the event continues.
     """
 
     ticket: int
@@ -24,7 +24,7 @@ class Shown(Generic[View]):
 
 
 class Visits(Generic[View]):
-    """The open pages by session. On each page the newest thing alone may go on."""
+    """Open pages by session id; on each page only the newest event may continue."""
 
     def __init__(self) -> None:
         self._shown: dict[str, Shown[View]] = {}
@@ -32,14 +32,14 @@ class Visits(Generic[View]):
         self._lock = threading.Lock()
 
     def begin(self, session: str, view: View, *, busy: bool) -> int:
-        """Show something new and return its ticket; those given before are out of date."""
+        """Show something new and return its ticket; earlier tickets become outdated."""
         with self._lock:
             ticket = next(self._tickets)
             self._shown[session] = Shown(ticket, view, busy)
             return ticket
 
     def go_on(self, session: str, ticket: int, view: View, *, busy: bool) -> bool:
-        """Show more of the same, unless the ticket is out of date; returns whether it is not."""
+        """Show more of the same event; returns False if its ticket is outdated."""
         with self._lock:
             if not self.is_newest(session, ticket):
                 return False

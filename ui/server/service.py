@@ -1,8 +1,8 @@
-"""What stands around the page for whoever runs it: health, headers, request ids.
+"""Health, response headers and request ids.
 
-GET /health   200 as long as the process answers
-GET /ready    200 once questions are answered, 503 before, when the end is near, and if the
-model could not be loaded
+GET /health   200 while the process answers
+GET /ready    200 while prompts are answered; 503 before, during shutdown, and if the model could
+              not be loaded
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.engine.engine import Engine
+from ui.server.files import UploadQuota
 from ui.server.guard import Guard
 from ui.server.log import new_request_id, note, request_id
-from ui.server.uploads import Quota
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
 _log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
     """Routes and middleware for Gradio's application, as `gr.Blocks.launch(app_kwargs=...)`.
 
     Args:
-        engine: Whose state is told.
-        embedded_by: Origins of pages that may show the app in a frame, besides its own.
+        engine: Its state is reported.
+        embedded_by: Origins, besides its own, that may embed the app in a frame.
     """
     return {
         "routes": [
@@ -44,15 +44,15 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
             Route("/ready", partial(_ready, engine), methods=["GET"]),
         ],
         "middleware": [
-            Middleware(_Around, engine=engine, policy=_policy(embedded_by)),
-            Middleware(Guard, uploads=Quota(engine.limits.uploads_mb * 1_000_000)),
+            Middleware(_Observer, engine=engine, policy=_policy(embedded_by)),
+            Middleware(Guard, uploads=UploadQuota(engine.limits.uploads_mb * 1_000_000)),
         ],
         "exception_handlers": {RequestValidationError: _invalid},
     }
 
 
 def state(engine: Engine) -> dict[str, Any]:
-    """What is loaded, how many questions wait, and the versions of what answers them."""
+    """What is loaded, the length of the queue, and versions of packages."""
     now = engine.status
     model = "failed" if now.problem else "ready" if now.ready else "loading"
     return {
@@ -70,27 +70,27 @@ async def _health(engine: Engine, _: Request) -> JSONResponse:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """What is wrong with a request, without what it said: that may be more than JSON can say."""
+    """Errors of a request without its values, which JSON may not be able to hold."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
     wrong = [{"loc": [*map(str, one["loc"])], "msg": one["type"]} for one in error.errors()]
     return JSONResponse({"detail": wrong}, 422)
 
 
 async def _ready(engine: Engine, _: Request) -> JSONResponse:
-    told = state(engine)
-    ready = told["model"] == "ready" and told["status"] == "ok"
-    return JSONResponse(told, 200 if ready else 503)
+    now = state(engine)
+    ready = now["model"] == "ready" and now["status"] == "ok"
+    return JSONResponse(now, 200 if ready else 503)
 
 
 @cache
 def _versions() -> dict[str, str]:
-    from cgclora import __version__  # noqa: PLC0415 - as all of it, on the first look
+    from cgclora import __version__  # noqa: PLC0415 - imports torch
 
     return {"cgclora": __version__, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def _policy(embedded_by: Sequence[str]) -> str:
-    """The content security policy. Gradio's page has scripts and styles of its own in it."""
+    """The content security policy. Gradio's page has inline scripts and styles."""
     return "; ".join(
         (
             "default-src 'self'",
@@ -108,15 +108,15 @@ def _policy(embedded_by: Sequence[str]) -> str:
     )
 
 
-_BEGINNING = "http.response.start"
-_NONSENSE = JSONResponse({"detail": "This request means nothing here."}, 400)
+_START = "http.response.start"
+_BAD_REQUEST = JSONResponse({"detail": "The request is invalid."}, 400)
 
 
-class _Around:
-    """Gives each request an id, each reply its headers, and the log a line.
+class _Observer:
+    """Middleware that adds request ids and response headers, and logs requests.
 
-    What our handlers raise, Gradio answers. What it raises itself is about requests that no page
-    and no client of it sends, such as a call of an endpoint that is not there, and gets a 400.
+    Gradio answers the errors of handlers. Errors of Gradio itself come from invalid requests, such
+    as a call of an unknown endpoint, and are answered with 400.
     """
 
     def __init__(self, app: ASGIApp, engine: Engine, policy: str) -> None:
@@ -133,23 +133,23 @@ class _Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = new_request_id(Headers(scope=scope))
+        name = new_request_id(Headers(scope=scope))
         scope["headers"] = [
-            *((name, value) for name, value in scope["headers"] if name != b"x-request-id"),
-            (b"x-request-id", given.encode()),  # for the handlers, which run elsewhere
+            *(pair for pair in scope["headers"] if pair[0] != b"x-request-id"),
+            (b"x-request-id", name.encode()),  # for handlers, which run in other threads
         ]
-        mark = request_id.set(given)
+        token = request_id.set(name)
         started = time.monotonic()
         begun = ended = False
 
         async def reply(message: Message) -> None:
             nonlocal begun, ended
-            begun, ended = True, not message.get("more_body", message["type"] == _BEGINNING)
-            if message["type"] == _BEGINNING:
+            begun, ended = True, not message.get("more_body", message["type"] == _START)
+            if message["type"] == _START:
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = given
-                for name, value in self._headers.items():
-                    headers.setdefault(name, value)
+                headers["X-Request-ID"] = name
+                for header, value in self._headers.items():
+                    headers.setdefault(header, value)
                 if message["status"] == 503:
                     headers.setdefault("Retry-After", str(self._engine.seconds_until_room))
                 note(
@@ -165,12 +165,12 @@ class _Around:
         try:
             await self._app(scope, receive, reply)
         except Exception as error:
-            if ended:  # of work that goes on after the reply
+            if ended:  # from work after the response
                 raise
-            note(_log, "nonsense", path=scope["path"], error=type(error).__name__)
+            note(_log, "invalid request", path=scope["path"], error=type(error).__name__)
             if begun:
                 await reply({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await _NONSENSE(scope, receive, reply)
+                await _BAD_REQUEST(scope, receive, reply)
         finally:
-            request_id.reset(mark)
+            request_id.reset(token)

@@ -1,4 +1,4 @@
-"""How the server ends: what was asked is answered, what runs beside it is told to save."""
+"""Graceful shutdown: accepted requests are answered, and jobs save what they have."""
 
 from __future__ import annotations
 
@@ -14,40 +14,42 @@ from evals.jobs.queue import Jobs
 from ui.engine.engine import Engine
 from ui.server.log import note
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
 
-def stop_gently(page: gr.Blocks, engine: Engine, seconds: float, jobs: Jobs | None = None) -> None:
-    """On SIGTERM take nothing more, let answers end within so many seconds, and stop serving.
+def shut_down_on_sigterm(
+    page: gr.Blocks, engine: Engine, seconds: float, jobs: Jobs | None = None
+) -> None:
+    """On SIGTERM refuse new requests, wait for answers, and stop serving.
 
-    A second SIGTERM ends at once.
+    A second SIGTERM kills the process.
 
     Args:
         page: What is served.
-        engine: Who answers.
-        seconds: That what is under way may take to end.
-        jobs: Evaluations and trainings that end with the server: they are told to save what they
-            have, and can be resumed. None lets them go on by themselves.
+        engine: Answers prompts.
+        seconds: Longest wait for answers and jobs.
+        jobs: Evaluations and trainings that end with the server; they save their state and can be
+            resumed. None lets them outlive the server.
     """
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        threading.Thread(target=end, name="end").start()  # a handler must not wait
+        threading.Thread(target=end, name="end").start()  # a signal handler must not block
 
     def end() -> None:
         note(_log, "ending", waiting=engine.waiting)
-        late = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         if jobs is not None:
             for job in _running(jobs):
                 jobs.stop(job)
         engine.end(seconds)
-        while jobs is not None and _running(jobs) and time.monotonic() < late:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while jobs is not None and _running(jobs) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
         page.close(verbose=False)
 
-    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _running(jobs: Jobs) -> list[str]:

@@ -1,12 +1,10 @@
-"""What is pushed to a Hugging Face Space: `python -m ui.server.space OUT` fills OUT with it.
+"""The folder that is pushed to a Hugging Face Space: `python -m ui.server.space OUT`.
 
-These are the tracked files as they lie in the working tree, but for tests and CI: the app imports
-neither, and a Space runs neither. The repository itself is a working Space, too, where the hub's
-client uploads it; in OUT its binary files are also marked for the hub's large file storage, without
-which `git push` would be refused.
+All tracked files except tests and CI. The repository itself is a working Space if the hub's client
+uploads it; in OUT binary files are also marked for large file storage, which `git push` needs.
 
-What a Space would trip over is said before it is pushed: its configuration in the README, the
-Pythons and versions of torch that ZeroGPU knows, and sizes.
+Problems that a Space would have are reported before it is pushed: its configuration in the README,
+the Pythons and torch versions that ZeroGPU supports, and sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copy2
@@ -30,39 +28,42 @@ from cgclora.storage.atomic_io import replace_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = (".ci/", "tests/")
-"""Beginnings of the paths that a Space does not need."""
+"""Prefixes of paths that a Space does not need."""
 
-MOST_BYTES = 10**9
-"""Of a Space's repository."""
+MAX_BYTES = 10**9
+"""Size of a Space's repository."""
 
 LARGE_BYTES = 10 * 2**20
-"""A file beyond it must lie in the large file storage."""
+"""Size of a file beyond which it must be in large file storage."""
 
 _STORED = "filter=lfs diff=lfs merge=lfs -text"
 _COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 _TEXTS = ("title", "emoji", "sdk_version", "python_version", "app_file", "license")
-_SHORT = 60  # characters of the short description
+_LISTS = ("models", "tags")
+_GRADIENT = ("colorFrom", "colorTo")
+_TEXT = "a text (in quotes)"
+_MAX_CHARACTERS = 60  # of the short description
 _ZERO_PYTHONS = ("3.10.13", "3.12.12")
 _ZERO_TORCH = (Version("2.8"), Version("2.12"))  # from the first, below the second
 
 
 class SpaceError(RuntimeError):
-    """A folder that no Space would run; the message says what to change."""
+    """A folder that a Space cannot run; the message says what to change."""
 
 
 def prepare(out: Path, root: Path = ROOT) -> list[str]:
     """Fill a folder with what is pushed, and check it.
 
     Args:
-        out: The folder; it must not be there, or be empty.
+        out: The folder; it must not exist, or be empty.
         root: The repository.
 
     Returns:
         Names of its files, sorted.
 
     Raises:
-        SpaceError: There is something in the folder, git does not answer, or a Space would not run
-            what is there; then nothing is left in the folder.
+        SpaceError: The folder is not empty, git fails, or a Space cannot run the files; then
+            nothing is written.
         OSError: A tracked file is missing, or the folder cannot be written to.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -74,12 +75,12 @@ def prepare(out: Path, root: Path = ROOT) -> list[str]:
             copy2(root / name, fresh / name)
         _mark_binary_files(fresh / ".gitattributes")
         if found := problems(fresh):
-            raise SpaceError("a Space would not run this:\n  " + "\n  ".join(found))
+            raise SpaceError("a Space cannot run this:\n  " + "\n  ".join(found))
     return names
 
 
 def problems(folder: Path) -> list[str]:
-    """What a Space would trip over in a folder that is about to be pushed, a sentence each."""
+    """Problems of a folder that is about to be pushed, a sentence each."""
     try:
         space = metadata_load(folder / "README.md") or {}
         lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
@@ -99,45 +100,41 @@ def _tracked(root: Path) -> list[str]:
 
 
 def _mark_binary_files(attributes: Path) -> None:
-    """What git knows as binary goes to the large file storage."""
+    """Put files that git treats as binary into large file storage."""
     lines = attributes.read_text(encoding="utf-8").splitlines()
     marked = [line.replace(" binary", f" {_STORED}") for line in lines]
     attributes.write_text("\n".join(marked) + "\n", encoding="utf-8", newline="\n")
 
 
 def _in_configuration(space: dict[str, Any], folder: Path) -> Iterator[str]:
-    """What is wrong in the README's front matter, see the hub's configuration reference."""
-    for name in _TEXTS:
-        if not isinstance(space.get(name), str) or not space[name]:
-            yield f"README.md: {name} is {space.get(name)!r}, a text is expected (in quotes)."
-    for name in ("models", "tags"):
-        if not isinstance(space.get(name), list) or not space[name]:
-            yield f"README.md: {name} is {space.get(name)!r}, a list is expected."
-    if str(space.get("emoji", "")).isascii():
-        yield f"README.md: emoji is {space.get('emoji')!r}, which is none."
-    for name in ("colorFrom", "colorTo"):
-        if space.get(name) not in _COLOURS:
-            yield f"README.md: {name} is {space.get(name)!r}: choose one of {', '.join(_COLOURS)}."
-    if space.get("sdk") != "gradio":
-        yield f"README.md: sdk is {space.get('sdk')!r}, the app needs gradio."
-    if not (folder / str(space.get("app_file"))).is_file():
-        yield f"README.md: app_file is {space.get('app_file')!r}, and there is no such file."
-    if not 0 < len(str(space.get("short_description") or "")) <= _SHORT:
-        yield f"README.md: short_description must have from 1 to {_SHORT} characters."
-    if space.get("suggested_hardware") not in (known := [one.value for one in SpaceHardware]):
-        yield (
-            f"README.md: suggested_hardware is {space.get('suggested_hardware')!r}: choose one of "
-            f"{', '.join(known)}."
-        )
-    if space.get("python_version") not in _ZERO_PYTHONS:
-        yield (
-            f"README.md: python_version is {space.get('python_version')!r}, ZeroGPU knows "
-            f"{' and '.join(_ZERO_PYTHONS)}."
-        )
+    """Problems in the README's front matter, see the hub's configuration reference."""
+    hardware = [one.value for one in SpaceHardware]
+    expected: list[tuple[str, Callable[[Any], object], str]] = [
+        *((name, lambda value: isinstance(value, str) and value, _TEXT) for name in _TEXTS),
+        *((name, lambda value: isinstance(value, list) and value, "a list") for name in _LISTS),
+        ("emoji", lambda value: not str(value or "").isascii(), "an emoji"),
+        *((name, lambda value: value in _COLOURS, _one_of(_COLOURS)) for name in _GRADIENT),
+        ("sdk", lambda value: value == "gradio", "gradio"),
+        ("app_file", lambda value: (folder / str(value)).is_file(), "a file of the repository"),
+        (
+            "short_description",
+            lambda value: 0 < len(str(value or "")) <= _MAX_CHARACTERS,
+            f"a text of 1 to {_MAX_CHARACTERS} characters",
+        ),
+        ("suggested_hardware", lambda value: value in hardware, _one_of(hardware)),
+        ("python_version", lambda value: value in _ZERO_PYTHONS, _one_of(_ZERO_PYTHONS)),
+    ]
+    for name, is_valid, wanted in expected:
+        if not is_valid(space.get(name)):
+            yield f"README.md: {name} is {space.get(name)!r}, expected {wanted}."
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return f"one of {', '.join(choices)}"
 
 
 def _in_pins(space: dict[str, Any], pins: Sequence[Requirement]) -> Iterator[str]:
-    """What is wrong in requirements.txt for the Python of the Space."""
+    """Problems in requirements.txt for the Python of the Space."""
     python = ".".join(str(space.get("python_version")).split(".")[:2])
     here = {"python_version": python}
     found: dict[str, list[str]] = {}
@@ -157,17 +154,17 @@ def _in_pins(space: dict[str, Any], pins: Sequence[Requirement]) -> Iterator[str
     if len(torch) != 1 or not first <= Version(torch[0]) < beyond:
         yield (
             f"requirements.txt: Python {python} gets torch {' and '.join(torch) or 'of any kind'}, "
-            f"ZeroGPU knows {first} to 2.11: pin one of them for this Python."
+            f"ZeroGPU supports {first} to 2.11: pin one of them for this Python."
         )
 
 
 def _in_files(folder: Path) -> Iterator[str]:
-    """What is too large, or binary outside the large file storage."""
+    """Files that are too large, or binary outside large file storage."""
     lines = (folder / ".gitattributes").read_text(encoding="utf-8").splitlines()
     stored = [line.split()[0] for line in lines if _STORED in line]
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    if (total := sum(path.stat().st_size for path in files)) > MOST_BYTES:
-        yield f"all files together have {total / 1e6:.0f} MB, the hub takes {MOST_BYTES / 1e6:.0f}."
+    if (total := sum(path.stat().st_size for path in files)) > MAX_BYTES:
+        yield f"all files together have {total / 1e6:.0f} MB, the hub takes {MAX_BYTES / 1e6:.0f}."
     for path in files:
         if any(fnmatch(path.name, pattern) for pattern in stored):
             continue

@@ -1,8 +1,7 @@
-"""The page that answers while the app's own is not there yet.
+"""A splash page that is served while the app starts.
 
-Importing Gradio takes seconds. A visitor who comes sooner sees this page at once; it asks again and
-again, and leaves for the app as soon as that answers. All else is told 503: try again soon. Whoever
-asks for `/health` hears that the process lives.
+Importing Gradio takes seconds. Meanwhile every request gets 503 and this page, which polls and
+reloads as soon as the app answers; `/health` gets 200, since the process is alive.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ p { margin: 8px 0 0; color: light-dark(#4b5563, #9ca3af); }
 <p lang="en">Starting; the page opens by itself in a few seconds.</p>
 </main>
 <script>
-const look = () => fetch(location.href, { cache: "no-store" })
-  .then((reply) => reply.status === 503 ? setTimeout(look, 300) : location.reload())
-  .catch(() => setTimeout(look, 300));
-setTimeout(look, 300);
+const poll = () => fetch(location.href, { cache: "no-store" })
+  .then((reply) => reply.status === 503 ? setTimeout(poll, 300) : location.reload())
+  .catch(() => setTimeout(poll, 300));
+setTimeout(poll, 300);
 </script>
 </body>
 </html>
@@ -67,14 +66,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the library's name
-        """Not a word: the log is the app's."""
+        """Log nothing: the log belongs to the app."""
 
 
-class Doorstep:
-    """Serves the page where the app is going to listen; nowhere if that place is taken.
+class SplashPage:
+    """Serves the splash page on the app's address; does nothing if that is taken.
 
     Args:
-        environment: Says where, in Gradio's words.
+        environment: Holds Gradio's variables of host and port.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -84,11 +83,11 @@ class Doorstep:
             port = int(environment.get("GRADIO_SERVER_PORT") or 7860)
             self._server = ThreadingHTTPServer((host, port), _Handler)
         except (OSError, ValueError, OverflowError):
-            return  # Gradio takes another port, or says what is wrong
+            return  # Gradio takes another port, or reports the error
         Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        """Make room for the app."""
+        """Free the address for the app."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -21,7 +21,6 @@ from tests.helpers.training_runs import TASKS
 from tests.suites.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.ui.test_app import pieces
 from ui.engine.engine import Engine, Load, loader
-from ui.engine.questions import Question
 
 FIRST = 1
 """The turn of the adapters that were committed before."""
@@ -144,8 +143,7 @@ def _started(engine: Engine) -> Iterator[Engine]:
 
 
 def _answer(engine: Engine) -> str:
-    question = Question("general", TASKS[0], "abcdefgh", 6)
-    return "".join(piece.text for piece in pieces(engine, question))
+    return "".join(piece.text for piece in pieces(engine, "general", TASKS[0], "abcdefgh", 6))
 
 
 @cache

@@ -235,7 +235,7 @@ def serving(
             "the project's folder": str(ROOT),
             "Python's folder": sys.prefix,
             "the home folder": str(Path.home()) + os.sep,
-            "app.py": "doorstep = Doorstep()",
+            "app.py": "splash = SplashPage()",
             "/etc/passwd": "root:x:0:0",
         }
         with start(settings, tracebacks=None) as app:

@@ -17,13 +17,12 @@ from starlette.testclient import TestClient
 from tests.suites.fuzz import run
 from tests.suites.fuzz.calls import call
 from tests.suites.fuzz.http import API, AS_JSON, Page
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
+from ui.server.files import PROJECT, UploadQuota, public_path
 from ui.server.guard import Guard
 from ui.server.page import Page as Guarded
 from ui.server.page import is_plain
-from ui.server.public_paths import PROJECT, shown_place
 from ui.server.service import around
-from ui.server.uploads import Quota
 
 HALF_A_CHARACTER = '"\\ud800"'
 
@@ -73,7 +72,7 @@ async def _echo(request: Request) -> JSONResponse:
 @pytest.fixture(scope="module")
 def guarded() -> TestClient:
     routes = [Route("/{path:path}", _echo, methods=["GET", "POST"])]
-    return TestClient(Guard(Starlette(routes=routes), Quota(12_000_000)))
+    return TestClient(Guard(Starlette(routes=routes), UploadQuota(12_000_000)))
 
 
 def test_what_a_page_sends_comes_through_whole(guarded: TestClient) -> None:
@@ -110,7 +109,7 @@ def test_files_have_a_limit_of_their_own(guarded: TestClient) -> None:
 def test_uploads_have_one_together() -> None:
     routes = [Route("/{path:path}", _echo, methods=["POST"])]
     now = 0.0
-    quota = Quota(9_000_000, lambda: now)
+    quota = UploadQuota(9_000_000, lambda: now)
     client = TestClient(Guard(Starlette(routes=routes), quota))
     assert client.post(f"{API}/upload", content=" " * 5_000_000).status_code == 200
     now = 1800
@@ -159,7 +158,7 @@ def page() -> "httpx.Client":  # an app of one handler, with one component of ea
         said = gr.Textbox()
         gr.Button().click(show, parts, said, queue=False, api_visibility="private")
     blocks.queue(api_open=False)
-    engine = SimpleNamespace(limits=Limits())  # nobody asks how it is
+    engine = SimpleNamespace(limits=AppLimits())  # nobody asks how it is
     return TestClient(App.create_app(blocks, app_kwargs=around(engine)))  # type: ignore[arg-type]
 
 
@@ -220,13 +219,13 @@ def test_nonsense_in_gradios_own_protocol_is_no_error_of_the_server(page: httpx.
     unknown = page.post(f"{API}/call/v2/no-such-endpoint", json={})
     assert (unknown.status_code, unknown.json()) == (
         400,
-        {"detail": "This request means nothing here."},
+        {"detail": "The request is invalid."},
     )
     nobody = page.get(f"{API}/queue/data?session_hash=nobody")  # its stream has begun by then
     assert "session_not_found" in nobody.text
 
 
 def test_strangers_see_no_folder_outside_of_the_project() -> None:
-    assert shown_place("/somewhere/else/backbone") == "backbone"
-    assert shown_place(PROJECT / "assets" / "adapters" / "general") == "assets/adapters/general"
-    assert shown_place("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert public_path("/somewhere/else/backbone") == "backbone"
+    assert public_path(PROJECT / "assets" / "adapters" / "general") == "assets/adapters/general"
+    assert public_path("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"

@@ -17,7 +17,7 @@ from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request, encode_requests
 from cgclora.models.backbone import Backbone
 from evals.tasks import TASKS
-from ui.tabs.gates.what_if import Case
+from tests.suites.load.prompt import Prompt
 
 _CANDIDATES = 64
 _HALF = "\ufffd"  # what a token that ends within a character is read as
@@ -40,7 +40,7 @@ class Judge:
         for name, path in adapters.items():
             self.clusters.add(name, path)
 
-    def gap(self, asked: Case, answer: str) -> float:
+    def gap(self, asked: Prompt, answer: str) -> float:
         """How far a text is from what a prompt gets.
 
         The text is said token by token, each time by the likeliest token that goes on with it, and

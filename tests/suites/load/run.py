@@ -29,8 +29,8 @@ from tests.browser.app_server import ADAPTERS, Running, held, start, wait_until_
 from tests.helpers.measured import conclude, stamp
 from tests.suites.fuzz.run import wrong_inside
 from tests.suites.load.judge import Judge
+from tests.suites.load.prompt import Prompt
 from tests.suites.load.users import Reply, Sliders, ask
-from ui.tabs.gates.what_if import Case
 
 GROWTH_BAR = 10.0
 """Most megabytes a minute that the process may grow by once it is warm."""
@@ -74,11 +74,11 @@ class Seen:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> list[Case]:
+def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> list[Prompt]:
     """Our samples' prompts of all tasks of some clusters, so many of each."""
     samples = load_samples()
     return [
-        Case(cluster, task, TASKS[task].prompt(sample.fields))
+        Prompt(cluster, task, TASKS[task].prompt(sample.fields))
         for cluster, tasks in clusters.items()
         for task in tasks
         for sample in samples.get(task, [])[:most]
@@ -86,7 +86,7 @@ def shipped_prompts(clusters: Mapping[str, Sequence[str]], most: int = 2) -> lis
 
 
 def load(
-    app: Running, prompts: Sequence[Case], users: int, seconds: float, *, movers: int = 2
+    app: Running, prompts: Sequence[Prompt], users: int, seconds: float, *, movers: int = 2
 ) -> tuple[Seen, dict[str, Any]]:
     """Let users ask for some time.
 
@@ -140,7 +140,7 @@ def load(
     return seen, {"prompts": len(prompts), "quiet_after": _quiet_after(app, time.monotonic())}
 
 
-def _alone(client: httpx.Client, prompt: Case) -> str:
+def _alone(client: httpx.Client, prompt: Prompt) -> str:
     reply = ask(client, prompt)
     assert reply.kind == "answer", reply
     return reply.answer
@@ -176,7 +176,7 @@ def _computed(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def exchanged(prompts: Sequence[Case], alone: Sequence[str]) -> Iterator[tuple[int, str]]:
+def exchanged(prompts: Sequence[Prompt], alone: Sequence[str]) -> Iterator[tuple[int, str]]:
     """For each place the answer to another prompt, of the same task if there is another one."""
     for place, (prompt, own) in enumerate(zip(prompts, alone, strict=True)):
         others = [
@@ -191,8 +191,8 @@ def exchanged(prompts: Sequence[Case], alone: Sequence[str]) -> Iterator[tuple[i
 def report(
     seen: Seen,
     ended: Mapping[str, Any],
-    prompts: Sequence[Case],
-    gap: Callable[[Case, str], float],
+    prompts: Sequence[Prompt],
+    gap: Callable[[Prompt, str], float],
     *,
     alive: bool,
     log: str,

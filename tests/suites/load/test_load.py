@@ -17,10 +17,10 @@ from tests.suites.fuzz.calls import TASKS as FUZZED
 from tests.suites.fuzz.run import serving
 from tests.suites.load import run
 from tests.suites.load.judge import Judge
+from tests.suites.load.prompt import Prompt
 from tests.ui.test_app import save_adapters
-from ui.tabs.gates.what_if import Case
 
-PROMPTS = [Case("general", task, "你好") for task in ("NER", "NER", "Couplet")]
+PROMPTS = [Prompt("general", task, "你好") for task in ("NER", "NER", "Couplet")]
 
 
 def seen(**counts: int) -> run.Seen:
@@ -30,7 +30,7 @@ def seen(**counts: int) -> run.Seen:
     return found
 
 
-def gap(asked: Case, text: str) -> float:
+def gap(asked: Prompt, text: str) -> float:
     return {"有了": 0.25, "春眠": 0.0}.get(text, math.inf)
 
 
@@ -71,7 +71,7 @@ def test_the_judge_knows_what_a_prompt_gets(tmp_path: Path) -> None:
         halves = [token for token, word in enumerate(words) if "\ufffd" in word]
         backbone.model.get_output_embeddings().weight[halves] = 0
     judge = Judge(backbone, {"general": adapters / "general"})
-    cases = [Case("general", "Couplet", words) for words in ("春眠不觉晓", "灯光柔和")]
+    cases = [Prompt("general", "Couplet", words) for words in ("春眠不觉晓", "灯光柔和")]
     texts = []
     for case in cases:
         request = Request(case.task, case.prompt, TASKS[case.task].max_new_tokens)
@@ -90,7 +90,7 @@ def test_users_at_once_get_their_own_answers_and_those_who_leave_cost_nothing() 
         found, ended = run.load(app, prompts, users=8, seconds=8, movers=1)
         alive, log = app.process.poll() is None, app.log.read_text()
 
-    def gap(_: Case, text: str) -> float:
+    def gap(_: Prompt, text: str) -> float:
         return math.inf if text in found.alone else 0.0  # the tiny model knows no likely words
 
     told = run.report(found, ended, prompts, gap, alive=alive, log=log)
@@ -102,7 +102,7 @@ def test_users_at_once_get_their_own_answers_and_those_who_leave_cost_nothing() 
 _HOLD_ON = """
 import os, time
 from tests.browser.app_server import held
-from ui import memory
+from ui.server import memory
 
 parts = [bytearray(100_000) for _ in range(2000)]  # each too small for a place of its own
 last = bytearray(100_000)  # keeps what is freed below it from going by itself

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from ui.tabs.gates.what_if import Case
+from tests.suites.load.prompt import Prompt
 
 _API = "/gradio_api"
 _RETRY = 2.0  # seconds, where a refusal does not say
@@ -35,7 +35,7 @@ class Reply:
 
 def ask(
     client: httpx.Client,
-    asked: Case,
+    asked: Prompt,
     end: threading.Event | None = None,
     leave: float | None = None,
 ) -> Reply:
@@ -102,7 +102,7 @@ class Sliders:
         config = self._client.get("/config").json()
         kinds = {one["id"]: one["type"] for one in config["components"]}
         events = {one["api_name"]: one for one in config["dependencies"]}
-        self._compute = events["_compute"]
+        self._compute = events["compute"]
         self._count = sum(kinds[one] == "slider" for one in self._compute["inputs"])
         wanted = self._compute["inputs"][-self._count :]
         self._begin = next(
@@ -123,7 +123,7 @@ class Sliders:
     ) -> None:
         self._client.close()
 
-    def move(self, asked: Case, end: threading.Event) -> str:
+    def move(self, asked: Prompt, end: threading.Event) -> str:
         """Move all sliders and wait for the comparison; `moved`, or `not moved` if refused."""
         self._moves += 1
         factors = [_EXTREMES[(place + self._moves) % 2] for place in range(self._count)]

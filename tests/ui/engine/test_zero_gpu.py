@@ -79,7 +79,7 @@ def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(
     assert said == json.loads(json.dumps(expected))
 
 
-def test_elsewhere_a_marked_function_is_worked_at_on_few_threads_whoever_calls_it():
+def test_elsewhere_a_marked_function_runs_in_the_model_thread_pool():
     used, closed = set(), []
 
     @on_gpu

@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.ui.test_app import pieces
+from tests.ui.test_app import ask, pieces
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import Engine, loader
-from ui.engine.questions import BARE, Question
+from ui.engine.questions import BARE
 from ui.engine.settings import Settings
-from ui.tabs.gates.what_if import Case, WhatIf
+from ui.tabs.gates.what_if import WhatIf
 
 TASKS = ("SentimentAnalyze", "Couplet")
 PROMPT = "灯光柔和，令人舒适"
@@ -22,28 +22,29 @@ PROMPT = "灯光柔和，令人舒适"
 
 def replies(engine: Engine) -> dict[str, Any]:
     """What it says to one question of each kind."""
-    question = Question("one", TASKS[1], PROMPT, 12, beside=("two", BARE))
+    question = ("one", TASKS[1], PROMPT, 12)
+    beside = ("two", BARE)
     texts = ["", "", ""]
-    for piece in pieces(engine, question):
+    for piece in pieces(engine, *question, beside=beside):
         texts[piece.index] += piece.text
     labels = [
-        engine.label_probabilities(Question(name, TASKS[0], PROMPT, 1), ["积极", "消极"])
+        engine.label_probabilities(engine.request(name, TASKS[0], PROMPT, 1), ["积极", "消极"])
         for name in ("one", BARE)
     ]
-    *_, outcome = WhatIf(engine).compare(Case("one", *(TASKS[0], PROMPT)), [0.0], keep_sum=True)
+    *_, outcome = WhatIf(engine).compare("one", TASKS[0], PROMPT, [0.0], keep_sum=True)
     assert outcome.changed
     assert outcome.effects
-    with closing(engine.ask(question)) as asked:  # somebody leaves in the middle
+    with closing(ask(engine, *question, beside=beside)) as asked:  # cancelled halfway
         first = next(piece.text for piece in asked if not isinstance(piece, Wait))
     refusals = []
     for asked in (
-        Question("nobody", TASKS[0], PROMPT, 1),
-        Question("one", "nothing", PROMPT, 1),
-        Question("one", TASKS[0], " ", 1),
-        Question("one", TASKS[0], "x" * 6001, 1),
+        ("nobody", TASKS[0], PROMPT, 1),
+        ("one", "nothing", PROMPT, 1),
+        ("one", TASKS[0], " ", 1),
+        ("one", TASKS[0], "x" * 6001, 1),
     ):
         try:
-            list(engine.ask(asked))
+            list(ask(engine, *asked))
         except (EngineError, ValueError) as error:
             refusals.append([type(error).__name__, str(error)])
     return {

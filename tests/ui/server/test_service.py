@@ -22,14 +22,15 @@ from gradio_client.exceptions import AppError
 import app
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
+from cgclora.inference.request import Request
 from tests.browser.app_server import ROOT, start, wait_until_ready
 from tests.helpers.tiny import make_backbone, make_model, make_tokenizer
 from tests.ui.test_app import save_adapters
 from ui.engine.client import BusyError, EngineError, Wait
 from ui.engine.engine import Engine
-from ui.engine.questions import BARE, Question
+from ui.engine.questions import BARE
 from ui.engine.rates import Rates
-from ui.engine.settings import Limits, Settings, SettingsError, variable
+from ui.engine.settings import AppLimits, Settings, SettingsError, variable
 from ui.server import log
 from ui.server.service import around, state
 
@@ -48,17 +49,19 @@ def ready(adapters: Path, **settings: Any) -> Engine:
     return engine
 
 
-def question(prompt: str = "你好", *, most: int = 8, beside: tuple[str, ...] = ()) -> Question:
-    return Question("general", "NER", prompt, most, beside=beside)
+def question(
+    engine: Engine, prompt: str = "你好", *, most: int = 8, beside: tuple[str, ...] = ()
+) -> list[Request]:
+    return [engine.request(name, "NER", prompt, most) for name in ("general", *beside)]
 
 
 # Settings --------------------------------------------------------------------------------------
 
 
 def test_every_limit_is_read_from_the_environment() -> None:
-    for name in vars(Limits()):
-        limits = Limits.from_environment({variable(name): "7"})
-        assert vars(limits) == {**vars(Limits()), name: 7}
+    for name in vars(AppLimits()):
+        limits = AppLimits.from_environment({variable(name): "7"})
+        assert vars(limits) == {**vars(AppLimits()), name: 7}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1e3", "٣", "1.5", " 3", "9" * 10])
@@ -88,7 +91,7 @@ def test_the_app_says_what_is_wrong_with_its_environment() -> None:
     )
 
 
-# Limits ----------------------------------------------------------------------------------------
+# AppLimits ----------------------------------------------------------------------------------------
 
 
 def asked_by(address: str, forwarded: str = "") -> Any:
@@ -130,17 +133,19 @@ def test_visitors_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(100):
         now[0] += 10.0
         rates.count(asked_by(f"1.1.1.{number}"))
-    assert len(rates._asked) <= 10
+    assert len(rates._times) <= 10
 
 
 def test_questions_at_once_share_a_batch(adapters: Path) -> None:
     engine = ready(adapters)
-    alone = [answers(engine, question(prompt)) for prompt in ("你好", "天气", "吃饭")]
+    alone = [answers(engine, question(engine, prompt)) for prompt in ("你好", "天气", "吃饭")]
     served = engine._batcher.served  # type: ignore[union-attr]
     before = served.batches
     found: dict[int, list[str]] = {}
     threads = [
-        threading.Thread(target=lambda n=n, p=p: found.update({n: answers(engine, question(p))}))
+        threading.Thread(
+            target=lambda n=n, p=p: found.update({n: answers(engine, question(engine, p))})
+        )
         for n, p in enumerate(("你好", "天气", "吃饭"))
     ]
     with engine.backbone.lock:  # type: ignore[union-attr]  # so that all have come before a pass
@@ -153,7 +158,7 @@ def test_questions_at_once_share_a_batch(adapters: Path) -> None:
     assert served.batches - before < 3
 
 
-def answers(engine: Engine, asked: Question) -> list[str]:
+def answers(engine: Engine, asked: list[Request]) -> list[str]:
     told = [piece for piece in engine.ask(asked) if not isinstance(piece, Wait)]
     return [piece.answer.text for piece in told if piece.answer is not None]
 
@@ -161,20 +166,20 @@ def answers(engine: Engine, asked: Question) -> list[str]:
 def test_what_waits_is_told_how_many_come_first_and_what_does_not_fit_is_refused(
     adapters: Path,
 ) -> None:
-    engine = ready(adapters, limits=Limits(at_once=1, waiting=2))
+    engine = ready(adapters, limits=AppLimits(at_once=1, waiting=2))
     with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
-        running = [engine.ask(question()) for _ in range(2)]  # as many as there are workers
+        running = [engine.ask(question(engine)) for _ in range(2)]  # as many as there are workers
         for one in running:
             assert isinstance(next(one), Wait)
-        first, second = engine.ask(question()), engine.ask(question())
+        first, second = engine.ask(question(engine)), engine.ask(question(engine))
         assert next(first) == Wait(0)
         assert next(second) == Wait(1)
         assert engine.waiting == 2
         with pytest.raises(BusyError, match="2 wait, 2 may"):
-            next(engine.ask(question()))
+            next(engine.ask(question(engine)))
         first.close()  # who leaves makes room
         assert next(second) == Wait(0)
-        third = engine.ask(question())
+        third = engine.ask(question(engine))
         assert isinstance(next(third), Wait)
     for one in (*running, second, third):
         assert list(one)[-1].answer is not None  # type: ignore[union-attr]
@@ -184,7 +189,7 @@ def test_an_answer_that_takes_too_long_is_given_up(adapters: Path) -> None:
     engine = ready(adapters)
     object.__setattr__(engine.limits, "answer_seconds", -1)  # over as soon as it has begun
     with pytest.raises(EngineError, match="took longer"):
-        list(engine.ask(question(most=64, beside=(BARE,))))
+        list(engine.ask(question(engine, most=64, beside=(BARE,))))
 
 
 def waiting_becomes(engine: Engine, count: int) -> bool:
@@ -195,11 +200,11 @@ def waiting_becomes(engine: Engine, count: int) -> bool:
 
 
 def test_a_program_that_hangs_up_leaves_nothing_to_be_answered(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone(), limits=Limits(at_once=1))
+    engine = Engine(adapters, load=lambda progress: make_backbone(), limits=AppLimits(at_once=1))
     page = app.launch(engine, Settings(), quiet=True, server_name="127.0.0.1")
     assert engine.wait(60)
     with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
-        running = [engine.ask(question()) for _ in range(2)]  # as many as there are workers
+        running = [engine.ask(question(engine)) for _ in range(2)]  # as many as there are workers
         for one in running:
             next(one)
         with httpx.Client(base_url=str(page.local_url)) as client:
@@ -335,7 +340,7 @@ def test_the_log_of_a_server_holds_no_text_of_a_visitor(tmp_path: Path) -> None:
 
 def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> None:
     engine = ready(adapters)
-    asked = engine.ask(question(most=32))
+    asked = engine.ask(question(engine, most=32))
     with engine.backbone.lock:  # type: ignore[union-attr]
         assert next(asked) == Wait(0)
         ending = threading.Thread(target=engine.end, args=(60,))
@@ -346,13 +351,13 @@ def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> Non
     assert list(asked)[-1].answer is not None  # type: ignore[union-attr]
     ending.join(60)
     assert not ending.is_alive()
-    with pytest.raises(BusyError, match="about to end"):
-        next(engine.ask(question()))
+    with pytest.raises(BusyError, match="shutting down"):
+        next(engine.ask(question(engine)))
 
 
 def test_the_end_does_not_wait_for_ever(adapters: Path) -> None:
     engine = ready(adapters)
-    asked = engine.ask(question(most=64))
+    asked = engine.ask(question(engine, most=64))
     with engine.backbone.lock:  # type: ignore[union-attr]
         assert next(asked) == Wait(0)
         ending = threading.Thread(target=engine.end, args=(0.1,))

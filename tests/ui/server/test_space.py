@@ -110,18 +110,18 @@ PINS = "requirements.txt"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (replaced("title: Test\n", ""), "title is None"),
-        (replaced("🧩", "x"), "emoji is 'x'"),
-        (replaced("indigo", "orange"), "colorFrom is 'orange': choose one of red"),
-        (replaced("sdk: gradio", "sdk: docker"), "sdk is 'docker'"),
+        (replaced("title: Test\n", ""), "title is None, expected a text"),
+        (replaced("🧩", "x"), "emoji is 'x', expected an emoji"),
+        (replaced("indigo", "orange"), "colorFrom is 'orange', expected one of red"),
+        (replaced("sdk: gradio", "sdk: docker"), "sdk is 'docker', expected gradio"),
         (replaced("sdk_version: 6.31.0", "sdk_version: 6.30.0"), "let both say the same"),
-        (replaced("3.12.12", "3.13"), "ZeroGPU knows 3.10.13 and 3.12.12"),
-        (replaced("app.py", "main.py"), "app_file is 'main.py', and there is no such file"),
-        (replaced("apache-2.0", ""), "license is None"),
-        (replaced("Short", "x" * 61), "from 1 to 60 characters"),
+        (replaced("3.12.12", "3.13"), "python_version is 3.13, expected one of 3.10.13, 3.12.12"),
+        (replaced("app.py", "main.py"), "app_file is 'main.py', expected a file"),
+        (replaced("apache-2.0", ""), "license is None, expected a text"),
+        (replaced("Short", "x" * 61), "a text of 1 to 60 characters"),
         (replaced("cpu-basic", "abacus"), "suggested_hardware is 'abacus'"),
-        (replaced("models:\n  - one/model\n", ""), "models is None, a list"),
-        (replaced("tags:\n  - lora\n", "tags: lora\n"), "tags is 'lora', a list"),
+        (replaced("models:\n  - one/model\n", ""), "models is None, expected a list"),
+        (replaced("tags:\n  - lora\n", "tags: lora\n"), "tags is 'lora', expected a list"),
         (replaced("==2.11.0", "==2.13.0", PINS), "Python 3.12 gets torch 2.13.0"),
         (replaced('== "3.12"', '== "3.9"', PINS), "Python 3.12 gets torch of any kind"),
         (replaced("!=", "<=", PINS), "Python 3.12 gets torch 2.13.0 and 2.11.0"),
@@ -150,7 +150,7 @@ def test_a_large_file_of_a_kind_that_is_marked_is_taken(repository, tmp_path):
 
 
 def test_more_than_the_hub_takes_is_refused(repository, tmp_path, monkeypatch):
-    monkeypatch.setattr("ui.server.space.MOST_BYTES", 100)
+    monkeypatch.setattr("ui.server.space.MAX_BYTES", 100)
     with pytest.raises(SpaceError, match="all files together"):
         prepare(tmp_path / "out", repository)
 

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from ui.server.splash import Doorstep
+from ui.server.splash import SplashPage
 
 
 def free_port() -> int:
@@ -25,28 +25,28 @@ def ask(port: int, method: str) -> urllib.error.HTTPError:
 
 def test_whoever_comes_too_early_is_told_to_try_again():
     port = free_port()
-    doorstep = Doorstep({"GRADIO_SERVER_PORT": str(port)})
+    splash = SplashPage({"GRADIO_SERVER_PORT": str(port)})
     for method in ("GET", "HEAD", "POST"):
         reply = ask(port, method)
         assert reply.code == 503
         assert reply.headers["Retry-After"] == "1"
         assert ("几秒钟后自动打开" in reply.read().decode()) == (method == "GET")
-    doorstep.close()
+    splash.close()
     with socket.socket() as own:  # the place is free, as the app's server takes it
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind(("127.0.0.1", port))
-    doorstep.close()  # once more does no harm
+    splash.close()  # once more does no harm
 
 
 @pytest.mark.parametrize("port", ["words", "70000"])
 def test_a_place_that_is_no_place_is_left_to_gradio(port):
-    Doorstep({"GRADIO_SERVER_PORT": port}).close()
+    SplashPage({"GRADIO_SERVER_PORT": port}).close()
 
 
 def test_a_place_that_is_taken_is_left_alone():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        Doorstep({"GRADIO_SERVER_PORT": str(other.getsockname()[1])}).close()
+        SplashPage({"GRADIO_SERVER_PORT": str(other.getsockname()[1])}).close()
         with socket.create_connection(other.getsockname(), timeout=5):
             assert other.accept()

@@ -24,10 +24,8 @@ from ui.engine.engine import Engine
 from ui.shell import Shell
 from ui.tabs.about import facts as about_facts
 from ui.tabs.about import use as about_use
-from ui.tabs.about.drawing import Drawn, drawing, shortened
-from ui.tabs.about.layer import drawn_adapters, layer
-from ui.tabs.about.parts import panels
-from ui.tabs.about.tab import About
+from ui.tabs.about.layer import LayerView, formula, layer
+from ui.tabs.about.tab import About, readable_adapters
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(path.parent for path in (ROOT / "assets" / "adapters").rglob("manifest.json"))
@@ -57,17 +55,33 @@ def engine(adapters: Path) -> Engine:
     return loaded_engine(adapters)
 
 
-@pytest.fixture(scope="module")
-def drawn(engine: Engine) -> dict[str, Drawn]:
-    return {one.name: one for one in drawn_adapters(engine, "en")}
+def view_of(engine: Engine, name: str, task: str = "NER", place: int = 0) -> LayerView:
+    titles = {one: f"title of {one}" for one in engine.tasks(name)}
+    return LayerView(engine.configs[name], layer_kinds(engine.path(name))[place], titles, task)
 
 
-def parts_of(one: Drawn) -> dict[str, dict[str, str]]:
-    """The attributes of the parts of a drawing, by key."""
-    groups = re.findall(r'<g class="part[^>]*>', drawing(one, "en"))
-    attributes = [dict(re.findall(r'([\w-]+)="([^"]*)"', group)) for group in groups]
-    assert all(found["role"] == "button" and found["aria-label"] for found in attributes)
-    return {found["data-part"]: found for found in attributes}
+def parts_of(view: LayerView) -> dict[str, str]:
+    """The names of the parts that can be chosen in a drawing, by key."""
+    html = layer(view, "en")
+    return dict(
+        re.findall(
+            r'<input type="radio" name="about-part" value="([^"]*)" aria-label="([^"]*)"', html
+        )
+    )
+
+
+def visitor(**query: str) -> Any:
+    headers = {"host": "localhost:7860"}
+    scope = asked(headers).request.scope  # type: ignore[union-attr]
+    text = "&".join(f"{key}={value}" for key, value in query.items())
+    return gr.Request(Request({**scope, "query_string": text.encode()}))
+
+
+def tab_of(engine: Engine) -> About:
+    with gr.Blocks() as page:
+        shell = Shell(page)
+        with shell.tab("about"):
+            return About(shell, engine)
 
 
 # The drawing ----------------------------------------------------------------------------------
@@ -88,62 +102,61 @@ def test_a_file_without_a_header_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_expert_is_drawn_with_its_owner(drawn: dict[str, Drawn], name: str) -> None:
-    parts = parts_of(drawn[name])
+def test_every_expert_is_drawn_with_its_owner(engine: Engine, name: str) -> None:
     config = CONFIGS[name]
-    for matrix in ("A", "B"):
-        owners = [found.get("data-task") for key, found in parts.items() if key.endswith(matrix)]
-        assert len(owners) == config.num_experts
-        assert owners.count(None) == config.common
-        for task in config.tasks:
-            escaped = task.replace("<", "&lt;").replace(">", "&gt;")
-            assert owners.count(escaped) == config.specific
+    html = layer(view_of(engine, name), "en")
+    lanes = re.findall(r'<div class="lane expert (\w+)( unused)?">', html)
+    assert len(lanes) == config.num_experts
+    assert lanes.count(("common", "")) == config.common
+    assert lanes.count(("specific", "")) == config.specific
+    assert lanes.count(("specific", " unused")) == config.specific * (len(config.tasks) - 1)
 
 
-def test_a_lora_has_neither_gate_nor_weights(drawn: dict[str, Drawn]) -> None:
-    assert parts_of(drawn["compare/lora"]).keys() == {
+def test_a_lora_has_neither_gate_nor_weights(engine: Engine) -> None:
+    assert parts_of(view_of(engine, "compare/lora")).keys() == {
         *("input", "frozen", "scale", "sum", "common-1-A", "common-1-B"),
     }
-    assert "gate" in parts_of(drawn["compare/moe"])
-    assert "gate" in parts_of(drawn["compare/sum"])
+    assert "gate" in parts_of(view_of(engine, "compare/moe"))
+    assert "gate" in parts_of(view_of(engine, "compare/sum"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_part_is_explained_and_nothing_else(drawn: dict[str, Drawn], name: str) -> None:
-    wanted = {found["data-panel"] for found in parts_of(drawn[name]).values()}
-    explained = re.findall(r'data-explains="([^"]+)"', panels(drawn[name], "zh"))
-    assert sorted(explained) == sorted(wanted | set(explained) & {"specific-A", "specific-B"})
-    assert wanted <= set(explained)
+def test_every_part_is_explained_and_nothing_else(engine: Engine, name: str) -> None:
+    view = view_of(engine, name)
+    explained = re.findall(r'<section class="explained" data-part="([^"]+)"', layer(view, "zh"))
+    assert sorted(explained) == sorted(parts_of(view))
 
 
 @pytest.mark.parametrize("name", ["general", "compare/lora", "compare/moe", "compare/even"])
-def test_the_parameters_of_all_parts_add_up_to_those_trained(
-    engine: Engine, drawn: dict[str, Drawn], name: str
-) -> None:
-    one, config = drawn[name], CONFIGS[name]
-    total = 0
-    for panel in re.findall(
-        r'<div class="explained".*?(?=<div class="explained"|$)', panels(one, "en")
-    ):
-        key = re.search(r'data-explains="([^"]+)"', panel)[1]  # type: ignore[index]
-        whose = key.partition("-")[0]
-        experts = {
-            "common": config.common,
-            "specific": config.num_experts - config.common,
-        }.get(whose, 1)
-        if "frozen, not trained" in panel:
-            continue
-        shared = re.search(r"([\d,]+), shared by the whole model", panel)
-        if shared:
-            total += int(shared[1].replace(",", ""))
-        for kinds, sizes in re.findall(r'<dl data-layer="([^"]+)"(.*?)</dl>', panel):
-            for count in re.findall(r"([\d,]+) in the \d+ layers", sizes):
-                total += experts * int(count.replace(",", "")) * len(kinds.split("|"))
-    assert total == engine.manifests[name]["trainable_parameters"]
+def test_the_parameters_of_all_parts_add_up_to_those_trained(engine: Engine, name: str) -> None:
+    total, shared = 0, 0
+    for place in range(len(layer_kinds(engine.path(name)))):
+        html = layer(view_of(engine, name, place=place), "en")
+        for panel in html.split('<section class="explained"')[1:]:
+            if "frozen, not trained" not in panel:
+                counts = re.findall(r"([\d,]+) in the \d+ layers", panel)
+                total += sum(int(count.replace(",", "")) for count in counts)
+        of_model = re.findall(r"([\d,]+), shared by the whole model", html)
+        shared = sum(int(count.replace(",", "")) for count in of_model)
+    assert total + shared == engine.manifests[name]["trainable_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("source", "markup"),
+    [
+        ("W_0 x", "<msub><mi>W</mi><mrow><mn>0</mn></mrow></msub><mi>x</mi>"),
+        ("∑_{j ∈ U_t} 1.5", "<munder><mo>∑</mo>"),
+        ("ℝ^{in}", "<msup><mi>ℝ</mi><mrow><mi>in</mi></mrow></msup>"),
+        ("a < b", "<mi>a</mi><mo>&lt;</mo><mi>b</mi>"),
+    ],
+)
+def test_formulas_are_mathml(source: str, markup: str) -> None:
+    assert markup in formula(source)
 
 
 def test_what_somebody_else_named_is_never_markup(engine: Engine) -> None:
-    html = layer(engine, "zh") + about_facts.tree(engine, "zh") + about_facts.budgets(engine, "zh")
+    html = layer(view_of(engine, "general", "<b>bold</b>"), "zh")
+    html += about_facts.tree(engine, "zh") + about_facts.budgets(engine, "zh")
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "&lt;script&gt;" in html
     assert "<b>bold" not in html
@@ -158,13 +171,14 @@ def test_an_adapter_whose_file_is_damaged_is_left_out(adapters: Path, tmp_path: 
             (tmp_path / folder / name).write_bytes((adapters / "general" / name).read_bytes())
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
     engine = Engine(tmp_path, load=lambda progress: make_backbone())
-    assert [one.name for one in drawn_adapters(engine, "en")] == ["sound"]
+    assert [*readable_adapters(engine)] == ["sound"]
 
 
 def test_without_an_adapter_the_tab_says_so(tmp_path: Path) -> None:
     engine = loaded_engine(tmp_path)
     note = text("about_no_adapter", "en")
-    assert note in layer(engine, "en")
+    tab = tab_of(engine)
+    assert note in tab.draw(None, None, None, visitor(lang="en"))[tab.layer]
     assert note in about_facts.budgets(engine, "en")
     assert about_facts.tree(engine, "en")
     assert "Client('http://here')" in unescape(
@@ -172,11 +186,17 @@ def test_without_an_adapter_the_tab_says_so(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "short"), [("短", "短"), ("一二三四", "一二…"), ("abcdefgh", "abcde…")]
-)
-def test_long_names_are_cut_to_the_room_there_is(words: str, short: str) -> None:
-    assert shortened(words, 6) == short
+def test_the_address_chooses_until_the_visitor_does(engine: Engine) -> None:
+    tab = tab_of(engine)
+    address = {"about-adapter": "compare/moe", "about-task": "Couplet", "about-layer": "gone"}
+    shown = tab.show(None, None, None, visitor(lang="en", **address))
+    assert shown[tab.adapter]["value"] == "compare/moe"
+    assert shown[tab.task]["value"] == "Couplet"
+    assert shown[tab.kind]["value"] == shown[tab.kind]["choices"][0][1]
+    again = tab.show("compare/lora", None, "NER", visitor(lang="en", **address))
+    assert again[tab.adapter]["value"] == "compare/lora"
+    assert not again[tab.task]["interactive"]
+    assert text("about_same_for_all", "en") in again[tab.layer]
 
 
 # The facts ------------------------------------------------------------------------------------
@@ -273,17 +293,13 @@ def test_the_tab_says_whether_mcp_is_on(engine: Engine, mcp: bool) -> None:
 
 def test_the_backbone_s_size_comes_once_it_is_loaded(adapters: Path) -> None:
     engine = Engine(adapters, load=lambda progress: make_backbone())
-    with gr.Blocks() as page:
-        shell = Shell(page)
-        with shell.tab("about"):
-            tab = About(shell, engine)
-    visitor: Any = SimpleNamespace(query_params={"lang": "en"}, headers={})
-    before = tab._look(visitor)
+    tab = tab_of(engine)
+    before = tab.watch(visitor(lang="en"))
     assert before[tab.clock].active
     assert text("about_share_later", "en") in before[tab.installed]
     engine.start()
     assert engine.wait(60)
-    after = tab._look(visitor)
+    after = tab.watch(visitor(lang="en"))
     assert not after[tab.clock].active
     assert text("about_share_later", "en") not in after[tab.installed]
 
@@ -304,36 +320,34 @@ def page(engine: Engine) -> Iterator[Page]:
 
 
 @pytest.mark.browser
-def test_choosing_needs_no_server(page: Page) -> None:
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.url))
-    shown = page.locator("#about-layer .layer:not([hidden])")
-    name = shown.locator(".explained-name")
-    visible = shown.locator("[data-explains]:visible")
-
-    shown.locator("[data-part=common-2-B]").click()
+def test_a_visitor_chooses_parts_by_mouse_and_keyboard(page: Page) -> None:
+    name = page.locator("#about-layer .explained:visible h3")
+    expect(name).to_have_text("Output h")
+    page.locator(".part:has([value=common-2-B])").click()
     expect(name).to_have_text("Common 2 · B")
-    expect(visible).to_have_attribute("data-explains", "common-B")
     page.keyboard.press("ArrowRight")
-    expect(name).to_have_text("Common 2 · weight g")
-    expect(shown.locator("[data-part=common-2-weight]")).to_be_focused()
-    page.keyboard.press("Home")
-    expect(name).to_have_text("Input x")
-    expect(shown.locator(".part[tabindex='0']")).to_have_count(1)
+    expect(name).to_have_text("Common 2 · weight")
+    expect(page.locator("[value=common-2-weight]")).to_be_focused()
+    assert "about-part=common-2-weight" in page.url
 
-    shown.locator("[data-choice=layer]").select_option(index=1)
-    shown.locator("[data-part=frozen]").click()
-    expect(visible.locator("dl:visible dd").first).to_have_text("16 × 32")
 
-    shown.locator("[data-choice=task]").select_option("Couplet")
-    faded = shown.locator(".part.faded[data-part$=A]")
-    expect(faded).to_have_count(4)
-    assert "Couplet" not in [one.get_attribute("data-task") for one in faded.all()]
+@pytest.mark.browser
+def test_a_visitor_chooses_task_layer_and_adapter(engine: Engine, page: Page) -> None:
+    def choose(name: str, title: str) -> None:
+        page.locator(f"#about-{name} input").click()
+        page.get_by_role("option", name=title, exact=True).first.click()
 
-    shown.locator("[data-choice=adapter]").focus()
-    shown.locator("[data-choice=adapter]").select_option("compare/lora")
-    expect(shown).to_have_attribute("data-adapter", "compare/lora")
-    expect(shown.locator("[data-choice=task]")).to_be_disabled()
-    expect(shown.locator("[data-choice=adapter]")).to_be_focused()
-    assert "about-adapter=compare%2Flora" in page.url
-    assert not [url for url in sent if "gradio_api" in url]
+    choose("task", "Couplets")
+    unused = page.locator(".lane.unused .expert-name")
+    expect(unused).to_have_count(4)
+    expect(page.locator(".lane.specific:not(.unused) .expert-name").first).to_contain_text(
+        "Couplets"
+    )
+    page.locator(".part.frozen").click()
+    before = page.locator(".explained:visible dd").first.inner_text()
+    page.locator("#about-linear input").click()
+    page.get_by_role("option").nth(1).click()
+    expect(page.locator(".explained:visible dd").first).not_to_have_text(before)
+    choose("adapter", about_facts.adapter_title(engine, "compare/lora", "en"))
+    expect(page.get_by_text(text("about_same_for_all", "en"))).to_be_visible()
+    page.wait_for_url(re.compile("about-adapter=compare%2Flora"))

@@ -24,10 +24,10 @@ from tests.helpers.tiny import make_backbone, save_backbone
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import text
 from ui.engine.engine import Engine
-from ui.engine.settings import Limits
-from ui.server.uploads import check_upload
+from ui.engine.settings import AppLimits, Settings
+from ui.server.files import check_upload
 from ui.shell import Shell
-from ui.tabs.benchmark.tab import Benchmark, view
+from ui.tabs.benchmark.tab import Benchmark
 
 TASKS = ("SentimentAnalyze", "NER", "Couplet")
 LINES = [
@@ -65,11 +65,15 @@ def tab_of(engine: Engine, jobs: Jobs, allowed: bool = True, **options: Any) -> 
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("benchmark"):
-            return Benchmark(shell, engine, jobs, allowed, **options)
+            return Benchmark(shell, engine, jobs, settings_of(jobs, allowed, **options))
+
+
+def settings_of(jobs: Jobs, allowed: bool = True, **options: Any) -> Settings:
+    return Settings(runs=jobs.root.parent, jobs_allowed=allowed, **options)
 
 
 def opened(tab: Benchmark, **query: str) -> dict[Any, Any]:
-    return tab._show(None, None, None, None, 50, visitor(**query))
+    return tab.show(None, None, None, None, 50, visitor(**query))
 
 
 def value(update: Any) -> Any:
@@ -107,8 +111,8 @@ def test_at_first_all_tasks_of_the_first_adapter_are_chosen(engine, jobs, monkey
     assert shown[tab.tasks]["value"] == [*engine.tasks("general")]
     assert shown[tab.kept_tasks] == ""
     assert "12" in shown[tab.extent]
-    assert "--task" not in shown[tab.command]
-    assert shown[tab.start]["interactive"]
+    assert "--task" not in shown[tab.start.command]
+    assert shown[tab.start.button]["interactive"]
 
 
 def test_the_official_data_is_offered_where_it_is_known(engine, jobs, monkeypatch, tmp_path):
@@ -118,12 +122,12 @@ def test_the_official_data_is_offered_where_it_is_known(engine, jobs, monkeypatc
     shown = opened(tab)
     assert shown[tab.source]["value"] == "official"
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
-    assert "--data" not in shown[tab.command]
+    assert "--data" not in shown[tab.start.command]
     (tmp_path / "test.jsonl").unlink()
     broken = opened(tab)
     assert "notice" in broken[tab.report]["value"]
     assert str(tmp_path) not in broken[tab.report]["value"]
-    assert not broken[tab.start]["interactive"]
+    assert not broken[tab.start.button]["interactive"]
 
 
 def test_the_address_chooses(engine, jobs):
@@ -133,7 +137,7 @@ def test_the_address_chooses(engine, jobs):
     assert shown[tab.adapter]["value"] == "backbone"
     assert shown[tab.tasks]["value"] == ["Couplet", "NER"]
     assert shown[tab.per_task] == 3
-    words = shlex.split(shown[tab.command])
+    words = shlex.split(shown[tab.start.command])
     assert words[:4] == ["python", "-m", "evals", "run"]
     assert words.count("--task") == 2
     assert words[words.index("--per-task") + 1] == "3"
@@ -155,7 +159,7 @@ def test_an_address_that_makes_no_sense_is_passed_over(engine, jobs, monkeypatch
     shown = opened(tab, **query)
     assert shown[tab.adapter]["value"] == "general"
     assert shown[tab.source]["value"] == "samples"
-    tab.evaluations._show(query.get("bench_job"), "", visitor(**query))
+    tab.runs._arrive(query.get("bench_job"), visitor(**query))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +175,9 @@ def test_an_address_that_makes_no_sense_is_passed_over(engine, jobs, monkeypatch
 )
 def test_values_that_do_not_fit_together_are_made_to_fit(engine, jobs, values):
     tab = tab_of(engine, jobs)
-    for handler in (tab._choose, tab._rewrite):
+    for handler in (tab.choose_data, tab.choose_tasks):
         shown = handler(visitor(), *values)
-        command = shlex.split(shown[tab.command])
+        command = shlex.split(shown[tab.start.command])
         adapter = values[0] if values[0] in engine.configs else "general"
         tasks = [word for flag, word in pairwise(command) if flag == "--task"]
         assert set(tasks) <= set(engine.tasks(adapter))
@@ -183,20 +187,20 @@ def test_values_that_do_not_fit_together_are_made_to_fit(engine, jobs, values):
 
 def test_without_a_task_nothing_can_be_started(engine, jobs):
     tab = tab_of(engine, jobs)
-    shown = tab._rewrite(visitor(lang="en"), "general", "samples", None, [], 5)
-    assert not shown[tab.start]["interactive"]
-    assert shown[tab.command] == ""
+    shown = tab.choose_tasks(visitor(lang="en"), "general", "samples", None, [], 5)
+    assert not shown[tab.start.button]["interactive"]
+    assert shown[tab.start.command] == ""
     assert text("bench_choose_task", "en") in shown[tab.extent]
-    outcome = tab._start(visitor(lang="en"), "general", "samples", None, [], 5)
-    assert text("bench_choose_task", "en") in outcome[tab.outcome]
+    outcome = tab.submit(visitor(lang="en"), "general", "samples", None, [], 5)
+    assert text("bench_choose_task", "en") in outcome[tab.start.outcome]
     assert jobs.all() == []
 
 
 def test_an_adapter_that_knows_no_task_of_the_data_says_so(engine, jobs):
     tab = tab_of(engine, jobs)
-    shown = tab._choose(visitor(lang="en"), "my-own", "samples", None, None, 5)
+    shown = tab.choose_data(visitor(lang="en"), "my-own", "samples", None, None, 5)
     assert text("bench_no_common_task", "en") in shown[tab.report]["value"]
-    assert not shown[tab.start]["interactive"]
+    assert not shown[tab.start.button]["interactive"]
 
 
 def test_titles_tell_adapters_apart(engine, jobs):
@@ -213,35 +217,35 @@ def test_an_uploaded_file_is_reported_at_once(engine, jobs, tmp_path):
     lines = [*LINES, {"kind": MARKUP, "input": "x", "target": "y"}, f"{{{MARKUP}", {"kind": "NER"}]
     path = write(tmp_path / "test.jsonl", lines)
     tab = tab_of(engine, jobs)
-    shown = tab._choose(visitor(lang="en"), "general", "upload", str(path), None, 5)
+    shown = tab.choose_data(visitor(lang="en"), "general", "upload", str(path), None, 5)
     report = shown[tab.report]["value"]
     assert text("bench_found", "en", records="4", tasks=3) in report
-    assert "Line 6" in report
-    assert "Line 7" in report
+    assert "line 6" in report
+    assert "line 7" in report
     assert "<script>" not in report
     assert "<img" not in report
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
-    command = shlex.split(shown[tab.command])
+    command = shlex.split(shown[tab.start.command])
     assert "--skip-bad" in command
     assert command.count("--task") == 2  # one has no scorer and must be left out by name
-    assert str(tmp_path) not in shown[tab.command].split("--run")[0].split("--data")[1]
+    assert str(tmp_path) not in shown[tab.start.command].split("--run")[0].split("--data")[1]
 
 
 def test_a_file_without_a_record_says_why(engine, jobs, tmp_path):
     path = write(tmp_path / "test.jsonl", [{"kind": "NER", "input": "x"}])
     tab = tab_of(engine, jobs)
-    shown = tab._choose(visitor(lang="en"), "general", "upload", str(path), None, 5)
+    shown = tab.choose_data(visitor(lang="en"), "general", "upload", str(path), None, 5)
     report = shown[tab.report]["value"]
-    assert text("bench_unreadable", "en") in report
+    assert text("jobs_unreadable", "en") in report
     assert "target" in report
     assert str(tmp_path) not in report
-    assert not shown[tab.start]["interactive"]
+    assert not shown[tab.start.button]["interactive"]
 
 
 def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
     path = write(tmp_path / "job.json", LINES)  # as a file of the job's own is called
     tab = tab_of(engine, jobs)
-    shown = tab._start(visitor(), "general", "upload", str(path), ["Couplet"], 5)
+    shown = tab.submit(visitor(), "general", "upload", str(path), ["Couplet"], 5)
     (job,) = jobs.all()
     assert not path.exists()
     kept = job.folder / "upload" / "job.json"
@@ -251,8 +255,8 @@ def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
     assert shown[tab.upload] is None
     jobs._files.clean(job.id, {"clean": job.clean})
     assert not kept.exists()
-    again = tab._start(visitor(lang="en"), "general", "upload", str(path), ["Couplet"], 5)
-    assert text("bench_gone", "en") in again[tab.outcome]
+    again = tab.submit(visitor(lang="en"), "general", "upload", str(path), ["Couplet"], 5)
+    assert text("bench_gone", "en") in again[tab.start.outcome]
     assert len(jobs.all()) == 1
 
 
@@ -262,8 +266,8 @@ def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
 def test_a_job_runs_the_command_that_was_shown(engine, jobs):
     tab = tab_of(engine, jobs)
     values = ("general", "samples", None, ["NER"], 2)
-    shown = tab._rewrite(visitor(), *values)[tab.command]
-    started = tab._start(visitor(), *values)
+    shown = tab.choose_tasks(visitor(), *values)[tab.start.command]
+    started = tab.submit(visitor(), *values)
     (job,) = jobs.all()
     before, _, _ = shown.partition(" --run ")
     assert job.command_line().startswith(f"{before} --run ")
@@ -271,17 +275,17 @@ def test_a_job_runs_the_command_that_was_shown(engine, jobs):
     assert Path(job.command[-1]).parent.name == "evaluations"
     assert job.facts["records"] == 2
     assert job.facts["method"] == "CGC-LoRA"
-    assert started[tab.jobs_list]["value"] == job.id
-    assert started[tab.clock].active
+    assert started[tab.runs.choice]["value"] == job.id
+    assert started[tab.runs.clock].active
 
 
 def test_the_queue_has_an_end(adapters, jobs):
-    limits = Limits(jobs=3)
+    limits = AppLimits(jobs=3)
     tab = tab_of(Engine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
     for _ in range(3):
-        tab._start(visitor(), "general", "samples", None, ["NER"], 1)
-    refused = tab._start(visitor(lang="en"), "general", "samples", None, ["NER"], 1)
-    assert text("bench_full", "en", count=3) in refused[tab.outcome]
+        tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
+    refused = tab.submit(visitor(lang="en"), "general", "samples", None, ["NER"], 1)
+    assert text("jobs_full", "en", count=3) in refused[tab.start.outcome]
     assert len(jobs.all()) == 3
 
 
@@ -296,27 +300,26 @@ def test_the_queue_has_an_end(adapters, jobs):
 def test_an_upload_that_is_too_much_is_refused(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=reason):
-        check_upload(tmp_path / name, Limits(upload_mb=1, upload_lines=10))
+        check_upload(tmp_path / name, AppLimits(upload_mb=1, upload_lines=10))
 
 
 def test_where_jobs_are_not_allowed_there_is_the_command_alone(engine, jobs, monkeypatch):
     monkeypatch.delenv("CGCLORA_DATA", raising=False)
     tab = tab_of(engine, jobs, allowed=False, backbone="/elsewhere/on/the/server/own-backbone")
     shown = opened(tab, lang="en", bench_data="upload")
-    assert "--adapter general --backbone own-backbone " in shown[tab.command]
-    assert "CGCLORA_ALLOW_JOBS=1" in shown[tab.notice]
-    assert not tab.start.visible
+    assert "--adapter general --backbone own-backbone " in shown[tab.start.command]
+    assert not tab.start.button.visible
     assert not tab.upload.visible
-    assert "my-test.jsonl" in shown[tab.command]
-    assert str(Path(__file__).parents[3]) not in shown[tab.command]
-    assert str(engine.folder) not in shown[tab.command]
-    assert "--run runs/evaluations/general" in shown[tab.command]
-    tab._start(visitor(), "general", "samples", None, ["NER"], 1)
+    assert "my-test.jsonl" in shown[tab.start.command]
+    assert str(Path(__file__).parents[3]) not in shown[tab.start.command]
+    assert str(engine.folder) not in shown[tab.start.command]
+    assert "--run runs/evaluations/general" in shown[tab.start.command]
+    tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
     assert jobs.all() == []
     hidden = jobs.submit("evaluate", ["-c", ""], title="private")
     for update in (
-        tab.evaluations._show(None, "", visitor(bench_job=hidden.id)),
-        tab.evaluations._action(jobs.stop)(hidden.id, visitor()),
+        tab.runs._arrive(None, visitor(bench_job=hidden.id)),
+        tab.runs.acting(jobs.stop)(hidden.id, visitor()),
     ):
         assert "private" not in str(update)
     assert jobs.get(hidden.id).state == "queued"
@@ -335,61 +338,63 @@ def some_job(jobs: Jobs, **changes: Any) -> Job:
 
 
 def page_of(tab: Benchmark, job: Job | None = None, **query: str) -> dict[Any, Any]:
-    shown: dict[Any, Any] = tab.evaluations.shown(job and job.id, visitor(lang="en", **query))
+    shown: dict[Any, Any] = tab.runs.updates(job and job.id, visitor(**{"lang": "en", **query}))
     return shown
 
 
 def test_without_jobs_the_list_is_not_there(engine, jobs):
     tab = tab_of(engine, jobs)
     shown = page_of(tab)
-    assert shown[tab.no_jobs]["visible"]
-    assert not shown[tab.jobs_row]["visible"]
-    assert not shown[tab.clock].active
+    assert shown[tab.runs.no_jobs]["visible"]
+    assert not shown[tab.runs.body]["visible"]
+    assert not shown[tab.runs.clock].active
 
 
 def test_a_queued_job_can_be_stopped_resumed_and_removed(engine, jobs):
     tab = tab_of(engine, jobs)
     first, second = some_job(jobs), some_job(jobs)
     shown = page_of(tab, second)
-    assert text("bench_state_queued", "en", place=2) in shown[tab.job]
-    assert [name for _, name in shown[tab.jobs_list]["choices"]] == [second.id, first.id]
-    buttons = [shown[part]["visible"] for part in (tab.stop, tab.resume, tab.remove)]
+    assert text("jobs_state_queued", "en", place=2) in shown[tab.runs.head]
+    assert [name for _, name in shown[tab.runs.choice]["choices"]] == [second.id, first.id]
+    buttons = [shown[part]["visible"] for part in (tab.runs.stop, tab.runs.resume, tab.runs.remove)]
     assert buttons == [True, False, False]
-    act = {name: tab.evaluations._action(getattr(jobs, name)) for name in ("stop", "resume")}
+    act = {name: tab.runs.acting(getattr(jobs, name)) for name in ("stop", "resume")}
     stopped = act["stop"](second.id, visitor())
-    buttons = [stopped[part]["visible"] for part in (tab.stop, tab.resume, tab.remove)]
+    buttons = [
+        stopped[part]["visible"] for part in (tab.runs.stop, tab.runs.resume, tab.runs.remove)
+    ]
     assert buttons == [False, True, True]
-    assert act["resume"](second.id, visitor())[tab.stop]["visible"]
+    assert act["resume"](second.id, visitor())[tab.runs.stop]["visible"]
     act["stop"](second.id, visitor())
     partial = tab.folder / f"{second.id}.partial"
     partial.mkdir(parents=True)
-    removed = tab.evaluations._action(tab.evaluations._remove)(second.id, visitor())
-    assert removed[tab.jobs_list]["value"] == first.id
+    removed = tab.runs.acting(tab.runs.delete)(second.id, visitor())
+    assert removed[tab.runs.choice]["value"] == first.id
     assert not partial.exists()
 
 
 def test_what_cannot_be_done_is_said(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs)
-    shown = tab.evaluations._action(jobs.resume)(job.id, visitor(lang="en"))
-    assert text("bench_refused_action", "en") in shown[tab.job]
+    shown = tab.runs.acting(jobs.resume)(job.id, visitor(lang="en"))
+    assert text("jobs_action_failed", "en") in shown[tab.runs.problem]["value"]
 
 
 def test_nothing_is_drawn_anew_while_nothing_changes(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs)
     shown = page_of(tab, job)
-    look = tab.evaluations._look
-    assert look(job.id, shown[tab.seen], True, visitor(lang="en")) == gr.skip()
+    look = tab.runs.refresh
+    assert look(job.id, shown[tab.runs.seen], True, visitor(lang="en")) == gr.skip()
     jobs.stop(job.id)
-    after = look(job.id, shown[tab.seen], True, visitor(lang="en"))
-    assert not after[tab.clock].active
+    after = look(job.id, shown[tab.runs.seen], True, visitor(lang="en"))
+    assert not after[tab.runs.clock].active
 
 
 def test_the_clock_stops_when_the_tab_is_out_of_view(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs)
-    (update,) = tab.evaluations._look(job.id, "", False, visitor()).values()
+    (update,) = tab.runs.refresh(job.id, "", False, visitor()).values()
     assert not update.active
 
 
@@ -398,8 +403,8 @@ def test_trainings_stand_in_the_queue_but_not_in_the_list(engine, jobs):
     jobs.submit("train", ["-c", ""], title="a training")
     job = some_job(jobs)
     shown = page_of(tab)
-    assert [name for _, name in shown[tab.jobs_list]["choices"]] == [job.id]
-    assert text("bench_state_queued", "en", place=2) in shown[tab.job]
+    assert [name for _, name in shown[tab.runs.choice]["choices"]] == [job.id]
+    assert text("jobs_state_queued", "en", place=2) in shown[tab.runs.head]
 
 
 def test_a_running_job_shows_a_bar_for_each_task(engine, jobs):
@@ -417,45 +422,46 @@ def test_a_running_job_shows_a_bar_for_each_task(engine, jobs):
     path.write_text(json.dumps({**read_sealed(path), "state": "running"}))
     with jobs._files.worker_lock(0):
         shown = page_of(tab, job)
-    assert '<progress max="4" value="3"' in shown[tab.job]
-    assert '<progress max="4" value="0"' in shown[tab.job]
-    assert text("bench_progress", "en", done=3, total=8) in shown[tab.job]
-    assert text("bench_left", "en", time="1.7 min") in shown[tab.job]
-    assert "38%" in shown[tab.jobs_list]["choices"][0][0]
+    assert '<progress max="4" value="3"' in shown[tab.runs.head]
+    assert '<progress max="4" value="0"' in shown[tab.runs.head]
+    assert text("bench_progress", "en", done=3, total=8) in shown[tab.runs.head]
+    assert text("jobs_left", "en", time="1.7 min") in shown[tab.runs.head]
+    assert "38%" in shown[tab.runs.choice]["choices"][0][0]
 
 
-@pytest.mark.parametrize(("code", "key"), [(4, "bench_failed 4"), (77, "bench_failed")])
+@pytest.mark.parametrize(("code", "key"), [(4, "jobs_failed 4"), (77, "jobs_failed")])
 def test_a_failed_job_shows_the_end_of_its_log_and_what_to_do(engine, jobs, code, key):
     tab = tab_of(engine, jobs)
     job = some_job(jobs, state="failed", code=code, ended=time.time())
     (job.folder / "log.txt").write_text(f"cgclora: {MARKUP}\n")
     shown = page_of(tab, job)
-    assert text(key, "en") in shown[tab.job]
-    assert "cgclora: &lt;script&gt;" in shown[tab.job]
-    assert "<script>" not in shown[tab.job]
-    assert shown[tab.resume]["visible"]
+    assert text(key, "en") in shown[tab.runs.head]
+    assert "cgclora: &lt;script&gt;" in shown[tab.runs.head]
+    assert "<script>" not in shown[tab.runs.head]
+    assert shown[tab.runs.resume]["visible"]
 
 
 def test_a_job_of_a_run_that_is_gone_says_so(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs, state="done", code=0, ended=time.time())
-    assert text("bench_no_run", "en") in page_of(tab, job)[tab.job]
+    assert text("bench_no_run", "en") in page_of(tab, job)[tab.runs.head]
 
 
 def test_a_job_of_an_adapter_that_is_gone_keeps_its_name(engine, jobs):
     tab = tab_of(engine, jobs)
     job = some_job(jobs, facts={"adapter": MARKUP, "tasks": ["NER"]})
     shown = page_of(tab, job)
-    assert MARKUP in shown[tab.jobs_list]["choices"][0][0]  # Gradio shows it as text
-    assert "<script>" not in shown[tab.job]
+    assert MARKUP in shown[tab.runs.choice]["choices"][0][0]  # Gradio shows it as text
+    assert "<script>" not in shown[tab.runs.head]
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_every_state_has_words(jobs, language):
+def test_every_state_has_words(engine, jobs, language):
+    tab = tab_of(engine, jobs)
     for state in ("queued", "stopped", "failed", "done"):
         job = some_job(jobs, state=state, ended=time.time())
-        assert view.state(job, language)
-        assert view.job(view.Outlook(job, "title"), language, "")
+        shown = page_of(tab, job, lang=language)
+        assert text(f"jobs_state_{state}", language, place=job.place) in shown[tab.runs.head]
 
 
 # For real -------------------------------------------------------------------------------------
@@ -472,7 +478,7 @@ def test_an_evaluation_goes_from_a_click_to_scores(engine, worked, tmp_path):
     backbone = str(save_backbone(tmp_path / "backbone"))
     tab = tab_of(engine, worked, backbone=backbone)
     path = write(tmp_path / "test.jsonl", [*LINES, "{broken"])
-    tab._start(visitor(), "general", "upload", str(path), ["SentimentAnalyze"], 0)
+    tab.submit(visitor(), "general", "upload", str(path), ["SentimentAnalyze"], 0)
     (job,) = worked.all()
     wait_for(lambda: worked.get(job.id).state not in {"queued", "running"})
     job = worked.get(job.id)
@@ -484,13 +490,15 @@ def test_an_evaluation_goes_from_a_click_to_scores(engine, worked, tmp_path):
     assert run.metrics["SentimentAnalyze"]["samples"] == 2
     shown = page_of(tab, job)
     score = run.metrics["SentimentAnalyze"]["scores"]["accuracy"]["value"]
-    assert f"<b>{100 * score:.1f}</b>" in shown[tab.job]
-    assert "?tab=leaderboard" in shown[tab.job]
+    assert f"<b>{100 * score:.1f}</b>" in shown[tab.runs.head]
+    assert "?tab=leaderboard" in shown[tab.runs.head]
     left = [path.name for path in worked.root.rglob("*") if path.is_file()]
     assert "test.jsonl" not in left
     assert not [path for path in tmp_path.rglob("*") if path.name == "test.jsonl"]
     # The next one is given a time, since this machine's pace is known now.
-    extent = tab._rewrite(visitor(lang="en"), "general", "samples", None, ["NER"], 2)[tab.extent]
+    extent = tab.choose_tasks(visitor(lang="en"), "general", "samples", None, ["NER"], 2)[
+        tab.extent
+    ]
     assert "machine" in extent
 
 
@@ -505,7 +513,7 @@ def page(engine: Engine, worked: Worked, tmp_path: Path) -> Iterator[Page]:
         with shell.tab("about"):
             gr.HTML("elsewhere")
         with shell.tab("benchmark"):
-            Benchmark(shell, engine, worked, True, backbone=backbone)
+            Benchmark(shell, engine, worked, settings_of(worked, backbone=backbone))
         shell.wire()
     with visiting(built, "tab=benchmark&lang=en&bench_data=samples&bench_n=1") as page:
         page.locator("#bench-tasks label").first.wait_for()
@@ -519,12 +527,12 @@ def test_a_visitor_starts_an_evaluation_reloads_and_reads_its_scores(page: Page)
     page.wait_for_url(re.compile("bench_tasks=SentimentAnalyze%2CNER"))
     page.locator("#bench-start").click()
     page.wait_for_url(re.compile(r"bench_job=\d{8}-"))
-    page.locator("#bench-job .bench-job").wait_for()
+    page.locator("#bench-job .job").wait_for()
     page.reload()
-    page.locator("#bench-job .bench-job").wait_for()
+    page.locator("#bench-job .job").wait_for()
     assert page.locator("#bench-tasks input:checked").count() == 2
-    page.locator(".bench-job.done tbody tr").first.wait_for()
-    assert page.locator(".bench-job.done tbody tr").count() == 3  # two tasks and their mean
+    page.locator(".job.done tbody tr").first.wait_for()
+    assert page.locator(".job.done tbody tr").count() == 3  # two tasks and their mean
     assert page.locator("#bench-jobs label").count() == 1
     page.get_by_role("button", name="Remove from list").click()
     page.get_by_text(text("bench_no_jobs", "en")).wait_for()
@@ -537,8 +545,8 @@ def test_a_file_is_uploaded_reported_and_used_up(page: Page, tmp_path: Path) -> 
         write(tmp_path / "mine.jsonl", [*LINES, "{broken"])
     )
     page.locator(".bench-report", has_text="mine.jsonl").wait_for()
-    page.locator(".bench-bad", has_text="Line 5").wait_for()
+    page.locator(".job-refused", has_text="line 5").wait_for()
     page.locator("#bench-start:not([disabled])").click()
-    page.locator(".bench-job.done").wait_for()
+    page.locator(".job.done").wait_for()
     assert page.locator(".bench-report").count() == 0
     assert page.locator("#bench-start").is_disabled()

@@ -32,7 +32,7 @@ from ui.tabs.gates import render as gates_render
 from ui.tabs.gates.changes import SLIDERS
 from ui.tabs.gates.figures import entropy_lines, path_lines, path_map, similarity_map
 from ui.tabs.gates.tab import Gates
-from ui.tabs.gates.what_if import MAX_TOKENS, Case, Outcome, WhatIf, labels_of
+from ui.tabs.gates.what_if import MAX_TOKENS, Outcome, WhatIf, labels_of
 
 LABELLED, FREE = "SentimentAnalyze", "Couplet"
 TASK_NAMES = (LABELLED, "NER", FREE, "<b>bold</b>")
@@ -74,7 +74,7 @@ def tab_of(engine: Engine) -> Gates:
 
 
 def shown(tab: Gates, **query: str) -> dict[Any, Any]:
-    return tab._show(None, None, None, None, visitor(**query))
+    return tab.show(None, None, None, None, visitor(**query))
 
 
 def prompt_of(task: str) -> str:
@@ -181,7 +181,7 @@ def test_what_a_model_says_is_never_markup(engine: Engine) -> None:
     gates = engine.gates("cgc", FREE)
     side = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(1)>", "done")
     other = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(2)>", "done")
-    page = gates_render.outcome(Outcome((), side, other), gates, "en")
+    page = gates_render.outcome(Outcome((), (side, other)), gates, "en")
     assert "<img" not in page
     assert text("gates_different", "en") in page
 
@@ -189,8 +189,11 @@ def test_what_a_model_says_is_never_markup(engine: Engine) -> None:
 # What if --------------------------------------------------------------------------------------
 
 
+Case = tuple[str, str, str]  # cluster, task, prompt
+
+
 def compared(engine: Engine, case: Case, *factors: float, keep_sum: bool = True) -> list[Outcome]:
-    return list(WhatIf(engine).compare(case, factors, keep_sum=keep_sum))
+    return list(WhatIf(engine).compare(*case, factors, keep_sum=keep_sum))
 
 
 @pytest.mark.parametrize("keep_sum", [False, True])
@@ -199,7 +202,7 @@ def test_the_comparison_ends_with_what_the_model_says_under_both_weights(
     engine: Engine, task: str, keep_sum: bool
 ) -> None:
     prompt = prompt_of(task)
-    found = compared(engine, Case("cgc", task, prompt), 0, 1, 2, keep_sum=keep_sum)[-1]
+    found = compared(engine, ("cgc", task, prompt), 0, 1, 2, keep_sum=keep_sum)[-1]
     backbone, adapter = engine.loaded("cgc")
     gates = scaled_gates(adapter, task, (0, 1, 2), keep_sum=keep_sum)
     most = min(TASKS[task].max_new_tokens, MAX_TOKENS)
@@ -222,7 +225,7 @@ def test_the_comparison_ends_with_what_the_model_says_under_both_weights(
 
 
 def test_without_a_change_there_is_one_side(engine: Engine) -> None:
-    found = compared(engine, Case("cgc", FREE, prompt_of(FREE)), 1, 1, 1)
+    found = compared(engine, ("cgc", FREE, prompt_of(FREE)), 1, 1, 1)
     assert all(outcome.changed is None for outcome in found)
     assert found[-1].original.ended
 
@@ -240,24 +243,24 @@ def test_what_the_learned_weights_answer_is_computed_once(
 
     stream = generate.stream
     monkeypatch.setattr(generate, "stream", counted)
-    what_if, case = WhatIf(engine), Case("cgc", FREE, prompt_of(FREE))
-    first, *_ = [[*what_if.compare(case, (0, 1, 1), keep_sum=True)] for _ in range(2)]
+    what_if, case = WhatIf(engine), ("cgc", FREE, prompt_of(FREE))
+    first, *_ = [[*what_if.compare(*case, (0, 1, 1), keep_sum=True)] for _ in range(2)]
     assert asked == [2, 1]
-    assert [*what_if.compare(case, (1, 1, 1), keep_sum=True)][-1].original == first[-1].original
+    assert [*what_if.compare(*case, (1, 1, 1), keep_sum=True)][-1].original == first[-1].original
 
 
 def test_a_comparison_that_nobody_wants_ends_and_leaves_nothing_half_known(engine: Engine) -> None:
-    what_if, case = WhatIf(engine), Case("cgc", FREE, prompt_of(FREE))
+    what_if, case = WhatIf(engine), ("cgc", FREE, prompt_of(FREE))
     wanted = iter([False, True])
-    given_up = [*what_if.compare(case, (0, 1, 1), keep_sum=True, stopped=lambda: next(wanted))]
+    given_up = [*what_if.compare(*case, (0, 1, 1), keep_sum=True, stopped=lambda: next(wanted))]
     assert len(given_up) == 1
-    whole = [*what_if.compare(case, (1, 1, 1), keep_sum=True)][-1]
+    whole = [*what_if.compare(*case, (1, 1, 1), keep_sum=True)][-1]
     assert whole.original.text == compared(engine, case)[-1].original.text
 
 
 def test_a_prompt_that_is_too_long_is_refused(engine: Engine) -> None:
     with pytest.raises(EngineError, match="shorten"):
-        compared(engine, Case("cgc", FREE, "好" * 7000))
+        compared(engine, ("cgc", FREE, "好" * 7000))
 
 
 def test_labels_are_those_that_the_prompt_offers() -> None:
@@ -303,7 +306,7 @@ def test_the_gates_of_every_method_can_be_seen(
 
 @pytest.mark.parametrize("cluster", sorted(METHODS))
 def test_experts_of_every_method_can_be_knocked_out(engine: Engine, cluster: str) -> None:
-    case = Case(cluster, LABELLED, prompt_of(LABELLED))
+    case = (cluster, LABELLED, prompt_of(LABELLED))
     found = compared(engine, case, *[0.0] * SLIDERS)[-1]
     assert found.changed is not None
     gates = engine.gates(cluster, LABELLED)
@@ -329,16 +332,16 @@ def test_the_address_says_what_is_seen(engine: Engine) -> None:
 
 def test_coming_back_to_the_tab_keeps_what_was_changed_there(engine: Engine) -> None:
     tab = tab_of(engine)
-    again = tab._show("cgc", "NER", "", "task", visitor(cluster="moe"))
+    again = tab.show("cgc", "NER", "", "task", visitor(cluster="moe"))
     assert set(again) == {tab.cluster}
     assert "value" not in again[tab.cluster]
 
 
 def test_a_task_of_the_cluster_before_changes_nothing(engine: Engine) -> None:
     tab = tab_of(engine)
-    assert tab._pick("single", "NER", "", "task", visitor()) == gr.skip()
-    assert tab._pick_module("single", "NER", "", visitor()) == gr.skip()
-    other = tab._pick_cluster("single", "NER", "", "task", visitor())
+    assert tab.pick_module("single", "NER", "", visitor()) == gr.skip()
+    assert tab.pick("gone", "NER", "", "task", visitor()) == gr.skip()
+    other = tab.pick("single", "NER", "", "task", visitor())
     assert other[tab.task]["value"] == LABELLED
 
 
@@ -348,10 +351,10 @@ def test_nothing_is_seen_until_the_model_is_loaded(engine: Engine) -> None:
     page = shown(tab)
     assert text("gates_loading", "zh") in page[tab.notice]["value"]
     assert page[tab.timer].active
-    assert tab._watch(None, None, None, None, visitor()) == gr.skip()
+    assert tab.watch(None, None, None, None, visitor()) == gr.skip()
     waiting.start()
     assert waiting.wait(60)
-    page = tab._watch(None, None, None, None, visitor())
+    page = tab.watch(None, None, None, None, visitor())
     assert page[tab.body]["visible"]
     assert not page[tab.timer].active
 
@@ -379,14 +382,14 @@ def computed(
     padded = [*factors, *[1.0] * (SLIDERS - len(factors))]
     words = prompt_of(task) if prompt is None else prompt
     ticket = begun[tab.ticket]
-    return tab.changes._compute(visitor(), ticket, "cgc", task, words, True, *padded)
+    return tab.changes.compute(visitor(), ticket, "cgc", task, words, True, *padded)
 
 
 def test_the_newest_sliders_alone_are_answered(engine: Engine) -> None:
     tab = tab_of(engine)
-    old = computed(tab, tab.changes._begin(visitor(), *[1.0] * SLIDERS), 0)
+    old = computed(tab, tab.changes.begin(visitor(), *[1.0] * SLIDERS), 0)
     next(old)
-    newer = tab.changes._begin(visitor(), *[1.0] * SLIDERS)
+    newer = tab.changes.begin(visitor(), *[1.0] * SLIDERS)
     assert list(old) == []
     *_, last = computed(tab, newer, 0)
     assert last[tab.changes.pending] == ""
@@ -395,9 +398,9 @@ def test_the_newest_sliders_alone_are_answered(engine: Engine) -> None:
 
 def test_another_task_gives_up_what_was_asked(engine: Engine) -> None:
     tab = tab_of(engine)
-    old = computed(tab, tab.changes._begin(visitor(), *[1.0] * SLIDERS), 0)
+    old = computed(tab, tab.changes.begin(visitor(), *[1.0] * SLIDERS), 0)
     next(old)
-    tab._pick("cgc", "NER", "", "task", visitor())
+    tab.pick("cgc", "NER", "", "task", visitor())
     assert list(old) == []
 
 
@@ -406,11 +409,11 @@ def test_knocking_out_twice_restores(engine: Engine) -> None:
     changes = tab.changes
     pressed: Any = SimpleNamespace(target=changes.slots[2][2])
     factors = [1.0] * SLIDERS
-    out = changes._knock(pressed, visitor(), *factors)
+    out = changes.knock_out(pressed, visitor(), *factors)
     assert out[changes.slots[2][1]] == 0
     assert out[changes.slots[2][2]] == text("gates_restore", "zh")
     factors[2] = 0
-    back = changes._knock(pressed, visitor(), *factors)
+    back = changes.knock_out(pressed, visitor(), *factors)
     assert back[changes.slots[2][1]] == 1
     assert back[changes.slots[2][2]] == text("gates_knock", "zh")
 
@@ -419,14 +422,14 @@ def test_a_button_that_is_none_of_the_sliders_knocks_nothing_out(engine: Engine)
     changes = tab_of(engine).changes
     for target in (changes.run, None):
         pressed: Any = SimpleNamespace(target=target)
-        assert changes._knock(pressed, visitor(), *[1.0] * SLIDERS) == gr.skip()
+        assert changes.knock_out(pressed, visitor(), *[1.0] * SLIDERS) == gr.skip()
 
 
 def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: Engine) -> None:
     changes = tab_of(engine).changes
     ones = [1.0] * SLIDERS
-    assert changes._fill(visitor(), FREE, 99, *ones) == gr.skip()
-    assert changes._fill(visitor(), FREE, 0, *ones)[changes.prompt] == prompt_of(FREE)
+    assert changes.choose_sample(visitor(), FREE, 99, *ones) == gr.skip()
+    assert changes.choose_sample(visitor(), FREE, 0, *ones)[changes.prompt] == prompt_of(FREE)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +437,7 @@ def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: Engine) -> 
 )
 def test_what_cannot_be_computed_is_said(engine: Engine, prompt: str, words: str) -> None:
     tab = tab_of(engine)
-    begun = tab.changes._begin(visitor(), *[1.0] * SLIDERS)
+    begun = tab.changes.begin(visitor(), *[1.0] * SLIDERS)
     *_, last = computed(tab, begun, 0, prompt=prompt)
     assert text(words, "zh") in last[tab.changes.outcome]
     assert last[tab.changes.pending] == ""

@@ -1,4 +1,4 @@
-"""The leaderboard's tab: what it shows of runs made on the spot, and what it does when asked."""
+"""The leaderboard's tab: what it shows of runs made on the spot, and what it does when query."""
 
 import csv
 import io
@@ -20,9 +20,16 @@ from evals.scoring.statistics import Estimate
 from tests.helpers.run_dirs import around, write_answers, write_folder, write_run
 from ui.components.texts import TEXTS
 from ui.shell import Shell
-from ui.tabs.leaderboard.drilldown import PAGE, behind, pick
+from ui.tabs.leaderboard.drilldown import PAGE, drill_down, select_marker
 from ui.tabs.leaderboard.markers import interval, scale
-from ui.tabs.leaderboard.query import VIEWS, Asked, Picked, Sight, look, turned
+from ui.tabs.leaderboard.query import (
+    VIEWS,
+    BoardView,
+    Query,
+    Selection,
+    run_query,
+    toggle_sort,
+)
 from ui.tabs.leaderboard.tab import Leaderboard
 from ui.tabs.leaderboard.table import board_table
 
@@ -78,26 +85,28 @@ def visitor(**query: str) -> gr.Request:
 
 def opened(tab: Leaderboard, **query: str) -> dict[Any, Any]:
     nothing = (None, "table", "", [], "", [], True, "", "", "parameters", "", "")
-    return tab._open(*nothing, request=visitor(**query))
+    return tab.open(*nothing, request=visitor(**query))
 
 
 def clicked(tab: Leaderboard, **data: Any) -> Any:
-    values = (*vars(Asked()).values(), *vars(Picked()).values())
-    return tab._pick(gr.EventData(None, data), visitor(), *values)
+    values = (*vars(Query()).values(), *vars(Selection()).values())
+    return tab.select(gr.EventData(None, data), visitor(), *values)
 
 
-def chosen(tab: Leaderboard, picked: Picked, **asked: Any) -> dict[Any, Any]:
-    return tab._choose_samples(Asked(**asked), picked, "en")
+def chosen(tab: Leaderboard, selection: Selection, **query: Any) -> dict[Any, Any]:
+    address = {"board-tasks": ",".join(query.get("tasks", ()))}
+    address |= {f"board-{name}": value for name, value in vars(selection).items()}
+    return opened(tab, **address)
 
 
-def names(sight: Sight) -> list[str]:
-    return [entry.name for entry in sight.entries]
+def names(shown: BoardView) -> list[str]:
+    return [entry.name for entry in shown.entries]
 
 
 @pytest.mark.parametrize("data", [None, "sort", 3, [1], {"words": "CGC"}, {"words": [[]]}])
 def test_a_click_on_nothing_changes_nothing(tab: Leaderboard, data: object) -> None:
-    values = (*vars(Asked()).values(), *vars(Picked()).values())
-    assert tab._pick(gr.EventData(None, data), visitor(), *values) == gr.skip()
+    values = (*vars(Query()).values(), *vars(Selection()).values())
+    assert tab.select(gr.EventData(None, data), visitor(), *values) == gr.skip()
 
 
 class Page(HTMLParser):
@@ -128,71 +137,81 @@ class Page(HTMLParser):
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
-# What there is of what is asked for -----------------------------------------------------------
+# What there is of what is query for -----------------------------------------------------------
 
 
 def test_an_address_brings_back_what_it_was_made_of() -> None:
     query = {"board": "x", "board-view": "heat", "board-tasks": "a,b", "board-local": "false"}
-    assert Asked.from_address(query) == Asked("x", "heat", tasks=("a", "b"), local=False)
-    assert Asked.from_address({}) == Asked()
-    assert Picked.from_address({"board-entry": "me", "board-leaf": "2"}) == Picked("me", leaf="2")
+    assert Query.from_address(query) == Query("x", "heat", tasks=("a", "b"), local=False)
+    assert Query.from_address({}) == Query()
+    assert Selection.from_address({"board-entry": "me", "board-leaf": "2"}) == Selection(
+        "me", leaf="2"
+    )
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "query",
     [
-        Asked.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z"),
-        Asked.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None),
+        Query.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z"),
+        Query.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None),
     ],
 )
-def test_what_does_not_exist_is_passed_over(library, asked) -> None:
-    sight = look(library, asked)
-    assert sight.board is not None
-    assert sight.asked.view == "table"
-    assert sight.asked.tasks == ()
-    assert sight.asked.sort == ""
-    assert sight.asked.reference in (REFERENCE, "")
+def test_what_does_not_exist_is_passed_over(library, query) -> None:
+    shown = run_query(library, query)
+    assert shown.board is not None
+    assert shown.query.view == "table"
+    assert shown.query.tasks == ()
+    assert shown.query.sort == ""
+    assert shown.query.reference in (REFERENCE, "")
 
 
 def test_filters_by_family_budget_and_task_leave_a_board_of_its_own(library) -> None:
-    assert names(look(library, Asked(families=("cgc-lora", "backbone")))) == [
+    assert names(run_query(library, Query(families=("cgc-lora", "backbone")))) == [
         "CGC-LoRA",
         "Backbone",
     ]
-    assert names(look(library, Asked(budget="3000000"))) == ["CGC-LoRA", "Backbone"]
-    sight = look(library, Asked(tasks=("NER",)))
-    assert [task.name for task in sight.part.tasks] == ["NER"]
-    assert sight.part.entries[0].overall.value == pytest.approx(0.70)
+    assert names(run_query(library, Query(budget="3000000"))) == ["CGC-LoRA", "Backbone"]
+    shown = run_query(library, Query(tasks=("NER",)))
+    assert [task.name for task in shown.filtered.tasks] == ["NER"]
+    assert shown.filtered.entries[0].overall.value == pytest.approx(0.70)
 
 
 def test_the_search_hides_methods_but_leaves_ranks(library) -> None:
-    sight = look(library, Asked(find="backbone， SINGLE"))
-    assert [(entry.name, entry.rank) for entry in sight.entries] == [
+    shown = run_query(library, Query(find="backbone， SINGLE"))
+    assert [(entry.name, entry.rank) for entry in shown.entries] == [
         (REFERENCE, 2),
         ("Backbone", 3),
     ]
 
 
 def test_the_table_is_sorted_either_way_with_the_unknown_last(library) -> None:
-    assert names(look(library, Asked(sort="parameters"))) == ["CGC-LoRA", REFERENCE, "Backbone"]
-    assert names(look(library, Asked(sort="-parameters"))) == [REFERENCE, "CGC-LoRA", "Backbone"]
-    assert names(look(library, Asked(sort="NER")))[0] == "Backbone"
-    assert names(look(library, Asked(sort="name"))) == ["Backbone", "CGC-LoRA", REFERENCE]
+    assert names(run_query(library, Query(sort="parameters"))) == [
+        "CGC-LoRA",
+        REFERENCE,
+        "Backbone",
+    ]
+    assert names(run_query(library, Query(sort="-parameters"))) == [
+        REFERENCE,
+        "CGC-LoRA",
+        "Backbone",
+    ]
+    assert names(run_query(library, Query(sort="NER")))[0] == "Backbone"
+    assert names(run_query(library, Query(sort="name"))) == ["Backbone", "CGC-LoRA", REFERENCE]
 
 
 def test_a_header_sorts_the_best_first_and_then_turns_round() -> None:
-    assert turned("", "overall") == "-overall"
-    assert turned("-overall", "overall") == "overall"
-    assert turned("overall", "overall") == "-overall"
-    assert turned("-overall", "parameters") == "parameters"
-    assert turned("parameters", "parameters") == "-parameters"
+    assert toggle_sort("", "overall") == "-overall"
+    assert toggle_sort("-overall", "overall") == "overall"
+    assert toggle_sort("overall", "overall") == "-overall"
+    assert toggle_sort("-overall", "parameters") == "parameters"
+    assert toggle_sort("parameters", "parameters") == "-parameters"
 
 
 # Table ----------------------------------------------------------------------------------------
 
 
 def test_every_cell_of_the_table_is_a_button_to_its_samples(library) -> None:
-    page = Page(board_table(look(library, Asked()), library, ("CGC-LoRA", "NER"), "en"))
+    page = Page(board_table(run_query(library, Query()), library, ("CGC-LoRA", "NER"), "en"))
     cells = {
         (attrs["data-entry"], attrs["data-cell"]): attrs
         for tag, attrs in page.tags
@@ -216,7 +235,7 @@ def test_a_few_scores_far_below_leave_the_others_room() -> None:
 
 
 def test_the_header_says_how_the_table_is_sorted(library) -> None:
-    page = Page(board_table(look(library, Asked(sort="-NER")), library, ("", ""), "en"))
+    page = Page(board_table(run_query(library, Query(sort="-NER")), library, ("", ""), "en"))
     sorts = dict(zip(page.attributes("data-sort"), page.attributes("aria-sort"), strict=True))
     assert sorts.pop("NER") == "descending"
     assert set(sorts.values()) == {"none"}
@@ -224,7 +243,7 @@ def test_the_header_says_how_the_table_is_sorted(library) -> None:
 
 def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> None:
     add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
-    words = Page(board_table(look(library, Asked()), library, ("", ""), "en")).words
+    words = Page(board_table(run_query(library, Query()), library, ("", ""), "en")).words
     assert words.count(TEXTS["board_tied_with"][1]) == 2
     assert f" {TEXTS['board_best'][1]}" in words
     assert f" {TEXTS['board_behind'][1]}" in words
@@ -232,9 +251,9 @@ def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> 
 
 def test_seeds_have_a_column_where_there_are_several(library) -> None:
     spread = TEXTS["board_spread"][1]
-    assert spread not in board_table(look(library, Asked()), library, ("", ""), "en")
+    assert spread not in board_table(run_query(library, Query()), library, ("", ""), "en")
     add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 3, trainable_parameters=3_000_000, seed=1)
-    assert spread in board_table(look(library, Asked()), library, ("", ""), "en")
+    assert spread in board_table(run_query(library, Query()), library, ("", ""), "en")
 
 
 def test_names_of_methods_are_never_markup(library) -> None:
@@ -254,7 +273,7 @@ def test_names_of_methods_are_never_markup(library) -> None:
 def test_the_tab_says_how_many_share_the_first_rank_and_who_is_surely_apart(tab, library) -> None:
     verdict = opened(tab)[tab.verdict]
     assert "Of 3 methods, CGC-LoRA alone has rank 1." in verdict
-    assert "surely higher in the mean: CGC-LoRA; surely lower: Backbone." in verdict
+    assert "mean significantly higher: CGC-LoRA; significantly lower: Backbone." in verdict
     assert TEXTS["board_one_seed"][1] in verdict
     add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
     assert "2 of 4 methods share rank 1" in opened(tab)[tab.verdict]
@@ -297,9 +316,22 @@ def test_a_shared_view_opens_with_its_filters_and_samples(tab) -> None:
 
 
 def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
-    before = (look(library, Asked()).board.id, "table", "cgc", [], "", [], True, "", "", "", "", "")
+    before = (
+        run_query(library, Query()).board.id,
+        "table",
+        "cgc",
+        [],
+        "",
+        [],
+        True,
+        "",
+        "",
+        "",
+        "",
+        "",
+    )
     add_run(library.local, "CGC-LoRA 2", 0.9, 0.9, 3)
-    shown = tab._open(*before, request=visitor())
+    shown = tab.open(*before, request=visitor())
     assert "CGC-LoRA 2" in shown[tab.table]
     assert REFERENCE not in shown[tab.table]
     assert tab.find not in shown
@@ -309,8 +341,8 @@ def test_local_runs_on_other_records_have_a_board_that_says_so(tab, library) -> 
     write_run(library.local / "mine", {"NER": around(0.5)}, data="e" * 64)
     titles = [title for title, _ in opened(tab)[tab.board]["choices"]]
     assert [title.endswith("local") for title in titles] == [False, True]
-    values = (*vars(Asked(local=False)).values(), "", "")
-    assert len(tab._change_board(visitor(), *values)[tab.board]["choices"]) == 1
+    values = (*vars(Query(local=False)).values(), "", "")
+    assert len(tab.change_board(visitor(), *values)[tab.board]["choices"]) == 1
 
 
 def test_without_runs_the_tab_says_how_to_make_some(tmp_path) -> None:
@@ -319,7 +351,7 @@ def test_without_runs_the_tab_says_how_to_make_some(tmp_path) -> None:
     assert shown[tab.body] == gr.update(visible=False)
     assert "python -m evals" in shown[tab.verdict]
     assert clicked(tab, entry="CGC-LoRA", cell="NER") == gr.skip()
-    assert tab._as_csv(*vars(Asked()).values()) == ""
+    assert tab.export_csv(*vars(Query()).values()) == ""
 
 
 def test_runs_that_are_left_out_are_listed_without_their_folders(tab, library, tmp_path) -> None:
@@ -367,74 +399,74 @@ def test_a_click_on_nothing_known_does_nothing(tab, data) -> None:
 
 
 def test_a_mark_is_known_by_the_names_around_it(library) -> None:
-    board = look(library, Asked()).board
-    assert pick(board, ["CGC-LoRA", "CGC-LoRA", "NER"], REFERENCE) == Picked(
+    board = run_query(library, Query()).board
+    assert select_marker(board, ["CGC-LoRA", "CGC-LoRA", "NER"], REFERENCE) == Selection(
         "CGC-LoRA", "NER", REFERENCE
     )
-    assert pick(board, ["CGC-LoRA", "CGC-LoRA", "Backbone"]) == Picked(
+    assert select_marker(board, ["CGC-LoRA", "CGC-LoRA", "Backbone"]) == Selection(
         "CGC-LoRA", OVERALL, "Backbone"
     )
-    assert pick(board, ["Frontier"]) is None
+    assert select_marker(board, ["Frontier"]) is None
 
 
 def test_pages_turn_and_stop_at_the_ends(tab) -> None:
-    picked = Picked("CGC-LoRA", "NER", REFERENCE)
-    values = (*vars(Asked()).values(), *vars(picked).values())
-    later = tab._turn(1)(visitor(), *values)
+    selection = Selection("CGC-LoRA", "NER", REFERENCE)
+    values = (*vars(Query()).values(), *vars(selection).values())
+    later = tab.next_page(visitor(), *values)
     assert "21–25 of 25" in later[tab.place]
     assert not later[tab.later]["interactive"]
     assert later[tab.earlier]["interactive"]
-    earlier = tab._turn(-1)(visitor(), *values)
+    earlier = tab.previous_page(visitor(), *values)
     assert "1–20 of 25" in earlier[tab.place]
-    far = chosen(tab, Picked("CGC-LoRA", "NER", leaf="99"))
+    far = chosen(tab, Selection("CGC-LoRA", "NER", leaf="99"))
     assert far[tab.leaf] == "1"
 
 
 def test_samples_can_be_those_that_another_method_got_right(tab, library) -> None:
-    board = look(library, Asked()).board
-    found = behind(board, Picked("Backbone", "NER", "CGC-LoRA", only="lost"))
+    board = run_query(library, Query()).board
+    found = drill_down(board, Selection("Backbone", "NER", "CGC-LoRA", only="lost"))
     assert found.count == 20
     assert {sample.said.score for sample in found.page} == {0.0}
     assert {sample.other.score for sample in found.page} == {1.0}
-    alone = behind(board, Picked("Backbone", "NER", only="lost"))
-    assert alone.picked.only == "all"
+    alone = drill_down(board, Selection("Backbone", "NER", only="lost"))
+    assert alone.selection.only == "all"
 
 
 def test_a_mean_over_some_tasks_has_the_samples_of_these(tab) -> None:
-    picked = Picked("CGC-LoRA", OVERALL, REFERENCE)
-    assert "of 50" in chosen(tab, picked)[tab.place]
-    assert "of 25" in chosen(tab, picked, tasks=("NER",))[tab.place]
+    selection = Selection("CGC-LoRA", OVERALL, REFERENCE)
+    assert "of 50" in chosen(tab, selection)[tab.place]
+    assert "of 25" in chosen(tab, selection, tasks=("NER",))[tab.place]
 
 
 def test_nobody_is_compared_with_himself_or_an_unknown(tab) -> None:
     for name in ("CGC-LoRA", "nobody"):
-        assert chosen(tab, Picked("CGC-LoRA", "NER", name))[tab.against]["value"] == ""
+        assert chosen(tab, Selection("CGC-LoRA", "NER", name))[tab.against]["value"] == ""
 
 
 def test_each_seed_has_its_own_samples(tab, library) -> None:
     add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 1, trainable_parameters=3_000_000, seed=1)
-    shown = chosen(tab, Picked("CGC-LoRA", "NER", seed="1"))
+    shown = chosen(tab, Selection("CGC-LoRA", "NER", seed="1"))
     assert [label for label, _ in shown[tab.seed]["choices"]] == ["0", "1"]
-    assert "not all right 24" in shown[tab.only]["choices"][1][0]
+    assert "not fully correct 24" in shown[tab.only]["choices"][1][0]
 
 
 def test_a_run_whose_answers_are_damaged_says_so(tab, library) -> None:
     (library.shipped / "CGC-LoRA" / "0" / "predictions.parquet").write_bytes(b"cut")
-    shown = chosen(tab, Picked("CGC-LoRA", "NER"))
+    shown = chosen(tab, Selection("CGC-LoRA", "NER"))
     assert TEXTS["board_run_unreadable"][1] in shown[tab.samples]
     assert shown[tab.choice] == gr.update(visible=False)
 
 
 def test_closing_the_samples_forgets_them(tab) -> None:
-    values = (*vars(Asked()).values(), *vars(Picked("CGC-LoRA", "NER")).values())
-    shown = tab._close(visitor(), *values)
+    values = (*vars(Query()).values(), *vars(Selection("CGC-LoRA", "NER")).values())
+    shown = tab.close_samples(visitor(), *values)
     assert shown[tab.panel] == gr.update(visible=False)
     assert shown[tab.entry] == ""
     assert "aria-current" not in shown[tab.table]
 
 
 def test_provenance_shows_hashes_commit_and_the_manifest_but_no_folder(tab, tmp_path) -> None:
-    written = chosen(tab, Picked("CGC-LoRA", "NER"))[tab.provenance]
+    written = chosen(tab, Selection("CGC-LoRA", "NER"))[tab.provenance]
     Page(written)
     assert "shipped/CGC-LoRA/0" in written
     assert "ffffffffffff</code>" in written
@@ -446,13 +478,13 @@ def test_provenance_shows_hashes_commit_and_the_manifest_but_no_folder(tab, tmp_
 
 
 def test_downloads_hold_what_is_shown(tab) -> None:
-    asked = Asked(find="lora", sort="parameters", tasks=("NER",))
-    file = json.loads(tab._as_csv(*vars(asked).values()))
+    query = Query(find="lora", sort="parameters", tasks=("NER",))
+    file = json.loads(tab.export_csv(*vars(query).values()))
     lines = [*csv.DictReader(io.StringIO(file["text"]))]
     assert [line["method"] for line in lines] == ["CGC-LoRA", REFERENCE]
     assert "SentimentAnalyze" not in lines[0]
     assert file["name"].endswith(".csv")
-    written = json.loads(json.loads(tab._as_json(*vars(asked).values()))["text"])
+    written = json.loads(json.loads(tab.export_json(*vars(query).values()))["text"])
     assert [entry["name"] for entry in written["entries"]] == ["CGC-LoRA", REFERENCE]
 
 
@@ -462,10 +494,10 @@ def test_downloads_hold_what_is_shown(tab) -> None:
 def test_sorting_and_filtering_the_shipped_boards_takes_a_tenth_of_a_second(tmp_path) -> None:
     tab = make_tab(Library(SHIPPED, tmp_path / "none"))
     opened(tab)  # reads the runs
-    asked = Asked(tasks=("CHIP-CTC", "KUAKE-QIC"), budget="4000000", sort="-CHIP-CTC")
+    query = Query(tasks=("CHIP-CTC", "KUAKE-QIC"), budget="4000000", sort="-CHIP-CTC")
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        tab._change(visitor(), *vars(asked).values(), "", "")
+        tab.change(visitor(), *vars(query).values(), "", "")
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1

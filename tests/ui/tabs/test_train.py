@@ -22,8 +22,10 @@ from tests.helpers.tiny import make_backbone, save_backbone
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import Engine
+from ui.engine.settings import Settings
 from ui.shell import Shell
-from ui.tabs.train import view as train_view
+from ui.tabs.jobs import view as jobs_view
+from ui.tabs.train import run_view
 from ui.tabs.train.form import SIZES, STAND_INS
 from ui.tabs.train.tab import Train
 
@@ -82,26 +84,29 @@ def tab_of(
     with gr.Blocks():
         shell = Shell(gr.Blocks())
         with shell.tab("train"):
-            return Train(shell, engine, jobs, runs, allowed, backbone=backbone)
+            return Train(shell, engine, jobs, settings_of(runs, allowed, backbone))
+
+
+def settings_of(runs: Path, allowed: bool = True, backbone: str | None = None) -> Settings:
+    return Settings(runs=runs, jobs_allowed=allowed, backbone=backbone)
 
 
 def filled_in(tab: Train, **changes: Any) -> list[Any]:
     """The values of the form as it comes, with some changed."""
-    fields = {**tab.data, **tab.settings, "name": tab.name}
-    values = {name: getattr(field, "value", None) for name, field in fields.items()}
+    values = {name: getattr(field, "value", None) for name, field in tab.fields.items()}
     return [*(values | {"source": "samples", "name": "mine"} | changes).values()]
 
 
 def look(tab: Train, **changes: Any) -> str:
-    return str(tab._look(ENGLISH, *filled_in(tab, **changes))[tab.report])
+    return str(tab.inspect(ENGLISH, *filled_in(tab, **changes))[tab.form.report])
 
 
 def plan(tab: Train, **changes: Any) -> Updates:
-    return tab._plan(ENGLISH, *filled_in(tab, **changes))
+    return tab.plan(ENGLISH, *filled_in(tab, **changes))
 
 
 def start(tab: Train, **changes: Any) -> Updates:
-    return tab._start(ENGLISH, *filled_in(tab, **changes))
+    return tab.submit(ENGLISH, *filled_in(tab, **changes))
 
 
 def upload(folder: Path, *more: object, count: int = 8) -> str:
@@ -131,8 +136,8 @@ def test_our_samples_are_there_at_once_and_said_to_be_few(tab: Train) -> None:
 def test_before_a_file_is_chosen_nothing_is_wrong(tab: Train) -> None:
     assert text("train_upload_first", "en") in look(tab, source="upload")
     updates = plan(tab, source="upload")
-    assert text("train_no_data", "en") in updates[tab.budget]
-    assert updates[tab.command] == ""
+    assert text("train_no_data", "en") in updates[tab.form.budget]
+    assert updates[tab.start.command] == ""
 
 
 def test_bad_lines_of_an_upload_are_told_and_never_markup(tab: Train, tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ def test_bad_lines_of_an_upload_are_told_and_never_markup(tab: Train, tmp_path: 
     shown = look(tab, source="upload", train_file=file, dev_file=more)
     assert "<script>" not in shown
     assert "<img" not in shown
-    assert "25 lines refused, the first 20" in shown
+    assert "25 lines cannot be read and are skipped; the first 20" in shown
     assert shown.count("must be non-empty text") == 20
     assert "mine.jsonl, line 17" in shown
     assert str(tmp_path) not in shown
@@ -155,7 +160,7 @@ def test_an_unreadable_upload_says_what_is_wrong_without_the_folder(
     file = tmp_path / "mine.jsonl"
     file.write_bytes(content.encode("latin-1"))
     shown = look(tab, source="upload", train_file=str(file))
-    assert TEXTS["train_unreadable"][1] in shown
+    assert TEXTS["jobs_unreadable"][1] in shown
     assert "mine.jsonl" in shown
     assert str(tmp_path) not in shown
 
@@ -171,10 +176,10 @@ def test_tasks_of_an_older_source_are_passed_over(tab: Train, tmp_path: Path) ->
     values = filled_in(
         tab, source="upload", train_file=upload(tmp_path), tasks=["NER", "mood", "gone"]
     )
-    updates = tab._look(ENGLISH, *values)
-    assert updates[tab.data["tasks"]]["value"] == ["mood"]
-    assert updates[tab.data["tasks"]]["choices"] == ["greet", "mood"]
-    assert figures(updates[tab.report])[0] == "1"
+    updates = tab.inspect(ENGLISH, *values)
+    assert updates[tab.form.data["tasks"]]["value"] == ["mood"]
+    assert updates[tab.form.data["tasks"]]["choices"] == ["greet", "mood"]
+    assert figures(updates[tab.form.report])[0] == "1"
 
 
 def test_an_unknown_source_is_no_error(tab: Train) -> None:
@@ -189,27 +194,27 @@ def test_clusters_of_the_data_folder_are_offered(
         some = [json.loads(json.dumps(record).replace("{}", f"{split} {n}")) for n in range(3)]
         lines(tmp_path / "firefly" / f"{split}.jsonl", *some)
     monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
-    arrived = tab._arrive(None, None, visitor(lang="en", source="general", method="MOE-LoRA"))
-    choices = [name for _, name in arrived[tab.data["source"]]["choices"]]
+    arrived = tab.show(None, None, visitor(lang="en", source="general", method="MOE-LoRA"))
+    choices = [name for _, name in arrived[tab.form.data["source"]]["choices"]]
     assert choices == ["samples", "general", "upload"]
-    assert arrived[tab.data["source"]]["value"] == "general"
-    assert arrived[tab.settings["method"]] == "MOE-LoRA"
+    assert arrived[tab.form.data["source"]]["value"] == "general"
+    assert arrived[tab.form.settings["method"]] == "MOE-LoRA"
     assert figures(look(tab, source="general")) == ["1", "3", "3"]
     shown = plan(tab, source="general", tasks=["Couplet"])
-    assert "--data $CGCLORA_DATA/firefly/train.jsonl" in shown[tab.command]
-    assert shown[tab.command].endswith("--task Couplet")
+    assert "--data $CGCLORA_DATA/firefly/train.jsonl" in shown[tab.start.command]
+    assert shown[tab.start.command].endswith("--task Couplet")
     assert not shown[tab.command_note]["visible"]
 
 
 def test_the_address_cannot_name_what_is_not_there(tab: Train) -> None:
-    arrived = tab._arrive(None, None, visitor(source="/etc", method="LoRAHub"))
-    assert arrived[tab.data["source"]]["value"] == "samples"
-    assert tab.settings["method"] not in arrived
+    arrived = tab.show(None, None, visitor(source="/etc", method="LoRAHub"))
+    assert arrived[tab.form.data["source"]]["value"] == "samples"
+    assert tab.form.settings["method"] not in arrived
 
 
 def test_what_is_chosen_stays_when_the_tab_is_shown_again(tab: Train) -> None:
-    arrived = tab._arrive("upload", 3, visitor(source="samples"))
-    assert arrived[tab.data["source"]]["value"] == "upload"
+    arrived = tab.show("upload", 3, visitor(source="samples"))
+    assert arrived[tab.form.data["source"]]["value"] == "upload"
     assert arrived[tab.arrived] == 4
     assert tab.name not in arrived
 
@@ -218,25 +223,25 @@ def test_what_is_chosen_stays_when_the_tab_is_shown_again(tab: Train) -> None:
 
 
 def test_the_budget_counts_as_the_backbone_does_once_it_is_there(tab: Train) -> None:
-    before = plan(tab)[tab.budget]
+    before = plan(tab)[tab.form.budget]
     assert before.count(text("train_after_loading", "en")) == 1  # the share alone
-    assert tab._wait(0) == gr.skip()
+    assert tab.wait(0) == gr.skip()
     tab.engine.start()
     assert tab.engine.wait(60)
-    assert not tab._wait(0)[tab.load_clock].active
-    after = plan(tab)[tab.budget]
+    assert not tab.wait(0)[tab.load_clock].active
+    after = plan(tab)[tab.form.budget]
     assert text("train_after_loading", "en") not in after
     assert figures(before)[0] == figures(after)[0]
     assert "%" in figures(after)[1]
     assert text("train_tokens_later", "en") not in look(tab)
-    modules = plan(tab)[tab.settings["modules"]]["choices"]
+    modules = plan(tab)[tab.form.settings["modules"]]["choices"]
     assert set(modules) >= {"q_proj", "down_proj"}
 
 
 def test_steps_follow_records_batch_and_epochs(tab: Train) -> None:
-    assert figures(plan(tab)[tab.budget])[3] == "18"
+    assert figures(plan(tab)[tab.form.budget])[3] == "18"
     changed = plan(tab, records_per_task=2, batch_size=6, epochs=3)
-    assert figures(changed[tab.budget])[3] == "24"
+    assert figures(changed[tab.form.budget])[3] == "24"
 
 
 @pytest.mark.parametrize(
@@ -252,9 +257,9 @@ def test_steps_follow_records_batch_and_epochs(tab: Train) -> None:
 )
 def test_settings_that_cannot_be_are_named(tab: Train, changes: dict[str, Any], words: str) -> None:
     updates = plan(tab, **changes)
-    assert TEXTS["train_bad_settings"][1] in updates[tab.budget]
-    assert words in updates[tab.budget]
-    assert updates[tab.command] == ""
+    assert TEXTS["train_bad_settings"][1] in updates[tab.form.budget]
+    assert words in updates[tab.form.budget]
+    assert updates[tab.start.command] == ""
 
 
 @pytest.mark.parametrize(
@@ -267,14 +272,14 @@ def test_settings_that_cannot_be_are_named(tab: Train, changes: dict[str, Any], 
 )
 def test_the_sizes_of_the_method_are_asked_for(tab: Train, method: str, sizes: set[str]) -> None:
     updates = plan(tab, method=method)
-    assert {name for name in SIZES if updates[tab.settings[name]]["visible"]} == sizes
+    assert {name for name in SIZES if updates[tab.form.settings[name]]["visible"]} == sizes
 
 
 def test_the_command_is_the_one_that_is_run_but_for_its_paths(
     tab: Train, jobs: Jobs, tmp_path: Path
 ) -> None:
     chosen = {"source": "upload", "train_file": upload(tmp_path), "name": "some-run"}
-    shown = shlex.split(plan(tab, **chosen)[tab.command])
+    shown = shlex.split(plan(tab, **chosen)[tab.start.command])
     start(tab, **chosen)
     (job,) = jobs.all()
     paths = [STAND_INS[0], STAND_INS[1], "runs/training/some-run"]
@@ -297,10 +302,10 @@ def test_a_run_takes_its_place_in_the_queue_with_its_data_beside_it(
     assert second.clean == STAND_INS
     written = [(second.folder / name).read_text().count("\n") for name in STAND_INS]
     assert written == [12, 4]
-    assert updates[tab.runs]["value"] == second.id
-    assert [name for _, name in updates[tab.runs]["choices"]] == [second.id, first.id]
-    assert "queued, place 2" in updates[tab.run_head]
-    assert updates[tab.clock].active
+    assert updates[tab.runs.choice]["value"] == second.id
+    assert [name for _, name in updates[tab.runs.choice]["choices"]] == [second.id, first.id]
+    assert "queued, place 2" in updates[tab.runs.head]
+    assert updates[tab.runs.clock].active
     assert updates[tab.name] == "my-1"
 
 
@@ -311,7 +316,7 @@ def test_a_name_that_cannot_be_is_refused(tab: Train, jobs: Jobs, runs: Path, na
     start(tab, name="taken")
     (runs / "training" / "there").mkdir(parents=True)
     updates = start(tab, name=name)
-    assert 'class="notice"' in updates[tab.outcome]
+    assert 'class="notice"' in updates[tab.start.outcome]
     assert len(jobs.all()) == 1
 
 
@@ -321,7 +326,7 @@ def test_nothing_is_started_without_usable_data_or_settings(tab: Train, jobs: Jo
         {"epochs": 0},
         {"train_file": "/gone", "source": "upload"},
     ):
-        assert 'class="notice"' in start(tab, **changes)[tab.outcome]
+        assert 'class="notice"' in start(tab, **changes)[tab.start.outcome]
     assert jobs.all() == []
 
 
@@ -329,12 +334,11 @@ def test_where_it_is_not_allowed_all_but_training_works(
     engine: Engine, jobs: Jobs, runs: Path
 ) -> None:
     tab = tab_of(engine, jobs, runs, allowed=False, backbone="/elsewhere/on/the/server/own")
-    assert plan(tab)[tab.command].endswith("--backbone own")
-    assert "CGCLORA_ALLOW_JOBS=1" in tab._arrive(None, None, ENGLISH)[tab.notice]
+    assert plan(tab)[tab.start.command].endswith("--backbone own")
     assert figures(look(tab))[0] == "24"
-    assert plan(tab)[tab.command].startswith("python -m cgclora train")
-    assert not tab.start.interactive
-    assert "CGCLORA_ALLOW_JOBS=1" in start(tab)[tab.outcome]
+    assert plan(tab)[tab.start.command].startswith("python -m cgclora train")
+    assert not tab.start.button.visible
+    assert "CGCLORA_ALLOW_JOBS=1" in start(tab)[tab.start.outcome]
     assert jobs.all() == []
 
 
@@ -355,27 +359,27 @@ def test_a_run_is_trained_shown_and_its_adapter_can_be_used(
     start(tab, **small(tmp_path, name="trained"))
     (job,) = jobs.all()
     work(jobs.root, idle=0.0)
-    shown = tab.watcher.updates(job.id, visitor(lang="en"))
-    head = shown[tab.run_head]
+    shown = tab.runs.updates(job.id, visitor(lang="en"))
+    head = shown[tab.runs.head]
     assert jobs.get(job.id).state == "done", jobs.get(job.id).log_tail()
     assert "Step 6 of 6" in head
     assert "tab=try&amp;cluster=trained&amp;task=greet&amp;lang=en" in head
     assert not any((job.folder / name).exists() for name in STAND_INS)
-    assert not shown[tab.clock].active
+    assert not shown[tab.runs.clock].active
     log = read_log(runs / "training" / "trained")
     assert log is not None
-    names = [line.name for line in shown[tab.losses]["value"].data]
+    names = [line.name for line in shown[tab.runs.losses]["value"].data]
     assert names == ["greet", "mood", "all tasks", "dev"]
-    assert list(shown[tab.losses]["value"].data[2].y) == [value for _, value in log.loss]
-    assert list(shown[tab.losses]["value"].data[3].y) == [value for _, value in log.dev_loss]
-    shares = shown[tab.gates]["value"].data[0].y
+    assert list(shown[tab.runs.losses]["value"].data[2].y) == [value for _, value in log.loss]
+    assert list(shown[tab.runs.losses]["value"].data[3].y) == [value for _, value in log.dev_loss]
+    shares = shown[tab.runs.gates]["value"].data[0].y
     assert all(0 < share < 1 for share in shares)
-    assert f"{log.dev_losses['mood'][-1][1]:.3f}" in shown[tab.run_table]
+    assert f"{log.dev_losses['mood'][-1][1]:.3f}" in shown[tab.runs.head]
     assert engine.wait(60)
     engine.refresh()
     assert "trained" in engine.clusters()
-    assert tab.watcher.seconds_a_character() is not None
-    assert figures(plan(tab)[tab.budget])[4] != "–"
+    assert tab.runs.seconds_a_character() is not None
+    assert figures(plan(tab)[tab.form.budget])[4] != "–"
 
 
 def test_a_run_that_fails_shows_the_end_of_its_log_alone(
@@ -386,32 +390,32 @@ def test_a_run_that_fails_shows_the_end_of_its_log_alone(
     work(jobs.root, idle=0.0)
     (job,) = jobs.all()
     assert job.state == "failed"
-    shown = tab.watcher.updates(job.id, ENGLISH)
-    said = re.search(r"<pre[^>]*>(.*?)</pre>", shown[tab.run_head], re.DOTALL)
+    shown = tab.runs.updates(job.id, ENGLISH)
+    said = re.search(r"<pre[^>]*>(.*?)</pre>", shown[tab.runs.head], re.DOTALL)
     assert said is not None
     assert "no record within 3 tokens" in said[1]
     assert "-m cgclora" not in said[1]
-    assert shown[tab.resume]["visible"]
-    assert shown[tab.remove]["visible"]
-    assert not shown[tab.stop]["visible"]
+    assert shown[tab.runs.resume]["visible"]
+    assert shown[tab.runs.remove]["visible"]
+    assert not shown[tab.runs.stop]["visible"]
 
 
 def test_runs_are_stopped_resumed_and_removed(tab: Train, jobs: Jobs) -> None:
     start(tab, name="one")
     (job,) = jobs.all()
-    act = tab.watcher._doing
+    act = tab.runs.acting
     stopped = act(jobs.stop)(job.id, ENGLISH)
-    assert "stopped" in stopped[tab.run_head]
-    assert (stopped[tab.resume]["visible"], stopped[tab.stop]["visible"]) == (True, False)
+    assert "stopped" in stopped[tab.runs.head]
+    assert (stopped[tab.runs.resume]["visible"], stopped[tab.runs.stop]["visible"]) == (True, False)
     resumed = act(jobs.resume)(job.id, ENGLISH)
-    assert "queued" in resumed[tab.run_head]
-    assert resumed[tab.clock].active
+    assert "queued" in resumed[tab.runs.head]
+    assert resumed[tab.runs.clock].active
     refused = act(jobs.remove)(job.id, ENGLISH)
-    assert TEXTS["train_refused_action"][1] in refused[tab.outcome]
+    assert TEXTS["jobs_action_failed"][1] in refused[tab.runs.problem]["value"]
     act(jobs.stop)(job.id, ENGLISH)
     removed = act(jobs.remove)(job.id, ENGLISH)
-    assert removed[tab.no_runs]["visible"]
-    assert not removed[tab.runs_row]["visible"]
+    assert removed[tab.runs.no_jobs]["visible"]
+    assert not removed[tab.runs.body]["visible"]
     assert jobs.all() == []
 
 
@@ -420,47 +424,45 @@ def test_a_stopped_run_whose_upload_is_gone_says_so(tab: Train, jobs: Jobs) -> N
     (job,) = jobs.all()
     jobs.stop(job.id)
     (job.folder / STAND_INS[0]).unlink()
-    shown = tab.watcher.updates(job.id, ENGLISH)
-    assert text("train_stopped_gone", "en") in shown[tab.run_head]
-    assert not shown[tab.resume]["visible"]
+    shown = tab.runs.updates(job.id, ENGLISH)
+    assert text("jobs_upload_gone", "en") in shown[tab.runs.head]
+    assert not shown[tab.runs.resume]["visible"]
 
 
-def test_nothing_is_drawn_anew_before_something_changed(tab: Train, jobs: Jobs, runs: Path) -> None:
+def test_nothing_is_drawn_anew_before_something_changed(tab: Train, jobs: Jobs) -> None:
     start(tab, name="one")
     (job,) = jobs.all()
-    seen = tab.watcher.updates(job.id, ENGLISH)[tab.seen]
-    watch = tab.watcher._watch
+    seen = tab.runs.updates(job.id, ENGLISH)[tab.runs.seen]
+    watch = tab.runs.refresh
     assert watch(job.id, seen, True, ENGLISH) == gr.skip()
-    folder = runs / "training" / "one"
-    lines(folder / "log.jsonl", "")
-    (folder / "log.jsonl").write_text("{")
-    assert tab.runs in watch(job.id, seen, True, ENGLISH)
+    jobs.stop(job.id)
+    assert tab.runs.choice in watch(job.id, seen, True, ENGLISH)
     ((clock, update),) = watch(job.id, seen, False, ENGLISH).items()
-    assert clock is tab.clock
+    assert clock is tab.runs.clock
     assert not update.active
 
 
 def test_other_kinds_of_jobs_are_not_in_the_list(tab: Train, jobs: Jobs) -> None:
     jobs.submit("evaluate", ["-c", ""], title="a score")
-    assert tab.watcher.updates(None, ENGLISH)[tab.no_runs]["visible"]
+    assert tab.runs.updates(None, ENGLISH)[tab.runs.no_jobs]["visible"]
 
 
 def test_the_run_that_the_address_names_is_shown(tab: Train, jobs: Jobs) -> None:
     for name in ("one", "two"):
         start(tab, name=name)
     newest, oldest = jobs.all()
-    show = tab.watcher._show
-    assert show(None, visitor(run=oldest.id))[tab.runs]["value"] == oldest.id
-    assert show(None, visitor(run="gone"))[tab.runs]["value"] == newest.id
-    assert show(newest.id, visitor(run=oldest.id))[tab.runs]["value"] == newest.id
+    show = tab.runs._arrive
+    assert show(None, visitor(run=oldest.id))[tab.runs.choice]["value"] == oldest.id
+    assert show(None, visitor(run="gone"))[tab.runs.choice]["value"] == newest.id
+    assert show(newest.id, visitor(run=oldest.id))[tab.runs.choice]["value"] == newest.id
 
 
 def test_titles_of_runs_are_never_markup(jobs: Jobs) -> None:
     facts = {"method": MARKUP, "tasks": [MARKUP], "common": 1, "specific": 1}
     job: Job = jobs.submit("train", ["-c", MARKUP], title=MARKUP, facts=facts)
     for shown in (
-        train_view.run_head(job, None, "en", ""),
-        train_view.run_table(job, None, {}, "en"),
+        run_view.run(job, None, "en", ""),
+        jobs_view.command(job, "en"),
     ):
         assert "<script>" not in shown
         assert "<img" not in shown
@@ -471,7 +473,7 @@ def test_titles_of_runs_are_never_markup(jobs: Jobs) -> None:
     [(3, "3 s"), (89, "89 s"), (90, "1.5 min"), (1200, "20 min"), (5400, "1.5 h"), (90000, "25 h")],
 )
 def test_times_have_two_digits(seconds: float, words: str) -> None:
-    assert train_view.span(seconds, "en") == words
+    assert jobs_view.span(seconds, "en") == words
 
 
 # In a browser ---------------------------------------------------------------------------------
@@ -485,7 +487,7 @@ def page(engine: Engine, runs: Path, backbone: str) -> Iterator[Page]:
         with shell.tab("try"):
             gr.HTML("elsewhere")
         with shell.tab("train"):
-            Train(shell, engine, jobs, runs, True, backbone=backbone)
+            Train(shell, engine, jobs, settings_of(runs, backbone=backbone))
         shell.wire()
     engine.start()
     with visiting(built, "tab=train&lang=en&source=upload&method=CGC-LoRA%20w%2Fo%20gate") as page:
@@ -504,11 +506,11 @@ def test_a_visitor_uploads_trains_reloads_and_goes_to_try_it(page: Page, tmp_pat
     page.wait_for_function("document.querySelector('#train-command textarea').value.match('own-1')")
     page.locator("#train-start").click()
     page.wait_for_url(re.compile(r"run=\d{8}-"))
-    page.locator("#train-run .train-run").wait_for()
+    page.locator("#train-job .job").wait_for()
     page.reload()
-    page.locator(".train-run.done").wait_for()
-    page.locator("#train-run-table tbody tr").first.wait_for()
-    assert page.locator("#train-run-table tbody tr").count() == 2
-    assert "w/o gate" in page.locator("#train-run .facts").inner_text()
-    page.locator(".train-go").click()
+    page.locator(".job.done").wait_for()
+    page.locator("#train-job tbody tr").first.wait_for()
+    assert page.locator("#train-job tbody tr").count() == 2
+    assert "w/o gate" in page.locator("#train-job .facts").inner_text()
+    page.locator(".job-go").click()
     page.wait_for_url(re.compile("tab=try&cluster=own-1&task=greet"))

@@ -13,19 +13,19 @@ import pytest
 from cgclora.storage import adapter_dir
 from evals.methods import method_of
 from evals.tasks import TASKS
-from tests.ui.test_app import SPEAKER, form, loaded_engine, pieces, save_adapter
+from tests.ui.test_app import MODEL, ask, form, loaded_engine, pieces, save_adapter
 from tests.ui.test_page import tab_of, visitor
-from ui.components.answering_models import speakers
+from ui.components.answering_models import answering_models
 from ui.components.differences import marked
 from ui.components.label_bars import label_bars
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import COMPARED, Engine
-from ui.engine.questions import BARE, Question
+from ui.engine.questions import BARE
 from ui.engine.rates import Rates
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.tabs.try_it import answering
-from ui.tabs.try_it.layout import MOST_BESIDE
-from ui.tabs.try_it.recent import Asked, read
+from ui.tabs.try_it.answers import MOST_BESIDE
+from ui.tabs.try_it.recent import RecentQuestion, read
 
 RIVAL = f"{COMPARED}/lora"
 
@@ -51,16 +51,16 @@ def test_an_adapter_to_compare_with_is_a_rival_and_no_cluster(engine: Engine) ->
 def test_a_question_to_no_cluster_is_refused_on_the_page(engine: Engine) -> None:
     tab = tab_of(engine)
     for cluster in (None, "gone"):
-        begun = tab._begin(cluster, [BARE], visitor())  # type: ignore[arg-type]
+        begun = tab.answers.begin(cluster, [BARE], visitor())  # type: ignore[arg-type]
         assert begun[tab.stop]["visible"]
-        refused = tab._refused(cluster, [], visitor())  # type: ignore[arg-type]
-        assert "notice" in refused[tab.replies[0]]["value"]
+        refused = tab.answers.refuse(cluster, [], visitor())  # type: ignore[arg-type]
+        assert "notice" in refused[tab.answers.cards[0]]["value"]
 
 
 def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
     def answers(cluster: str, *beside: str) -> list[str]:
-        question = Question(cluster, "SentimentAnalyze", "你好", 12, beside=beside)
-        found = {piece.index: piece.answer for piece in pieces(engine, question) if piece.answer}
+        asked = pieces(engine, cluster, "SentimentAnalyze", "你好", 12, beside=beside)
+        found = {piece.index: piece.answer for piece in asked if piece.answer}
         return [found[place].text for place in range(1 + len(beside))]
 
     together = answers("general", RIVAL, BARE)
@@ -71,18 +71,21 @@ def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
 def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_path: Path) -> None:
     save_adapter(tmp_path / "general", ("NER",))
     engine = Engine(
-        tmp_path, loaded_engine(tmp_path).load, limits=Limits(at_once=1, waiting=1), rates=Rates(1)
+        tmp_path,
+        loaded_engine(tmp_path).load,
+        limits=AppLimits(at_once=1, waiting=1),
+        rates=Rates(1),
     )
     engine.start()
     assert engine.wait(60)
     asked = replace(form("NER", {"text": "你好"}), beside=())
     with engine.backbone.lock:  # type: ignore[union-attr]
-        running = [engine.ask(Question("general", "NER", "你好", 4)) for _ in range(2)]
+        running = [ask(engine, "general", "NER", "你好", 4) for _ in range(2)]
         assert [type(next(one)) for one in running] == [Wait, Wait]
-        first = engine.ask(Question("general", "NER", "你好", 4))
+        first = ask(engine, "general", "NER", "你好", 4)
         assert next(first) == Wait(0)
         *_, refused = answering.answer(engine, asked, "zh")
-        assert "问题太多" in refused.problem
+        assert "提问太多" in refused.problem
         assert "1 wait, 1 may" in refused.detail
         first.close()
         views = answering.answer(engine, asked, "en", count=lambda: engine.rates.count(visitor()))
@@ -94,15 +97,15 @@ def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_pa
 
 
 def test_the_number_of_those_before_is_said_in_both_languages(engine: Engine) -> None:
-    view = answering.waiting_view((SPEAKER,), "zh", ready=True)
-    assert "前面还有 3 个" in answering._queued(view, 3, "zh").replies[0].hint
-    assert "after 3 other" in answering._queued(view, 3, "en").replies[0].hint
+    view = answering.waiting_view((MODEL,), "zh", ready=True)
+    assert "前面还有 3 个" in answering.queued_view(view, 3, "zh").replies[0].hint
+    assert "after 3 other" in answering.queued_view(view, 3, "en").replies[0].hint
 
 
 def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: Engine) -> None:
     labels = TASKS["SentimentAnalyze"].labels
     shares = [
-        engine.label_probabilities(Question(name, "SentimentAnalyze", "好", 8), labels)
+        engine.label_probabilities(engine.request(name, "SentimentAnalyze", "好", 8), labels)
         for name in ("general", RIVAL, BARE)
     ]
     assert all(sum(one) == pytest.approx(1) for one in shares)
@@ -120,7 +123,7 @@ def test_an_adapter_that_appears_is_found_and_answers(tmp_path: Path) -> None:
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("Couplet",), seed=2)
     assert engine.refresh() == ("mine",)
     assert engine.clusters() == ("general", "mine")
-    assert list(engine.ask(Question("mine", "Couplet", "你好", 4)))
+    assert list(ask(engine, "mine", "Couplet", "你好", 4))
     assert engine.refresh() == ()
 
 
@@ -149,9 +152,9 @@ def test_the_bare_backbone_cannot_be_asked_without_any_adapter(tmp_path: Path) -
     save_adapter(tmp_path / "general", ("NER",))
     engine = loaded_engine(tmp_path)
     shutil.rmtree(tmp_path / "general")  # what is loaded stays
-    assert list(engine.ask(Question("general", "NER", "你好", 2, beside=(BARE,))))
+    assert list(ask(engine, "general", "NER", "你好", 2, beside=(BARE,)))
     with pytest.raises(EngineError, match="no such folder"):
-        list(engine.ask(Question("general", "NER", "你好", 2, beside=("nobody",))))
+        ask(engine, "general", "NER", "你好", 2, beside=("nobody",))
 
 
 def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: Engine) -> None:
@@ -176,7 +179,7 @@ def last_view(engine: Engine, **changes: Any) -> answering.View:
 
 def test_all_who_are_asked_have_a_card_and_a_bar_for_each_label(engine: Engine) -> None:
     view = last_view(engine, beside=(BARE, RIVAL))
-    assert [speaker.name for speaker in view.speakers] == ["general", BARE, RIVAL]
+    assert [model.name for model in view.models] == ["general", BARE, RIVAL]
     assert [reply.state for reply in view.replies] == ["done"] * 3
     assert view.labels.count('class="bar"') == 3 * len(TASKS["SentimentAnalyze"].labels)
 
@@ -204,8 +207,8 @@ def test_the_likeliest_labels_of_any_side_are_shown_and_the_right_one_is_marked(
     labels = [f"<{place}>" for place in range(8)]
     shares = [0.3, 0.25, 0.2, 0.1, 0.08, 0.07, 0.0, 0.0]
     other = [0.0] * 7 + [1.0]
-    rival = type(SPEAKER)("x", "rival", "<i>", "", "#112233")
-    bars = label_bars(labels, {SPEAKER: shares, rival: other}, "<7>", "en")
+    rival = type(MODEL)("x", "rival", "<i>", "", "#112233")
+    bars = label_bars(labels, {MODEL: shares, rival: other}, "<7>", "en")
     shown = re.findall(r'<th scope="row">(.*?)</th>', bars)
     assert shown == ["&lt;7&gt;", *(f"&lt;{place}&gt;" for place in range(5))]
     assert '<tr class="right"><th scope="row">&lt;7&gt;' in bars
@@ -219,33 +222,33 @@ def test_the_likeliest_labels_of_any_side_are_shown_and_the_right_one_is_marked(
 def test_no_more_are_asked_than_there_is_room_for(engine: Engine) -> None:
     tab = tab_of(engine)
     many = [BARE, RIVAL, "general", BARE]
-    shown = tab._choose_beside("general", many, visitor())
-    assert shown[tab.beside] == many[:MOST_BESIDE]
-    assert [shown[card]["visible"] for card in tab.replies] == [True] * (1 + MOST_BESIDE)
-    fewer = tab._choose_beside("general", [], visitor())
-    assert [fewer[card]["visible"] for card in tab.replies] == [True, *[False] * MOST_BESIDE]
+    shown = tab.answers.choose_beside("general", many, visitor())
+    assert shown[tab.answers.beside] == many[:MOST_BESIDE]
+    assert [shown[card]["visible"] for card in tab.answers.cards] == [True] * (1 + MOST_BESIDE)
+    fewer = tab.answers.choose_beside("general", [], visitor())
+    assert [fewer[card]["visible"] for card in tab.answers.cards] == [True, *[False] * MOST_BESIDE]
 
 
 def test_only_those_who_know_the_task_are_offered(engine: Engine) -> None:
     tab = tab_of(engine)
-    offered = tab._choose_task("general", "SentimentAnalyze", visitor())[tab.beside]
+    offered = tab.choose_task("general", "SentimentAnalyze", visitor())[tab.answers.beside]
     assert [name for _, name in offered["choices"]] == [BARE, RIVAL]
-    assert not tab._choose_task("general", "NER", visitor())[tab.beside]["visible"]
+    assert not tab.choose_task("general", "NER", visitor())[tab.answers.beside]["visible"]
 
 
 def test_an_event_between_two_clusters_changes_nothing(engine: Engine) -> None:
     tab = tab_of(engine)
-    assert tab._choose_task("general", "Couplet", visitor()) == gr.skip()
+    assert tab.choose_task("general", "Couplet", visitor()) == gr.skip()
 
 
 def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: Engine) -> None:
     tab = tab_of(engine)
-    empty: list[str | None] = [None] * len(tab._boxes)
-    assert tab._rewrite("SentimentAnalyze", "my own", "", *empty) == gr.skip()
+    empty: list[str | None] = [None] * len(tab.fields.boxes)
+    assert tab.fields.make_prompt("SentimentAnalyze", "my own", "", *empty) == gr.skip()
     filled = ["好", *empty[1:]]
     made = TASKS["SentimentAnalyze"].prompt({"text": "好"})
-    assert tab._rewrite("SentimentAnalyze", "my own", "", *filled) == (made, made)
-    assert tab._rewrite("SentimentAnalyze", made, made, *empty) == ("", "")
+    assert tab.fields.make_prompt("SentimentAnalyze", "my own", "", *filled) == (made, made)
+    assert tab.fields.make_prompt("SentimentAnalyze", made, made, *empty) == ("", "")
 
 
 # Free input -----------------------------------------------------------------------------------
@@ -254,26 +257,26 @@ def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: 
 def test_a_text_fills_the_form_of_the_task_that_it_is_for(engine: Engine) -> None:
     tab = tab_of(engine)
     words = TASKS["SentimentAnalyze"].prompt({"text": "这家店很好"})
-    guesses = tab.free._show(words, visitor())
+    guesses = tab.free.show(words, visitor())
     assert guesses["choices"] == [("情感分析 100%", "SentimentAnalyze")]
-    taken = tab.free._take_best(words, visitor())
+    taken = tab.free.take_best(words, visitor())
     assert taken[tab.task]["value"] == "SentimentAnalyze"
-    assert taken[tab._boxes[0]]["value"] == "这家店很好"
+    assert taken[tab.fields.boxes[0]]["value"] == "这家店很好"
 
 
 def test_an_instruction_in_other_words_becomes_the_prompt_as_it_stands(engine: Engine) -> None:
     tab = tab_of(engine)
     words = "请找出下面这句话里的人名和地名：小明在北京。"
-    taken = tab.free._take("NER", words, visitor())
-    assert taken[tab.prompt] == words
-    assert not taken[tab._boxes[0]]["value"]
+    taken = tab.free.take("NER", words, visitor())
+    assert taken[tab.fields.prompt] == words
+    assert not taken[tab.fields.boxes[0]]["value"]
 
 
 def test_no_text_is_for_no_task(engine: Engine) -> None:
     tab = tab_of(engine)
-    assert not tab.free._show("  ", visitor())["visible"]
-    assert tab.free._take_best("", visitor()) == gr.skip()
-    assert tab.free._take("Couplet", "春风", visitor()) == gr.skip()  # no adapter knows it
+    assert not tab.free.show("  ", visitor())["visible"]
+    assert tab.free.take_best("", visitor()) == gr.skip()
+    assert tab.free.take("Couplet", "春风", visitor()) == gr.skip()  # no adapter knows it
 
 
 # History --------------------------------------------------------------------------------------
@@ -281,20 +284,20 @@ def test_no_text_is_for_no_task(engine: Engine) -> None:
 
 def test_a_question_that_was_answered_is_kept_and_comes_back(engine: Engine) -> None:
     tab = tab_of(engine)
-    asked = Asked("general", "NER", {"text": "小明在北京"}, "人名：小明")
+    asked = RecentQuestion("general", "NER", {"text": "小明在北京"}, "人名：小明")
     kept = tab.recent.add([], asked, "zh")[tab.recent.kept]
     assert read(kept) == [asked]
-    back = tab.recent._bring_back(0, kept, visitor())
+    back = tab.recent.show_again(0, kept, visitor())
     assert back[tab.task]["value"] == "NER"
-    assert back[tab._boxes[0]]["value"] == "小明在北京"
-    assert tab.recent._bring_back(1, kept, visitor()) == gr.skip()
+    assert back[tab.fields.boxes[0]]["value"] == "小明在北京"
+    assert tab.recent.show_again(1, kept, visitor()) == gr.skip()
 
 
 def test_the_same_question_is_kept_once_and_the_oldest_are_dropped(engine: Engine) -> None:
     recent = tab_of(engine).recent
     kept: object = []
     for number in [*range(12), 5]:
-        asked = Asked("general", "NER", {"text": f"{number}"}, "")
+        asked = RecentQuestion("general", "NER", {"text": f"{number}"}, "")
         kept = recent.add(kept, asked, "zh")[recent.kept]
     words = [one.values["text"] for one in read(kept)]
     assert words == ["5", "11", "10", "9", "8", "7", "6", "4", "3", "2"]
@@ -304,11 +307,13 @@ def test_the_same_question_is_kept_once_and_the_oldest_are_dropped(engine: Engin
 def test_what_else_lies_in_the_browser_is_left_out(stored: object) -> None:
     assert read(stored) == []
     good = {"cluster": "a", "task": "b", "values": {"c": "d"}, "answer": "e"}
-    assert read([{**good, "values": {"c": 5}}, {**good, "values": []}, good]) == [Asked(**good)]  # type: ignore[arg-type]
+    assert read([{**good, "values": {"c": 5}}, {**good, "values": []}, good]) == [
+        RecentQuestion(**good)
+    ]  # type: ignore[arg-type]
 
 
-def test_the_speakers_are_named_by_cluster_and_method(engine: Engine) -> None:
-    names = [one.title for one in speakers(engine, "general", (RIVAL, BARE), "en")]
+def test_the_answering_models_are_named_by_cluster_and_method(engine: Engine) -> None:
+    names = [one.title for one in answering_models(engine, "general", (RIVAL, BARE), "en")]
     assert names == ["General · CGC-LoRA", "CGC-LoRA", "Bare backbone"]
 
 
@@ -326,7 +331,7 @@ def test_an_adapter_that_is_not_loaded_yet_is_not_offered(tmp_path: Path) -> Non
     engine.start()
     assert engine.wait(60)
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("Couplet",))
-    engine._look()  # as in the moment before it is loaded
+    engine._read_configs()  # as in the moment before it is loaded
     assert engine.clusters() == ("general",)
 
 
@@ -353,8 +358,8 @@ def test_a_question_of_a_task_that_the_adapter_no_longer_knows_stays_where_it_is
     engine: Engine,
 ) -> None:
     tab = tab_of(engine)
-    kept = tab.recent.add([], Asked("general", "Couplet", {"text": "春"}, ""), "zh")
-    assert tab.recent._bring_back(0, kept[tab.recent.kept], visitor()) == gr.skip()
-    assert tab._fill("SentimentAnalyze", 99, "general", [BARE], visitor()) == gr.skip()
-    assert tab._choose_cluster("gone", None, visitor()) == gr.skip()
-    assert tab._usable([RIVAL, BARE], "NER") == (BARE,)
+    kept = tab.recent.add([], RecentQuestion("general", "Couplet", {"text": "春"}, ""), "zh")
+    assert tab.recent.show_again(0, kept[tab.recent.kept], visitor()) == gr.skip()
+    assert tab.ask_sample("SentimentAnalyze", 99, "general", [BARE], visitor()) == gr.skip()
+    assert tab.choose_cluster("gone", visitor()) == gr.skip()
+    assert tab.answers.available([RIVAL, BARE], "NER") == (BARE,)

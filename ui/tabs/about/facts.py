@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from cgclora.config import AdapterConfig
 from evals.tasks import TASKS, Language
-from ui.components import forms
+from ui.components import answering_models, forms
 from ui.components.texts import text
 from ui.engine.engine import Engine
-from ui.tabs.about.layer import adapter_title
+from ui.tabs.html import table
 
 _SHORT = 8  # letters of a hash that are shown
+
+
+def adapter_title(engine: Engine, name: str, language: Language) -> str:
+    """An adapter's title where all are listed: its cluster and its method."""
+    method = answering_models.method_of(engine.configs[name], engine.manifests[name])
+    if name not in engine.clusters():
+        return text("about_compared", language, method=method)
+    return f"{answering_models.title(engine, name, language)} · {method}"
 
 
 def backbone_name(engine: Engine) -> str:
@@ -32,32 +38,31 @@ def backbone_size(engine: Engine) -> int | None:
     from cgclora.adapter import backbone_parameters  # noqa: PLC0415 - torch is loaded by now
 
     backbone, _ = engine.loaded(names[0])
-    with backbone.lock:  # an adapter may be about to join
+    with backbone.lock:  # an adapter may be attached meanwhile
         return backbone_parameters(backbone.model)
+
+
+def millions(count: int) -> str:
+    """A number of parameters in millions, with about three digits."""
+    return f"{count / 1e6:.{0 if count >= 1e8 else 1 if count >= 1e7 else 2}f} M"
 
 
 # The tree -------------------------------------------------------------------------------------
 
 
-def decoding(engine: Engine, language: Language) -> str:
-    """How answers are computed here; empty until the backbone is loaded."""
-    names = engine.adapters()
-    if not (engine.status.ready and names):
-        return ""
-    from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - torch is loaded by now
-
-    facts = Runtime.of(engine.loaded(names[0])[0]).facts()
-    return text("about_decoding", language, code=facts["pass"], weights=facts["weights"])
-
-
 def tree(engine: Engine, language: Language) -> str:
-    """Backbone, clusters and tasks as lists within lists."""
-    size = backbone_size(engine)
-    count = "" if size is None else text("about_size", language, count=millions(size))
+    """Backbone, clusters and tasks as nested lists."""
+    facts = [text("about_backbone", language)]
+    if (size := backbone_size(engine)) is not None:
+        from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - torch is loaded by now
+
+        decoding = Runtime.of(engine.loaded(engine.adapters()[0])[0]).facts()
+        code, weights = decoding["pass"], decoding["weights"]
+        facts.append(text("about_size", language, count=millions(size)))
+        facts.append(text("about_decoding", language, code=code, weights=weights))
     root = (
         f'<div class="node frozen"><b>{escape(backbone_name(engine))}</b>'
-        f'<span class="quiet">{text("about_backbone", language)}{" · " if count else ""}{count}'
-        f'</span><span class="quiet">{decoding(engine, language)}</span></div>'
+        f'<span class="quiet">{" · ".join(facts)}</span></div>'
     )
     branches = "".join(f"<li>{_branch(engine, n, language)}</li>" for n in engine.clusters())
     return f'<ul class="tree"><li>{root}<ul>{branches}</ul></li></ul>'
@@ -73,14 +78,12 @@ def _branch(engine: Engine, name: str, language: Language) -> str:
         tasks=len(config.tasks),
         specific=config.specific,
     )
-    by_kind: dict[str, list[str]] = defaultdict(list)
+    by_kind: dict[str, str] = defaultdict(str)
     for task in map(forms.task_named, engine.tasks(name)):
-        by_kind[task.kind].append(forms.title(task, language))
+        by_kind[task.kind] += f"<li>{escape(forms.title(task, language))}</li>"
     kinds = "".join(
-        f'<li><span class="kind">{text(kind, language)}</span><ul class="leaves">'
-        + "".join(f"<li>{escape(title)}</li>" for title in titles)
-        + "</ul></li>"
-        for kind, titles in by_kind.items()
+        f'<li><span class="kind">{text(kind, language)}</span><ul class="leaves">{tasks}</ul></li>'
+        for kind, tasks in by_kind.items()
     )
     return (
         f'<div class="node common"><b>{escape(forms.cluster_title(name, language))}</b>'
@@ -91,136 +94,71 @@ def _branch(engine: Engine, name: str, language: Language) -> str:
 # The budgets ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    """What is known of one adapter."""
-
-    config: AdapterConfig
-    manifest: Mapping[str, Any]
-    backbone: int | None
-    language: Language
-
-    def found(self, *path: str) -> Any:
-        """A value of the manifest; None where a step of the path is missing."""
-        value: Any = self.manifest
-        for step in path:
-            value = value.get(step) if isinstance(value, Mapping) else None
-        return value
-
-
 def budgets(engine: Engine, language: Language) -> str:
     """A column for each adapter: how large it is and where it comes from."""
     names = engine.adapters()
     if not names:
         return f'<p class="quiet">{text("about_no_adapter", language)}</p>'
     size = backbone_size(engine)
-    adapters = [
-        _Adapter(engine.configs[name], engine.manifests[name], size, language) for name in names
+    columns = [_facts(engine, name, size, language) for name in names]
+    rows = [
+        (text(f"about_{key}", language), *(column[key] or "–" for column in columns))
+        for key in columns[0]
     ]
-    head = "".join(
-        f'<th scope="col">{escape(adapter_title(engine, name, language))}'
-        f"<code>{escape(name)}</code></th>"
+    titles = [
+        f"{escape(adapter_title(engine, name, language))}<code>{escape(name)}</code>"
         for name in names
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{text(key, language)}</th>'
-        + "".join(f"<td>{value(adapter)}</td>" for adapter in adapters)
-        + "</tr>"
-        for key, value in _FACTS.items()
-    )
-    title = text("about_budgets", language)
-    return (
-        f'<div class="table" role="region" aria-label="{title}" tabindex="0">'
-        f'<table class="budgets"><caption class="unseen">{title}</caption><thead><tr>'
-        f'<th scope="col">{text("about_adapter", language)}</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="quiet">{text("about_budget_note", language)}</p>'
-    )
+    ]
+    heads = [text("about_adapter", language), *titles]
+    note = f'<p class="quiet">{text("about_budget_note", language)}</p>'
+    return table(text("about_budgets", language), heads, rows, "budgets") + note
 
 
-def millions(count: int) -> str:
-    """A number of parameters in millions, with three figures or so."""
-    return f"{count / 1e6:.{0 if count >= 1e8 else 1 if count >= 1e7 else 2}f} M"
+def _facts(engine: Engine, name: str, backbone: int | None, language: Language) -> dict[str, str]:
+    """The cells of an adapter's column by key of their row's title; empty where unknown."""
+    config, manifest = engine.configs[name], engine.manifests[name]
+    training, code = _dict(manifest, "training"), _dict(manifest, "code")
+    trained, loss = manifest.get("trainable_parameters"), training.get("best_dev_loss")
+    share = text("about_share_later", language)
+    if trained and backbone:
+        share = f"{trained / backbone:.2%}"
+    size = sum(file.get("bytes", 0) for file in _dict(manifest, "files").values())
+    of_data = {TASKS[task].licence for task in config.tasks if task in TASKS}
+    return {
+        "tasks": f"{len(config.tasks)}",
+        "experts": f"{config.common} + {len(config.tasks) * config.specific}",
+        "ranks": f"{config.total_rank} / {config.active_rank}",
+        "trained_parameters": f'<span title="{trained:,}">{millions(trained)}</span>'
+        if trained
+        else "",
+        "share": share if trained else "",
+        "file": f"{size / 1e6:.1f} MB" if size else "",
+        "records": _number(_dict(training, "records").get("train")),
+        "steps": _number(training.get("steps")),
+        "dev_loss": "" if loss is None else f"{loss:.3f}",
+        "data": _hash(training.get("train_data")),
+        "commit": _hash(code.get("commit"), "+" if code.get("dirty") else ""),
+        "licence": escape(str(manifest.get("licence") or ", ".join(sorted(of_data)))),
+    }
 
 
-def _trained(adapter: _Adapter) -> str:
-    count = adapter.found("trainable_parameters")
-    return f'<span title="{count:,}">{millions(count)}</span>' if count else _unknown(adapter)
+def _dict(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = facts.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
-def _share(adapter: _Adapter) -> str:
-    count = adapter.found("trainable_parameters")
-    if not count:
-        return _unknown(adapter)
-    if adapter.backbone is None:
-        return f'<span class="quiet">{text("about_share_later", adapter.language)}</span>'
-    return f"{count / adapter.backbone:.2%}"
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
 
 
-def _experts(adapter: _Adapter) -> str:
-    config = adapter.config
-    return f"{config.common} + {len(config.tasks) * config.specific}"
+def _hash(value: object, changed: str = "") -> str:
+    """The beginning of a hash.
 
-
-def _size(adapter: _Adapter) -> str:
-    files = adapter.found("files") or {}
-    size = sum(file.get("bytes", 0) for file in files.values())
-    return f"{size / 1e6:.1f} MB" if size else _unknown(adapter)
-
-
-def _count(*path: str) -> Callable[[_Adapter], str]:
-    def value(adapter: _Adapter) -> str:
-        count = adapter.found(*path)
-        return _unknown(adapter) if count is None else f"{count:,}"
-
-    return value
-
-
-def _dev_loss(adapter: _Adapter) -> str:
-    loss = adapter.found("training", "best_dev_loss")
-    return _unknown(adapter) if loss is None else f"{loss:.3f}"
-
-
-def _data(adapter: _Adapter) -> str:
-    return _hash(adapter.found("training", "train_data"), adapter)
-
-
-def _commit(adapter: _Adapter) -> str:
-    changed = "+" if adapter.found("code", "dirty") else ""
-    return _hash(adapter.found("code", "commit"), adapter, changed)
-
-
-def _hash(value: Any, adapter: _Adapter, more: str = "") -> str:
+    Args:
+        value: The hash; None if unknown.
+        changed: Stands behind the hash of a commit whose tree was changed.
+    """
     if not value:
-        return _unknown(adapter)
+        return ""
     whole = escape(str(value))
-    return f'<code title="{whole}{more}">{whole[:_SHORT]}{more}</code>'
-
-
-def _licence(adapter: _Adapter) -> str:
-    """What the manifest says, or else the licences of the tasks' data."""
-    said = adapter.found("licence") or ", ".join(
-        sorted({TASKS[task].licence for task in adapter.config.tasks if task in TASKS})
-    )
-    return escape(str(said)) or _unknown(adapter)
-
-
-def _unknown(adapter: _Adapter) -> str:
-    return text("about_unknown", adapter.language)
-
-
-_FACTS: dict[str, Callable[[_Adapter], str]] = {
-    "about_tasks": lambda adapter: str(len(adapter.config.tasks)),
-    "about_experts": _experts,
-    "about_ranks": lambda adapter: f"{adapter.config.total_rank} / {adapter.config.active_rank}",
-    "about_trained_parameters": _trained,
-    "about_share": _share,
-    "about_file": _size,
-    "about_records": _count("training", "records", "train"),
-    "about_steps": _count("training", "steps"),
-    "about_dev_loss": _dev_loss,
-    "about_data": _data,
-    "about_commit": _commit,
-    "about_licence": _licence,
-}
-"""The rows of the table, by the key of their title."""
+    return f'<code title="{whole}{changed}">{whole[:_SHORT]}{changed}</code>'

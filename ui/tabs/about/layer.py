@@ -1,168 +1,289 @@
-"""The drawing of the expert layer with what is chosen in it; choosing needs no server."""
+"""The expert layer: its parts, drawn so that each can be chosen, and what each part is.
+
+The drawing is a group of radio buttons, so that the browser itself handles mouse and arrow keys.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from html import escape
 
-from cgclora.storage.layer_shapes import layer_kinds
-from evals.methods import method_of
+from cgclora.config import AdapterConfig
+from cgclora.storage.layer_shapes import LayerKind
 from evals.tasks import Language
-from ui.components import answering_models, forms
 from ui.components.texts import text
-from ui.engine.engine import Engine
-from ui.tabs.about import parts as about_parts
-from ui.tabs.about.drawing import Drawn, drawing, shortened
 
-# Everything is in the page; the script shows what belongs to the choice. The address holds it, too.
+# Shows the explanation of the chosen part; the address holds the choice.
 SCRIPT = """
-const names = ["adapter", "layer", "task", "part"];
-const asked = new URL(location).searchParams;
-const state = Object.fromEntries(names.map((name) => [name, asked.get(`about-${name}`) || ""]));
-
-const fit = (select, wanted) => {
-  if ([...select.options].some((option) => option.value === wanted)) select.value = wanted;
-  return select.value;
+const show = () => {
+  const wanted = new URL(location).searchParams.get("about-part");
+  const parts = [...element.querySelectorAll(".part input")];
+  const chosen = parts.find((part) => part.value === wanted)
+    || parts.find((part) => part.value === "sum");
+  if (chosen) chosen.checked = true;
+  for (const panel of element.querySelectorAll("[data-part]")) {
+    panel.hidden = panel.dataset.part !== chosen.value;
+  }
 };
-
-const apply = () => {
-  const blocks = [...element.querySelectorAll("[data-adapter]")];
-  const shown = blocks.find((block) => block.dataset.adapter === state.adapter) || blocks[0];
-  for (const block of blocks) {
-    fit(block.querySelector("[data-choice=adapter]"), block.dataset.adapter);
-    block.toggleAttribute("hidden", block !== shown);
-  }
-  if (shown) draw(shown);
-};
-
-const draw = (block) => {
-  const layer = fit(block.querySelector("[data-choice=layer]"), state.layer);
-  const tasks = block.querySelector("[data-choice=task]");
-  const task = fit(tasks, state.task);
-  const parts = [...block.querySelectorAll(".part")];
-  const chosen = parts.find((part) => part.dataset.part === state.part)
-    || parts.find((part) => part.dataset.part === "sum");
-  const foreign = (one) => Boolean(one.dataset.task) && one.dataset.task !== task;
-  for (const one of block.querySelectorAll("svg [data-task]")) {
-    one.classList.toggle("faded", foreign(one));
-  }
-  const sign = block.querySelector(".chosen");
-  if (sign) say(sign, tasks.selectedOptions[0].dataset.short);
-  for (const part of parts) {
-    const written = part.querySelector(foreign(part) ? ".unused" : ".used")?.textContent;
-    if (written) part.setAttribute("aria-label", `${part.dataset.says} ${written}`);
-    part.setAttribute("aria-pressed", part === chosen);
-    part.setAttribute("tabindex", part === chosen ? 0 : -1);
-  }
-  for (const one of block.querySelectorAll("[data-layer]")) {
-    one.toggleAttribute("hidden", !one.dataset.layer.split("|").includes(layer));
-  }
-  for (const panel of block.querySelectorAll("[data-explains]")) {
-    panel.toggleAttribute("hidden", panel.dataset.explains !== chosen.dataset.panel);
-    panel.classList.toggle("faded", foreign(chosen));
-  }
-  say(block.querySelector(".explained-name"), chosen.getAttribute("aria-label"));
-};
-
-// Not when nothing changes: what is written is noticed below.
-const say = (node, words) => { if (node.textContent !== words) node.textContent = words; };
-
-const choose = (name, value) => {
-  const before = document.activeElement;
-  state[name] = value;
-  apply();
-  if (name === "adapter" && before?.dataset.choice === name) {
-    element.querySelector(".layer:not([hidden]) [data-choice=adapter]").focus();
-  }
-  const address = new URL(location);
-  address.searchParams.set(`about-${name}`, value);
-  history.replaceState(null, "", address);
-};
-
 element.addEventListener("change", (event) => {
-  const name = event.target.dataset.choice;
-  if (name) choose(name, event.target.value);
+  const address = new URL(location);
+  address.searchParams.set("about-part", event.target.value);
+  history.replaceState(null, "", address);
+  show();
 });
-element.addEventListener("click", (event) => {
-  const part = event.target.closest(".part");
-  if (part) choose("part", part.dataset.part);
-});
-element.addEventListener("keydown", (event) => {
-  const part = event.target.closest(".part");
-  if (!part) return;
-  const parts = [...part.ownerSVGElement.querySelectorAll(".part")];
-  const last = parts.length - 1;
-  const here = parts.indexOf(part);
-  const next = { ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1,
-    ArrowUp: here - 1, Home: 0, End: last, Enter: here, " ": here }[event.key];
-  if (next === undefined) return;
-  event.preventDefault();
-  const found = parts[Math.min(Math.max(next, 0), last)];
-  choose("part", found.dataset.part);
-  found.focus();
-});
-new MutationObserver(apply).observe(element, { childList: true, subtree: true });
-apply();
+new MutationObserver(show).observe(element, { childList: true, subtree: true });
+show();
 """
 
-
-def adapter_title(engine: Engine, name: str, language: Language) -> str:
-    """What an adapter is called where all of them are listed: its cluster and its method."""
-    method = method_of(engine.configs[name], engine.manifests[name])
-    if name not in engine.clusters():
-        return text("about_compared", language, method=method)
-    return f"{answering_models.title(engine, name, language)} · {method}"
+_TOKEN = re.compile(r"([\d.]+|[^\W_]+|\S)(?:([_^])(?:\{([^}]*)\}|(\S)))?")
 
 
-def drawn_adapters(engine: Engine, language: Language) -> list[Drawn]:
-    """All adapters whose files can be read."""
+@dataclass(frozen=True)
+class LayerView:
+    """What is drawn.
+
+    Attributes:
+        config: Of the adapter.
+        kind: Shape of the linear layer, and how many there are of it.
+        titles: The adapter's tasks' titles by name, in the order in which they are drawn.
+        task: The chosen task.
+    """
+
+    config: AdapterConfig
+    kind: LayerKind
+    titles: dict[str, str]
+    task: str
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether tasks or experts differ in weight."""
+        return self.config.gate != "none" or self.config.specific > 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the layer.
+
+    Attributes:
+        key: Names it in the address.
+        name: Its name on the page.
+        sign: What is written on it in the drawing.
+        formula: See `formula`.
+        why: What it does.
+        shape: Of its value or weight.
+        count: Parameters in one layer; None if there are none.
+        is_shared: Whether the whole model shares these parameters.
+    """
+
+    key: str
+    name: str
+    sign: str
+    formula: str
+    why: str
+    shape: str
+    count: int | None = None
+    is_shared: bool = False
+
+
+@dataclass(frozen=True)
+class Expert:
+    """An expert: its name, `common` or `specific`, whether the chosen task uses it, its parts."""
+
+    name: str
+    kind: str
+    is_used: bool
+    parts: tuple[Part, ...]
+
+
+def layer(view: LayerView, language: Language) -> str:
+    """The drawing and the explanations of all parts; the script shows one of them."""
+    base, gate, listed = (
+        base_parts(view, language),
+        gate_parts(view, language),
+        experts(view, language),
+    )
+    x, frozen, total, scale = base
+    rows = f'<div class="lane">{_radio(x)}{_radio(frozen, "frozen")}{_radio(total)}</div>'
+    rows += f'<div class="lane gating">{"".join(map(_radio, gate))}{_radio(scale)}</div>'
+    for expert in listed:
+        unused = "" if expert.is_used else " unused"
+        radios = "".join(_radio(part, expert.kind) for part in expert.parts)
+        label = f'<span class="expert-name">{escape(expert.name)}</span>'
+        rows += f'<div class="lane expert {expert.kind}{unused}">{radios}{label}</div>'
+    parts = [*base, *gate, *(part for expert in listed for part in expert.parts)]
+    panels = "".join(_panel(part, view.kind.layers, language) for part in parts)
+    same = "" if view.has_gate else f'<p class="quiet">{text("about_same_for_all", language)}</p>'
+    gated = " gated" if view.has_gate else ""
+    return (
+        f'{same}<div class="layer"><div class="drawing{gated}" role="radiogroup" '
+        f'aria-label="{text("about_drawing", language)}">{rows}</div>'
+        f'<div class="explanation" aria-live="polite">{panels}</div></div>'
+    )
+
+
+def formula(source: str) -> str:
+    """MathML of a formula with indices as in TeX, such as `h = W_0 x + s ∑_e g_{t,e} B_e A_e x`."""
+    return f'<math display="block">{_row(source)}</math>'
+
+
+def _row(source: str) -> str:
+    nodes = []
+    for base, mark, group, single in _TOKEN.findall(source):
+        tag = "mn" if base[0].isdigit() else "mi" if base.isalpha() else "mo"
+        node = f"<{tag}>{escape(base)}</{tag}>"
+        if mark:
+            tag = "munder" if base == "∑" else {"_": "msub", "^": "msup"}[mark]
+            node = f"<{tag}>{node}{_row(group or single)}</{tag}>"
+        nodes.append(node)
+    return f"<mrow>{''.join(nodes)}</mrow>"
+
+
+# Parts ----------------------------------------------------------------------------------------
+
+
+def base_parts(view: LayerView, language: Language) -> tuple[Part, Part, Part, Part]:
+    """Input, frozen weight, output and the scale of the experts."""
+    config, kind = view.config, view.kind
+    gate = "g_{t,e}" if view.has_gate else ""
+    whole = f"h = W_0 x + s ∑_e {gate} B_e A_e x"
+    if config.num_experts == 1 and not view.has_gate:
+        whole = "h = W_0 x + s B A x"
+    rank, scale = config.active_rank, f"{config.scale:g}"
+
+    def part(key: str, sign: str, formula: str, *shape: str | int, **more: object) -> Part:
+        why = text(f"about_why_{key}", language, rank=rank, scale=scale)
+        name = text(f"about {key}", language)
+        return Part(key, name, sign, formula, why, _sizes(*shape), **more)  # type: ignore[arg-type]
+
+    return (
+        part("input", "x", "x ∈ ℝ^{in}", "batch", "tokens", kind.inner),
+        part("frozen", "W₀", "W_0 x", kind.outer, kind.inner, count=kind.outer * kind.inner),
+        part("sum", "+", whole, "batch", "tokens", kind.outer),
+        part("scale", "×s", f"s = {config.alpha:g} / {config.alpha / config.scale:g} = {scale}", 1),
+    )
+
+
+def gate_parts(view: LayerView, language: Language) -> list[Part]:
+    """Gate and task id; none where all tasks use the same weights."""
+    config = view.config
+    if not view.has_gate:
+        return []
+    learned, size = config.gate == "task", config.embedding_size
+    why = text(f"about_why_gate_{config.gate}", language)
+    if learned:
+        why = _joined(language, why, text(f"about_gate_{config.gate_scope}", language))
+    weight = {
+        "task": "exp(p_e · v_t) / ∑_{j ∈ U_t} exp(p_j · v_t)",
+        "uniform": f"1 / {config.experts_per_task}",
+        "none": "1",
+    }[config.gate]
+    usable = ", e ∈ U_t" if config.specific else ""
+    n = config.num_experts
+    return [
+        Part(
+            "gate",
+            text("about gate", language),
+            text("about gate", language),
+            f"g_{{t,e}} = {weight}{usable}",
+            why,
+            _sizes(n, size) if learned else _sizes(n),
+            n * size if learned else None,
+            is_shared=config.gate_scope == "model",
+        ),
+        Part(
+            "task",
+            f"{text('about task', language)} · {view.titles[view.task]}",
+            view.titles[view.task],
+            "v_t = V [ t ]" if learned else "t",
+            text("about_why_task" if learned else "about_why_task_id", language),
+            _sizes(len(config.tasks), size) if learned else _sizes("batch"),
+            len(config.tasks) * size if learned else None,
+            is_shared=True,
+        ),
+    ]
+
+
+def experts(view: LayerView, language: Language) -> list[Expert]:
+    """The common experts, then those of each task."""
+    config = view.config
+    alone = config.num_experts == 1
     found = []
-    for name in engine.adapters():
-        try:
-            kinds = layer_kinds(engine.path(name))
-        except ValueError:  # found damaged in a moment, when it is loaded; the page says so then
-            continue
-        titles = {
-            task: forms.title(forms.task_named(task), language) for task in engine.tasks(name)
-        }
-        title = adapter_title(engine, name, language)
-        found.append(Drawn(name, title, engine.configs[name], kinds, titles))
+    for n in range(1, config.common + 1):
+        name = text("about_one", language) if alone else text("common_n", language, n=n)
+        whose = text("about_whose_one" if alone else "about_whose_common", language)
+        parts = _expert_parts(f"common-{n}", name, whose, view, language, is_used=True)
+        found.append(Expert(name, "common", True, parts))
+    for place, (task, title) in enumerate(view.titles.items()):
+        for n in range(1, config.specific + 1):
+            name = f"{title} {n}" if config.specific > 1 else title
+            is_used, whose = task == view.task, text("about_whose_specific", language)
+            key = f"specific-{place}-{n}"
+            parts = _expert_parts(key, name, whose, view, language, is_used=is_used)
+            found.append(Expert(name, "specific", is_used, parts))
     return found
 
 
-def layer(engine: Engine, language: Language) -> str:
-    """The drawing of each adapter, its explanations and what can be chosen."""
-    drawn = drawn_adapters(engine, language)
-    if not drawn:
-        return f'<p class="quiet">{text("about_no_adapter", language)}</p>'
-    return "".join(_block(place, drawn, language) for place in range(len(drawn)))
+def _expert_parts(
+    key: str, name: str, whose: str, view: LayerView, language: Language, *, is_used: bool
+) -> tuple[Part, ...]:
+    rank, kind = view.config.expert_rank, view.kind
+
+    def part(what: str, sign: str, formula: str, why: str, *shape: int, count: int | None) -> Part:
+        label = text(f"about {what}", language, expert=name)
+        return Part(f"{key}-{what}", label, sign, formula, why, _sizes(*shape), count)
+
+    why_a = _joined(language, whose, text("about_why_A", language, rank=rank))
+    why_b = _joined(language, whose, text("about_why_B", language))
+    matrices = (
+        part("A", "A", "z_e = A_e x", why_a, rank, kind.inner, count=rank * kind.inner),
+        part("B", "B", "B_e z_e", why_b, kind.outer, rank, count=kind.outer * rank),
+    )
+    if not view.has_gate:
+        return matrices
+    why = text("about_why_weight" if is_used else "about_why_zero", language)
+    sign = "g" if is_used else "0"
+    return *matrices, part("weight", sign, "g_{t,e} · B_e z_e", why, 1, count=None)
 
 
-def _block(place: int, all_drawn: list[Drawn], language: Language) -> str:
-    """One of the adapters; all of them are in the page, the first is shown."""
-    drawn = all_drawn[place]
-    adapters = "".join(
-        f'<option value="{escape(one.name)}"{" selected" if one is drawn else ""}>'
-        f"{escape(one.title)}</option>"
-        for one in all_drawn
-    )
-    tasks = "".join(
-        f'<option value="{escape(name)}" data-short="{escape(shortened(title, 18))}">'
-        f"{escape(title)}</option>"
-        for name, title in drawn.titles.items()
-    )
-    # A plain LoRA asks nobody which task it is.
-    same = "" if drawn.has_gate else f'<p class="quiet">{text("about_same_for_all", language)}</p>'
+def _joined(language: Language, *sentences: str) -> str:
+    return ("" if language == "zh" else " ").join(sentences)
+
+
+def _sizes(*sizes: str | int) -> str:
+    return " × ".join(f"{size:,}" if isinstance(size, int) else size for size in sizes)
+
+
+# HTML -----------------------------------------------------------------------------------------
+
+
+def _radio(part: Part, kind: str = "") -> str:
+    what = part.key.rpartition("-")[2]
     return (
-        f'<div class="layer" data-adapter="{escape(drawn.name)}"{" hidden" if place else ""}>'
-        f'<div class="choices"><label>{text("about_adapter", language)}'
-        f'<select data-choice="adapter">{adapters}</select></label>'
-        f"<label>{text('about_linear', language)}"
-        f'<select data-choice="layer">{about_parts.kind_options(drawn)}</select></label>'
-        f'<label>{text("about_task", language)}<select data-choice="task"'
-        f"{' disabled' if same else ''}>{tasks}</select></label>{same}"
-        f'</div><div class="drawing" role="toolbar" aria-label="{text("about_drawing", language)}">'
-        f"{drawing(drawn, language)}</div>"
-        f'<section class="explanation" aria-live="polite"><h3 class="explained-name">'
-        f"{text('about sum', language)}</h3>{about_parts.panels(drawn, language)}"
-        f"</section></div>"
+        f'<label class="part {kind} {what}" title="{escape(part.name)}"><input type="radio" '
+        f'name="about-part" value="{part.key}" aria-label="{escape(part.name)}">'
+        f"<span>{escape(part.sign)}</span></label>"
     )
+
+
+def _panel(part: Part, layers: int, language: Language) -> str:
+    hidden = "" if part.key == "sum" else " hidden"
+    return (
+        f'<section class="explained" data-part="{part.key}"{hidden}><h3>{escape(part.name)}</h3>'
+        f"{formula(part.formula)}<p>{escape(part.why)}</p><dl>"
+        f"<div><dt>{text('about_shape', language)}</dt><dd>{part.shape}</dd></div>"
+        f"<div><dt>{text('about_parameters', language)}</dt>"
+        f"<dd>{_count(part, layers, language)}</dd></div></dl></section>"
+    )
+
+
+def _count(part: Part, layers: int, language: Language) -> str:
+    if part.count is None:
+        return text("about_none", language)
+    key = "about_frozen" if part.key == "frozen" else "about_trained"
+    note = f'<span class="quiet">{text(key, language)}</span>'
+    if part.is_shared:
+        return f"{text('about_shared_by_all', language, count=f'{part.count:,}')} {note}"
+    in_layer = text("about_in_layer", language, count=f"{part.count:,}")
+    of_kind = text("about_of_kind", language, count=f"{part.count * layers:,}", layers=layers)
+    return f'{in_layer} {note}<br><span class="quiet">{of_kind}</span>'

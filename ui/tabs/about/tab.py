@@ -6,26 +6,27 @@ from typing import Any
 
 import gradio as gr
 
+from cgclora.storage.layer_shapes import LayerKind, layer_kinds
 from evals.tasks import Language
-from ui.components import render
+from ui.components import forms, render
+from ui.components.choices import Pick
 from ui.components.texts import language_of, text
 from ui.engine.engine import Engine
-from ui.shell import AT_ONCE, Shell
-from ui.tabs.about import facts as about_facts
-from ui.tabs.about import layer as about_layer
-from ui.tabs.about import use as about_use
+from ui.shell import AT_ONCE, LAST, Shell, remember
+from ui.tabs.about import facts, use
+from ui.tabs.about.layer import SCRIPT, LayerView, layer
 
 Updates = dict[Any, Any]
 
-_SECONDS_BETWEEN_LOOKS = 1.0  # at whether the backbone's size is known
+_POLL_SECONDS = 1.0  # until the backbone is loaded
 
 
 class About:
-    """The tab's components and what they do; made in a tab that is open for building.
+    """The tab's components and event handlers.
 
     Args:
-        shell: What stands around it.
-        engine: Whose adapters are shown.
+        shell: Of the page.
+        engine: Its adapters are shown.
     """
 
     def __init__(self, shell: Shell, engine: Engine) -> None:
@@ -34,51 +35,100 @@ class About:
         with gr.Column(elem_id="about"):
             add(gr.HTML, {"value": render.heading("about_layer")})
             add(gr.HTML, {"value": render.paragraph("about_layer_intro")})
-            self.layer = gr.HTML(elem_id="about-layer", js_on_load=about_layer.SCRIPT)
+            with gr.Row(elem_classes="choices") as self.choices:
+                self.adapter, self.kind, self.task = (
+                    add(Pick, {"label": f"about_{name}"}, min_width=200, elem_id=f"about-{name}")
+                    for name in ("adapter", "linear", "task")
+                )
+            self.layer = gr.HTML(elem_id="about-layer", js_on_load=SCRIPT)
             self.installed = gr.HTML(elem_id="about-installed", js_on_load=None)
-            self.use = gr.HTML(elem_id="about-use", js_on_load=about_use.SCRIPT)
-        self.clock = gr.Timer(_SECONDS_BETWEEN_LOOKS, active=False)
-        shell.on_show("about", self._show, [], [self.layer, self.installed, self.use, self.clock])
-        self.clock.tick(self._look, None, [self.installed, self.clock], **AT_ONCE)
+            self.use = gr.HTML(elem_id="about-use", js_on_load=use.SCRIPT)
+        self.clock = gr.Timer(_POLL_SECONDS, active=False)
+        chosen = [self.adapter, self.kind, self.task]
+        drawn = [*chosen, self.choices, self.layer]
+        shell.on_show("about", self.show, chosen, [*drawn, self.installed, self.use, self.clock])
+        self.clock.tick(self.watch, None, [self.installed, self.clock], **AT_ONCE)
+        changed = gr.on([one.input for one in chosen], self.draw, chosen, drawn, **LAST)
+        names = ("about-adapter", "about-layer", "about-task")
+        remember(changed, **dict(zip(names, chosen, strict=True)))
 
-    def _show(self, request: gr.Request) -> Updates:
+    def show(
+        self, adapter: str | None, kind: str | None, task: str | None, request: gr.Request
+    ) -> Updates:
+        """The tab comes into view; the address counts until something is chosen."""
+        if adapter is None:
+            asked = request.query_params.get
+            adapter, kind, task = asked("about-adapter"), asked("about-layer"), asked("about-task")
         language = language_of(request)
         return {
-            self.layer: about_layer.layer(self.engine, language),
-            self.use: self._programs_and_papers(request, language),
-            **self._look(request),
+            **self.draw(adapter, kind, task, request),
+            **self.watch(request),
+            self.use: self._use(request, language),
         }
 
-    def _look(self, request: gr.Request) -> Updates:
-        """What is installed; again in a second if the backbone is not loaded yet."""
-        now = self.engine.status
+    def draw(
+        self, adapter: str | None, kind: str | None, task: str | None, request: gr.Request
+    ) -> Updates:
+        """The expert layer of an adapter; what it does not have gives way to its first."""
+        language, engine = language_of(request), self.engine
+        adapters = readable_adapters(engine)
+        if not adapters:
+            note = f'<p class="quiet">{text("about_no_adapter", language)}</p>'
+            return {self.choices: gr.update(visible=False), self.layer: note}
+        name = adapter if adapter in adapters else next(iter(adapters))
+        kinds = {f"{one.name} {one.outer}x{one.inner}": one for one in adapters[name]}
+        shown = kind if kind in kinds else next(iter(kinds))
+        titles = {one: forms.title(forms.task_named(one), language) for one in engine.tasks(name)}
+        chosen = task if task in titles else next(iter(titles))
+        view = LayerView(engine.configs[name], kinds[shown], titles, chosen)
+        labels = [(facts.adapter_title(engine, one, language), one) for one in adapters]
+        layers = [(f"{one.name} · {one.outer} × {one.inner}", key) for key, one in kinds.items()]
+        tasks = [(title, one) for one, title in titles.items()]
         return {
-            self.installed: self._installed(language_of(request)),
+            self.choices: gr.update(visible=True),
+            self.adapter: gr.update(choices=labels, value=name),
+            self.kind: gr.update(choices=layers, value=shown),
+            self.task: gr.update(choices=tasks, value=chosen, interactive=view.has_gate),
+            self.layer: layer(view, language),
+        }
+
+    def watch(self, request: gr.Request) -> Updates:
+        """What is installed; polled until the backbone is loaded."""
+        now, language = self.engine.status, language_of(request)
+        intro = f'<p class="quiet">{text("about_tree_intro", language)}</p>'
+        tree = intro + facts.tree(self.engine, language)
+        budgets = facts.budgets(self.engine, language)
+        parts = {"about_tree": tree, "about_budgets": budgets}
+        return {
+            self.installed: _sections(parts, language),
             self.clock: gr.Timer(active=not (now.ready or now.problem)),
         }
 
-    def _installed(self, language: Language) -> str:
-        intro = f'<p class="quiet">{text("about_tree_intro", language)}</p>'
-        return "".join(
-            (
-                _section("about_tree", intro + about_facts.tree(self.engine, language), language),
-                _section("about_budgets", about_facts.budgets(self.engine, language), language),
-            )
-        )
-
-    def _programs_and_papers(self, request: gr.Request, language: Language) -> str:
-        programs = about_use.programs(
-            self.engine, about_use.address_of(request), about_use.has_mcp(request), language
-        )
+    def _use(self, request: gr.Request, language: Language) -> str:
+        address, mcp = use.address_of(request), use.has_mcp(request)
         parts = {
-            "about_programs": programs,
-            "about_limits": about_use.limits(self.engine, language),
-            "about_licences": about_use.licences(self.engine, language),
-            "about_cite": about_use.citation(language),
-            "about_versions": about_use.installed(),
+            "about_programs": use.programs(self.engine, address, mcp, language),
+            "about_limits": use.limits(self.engine, language),
+            "about_licences": use.licences(self.engine, language),
+            "about_cite": use.citation(language),
+            "about_versions": use.installed(),
         }
-        return "".join(_section(key, content, language) for key, content in parts.items())
+        return _sections(parts, language)
 
 
-def _section(key: str, content: str, language: Language) -> str:
-    return f'<section class="about"><h2>{text(key, language)}</h2>{content}</section>'
+def readable_adapters(engine: Engine) -> dict[str, tuple[LayerKind, ...]]:
+    """The layers of all adapters whose files can be read."""
+    found = {}
+    for name in engine.adapters():
+        try:
+            found[name] = layer_kinds(engine.path(name))
+        except ValueError:  # loading reports it
+            continue
+    return found
+
+
+def _sections(parts: dict[str, str], language: Language) -> str:
+    return "".join(
+        f'<section class="about"><h2>{text(key, language)}</h2>{content}</section>'
+        for key, content in parts.items()
+    )

@@ -1,4 +1,4 @@
-"""Using the app from a program, its licences, and how to cite the method."""
+"""Use from programs, limits, licences and citation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ui.components.texts import text
 from ui.engine.engine import Engine
 from ui.engine.settings import variable
 from ui.tabs.about.facts import backbone_name
+from ui.tabs.html import table
 
 PAPER = "https://arxiv.org/abs/2402.01684"
 _PACKAGES = ("cgclora", "torch", "transformers", "gradio")
@@ -37,40 +38,40 @@ CITATION = """@misc{song2024cgclora,
 }"""
 """As the README has it."""
 
-# Without a secure context there is no clipboard: then the text is selected for the visitor to copy.
+# Without a secure context there is no clipboard; then the text is selected instead.
 SCRIPT = """
 element.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copies]");
   if (!button) return;
   const text = button.parentElement.querySelector("pre");
-  let said = button.dataset.copied;
+  let label = button.dataset.copied;
   try {
     await navigator.clipboard.writeText(text.textContent);
   } catch {
     getSelection().selectAllChildren(text);
-    said = button.dataset.selected;
+    label = button.dataset.selected;
   }
-  button.textContent = said;
+  button.textContent = label;
   setTimeout(() => { button.textContent = button.dataset.copies; }, 2000);
 });
 """
 
 
 def address_of(request: gr.Request) -> str:
-    """The app's own address, as the visitor's browser knows it; no slash at the end."""
-    asked: Any = request.request
-    return get_root_url(asked, str(asked.url.path), asked.scope.get("root_path"))
+    """The app's address in the visitor's browser, without a slash at the end."""
+    raw: Any = request.request
+    return get_root_url(raw, str(raw.url.path), raw.scope.get("root_path"))
 
 
 def has_mcp(request: gr.Request) -> bool:
-    """Whether the app that is asked speaks MCP."""
-    asked: Any = request.request
-    app = asked.scope.get("app")
+    """Whether the app serves MCP."""
+    raw: Any = request.request
+    app = raw.scope.get("app")
     return bool(getattr(getattr(app, "blocks", None), "mcp_server", False))
 
 
 def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str:
-    """How a program or an assistant asks."""
+    """How programs and assistants call the app."""
     names = " ".join(f"<code>{name}</code>" for name in _ENDPOINTS)
     settings = {"mcpServers": {"cgclora": {"url": f"{address}/gradio_api/mcp/"}}}
     return (
@@ -82,7 +83,7 @@ def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str
 
 
 def _call(engine: Engine, address: str) -> str:
-    """Three lines of Python that ask our shortest sample."""
+    """Three lines of Python that ask the shortest sample."""
     known = [
         (task.prompt(sample.fields), name)
         for cluster in engine.clusters()
@@ -99,7 +100,7 @@ def _call(engine: Engine, address: str) -> str:
 
 
 def snippet(code: str, language: Language) -> str:
-    """Something to copy, with a button that does it."""
+    """Code with a button that copies it."""
     copy, copied, selected = (
         text(f"about_{word}", language) for word in ("copy", "copied", "selected")
     )
@@ -111,7 +112,7 @@ def snippet(code: str, language: Language) -> str:
 
 
 def licences(engine: Engine, language: Language) -> str:
-    """Who may do what with code, backbone and adapters."""
+    """Licences of code, backbone and adapters."""
     name = backbone_name(engine)
     of_gemma = not name or "gemma" in name.lower()
     model = text("about_is_gemma" if of_gemma else "about_is_other", language)
@@ -129,18 +130,13 @@ def licences(engine: Engine, language: Language) -> str:
 
 
 def limits(engine: Engine, language: Language) -> str:
-    """What this server takes on, and how whoever runs it changes that."""
-    title = text("about_limits", language)
-    rows = "".join(
-        f'<tr><th scope="row">{text(f"limit_{name}", language)}</th><td>{value:,}</td>'
-        f"<td><code>{variable(name)}</code></td></tr>"
+    """What this server accepts, and which variables change that."""
+    rows = [
+        (text(f"limit_{name}", language), f"{value:,}", f"<code>{variable(name)}</code>")
         for name, value in vars(engine.limits).items()
-    )
-    return (
-        f'<p class="quiet">{text("about_limits_intro", language)}</p>'
-        f'<div class="table" role="region" aria-label="{title}" tabindex="0">'
-        f'<table class="limits"><caption class="unseen">{title}</caption>{rows}</table></div>'
-    )
+    ]
+    intro = f'<p class="quiet">{text("about_limits_intro", language)}</p>'
+    return intro + table(text("about_limits", language), [], rows, "limits")
 
 
 def citation(language: Language) -> str:

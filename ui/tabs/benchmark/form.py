@@ -1,14 +1,11 @@
-"""What a visitor has filled in to evaluate, read into a plan and the facts of the data."""
+"""The benchmark form, read into an evaluation plan and the facts of its data."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgclora.data.readers import Problem
-from cgclora.data.sources import FOLDER_VARIABLE
 from evals.experiments.evaluation_plan import (
     DataFacts,
     EvaluationPlan,
@@ -22,8 +19,8 @@ from ui.components import forms
 from ui.components.texts import text
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
-from ui.engine.settings import Limits
-from ui.server.uploads import check_upload
+from ui.engine.settings import AppLimits
+from ui.server.files import check_upload
 
 OFFICIAL, OWN, UPLOAD = "official", "samples", "upload"
 
@@ -32,7 +29,7 @@ _STAND_IN = Path("my-test.jsonl")
 
 @dataclass(frozen=True)
 class BenchmarkForm:
-    """Who is to answer what.
+    """What is evaluated.
 
     Attributes:
         adapter: Name of an adapter, or `BARE`.
@@ -52,7 +49,7 @@ class BenchmarkForm:
     def read(cls, engine: Engine, *values: Any) -> BenchmarkForm:
         """From the values of adapter, source, file, tasks and number; each may be missing."""
         adapter, source, upload, tasks, number = values
-        names = who(engine)
+        names = adapter_names(engine)
         return cls(
             adapter if adapter in names else names[0],
             source if source in {OFFICIAL, UPLOAD} else OWN,
@@ -61,7 +58,12 @@ class BenchmarkForm:
             max(0, int(number)) if isinstance(number, int | float) else 0,
         )
 
-    def facts(self, limits: Limits) -> DataFacts | None:
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded file, if it is what is evaluated."""
+        return [self.upload] if self.source == UPLOAD and self.upload else []
+
+    def facts(self, limits: AppLimits) -> DataFacts | None:
         """What the data holds; None before a file is uploaded.
 
         Args:
@@ -85,7 +87,7 @@ class BenchmarkForm:
         return tuple(task for task in TASKS if task in present and task in able)
 
     def wanted(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
-        """Those of them that are chosen."""
+        """The chosen ones of `known`."""
         return tuple(task for task in self.known(engine, facts) if task in self.tasks)
 
     def plan(
@@ -95,16 +97,16 @@ class BenchmarkForm:
         source: Path | None = None,
         backbone: str | None = None,
     ) -> EvaluationPlan:
-        """What is to be done.
+        """The evaluation plan.
 
         Args:
             engine: Knows the adapters.
             facts: Of the data; None before there is any.
-            source: Where the uploaded file lies; None stands for one that the user has.
+            source: Path of the uploaded file; None for a file on the user's machine.
             backbone: In place of the embedded one.
         """
         tasks, bare = self.wanted(engine, facts), self.adapter == BARE
-        # The command takes all tasks that it can; those without a scorer must be kept from it.
+        # Without a list the command takes all tasks, and would fail on those without a scorer.
         every = tasks == self.known(engine, facts) and not (facts and facts.unknown)
         config = None if bare else engine.configs[self.adapter]
         manifest = {} if bare else engine.manifests[self.adapter]
@@ -122,17 +124,17 @@ class BenchmarkForm:
 
 
 def sources() -> tuple[str, ...]:
-    """Where data can come from here."""
+    """Available sources of data."""
     return (OFFICIAL, OWN, UPLOAD) if is_official_data_known() else (OWN, UPLOAD)
 
 
-def who(engine: Engine) -> tuple[str, ...]:
-    """Names of all that can be evaluated, the bare backbone last."""
+def adapter_names(engine: Engine) -> tuple[str, ...]:
+    """Names of the adapters, and of the bare backbone."""
     return (*engine.adapters(), BARE)
 
 
 def adapter_title(engine: Engine, name: str, language: Language) -> str:
-    """What an adapter is called: its cluster and its method."""
+    """An adapter's title: its cluster and its method."""
     if name == BARE:
         return text("bare", language)
     if name not in engine.configs:
@@ -144,9 +146,9 @@ def adapter_title(engine: Engine, name: str, language: Language) -> str:
 
 
 def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]:
-    """Rows to choose from: title, and below it what there is to know."""
+    """Choices of adapters: a title, and details on a second line."""
     rows = []
-    for name in who(engine):
+    for name in adapter_names(engine):
         note = text("bench_bare_note", language)
         if name != BARE:
             count = len(engine.configs[name].tasks)
@@ -154,17 +156,3 @@ def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]
             note = f"{name} · {text(key, language, count=count)}"
         rows.append((f"{adapter_title(engine, name, language)}\n{note}", name))
     return rows
-
-
-def without_folders(words: str, form: BenchmarkForm) -> str:
-    """An error's words without the way to the server's files."""
-    if form.source == UPLOAD and form.upload:
-        return words.replace(f"{form.upload.parent}{os.sep}", "")
-    return words.replace(os.environ.get(FOLDER_VARIABLE) or os.devnull, FOLDER_VARIABLE)
-
-
-def reason(problem: Problem) -> str:
-    """What is wrong with a line, in the reader's own words."""
-    field = f"field {problem.field!r} " if problem.field else ""
-    value = f", got {problem.value}" if problem.value else ""
-    return f"{field}{problem.message}{value}"

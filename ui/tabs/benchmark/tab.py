@@ -1,4 +1,4 @@
-"""The tab where a visitor evaluates an adapter, watches it answer, and sees its scores."""
+"""The tab where visitors evaluate an adapter, watch it answer, and see its scores."""
 
 from __future__ import annotations
 
@@ -20,68 +20,87 @@ from evals.experiments.evaluation_plan import (
 from evals.figures.captions import title
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.tasks import TASKS, Language
-from ui.components import render
+from ui.components.bilingual import Bilingual
+from ui.components.choices import Choice, Choices
 from ui.components.texts import language_of, text
 from ui.engine.engine import Engine
-from ui.server.public_paths import PROJECT, shown_place
+from ui.engine.settings import Settings
+from ui.server.files import PROJECT, public_path, without_folders
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.tabs.benchmark import form as form_of
 from ui.tabs.benchmark import view
 from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
-from ui.tabs.benchmark.jobs import Evaluations
-from ui.tabs.benchmark.layout import BenchmarkLayout
+from ui.tabs.benchmark.runs import Evaluations
+from ui.tabs.html import block, quiet
+from ui.tabs.jobs.layout import MAIN, SIDE, StartLayout, lay_out_notice, step, upload
+from ui.tabs.jobs.submit import check_queue, submitted
+from ui.tabs.jobs.view import unreadable
 
 Updates = dict[Any, Any]
 
 
-_TO_JOBS = """() => document.getElementById("bench-jobs-step")
-  ?.scrollIntoView({ behavior: "smooth", block: "nearest" })"""
-
-
-class Benchmark(BenchmarkLayout):
-    """The tab's components and what they do.
+class Benchmark:
+    """The tab's components and event handlers.
 
     Args:
-        shell: What stands around it.
+        shell: Of the page.
         engine: Knows the adapters.
-        jobs: The queue that evaluations stand in.
-        allowed: Whether visitors may start evaluations.
-        runs: Holds the run folders; by default `evaluations` beside the folder of the jobs.
-        backbone: Local folder or hub id of the backbone, in place of the embedded one.
+        jobs: The queue.
+        settings: Where runs are stored, and whether visitors may start evaluations.
     """
 
-    def __init__(
-        self,
-        shell: Shell,
-        engine: Engine,
-        jobs: Jobs,
-        allowed: bool,
-        *,
-        runs: Path | None = None,
-        backbone: str | None = None,
-    ) -> None:
-        super().__init__(shell.bilingual, allowed=allowed)
+    def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.allowed = allowed
-        self.folder = runs or jobs.root.parent / "evaluations"
-        self.backbone = backbone
-        self.evaluations = Evaluations(self, engine, jobs, self.folder, allowed=allowed)
+        self.allowed = allowed = settings.jobs_allowed
+        self.folder = settings.runs.absolute() / "evaluations"
+        self.backbone = settings.backbone
+        add = shell.bilingual
+        with gr.Column(elem_id="bench", elem_classes="jobs-tab"):
+            lay_out_notice(add, allowed=allowed)
+            self._lay_out_form(add)
+            self.start = StartLayout(add, "bench", allowed=allowed)
+            with self.start.fields:
+                self.extent = gr.HTML(elem_id="bench-extent")
+            self.runs = Evaluations(add, engine, jobs, self.folder, allowed=allowed)
+        self.kept_tasks = gr.Textbox(visible="hidden")  # for the address
         self._wire(shell)
+
+    def _lay_out_form(self, add: Bilingual) -> None:
+        with step(add, "bench_what"):
+            with gr.Column(**SIDE):
+                self.adapter = add(
+                    Choice,
+                    {"label": "bench_adapter"},
+                    elem_id="bench-adapter",
+                    elem_classes="job-rows",
+                )
+            with gr.Column(**MAIN):
+                self.source = add(Choice, {"label": "bench_source"}, elem_id="bench-source")
+                self.source_note = gr.HTML()
+                with gr.Column(visible=False) as self.uploading:
+                    self.upload = upload(add, "bench_file", "bench-file", visible=self.allowed)
+                self.report = gr.HTML(elem_id="bench-report")
+                self.tasks = add(
+                    Choices, {"label": "bench_tasks"}, show_select_all=True, elem_id="bench-tasks"
+                )
+                self.per_task = add(
+                    gr.Number,
+                    {"label": "bench_per_task", "info": "bench_per_task_info"},
+                    precision=0,
+                    value=50,
+                    elem_id="bench-per-task",
+                )
 
     # Events ---------------------------------------------------------------------------------
 
     def _wire(self, shell: Shell) -> None:
         form = [self.adapter, self.source, self.upload, self.tasks, self.per_task]
-        line = [self.command, self.extent, self.start, self.kept_tasks, self.outcome]
+        start = self.start
+        line = [start.command, self.extent, start.button, self.kept_tasks, start.outcome]
         data = [self.source_note, self.uploading, self.report, self.tasks, *line]
-        shell.on_show(
-            "benchmark",
-            self._show,
-            form,
-            [self.notice, self.adapter, self.source, self.per_task, *data],
-        )
-        self.evaluations.wire(shell)
+        shown = [self.adapter, self.source, self.per_task, *data]
+        shell.on_show("benchmark", self.show, form, shown)
         kept = {
             "bench": self.adapter,
             "bench_data": self.source,
@@ -89,16 +108,15 @@ class Benchmark(BenchmarkLayout):
             "bench_n": self.per_task,
         }
         sources = [self.adapter.input, self.source.input, self.upload.upload, self.upload.clear]
-        remember(gr.on(sources, self._choose, form, data, **LAST), **kept)
+        remember(gr.on(sources, self.choose_data, form, data, **LAST), **kept)
         details = [self.tasks.input, self.per_task.input]
-        remember(gr.on(details, self._rewrite, form, line, **LAST), **kept)
-        begun = self.start.click(
-            self._start, form, [self.upload, *data, *self.evaluations.parts], **AT_ONCE
+        remember(gr.on(details, self.choose_tasks, form, line, **LAST), **kept)
+        begun = start.button.click(
+            self.submit, form, [self.upload, *data, *self.runs.parts], **AT_ONCE
         )
-        remember(begun, bench_job=self.jobs_list)
-        begun.success(None, None, None, js=_TO_JOBS, **AT_ONCE)
+        self.runs.wire(shell, begun)
 
-    def _show(
+    def show(  # Gradio hands over no `*values` before a request
         self,
         adapter: Any,
         source: Any,
@@ -107,17 +125,14 @@ class Benchmark(BenchmarkLayout):
         per_task: Any,
         request: gr.Request,
     ) -> Updates:
-        """The tab comes into view: what can be chosen, and what the address chose."""
-        language, asked = language_of(request), request.query_params
+        """The tab comes into view: what can be chosen, and at first what the address chose."""
+        language = language_of(request)
         first = adapter is None
         form = BenchmarkForm.read(self.engine, adapter, source, upload, tasks, per_task)
         if first:
-            form = self._from_address(form, dict(asked))
-        updates = self._data(form, language, every=first and not form.tasks)
-        refused = text("bench_not_allowed", language)
+            form = self._from_address(form, dict(request.query_params))
         return {
-            **updates,
-            self.notice: "" if self.allowed else f'<p class="bench-off">{refused}</p>',
+            **self._data(form, language, every=first and not form.tasks),
             self.adapter: gr.update(
                 choices=form_of.adapter_choices(self.engine, language), value=form.adapter
             ),
@@ -134,17 +149,19 @@ class Benchmark(BenchmarkLayout):
         sources = form_of.sources()
         return replace(
             form,
-            adapter=adapter if adapter in form_of.who(self.engine) else form.adapter,
+            adapter=adapter if adapter in form_of.adapter_names(self.engine) else form.adapter,
             source=source if source in sources else sources[0],
             tasks=tuple(task for task in tasks if task in TASKS),
             per_task=int(number) if number.isascii() and number.isdecimal() else form.per_task,
         )
 
-    def _choose(self, request: gr.Request, *values: Any) -> Updates:
+    def choose_data(self, request: gr.Request, *values: Any) -> Updates:
+        """Adapter or data were chosen: all tasks that both know are selected."""
         form = BenchmarkForm.read(self.engine, *values)
         return self._data(form, language_of(request), every=True)
 
-    def _rewrite(self, request: gr.Request, *values: Any) -> Updates:
+    def choose_tasks(self, request: gr.Request, *values: Any) -> Updates:
+        """Tasks or their number of records were chosen."""
         form, language = BenchmarkForm.read(self.engine, *values), language_of(request)
         try:
             return self._line(form, form.facts(self.engine.limits), language)
@@ -154,23 +171,20 @@ class Benchmark(BenchmarkLayout):
     # What the page shows --------------------------------------------------------------------
 
     def _data(self, form: BenchmarkForm, language: Language, *, every: bool) -> Updates:
-        """Report, tasks and command for the chosen data; with `every`, all tasks are chosen."""
+        """Report, tasks and command for the chosen data; with `every`, all tasks are selected."""
         own_file = "bench_file_note" if self.allowed else "bench_stand_in"
         note = {OWN: "bench_samples_note", UPLOAD: own_file}.get(form.source)
         updates: Updates = {
             self.uploading: gr.update(visible=self.allowed and form.source == UPLOAD),
-            self.source_note: _html(view.quiet(note, language) if note else ""),
+            self.source_note: block(quiet(note, language) if note else ""),
         }
         try:
             facts = form.facts(self.engine.limits)
         except DataError as error:
-            words = form_of.without_folders(str(error), form)
-            advice = text("bench_unreadable_advice", language)
+            words = without_folders(str(error), form.uploads)
             return {
                 **updates,
-                self.report: _html(
-                    render.notice(text("bench_unreadable", language), advice, words)
-                ),
+                self.report: block(unreadable(words, language)),
                 self.tasks: gr.update(choices=[], value=[], visible=False),
                 **self._line(form, None, language),
             }
@@ -179,11 +193,11 @@ class Benchmark(BenchmarkLayout):
             form = replace(form, tasks=known)
         report = view.data_report(facts, language) if facts and form.source == UPLOAD else ""
         if not known:
-            report += view.quiet("bench_no_common_task", language)
+            report += quiet("bench_no_common_task", language)
         choices = [(_task_row(task, facts, language), task) for task in known]
         return {
             **updates,
-            self.report: _html(report),
+            self.report: block(report),
             self.tasks: gr.update(
                 choices=choices, value=[*form.wanted(self.engine, facts)], visible=bool(known)
             ),
@@ -196,76 +210,67 @@ class Benchmark(BenchmarkLayout):
         plan = form.plan(self.engine, facts, backbone=self.backbone)
         line = shlex.join(["python", *self._shown_command(plan)])
         if facts is None:
-            extent = view.quiet("bench_upload_first", language) if self.allowed else ""
+            extent = quiet("bench_upload_first", language) if self.allowed else ""
         elif not tasks:
-            extent = view.quiet("bench_choose_task", language)
+            extent = quiet("bench_choose_task", language)
         else:
             extent = self._extent(form, facts, language)
         every = tasks == form.known(self.engine, facts)
         return {
-            self.command: line if tasks else "",
+            self.start.command: line if tasks else "",
             self.extent: extent,
-            self.start: gr.update(interactive=bool(facts and tasks)),
+            self.start.button: gr.update(interactive=bool(facts and tasks)),
             self.kept_tasks: "" if every else ",".join(tasks),
-            self.outcome: "",
+            self.start.outcome: "",
         }
 
     def _shown_command(self, plan: EvaluationPlan) -> tuple[str, ...]:
         name = plan.label or "backbone"
         if self.allowed:
             return plan.command(self.folder / name)
-        # A stranger need not know where on the server things lie.
+        # Visitors of somebody else's server are not shown where its files lie.
         adapter, backbone = plan.adapter, plan.backbone
         plan = replace(
             plan,
-            adapter=adapter and PROJECT / shown_place(adapter),
-            backbone=backbone and shown_place(backbone),
+            adapter=adapter and PROJECT / public_path(adapter),
+            backbone=backbone and public_path(backbone),
         )
         return plan.command(PROJECT / "runs" / "evaluations" / name, seen_from=PROJECT)
 
     def _extent(self, form: BenchmarkForm, facts: DataFacts, language: Language) -> str:
         records, work = total(facts, form.wanted(self.engine, facts), form.per_task)
-        if not self.allowed:  # how fast the visitor's own machine is, nobody knows
+        if not self.allowed:  # the speed of the visitor's own machine is unknown
             return view.extent(records, "", language)
-        seconds = seconds_needed(work, self.evaluations.earlier(form.adapter))
+        seconds = seconds_needed(work, self.runs.earlier(form.adapter))
         return view.extent(records, view.time_needed(seconds, language), language)
 
     # Start ----------------------------------------------------------------------------------
 
-    def _start(self, request: gr.Request, *values: Any) -> Updates:
+    def submit(self, request: gr.Request, *values: Any) -> Updates:
+        """A new evaluation, at the end of the queue."""
         form, language = BenchmarkForm.read(self.engine, *values), language_of(request)
-        try:
-            job = self._submitted(form, language)
-        except (JobError, DataError, OSError) as error:
-            words = form_of.without_folders(str(error), form)
-            return {self.outcome: render.notice(text("bench_not_started", language), words)}
+        job, outcome = submitted(lambda: self._submit(form, language), form.uploads, language)
+        if job is None:
+            return {self.start.outcome: outcome}
         updates = {}
-        if form.source == UPLOAD:  # it is the job's now
+        if form.source == UPLOAD:  # the file was moved to the job
             form = replace(form, upload=None)
             updates = {self.upload: None, **self._data(form, language, every=False)}
-        return {
-            **updates,
-            **self.evaluations.shown(job.id, request),
-            self.outcome: view.quiet("bench_queued", language),
-        }
+        return {**updates, **self.runs.updates(job.id, request), self.start.outcome: outcome}
 
-    def _submitted(self, form: BenchmarkForm, language: Language) -> Job:
-        """A new job in the queue.
+    def _submit(self, form: BenchmarkForm, language: Language) -> Job:
+        """A new job.
 
         Raises:
-            JobError: It cannot be started; the words are the visitor's.
+            JobError: It cannot be started; in the visitor's language.
             DataError, OSError: The data cannot be used.
         """
-        if not self.allowed:
-            raise JobError(text("bench_not_allowed", language))
+        check_queue(self.jobs, self.engine.limits, language, allowed=self.allowed)
         if form.source == UPLOAD and not (form.upload and form.upload.is_file()):
             raise JobError(text("bench_gone", language))
         jobs = self.jobs.all()
         if form.source == OWN and any(_trained_on_examples(job, form.adapter) for job in jobs):
             raise JobError(text("bench_trained_on_it", language))
-        waiting = self.jobs.waiting
-        if waiting >= self.engine.limits.jobs:
-            raise JobError(text("bench_full", language, count=waiting))
         facts = form.facts(self.engine.limits)
         tasks = form.wanted(self.engine, facts)
         if facts is None or not tasks:
@@ -278,27 +283,23 @@ class Benchmark(BenchmarkLayout):
             shutil.move(form.upload, uploaded)
         plan = form.plan(self.engine, facts, uploaded, self.backbone)
         records, work = total(facts, tasks, form.per_task)
-        known = {"adapter": form.adapter, "method": plan.method, "source": form.source}
-        size = {
-            "data": facts.name,
-            "tasks": tasks,
-            "per_task": form.per_task,
-            "records": records,
-            "work": work,
-        }
         return self.jobs.submit(
             "evaluate",
             plan.command(self.folder / folder.name),
             title=f"{plan.label} {plan.method}".strip(),
-            facts={**known, **size},
+            facts={
+                "adapter": form.adapter,
+                "method": plan.method,
+                "source": form.source,
+                "data": facts.name,
+                "tasks": tasks,
+                "per_task": form.per_task,
+                "records": records,
+                "work": work,
+            },
             id=folder.name,
             clean=[uploaded] if uploaded else [],
         )
-
-
-def _html(content: str) -> Any:
-    """An update of a block that takes no room when it is empty."""
-    return gr.update(value=content, visible=bool(content))
 
 
 def _task_row(task: str, facts: DataFacts | None, language: Language) -> str:

@@ -1,92 +1,52 @@
-"""Pieces of the tab that evaluates as HTML: what is in the data, and how a job goes."""
+"""The data and the jobs of the benchmark tab as HTML."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from evals.experiments.evaluation_plan import DataFacts
-from evals.figures.captions import title
+from evals.figures.captions import title as task_title
 from evals.figures.palette import colour
 from evals.jobs.queue import Job
 from evals.runs.progress import Progress
+from evals.runs.run_dir import Run
 from evals.tasks import Language
 from ui.components import render
-from ui.components.texts import TEXTS, text
-from ui.tabs.benchmark.form import OFFICIAL, OWN, reason
-from ui.tabs.train.view import span, table
+from ui.components.texts import text
+from ui.tabs.benchmark.form import OFFICIAL, OWN
+from ui.tabs.html import table
+from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span
 
-_BAD_LINES = 8  # that are shown
-_FEW = 30  # records of a task below which an interval is hardly worth its name
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """A job and how far it is.
-
-    Attributes:
-        job: Which.
-        title: Who answers, in the reader's language.
-        progress: Of answering; None before it began and after it ended.
-        answered: Whether all answers are there, and the scores are not.
-        metrics: The run's scores; None before there are any.
-        seconds: That answering took; None before.
-    """
-
-    job: Job
-    title: str
-    progress: Progress | None = None
-    answered: bool = False
-    metrics: Mapping[str, Any] | None = None
-    seconds: float | None = None
+_FEW = 30  # records of a task, below which an interval says little
 
 
 # Data -------------------------------------------------------------------------------------
 
 
 def data_report(facts: DataFacts, language: Language) -> str:
-    """What was found in an uploaded file."""
+    """What an uploaded file holds."""
     records = sum(size.records for size in facts.tasks.values())
     found = text("bench_found", language, records=f"{records:,}", tasks=len(facts.tasks))
     parts = [f'<p class="bench-found">{escape(facts.name)} · {found}</p>']
     if facts.tasks:
         columns = [text("bench_tasks", language), text("bench_records", language)]
         rows = [
-            (escape(title(name, language)), f"{size.records:,}")
+            (escape(task_title(name, language)), f"{size.records:,}")
             for name, size in facts.tasks.items()
         ]
         parts.append(table(text("bench_report_table", language), columns, rows))
     if facts.unknown:
         names = ", ".join(f"{name} ({count:,})" for name, count in facts.unknown.items())
         parts.append(f"<p>{escape(text('bench_left_out', language, tasks=names))}</p>")
-    return f'<div class="bench-report">{"".join(parts)}{_bad_lines(facts, language)}</div>'
-
-
-def _bad_lines(facts: DataFacts, language: Language) -> str:
-    if not facts.problems:
-        return ""
-    items = "".join(
-        f"<li><b>{text('bench_bad_line', language, line=problem.line or '–')}</b> "
-        f'<span lang="en">{escape(reason(problem))}</span></li>'
-        for problem in facts.problems[:_BAD_LINES]
-    )
-    if (more := len(facts.problems) - _BAD_LINES) > 0:
-        items += f"<li>{text('bench_bad_lines_more', language, count=f'{more:,}')}</li>"
-    head = text("bench_bad_lines", language, count=f"{len(facts.problems):,}")
-    return f'<div class="bench-bad"><p><strong>{head}</strong></p><ul>{items}</ul></div>'
-
-
-def quiet(key: str, language: Language) -> str:
-    """One line of explanation."""
-    return f'<p class="quiet">{text(key, language)}</p>'
+    refused = refused_lines(facts.problems, language)
+    return f'<div class="bench-report">{"".join(parts)}{refused}</div>'
 
 
 def extent(records: int, how_long: str, language: Language) -> str:
-    """How much is to be answered, and how long that takes if anybody knows."""
+    """How much is to be answered, and how long that takes if it is known."""
     total = text("bench_total", language, records=f"{records:,}")
     return f'<p class="bench-extent"><b>{total}</b> <span class="quiet">{how_long}</span></p>'
 
@@ -101,131 +61,83 @@ def time_needed(seconds: float | None, language: Language) -> str:
 # Jobs -------------------------------------------------------------------------------------
 
 
-def row(outlook: Outlook, language: Language) -> str:
-    """A job's row in the list: title, and below it where it stands."""
-    job, progress = outlook.job, outlook.progress
-    share = ""
-    if job.state == "running" and progress and progress.total:
-        share = f" {progress.done / progress.total:.0%}"
-    when = time.strftime("%m-%d %H:%M", time.localtime(job.created))
-    return f"{outlook.title}\n{state(job, language)}{share} · {when}"
-
-
-def state(job: Job, language: Language) -> str:
-    """Where a job stands, in a word or two."""
-    key = "stopping" if job.stopping else job.state
-    return text(f"bench_state_{key}", language, place=job.place)
-
-
-def job(outlook: Outlook, language: Language, asked: str) -> str:
-    """All that there is to see of a job.
+def unscored(
+    job: Job, title: str, progress: Progress | None, language: Language, *, is_answered: bool
+) -> str:
+    """A job that waits, runs, was stopped or failed.
 
     Args:
-        outlook: Of it.
+        job: Which.
+        title: Who answers.
+        progress: Of answering; None before it began and after it ended.
         language: Of the words.
-        asked: The language that the address names, if it does.
+        is_answered: Whether all answers are there, and the scores are not.
     """
-    one = outlook.job
-    facts = [_source_of(one, language), _extent_of(one, language)]
-    if outlook.seconds is not None:
-        facts.append(text("bench_took", language, time=span(outlook.seconds, language)))
-    details = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
-    if one.state == "done":
-        body = _scores(outlook, language, asked)
+    if job.state == "running" and not job.stopping and (progress or is_answered):
+        now = f'<p class="job-now">{_progress(progress, language)}</p>'
     else:
-        body = _now(outlook, language) + _bars(outlook, language) + _log(one, language)
-    return (
-        f'<section class="bench-job {one.state}"><h3>{escape(outlook.title)} '
-        f'<span class="bench-state">{state(one, language)}</span></h3>'
-        f'<p class="facts quiet">{details}</p>{body}</section>'
+        now = advice(job, "bench", language)
+    bars = _bars(job, progress, is_answered, language)
+    return section(
+        job, title, _facts(job, language), now + bars + log_tail(job, language), language
     )
 
 
-def _source_of(one: Job, language: Language) -> str:
-    source, name = (str(one.facts.get(key, "")) for key in ("source", "data"))
-    return text(f"bench_{source}", language) if source in {OFFICIAL, OWN} else name
+def scored(job: Job, title: str, run: Run | None, language: Language, language_asked: str) -> str:
+    """A job that is done, with its scores; without a run if its folder is gone."""
+    facts = _facts(job, language)
+    if run is None or run.metrics is None:
+        notice = render.notice(text("bench_no_run", language))
+        return section(job, title, facts, notice, language)
+    if (seconds := run.manifest.get("seconds")) is not None:
+        facts.append(text("bench_took", language, time=span(seconds, language)))
+    hue = colour(str(job.facts.get("method", "")))
+    go = link("leaderboard", text("bench_to_board", language), language_asked)
+    body = f"{_scores(run.metrics, hue, language)}<p>{go}</p>"
+    return section(job, title, facts, body, language)
 
 
-def _extent_of(one: Job, language: Language) -> str:
-    words = text("bench_total", language, records=f"{one.facts.get('records', 0):,}")
-    per_task = one.facts.get("per_task")
-    joint = "，" if language == "zh" else ", "
-    return words + (joint + text("bench_of_task", language, count=per_task) if per_task else "")
+def _facts(job: Job, language: Language) -> list[str]:
+    """The data and the number of records."""
+    source, name = (str(job.facts.get(key, "")) for key in ("source", "data"))
+    data = text(f"bench_{source}", language) if source in {OFFICIAL, OWN} else name
+    records = text("bench_total", language, records=f"{job.facts.get('records', 0):,}")
+    per_task = job.facts.get("per_task")
+    most = text("bench_of_task", language, count=per_task) if per_task else ""
+    return [data, records, most]
 
 
-def _now(outlook: Outlook, language: Language) -> str:
-    """What happens, or what the reader can do."""
-    one, progress = outlook.job, outlook.progress
-    if one.state == "running":
-        if one.stopping:
-            words = text("bench_stopping", language)
-        elif outlook.answered:
-            words = text("bench_scoring", language)
-        elif progress is None:
-            words = text("bench_loading", language)
-        else:
-            words = text("bench_progress", language, done=progress.done, total=progress.total)
-            if progress.seconds_left is not None and progress.done < progress.total:
-                left = span(max(1, progress.seconds_left), language)
-                words += f" · {text('bench_left', language, time=left)}"
-        return f'<p class="bench-now">{words}</p>'
-    if one.state == "queued":
-        return f'<p class="bench-now">{text("bench_wait", language)}</p>'
-    if not one.resumable:
-        key = "bench_upload_gone"
-    elif one.state == "stopped":
-        key = "bench_stopped"
-    else:
-        key = f"bench_failed {one.code}"
-        key = key if key in TEXTS else "bench_failed"
-    return f'<p class="bench-now">{text(key, language)}</p>'
+def _progress(progress: Progress | None, language: Language) -> str:
+    if progress is None:
+        return text("bench_scoring", language)
+    words = text("bench_progress", language, done=progress.done, total=progress.total)
+    if progress.seconds_left is None or progress.done == progress.total:
+        return words
+    left = span(max(1, progress.seconds_left), language)
+    return f"{words} · {text('jobs_left', language, time=left)}"
 
 
-def _bars(outlook: Outlook, language: Language) -> str:
-    """A bar for each task."""
-    one, progress = outlook.job, outlook.progress
-    if one.state == "queued" and progress is None:
+def _bars(job: Job, progress: Progress | None, is_answered: bool, language: Language) -> str:
+    """A progress bar for each task."""
+    if job.state in {"queued", "failed"} and progress is None:
         return ""
-    if one.state == "failed" and progress is None:
-        return ""
-    tasks = progress.tasks if progress else dict.fromkeys(map(str, one.facts["tasks"]), (0, 0))
-    full = outlook.answered
+    tasks = progress.tasks if progress else dict.fromkeys(map(str, job.facts["tasks"]), (0, 0))
     items = "".join(
-        f'<li><span class="name">{escape(title(name, language))}</span>'
-        f'<progress max="{total or 1}" value="{1 if full and not total else done}" '
-        f'aria-label="{escape(title(name, language))}"></progress>'
+        f'<li><span class="name">{escape(task_title(name, language))}</span>'
+        f'<progress max="{total or 1}" value="{1 if is_answered else done}" '
+        f'aria-label="{escape(task_title(name, language))}"></progress>'
         f'<span class="count">{f"{done} / {total}" if total else ""}</span></li>'
         for name, (done, total) in tasks.items()
     )
     return f'<ul class="bench-bars">{items}</ul>'
 
 
-def _log(one: Job, language: Language) -> str:
-    if one.state != "failed":
-        return ""
-    caption = text("bench_log", language)
-    tail = escape(one.log_tail(1500).strip())
-    return f'<pre class="bench-log" lang="en" tabindex="0" aria-label="{caption}">{tail}</pre>'
-
-
-def command(one: Job, language: Language) -> str:
-    """A job's command, folded away. Apart from `job`, whose updates would fold it again."""
-    return (
-        f'<details class="bench-command"><summary>{text("bench_run_command", language)}</summary>'
-        f'<pre lang="en">{escape(one.command_line())}</pre></details>'
-    )
-
-
 # Scores -----------------------------------------------------------------------------------
 
 
-def _scores(outlook: Outlook, language: Language, asked: str) -> str:
-    metrics = outlook.metrics
-    if metrics is None:
-        return render.notice(text("bench_no_run", language))
-    hue = colour(str(outlook.job.facts.get("method", "")))
+def _scores(metrics: Mapping[str, Any], hue: str, language: Language) -> str:
     keys = ("bench_tasks", "bench_score", "bench_interval", "bench_metric", "bench_records")
-    rows = [_score_row(title(name, language), facts, hue) for name, facts in metrics.items()]
+    rows = [_score_row(task_title(name, language), facts, hue) for name, facts in metrics.items()]
     if len(metrics) > 1:
         mean = statistics.fmean(_main(facts)["value"] for facts in metrics.values())
         rows.append((text("bench_mean", language), f"<b>{100 * mean:.1f}</b>", "", "", ""))
@@ -233,9 +145,7 @@ def _scores(outlook: Outlook, language: Language, asked: str) -> str:
     fewest = min(facts["samples"] for facts in metrics.values())
     few = text("bench_few", language, count=_FEW) if fewest < _FEW else ""
     note = f'<p class="quiet">{few}</p>' if few else ""
-    target = "?tab=leaderboard" + (f"&amp;lang={escape(asked)}" if asked else "")
-    go = f'<a class="bench-go" href="{target}">{text("bench_to_board", language)}</a>'
-    return f'<div class="bench-scores">{scores}</div>{note}<p>{go}</p>'
+    return f'<div class="bench-scores">{scores}</div>{note}'
 
 
 def _score_row(name: str, facts: Mapping[str, Any], hue: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The part of the tab where experts' weights are changed, and what that does to an answer."""
+"""The part of the tab where experts' weights are changed, and how that changes an answer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from cgclora.config import ConfigError
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.bilingual import Bilingual
-from ui.components.figures import expert_names, heat_map
+from ui.components.figures import expert_names, gate_heat_map
+from ui.components.lists import show_samples, text_list
 from ui.components.texts import language_of, text
 from ui.engine.client import BusyError, EngineError
 from ui.engine.engine import Engine
-from ui.engine.settings import Limits
+from ui.engine.settings import AppLimits
 from ui.engine.task_gates import TaskGates
 from ui.server.page_sessions import Visits
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.tabs.gates import render as gates_render
 from ui.tabs.gates.layout import plot
-from ui.tabs.gates.what_if import Case, Outcome, WhatIf
+from ui.tabs.gates.what_if import Outcome, WhatIf
 
 Updates = dict[Any, Any]
 
@@ -33,7 +34,7 @@ SLIDERS = 12
 _AT_A_TIME = 2
 _log = logging.getLogger(__name__)
 
-# A slider tells when it is let go, but not when a key moved it.
+# A slider's `release` event covers the pointer, not the keyboard.
 _KEYS = """() => {
   document.addEventListener("keyup", (event) => {
     const slider = event.target;
@@ -47,33 +48,25 @@ _KEYS = """() => {
 class ChangesLayout:
     """The components, made in the column that is open for building."""
 
-    def __init__(self, bilingual: Bilingual, limits: Limits) -> None:
+    def __init__(self, bilingual: Bilingual, limits: AppLimits) -> None:
         self.bilingual = bilingual
-        self.limits = limits
-        self._lay_out_what_if()
+        self._lay_out_what_if(limits)
         self._lay_out_effects()
 
-    def _lay_out_what_if(self) -> None:
+    def _lay_out_what_if(self, limits: AppLimits) -> None:
         add = self.bilingual
         with gr.Column(elem_classes="step", elem_id="gates-what-if"):
             add(gr.HTML, {"value": render.heading("gates_what_if")})
             add(gr.HTML, {"value": render.paragraph("gates_what_if_hint")})
             with gr.Row(elem_classes="pair"):
                 with gr.Column(min_width=300):
-                    self.samples = add(
-                        gr.Dataset,
-                        {"label": "gates_samples"},
-                        components=[gr.Textbox(visible=False)],
-                        samples=[],
-                        type="index",
-                        elem_id="gates-samples",
-                    )
+                    self.samples = text_list(add, "gates_samples", "gates-samples")
                     self.prompt = add(
                         gr.Textbox,
                         {"label": "gates_prompt"},
                         lines=4,
                         max_lines=8,
-                        max_length=self.limits.characters,
+                        max_length=limits.characters,
                         elem_id="gates-prompt",
                     )
                     self.run = add(
@@ -124,17 +117,17 @@ class ChangesLayout:
 
 
 class Changes(ChangesLayout):
-    """The components and what they do.
+    """The components and their events.
 
     Args:
-        shell: What stands around the tab.
-        engine: Who answers.
-        ticket: Hidden, and not in what is shown and hidden: counts what was asked.
-        cluster: Says which adapter.
-        task: Says which of its tasks.
+        shell: The frame of the page.
+        engine: Answers the requests.
+        ticket: A hidden number that changes with every request.
+        cluster: Chooses the adapter.
+        task: Chooses one of its tasks.
 
     Attributes:
-        parts: What `show` updates.
+        parts: The components that `show` updates.
     """
 
     def __init__(
@@ -144,8 +137,8 @@ class Changes(ChangesLayout):
         self.engine = engine
         self.ticket = ticket
         self.what_if = WhatIf(engine)
-        self._visits = Visits[None]()
-        shell.on_close(self._visits.forget)
+        self._pages = Visits[None]()
+        shell.on_close(self._pages.forget)
         self._sliders = [slider for _, slider, _ in self.slots]
         self._knocks = [button for _, _, button in self.slots]
         self.parts = [
@@ -160,82 +153,73 @@ class Changes(ChangesLayout):
         begun = [self.ticket, self.pending, *self._knocks]
         moved = [slider.release for slider in self._sliders]
         asked = [*moved, self.keep_sum.input, self.run.click, self.prompt.submit]
-        gr.on(asked, self._begin, self._sliders, begun, **LAST)
+        gr.on(asked, self.begin, self._sliders, begun, **LAST)
         gr.on(
             [button.click for button in self._knocks],
-            self._knock,
+            self.knock_out,
             self._sliders,
             [*self._sliders, *begun],
             **{**LAST, "trigger_mode": "multiple"},
         )
-        self.reset.click(self._reset, None, [*self._sliders, *begun], **LAST)
+        self.reset.click(self.reset_all, None, [*self._sliders, *begun], **LAST)
         self.samples.click(
-            self._fill, [task, self.samples, *self._sliders], [self.prompt, *begun], **LAST
+            self.choose_sample, [task, self.samples, *self._sliders], [self.prompt, *begun], **LAST
         )
-        # One event for whatever was done: while it runs, the newest of those to come waits.
-        parts = [self.pending, self.outcome, self.effect_map, self.effect_words]
+        # A single event for all triggers: while it runs, only the newest of the others waits.
         computed = self.ticket.change(
-            self._compute,
+            self.compute,
             [self.ticket, cluster, task, self.prompt, self.keep_sum, *self._sliders],
-            parts,
+            [self.pending, self.outcome, self.effect_map, self.effect_words],
             trigger_mode="always_last",
             concurrency_limit=_AT_A_TIME,
             concurrency_id="what-if",
             api_visibility="private",
             show_progress="hidden",
         )
-        computed.failure(self._refused, None, [self.pending], **AT_ONCE)
-
-    # What is seen ---------------------------------------------------------------------------
+        computed.failure(self.refuse, None, [self.pending], **AT_ONCE)
 
     def show(self, gates: TaskGates, request: gr.Request) -> Updates:
-        """A task, nothing changed and nothing asked yet; what was asked before is given up."""
-        self._visits.begin(session_of(request), None, busy=True)
+        """Show a task with its learned weights; cancels the comparison before it."""
+        self._pages.begin(session_of(request), None, busy=True)
         language = language_of(request)
-        form = forms.task_named(gates.task)
-        samples = forms.samples(form)
+        task = forms.task_named(gates.task)
+        samples = forms.samples(task)
         return {
-            self.samples: gr.Dataset(
-                label=text("gates_samples", language),
-                samples=[[forms.beginning(sample.fields)] for sample in samples],
-                visible=bool(samples),
-            ),
-            self.prompt: form.prompt(samples[0].fields) if samples else "",
-            **self._slots_of(gates, language),
+            self.samples: show_samples("gates_samples", task, language),
+            self.prompt: task.prompt(samples[0].fields) if samples else "",
+            **self._show_sliders(gates, language),
             self.pending: "",
             self.outcome: gates_render.note("gates_before", language),
             self.effect_map: gr.update(value=None, visible=False),
             self.effect_words: gates_render.note("gates_effects_later", language),
         }
 
-    def _slots_of(self, gates: TaskGates, language: Language) -> Updates:
+    def _show_sliders(self, gates: TaskGates, language: Language) -> Updates:
         """A slider for each of the task's experts, all at the learned weight."""
         updates: Updates = {}
         names, shares = expert_names(gates, language), gates.shares()
         for place, (row, slider, button) in enumerate(self.slots):
-            there = place < len(names)
-            updates[row] = gr.update(
-                visible=there,
-                elem_classes=["slot", "common" if place < gates.common else "specific"],
-            )
+            kind = "common" if place < gates.common else "specific"
+            updates[row] = gr.update(visible=place < len(names), elem_classes=["slot", kind])
             updates[button] = text("gates_knock", language)
             updates[slider] = gr.update(value=1)
-            if there:
+            if place < len(names):
                 share = f"{shares[place]:.0%}"
-                label = text("gates_slider", language, name=names[place], share=share)
-                updates[slider] = gr.update(value=1, label=label)
+                updates[slider]["label"] = text(
+                    "gates_slider", language, name=names[place], share=share
+                )
         rest = len(names) - SLIDERS
-        words = {"shown": SLIDERS, "rest": rest}
-        note = gates_render.note("gates_slider_more", language, **words) if rest > 0 else ""
+        counts = {"shown": SLIDERS, "rest": rest}
+        note = gates_render.note("gates_slider_more", language, **counts) if rest > 0 else ""
         return {**updates, self.slider_note: note}
 
-    # What if --------------------------------------------------------------------------------
+    # Events ---------------------------------------------------------------------------------
 
-    def _begin(self, request: gr.Request, *factors: float) -> Updates:
-        """Something else is asked; what was asked before is given up."""
+    def begin(self, request: gr.Request, *factors: float) -> Updates:
+        """Begin a new comparison, which cancels the one before it."""
         language = language_of(request)
         return {
-            self.ticket: self._visits.begin(session_of(request), None, busy=True),
+            self.ticket: self._pages.begin(session_of(request), None, busy=True),
             self.pending: gates_render.pending(language),
             **{
                 button: text("gates_knock" if factor else "gates_restore", language)
@@ -243,8 +227,8 @@ class Changes(ChangesLayout):
             },
         }
 
-    def _knock(self, event: gr.EventData, request: gr.Request, *factors: float) -> Any:
-        """An expert out, or back in again."""
+    def knock_out(self, event: gr.EventData, request: gr.Request, *factors: float) -> Any:
+        """Knock an expert out, or restore it."""
         # The target is the session's copy of the button.
         pressed = getattr(event.target, "elem_id", None)
         places = {button.elem_id: place for place, button in enumerate(self._knocks)}
@@ -253,25 +237,23 @@ class Changes(ChangesLayout):
         place = places[pressed]
         changed = [*factors]
         changed[place] = 0 if factors[place] else 1
-        return {self._sliders[place]: changed[place], **self._begin(request, *changed)}
+        return {self._sliders[place]: changed[place], **self.begin(request, *changed)}
 
-    def _reset(self, request: gr.Request) -> Updates:
-        ones = [1.0] * SLIDERS
-        return {
-            **dict(zip(self._sliders, ones, strict=True)),
-            **self._begin(request, *ones),
-        }
+    def reset_all(self, request: gr.Request) -> Updates:
+        """Restore the learned weights."""
+        ones = dict.fromkeys(self._sliders, 1.0)
+        return {**ones, **self.begin(request, *ones.values())}
 
-    def _fill(self, request: gr.Request, task: str, index: int, *factors: float) -> Any:
-        """A sample's prompt."""
+    def choose_sample(self, request: gr.Request, task: str, index: int, *factors: float) -> Any:
+        """Show the prompt of a sample."""
         form = forms.task_named(task)
         samples = forms.samples(form)
-        if not 0 <= index < len(samples):  # of the task before
+        if not 0 <= index < len(samples):  # a sample of the task before
             return gr.skip()
         prompt = form.prompt(samples[index].fields)
-        return {self.prompt: prompt, **self._begin(request, *factors)}
+        return {self.prompt: prompt, **self.begin(request, *factors)}
 
-    def _compute(
+    def compute(
         self,
         request: gr.Request,
         ticket: int,
@@ -281,50 +263,47 @@ class Changes(ChangesLayout):
         keep_sum: bool,
         *factors: float,
     ) -> Iterator[Updates]:
+        """Show the comparison as it grows."""
         language, session = language_of(request), session_of(request)
 
         def stopped() -> bool:
-            return not self._visits.is_newest(session, ticket)
+            return not self._pages.is_newest(session, ticket)
 
         if stopped() or not self.engine.knows(cluster, task):
             return
-        if not prompt.strip():
-            yield self._said(gates_render.note("gates_empty_prompt", language))
-            return
         try:
-            self.engine.rates.count(request)
-            gates = self.engine.gates(cluster, task)
-            found = self.what_if.compare(
-                Case(cluster, task, prompt), factors, keep_sum=keep_sum, stopped=stopped
-            )
-            with closing(found) as outcomes:
-                for outcome in outcomes:
-                    yield self._found(outcome, gates, language)
+            if prompt.strip():
+                self.engine.rates.count(request)
+                gates = self.engine.gates(cluster, task)
+                outcomes = self.what_if.compare(
+                    cluster, task, prompt, factors, keep_sum=keep_sum, stopped=stopped
+                )
+                with closing(outcomes):
+                    for outcome in outcomes:
+                        yield self._show_outcome(outcome, gates, language)
+                return
+            message = gates_render.note("gates_empty_prompt", language)
         except (EngineError, ConfigError, ValueError) as error:
             key = "busy" if isinstance(error, BusyError) else "gates_refused"
-            words = text(key, language)
-            yield self._said(render.notice(words, verbatim=str(error)))
-        except Exception:  # a visitor gets a sentence, the log the traceback
+            message = render.notice(text(key, language), verbatim=str(error))
+        except Exception:  # the visitor reads a sentence, the log has the traceback
             _log.exception("no comparison for task %r", task)
-            yield self._said(render.notice(text("internal", language)))
+            message = render.notice(text("internal", language))
+        yield {self.pending: "", self.outcome: message}
 
-    def _said(self, words: str) -> Updates:
-        return {self.pending: "", self.outcome: words}
-
-    def _found(self, found: Outcome, gates: TaskGates, language: Language) -> Updates:
-        updates: Updates = {self.outcome: gates_render.outcome(found, gates, language)}
-        if found.effects is None or found.gates is None:
+    def _show_outcome(self, outcome: Outcome, gates: TaskGates, language: Language) -> Updates:
+        updates: Updates = {self.outcome: gates_render.outcome(outcome, gates, language)}
+        if outcome.effects is None or outcome.gates is None:
             return updates
-        table = render.gate_table(found.effects, None, language, measure="effect")
+        figure = gate_heat_map(outcome.effects, None, language, measure="effect")
         return {
             **updates,
             self.pending: "",
-            self.effect_map: gr.update(
-                value=heat_map(found.effects, None, language, measure="effect"), visible=True
-            ),
-            self.effect_words: gates_render.effects(found.gates, found.effects, language) + table,
+            self.effect_map: gr.update(value=figure, visible=True),
+            self.effect_words: gates_render.effects(outcome.gates, outcome.effects, language)
+            + render.gate_table(outcome.effects, None, language, measure="effect"),
         }
 
-    def _refused(self, request: gr.Request) -> Updates:
-        """The question was not even taken: the queue is full."""
+    def refuse(self, request: gr.Request) -> Updates:
+        """The server's queue is full."""
         return {self.pending: gates_render.note("gates_busy", language_of(request))}

@@ -1,4 +1,4 @@
-"""What stands in the tab of the gates, from top to bottom, without what it does."""
+"""The components of the tab of the gates."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ class GatesLayout:
             with gr.Row(elem_classes="pair"):
                 with gr.Column(scale=3, min_width=300):
                     add(gr.HTML, {"value": _subheading("gates_by_layer")})
-                    self.heat_map = plot("gates-heat-map")
+                    self.gate_map = plot("gates-heat-map")
                     self.weights_table = gr.HTML(elem_classes="only-unseen")
                 with gr.Column(scale=2, min_width=300):
                     add(gr.HTML, {"value": _subheading("gates_entropy")})

@@ -1,4 +1,4 @@
-"""Pieces of the tab as HTML. Whatever a visitor or a model wrote is escaped here."""
+"""Parts of the tab as HTML. Text of visitors and models is escaped here."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,27 +8,27 @@ from numpy.typing import NDArray
 
 from cgclora.analysis.gates import GatePath
 from evals.tasks import Language
-from ui.components.answering_models import Speaker
+from ui.components.answering_models import AnsweringModel
 from ui.components.differences import marked
 from ui.components.figures import expert_names, is_common
 from ui.components.forms import task_named
+from ui.components.html import hidden_table, quiet, row, table
 from ui.components.label_bars import bar_cell, label_bars
 from ui.components.render import gate_shares
 from ui.components.texts import text
 from ui.engine.task_gates import AdapterGates, TaskGates
 from ui.tabs.gates.what_if import MAX_TOKENS, Outcome, Side
 
-_INK = "var(--body-text-color)"
-_QUIET = "var(--neutral-400)"
+_COLOURS = {"original": "var(--neutral-400)", "changed": "var(--body-text-color)"}
 
 
 def note(key: str, language: Language, **values: object) -> str:
-    """A quiet line."""
-    return f'<p class="quiet">{escape(text(key, language, **values))}</p>'
+    """A line of explanation."""
+    return quiet(escape(text(key, language, **values)))
 
 
 def pending(language: Language) -> str:
-    """Something newer is being computed."""
+    """Says that a newer result is being computed."""
     return f'<p class="quiet live" role="status">{text("gates_waiting", language)}</p>'
 
 
@@ -36,125 +36,113 @@ def pending(language: Language) -> str:
 
 
 def shares(gates: AdapterGates, task: str, language: Language) -> str:
-    """The two shares in large figures, and what the adapter's kind of gate is if not the usual."""
+    """The shares of common and specific experts, and the kind of gate if it is unusual."""
     config = gates.config
-    parts = [gate_shares(gates.of(task), language)]
+    kind = ""
     if config.gate != "task":
-        parts.append(note(f"gates_unlearned {config.gate}", language))
+        kind = note(f"gates_unlearned {config.gate}", language)
     elif config.gate_scope == "model":
-        parts.append(note("gates_one_scope", language))
-    return "".join(parts)
+        kind = note("gates_one_scope", language)
+    return gate_shares(gates.of(task), language) + kind
 
 
 def entropy_table(gates: TaskGates, module: str | None, language: Language) -> str:
-    """The numbers of the entropy's line, for those who cannot see it."""
-    depths, values = gates.entropy(module)
-    rows = [(text("layer", language, n=depth), [f"{value:.2f}"]) for depth, value in
-            zip(depths, values, strict=True)]  # fmt: skip
-    head = [text("gates_entropy_axis", language)]
-    return _unseen(text("gates_entropy", language), head, rows)
+    """The numbers of the entropy line for screen readers."""
+    rows = (
+        (text("layer", language, n=depth), [f"{value:.2f}"])
+        for depth, value in zip(*gates.entropy(module), strict=True)
+    )
+    columns = [text("gates_entropy_axis", language)]
+    return hidden_table(text("gates_entropy", language), columns, rows)
 
 
-def outcome(found: Outcome, gates: TaskGates, language: Language) -> str:
-    """The two answers, whether they differ, and how likely each label is."""
-    sides = {"original": found.original, "changed": found.changed}
-    names = expert_names(gates, language)
-    common = is_common(gates)
-    most = min(task_named(gates.task).max_new_tokens, MAX_TOKENS)
-    room = max(sum(side.split) for side in sides.values() if side)
+def outcome(result: Outcome, gates: TaskGates, language: Language) -> str:
+    """Both answers, whether they differ, and the label probabilities."""
+    sides = {"original": result.original, "changed": result.changed}
+    longest = max(sum(side.split) for side in sides.values() if side)
     cards = []
-    for place, (name, side) in enumerate(sides.items()):
-        other = list(sides.values())[1 - place]
+    for (name, side), other in zip(sides.items(), reversed(sides.values()), strict=True):
         body = (
             f'<p class="hint">{text("gates_unchanged", language)}</p>'
             if side is None
-            else _split(side, names, common, room, language) + _said(side, other, most, language)
+            else _split_bar(side, gates, longest, language)
+            + _answer(side, other, gates.task, language)
         )
         title = text(f"gates_{name}", language)
         cards.append(f'<section class="card {name}"><h3>{title}</h3>{body}</section>')
-    bars = {
-        _speaker(name, language): side.labels
+    probabilities = {
+        AnsweringModel(
+            name, "rival", text(f"gates_{name}", language), "", _COLOURS[name]
+        ): side.labels
         for name, side in sides.items()
         if side and side.labels
     }
-    labels = label_bars(found.labels, bars, "", language) if bars else ""
-    return f'<div class="sides">{"".join(cards)}</div>{_change(found, language)}{labels}'
+    bars = label_bars(result.labels, probabilities, "", language)
+    return f'<div class="sides">{"".join(cards)}</div>{_difference(result, language)}{bars}'
 
 
-def _speaker(name: str, language: Language) -> Speaker:
-    colour = _QUIET if name == "original" else _INK
-    return Speaker(name, "rival", text(f"gates_{name}", language), "", colour)
-
-
-def _split(
-    side: Side, names: Sequence[str], common: Sequence[bool], room: float, language: Language
-) -> str:
-    """The weights as one bar; its length is their sum."""
+def _split_bar(side: Side, gates: TaskGates, longest: float, language: Language) -> str:
+    """The weights as one bar, whose length is their sum."""
+    names = expert_names(gates, language)
     parts = "".join(
-        f'<i class="{"common" if own else "specific"}" style="width:{100 * share / room:.2f}%" '
+        f'<i class="{"common" if common else "specific"}" style="width:{share / longest:.2%}" '
         f'title="{name}: {share:.1%}"></i>'
-        for name, share, own in zip(names, side.split, common, strict=True)
+        for name, share, common in zip(names, side.split, is_common(gates), strict=True)
     )
     words = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, side.split, strict=True))
     label = f"{text('gates_split_table', language)}: {words}"
     return f'<div class="split" role="img" aria-label="{label}">{parts}</div>'
 
 
-def _said(side: Side, other: Side | None, most: int, language: Language) -> str:
+def _answer(side: Side, other: Side | None, task: str, language: Language) -> str:
     if not side.text:
         key = "empty_answer" if side.ended else "gates_waiting"
         return f'<div class="said hint">{text(key, language)}</div>'
-    both = other is not None and side.ended and other.ended
-    words = marked(side.text, other.text) if both and other else escape(side.text)
+    both_ended = other is not None and side.ended and other.ended
+    words = marked(side.text, other.text) if other and both_ended else escape(side.text)
+    most = min(task_named(task).max_new_tokens, MAX_TOKENS)
     cut = note("gates_cut", language, most=most) if side.state == "cut" else ""
     return f'<div class="said">{words}</div>{cut}'
 
 
-def _change(found: Outcome, language: Language) -> str:
-    """Whether the answer is another one; a line's room is kept for it."""
+def _difference(result: Outcome, language: Language) -> str:
+    """Whether the answers differ; the line is there from the start so that nothing moves."""
     words = ""
-    if found.changed and found.changed.ended and found.original.ended:
-        same = found.changed.text == found.original.text
+    if result.changed and result.changed.ended and result.original.ended:
+        same = result.changed.text == result.original.text
         words = text("gates_same" if same else "gates_different", language)
     return f'<p class="change">{words}</p>'
 
 
-def effects(gates: TaskGates, found: TaskGates, language: Language) -> str:
-    """Each expert's part of the weight beside its part of the effect."""
-    if not found.weights.sum():
+def effects(gates: TaskGates, measured: TaskGates, language: Language) -> str:
+    """Each expert's share of the weight beside its share of the effect."""
+    if not measured.weights.sum():
         return note("gates_effects_nothing", language)
-    of_gate, of_effect = gates.shares(), found.shares()
+    weight, effect = gates.shares(), measured.shares()
     names = expert_names(gates, language)
     rows = []
-    for name, gate, effect, common in zip(names, of_gate, of_effect, is_common(gates), strict=True):
+    for place, common in enumerate(is_common(gates)):
         colour = f"var(--{'common' if common else 'specific'})"
         faint = f"color-mix(in srgb, {colour} 45%, transparent)"
-        rows.append(
-            f'<tr><th scope="row">{name}</th>{bar_cell(gate, faint)}{bar_cell(effect, colour)}</tr>'
-        )
-    head = "".join(
-        f'<th scope="col">{text(key, language)}</th>'
-        for key in ("gates_gate_share", "gates_effect_share")
-    )
-    most = int(np.argmax(of_effect / of_gate.clip(1e-9)))
+        cells = bar_cell(weight[place], faint), bar_cell(effect[place], colour)
+        rows.append(row(names[place], cells))
+    columns = ["", *(text(key, language) for key in ("gates_gate_share", "gates_effect_share"))]
+    most = int(np.argmax(effect / weight.clip(1e-9)))
     line = note(
         "gates_more_effect",
         language,
         name=names[most],
-        gate=f"{of_gate[most]:.0%}",
-        effect=f"{of_effect[most]:.0%}",
+        gate=f"{weight[most]:.0%}",
+        effect=f"{effect[most]:.0%}",
     )
-    return (
-        f'<div class="label-bars table"><table><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{line}"
-    )
+    return f'<div class="label-bars table">{table(columns, rows)}</div>{line}'
 
 
 # One cluster ----------------------------------------------------------------------------------
 
 
 def matrix(gates: AdapterGates, names: Mapping[str, str], chosen: str, language: Language) -> str:
-    """Tasks down, experts across: a table whose cells are tinted by the share.
+    """Shares of all tasks: tasks down, experts across, cells tinted by the share.
 
     Args:
         gates: Of the adapter.
@@ -164,70 +152,48 @@ def matrix(gates: AdapterGates, names: Mapping[str, str], chosen: str, language:
     """
     values = gates.shares()
     experts = gates.of(gates.config.tasks[0])
-    common = is_common(experts)
-    least, most = float(values.min()), float(values.max())
-    head = "".join(f'<th scope="col">{name}</th>' for name in expert_names(experts, language))
-    rows = []
-    for task, title in names.items():
-        row = values[gates.config.task_index(task)]
-        cells = "".join(
-            _cell(share, own, least, most) for share, own in zip(row, common, strict=True)
+    low, high = float(values.min()), float(values.max())
+
+    def cell(share: float, common: bool) -> str:
+        strength = 100 * (share - low) / (high - low) if high - low > 0.005 else 40
+        kind = "common" if common else "specific"
+        return f'<td class="{kind}" style="--strength:{6 + 0.6 * strength:.0f}%">{share:.0%}</td>'
+
+    rows = (
+        row(
+            title,
+            map(cell, values[gates.config.task_index(task)], is_common(experts)),
+            "now" if task == chosen else "",
         )
-        now = ' class="now"' if task == chosen else ""
-        rows.append(f'<tr{now}><th scope="row">{escape(title)}</th>{cells}</tr>')
-    return (
-        f'<div class="matrix table" tabindex="0"><table><thead><tr><th scope="col">'
-        f"{text('gates_tasks', language)}</th>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        for task, title in names.items()
     )
-
-
-def _cell(share: float, common: bool, least: float, most: float) -> str:
-    strength = 100 * (share - least) / (most - least) if most - least > 0.005 else 40
-    kind = "common" if common else "specific"
-    return f'<td class="{kind}" style="--strength:{6 + 0.6 * strength:.0f}%">{share:.0%}</td>'
+    columns = [text("gates_tasks", language), *expert_names(experts, language)]
+    return f'<div class="matrix table" tabindex="0">{table(columns, rows)}</div>'
 
 
 def similarity_words(names: Sequence[str], cosines: NDArray[np.float64], language: Language) -> str:
-    """The most alike pair in a line, and all numbers for those who cannot see the figure."""
+    """The most similar pair in a line, and all numbers for screen readers."""
     apart = cosines - 3 * np.eye(len(names))
     one, other = divmod(int(apart.argmax()), len(names))
-    line = note(
-        "gates_similar",
-        language,
-        one=names[one],
-        other=names[other],
-        value=f"{cosines[one, other]:.2f}",
+    value = f"{cosines[one, other]:.2f}"
+    line = note("gates_similar", language, one=names[one], other=names[other], value=value)
+    rows = (
+        (name, (f"{value:.2f}" for value in values))
+        for name, values in zip(names, cosines, strict=True)
     )
-    rows = [
-        (name, [f"{value:.2f}" for value in row]) for name, row in zip(names, cosines, strict=True)
-    ]
-    return line + _unseen(text("gates_similarity", language), names, rows)
+    return line + hidden_table(text("gates_similarity", language), names, rows)
 
 
 def path_table(path: GatePath, gates: AdapterGates, task: str, language: Language) -> str:
-    """The lines' first, middle and last numbers, for those who cannot see them."""
+    """The shares at the first, middle and last training step for screen readers."""
     index = gates.config.task_index(task)
-    places = sorted({0, len(path.steps) // 2, len(path.steps) - 1})
-    rows = [
+    last = len(path.steps) - 1
+    rows = (
         (
             text("gates_step", language, n=path.steps[place]),
-            [f"{share:.1%}" for share in gates.shares(path.gates[place])[index]],
+            (f"{share:.1%}" for share in gates.shares(path.gates[place])[index]),
         )
-        for place in places
-    ]
-    return _unseen(text("gates_path_table", language), expert_names(gates.of(task), language), rows)
-
-
-def _unseen(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{value}</td>" for value in values)
-        + "</tr>"
-        for name, values in rows
+        for place in sorted({0, (last + 1) // 2, last})
     )
-    return (
-        f'<table class="unseen"><caption>{escape(caption)}</caption><thead><tr><td></td>{columns}'
-        f"</tr></thead><tbody>{body}</tbody></table>"
-    )
+    columns = expert_names(gates.of(task), language)
+    return hidden_table(text("gates_path_table", language), columns, rows)

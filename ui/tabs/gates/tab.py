@@ -1,4 +1,4 @@
-"""The tab of the gates: of one task, with what its experts do, and of a whole cluster."""
+"""The tab of the gates: those of one task with a what-if, and those of a whole cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cgclora.analysis.gates import GatePath, find_log, read_path, similarity
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.answering_models import clusters
-from ui.components.figures import heat_map, share_bar
+from ui.components.figures import gate_heat_map, share_bar
 from ui.components.texts import language_of, text
 from ui.engine.engine import Engine
 from ui.engine.task_gates import AdapterGates, TaskGates
@@ -24,15 +24,16 @@ from ui.tabs.gates.layout import VIEWS, GatesLayout
 
 Updates = dict[Any, Any]
 
+_HIDDEN = gr.update(value=None, visible=False)
 _RESULTS = Path(__file__).resolve().parents[3] / "assets" / "results"
 
 
 class Gates(GatesLayout):
-    """The tab's components and what they do.
+    """The tab's components and their events.
 
     Args:
-        shell: What stands around the tab.
-        engine: Whose gates these are.
+        shell: The frame of the page.
+        engine: Its adapters' gates are shown.
     """
 
     def __init__(self, shell: Shell, engine: Engine) -> None:
@@ -44,28 +45,27 @@ class Gates(GatesLayout):
         self._wire(shell)
 
     def _wire(self, shell: Shell) -> None:
-        """Say what happens when."""
         chosen = [self.cluster, self.task, self.module, self.view]
-        layers = [self.heat_map, self.weights_table, self.entropy, self.entropy_words]
+        layers = [self.gate_map, self.weights_table, self.entropy, self.entropy_words]
         everything = [
             *(self.notice, self.body, self.timer, *chosen, self.task_view, self.cluster_view),
             *(self.task_head, self.shares, self.share_bar, *layers, *self.changes.parts),
             *(self.matrix, self.similarity_words, self.similarity),
             *(self.path_words, self.path_lines, self.path_map),
         ]
-        shell.on_show("gates", self._show, chosen, everything)
-        self.timer.tick(self._watch, chosen, everything, **AT_ONCE)
+        shell.on_show("gates", self.show, chosen, everything)
+        self.timer.tick(self.watch, chosen, everything, **AT_ONCE)
+        pickers = [self.cluster.input, self.task.input, self.view.input]
         for changed in (
-            *(one.input(self._pick, chosen, everything, **LAST) for one in (self.task, self.view)),
-            self.cluster.input(self._pick_cluster, chosen, everything, **LAST),
-            self.module.input(self._pick_module, chosen[:3], layers, **LAST),
+            gr.on(pickers, self.pick, chosen, everything, **LAST),
+            self.module.input(self.pick_module, chosen[:3], layers, **LAST),
         ):
             names = ("cluster", "task", "module", "view")
             remember(changed, **dict(zip(names, chosen, strict=True)))
 
     # Choosing -------------------------------------------------------------------------------
 
-    def _show(
+    def show(
         self,
         cluster: str | None,
         task: str | None,
@@ -73,12 +73,11 @@ class Gates(GatesLayout):
         view: str | None,
         request: gr.Request,
     ) -> Updates:
-        """What the address asks for, or what was chosen before."""
+        """Show the choice that the page holds, else that of the address."""
         language = language_of(request)
-        now = self.engine.status
         usable = self.engine.clusters()
-        if not usable or not now.ready:
-            waiting = bool(usable) and not now.problem
+        if not usable or not self.engine.status.ready:
+            waiting = bool(usable) and not self.engine.status.problem
             key = "gates_none" if not usable else "gates_loading" if waiting else "gates_never"
             return {
                 self.notice: gr.update(value=gates_render.note(key, language), visible=True),
@@ -86,24 +85,21 @@ class Gates(GatesLayout):
                 self.timer: gr.Timer(active=waiting),
             }
         if cluster and task and self.engine.knows(cluster, task):
-            # Seen before: what was changed there stays. There may be new adapters.
+            # Shown before: keep the changed weights. There may be new adapters.
             return {self.cluster: gr.update(choices=clusters(self.engine, language))}
-        asked = request.query_params.get
-        cluster, task = cluster or asked("cluster"), task or asked("task")
-        module, view = module or asked("module"), view or asked("view")
-        cluster = cluster if cluster in usable else self._cluster_of(task) or usable[0]
+        address = request.query_params.get
+        cluster, task = cluster or address("cluster"), task or address("task")
+        module, view = module or address("module"), view or address("view")
+        if cluster not in usable:
+            cluster = next((name for name in usable if self.engine.knows(name, task)), usable[0])
         return {
             self.notice: gr.update(visible=False),
             self.body: gr.update(visible=True),
             self.timer: gr.Timer(active=False),
-            **self._choose(cluster, task, module, view, request),
+            **self.pick(cluster, task, module, view, request),
         }
 
-    def _cluster_of(self, task: str | None) -> str | None:
-        clusters = self.engine.clusters()
-        return next((name for name in clusters if task in self.engine.tasks(name)), None)
-
-    def _watch(
+    def watch(
         self,
         cluster: str | None,
         task: str | None,
@@ -111,102 +107,91 @@ class Gates(GatesLayout):
         view: str | None,
         request: gr.Request,
     ) -> Any:
-        now = self.engine.status
-        if not (now.ready or now.problem):
+        """Show the gates once loading has ended."""
+        if not (self.engine.status.ready or self.engine.status.problem):
             return gr.skip()
-        return self._show(cluster, task, module, view, request)
+        return self.show(cluster, task, module, view, request)
 
-    def _pick_cluster(
-        self, cluster: str, task: str, module: str, view: str, request: gr.Request
-    ) -> Any:
-        if cluster not in self.engine.clusters():
-            return gr.skip()
-        return self._choose(cluster, task, module, view, request)
-
-    def _pick(self, cluster: str, task: str, module: str, view: str, request: gr.Request) -> Any:
-        if not self.engine.knows(cluster, task):  # the browser is between two clusters
-            return gr.skip()
-        return self._choose(cluster, task, module, view, request)
-
-    def _pick_module(self, cluster: str, task: str, module: str, request: gr.Request) -> Any:
-        if not self.engine.knows(cluster, task):
+    def pick_module(self, cluster: str, task: str, module: str, request: gr.Request) -> Any:
+        """Show the layers of one kind; changed weights stay as they are."""
+        if not self.engine.knows(cluster, task):  # the tasks of a new cluster are on their way
             return gr.skip()
         return self._by_layer(self.engine.gates(cluster, task), module, language_of(request))
 
-    def _choose(
+    def pick(
         self,
-        cluster: str,
+        cluster: str | None,
         task: str | None,
         module: str | None,
         view: str | None,
         request: gr.Request,
-    ) -> Updates:
-        """The pickers, and what they say is to be seen."""
+    ) -> Any:
+        """Show a task, or the whole cluster; a task of another cluster gives way to the first."""
+        if cluster not in self.engine.clusters():
+            return gr.skip()
         language = language_of(request)
         tasks = self.engine.tasks(cluster)
         task = task if task in tasks else tasks[0]
         view = view if view in VIEWS else VIEWS[0]
         gates = self.engine.all_gates(cluster)
-        titles = self._titles(tasks, language)
+        titles = {name: forms.title(forms.task_named(name), language) for name in tasks}
+        views = [(text(f"gates_view {name}", language), name) for name in VIEWS]
         return {
             self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
             self.task: gr.update(choices=[(titles[name], name) for name in tasks], value=task),
-            self.view: gr.update(
-                choices=[(text(f"gates_view {name}", language), name) for name in VIEWS], value=view
-            ),
+            self.view: gr.update(choices=views, value=view),
             self.task_view: gr.update(visible=view == "task"),
             self.cluster_view: gr.update(visible=view == "cluster"),
             **(
                 self._one_task(gates, task, module, request)
                 if view == "task"
-                else self._one_cluster(cluster, gates, task, language)
+                else self._one_cluster(cluster, gates, task, titles, language)
             ),
         }
 
-    def _titles(self, tasks: tuple[str, ...], language: Language) -> dict[str, str]:
-        return {name: forms.title(forms.task_named(name), language) for name in tasks}
-
-    # What is seen ---------------------------------------------------------------------------
+    # Views ----------------------------------------------------------------------------------
 
     def _one_task(
         self, gates: AdapterGates, task: str, module: str | None, request: gr.Request
     ) -> Updates:
         language = language_of(request)
-        own, form = gates.of(task), forms.task_named(task)
-        kinds = own.modules()
-        module = module if module in kinds else ""
-        everywhere = (text("all_modules", language), "")
+        task_gates = gates.of(task)
+        modules = task_gates.modules()
+        module = module if module in modules else ""
+        choices = [(text("all_modules", language), ""), *((name, name) for name in modules)]
         return {
-            self.task_head: render.task_head(form, language),
+            self.task_head: render.task_head(forms.task_named(task), language),
             self.shares: gates_render.shares(gates, task, language),
-            self.share_bar: share_bar(own, language),
-            self.module: gr.update(
-                choices=[everywhere, *((kind, kind) for kind in kinds)], value=module
-            ),
-            **self._by_layer(own, module, language),
-            **self.changes.show(own, request),
+            self.share_bar: share_bar(task_gates, language),
+            self.module: gr.update(choices=choices, value=module),
+            **self._by_layer(task_gates, module, language),
+            **self.changes.show(task_gates, request),
         }
 
     def _by_layer(self, gates: TaskGates, module: str | None, language: Language) -> Updates:
         module = module or None
-        table = render.gate_table(gates, module, language)
-        single = gates.weights.shape[1] == 1
-        words = gates_render.note("gates_entropy_one" if single else "gates_entropy_hint", language)
+        updates = {
+            self.gate_map: gate_heat_map(gates, module, language),
+            self.weights_table: render.gate_table(gates, module, language),
+        }
+        if gates.weights.shape[1] == 1:
+            words = gates_render.note("gates_entropy_one", language)
+            return {**updates, self.entropy: _HIDDEN, self.entropy_words: words}
         return {
-            self.heat_map: heat_map(gates, module, language),
-            self.weights_table: table,
-            self.entropy: gr.update(
-                value=None if single else entropy_lines(gates, module, language),
-                visible=not single,
-            ),
-            self.entropy_words: words
-            + ("" if single else gates_render.entropy_table(gates, module, language)),
+            **updates,
+            self.entropy: gr.update(value=entropy_lines(gates, module, language), visible=True),
+            self.entropy_words: gates_render.note("gates_entropy_hint", language)
+            + gates_render.entropy_table(gates, module, language),
         }
 
     def _one_cluster(
-        self, cluster: str, gates: AdapterGates, task: str, language: Language
+        self,
+        cluster: str,
+        gates: AdapterGates,
+        task: str,
+        titles: dict[str, str],
+        language: Language,
     ) -> Updates:
-        titles = self._titles(self.engine.tasks(cluster), language)
         return {
             self.matrix: gates_render.matrix(gates, titles, task, language),
             **self._similarity(gates, [titles[name] for name in gates.config.tasks], language),
@@ -215,22 +200,16 @@ class Gates(GatesLayout):
 
     def _similarity(self, gates: AdapterGates, titles: list[str], language: Language) -> Updates:
         config = gates.config
-        key = ""
-        if len(config.tasks) < 2 or config.common < 2:
-            key = "gates_similarity_none"
-        elif config.gate != "task":
-            key = "gates_similarity_even"
-        if key:
-            return {
-                self.similarity_words: gates_render.note(key, language),
-                self.similarity: gr.update(value=None, visible=False),
-            }
+        comparable = len(config.tasks) > 1 and config.common > 1
+        if not comparable or config.gate != "task":
+            key = "gates_similarity_even" if comparable else "gates_similarity_none"
+            words = gates_render.note(key, language)
+            return {self.similarity_words: words, self.similarity: _HIDDEN}
         cosines = similarity(gates.weights[:, :, : config.common])
+        figure = similarity_map(titles, cosines, language)
         return {
             self.similarity_words: gates_render.similarity_words(titles, cosines, language),
-            self.similarity: gr.update(
-                value=similarity_map(titles, cosines, language), visible=True
-            ),
+            self.similarity: gr.update(value=figure, visible=True),
         }
 
     def _path(
@@ -244,11 +223,8 @@ class Gates(GatesLayout):
         path = self._logged(cluster)
         if path is None or gates.config.gate != "task":
             key = "gates_path_none" if path is None else "gates_similarity_even"
-            return {
-                self.path_words: gates_render.note(key, language),
-                self.path_lines: gr.update(value=None, visible=False),
-                self.path_map: gr.update(value=None, visible=False),
-            }
+            words = gates_render.note(key, language)
+            return {self.path_words: words, self.path_lines: _HIDDEN, self.path_map: _HIDDEN}
         return {
             self.path_words: gates_render.note("gates_path_hint", language)
             + f"<h3>{text('gates_path_of', language, task=escape(titles[task]))}</h3>"
@@ -258,7 +234,7 @@ class Gates(GatesLayout):
         }
 
     def _logged(self, cluster: str) -> GatePath | None:
-        """The gates in the adapter's training log, read once."""
+        """The gates in the adapter's training log, which is read once."""
         if cluster not in self._paths:
             config = self.engine.configs[cluster]
             log = find_log(self.engine.path(cluster), self.engine.manifests[cluster], _RESULTS)

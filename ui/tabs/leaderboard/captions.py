@@ -1,8 +1,8 @@
-"""What the leaderboard says in words: signal and noise, what was measured, what stands apart."""
+"""The leaderboard's texts: which differences are significant, what was measured, other results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 
 from evals.figures.captions import title
@@ -13,23 +13,23 @@ from evals.leaderboard.tables import Table
 from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.metrics import metric_title
 from evals.tasks import Language
-from ui.components import render
+from ui.components import html, render
 from ui.components.forms import cluster_title
 from ui.components.texts import text
-from ui.tabs.leaderboard.query import Sight
+from ui.tabs.leaderboard.query import BoardView
 from ui.tabs.leaderboard.table import text_table
 
 _EVALUATE = "python -m evals matrix small --out runs/evaluations"
 
 
 def board_titles(
-    found: Leaderboards, library: Library, language: Language
+    boards: Leaderboards, library: Library, language: Language
 ) -> list[tuple[str, str]]:
-    """The boards as choices: title and id. Two of one title get the beginning of their ids."""
-    titles = [_board_title(board, library, language) for board in found.boards]
+    """The boards as choices: title and id. Equal titles get the first digits of their ids."""
+    titles = [_board_title(board, library, language) for board in boards.boards]
     return [
         (f"{words} · {board.id[:6]}" if titles.count(words) > 1 else words, board.id)
-        for words, board in zip(titles, found.boards, strict=True)
+        for words, board in zip(titles, boards.boards, strict=True)
     ]
 
 
@@ -46,17 +46,19 @@ def _board_title(board: Board, library: Library, language: Language) -> str:
     return f"{words} · {mark}" if library.is_local(board) else words
 
 
-def verdict(sight: Sight, language: Language) -> str:
-    """What is signal and what is noise, from the intervals and paired tests of what is shown."""
-    board, part = sight.board, sight.part
+def verdict(shown: BoardView, language: Language) -> str:
+    """Which differences are significant, by intervals and paired tests of the filtered board."""
+    board, part = shown.board, shown.filtered
     if board is None or part is None:
         return render.notice(text("board_empty", language), verbatim=_EVALUATE)
     if not part.entries:
         return ""
-    lines = [f'<p class="verdict-line">{_shared_rank(part, language)}</p>']
-    more = [*_sure(part, sight.asked.reference, language), _training(part, language)]
-    lines += [f'<p class="quiet">{line}</p>' for line in more if line]
-    if sight.asked.filters:
+    significant = _significant(part, shown.query.reference, language)
+    lines = [
+        f'<p class="verdict-line">{_shared_rank(part, language)}</p>',
+        html.quiet(significant, _training(part, language)),
+    ]
+    if shown.query.filters:
         counted = text(
             "board_part",
             language,
@@ -71,37 +73,34 @@ def verdict(sight: Sight, language: Language) -> str:
 
 def _shared_rank(part: Board, language: Language) -> str:
     first = [entry.name for entry in part.entries if entry.rank == 1]
-    every = len(part.entries)
-    if every == 1:
-        return text("board_only_one", language, name=escape(first[0]))
+    count = len(part.entries)
     if len(first) == 1:
-        return text("board_alone", language, all=every, name=escape(first[0]))
-    key = "board_tied"
-    if len(first) == every:
-        key = "board_tied_both" if every == 2 else "board_tied_all"
-    return text(key, language, all=every, tied=len(first))
+        key = "board_only_one" if count == 1 else "board_alone"
+    elif len(first) == count:
+        key = "board_tied_both" if count == 2 else "board_tied_all"
+    else:
+        key = "board_tied"
+    return text(key, language, all=count, tied=len(first), name=escape(first[0]))
 
 
-def _sure(part: Board, reference: str, language: Language) -> list[str]:
+def _significant(part: Board, reference: str, language: Language) -> str:
     if len(part.entries) < 2:
-        return []
+        return ""
     overall = {name: row[OVERALL] for name, row in gains(part, reference).items()}
-    sure = {name: one.value for name, one in overall.items() if one.significant}
+    effects = {name: gain.value for name, gain in overall.items() if gain.significant}
 
     def names(wanted: Callable[[float], bool]) -> str:
-        found = [escape(name) for name, value in sure.items() if wanted(value)]
+        matching = [escape(name) for name, value in effects.items() if wanted(value)]
         comma = "、" if language == "zh" else ", "
-        return comma.join(found) or text("board_nobody", language)
+        return comma.join(matching) or text("board_nobody", language)
 
-    return [
-        text(
-            "board_sure",
-            language,
-            reference=escape(reference),
-            above=names(lambda value: value > 0),
-            below=names(lambda value: value < 0),
-        )
-    ]
+    return text(
+        "board_sure",
+        language,
+        reference=escape(reference),
+        above=names(lambda value: value > 0),
+        below=names(lambda value: value < 0),
+    )
 
 
 def _training(part: Board, language: Language) -> str:
@@ -120,7 +119,7 @@ def _metric(name: str, language: Language) -> str:
 
 
 def facts(board: Board, language: Language) -> str:
-    """What the entries of a board have in common, task by task, to be unfolded."""
+    """Metric, data and number of records of each task of a board, folded."""
     header = ("task", "board_metric", "board_version", "board_data", "board_records")
     rows = tuple(
         (
@@ -138,41 +137,36 @@ def facts(board: Board, language: Language) -> str:
 
 
 def published(cluster: str, language: Language) -> str:
-    """Numbers from elsewhere, each with its source and what makes it another measurement."""
-    found = [one for one in PUBLISHED if one.cluster == cluster]
-    if not found:
+    """Published numbers, each with its source and how its measurement differs."""
+    results = [one for one in PUBLISHED if one.cluster == cluster]
+    if not results:
         return ""
-    head = "".join(
-        f'<th scope="col">{text(key, language)}</th>'
-        for key in ("board_method", "board_backbone", "board_score", "board_note", "board_source")
-    )
-    rows = "".join(
+    keys = ("board_method", "board_backbone", "board_score", "board_note", "board_source")
+    rows = (
         f"<tr><td>{escape(one.method)}</td><td>{escape(one.backbone)}</td>"
         f'<td class="number">{100 * one.score:.2f}</td>'
         f'<td class="long" lang="en">{escape(one.note)}</td>'
         f'<td><a href="{escape(one.source)}" target="_blank" rel="noopener">'
         f"{escape(one.source.removeprefix('https://'))}</a></td></tr>"
-        for one in found
+        for one in results
     )
     name = text("board_published", language)
-    table = (
-        f'<table><caption class="unseen">{name}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    columns = [text(key, language) for key in keys]
+    table = html.table(columns, rows, caption=html.hidden_caption(name))
     return _folded(name, _scrolling(table), text("board_published_note", language))
 
 
-def left_out(found: Leaderboards, library: Library, language: Language) -> str:
-    """Runs that stand on no board, and why; empty if there are none."""
+def left_out(boards: Leaderboards, library: Library, language: Language) -> str:
+    """Runs that are on no board, and why; empty if there are none."""
     rows = [
         *(
             (library.name(folder), reason.replace(folder, library.name(folder)))
-            for folder, reason in found.damaged.items()
+            for folder, reason in boards.damaged.items()
         ),
-        *((library.name(folder), text("board_unscored", language)) for folder in found.unscored),
+        *((library.name(folder), text("board_unscored", language)) for folder in boards.unscored),
         *(
             (library.name(old), text("board_replaced", language, by=library.name(new)))
-            for old, new in found.replaced.items()
+            for old, new in boards.replaced.items()
         ),
     ]
     if not rows:
@@ -187,10 +181,4 @@ def _scrolling(table: str) -> str:
 
 
 def _folded(name: str, inside: str, note: str = "") -> str:
-    said = f'<p class="quiet">{note}</p>' if note else ""
-    return f'<details class="folded"><summary>{name}</summary>{said}{inside}</details>'
-
-
-def quiet(words: Sequence[str]) -> str:
-    """Lines of explanation."""
-    return "".join(f'<p class="quiet">{line}</p>' for line in words if line)
+    return f'<details class="folded"><summary>{name}</summary>{html.quiet(note)}{inside}</details>'

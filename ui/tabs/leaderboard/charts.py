@@ -1,7 +1,8 @@
-"""The pictures of a board that a visitor may choose, each with its numbers as a table."""
+"""The chart of each view of a board, and its numbers as a table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from evals.figures import charts
@@ -11,72 +12,60 @@ from evals.leaderboard.board import Board, wins
 from evals.leaderboard.tables import Table
 from evals.methods import is_main
 from evals.tasks import Language
-from ui.tabs.leaderboard.query import Sight
+from ui.tabs.leaderboard.query import BoardView
 
-_FEW = 5
-"""So many outlines may lie above each other before none can be followed."""
+_MOST_OUTLINES = 5
+"""How many outlines of a radar chart can be told apart."""
 
 
-def picture(sight: Sight, language: Language) -> Any:
-    """The figure of the view that is asked for; None for the table, and where nothing fits."""
-    view, board = sight.asked.view, sight.drawn
-    if view == "table" or not board.entries:
+def chart(shown: BoardView, language: Language) -> tuple[Any, Table] | None:
+    """The figure of the chosen view and its numbers; None for the table and without data."""
+    view = shown.query.view
+    board = _with_reference(shown) if view == "seesaw" else shown.drawn
+    if view == "table" or len(board.entries) < (2 if view == "seesaw" else 1):
         return None
-    if view == "seesaw":
-        seen = _with_reference(sight)
-        if len(seen.entries) < 2:
-            return None
-        return charts.seesaw(seen, sight.asked.reference, language)
-    if view == "pareto":
-        return charts.pareto(board, language, cast(Quantity, sight.asked.cost))
-    if view == "radar":
-        return charts.radar(board, _outlines(board), language)
-    draw = {
-        "tasks": charts.per_task,
-        "heat": charts.heat_map,
-        "wins": charts.win_matrix,
-        "noise": charts.seeds,
+    draw: dict[str, Callable[[], tuple[Any, Table]]] = {
+        "tasks": lambda: (charts.per_task(board, language), tables.task_table(board)),
+        "seesaw": lambda: (
+            charts.seesaw(board, shown.query.reference, language),
+            tables.seesaw_table(board, shown.query.reference),
+        ),
+        "pareto": lambda: (
+            charts.pareto(board, language, cast(Quantity, shown.query.cost)),
+            tables.overall_table(board),
+        ),
+        "heat": lambda: (charts.heat_map(board, language), tables.task_table(board)),
+        "wins": lambda: (charts.win_matrix(board, language), _wins_table(board)),
+        "radar": lambda: (
+            charts.radar(board, _outlines(board), language),
+            tables.task_table(board),
+        ),
+        "noise": lambda: (charts.seeds(board, language), tables.overall_table(board)),
     }
-    return draw[view](board, language)
+    return draw[view]()
 
 
-def numbers(sight: Sight) -> Table | None:
-    """What the picture shows, as a table; None where there is no picture."""
-    view, board = sight.asked.view, sight.drawn
-    if view == "table" or not board.entries:
-        return None
-    if view == "seesaw":
-        seen = _with_reference(sight)
-        return tables.seesaw_table(seen, sight.asked.reference) if len(seen.entries) > 1 else None
-    if view == "wins":
-        return _duels(board)
-    return tables.overall_table(board) if view in ("pareto", "noise") else tables.task_table(board)
-
-
-def _with_reference(sight: Sight) -> Board:
-    """What is drawn, and the reference, which the search may have left out."""
-    board, part = sight.drawn, sight.part
-    if part is None or any(one.name == sight.asked.reference for one in board.entries):
+def _with_reference(shown: BoardView) -> Board:
+    """The drawn board with the reference, which the search may have left out."""
+    board, filtered = shown.drawn, shown.filtered
+    if filtered is None or any(one.name == shown.query.reference for one in board.entries):
         return board
-    names = {entry.name for entry in board.entries} | {sight.asked.reference}
-    kept = tuple(entry for entry in part.entries if entry.name in names)
-    return Board(part.id, part.cluster, part.split, part.tasks, kept)
+    names = {entry.name for entry in board.entries} | {shown.query.reference}
+    entries = tuple(entry for entry in filtered.entries if entry.name in names)
+    return Board(filtered.id, filtered.cluster, filtered.split, filtered.tasks, entries)
 
 
 def _outlines(board: Board) -> list[str]:
     names = [entry.name for entry in board.entries]
     main = [entry.name for entry in board.entries if is_main(entry.method)]
-    return names if len(names) <= _FEW else (main or names)[:_FEW]
+    return names if len(names) <= _MOST_OUTLINES else (main or names)[:_MOST_OUTLINES]
 
 
-def _duels(board: Board) -> Table:
-    found = wins(board)
+def _wins_table(board: Board) -> Table:
+    won = wins(board)
     names = [entry.name for entry in board.entries]
-    return Table(
-        f"sure wins of {len(board.tasks)} tasks",
-        ("method", *names),
-        tuple(
-            (one, *("" if one == other else str(found[one][other].won) for other in names))
-            for one in names
-        ),
+    rows = (
+        (one, *("" if one == other else str(won[one][other].won) for other in names))
+        for one in names
     )
+    return Table(f"sure wins of {len(board.tasks)} tasks", ("method", *names), tuple(rows))

@@ -1,4 +1,4 @@
-"""Which samples stand behind what was picked on a board: the runs, the kind, the page."""
+"""Resolves a selection on a board to runs and a page of samples."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from pathlib import Path
 from typing import TypeVar
 
 from evals.leaderboard.board import Board, Entry, UnknownEntryError, find_entry
-from evals.leaderboard.drilldown import KINDS, Only, Sample, SamplesBehind, samples_behind
+from evals.leaderboard.drilldown import KINDS, Sample, SamplesBehind, samples_behind
 from evals.methods import CGC_LORA, SINGLE
 from evals.runs.run_dir import Run, RunError, read_run
 from evals.runs.scored_run import UNREADABLE
 from evals.scoring.effect_sizes import OVERALL
-from ui.tabs.leaderboard.query import Picked
+from ui.tabs.leaderboard.query import Selection
 
 PAGE = 20
 """Samples a page."""
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What stands behind a cell.
+class DrillDown:
+    """The samples of a cell.
 
     Attributes:
-        picked: What was picked, where it exists; the default else.
-        entry: Whose samples.
-        other: Who stands beside; None for nobody.
-        run: Of the entry, with the chosen seed.
-        found: All samples of the cell.
-        page: Those of the kind that is asked for, on the page that is asked for.
+        selection: With defaults in place of what does not exist.
+        entry: The entry whose samples they are.
+        other: The entry beside it; None for none.
+        run: The entry's run of the chosen seed.
+        cell: All samples of the cell.
+        page: Those of the chosen kind on the chosen page.
         first: Number of the page's first sample among those of its kind, from 1; 0 if none.
-        count: How many there are of the kind.
+        count: How many samples of the kind there are.
     """
 
-    picked: Picked
+    selection: Selection
     entry: Entry
     other: Entry | None
     run: Run
-    found: SamplesBehind
+    cell: SamplesBehind
     page: tuple[Sample, ...]
     first: int
     count: int
@@ -51,13 +51,13 @@ class Behind:
         return self.first + len(self.page) - 1 if self.page else 0
 
 
-def pick(board: Board, words: Sequence[str], reference: str = "") -> Picked | None:
-    """What somebody means who clicked a mark that is called so; None if nothing.
+def select_marker(board: Board, words: Sequence[str], reference: str = "") -> Selection | None:
+    """The selection of a click on a chart's marker; None if it is none.
 
     Args:
-        board: Where it was.
-        words: Names of the mark, the row and the column, those of entries and tasks among others.
-        reference: Whom a picture compares with, who then stands beside.
+        board: The one that is drawn.
+        words: Names of the marker, its row and its column, some of them entries or tasks.
+        reference: The entry that the chart compares with.
     """
     names = {entry.name for entry in board.entries}
     tasks = {OVERALL, *(task.name for task in board.tasks)}
@@ -65,65 +65,55 @@ def pick(board: Board, words: Sequence[str], reference: str = "") -> Picked | No
     if not entries:
         return None
     cell = next((word for word in words if word in tasks), OVERALL)
-    return beside(board, Picked(entry=entries[0], cell=cell, against=(*entries, reference)[1]))
+    against = (*entries, reference)[1]
+    return with_other(board, Selection(entry=entries[0], cell=cell, against=against))
 
 
-def beside(board: Board, picked: Picked) -> Picked:
-    """With somebody beside the entry, if nobody is: whom it is worth comparing with."""
-    others = [entry for entry in board.entries if entry.name != picked.entry]
-    if picked.against in [entry.name for entry in others]:
-        return picked
+def with_other(board: Board, selection: Selection) -> Selection:
+    """The selection with another entry beside it, by default single-task LoRA or CGC-LoRA."""
+    others = [entry for entry in board.entries if entry.name != selection.entry]
+    if selection.against in [entry.name for entry in others]:
+        return selection
     likely = [entry for one in (SINGLE, CGC_LORA) for entry in others if entry.method == one]
-    return replace(picked, against=next((entry.name for entry in (*likely, *others)), ""))
+    return replace(selection, against=next((entry.name for entry in (*likely, *others)), ""))
 
 
-def behind(board: Board, picked: Picked) -> Behind | None:
-    """The samples that are asked for; None if the board has no such entry.
+def drill_down(board: Board, selection: Selection) -> DrillDown | None:
+    """The samples of a selection; None if the board has no such entry.
 
     Raises:
         RunError: The answers of a run are missing or damaged.
     """
-    entry, other = _find(board, picked.entry), _find(board, picked.against)
+    entry, other = _find(board, selection.entry), _find(board, selection.against)
     if entry is None:
         return None
     other = None if other is entry else other
     tasks = [task.name for task in board.tasks]
-    picked = replace(
-        picked,
-        entry=entry.name,
-        cell=picked.cell if picked.cell in tasks else OVERALL,
-        against=other.name if other else "",
-        seed=str(_number(picked.seed, len(entry.folders))),
-        only=picked.only if picked.only in (KINDS if other else KINDS[:2]) else KINDS[0],
-    )
-    wanted = tasks if picked.cell == OVERALL else [picked.cell]
-    run = _read(entry, int(picked.seed))
-    theirs = None if other is None else _read(other, int(picked.seed))
-    found = _guarded(lambda: samples_behind(run, wanted, theirs))
-    return _on_page(picked, entry, other, run, found)
+    kinds = KINDS if other else KINDS[:2]
+    seed = _index(selection.seed, len(entry.folders))
+    cell = selection.cell if selection.cell in tasks else OVERALL
+    only = next((kind for kind in kinds if kind == selection.only), KINDS[0])
+    run = _read(entry, seed)
+    other_run = None if other is None else _read(other, seed)
+    samples = _guarded(lambda: samples_behind(run, tasks if cell == OVERALL else [cell], other_run))
+    matching = [sample for sample in samples.samples if sample.is_among(only)]
+    leaf = _index(selection.leaf, -(-len(matching) // PAGE), last=True)
+    page = tuple(matching[PAGE * leaf : PAGE * (leaf + 1)])
+    against = other.name if other else ""
+    selection = Selection(entry.name, cell, against, str(seed), only, str(leaf))
+    first = PAGE * leaf + 1 if page else 0
+    return DrillDown(selection, entry, other, run, samples, page, first, len(matching))
 
 
 def _find(board: Board, name: str) -> Entry | None:
-    """An entry by name; by method, too, since names grow when further runs come to a board."""
+    """An entry by name or method: names grow longer when a board gets further runs."""
     try:
         return find_entry(board, name)
     except UnknownEntryError:
         return None
 
 
-def _on_page(
-    picked: Picked, entry: Entry, other: Entry | None, run: Run, found: SamplesBehind
-) -> Behind:
-    only: Only = picked.only  # type: ignore[assignment]
-    kept = [sample for sample in found.samples if sample.is_among(only)]
-    leaf = _number(picked.leaf, -(-len(kept) // PAGE), last=True)
-    page = tuple(kept[PAGE * leaf : PAGE * (leaf + 1)])
-    picked = replace(picked, leaf=str(leaf))
-    first = PAGE * leaf + 1 if page else 0
-    return Behind(picked, entry, other, run, found, page, first, len(kept))
-
-
-def _number(digits: str, count: int, *, last: bool = False) -> int:
+def _index(digits: str, count: int, *, last: bool = False) -> int:
     """A number below a count; one that is too large becomes 0, or the last one."""
     wanted = int(digits) if digits.isdecimal() else 0
     if wanted < count:
@@ -131,14 +121,14 @@ def _number(digits: str, count: int, *, last: bool = False) -> int:
     return max(0, count - 1) if last else 0
 
 
-def _read(entry: Entry, place: int) -> Run:
-    """The entry's run of a place; the first if it has fewer."""
-    folder = entry.folders[_number(str(place), len(entry.folders))]
+def _read(entry: Entry, seed: int) -> Run:
+    """The entry's run of an index; the first if it has fewer."""
+    folder = entry.folders[seed if seed < len(entry.folders) else 0]
     return _guarded(lambda: read_run(Path(folder)))
 
 
-def _guarded(read: Callable[[], Found]) -> Found:
-    """What is read, or a RunError: a folder may change at any time, by anybody's hand."""
+def _guarded(read: Callable[[], T]) -> T:
+    """Read files that anybody may change at any time; every error becomes a RunError."""
     try:
         return read()
     except RunError:

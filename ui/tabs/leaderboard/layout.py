@@ -1,4 +1,4 @@
-"""What stands in the leaderboard's tab, from top to bottom, without what it does."""
+"""The components of the leaderboard's tab."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class LeaderboardLayout:
             self.provenance = gr.HTML(elem_id="board-provenance")
 
     def _lay_out_memory(self) -> None:
-        """What an event needs and no other component holds; kept in the browser."""
+        """Hidden inputs of events, kept in the browser."""
         self.sort = gr.Textbox(visible="hidden")
         self.entry = gr.Textbox(visible="hidden")
         self.leaf = gr.Textbox(visible="hidden")
@@ -130,5 +130,5 @@ class LeaderboardLayout:
 
 
 def _named(prefix: str, values: Any) -> Any:
-    """Choices with a word each, for any source of words."""
+    """Choices with a title each, for any translation."""
     return lambda word: [(word(f"{prefix} {value}"), value) for value in values]

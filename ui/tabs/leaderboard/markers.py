@@ -1,4 +1,4 @@
-"""How a method looks in a table: its marker as a small drawing, its interval as a line."""
+"""A method's marker and score interval as small drawings in a table."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ _SHAPES: Mapping[str, str] = {
 }
 
 
-def mark(method: str) -> str:
-    """The method's marker in its colour, as in the pictures."""
+def marker(method: str) -> str:
+    """The method's marker in its colour, as in the charts."""
     shape = _SHAPES.get(symbol(method), _SHAPES["circle"])
     fill = colour(method)
     return f'<svg class="mark" viewBox="0 0 12 12" fill="{fill}" aria-hidden="true">{shape}</svg>'
 
 
 def scale(scores: Sequence[Estimate]) -> tuple[float, float]:
-    """Ends of a scale for intervals beside each other.
+    """Ends of a common scale of intervals.
 
-    A few scores far below the others would leave these no room: up to a quarter of them may lie
-    off the scale if that halves it.
+    Outliers far below would compress the others: up to a quarter of the scores may lie off the
+    scale if that halves it.
     """
-    lows, most = sorted(one.low for one in scores), max(one.high for one in scores)
-    few = lows[: 1 + len(lows) // 4]
-    return next((low for low in few if 2 * (most - low) < most - lows[0]), lows[0]), most
+    lows, high = sorted(one.low for one in scores), max(one.high for one in scores)
+    outliers = lows[: 1 + len(lows) // 4]
+    return next((low for low in outliers if 2 * (high - low) < high - lows[0]), lows[0]), high
 
 
-def interval(of: Estimate, method: str, least: float, most: float) -> str:
+def interval(score: Estimate, method: str, low: float, high: float) -> str:
     """A line from the interval's lower to its upper end with a dot at the value.
 
     Args:
-        of: The score.
-        method: Whose colour it has.
-        least: Left end of the scale; a score below it is an arrow there.
-        most: Right end of it.
+        score: The score.
+        method: Gives the colour.
+        low: Left end of the scale; a score below it is drawn as an arrow.
+        high: Right end of the scale.
     """
-    width = (most - least) or 1.0
-    ends = (100 * (value - least) / width for value in (of.low, of.value, of.high))
-    low, at, high = (max(0.0, end) for end in ends)
-    kind = "interval" if of.value >= least else "interval below"
-    style = f"--low:{low:.1f}%;--at:{at:.1f}%;--high:{high:.1f}%;--colour:{colour(method)}"
+    width = (high - low) or 1.0
+    left, at, right = (
+        max(0.0, 100 * (value - low) / width) for value in (score.low, score.value, score.high)
+    )
+    kind = "interval" if score.value >= low else "interval below"
+    style = f"--low:{left:.1f}%;--at:{at:.1f}%;--high:{right:.1f}%;--colour:{colour(method)}"
     return f'<span class="{kind}" style="{escape(style)}" aria-hidden="true"></span>'

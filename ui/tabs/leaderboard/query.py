@@ -1,4 +1,4 @@
-"""What a visitor asks the leaderboard to show, and what there is of it."""
+"""What a visitor asks the leaderboard to show, and the part of a board that matches."""
 
 from __future__ import annotations
 
@@ -26,34 +26,32 @@ VIEWS = ("table", "tasks", "seesaw", "pareto", "heat", "wins", "radar", "noise")
 COSTS = ("parameters", "active_rank", "training_seconds")
 
 RANK = "rank"
-_COSTLY = ("name", RANK, *COSTS)
-"""Columns whose small values are sought first."""
+_LOWER_IS_BETTER = ("name", RANK, *COSTS)
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """Values of components as they came: nothing here need fit together, or exist."""
+class Inputs:
+    """Values of components, unchecked: they may be inconsistent, or name what does not exist."""
 
     @classmethod
     def of(cls, *values: Any) -> Self:
         """From the components' values, in the order of the fields; None takes the default."""
-        fields = dataclasses.fields(cls)
-        known = zip(fields, values, strict=True)
-        return cls(**{one.name: _fitted(one.default, value) for one, value in known})
+        fields = zip(dataclasses.fields(cls), values, strict=True)
+        return cls(**{field.name: _cast(field.default, value) for field, value in fields})
 
     @classmethod
     def from_address(cls, query: Mapping[str, str]) -> Self:
-        """From the address of a view that somebody shared."""
+        """From the address of a shared view."""
         fields = dataclasses.fields(cls)
-        return cls.of(*(_read(one.default, query.get(address(one.name))) for one in fields))
+        return cls.of(*(_parse(field.default, query.get(address(field.name))) for field in fields))
 
 
 def address(field: str) -> str:
-    """What a field is called in the address, which other tabs use, too."""
+    """A field's name in the address, which other tabs use, too."""
     return field if field == "board" else f"board-{field}"
 
 
-def _fitted(default: Any, value: Any) -> Any:
+def _cast(default: Any, value: Any) -> Any:
     if value is None:
         return default
     if isinstance(default, tuple):
@@ -61,7 +59,7 @@ def _fitted(default: Any, value: Any) -> Any:
     return bool(value) if isinstance(default, bool) else str(value)
 
 
-def _read(default: Any, written: str | None) -> Any:
+def _parse(default: Any, written: str | None) -> Any:
     if written is None:
         return None
     if isinstance(default, tuple):
@@ -70,18 +68,18 @@ def _read(default: Any, written: str | None) -> Any:
 
 
 @dataclass(frozen=True)
-class Asked(Wishes):
-    """What is to be shown of which board.
+class Query(Inputs):
+    """Which part of which board to show, and how.
 
     Attributes:
         board: Id of the board; empty takes the first.
         view: One of `VIEWS`.
-        find: Parts of names, commas between them.
+        find: Parts of method names, separated by commas.
         families: Of methods; none takes all.
         budget: Most trained parameters, as digits; empty for any.
         tasks: Over which the mean is taken; none takes all.
-        local: Whether runs of this machine take part.
-        sort: Column, with `-` before it for largest first; empty sorts by rank.
+        local: Whether runs of this machine are included.
+        sort: Column, with `-` before it for descending; empty sorts by rank.
         reference: Name of the entry that the seesaw compares with.
         cost: Of `COSTS`, for the Pareto plot.
     """
@@ -99,19 +97,19 @@ class Asked(Wishes):
 
     @property
     def filters(self) -> int:
-        """How many filters are set that hide methods or tasks, the search aside."""
+        """How many filters are set, not counting the search."""
         return sum(map(bool, (self.families, self.budget, self.tasks)))
 
 
 @dataclass(frozen=True)
-class Picked(Wishes):
-    """Whose samples are to be shown.
+class Selection(Inputs):
+    """Which samples to show.
 
     Attributes:
         entry: Name of the entry; empty shows none.
         cell: The task; `OVERALL` takes all.
         against: Name of the entry beside it; empty for none.
-        seed: Place of the run among the entry's, as digits.
+        seed: Index of the run among the entry's, as digits.
         only: One of `evals.leaderboard.drilldown.KINDS`.
         leaf: Number of the page, from 0, as digits.
     """
@@ -125,70 +123,70 @@ class Picked(Wishes):
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What is shown.
+class BoardView:
+    """The result of a query.
 
     Attributes:
-        asked: What was asked for, where it exists; the default else.
-        found: All boards.
+        query: With defaults in place of what does not exist.
+        boards: All boards.
         board: The chosen one; None if there is none at all.
-        part: What the filters leave of it, with ranks and means of its own.
-        entries: Of the part those that the search finds, in the order of the table.
+        filtered: The board after filtering, with its own ranks and means.
+        entries: Those of it that match the search, in the order of the table.
     """
 
-    asked: Asked
-    found: Leaderboards
+    query: Query
+    boards: Leaderboards
     board: Board | None
-    part: Board | None
+    filtered: Board | None
     entries: tuple[Entry, ...]
 
     @cached_property
-    def every_entry(self) -> Board | None:
-        """All that may be picked: the board on the tasks that are asked for; None without one."""
-        return None if self.board is None else restrict(self.board, self.asked.tasks or None)
+    def selectable(self) -> Board | None:
+        """All entries on the chosen tasks, filters or not; None without a board."""
+        return None if self.board is None else restrict(self.board, self.query.tasks or None)
 
     @cached_property
     def drawn(self) -> Board:
-        """The part with the entries that the search finds, for a picture; ranks stay.
+        """The filtered board with the entries that match the search; ranks stay.
 
         Raises:
             ValueError: There is no board.
         """
-        if self.part is None:
+        if self.filtered is None:
             raise ValueError("there is no board to draw: run an evaluation first.")
         names = {entry.name for entry in self.entries}
-        kept = tuple(entry for entry in self.part.entries if entry.name in names)
-        return dataclasses.replace(self.part, entries=kept)
+        entries = tuple(entry for entry in self.filtered.entries if entry.name in names)
+        return dataclasses.replace(self.filtered, entries=entries)
 
 
-def look(library: Library, asked: Asked) -> Sight:
-    """What there is of what is asked for; unknown names are passed over."""
-    found = library.leaderboards(local=asked.local)
-    board = next((one for one in found.boards if one.id == asked.board), None)
-    board = board or next(iter(found.boards), None)
+def run_query(library: Library, query: Query) -> BoardView:
+    """Apply a query; unknown names are ignored."""
+    boards = library.leaderboards(local=query.local)
+    board = next((one for one in boards.boards if one.id == query.board), None)
+    board = board or next(iter(boards.boards), None)
     if board is None:
-        return Sight(asked, found, None, None, ())
-    tasks = tuple(task.name for task in board.tasks if task.name in asked.tasks)
-    budget = asked.budget if asked.budget.isdecimal() else ""
-    asked = dataclasses.replace(
-        asked,
+        return BoardView(query, boards, None, None, ())
+    tasks = tuple(task.name for task in board.tasks if task.name in query.tasks)
+    budget = query.budget if query.budget.isdecimal() else ""
+    query = dataclasses.replace(
+        query,
         board=board.id,
-        view=asked.view if asked.view in VIEWS else VIEWS[0],
-        cost=asked.cost if asked.cost in COSTS else COSTS[0],
+        view=query.view if query.view in VIEWS else VIEWS[0],
+        cost=query.cost if query.cost in COSTS else COSTS[0],
         tasks=tasks,
         budget=budget,
-        sort=asked.sort if asked.sort.removeprefix("-") in _columns(board) else "",
+        sort=query.sort if query.sort.removeprefix("-") in _columns(board) else "",
     )
     names = [
         entry.name
         for entry in board.entries
-        if (not asked.families or family(entry.method) in asked.families)
+        if (not query.families or family(entry.method) in query.families)
         and (not budget or (entry.parameters or 0) <= int(budget))
     ]
-    part = restrict(board, tasks or None, names)
-    asked = dataclasses.replace(asked, reference=_reference(part, asked.reference))
-    shown = [entry for entry in part.entries if _is_found(entry, asked.find)]
-    return Sight(asked, found, board, part, _sorted(shown, asked.sort))
+    filtered = restrict(board, tasks or None, names)
+    query = dataclasses.replace(query, reference=_reference(filtered, query.reference))
+    entries = [entry for entry in filtered.entries if _matches(entry, query.find)]
+    return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
 
 
 def _columns(board: Board) -> tuple[str, ...]:
@@ -206,31 +204,33 @@ def _reference(board: Board, wanted: str) -> str:
     return board.entries[0].name if board.entries else ""
 
 
-def _is_found(entry: Entry, words: str) -> bool:
+def _matches(entry: Entry, words: str) -> bool:
     parts = [part.strip().lower() for part in words.replace("，", ",").split(",")]
     wanted = [part for part in parts if part]
     return not wanted or any(part in entry.name.lower() for part in wanted)
 
 
-def turned(sort: str, column: str) -> str:
-    """How the table is sorted after its header `column` was pressed, see `Asked.sort`."""
-    first, second = (column, f"-{column}") if column in _COSTLY else (f"-{column}", column)
+def toggle_sort(sort: str, column: str) -> str:
+    """The order after a click on a column's header, see `Query.sort`."""
+    first, second = column, f"-{column}"
+    if column not in _LOWER_IS_BETTER:
+        first, second = second, first
     return second if sort == first else first
 
 
 def _sorted(entries: Sequence[Entry], sort: str) -> tuple[Entry, ...]:
-    """By a column; entries without its value come last either way."""
+    """Sorted by a column; entries without its value come last either way."""
     if not sort:
         return tuple(entries)
     column = sort.removeprefix("-")
-    known = [entry for entry in entries if column_value(entry, column) is not None]
-    others = [entry for entry in entries if column_value(entry, column) is None]
-    known.sort(key=lambda entry: column_value(entry, column), reverse=sort.startswith("-"))
-    return (*known, *others)
+    present = [entry for entry in entries if column_value(entry, column) is not None]
+    missing = [entry for entry in entries if column_value(entry, column) is None]
+    present.sort(key=lambda entry: column_value(entry, column), reverse=sort.startswith("-"))
+    return (*present, *missing)
 
 
 def column_value(entry: Entry, column: str) -> Any:
-    """What a column is sorted by; None where it is not known or the entry lacks the task."""
+    """An entry's value in a column; None where it is unknown or the entry lacks the task."""
     if column == "overall":
         return entry.overall.value
     if column == "spread":

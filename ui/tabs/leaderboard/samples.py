@@ -1,4 +1,4 @@
-"""The samples behind a cell, side by side with another method's, and where a run comes from."""
+"""The samples of a cell side by side with another method's, and the provenance of a run."""
 
 from __future__ import annotations
 
@@ -9,110 +9,96 @@ from typing import Any
 
 from cgclora.data.sources import FOLDER_VARIABLE
 from evals.figures.captions import size, title
-from evals.leaderboard.board import Entry
 from evals.leaderboard.drilldown import KINDS, Said, Sample, SamplesBehind
 from evals.runs.facts import run_facts
 from evals.runs.run_dir import Run
 from evals.tasks import Language
+from ui.components import html
 from ui.components.texts import text
-from ui.tabs.leaderboard.captions import quiet
-from ui.tabs.leaderboard.markers import mark
+from ui.tabs.leaderboard.drilldown import DrillDown
+from ui.tabs.leaderboard.markers import marker
 
 _HASH = 12
-"""Letters of a hash that are shown; the rest is under the pointer."""
+"""Digits of a hash that are shown; a tooltip has all."""
 
 
 def heading(name: str, method: str, language: Language) -> str:
-    """Whose samples they are; the script that goes there gives it the focus."""
+    """The heading of the samples of an entry; a script gives it the focus."""
     words = text("board_samples", language, name=escape(name))
-    return f'<h2 tabindex="-1">{mark(method)}<span>{words}</span></h2>'
+    return f'<h2 tabindex="-1">{marker(method)}<span>{words}</span></h2>'
 
 
-def place(first: int, last: int, count: int, language: Language) -> str:
-    """Which samples of how many are on the page."""
-    words = text("board_place", language, first=first, last=last, n=f"{count:,}")
-    return f'<p class="quiet">{words}</p>' if count else ""
+def place(shown: DrillDown, language: Language) -> str:
+    """Which samples the page shows, and how many there are."""
+    if not shown.count:
+        return ""
+    count = f"{shown.count:,}"
+    return html.quiet(text("board_place", language, first=shown.first, last=shown.last, n=count))
 
 
-def kinds(found: SamplesBehind, *, beside: bool, language: Language) -> list[tuple[str, str]]:
-    """The kinds of samples as choices, each with how many there are."""
-    offered = KINDS if beside else KINDS[:2]
-    return [(text(f"board_only {one}", language, n=found.count(one)), one) for one in offered]
+def kinds(shown: DrillDown, language: Language) -> list[tuple[str, str]]:
+    """The kinds of samples as choices, each with its number of samples."""
+    offered = KINDS if shown.other else KINDS[:2]
+    return [(text(f"board_only {one}", language, n=shown.cell.count(one)), one) for one in offered]
 
 
-def samples_table(
-    found: SamplesBehind,
-    shown: Sequence[Sample],
-    entries: Sequence[Entry],
-    metric: str,
-    language: Language,
-) -> str:
+def samples_table(shown: DrillDown, metric: str, language: Language) -> str:
     """A page of samples.
 
     Args:
-        found: All of them, for what is to be said about their data.
-        shown: Those of the page.
-        entries: Whose answers they are, and if there is one, who stands beside.
-        metric: Of the one task; empty for several, of which each sample then says its own.
+        shown: The samples.
+        metric: Of the one task; empty for several tasks.
         language: Of the words.
     """
-    notes = [
-        text("board_own_score", language, metric=escape(metric))
-        if metric
-        else text("board_own_scores", language)
+    notes = html.quiet(*_notes(shown.cell, metric, language))
+    if not shown.page:
+        return f'{notes}<p class="board-empty">{text("board_no_samples", language)}</p>'
+    entries = [shown.entry, *([shown.other] if shown.other else [])]
+    has_records = any(sample.record for sample in shown.cell.samples)
+    titles = [text("board_input" if has_records else "board_sample", language)]
+    titles += [text("board_target", language)] if has_records else []
+    columns = [
+        *map(escape, titles),
+        *(f"{marker(entry.method)}{escape(entry.name)}" for entry in entries),
     ]
-    if found.problem:
-        notes.append(text("board_no_data", language, variable=FOLDER_VARIABLE))
-    if found.other_data:
-        tasks = ", ".join(title(task, language) for task in found.other_data)
-        notes.append(text("board_other_data", language, tasks=escape(tasks)))
-    said = quiet(notes)
-    if not shown:
-        return f'{said}<p class="board-empty">{text("board_no_samples", language)}</p>'
-    known = any(sample.record for sample in found.samples)
-    titles = [text("board_input" if known else "board_sample", language)]
-    titles += [text("board_target", language)] if known else []
-    heads = [escape(name) for name in titles]
-    heads += [f"{mark(entry.method)}{escape(entry.name)}" for entry in entries]
-    head = "".join(f'<th scope="col">{one}</th>' for one in heads)
     labels = [*titles, *(entry.name for entry in entries)]
-    body = "".join(_row(sample, labels, known, not metric, language) for sample in shown)
-    return (
-        f'{said}<div class="samples"><table><caption class="unseen">'
-        f"{text('board_samples', language, name=escape(entries[0].name))}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    rows = (_row(sample, labels, has_records, not metric, language) for sample in shown.page)
+    caption = html.hidden_caption(text("board_samples", language, name=shown.entry.name))
+    return f'{notes}<div class="samples">{html.table(columns, rows, caption=caption)}</div>'
+
+
+def _notes(cell: SamplesBehind, metric: str, language: Language) -> list[str]:
+    key = "board_own_score" if metric else "board_own_scores"
+    notes = [text(key, language, metric=escape(metric))]
+    if cell.problem:
+        notes.append(text("board_no_data", language, variable=FOLDER_VARIABLE))
+    if cell.other_data:
+        tasks = ", ".join(title(task, language) for task in cell.other_data)
+        notes.append(text("board_other_data", language, tasks=escape(tasks)))
+    return notes
 
 
 def _row(
     sample: Sample,
     labels: Sequence[str],
-    known: bool,
-    several: bool,
+    has_records: bool,
+    several_tasks: bool,
     language: Language,
 ) -> str:
-    where = f"{title(sample.task, language)} · {sample.id}" if several else sample.id
-    first = f'<span class="id">{escape(where)}</span>'
-    cells = [first]
-    if known:
-        record = sample.record
-        cells = [
-            first + _prompt(record.prompt if record else ""),
-            _text(record.target if record else ""),
-        ]
-    cells += [_said(sample.said, language), _said(sample.other, language)]
-    return (
-        "<tr>"
-        + "".join(
-            f'<td data-label="{escape(label)}">{cell}</td>'
-            for label, cell in zip(labels, cells, strict=False)  # nobody may stand beside
-        )
-        + "</tr>"
-    )
+    name = f"{title(sample.task, language)} · {sample.id}" if several_tasks else sample.id
+    record = sample.record
+    cells = [f'<span class="id">{escape(name)}</span>']
+    if has_records:
+        cells[0] += _prompt(record.prompt if record else "")
+        cells.append(f'<div class="said">{escape(record.target if record else "")}</div>')
+    cells += [_answer(sample.said, language), _answer(sample.other, language)]
+    labelled = zip(labels, cells, strict=False)  # there may be no other entry
+    columns = (f'<td data-label="{escape(label)}">{cell}</td>' for label, cell in labelled)
+    return f"<tr>{''.join(columns)}</tr>"
 
 
 def _prompt(prompt: str, most: int = 60) -> str:
-    """The prompt's beginning, or all of it when unfolded."""
+    """The prompt, folded to its beginning if it is long."""
     if len(prompt) <= most:
         return f'<div class="said">{escape(prompt)}</div>'
     start = escape(" ".join(prompt[:most].split()))
@@ -122,16 +108,12 @@ def _prompt(prompt: str, most: int = 60) -> str:
     )
 
 
-def _text(words: str) -> str:
-    return f'<div class="said">{escape(words)}</div>'
-
-
-def _said(said: Said | None, language: Language) -> str:
-    if said is None:
+def _answer(answer: Said | None, language: Language) -> str:
+    if answer is None:
         return "–"
-    words = escape(said.text) or f'<em class="quiet">{text("board_silent", language)}</em>'
-    cut = f'<span class="quiet">{text("board_cut", language)}</span>' if said.cut else ""
-    return f'<div class="said">{words}</div><p class="point">{_score(said.score)}{cut}</p>'
+    words = escape(answer.text) or f'<em class="quiet">{text("board_silent", language)}</em>'
+    cut = f'<span class="quiet">{text("board_cut", language)}</span>' if answer.cut else ""
+    return f'<div class="said">{words}</div><p class="point">{_score(answer.score)}{cut}</p>'
 
 
 def _score(score: float | None) -> str:
@@ -142,15 +124,15 @@ def _score(score: float | None) -> str:
     return f'<span class="quiet">{score:.2f}</span>'
 
 
-# Where a run comes from -------------------------------------------------------------------
+# Provenance -------------------------------------------------------------------------------
 
 
 def provenance(run: Run, name: str, language: Language) -> str:
-    """What a reader asks before believing a run's numbers, and the manifest as it is.
+    """The facts that make a run reproducible, and its raw manifest.
 
     Args:
-        run: Which.
-        name: Its name, which does not say where it lies.
+        run: The run.
+        name: Its name without the server's paths.
         language: Of the words.
     """
     rows = [("board_run", f"<code>{escape(name)}</code>"), *_rows(run_facts(run), language)]
@@ -204,7 +186,7 @@ def _hash(value: Any) -> str:
 
 
 def _pairs(value: Any) -> str:
-    """Names and values on one line; what is no mapping as it is."""
+    """Names and values on one line; other values unchanged."""
     if not isinstance(value, Mapping):
         return _plain(value)
     return ", ".join(f"{escape(str(key))} {escape(str(one))}" for key, one in value.items())
@@ -225,8 +207,8 @@ def _commit(code: Mapping[str, Any], language: Language) -> str:
 
 
 def _seconds(value: Any, language: Language) -> str:
-    known = isinstance(value, int | float)
-    return size("training_seconds", value, language) if known else ""
+    is_number = isinstance(value, int | float)
+    return size("training_seconds", value, language) if is_number else ""
 
 
 def _answering(facts: Mapping[str, Any], language: Language) -> str:

@@ -1,7 +1,7 @@
-"""What the browser does in the leaderboard's tab by itself."""
+"""Scripts that the browser runs in the leaderboard's tab."""
 
-# Cells and headers are buttons that say what they stand for. A picture's marks do so through
-# `document.pickOnBoard`, since plotly's clicks are no events of the page.
+# Cells and headers are buttons with data attributes. Markers of a chart report their names through
+# `document.pickOnBoard`, since plotly's clicks are not events of the page.
 ON_CLICK = """
 element.addEventListener("click", (click) => {
   const button = click.target.closest("[data-sort], [data-entry]");
@@ -10,7 +10,7 @@ element.addEventListener("click", (click) => {
 document.pickOnBoard = (words) => trigger("select", { words });
 """
 
-# Plotly drops its listeners whenever it draws anew, and says nothing when it has.
+# Plotly drops its listeners on every redraw, and has no event for its end.
 LISTEN = """() => {
   let left = 20;
   const listen = () => {
@@ -37,7 +37,7 @@ GO_TO_SAMPLES = """() => {
 }"""
 GO_TO_TOP = """() => document.getElementById("samples-list")?.scrollIntoView({ block: "start" })"""
 GO_BACK = """() => document.querySelector("#board-table [aria-current]")?.focus()"""
-# No file is written on the server, which could be fetched by others.
+# The server writes no file, which others could fetch.
 SAVE = """(file) => {
   if (!file) return;
   const { name, type, text } = JSON.parse(file);

@@ -1,4 +1,4 @@
-"""The tab where methods are ranked: tables, pictures, and the samples behind every number."""
+"""The tab where methods are ranked: table, charts, and the samples behind every number."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import RunError
 from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
+from ui.components.html import quiet
 from ui.components.render import notice
 from ui.components.texts import language_of, text
 from ui.shell import AT_ONCE, LAST, Shell, remember
 from ui.tabs.leaderboard import captions, samples
-from ui.tabs.leaderboard.charts import numbers, picture
-from ui.tabs.leaderboard.drilldown import Behind, behind, beside, pick
+from ui.tabs.leaderboard.charts import chart
+from ui.tabs.leaderboard.drilldown import DrillDown, drill_down, select_marker, with_other
 from ui.tabs.leaderboard.layout import LeaderboardLayout
-from ui.tabs.leaderboard.query import Asked, Picked, Sight, address, look, turned
+from ui.tabs.leaderboard.query import (
+    BoardView,
+    Query,
+    Selection,
+    address,
+    run_query,
+    toggle_sort,
+)
 from ui.tabs.leaderboard.scripts import GO_BACK, GO_TO_SAMPLES, GO_TO_TOP, LISTEN, SAVE
 from ui.tabs.leaderboard.table import board_table, budgets, text_table
 
@@ -32,10 +40,10 @@ Updates = dict[Any, Any]
 
 
 class Leaderboard(LeaderboardLayout):
-    """The tab's components and what they do.
+    """The tab's components and their events.
 
     Args:
-        shell: What stands around it; its tab is open for building.
+        shell: The frame of the page; its tab is open for building.
         shipped: Folder of the run folders that came with the project.
         local: Folder of those that were made on this machine; it need not exist.
     """
@@ -43,82 +51,67 @@ class Leaderboard(LeaderboardLayout):
     def __init__(self, shell: Shell, shipped: Path, local: Path) -> None:
         super().__init__(shell.bilingual)
         self.library = Library(shipped, local)
-        self._wire(shell)
-
-    def _wire(self, shell: Shell) -> None:
-        self._asked = [
+        self._query = [
             *(self.board, self.view, self.find, self.families, self.budget, self.tasks),
             *(self.local, self.sort, self.reference, self.cost),
         ]
-        self._picked = [
+        self._selection = [
             *(self.entry, self.cell, self.against, self.seed, self.only, self.leaf),
         ]
-        self._shown_parts = [
+        self._board_parts = [
             *(self.verdict, self.body, self.about, self.settings, self.reference, self.cost),
             *(self.plot, self.table, self.apart),
         ]
-        self._choice_parts = [self.board, self.tasks, self.budget]
         self._sample_parts = [
-            *(self.panel, self.heading, self.choice, *self._picked, self.samples, self.pages),
+            *(self.panel, self.heading, self.choice, *self._selection, self.samples, self.pages),
             *(self.earlier, self.place, self.later, self.provenance),
         ]
-        everything = [
-            *(self.view, self.find, self.families, self.local, self.sort, self.filters),
-            *(*self._shown_parts, *self._choice_parts, *self._sample_parts),
-        ]
-        shell.on_show("leaderboard", self._open, [*self._asked, self.entry, self.cell], everything)
-        self._wire_board(everything)
+        self._wire_board(shell)
         self._wire_samples()
 
-    def _wire_board(self, everything: Sequence[Any]) -> None:
-        inputs = [*self._asked, self.entry, self.cell]
+    def _wire_board(self, shell: Shell) -> None:
+        everything = [
+            *(self.view, self.find, self.families, self.local, self.sort, self.filters),
+            *(self.board, self.tasks, self.budget, *self._board_parts, *self._sample_parts),
+        ]
+        inputs = [*self._query, self.entry, self.cell]
+        shell.on_show("leaderboard", self.open, inputs, everything)
+        boards = [self.board.input, self.local.input]
+        self._remember(gr.on(boards, self.change_board, inputs, everything, **LAST))
         filters = [self.view, self.families, self.budget, self.tasks, self.reference, self.cost]
-        # Not `input`, which an input method's or pasted characters do not trigger.
-        typed = self.find.change
-        for changed in (
-            gr.on(
-                [self.board.input, self.local.input], self._change_board, inputs, everything, **LAST
-            ),
-            gr.on(
-                [typed, *(one.input for one in filters)],
-                self._change,
-                inputs,
-                self._shown_parts,
-                **LAST,
-            ),
-            self.clear.click(self._clear, inputs, everything, **LAST),
-        ):
-            self._remember(changed)
+        # The search uses `change`: `input` misses pasted text and input methods.
+        changed = [self.find.change, *(one.input for one in filters)]
+        self._remember(gr.on(changed, self.change, inputs, self._board_parts, **LAST))
+        self._remember(self.clear.click(self.clear_filters, inputs, everything, **LAST))
         self.plot.change(None, None, None, js=LISTEN, **AT_ONCE)
-        for button, handler in ((self.csv, self._as_csv), (self.json, self._as_json)):
-            button.click(handler, self._asked, self.file, **AT_ONCE).then(
+        for button, handler in ((self.csv, self.export_csv), (self.json, self.export_json)):
+            button.click(handler, self._query, self.file, **AT_ONCE).then(
                 None, self.file, None, js=SAVE, **AT_ONCE
             )
 
     def _wire_samples(self) -> None:
-        inputs = [*self._asked, *self._picked]
+        inputs = [*self._query, *self._selection]
         outputs = [self.sort, self.table, *self._sample_parts]
-        picked = self.table.select(self._pick, inputs, outputs, **LAST)
-        self._remember(picked)
-        picked.then(None, None, None, js=GO_TO_SAMPLES, **AT_ONCE)
-        choices = [self.cell, self.against, self.seed, self.only]
-        chosen = gr.on([one.input for one in choices], self._choose, inputs, outputs, **LAST)
-        self._remember(chosen)
-        for button, step in ((self.earlier, -1), (self.later, 1)):
-            turned_over = button.click(self._turn(step), inputs, outputs, **LAST)
-            self._remember(turned_over)
-            turned_over.then(None, None, None, js=GO_TO_TOP, **AT_ONCE)
+        selected = self.table.select(self.select, inputs, outputs, **LAST)
+        self._remember(selected)
+        selected.then(None, None, None, js=GO_TO_SAMPLES, **AT_ONCE)
+        choices = [one.input for one in (self.cell, self.against, self.seed, self.only)]
+        self._remember(gr.on(choices, self.first_page, inputs, outputs, **LAST))
+        for button, handler in ((self.earlier, self.previous_page), (self.later, self.next_page)):
+            turned = button.click(handler, inputs, outputs, **LAST)
+            self._remember(turned)
+            turned.then(None, None, None, js=GO_TO_TOP, **AT_ONCE)
         self.close.click(None, None, None, js=GO_BACK, **AT_ONCE)
-        self._remember(self.close.click(self._close, inputs, outputs, **LAST))
+        self._remember(self.close.click(self.close_samples, inputs, outputs, **LAST))
 
     def _remember(self, event: Any) -> None:
-        fields = [*dataclasses.fields(Asked), *dataclasses.fields(Picked)]
+        fields = [*dataclasses.fields(Query), *dataclasses.fields(Selection)]
         names = [address(field.name) for field in fields]
-        remember(event, **dict(zip(names, [*self._asked, *self._picked], strict=True)))
+        remember(event, **dict(zip(names, [*self._query, *self._selection], strict=True)))
 
     # The board ------------------------------------------------------------------------------
 
-    def _open(  # Gradio hands over no `*values` before a request
+    def open(  # Gradio hands over no `*values` before a request
         self,
         board: str | None,
         view: str,
@@ -134,272 +127,246 @@ class Leaderboard(LeaderboardLayout):
         cell: str,
         request: gr.Request,
     ) -> Updates:
-        """What the tab shows as it comes into view: at first what the address says."""
+        """Show the query that the page holds, else that of the address."""
         language = language_of(request)
         if board:
-            asked = Asked.of(
+            query = Query.of(
                 board, view, find, families, budget, tasks, local, sort, reference, cost
             )
-            sight = look(self.library, asked)
-            return {**self._choices(sight, language), **self._show(sight, (entry, cell), language)}
-        asked = Asked.from_address(request.query_params)
-        picked = Picked.from_address(request.query_params)
-        sight = look(self.library, asked)
+            shown = run_query(self.library, query)
+            return {**self._choices(shown, language), **self._show(shown, (entry, cell), language)}
+        query = Query.from_address(request.query_params)
+        return self._restart(query, Selection.from_address(request.query_params), language)
+
+    def change_board(self, request: gr.Request, *values: Any) -> Updates:
+        """Show another board, or other runs, without filters."""
+        old = Query.of(*values[:-2])
+        query = Query(old.board, old.view, old.find, local=old.local, cost=old.cost)
+        return self._restart(query, Selection(), language_of(request))
+
+    def clear_filters(self, request: gr.Request, *values: Any) -> Updates:
+        """Show the whole board."""
+        old = Query.of(*values[:-2])
+        query = Query(old.board, old.view, cost=old.cost)
+        return self._restart(query, Selection(), language_of(request))
+
+    def change(self, request: gr.Request, *values: Any) -> Updates:
+        """Show the board in another view or with other filters."""
+        *query, entry, cell = values
+        shown = run_query(self.library, Query.of(*query))
+        return self._show(shown, (entry, cell), language_of(request))
+
+    def _restart(self, query: Query, selection: Selection, language: Language) -> Updates:
+        """Show a query and a selection, in the inputs, too."""
+        shown = run_query(self.library, query)
+        query = shown.query
         return {
-            **self._controls(sight, language),
-            **self._show(sight, (picked.entry, picked.cell), language),
-            **self._behind(sight.every_entry, picked, language),
+            **self._choices(shown, language),
+            self.view: gr.update(value=query.view),
+            self.find: gr.update(value=query.find),
+            self.families: gr.update(value=list(query.families)),
+            self.local: gr.update(value=query.local),
+            self.sort: query.sort,
+            self.filters: gr.update(open=bool(query.filters)),
+            **self._show(shown, (selection.entry, selection.cell), language),
+            **self._show_samples(shown.selectable, selection, language),
         }
 
-    def _change_board(self, request: gr.Request, *values: Any) -> Updates:
-        """Another board, or another set of runs: with choices of its own, and no filter."""
-        asked = Asked.of(*values[:-2])
-        asked = Asked(asked.board, asked.view, asked.find, local=asked.local, cost=asked.cost)
-        return self._anew(asked, language_of(request))
-
-    def _clear(self, request: gr.Request, *values: Any) -> Updates:
-        """The whole board, nothing left out."""
-        asked = Asked.of(*values[:-2])
-        return self._anew(Asked(asked.board, asked.view, cost=asked.cost), language_of(request))
-
-    def _anew(self, asked: Asked, language: Language) -> Updates:
-        sight = look(self.library, asked)
-        return {
-            **self._controls(sight, language),
-            **self._show(sight, ("", ""), language),
-            **self._behind(None, Picked(), language),
-        }
-
-    def _change(self, request: gr.Request, *values: Any) -> Updates:
-        """Another view, filter, or name that is searched for."""
-        *asked, entry, cell = values
-        sight = look(self.library, Asked.of(*asked))
-        return self._show(sight, (entry, cell), language_of(request))
-
-    def _controls(self, sight: Sight, language: Language) -> Updates:
-        """What was asked for, as the components show it."""
-        asked = sight.asked
-        return {
-            **self._choices(sight, language),
-            self.view: gr.update(value=asked.view),
-            self.find: gr.update(value=asked.find),
-            self.families: gr.update(value=list(asked.families)),
-            self.local: gr.update(value=asked.local),
-            self.sort: asked.sort,
-            self.filters: gr.update(open=bool(asked.filters)),
-        }
-
-    def _choices(self, sight: Sight, language: Language) -> Updates:
-        """The boards that there are, and what one of them can be filtered by."""
-        asked, board = sight.asked, sight.board
+    def _choices(self, shown: BoardView, language: Language) -> Updates:
+        """The boards, and the tasks and sizes that the chosen one can be filtered by."""
+        query, board = shown.query, shown.board
         sizes = {} if board is None else budgets(board, language)
         tasks = () if board is None else board.tasks
         return {
             self.board: gr.update(
-                choices=captions.board_titles(sight.found, self.library, language),
-                value=asked.board or None,
+                choices=captions.board_titles(shown.boards, self.library, language),
+                value=query.board or None,
                 visible=board is not None,
             ),
             self.tasks: gr.update(
                 choices=[(title(task.name, language), task.name) for task in tasks],
-                value=list(asked.tasks),
+                value=list(query.tasks),
             ),
             self.budget: gr.update(
                 choices=[(text("board_any", language), ""), *((w, n) for n, w in sizes.items())],
-                value=asked.budget if asked.budget in sizes else "",
+                value=query.budget if query.budget in sizes else "",
             ),
         }
 
-    def _show(self, sight: Sight, picked: tuple[str, str], language: Language) -> Updates:
-        """What was found, as the view that is asked for."""
-        board, view = sight.board, sight.asked.view
-        left_out = captions.left_out(sight.found, self.library, language)
-        verdict = captions.verdict(sight, language)
-        if board is None or sight.part is None:
-            return {
-                self.verdict: verdict,
-                self.body: gr.update(visible=False),
-                self.apart: left_out,
-            }
-        drawn = picture(sight, language)
-        names = [entry.name for entry in sight.part.entries]
+    def _show(self, shown: BoardView, selected: tuple[str, str], language: Language) -> Updates:
+        """The board in the chosen view."""
+        board, view = shown.board, shown.query.view
+        left_out = captions.left_out(shown.boards, self.library, language)
+        verdict = captions.verdict(shown, language)
+        if board is None or shown.filtered is None:
+            body = gr.update(visible=False)
+            return {self.verdict: verdict, self.body: body, self.apart: left_out}
+        drawn = chart(shown, language)
+        names = [entry.name for entry in shown.filtered.entries]
+        about = ""
+        if view == "table" or not shown.entries:
+            table = board_table(shown, self.library, selected, language)
+        elif drawn is None:
+            table = f'<p class="board-empty">{text("board_alone_seesaw", language)}</p>'
+        else:
+            about = quiet(text(f"board_about {view}", language), text("board_click", language))
+            table = text_table(drawn[1], "unseen")
         return {
             self.verdict: verdict,
             self.body: gr.update(visible=True),
-            self.about: _about(view, language) if drawn else "",
+            self.about: about,
             self.settings: gr.update(visible=drawn is not None and view in ("seesaw", "pareto")),
             self.reference: gr.update(
-                choices=names, value=sight.asked.reference or None, visible=view == "seesaw"
+                choices=names, value=shown.query.reference or None, visible=view == "seesaw"
             ),
             self.cost: gr.update(visible=view == "pareto"),
-            self.plot: gr.update(value=drawn, visible=drawn is not None),
-            self.table: self._table(sight, picked, language),
+            self.plot: gr.update(value=drawn and drawn[0], visible=drawn is not None),
+            self.table: table,
             self.apart: captions.facts(board, language)
             + captions.published(board.cluster, language)
             + left_out,
         }
 
-    def _table(self, sight: Sight, picked: tuple[str, str], language: Language) -> str:
-        """The table, or a picture's numbers, or what to do where there is nothing to draw."""
-        if sight.asked.view == "table" or not sight.entries:
-            return board_table(sight, self.library, picked, language)
-        found = numbers(sight)
-        if found is None:
-            return f'<p class="board-empty">{text("board_alone_seesaw", language)}</p>'
-        return text_table(found, "unseen")
-
     # Files ----------------------------------------------------------------------------------
 
-    def _as_csv(self, *values: Any) -> str:
+    def export_csv(self, *values: Any) -> str:
         """The table as it is shown, for the browser to save."""
-        sight = look(self.library, Asked.of(*values))
-        if sight.part is None:
+        shown = run_query(self.library, Query.of(*values))
+        if shown.filtered is None:
             return ""
-        tasks = [task.name for task in sight.part.tasks]
-        return _file(sight, "csv", "text/csv", board_csv(sight.entries, tasks))
+        tasks = [task.name for task in shown.filtered.tasks]
+        return _file(shown.filtered, "csv", "text/csv", board_csv(shown.entries, tasks))
 
-    def _as_json(self, *values: Any) -> str:
+    def export_json(self, *values: Any) -> str:
         """What is shown with all its numbers, for the browser to save."""
-        sight = look(self.library, Asked.of(*values))
-        if sight.part is None:
+        shown = run_query(self.library, Query.of(*values))
+        if shown.filtered is None:
             return ""
-        content = board_as_json(sight.drawn, self.library)
+        content = board_as_json(shown.drawn, self.library)
         written = json.dumps(content, ensure_ascii=False, indent=2)
-        return _file(sight, "json", "application/json", written)
+        return _file(shown.filtered, "json", "application/json", written)
 
     # Samples --------------------------------------------------------------------------------
 
-    def _pick(self, event: gr.EventData, request: gr.Request, *values: Any) -> Any:
-        """A header, a cell, or a mark of a picture was clicked."""
-        asked, picked = self._read(values)
+    def select(self, event: gr.EventData, request: gr.Request, *values: Any) -> Any:
+        """Sort by a clicked header, or show the samples of a clicked cell or marker."""
+        query, selection = self._read(values)
         language = language_of(request)
         data = event._data if isinstance(event._data, dict) else {}
         if "sort" in data:
-            asked = dataclasses.replace(asked, sort=turned(asked.sort, str(data["sort"])))
-            sight = look(self.library, asked)
-            table = self._table(sight, (picked.entry, picked.cell), language)
-            return {self.sort: sight.asked.sort, self.table: table}
-        board = look(self.library, asked).every_entry
+            query = dataclasses.replace(query, sort=toggle_sort(query.sort, str(data["sort"])))
+            shown = run_query(self.library, query)
+            selected = (selection.entry, selection.cell)
+            table = board_table(shown, self.library, selected, language)
+            return {self.sort: shown.query.sort, self.table: table}
+        board = run_query(self.library, query).selectable
         words = data.get("words") or [data.get("entry"), data.get("cell")]
         if board is None or not isinstance(words, list):
             return gr.skip()
-        reference = asked.reference if asked.view == "seesaw" else picked.against
-        chosen = pick(board, [str(word) for word in words], reference)
-        if chosen is None:  # the board has changed since it was shown
+        reference = query.reference if query.view == "seesaw" else selection.against
+        clicked = select_marker(board, [str(word) for word in words], reference)
+        if clicked is None:  # the board has changed since it was shown
             return gr.skip()
-        return self._choose_samples(asked, beside(board, chosen), language)
+        return self._choose_samples(query, with_other(board, clicked), language)
 
-    def _choose(self, request: gr.Request, *values: Any) -> Updates:
-        """Another task, method beside, seed or kind: from the first page."""
-        asked, picked = self._read(values)
-        picked = dataclasses.replace(picked, leaf="0")
-        return self._choose_samples(asked, picked, language_of(request))
+    def first_page(self, request: gr.Request, *values: Any) -> Updates:
+        """Show another task, other method, seed or kind, from the first page."""
+        return self._turn(values, request, lambda leaf: 0)
 
-    def _turn(self, step: int) -> Callable[..., Updates]:
-        """A handler that turns so many pages."""
+    def previous_page(self, request: gr.Request, *values: Any) -> Updates:
+        """Show the page before."""
+        return self._turn(values, request, lambda leaf: max(0, leaf - 1))
 
-        def turn(request: gr.Request, *values: Any) -> Updates:
-            asked, picked = self._read(values)
-            leaf = int(picked.leaf) + step if picked.leaf.isdecimal() else 0
-            picked = dataclasses.replace(picked, leaf=str(max(0, leaf)))
-            return self._choose_samples(asked, picked, language_of(request))
+    def next_page(self, request: gr.Request, *values: Any) -> Updates:
+        """Show the page after."""
+        return self._turn(values, request, lambda leaf: leaf + 1)
 
-        return turn
+    def _turn(
+        self, values: Sequence[Any], request: gr.Request, turned: Callable[[int], int]
+    ) -> Updates:
+        query, selection = self._read(values)
+        leaf = turned(int(selection.leaf) if selection.leaf.isdecimal() else 0)
+        selection = dataclasses.replace(selection, leaf=str(leaf))
+        return self._choose_samples(query, selection, language_of(request))
 
-    def _close(self, request: gr.Request, *values: Any) -> Updates:
-        asked, _ = self._read(values)
-        return self._choose_samples(asked, Picked(), language_of(request))
+    def close_samples(self, request: gr.Request, *values: Any) -> Updates:
+        """Close the panel of samples."""
+        query, _ = self._read(values)
+        return self._choose_samples(query, Selection(), language_of(request))
 
-    def _read(self, values: Sequence[Any]) -> tuple[Asked, Picked]:
-        count = len(self._asked)
-        return Asked.of(*values[:count]), Picked.of(*values[count:])
+    def _read(self, values: Sequence[Any]) -> tuple[Query, Selection]:
+        count = len(self._query)
+        return Query.of(*values[:count]), Selection.of(*values[count:])
 
-    def _choose_samples(self, asked: Asked, picked: Picked, language: Language) -> Updates:
-        sight = look(self.library, asked)
-        updates = self._behind(sight.every_entry, picked, language)
-        if sight.asked.view == "table":
-            updates[self.table] = self._table(sight, (picked.entry, picked.cell), language)
+    def _choose_samples(self, query: Query, selection: Selection, language: Language) -> Updates:
+        shown = run_query(self.library, query)
+        updates = self._show_samples(shown.selectable, selection, language)
+        if shown.query.view == "table":
+            selected = (selection.entry, selection.cell)
+            updates[self.table] = board_table(shown, self.library, selected, language)
         return updates
 
-    def _behind(self, board: Board | None, picked: Picked, language: Language) -> Updates:
-        """The panel of samples; closed where nothing is picked that exists."""
+    def _show_samples(
+        self, board: Board | None, selection: Selection, language: Language
+    ) -> Updates:
+        """The panel of samples; closed if the selection does not exist."""
         try:
-            found = None if board is None else behind(board, picked)
+            shown = None if board is None else drill_down(board, selection)
         except RunError as error:
-            words = str(error)
+            message = str(error)
             entries = board.entries if board else ()
             for folder in (folder for entry in entries for folder in entry.folders):
-                words = words.replace(folder, self.library.name(folder))
-            problem = notice(text("board_run_unreadable", language), verbatim=words)
+                message = message.replace(folder, self.library.name(folder))
             return {
-                **self._readable(False),
-                self.heading: samples.heading(picked.entry, "", language),
-                self.entry: picked.entry,
-                self.samples: problem,
+                **self._open_panel(readable=False),
+                self.heading: samples.heading(selection.entry, "", language),
+                self.entry: selection.entry,
+                self.samples: notice(text("board_run_unreadable", language), verbatim=message),
                 self.provenance: "",
             }
-        if board is None or found is None:
+        if board is None or shown is None:
             return {self.panel: gr.update(visible=False), self.entry: "", self.leaf: "0"}
+        metrics = {task.name: task.metric for task in board.tasks}
+        metric = metrics.get(shown.selection.cell, "")
+        name = self.library.name(shown.run.folder)
         return {
-            **self._readable(True),
-            self.heading: samples.heading(found.entry.name, found.entry.method, language),
-            **self._sample_choices(board, found, language),
-            self.samples: self._sample_list(board, found, language),
-            self.earlier: gr.update(interactive=found.first > 1),
-            self.place: samples.place(found.first, found.last, found.count, language),
-            self.later: gr.update(interactive=found.last < found.count),
-            self.provenance: samples.provenance(
-                found.run, self.library.name(found.run.folder), language
-            ),
+            **self._open_panel(readable=True),
+            self.heading: samples.heading(shown.entry.name, shown.entry.method, language),
+            **self._sample_choices(board, shown, language),
+            self.samples: samples.samples_table(shown, metric, language),
+            self.earlier: gr.update(interactive=shown.first > 1),
+            self.place: samples.place(shown, language),
+            self.later: gr.update(interactive=shown.last < shown.count),
+            self.provenance: samples.provenance(shown.run, name, language),
         }
 
-    def _readable(self, readable: bool) -> Updates:
-        """The panel, with what chooses among samples where there are some."""
+    def _open_panel(self, *, readable: bool) -> Updates:
+        """The panel, with its choices unless the run cannot be read."""
         parts = (self.choice, self.only, self.pages)
-        shown = {part: gr.update(visible=readable) for part in parts}
-        return {self.panel: gr.update(visible=True), **shown}
+        return {
+            self.panel: gr.update(visible=True),
+            **{part: gr.update(visible=readable) for part in parts},
+        }
 
-    def _sample_choices(self, board: Board, found: Behind, language: Language) -> Updates:
-        picked, entry = found.picked, found.entry
+    def _sample_choices(self, board: Board, shown: DrillDown, language: Language) -> Updates:
+        selection, entry = shown.selection, shown.entry
         tasks = [(text("board_overall", language), OVERALL)]
         tasks += [(title(task.name, language), task.name) for task in board.tasks]
-        others = [one.name for one in board.entries if one.name != entry.name]
-        beside_nobody = (text("board_nobody", language), "")
+        others = [(text("board_nobody", language), "")]
+        others += [(one.name, one.name) for one in board.entries if one.name != entry.name]
         seeds = [("–" if s is None else str(s), str(n)) for n, s in enumerate(entry.seeds)]
+        kinds = samples.kinds(shown, language)
         return {
             self.entry: entry.name,
-            self.cell: gr.update(choices=tasks, value=picked.cell),
-            self.against: gr.update(
-                choices=[beside_nobody, *((name, name) for name in others)], value=picked.against
-            ),
-            self.seed: gr.update(choices=seeds, value=picked.seed, visible=len(seeds) > 1),
-            self.only: gr.update(
-                choices=samples.kinds(
-                    found.found, beside=found.other is not None, language=language
-                ),
-                value=picked.only,
-                visible=True,
-            ),
-            self.leaf: picked.leaf,
+            self.cell: gr.update(choices=tasks, value=selection.cell),
+            self.against: gr.update(choices=others, value=selection.against),
+            self.seed: gr.update(choices=seeds, value=selection.seed, visible=len(seeds) > 1),
+            self.only: gr.update(choices=kinds, value=selection.only, visible=True),
+            self.leaf: selection.leaf,
         }
 
-    def _sample_list(self, board: Board, found: Behind, language: Language) -> str:
-        metrics = {task.name: task.metric for task in board.tasks}
-        return samples.samples_table(
-            found.found,
-            found.page,
-            [one for one in (found.entry, found.other) if one is not None],
-            metrics.get(found.picked.cell, ""),
-            language,
-        )
 
-
-def _about(view: str, language: Language) -> str:
-    return captions.quiet([text(f"board_about {view}", language), text("board_click", language)])
-
-
-def _file(sight: Sight, ending: str, kind: str, content: str) -> str:
+def _file(board: Board, ending: str, kind: str, content: str) -> str:
     """A file for the browser to save, as the JSON that `SAVE` reads."""
-    board = sight.part
-    name = f"leaderboard-{board.cluster}-{board.id}" if board else "leaderboard"
-    return json.dumps({"name": f"{name}.{ending}", "type": kind, "text": content})
+    name = f"leaderboard-{board.cluster}-{board.id}.{ending}"
+    return json.dumps({"name": name, "type": kind, "text": content})

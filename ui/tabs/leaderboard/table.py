@@ -1,4 +1,4 @@
-"""The leaderboard as a table that sorts, each cell a button to the samples behind it."""
+"""The leaderboard as a sortable table whose cells are buttons that open their samples."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
 from evals.methods import description
 from evals.scoring.effect_sizes import OVERALL
-from evals.scoring.statistics import Estimate
 from evals.tasks import Language
+from ui.components import html
 from ui.components.texts import text
-from ui.tabs.leaderboard.markers import interval, mark, scale
-from ui.tabs.leaderboard.query import RANK, Sight
+from ui.tabs.leaderboard.markers import interval, marker, scale
+from ui.tabs.leaderboard.query import COSTS, RANK, BoardView
 
 UNKNOWN = "–"
+_WITH_NOTE = (*COSTS, "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class _Column:
     """A column of the table.
 
     Attributes:
-        key: What it is sorted by, see `column_value`.
+        key: It is sorted by this, see `column_value`.
         title: Of one line.
         note: Below the title.
-        cell: The cell's element for an entry.
+        cell: Makes an entry's cell element.
     """
 
     key: str
@@ -38,103 +39,95 @@ class _Column:
     cell: Callable[[Entry], str]
 
 
-def board_table(sight: Sight, library: Library, picked: tuple[str, str], language: Language) -> str:
-    """The table, or what to do where nothing fits.
+def board_table(
+    shown: BoardView, library: Library, selected: tuple[str, str], language: Language
+) -> str:
+    """The table, or advice if no entry matches.
 
     Args:
-        sight: What is shown.
-        library: Which runs are local.
-        picked: Entry and task whose samples are shown.
+        shown: The result of the query.
+        library: Tells which runs are local.
+        selected: Entry and task whose samples are shown.
         language: Of the words.
     """
-    if sight.part is None or not sight.entries:
+    if shown.filtered is None or not shown.entries:
         return f'<p class="board-empty">{text("board_nothing_fits", language)}</p>'
-    columns = _columns(sight.part, sight.entries, library, picked, language)
-    head = "".join(_head(column, sight.asked.sort, language) for column in columns)
+    columns = _columns(_Cells(shown, shown.filtered, library, selected, language))
+    head = "".join(_header(column, shown.query.sort, language) for column in columns)
     body = "".join(
-        f"<tr>{''.join(column.cell(entry) for column in columns)}</tr>" for entry in sight.entries
+        f"<tr>{''.join(column.cell(entry) for column in columns)}</tr>" for entry in shown.entries
     )
     caption = text("board_caption", language)
     return (
         f'<div class="board-scroll" role="region" tabindex="0" aria-label="{caption}">'
-        f'<table class="board"><caption class="unseen">{caption}</caption>'
+        f'<table class="board">{html.hidden_caption(caption)}'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f'<p class="quiet board-key">{text("board_key", language)}</p>'
     )
 
 
-def _head(column: _Column, sort: str, language: Language) -> str:
-    sorted_by = sort.removeprefix("-") or RANK
-    way = "none"
-    if column.key == sorted_by:
-        way = "descending" if sort.startswith("-") else "ascending"
+def _header(column: _Column, sort: str, language: Language) -> str:
+    direction = "none"
+    if column.key == (sort.removeprefix("-") or RANK):
+        direction = "descending" if sort.startswith("-") else "ascending"
     note = f"<small>{escape(column.note)}</small>" if column.note else ""
-    place = {RANK: "rank", "name": "method", "overall": "mean"}.get(column.key, "number")
+    kind = {RANK: "rank", "name": "method", "overall": "mean"}.get(column.key, "number")
     hint = text("board_sort_by", language, column=column.title)
     return (
-        f'<th scope="col" class="{place}" aria-sort="{way}">'
+        f'<th scope="col" class="{kind}" aria-sort="{direction}">'
         f'<button type="button" data-sort="{escape(column.key)}" title="{escape(hint)}">'
         f"<span>{escape(column.title)}</span>{note}</button></th>"
     )
 
 
-def _columns(
-    part: Board,
-    entries: tuple[Entry, ...],
-    library: Library,
-    picked: tuple[str, str],
-    language: Language,
-) -> list[_Column]:
-    cells = _Cells(part, entries, library, picked, language)
+def _columns(cells: _Cells) -> list[_Column]:
+    language = cells.language
 
-    def column(key: str, cell: Callable[[Entry], str]) -> _Column:
-        noted = key in ("parameters", "active_rank", "training_seconds", "tokens_per_second")
-        note = text(f"board_{key}_note", language) if noted else ""
+    def measured(key: str, cell: Callable[[Entry], str]) -> _Column:
+        note = text(f"board_{key}_note", language) if key in _WITH_NOTE else ""
         return _Column(key, text(f"board_{key}", language), note, cell)
 
-    found = [
-        column(RANK, cells.rank),
-        _Column("name", text("board_method", language), "", cells.method),
-        _Column(
-            "overall", text("board_mean", language), text("board_interval", language), cells.mean
-        ),
-    ]
-    if any(entry.spread.seeds > 1 for entry in entries):
-        found.append(column("spread", cells.spread))
+    interval_note = text("board_interval", language)
+    several_seeds = any(entry.spread.seeds > 1 for entry in cells.entries)
     return [
-        *found,
-        column("parameters", cells.size_of("parameters")),
-        column("active_rank", cells.ranks),
-        column("training_seconds", cells.size_of("training_seconds")),
-        column("tokens_per_second", cells.speed),
+        measured(RANK, cells.rank),
+        _Column("name", text("board_method", language), "", cells.method),
+        _Column("overall", text("board_mean", language), interval_note, cells.mean),
+        *([measured("spread", cells.spread)] if several_seeds else []),
+        measured("parameters", cells.size_of("parameters")),
+        measured("active_rank", cells.ranks),
+        measured("training_seconds", cells.size_of("training_seconds")),
+        measured("tokens_per_second", cells.speed),
         *(
-            _Column(task.name, title(task.name, language), task.metric, cells.of_task(task.name))
-            for task in part.tasks
+            _Column(task.name, title(task.name, language), task.metric, cells.score(task.name))
+            for task in cells.board.tasks
         ),
     ]
 
 
 class _Cells:
-    """Writes the cells of the entries that are shown, compared within the part."""
+    """Makes the cells of the shown entries, which are compared within the filtered board."""
 
     def __init__(
         self,
-        part: Board,
-        entries: tuple[Entry, ...],
+        shown: BoardView,
+        board: Board,
         library: Library,
-        picked: tuple[str, str],
+        selected: tuple[str, str],
         language: Language,
     ) -> None:
+        self.board = board
+        self.entries = shown.entries
         self.library = library
-        self.picked = picked
+        self.selected = selected
         self.language = language
-        self.close = leaders(part)
+        self.close = leaders(board)
         self.best = {
-            task: max(entry.scores[task].estimate.value for entry in part.entries)
+            task: max(entry.scores[task].estimate.value for entry in board.entries)
             for task in self.close
         }
-        self.least, self.most = scale([entry.overall for entry in entries])
-        ranks = [entry.rank for entry in part.entries]
+        self.low, self.high = scale([entry.overall for entry in shown.entries])
+        ranks = [entry.rank for entry in board.entries]
         self.shared = {rank for rank in ranks if ranks.count(rank) > 1}
 
     def rank(self, entry: Entry) -> str:
@@ -145,59 +138,59 @@ class _Cells:
     def method(self, entry: Entry) -> str:
         local = text("board_local_mark", self.language)
         note = f'<em class="local">{local}</em>' if self.library.is_local(entry) else ""
-        rest = entry.name.removeprefix(entry.method)  # what tells it from others of the method
-        more = f"<small>{escape(rest)}</small>" if rest != entry.name else ""
+        suffix = entry.name.removeprefix(entry.method)  # tells it from others of the method
+        more = f"<small>{escape(suffix)}</small>" if suffix != entry.name else ""
         name = escape(entry.method if more else entry.name)
-        inside = f"{mark(entry.method)}<span>{name}{more}{note}</span>"
-        button = self._button(
-            entry, OVERALL, inside, description(entry.method, self.language), is_cell=False
-        )
+        inside = f"{marker(entry.method)}<span>{name}{more}{note}</span>"
+        about = description(entry.method, self.language)
+        button = self._button(entry, OVERALL, inside, about, is_cell=False)
         return f'<th scope="row" class="method">{button}</th>'
 
     def mean(self, entry: Entry) -> str:
-        of = entry.overall
+        mean = entry.overall
         inside = (
-            f"<b>{points(of.value)}</b>{interval(of, entry.method, self.least, self.most)}"
-            f"<small>{points(of.low)}–{points(of.high)}</small>"
+            f"<b>{points(mean.value)}</b>{interval(mean, entry.method, self.low, self.high)}"
+            f"<small>{points(mean.low)}–{points(mean.high)}</small>"
         )
         return f'<td class="mean">{self._button(entry, OVERALL, inside)}</td>'
 
-    def of_task(self, task: str) -> Callable[[Entry], str]:
+    def score(self, task: str) -> Callable[[Entry], str]:
         def cell(entry: Entry) -> str:
-            of = entry.scores[task].estimate
-            if of.value == self.best[task]:
+            score = entry.scores[task].estimate
+            if score.value == self.best[task]:
                 standing = "best"
             else:
                 standing = "close" if entry.name in self.close[task] else "behind"
-            said = text(f"board_{standing}", self.language)
-            inside = f'{points(of.value)}<span class="unseen"> {said}</span>'
-            hint = f"{_bounds(of)} · n = {of.samples:,} · {said}"
+            words = text(f"board_{standing}", self.language)
+            inside = f'{points(score.value)}<span class="unseen"> {words}</span>'
+            bounds = f"[{points(score.low)}, {points(score.high)}]"
+            hint = f"{bounds} · n = {score.samples:,} · {words}"
             return f'<td class="number {standing}">{self._button(entry, task, inside, hint)}</td>'
 
         return cell
 
     def spread(self, entry: Entry) -> str:
-        of = entry.spread
-        if of.seeds < 2:
-            return _plain(UNKNOWN)
-        return _plain(f"±{points(of.standard_deviation)}<small> × {of.seeds}</small>")
+        spread = entry.spread
+        if spread.seeds < 2:
+            return _number(UNKNOWN)
+        return _number(f"±{points(spread.standard_deviation)}<small> × {spread.seeds}</small>")
 
     def size_of(self, quantity: str) -> Callable[[Entry], str]:
         def cell(entry: Entry) -> str:
             value = getattr(entry, quantity)
-            return _plain(UNKNOWN if value is None else size(quantity, value, self.language))
+            return _number(UNKNOWN if value is None else size(quantity, value, self.language))
 
         return cell
 
     def ranks(self, entry: Entry) -> str:
-        known = [entry.active_rank, entry.total_rank]
-        if known == [None, None]:
-            return _plain(UNKNOWN)
-        return _plain(" / ".join(UNKNOWN if one is None else str(one) for one in known))
+        ranks = [entry.active_rank, entry.total_rank]
+        if ranks == [None, None]:
+            return _number(UNKNOWN)
+        return _number(" / ".join(UNKNOWN if rank is None else str(rank) for rank in ranks))
 
     def speed(self, entry: Entry) -> str:
         value = entry.tokens_per_second
-        return _plain(UNKNOWN if value is None else f"{value:.0f}")
+        return _number(UNKNOWN if value is None else f"{value:.0f}")
 
     def _button(
         self, entry: Entry, task: str, inside: str, hint: str = "", *, is_cell: bool = True
@@ -205,49 +198,41 @@ class _Cells:
         name = text(
             "board_view_samples", self.language, name=entry.name, task=title(task, self.language)
         )
-        chosen = ' aria-current="true"' if is_cell and (entry.name, task) == self.picked else ""
-        title_of = escape("\n".join(filter(None, (hint, name))))
+        is_current = is_cell and (entry.name, task) == self.selected
+        current = ' aria-current="true"' if is_current else ""
+        tooltip = escape("\n".join(filter(None, (hint, name))))
         return (
             f'<button type="button" data-entry="{escape(entry.name)}" data-cell="{escape(task)}" '
-            f'title="{title_of}"{chosen}>{inside}</button>'
+            f'title="{tooltip}"{current}>{inside}</button>'
         )
 
 
-def _bounds(of: Estimate) -> str:
-    return f"[{points(of.low)}, {points(of.high)}]"
-
-
-def _plain(inside: str) -> str:
+def _number(inside: str) -> str:
     return f'<td class="number">{inside}</td>'
 
 
 def text_table(table: Table, kind: str = "") -> str:
-    """Any table of text cells as HTML; the first `words` columns are words.
+    """A table of text cells as HTML.
 
     Args:
         table: Its cells.
         kind: Class of the element, such as `unseen`.
     """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="{"word" if place < table.words else "number"}">{escape(cell)}</td>'
-            for place, cell in enumerate(row)
+    rows = []
+    for row in table.rows:
+        kinds = ["word"] * table.words + ["number"] * (len(row) - table.words)
+        cells = (
+            f'<td class="{one}">{escape(cell)}</td>' for one, cell in zip(kinds, row, strict=True)
         )
-        + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f'<table class="{kind}"><caption class="unseen">{escape(table.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    caption = html.hidden_caption(table.title)
+    return html.table(map(escape, table.header), rows, caption=caption, kind=kind)
 
 
 def budgets(board: Board, language: Language) -> Mapping[str, str]:
-    """Each size of adapter on the board as a limit, by its number of parameters."""
-    known = sorted({entry.parameters for entry in board.entries if entry.parameters})
+    """Each adapter size on the board as a limit, by its number of parameters."""
+    sizes = sorted({entry.parameters for entry in board.entries if entry.parameters})
     return {
         str(one): text("board_at_most", language, size=size("parameters", one, language))
-        for one in known
+        for one in sizes
     }

@@ -1,4 +1,4 @@
-"""What the tab that trains wants to know of the backbone, as soon as it is known."""
+"""What the training form needs to know of the backbone, available once it is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BackboneFacts:
     """Layers, size and tokenizer of an engine's backbone.
 
     Args:
-        engine: Which loads it.
+        engine: Loads the backbone.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -25,10 +25,10 @@ class BackboneFacts:
         self._count: CountTokens | None = None
 
     def kinds(self) -> tuple[LayerKind, ...] | None:
-        """Of its linear layers; None if neither it nor an adapter of it can be read yet."""
-        self._look()
+        """Its linear layers; None if neither the backbone nor an adapter of it can be read yet."""
+        self._read()
         if self._kinds is None:
-            # An adapter that was made for another backbone is found out when that is loaded.
+            # If the adapter was made for another backbone, loading will find out.
             for name in self._engine.adapters():
                 if self._engine.configs[name].target_modules is None:
                     with suppress(ValueError):
@@ -40,16 +40,16 @@ class BackboneFacts:
         return [*dict.fromkeys(kind.name for kind in self.kinds() or ())]
 
     def parameters(self) -> int | None:
-        """How many it has; None before it is loaded."""
-        self._look()
+        """Number of its parameters; None before it is loaded."""
+        self._read()
         return self._parameters
 
     def count_tokens(self) -> CountTokens | None:
-        """Its tokenizer as a counter, always the same one; None before it is loaded."""
-        self._look()
+        """Its tokenizer as a counter, always the same object; None before it is loaded."""
+        self._read()
         return self._count
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         backbone = self._engine.backbone
         if self._count is not None or backbone is None:
             return

@@ -1,4 +1,4 @@
-"""How a training run goes, as pictures: losses and gates over the steps."""
+"""Figures of a training run: losses and gates over the steps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from evals.tasks import Language
 from ui.components.texts import text
 from ui.components.theme import MENTIONS
 
-_DASHES = ("solid", "dot")  # colours come again with another dash
+_DASHES = ("solid", "dot")  # colours repeat with another dash
 _HEIGHT = 250
-_ROOM = 0.02  # above and below the shares, so that small changes stay small
+_MARGIN = 0.02  # above and below the shares, so that small changes look small
 
 
 def loss_figure(log: TrainingLog, tasks: Sequence[str], language: Language) -> go.Figure:
@@ -40,7 +40,7 @@ def gate_figure(
     Args:
         log: Of the run.
         shares: By task.
-        even: What an even split would give them.
+        even: Share of an even split.
         language: Of the words.
     """
     figure = go.Figure()
@@ -52,7 +52,7 @@ def gate_figure(
         annotation_position="bottom right",
     )
     values = [even, *(value for points in shares.values() for _, value in points)]
-    ends = [min(values) - _ROOM, max(values) + _ROOM]
+    ends = [min(values) - _MARGIN, max(values) + _MARGIN]
     axis = text("train_gate_axis", language)
     _finish(figure, log, axis, language, columns=len(shares), tickformat=".0%", range=ends)
     return figure
@@ -72,7 +72,7 @@ def _add_lines(
 
 def _add(figure: go.Figure, points: Points, name: str, **look: Any) -> None:
     if len(points) == 1:
-        look.setdefault("mode", "markers")  # a line of one point cannot be seen
+        look.setdefault("mode", "markers")  # a line of one point is invisible
     figure.add_scatter(
         x=[step for step, _ in points],
         y=[value for _, value in points],
@@ -89,7 +89,7 @@ def _finish(
     figure.update_layout(
         settings,
         hovermode="x",
-        uirevision="run",  # what somebody has switched off stays off while it grows
+        uirevision="run",  # hidden lines stay hidden while it grows
         xaxis=value_axis(text("train_step_axis", language), range=[0, 1.02 * max(log.steps, 1)]),
         yaxis=value_axis(words, **{"hoverformat": axis.get("tickformat", ".3f"), **axis}),
     )

@@ -1,4 +1,4 @@
-"""What a visitor has filled in to train, read into a plan, settings and a source of data."""
+"""The training form, read into a plan, settings and a source of data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
 STAND_INS = ("train.jsonl", "dev.jsonl")
-"""What the files of a run are called where a visitor has none that do as they are."""
+"""Names of a run's data files, where the visitor's own files cannot be used unchanged."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class DataChoice:
         source: `samples`, `upload`, or a cluster of the data folder.
         train_file: What was uploaded.
         dev_file: Likewise.
-        tasks: Those to train; without any, all.
-        fraction: Share of dev records where there is no dev set.
+        tasks: Those to train; empty for all.
+        fraction: Share of dev records, if there is no dev set.
         seed: Of that split.
     """
 
@@ -48,7 +48,7 @@ class DataChoice:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> DataChoice:
-        """From the values of the components; what is not there yet has its default."""
+        """From the values of the components; missing ones have defaults."""
         return cls(
             source=str(values["source"] or "samples"),
             train_file=values["train_file"],
@@ -66,7 +66,7 @@ class DataChoice:
         return [Path(file) for file in (self.train_file, self.dev_file) if file]
 
     def place(self) -> Source | None:
-        """Where the records lie; None before there are any."""
+        """Where the records are; None before there are any."""
         if self.source == "samples":
             return Source(SAMPLES, split="test")
         if self.source == "upload":
@@ -78,7 +78,7 @@ class DataChoice:
         return None if folder is None else Source(folder, folder)
 
     def shown_paths(self) -> tuple[str, str]:
-        """The files in the command that a visitor reads: their own, where they do as they are."""
+        """The files in the shown command: the visitor's own, if they can be used unchanged."""
         folder = folders().get(self.source)
         if folder and all((folder / name).is_file() for name in STAND_INS):
             base = Path(os.environ[FOLDER_VARIABLE])
@@ -138,5 +138,5 @@ def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSet
 
 
 def _whole(value: Any) -> Any:
-    """A whole number as such; what is none is left to those who check."""
+    """A whole number as int; other values are validated later."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

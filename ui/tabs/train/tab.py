@@ -1,4 +1,4 @@
-"""The tab where a visitor trains an adapter of their own and watches it learn."""
+"""The tab where visitors train adapters of their own and watch losses and gates."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import short_path
 from evals.experiments.training_plan import Plan, budgets, command, trainable
-from evals.jobs.queue import JobError, Jobs
+from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import CGC_SIZES, METHODS
 from evals.tasks import Language
-from ui.components import forms
+from ui.components import forms, render
 from ui.components.texts import language_of, text
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
-from ui.server.public_paths import shown_place
+from ui.engine.settings import Settings
+from ui.server.files import public_path, without_folders
 from ui.shell import AT_ONCE, LAST, Shell, remember
-from ui.tabs.train import view as train_view
+from ui.tabs.jobs.layout import StartLayout, lay_out_notice
+from ui.tabs.jobs.submit import check_queue, submitted
+from ui.tabs.jobs.view import unreadable
+from ui.tabs.train import view
 from ui.tabs.train.backbone import BackboneFacts
-from ui.tabs.train.data import DataDesk, Look
+from ui.tabs.train.data import Inspected, inspect
 from ui.tabs.train.form import (
     SIZES,
     STAND_INS,
@@ -37,8 +41,8 @@ from ui.tabs.train.form import (
     plan_of,
     settings_of,
 )
-from ui.tabs.train.layout import TrainLayout
-from ui.tabs.train.runs import TrainRuns
+from ui.tabs.train.layout import TrainForm
+from ui.tabs.train.runs import TrainingRuns
 
 if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
@@ -49,98 +53,102 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would b
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """All that a run needs."""
+class _Run:
+    """What is to be trained."""
 
-    look: Look
+    inspected: Inspected
     plan: Plan
     settings: TrainingSettings
 
 
-class Train(TrainLayout):
-    """The tab's components and what they do.
+class Train:
+    """The tab's components and event handlers.
 
     Args:
-        shell: What stands around it.
-        engine: Who answers with the trained adapters.
-        jobs: The queue that runs stand in.
-        runs: Below its folder `training` is the run folder of each adapter.
-        allowed: Whether visitors may start and stop runs.
-        backbone: A local folder or hub id to train on; None takes the embedded one.
+        shell: Of the page.
+        engine: Answers with the trained adapters.
+        jobs: The queue.
+        settings: Where runs are stored, and whether visitors may start them.
     """
 
-    def __init__(
-        self,
-        shell: Shell,
-        engine: Engine,
-        jobs: Jobs,
-        runs: Path,
-        allowed: bool,
-        *,
-        backbone: str | None = None,
-    ) -> None:
-        super().__init__(shell.bilingual, allowed=allowed)
+    def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.folder = Path(runs) / "training"
-        self.allowed = allowed
-        self.source = backbone
+        self.allowed = allowed = settings.jobs_allowed
+        self.folder = settings.runs.absolute() / "training"
+        self.source = settings.backbone
         self.backbone = BackboneFacts(engine)
-        self.desk = DataDesk(engine.limits)
-        self.watcher = TrainRuns(self, engine, jobs, self.folder, allowed=allowed)
-        self._starting = threading.Lock()
+        self._submitting = threading.Lock()
+        add = shell.bilingual
+        with gr.Column(elem_id="train", elem_classes="jobs-tab"):
+            lay_out_notice(add, allowed=allowed)
+            self.form = TrainForm(add)
+            self.start = StartLayout(add, "train", allowed=allowed)
+            with self.start.fields:
+                self.name = add(
+                    gr.Textbox,
+                    {"label": "train_name", "info": "train_name_info"},
+                    max_length=40,
+                    elem_id="train-name",
+                )
+            with self.start.notes:
+                self.command_note = add(
+                    gr.HTML, {"value": render.paragraph("train_command_files")}, visible=False
+                )
+            self.runs = TrainingRuns(add, engine, jobs, self.folder, allowed=allowed)
+        self.load_clock = gr.Timer(1.0, active=False)  # while the backbone is loaded
+        # Counts arrivals at the tab: events that follow see all that the page holds by then.
+        self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)
 
     # Events ---------------------------------------------------------------------------------
 
     def _wire(self, shell: Shell) -> None:
-        fields = {**self.data, **self.settings, "name": self.name}
-        self._names = [*fields]
-        inputs = [*fields.values()]
-        source, method = self.data["source"], self.settings["method"]
-        arriving = [source, method, self.name, self.notice, self.load_clock, self.arrived]
-        shell.on_show("train", self._arrive, [source, self.arrived], arriving)
-        self.load_clock.tick(self._wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
-        # In two steps, so that what is quick does not wait for what reads, and is never behind.
-        of_data = [*self.data.values(), self.settings["seed"], self.settings["max_length"]]
-        looked = gr.on(
+        form = self.form
+        self.fields: dict[str, Any] = {**form.data, **form.settings, "name": self.name}
+        inputs = [*self.fields.values()]
+        source, method = form.data["source"], form.settings["method"]
+        arriving = [source, method, self.name, self.load_clock, self.arrived]
+        shell.on_show("train", self.show, [source, self.arrived], arriving)
+        self.load_clock.tick(self.wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
+        # In two steps, so that the quick one does not wait for the one that reads data.
+        of_data = [*form.data.values(), form.settings["seed"], form.settings["max_length"]]
+        inspected = gr.on(
             [self.arrived.change, *map(_changed, of_data)],
-            self._look,
+            self.inspect,
             inputs,
-            [self.report, self.upload, self.data["tasks"], self.data["fraction"]],
+            [form.report, form.uploading, form.data["tasks"], form.data["fraction"]],
             **LAST,
         )
-        sizes = [self.settings[name] for name in SIZES]
-        parts = [self.budget, self.command, self.command_note, self.settings["modules"], *sizes]
-        looked.then(self._plan, inputs, parts, **AT_ONCE)
-        remember(looked, source=source)
+        sizes = [form.settings[name] for name in (*SIZES, "modules")]
+        parts = [form.budget, self.start.command, self.command_note, *sizes]
+        inspected.then(self.plan, inputs, parts, **AT_ONCE)
+        remember(inspected, source=source)
         others = [one for one in inputs if one not in of_data]
-        planned = gr.on([*map(_changed, others)], self._plan, inputs, parts, **LAST)
+        planned = gr.on([*map(_changed, others)], self.plan, inputs, parts, **LAST)
         remember(planned, method=method)
-        begun = self.start.click(
-            self._start, inputs, [self.outcome, self.name, *self.watcher.parts], **AT_ONCE
+        begun = self.start.button.click(
+            self.submit, inputs, [self.start.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
-        remember(begun, run=self.runs)
-        self.watcher.wire(shell)
+        self.runs.wire(shell, begun)
 
-    def _arrive(self, source: str | None, arrived: float | None, request: gr.Request) -> Updates:
+    def show(self, source: str | None, arrived: float | None, request: gr.Request) -> Updates:
         """The tab comes into view: what can be chosen, and at first what the address chose."""
-        language, asked = language_of(request), request.query_params
-        sources = self._sources(language)
-        updates: Updates = {self.notice: train_view.off(language)}
+        asked, sources = request.query_params, self._sources(language_of(request))
+        updates: Updates = {}
         if not source:
             names = [name for _, name in sources]
             wanted, method = str(asked.get("source", "")), str(asked.get("method", ""))
             source = wanted if wanted in names else names[0]
             updates[self.name] = self._free_name()
             if method in trainable():
-                updates[self.settings["method"]] = method
-        updates[self.data["source"]] = gr.update(choices=sources, value=source)
+                updates[self.form.settings["method"]] = method
+        updates[self.form.data["source"]] = gr.update(choices=sources, value=source)
         updates[self.load_clock] = gr.Timer(active=not self._has_loaded())
         return {**updates, self.arrived: (arrived or 0) + 1}
 
-    def _wait(self, arrived: float | None) -> Any:
-        """What is known of the backbone alone is shown once it is there."""
+    def wait(self, arrived: float | None) -> Any:
+        """Update what depends on the backbone, once it is loaded."""
         if not self._has_loaded():
             return gr.skip()
         return {self.load_clock: gr.Timer(active=False), self.arrived: (arrived or 0) + 1}
@@ -149,115 +157,112 @@ class Train(TrainLayout):
         return self.engine.status.ready or bool(self.engine.status.problem)
 
     def _values(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        return dict(zip(self._names, values, strict=True))
+        return dict(zip(self.fields, values, strict=True))
 
     # What is to be trained ------------------------------------------------------------------
 
     def _sources(self, language: Language) -> list[tuple[str, str]]:
-        """Words for the sources of data, and their names."""
+        """Titles of the sources of data, and their names."""
         known = [(text("train_source_samples", language), "samples")]
         for cluster in folders():
             words = forms.cluster_title(cluster, language)
             known.append((text("train_source_folder", language, cluster=words), cluster))
         return [*known, (text("train_source_upload", language), "upload")]
 
-    def _look(self, request: gr.Request, *given: Any) -> Updates:
-        """What is in the data."""
+    def inspect(self, request: gr.Request, *given: Any) -> Updates:
+        """The report on the data."""
         language, values = language_of(request), self._values(given)
-        choice = DataChoice.of(values)
+        form, choice = self.form, DataChoice.of(values)
         source = choice.place()
         updates: Updates = {
-            self.upload: gr.update(visible=choice.source == "upload"),
-            self.data["fraction"]: gr.update(visible=source is None or source.dev is None),
+            form.uploading: gr.update(visible=choice.source == "upload"),
+            form.data["fraction"]: gr.update(visible=source is None or source.dev is None),
         }
         try:
-            look = self._look_at(choice, values)
+            inspected = self._inspect(choice, values)
         except (DataError, OSError) as error:
-            problem = train_view.unreadable(_public(error, choice), language)
-            return {**updates, self.report: problem}
-        if look is None:
-            return {**updates, self.report: train_view.upload_first(language)}
-        tasks = [task for task in choice.tasks if task in look.tasks]
+            reason = without_folders(str(error), choice.uploads)
+            return {**updates, form.report: unreadable(reason, language)}
+        if inspected is None:
+            return {**updates, form.report: view.no_data("train_upload_first", language)}
+        tasks = [task for task in choice.tasks if task in inspected.tasks]
         return {
             **updates,
-            self.data["tasks"]: gr.update(choices=[*look.tasks], value=tasks),
-            self.report: train_view.report(look.report, language),
+            form.data["tasks"]: gr.update(choices=[*inspected.tasks], value=tasks),
+            form.report: view.report(inspected.report, language),
         }
 
-    def _look_at(self, choice: DataChoice, values: Mapping[str, Any]) -> Look | None:
-        """See `DataDesk.look`."""
-        return self.desk.look(choice, values["max_length"] or 0, self.backbone.count_tokens())
+    def _inspect(self, choice: DataChoice, values: Mapping[str, Any]) -> Inspected | None:
+        """See `ui.tabs.train.data.inspect`."""
+        max_length = values["max_length"] or 0
+        return inspect(choice, self.engine.limits, max_length, self.backbone.count_tokens())
 
-    def _plan(self, request: gr.Request, *given: Any) -> Updates:
+    def plan(self, request: gr.Request, *given: Any) -> Updates:
         """Budget and command for what is filled in."""
         language, values = language_of(request), self._values(given)
-        choice = DataChoice.of(values)
+        settings, choice = self.form.settings, DataChoice.of(values)
         sizes = method.sizes if (method := METHODS.get(values["method"])) else CGC_SIZES
         updates: Updates = {
-            **{self.settings[name]: gr.update(visible=name in sizes) for name in SIZES},
-            self.settings["modules"]: gr.update(choices=self.backbone.modules()),
+            **{settings[name]: gr.update(visible=name in sizes) for name in SIZES},
+            settings["modules"]: gr.update(choices=self.backbone.modules()),
             self.command_note: gr.update(visible=choice.shown_paths() == STAND_INS),
+            self.start.command: "",
         }
         try:
-            ready = self._ready(choice, values)
+            run = self._run(choice, values)
         except ConfigError as error:
-            problem = train_view.bad_settings(str(error), language)
-            return {**updates, self.budget: problem, self.command: ""}
+            return {**updates, self.form.budget: view.bad_settings(str(error), language)}
         except (DataError, OSError):
-            ready = None  # the report says what is wrong
-        if ready is None:
-            return {**updates, self.budget: train_view.no_plan(language), self.command: ""}
+            run = None  # the report says what is wrong
+        if run is None:
+            return {**updates, self.form.budget: view.no_data("train_no_data", language)}
         return {
             **updates,
-            self.budget: self._budget(ready, language),
-            self.command: self._command_line(choice, ready, str(values["name"])),
+            self.form.budget: self._budget(run, language),
+            self.start.command: self._command_line(choice, run, str(values["name"])),
         }
 
-    def _ready(self, choice: DataChoice, values: Mapping[str, Any]) -> _Ready | None:
-        """All that a run needs; None before there is data.
+    def _run(self, choice: DataChoice, values: Mapping[str, Any]) -> _Run | None:
+        """What is to be trained; None before there is data.
 
         Raises:
             ConfigError: A setting is out of range.
             DataError, OSError: The data cannot be used.
         """
-        look = self._look_at(choice, values)
-        if look is None:
+        inspected = self._inspect(choice, values)
+        if inspected is None:
             return None
-        plan = plan_of(values, tuple(sorted(look.data.train.tasks)))
-        return _Ready(look, plan, settings_of(values, plan.config()))
+        plan = plan_of(values, tuple(sorted(inspected.data.train.tasks)))
+        return _Run(inspected, plan, settings_of(values, plan.config()))
 
-    def _budget(self, ready: _Ready, language: Language) -> str:
-        settings = ready.settings
-        steps = settings.steps(ready.look.data.records(settings.records_per_task))
-        pace = self.watcher.seconds_a_character() if self.allowed else None
-        seconds = None
-        if pace is not None:
-            records = steps * settings.batch_size * settings.accumulation
-            seconds = pace * records * ready.look.report.characters
-        return train_view.budget(
-            budgets(ready.plan, self.backbone.kinds()),
-            ready.plan.method,
+    def _budget(self, run: _Run, language: Language) -> str:
+        settings = run.settings
+        steps = settings.steps(run.inspected.data.records(settings.records_per_task))
+        pace = self.runs.seconds_a_character() if self.allowed else None
+        records = steps * settings.batch_size * settings.accumulation
+        characters = records * run.inspected.report.characters
+        return view.budget(
+            budgets(run.plan, self.backbone.kinds()),
+            run.plan.method,
             self.backbone.parameters(),
             steps,
-            seconds,
+            None if pace is None else pace * characters,
             language,
         )
 
-    def _command(
-        self, ready: _Ready, data: str, dev: str, run: str, source: str | None
-    ) -> list[str]:
-        """For files that hold the chosen tasks alone."""
+    def _command(self, run: _Run, data: str, dev: str, out: str, source: str | None) -> list[str]:
+        """The command for files that hold the chosen tasks alone."""
         backbone = ["--backbone", source] if source else []
-        return [*command(ready.plan, ready.settings, data, dev, run), *backbone]
+        return [*command(run.plan, run.settings, data, dev, out), *backbone]
 
-    def _command_line(self, choice: DataChoice, ready: _Ready, name: str) -> str:
+    def _command_line(self, choice: DataChoice, run: _Run, name: str) -> str:
         """What a visitor would type."""
         train, dev = choice.shown_paths()
-        # A stranger need not know where on the server things lie.
-        source = self.source if self.allowed or not self.source else shown_place(self.source)
-        shown = self._command(ready, train, dev, f"runs/training/{name}", source)
+        # Visitors of somebody else's server are not shown where its files lie.
+        source = self.source if self.allowed or not self.source else public_path(self.source)
+        shown = self._command(run, train, dev, f"runs/training/{name}", source)
         shown += [part for task in choice.tasks for part in ("--task", task)]
-        # The shell fills the variable in where it stands in double quotes, or in none.
+        # The shell expands a variable in double quotes, or in none.
         parts = (
             part if part in (train, dev) and "$" in part else shlex.quote(part) for part in shown
         )
@@ -266,8 +271,8 @@ class Train(TrainLayout):
     # Starting -------------------------------------------------------------------------------
 
     def _free_name(self) -> str:
-        """The first of my-1, my-2, ... that nobody has."""
-        if not self.allowed:  # nobody else's jobs are any business of this visitor
+        """The first of my-1, my-2, ... that is not taken."""
+        if not self.allowed:  # names of other visitors' jobs are not revealed
             return "my-1"
         return next(name for n in count(1) if not self._is_taken(name := f"my-{n}"))
 
@@ -279,81 +284,67 @@ class Train(TrainLayout):
             or any(job.title == name for job in self.jobs.all())
         )
 
-    def _start(self, request: gr.Request, *given: Any) -> Updates:
+    def submit(self, request: gr.Request, *given: Any) -> Updates:
         """A new run, at the end of the queue."""
         language, values = language_of(request), self._values(given)
-        name, choice = str(values["name"] or "").strip(), DataChoice.of(values)
-        problem, started = "", None
-        try:
-            ready = self._ready(choice, values)
-            if not self.allowed:
-                problem = train_view.off(language)
-            elif ready is None:
-                problem = train_view.refusal("train_no_data", language)
-            elif (waiting := self.jobs.waiting) >= self.engine.limits.jobs:
-                problem = train_view.refusal("bench_full", language, count=waiting)
-            elif not _NAME.fullmatch(name):
-                problem = train_view.refusal("train_bad_name", language)
-            else:
-                with self._starting:  # every page proposes the same name
-                    if self._is_taken(name):
-                        problem = train_view.refusal("train_name_taken", language, name=name)
-                    else:
-                        started = self._submit(name, choice.source, ready)
-        except (DataError, ConfigError, JobError, OSError) as error:
-            words = _public(error, choice)
-            problem = train_view.refusal("train_not_started", language, verbatim=words)
-        if started is None:
-            return {self.outcome: problem}
-        return {
-            self.outcome: train_view.queued(name, language),
-            self.name: self._free_name(),
-            **self.watcher.updates(started, request),
-        }
+        choice = DataChoice.of(values)
+        job, outcome = submitted(
+            lambda: self._submit(choice, values, language), choice.uploads, language
+        )
+        if job is None:
+            return {self.start.outcome: outcome}
+        updates = self.runs.updates(job.id, request)
+        return {**updates, self.start.outcome: outcome, self.name: self._free_name()}
 
-    def _submit(self, name: str, source: str, ready: _Ready) -> str:
-        """Put a run into the queue; returns the job's id."""
-        look, config = ready.look, ready.plan.config()
+    def _submit(self, choice: DataChoice, values: Mapping[str, Any], language: Language) -> Job:
+        """A new job.
+
+        Raises:
+            JobError: It cannot be started; in the visitor's language.
+            ConfigError: A setting is out of range.
+            DataError, OSError: The data cannot be used.
+        """
+        check_queue(self.jobs, self.engine.limits, language, allowed=self.allowed)
+        run, name = self._run(choice, values), str(values["name"] or "").strip()
+        if run is None:
+            raise JobError(text("train_no_data", language))
+        if not _NAME.fullmatch(name):
+            raise JobError(text("train_bad_name", language))
+        with self._submitting:  # every page proposes the same name
+            if self._is_taken(name):
+                raise JobError(text("train_name_taken", language, name=name))
+            return self._queue(run, name, choice.source)
+
+    def _queue(self, run: _Run, name: str, source: str) -> Job:
+        settings, data, config = run.settings, run.inspected.data, run.plan.config()
         folder = self.jobs.prepare()
-        written = look.data.write(folder)
-        train, dev, run = (short_path(path, Path.cwd()) for path in (*written, self.folder / name))
-        settings = ready.settings
-        facts = {
-            "method": ready.plan.method,
-            "source": source,
-            "tasks": [*config.tasks],
-            "common": config.common,
-            "specific": config.specific,
-            "records": len(look.data.train.records),
-            "dev_records": len(look.data.dev.records),
-            "characters_a_step": look.report.characters
-            * settings.batch_size
-            * settings.accumulation,
-        }
-        job = self.jobs.submit(
+        written = data.write(folder)
+        train, dev, out = (short_path(path, Path.cwd()) for path in (*written, self.folder / name))
+        records = settings.batch_size * settings.accumulation
+        return self.jobs.submit(
             "train",
-            self._command(ready, train, dev, run, self.source),
+            self._command(run, train, dev, out, self.source),
             title=name,
-            facts=facts,
+            facts={
+                "method": run.plan.method,
+                "source": source,
+                "tasks": [*config.tasks],
+                "common": config.common,
+                "specific": config.specific,
+                "records": len(data.train.records),
+                "dev_records": len(data.dev.records),
+                "characters_a_step": run.inspected.report.characters * records,
+            },
             id=folder.name,
             clean=[file.name for file in written],
         )
-        return job.id
 
 
 def _changed(component: Any) -> Any:
     """The event of another value."""
-    # What is pasted is no `input`, nor is what the address says; but what `_look` and `_plan` write
+    # Pasted values and those of the address are no `input`; but what `inspect` and `plan` write
     # must not call them again.
-    own = isinstance(component, gr.Slider | gr.Checkbox) or getattr(component, "multiselect", False)
-    return component.input if own else component.change
-
-
-def _public(error: Exception, choice: DataChoice) -> str:
-    """An error's words, without the folders that lead to a file."""
-    words = str(error)
-    for path in filter(None, (choice.train_file, choice.dev_file)):
-        words = words.replace(path, Path(path).name)
-    for folder in folders().values():
-        words = words.replace(str(folder), folder.name)
-    return words
+    is_written = isinstance(component, gr.Slider | gr.Checkbox) or getattr(
+        component, "multiselect", False
+    )
+    return component.input if is_written else component.change

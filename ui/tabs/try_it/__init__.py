@@ -1,1 +1,1 @@
-"""The tab where a task is tried: fields, prompt, answers side by side, what they mean."""
+"""The tab where a task is tried: fields, prompt, answers side by side, their evaluation."""

@@ -1,4 +1,4 @@
-"""From a filled-in form to a stream of views: the answer as it grows, then what it means."""
+"""Answers a filled-in form as a stream of views: growing answers, then their evaluation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from evals.scoring.metrics import Pair, get_metric, sample_scores
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui.components import forms, render
-from ui.components.answering_models import Speaker, speakers
+from ui.components.answering_models import AnsweringModel, answering_models
 from ui.components.label_bars import label_bars
 from ui.components.render import Reply
 from ui.components.texts import text
 from ui.engine.client import BusyError, EngineError, Wait
 from ui.engine.engine import Engine
-from ui.engine.questions import BARE, Question
+from ui.engine.questions import BARE
 
 if TYPE_CHECKING:
     from cgclora.inference.request import Answer
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Form:
-    """What a visitor asks.
+    """The form as a visitor filled it in.
 
     Attributes:
         cluster: Name of the adapter.
         task: One of its tasks.
         values: A value for each of the task's fields.
-        own_prompt: The prompt as the visitor rewrote it; None takes the one that the fields make.
+        own_prompt: The prompt as the visitor rewrote it; None for the one made from the fields.
         labels_only: Whether the answer must be one of the task's labels.
-        max_new_tokens: Most tokens of the answer.
-        beside: Who else is asked, see `Question.beside`.
+        max_new_tokens: Longest answer.
+        beside: Other models to ask: names of adapters that know the task, or `BARE`.
     """
 
     cluster: str
@@ -52,22 +52,40 @@ class Form:
     max_new_tokens: int
     beside: tuple[str, ...] = (BARE,)
 
+    @property
+    def prompt(self) -> str:
+        """The whole prompt."""
+        return self.task.prompt(self.values) if self.own_prompt is None else self.own_prompt
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The choices that the prompt lists; a rewritten prompt may lack fields."""
+        try:
+            return self.task.choices(self.values)
+        except ValueError:
+            return None
+
+    @property
+    def sample(self) -> Sample | None:
+        """The sample that the form holds unchanged, whose reference then applies."""
+        return forms.sample_with(self.task, self.values) if self.own_prompt is None else None
+
 
 @dataclass(frozen=True)
 class View:
     """What the page shows at one moment.
 
     Attributes:
-        speakers: Who is asked: the chosen adapter first.
-        replies: Of each of them.
-        highlights: The input's text in pieces, each with what the answer calls it.
+        models: The models that are asked, the chosen adapter first.
+        replies: One of each model.
+        highlights: The input's text in pieces, each with the kind that the answer gives it.
         parsed: The parsed answer and its verdict, as HTML.
-        labels: How likely each of them finds each label, as HTML.
+        labels: The label probabilities of each model, as HTML.
         problem: Why there is no answer, and what to do; empty otherwise.
-        detail: The library's own words about it, in English.
+        detail: The library's own message, in English.
     """
 
-    speakers: tuple[Speaker, ...]
+    models: tuple[AnsweringModel, ...]
     replies: tuple[Reply, ...]
     highlights: tuple[tuple[str, str | None], ...] = ()
     parsed: str = ""
@@ -75,25 +93,35 @@ class View:
     problem: str = ""
     detail: str = ""
 
-
-def empty_view(asked: tuple[Speaker, ...], language: Language) -> View:
-    """Before the first question."""
-    replies = [Reply(hint=text(f"nothing_{speaker.side}_yet", language)) for speaker in asked]
-    return View(asked, tuple(replies), parsed=_later(language))
+    def with_reply(self, place: int, reply: Reply) -> View:
+        """The same view with another reply."""
+        return replace(self, replies=(*self.replies[:place], reply, *self.replies[place + 1 :]))
 
 
-def waiting_view(asked: tuple[Speaker, ...], language: Language, *, ready: bool) -> View:
-    """Between the click and the first token."""
+def empty_view(models: tuple[AnsweringModel, ...], language: Language) -> View:
+    """The view before a question."""
+    replies = [Reply(hint=text(f"nothing_{model.role}_yet", language)) for model in models]
+    return View(models, tuple(replies), parsed=_later(language))
+
+
+def waiting_view(models: tuple[AnsweringModel, ...], language: Language, *, ready: bool) -> View:
+    """The view between the click and the first token."""
     reply = Reply("live", hint=text("reading" if ready else "waiting_model", language))
-    return View(asked, (reply,) * len(asked), parsed=_later(language))
+    return View(models, (reply,) * len(models), parsed=_later(language))
+
+
+def queued_view(view: View, ahead: int, language: Language) -> View:
+    """The same view with the position in the queue."""
+    hint = text("queued", language, ahead=ahead)
+    return replace(view, replies=tuple(replace(reply, hint=hint) for reply in view.replies))
 
 
 def stopped_view(view: View, language: Language) -> View:
-    """What has been said so far, and that it ends there."""
-    for index, reply in enumerate(view.replies):
+    """The same view with unfinished answers marked as stopped."""
+    for place, reply in enumerate(view.replies):
         if reply.state == "live":
             ended = replace(reply, state="done", facts=(text("stopped", language),), hint="")
-            view = _with_reply(view, index, ended)
+            view = view.with_reply(place, ended)
     return view
 
 
@@ -108,30 +136,33 @@ def answer(
     stopped: Callable[[], bool] = lambda: False,
     count: Callable[[], None] = lambda: None,
 ) -> Generator[View]:
-    """Ask the experts and those beside them, and show all answers as they grow.
+    """Ask all models and show their answers as they grow.
 
-    Closing the iterator stops the work; so does `stopped`, which is asked after every piece and
-    while there is none. `count` is called before anything is asked, and may refuse as the engine
-    does. What goes wrong is said in `View.problem`, never raised.
+    Errors end in `View.problem`; none is raised. Closing the iterator cancels the requests.
+
+    Args:
+        engine: Answers the requests.
+        form: The question.
+        language: Of the views.
+        stopped: Called after every piece and while waiting; True cancels the requests.
+        count: Called before the model is asked; applies the rate limit.
     """
-    asked = speakers(engine, form.cluster, form.beside, language)
-    empty = empty_view(asked, language)
+    models = answering_models(engine, form.cluster, form.beside, language)
+    empty = empty_view(models, language)
     try:
-        if not (problem := _problem(form, engine.limits.characters, language)):
-            count()
-            yield from _answer(engine, form, asked, language, stopped)
-        else:
+        if problem := _problem(form, engine.limits.characters, language):
             yield replace(empty, problem=problem)
+            return
+        count()
+        yield from _answer(engine, form, models, language, stopped)
     except (EngineError, ConfigError, ValueError) as error:
-        problem = text(_refusal(error), language)
-        yield replace(empty, problem=problem, detail=str(error))
-    except Exception:  # a visitor gets a sentence, the log the traceback
+        yield replace(empty, problem=text(_error_key(error), language), detail=str(error))
+    except Exception:  # the visitor reads a sentence, the log has the traceback
         _log.exception("no answer to a question of task %r", form.task.name)
         yield replace(empty, problem=text("internal", language))
 
 
-def _refusal(error: EngineError | ValueError) -> str:
-    """The key of what a visitor reads about an error."""
+def _error_key(error: EngineError | ValueError) -> str:
     if isinstance(error, EngineError):
         return "busy" if isinstance(error, BusyError) else "refused_by_engine"
     return "refused_task" if isinstance(error, ConfigError) else "refused_prompt"
@@ -140,120 +171,89 @@ def _refusal(error: EngineError | ValueError) -> str:
 def _answer(
     engine: Engine,
     form: Form,
-    asked: tuple[Speaker, ...],
+    models: tuple[AnsweringModel, ...],
     language: Language,
     stopped: Callable[[], bool],
 ) -> Generator[View]:
-    view = waiting_view(asked, language, ready=engine.status.ready)
-    yield view
     if not engine.status.ready:
+        yield waiting_view(models, language, ready=False)
         while not engine.wait(_SECONDS_BETWEEN_VIEWS):
             if stopped():
                 return
-        view = waiting_view(asked, language, ready=True)
-        yield view
+    view = waiting_view(models, language, ready=True)
+    yield view
+    choices = (form.task.answers(form.choices) or None) if form.labels_only else None
+    requests = [
+        engine.request(name, form.task.name, form.prompt, form.max_new_tokens, choices)
+        for name in (form.cluster, *form.beside)
+    ]
     shown = time.monotonic()
-    with closing(engine.ask(_question(form))) as pieces:
+    with closing(engine.ask(requests)) as pieces:
         for piece in pieces:
             if stopped():
                 return
             if isinstance(piece, Wait):
                 if piece.ahead:
-                    yield _queued(view, piece.ahead, language)
+                    yield queued_view(view, piece.ahead, language)
                 continue
             reply = view.replies[piece.index]
             reply = replace(reply, text=reply.text + piece.text)
             if piece.answer is not None:
-                reply = _finished(reply, piece.answer, form, language)
-            view = _with_reply(view, piece.index, reply)
+                reply = finished_reply(piece.answer, form, language)
+            view = view.with_reply(piece.index, reply)
             if piece.index == 0 and piece.answer is not None:
-                view = _judged(view, form, language)
+                view = judged_view(view, form, language)
             if piece.answer is not None or time.monotonic() - shown > _SECONDS_BETWEEN_VIEWS:
                 yield view
                 shown = time.monotonic()
     view = _compared(view, language)
     yield view
     if form.task.kind == "classification":
-        yield from _weighed(engine, form, view, language, stopped)
-
-
-def _queued(view: View, ahead: int, language: Language) -> View:
-    """The same view with the number of questions that are answered first."""
-    hint = text("queued", language, ahead=ahead)
-    return replace(view, replies=tuple(replace(reply, hint=hint) for reply in view.replies))
+        yield from _with_labels(engine, form, view, language, stopped)
 
 
 def _compared(view: View, language: Language) -> View:
-    """The same view with what the others say otherwise marked."""
+    """The same view with the differences from the first answer marked."""
     first = view.replies[0].text
     for place, reply in enumerate(view.replies[1:], 1):
         facts = reply.facts
         if reply.text == first and first.strip():
             facts = (*facts, text("same_answer", language))
-        view = _with_reply(view, place, replace(reply, against=first, facts=facts))
+        view = view.with_reply(place, replace(reply, against=first, facts=facts))
     return view
 
 
-def _weighed(
+def _with_labels(
     engine: Engine, form: Form, view: View, language: Language, stopped: Callable[[], bool]
 ) -> Generator[View]:
-    """The same view with the probability of each label, according to all who were asked."""
-    labels = tuple(dict.fromkeys(form.task.answers(_choices(form))))
-    sample = _sample(form)
+    """The same view with the label probabilities of all models."""
+    labels = tuple(dict.fromkeys(form.task.answers(form.choices)))
+    sample = form.sample
     right = form.task.parse(sample.reference, sample.choices).items if sample else ()
-    sides: dict[Speaker, list[float]] = {}
-    for speaker in view.speakers:
+    shares: dict[AnsweringModel, list[float]] = {}
+    for model in view.models:
         if stopped():
             return
-        question = replace(_question(form), cluster=speaker.name)
-        sides[speaker] = engine.label_probabilities(question, labels)
-    bars = label_bars(labels, sides, right[0][0] if right else "", language)
-    yield replace(view, labels=bars)  # all at once: a table that grows would push the page about
+        request = engine.request(model.name, form.task.name, form.prompt, form.max_new_tokens)
+        shares[model] = engine.label_probabilities(request, labels)
+    bars = label_bars(labels, shares, right[0][0] if right else "", language)
+    yield replace(view, labels=bars)  # all at once: a growing table would shift the page
 
 
 def _problem(form: Form, most: int, language: Language) -> str:
-    """What a visitor can set right before anything is asked."""
+    """What the visitor must correct before the models are asked."""
     if form.own_prompt is None:
         field = forms.missing_field(form.task, form.values)
         if field is not None:
             return text("fill_in", language, field=forms.label(field, language))
     elif not form.own_prompt.strip():
         return text("fill_in", language, field=text("prompt_short", language))
-    count = len(_prompt(form))
+    count = len(form.prompt)
     return text("too_long", language, count=count, most=most) if count > most else ""
 
 
-def _prompt(form: Form) -> str:
-    return form.task.prompt(form.values) if form.own_prompt is None else form.own_prompt
-
-
-def _choices(form: Form) -> tuple[str, ...] | None:
-    """What the prompt offers; a prompt of the visitor's own may lack fields."""
-    try:
-        return form.task.choices(form.values)
-    except ValueError:
-        return None
-
-
-def _question(form: Form) -> Question:
-    choices = form.task.answers(_choices(form)) if form.labels_only else ()
-    return Question(
-        form.cluster,
-        form.task.name,
-        _prompt(form),
-        form.max_new_tokens,
-        choices or None,
-        beside=form.beside,
-    )
-
-
-def _with_reply(view: View, index: int, reply: Reply) -> View:
-    replies = [*view.replies]
-    replies[index] = reply
-    return replace(view, replies=tuple(replies))
-
-
-def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> Reply:
+def finished_reply(answer: Answer, form: Form, language: Language) -> Reply:
+    """A complete answer with its speed and, for an unchanged sample, its score."""
     facts = [
         text("tokens", language, count=answer.tokens),
         text("speed", language, speed=f"{answer.tokens / max(answer.seconds, 1e-9):.1f}"),
@@ -262,7 +262,7 @@ def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> R
     if answer.finish == "length":
         facts.append(text("cut", language))
     right = None
-    sample = _sample(form)
+    sample = form.sample
     if answer.text.strip() and sample is not None:
         if form.task.kind != "generation":
             right = exact_match(form.task, answer.text, sample.reference, sample.choices)
@@ -271,35 +271,30 @@ def _finished(reply: Reply, answer: Answer, form: Form, language: Language) -> R
     return Reply("done", answer.text, tuple(facts), right, hint=text("empty_answer", language))
 
 
-def _score(task: Task, said: str, sample: Sample) -> str:
-    """The main score of one answer; that of many is no mean of such scores for every metric."""
+def _score(task: Task, answer: str, sample: Sample) -> str:
+    """The main metric of a single answer."""
     metric = get_metric(task.metrics[0])
-    read = (task.parse(words, sample.choices) for words in (said, sample.reference))
-    pair = Pair(said, sample.reference, *read)
+    parsed = (task.parse(words, sample.choices) for words in (answer, sample.reference))
+    pair = Pair(answer, sample.reference, *parsed)
     value = float(sample_scores(metric, metric.statistics([pair]))[0])
     return f"{metric.name} {value:.2f}"
 
 
-def _judged(view: View, form: Form, language: Language) -> View:
-    """The same view with the experts' answer read and compared."""
-    sample = _sample(form)
-    said = view.replies[0].text
-    parsed = form.task.parse(said, _choices(form))
+def judged_view(view: View, form: Form, language: Language) -> View:
+    """The same view with the first answer parsed and compared with the reference."""
+    sample = form.sample
+    answer = view.replies[0].text
+    parsed = form.task.parse(answer, form.choices)
     original = form.own_prompt or forms.searched(form.task, form.values)
     return replace(
         view,
         highlights=tuple(forms.highlighted(original, parsed, language)),
         parsed=render.parsed_answer(
-            # Scoring may read a label into silence; a visitor would take it for said.
-            parsed if said.strip() else None,
+            # Scoring may map an empty answer to a label, which a visitor would take for the answer.
+            parsed if answer.strip() else None,
             language,
             reference=form.task.parse(sample.reference, sample.choices) if sample else None,
             reference_text=sample.reference if sample else "",
             open_ended=form.task.kind == "generation",
         ),
     )
-
-
-def _sample(form: Form) -> Sample | None:
-    """The sample that is being asked, if it is one as it stands."""
-    return forms.sample_with(form.task, form.values) if form.own_prompt is None else None

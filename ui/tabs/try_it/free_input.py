@@ -1,4 +1,4 @@
-"""Any text in, and the tasks that it looks like: for those who do not know the tasks."""
+"""Detects the task of any text, for visitors who do not know the tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from evals.detection.detector import Guess, load_detector, split_fields
-from evals.tasks import TASKS, Task
+from evals.tasks import TASKS
 from ui.components import forms
 from ui.components.bilingual import Bilingual
 from ui.components.choices import Choice
@@ -17,14 +17,14 @@ from ui.engine.engine import Engine
 from ui.shell import AT_ONCE, LAST
 
 Choose = Callable[..., dict[Any, Any]]
-"""Shows a task; see `TryIt.choose`."""
+"""Shows a task, see `TryIt.choose`."""
 
 _GUESSES = 3
-_LEAST = 0.01  # what would be shown as 0% is no proposal
+_LEAST = 0.01  # a guess that would be shown as 0% is left out
 
 
 class FreeInput:
-    """A text box and, below it, the tasks that its text looks like, with their probabilities."""
+    """A text box and, below it, the most probable tasks of its text."""
 
     def __init__(self, add: Bilingual, characters: int) -> None:
         with gr.Column(elem_id="free"):
@@ -45,19 +45,20 @@ class FreeInput:
             )
 
     def wire(self, engine: Engine, choose: Choose, outputs: list[Any]) -> None:
-        """Say what happens when.
+        """Connect the events.
 
         Args:
-            engine: Whose tasks there are.
+            engine: Has the tasks.
             choose: See `Choose`.
-            outputs: What it updates.
+            outputs: The components that `choose` updates.
         """
         self._engine, self._choose = engine, choose
-        self._words.change(self._show, self._words, self._choice, **LAST)
-        self._words.submit(self._take_best, self._words, outputs, **AT_ONCE)
-        self._choice.input(self._take, [self._choice, self._words], outputs, **LAST)
+        self._words.change(self.show, self._words, self._choice, **LAST)
+        self._words.submit(self.take_best, self._words, outputs, **AT_ONCE)
+        self._choice.input(self.take, [self._choice, self._words], outputs, **LAST)
 
-    def _show(self, words: str | None, request: gr.Request) -> Any:
+    def show(self, words: str | None, request: gr.Request) -> Any:
+        """Show the most probable tasks."""
         language = language_of(request)
         choices = [
             (f"{forms.title(TASKS[guess.task], language)} {guess.probability:.0%}", guess.task)
@@ -66,33 +67,31 @@ class FreeInput:
         return gr.update(choices=choices, value=None, visible=bool(choices))
 
     def _guesses(self, words: str | None) -> list[Guess]:
-        tasks = self._known()
+        tasks = self._tasks()
         if not (words and words.strip() and tasks):
             return []
         best, *others = load_detector().guesses(words, tasks)[:_GUESSES]
         return [best, *(guess for guess in others if guess.probability >= _LEAST)]
 
-    def _known(self) -> list[str]:
-        """The tasks of all clusters that somebody has described."""
+    def _tasks(self) -> list[str]:
+        """The tasks of all clusters, except those without a description."""
         names = self._engine.clusters()
-        known = dict.fromkeys(task for name in names for task in self._engine.tasks(name))
-        return [task for task in known if task in TASKS]
+        tasks = dict.fromkeys(task for name in names for task in self._engine.tasks(name))
+        return [task for task in tasks if task in TASKS]
 
-    def _take_best(self, words: str | None, request: gr.Request) -> Any:
+    def take_best(self, words: str | None, request: gr.Request) -> Any:
+        """Show the form of the most probable task with the text in it."""
         guesses = self._guesses(words)
-        return self._take(guesses[0].task, words, request) if guesses else gr.skip()
+        return self.take(guesses[0].task, words, request) if guesses else gr.skip()
 
-    def _take(self, task: str | None, words: str | None, request: gr.Request) -> Any:
-        """The form of a task with the text in it."""
-        if not words or task is None or task not in self._known():
+    def take(self, task: str | None, words: str | None, request: gr.Request) -> Any:
+        """Show the form of a task with the text in it."""
+        if not words or task is None or task not in self._tasks():
             return gr.skip()
         form = TASKS[task]
         cluster, values = self._engine.find(task), split_fields(form, words)
         if values is None and load_detector().prompt_probability(words) > 0.5:
-            # An instruction in other words: the adapters know such prompts as they are.
-            return self._choose(cluster, task, request, _no_values(form), words)
+            # An instruction that does not follow the template is used as the prompt itself.
+            empty = {field.name: "" for field in form.fields}
+            return self._choose(cluster, task, request, empty, words)
         return self._choose(cluster, task, request, values or {form.fields[0].name: words})
-
-
-def _no_values(form: Task) -> dict[str, str]:
-    return {field.name: "" for field in form.fields}

@@ -15,7 +15,7 @@ from gradio.state_holder import StateHolder
 import app
 from tests.ui.test_app import loaded_engine, save_adapters
 from ui.engine.settings import Settings
-from ui.server import sessions
+from ui.server import memory
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_words_to_a_page_that_has_left_go_nowhere(page: gr.Blocks) -> None:
 
 
 def test_of_pages_and_calls_those_spoken_of_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_RECENT", 3)
-    recent = sessions.Recent[set[int]](set)
+    monkeypatch.setattr(memory, "_SESSIONS", 3)
+    recent = memory.RecentSessions[set[int]](set)
     for number, name in enumerate("abc"):
         recent[name] = {number}
     assert recent["a"] == {0}

@@ -1,0 +1,1 @@
+"""What the tabs that start jobs share: layout, submission, and the list of jobs."""

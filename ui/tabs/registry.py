@@ -1,0 +1,94 @@
+"""The tabs of the app, one entry each, in the order in which the page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evals.jobs.queue import Jobs
+from evals.leaderboard.run_sources import Library
+from ui.engine.engine import Engine
+from ui.engine.settings import Settings
+from ui.shell import Shell
+from ui.tabs.about.tab import About
+from ui.tabs.benchmark.tab import Benchmark
+from ui.tabs.gates.tab import Gates
+from ui.tabs.leaderboard.tab import Leaderboard
+from ui.tabs.train.tab import Train
+from ui.tabs.try_it.tab import TryIt
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the tabs are built on.
+
+    Attributes:
+        engine: Answers prompts.
+        library: The runs of the leaderboards.
+        jobs: The queue of evaluations and trainings.
+        settings: Where results are stored, and what visitors may do.
+    """
+
+    engine: Engine
+    library: Library
+    jobs: Jobs
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class TabEntry:
+    """One tab.
+
+    Attributes:
+        id: Its name in the address (`?tab=`) and in element ids (`tab-{id}`).
+        title: In Chinese and English.
+        build: Makes its components in the tab that is open for building, and registers with the
+            shell what runs when the tab is shown (`Shell.on_show`) or the page opens.
+        link_keys: Parameters of the address that hold what the tab shows.
+    """
+
+    id: str
+    title: tuple[str, str]
+    build: Callable[[Shell, Services], object]
+    link_keys: tuple[str, ...] = ()
+
+
+TABS = (
+    TabEntry(
+        "try",
+        ("试一试", "Try it"),
+        lambda shell, on: TryIt(shell, on.engine),
+        ("cluster", "task"),
+    ),
+    TabEntry(
+        "gates",
+        ("门控", "Gates"),
+        lambda shell, on: Gates(shell, on.engine),
+        ("cluster", "task", "module", "view"),
+    ),
+    TabEntry(
+        "leaderboard",
+        ("排行榜", "Leaderboard"),
+        lambda shell, on: Leaderboard(shell, on.library.shipped, on.library.local),
+        ("board", "board-*"),
+    ),
+    TabEntry(
+        "benchmark",
+        ("评测", "Benchmark"),
+        lambda shell, on: Benchmark(shell, on.engine, on.jobs, on.settings),
+        ("bench", "bench_data", "bench_tasks", "bench_n", "bench_job"),
+    ),
+    TabEntry(
+        "train",
+        ("训练", "Train"),
+        lambda shell, on: Train(shell, on.engine, on.jobs, on.settings),
+        ("source", "method", "run"),
+    ),
+    TabEntry(
+        "about",
+        ("关于", "About"),
+        lambda shell, on: About(shell, on.engine),
+        ("about-adapter", "about-layer", "about-task", "about-part"),
+    ),
+)
+"""All tabs of the page."""
