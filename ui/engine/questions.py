@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ui.engine.zero_gpu import on_gpu
 
 if TYPE_CHECKING:
+    from cgclora.inference.multi_adapter import Clusters
     from cgclora.inference.request import Piece, Request
-    from ui.engine.engine import Engine
+    from cgclora.models.backbone import Backbone
 
 BARE_TOKENS = 64
 """Longest answer of the bare backbone, which seldom stops by itself."""
@@ -19,8 +20,15 @@ BARE = "backbone"
 """Names the backbone without experts where other names are adapters."""
 
 
+class Models(Protocol):
+    """What holds the backbone and its adapters, such as `Engine`."""
+
+    def resident(self, cluster: str | None = None) -> tuple[Backbone, Clusters]:
+        """The backbone and the resident adapters."""
+
+
 @on_gpu
-def answers(engine: Engine, requests: Sequence[Request]) -> Generator[Piece]:
+def answers(engine: Models, requests: Sequence[Request]) -> Generator[Piece]:
     """Stream answers without the shared batch, see `Engine.ask`."""
     from cgclora.inference.generate import stream  # noqa: PLC0415 - torch is loaded by now
 
@@ -29,7 +37,7 @@ def answers(engine: Engine, requests: Sequence[Request]) -> Generator[Piece]:
 
 
 @on_gpu
-def label_shares(engine: Engine, request: Request, labels: Sequence[str]) -> Generator[list[float]]:
+def label_shares(engine: Models, request: Request, labels: Sequence[str]) -> Generator[list[float]]:
     """Yield label probabilities once, see `Engine.label_probabilities`."""
     from cgclora.analysis.probe import label_probabilities  # noqa: PLC0415 - torch is loaded by now
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from ui.components import answering_models, forms
 from ui.components.texts import text
@@ -18,7 +19,7 @@ _SHORT = 8  # letters of a hash that are shown
 
 def adapter_title(engine: Engine, name: str, language: Language) -> str:
     """An adapter's title where all are listed: its cluster and its method."""
-    method = answering_models.method_of(engine.configs[name], engine.manifests[name])
+    method = method_of(engine.configs[name], engine.manifests[name])
     if name not in engine.clusters():
         return text("about_compared", language, method=method)
     return f"{answering_models.title(engine, name, language)} · {method}"
