@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cgclora.inference.request import Request as Request
     from cgclora.models.backbone import Backbone as Backbone
     from cgclora.models.backbone import load_backbone as load_backbone
-    from cgclora.training.member import TrainingRun as TrainingRun
+    from cgclora.training.settings import TrainingRun as TrainingRun
     from cgclora.training.settings import TrainingSettings as TrainingSettings
     from cgclora.training.train import train as train
     from cgclora.training.train import train_side_by_side as train_side_by_side
@@ -33,7 +33,7 @@ _HOMES = {
     "Clusters": "cgclora.inference.multi_adapter",
     "Record": "cgclora.data.records",
     "Request": "cgclora.inference.request",
-    "TrainingRun": "cgclora.training.member",
+    "TrainingRun": "cgclora.training.settings",
     "TrainingSettings": "cgclora.training.settings",
     "generate": "cgclora.inference.generate",
     "load_backbone": "cgclora.models.backbone",

@@ -25,6 +25,7 @@ from cgclora.adapter.expert_layers import (
     GATES,
     frozen_parameters,
     initial_A,
+    model_and_lock,
     routing_of,
     unfold_all,
     wrapped,
@@ -95,7 +96,7 @@ class Adapter(PlannedExperts):
                 backbone is not one whose layers see the rows of a batch; which layers are adapted
                 says `cgclora.models.target_modules.linear_paths`.
         """
-        model, lock = _parts(backbone)
+        model, lock = model_and_lock(backbone)
         paths = linear_paths(model, config.target_modules)
         with lock:  # others' passes would be taken for the one that shows the rows
             if any(not isinstance(model.get_submodule(path), ExpertLinear) for path in paths):
@@ -112,7 +113,7 @@ class Adapter(PlannedExperts):
         seed: int,
     ) -> Self:
         """`attach`, beside these layers."""
-        model, lock = _parts(backbone)
+        model, lock = model_and_lock(backbone)
         taken = any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict))
         if taken or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise AdapterError(
@@ -362,7 +363,7 @@ class Adapter(PlannedExperts):
         """
         folder = Path(folder)
         manifest, config = adapter_dir.read_manifest(folder)
-        model, lock = _parts(backbone)
+        model, lock = model_and_lock(backbone)
         found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
         wanted = manifest["backbone"]["fingerprint"]
         if found != wanted:
@@ -391,15 +392,6 @@ class Adapter(PlannedExperts):
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest, adapter.files = manifest, adapter_dir.read_files(folder, manifest)
         return adapter
-
-
-def _parts(
-    backbone: Backbone | PreTrainedModel,
-) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
-    """A backbone's model, and what is held while it runs."""
-    if isinstance(backbone, Backbone):
-        return backbone.model, backbone.lock
-    return backbone, nullcontext()
 
 
 def _name_of(folder: Path) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cgclora.layer import ExpertLinear, Routing
+from cgclora.models.backbone import Backbone
 
 GATES = "task_gates"
 """The name of the module that holds the gates of a model's adapters."""
@@ -66,3 +68,12 @@ def wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinear
         module = ExpertLinear(cast(nn.Linear, module), routing).train(module.training)
         model.set_submodule(path, module)
     return module
+
+
+def model_and_lock(
+    backbone: Backbone | PreTrainedModel,
+) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
+    """A backbone's model, and what is held while it runs."""
+    if isinstance(backbone, Backbone):
+        return backbone.model, backbone.lock
+    return backbone, nullcontext()

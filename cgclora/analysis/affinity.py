@@ -67,31 +67,28 @@ def measure(
 ) -> dict[str, Any]:
     """Train an attached adapter jointly and measure affinities, or go on with such a run.
 
-    What was measured is kept in the folder, with all that the next measurement needs, so that a run
-    that was cut short ends as any other: on CPU with the same numbers, bit for bit.
+    An interrupted run ends as any other: on CPU with the same numbers, bit for bit.
 
     Args:
         adapter: A fresh adapter, just attached. Dropout is not applied.
         tokenizer: The backbone's.
         records: What to train and measure on.
         settings: How.
-        run_folder: Where the run lives.
+        run_folder: Where the run lives, with all that the next measurement needs.
         progress: Called after each measurement with `done`, `measurements`, `loss` (the tasks'
             mean, in nats) and `seconds_left`.
         stop: Asked after each measurement; a yes ends the run, to be gone on with later.
 
     Returns:
-        The result as JSON values: `tasks`; `first_order` and `lookahead` (null if it was not
-        taken), each with `mean` and `standard_error` [T, T], see `affinity_state.pooled`;
-        `measurements`, each with `step`, `losses` [T] and its own matrices; `settings`, `adapter`,
-        `backbone`, `data`; and `origins`, see `AffinityState`.
+        JSON values: `first_order` and `lookahead` (null if not taken), each with `mean` and
+        `standard_error` [T, T], see `affinity_state.pooled`; `measurements`, each with `step`,
+        `losses` [T] and its own matrices; and where they come from, see `AffinityState`.
 
     Raises:
         ConfigError: No parameter of the adapter is shared by all tasks.
         DataError: A task has too few records that fit.
         TrainingError: The folder holds another run, or one that is under way.
-        TrainingDiverged: A loss is not finite.
-        TrainingStopped: `stop` said so.
+        TrainingDiverged, TrainingStopped: A loss is not finite; `stop` said so.
     """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
     folder = Path(run_folder).absolute()
@@ -106,14 +103,7 @@ def measure(
         known=readable(adapter.model),
     )
     groups = _by_task(data, tasks, settings.records + settings.loss_records)
-    values = dataclasses.asdict(settings)
-    identity = {
-        "kind": "affinity",
-        "adapter": adapter.config.to_dict(),
-        "settings": {name: value for name, value in values.items() if name != "measurements"},
-        "backbone": fingerprint(adapter.model),
-        "data": data_hash(records),
-    }
+    identity = _identity(adapter, records, settings)
     collator = Collator(pad_id(adapter.model, tokenizer), settings.weighting)
     run = _Run(adapter, data, groups, settings, collator)
     with hold(folder):
@@ -122,20 +112,39 @@ def measure(
         if state.measurements:
             run.restore(state.tensors)
         _go_on(run, state, folder, progress, stop)
-    kept = Counter(item.task for item in data)
+    counts = {"records": Counter(tasks[item.task] for item in data), "too_long": too_long}
+    by_task = {name: {task: count[task] for task in tasks} for name, count in counts.items()}
     return {
         "tasks": list(tasks),
         **with_means(state.measurements[: settings.measurements]),
-        "settings": values,
-        "adapter": adapter.config.to_dict(),
-        "backbone": {"name": adapter.backbone_name, "fingerprint": identity["backbone"]},
-        "data": {
-            "hash": identity["data"],
-            "records": {task: kept[index] for index, task in enumerate(tasks)},
-            "too_long": {task: too_long[task] for task in tasks},
-        },
+        "settings": dataclasses.asdict(settings),
+        **_origin(adapter, identity, by_task),
         "seconds": round(state.seconds, 1),
         "origins": state.origins,
+    }
+
+
+def _origin(
+    adapter: Adapter, identity: Mapping[str, Any], counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "adapter": identity["adapter"],
+        "backbone": {"name": adapter.backbone_name, "fingerprint": identity["backbone"]},
+        "data": {"hash": identity["data"], **counts},
+    }
+
+
+def _identity(
+    adapter: Adapter, records: Sequence[Record], settings: AffinitySettings
+) -> dict[str, Any]:
+    """What a run goes on with only if it is the same; more measurements may be wanted."""
+    values = dataclasses.asdict(settings)
+    return {
+        "kind": "affinity",
+        "adapter": adapter.config.to_dict(),
+        "settings": {name: value for name, value in values.items() if name != "measurements"},
+        "backbone": fingerprint(adapter.model),
+        "data": data_hash(records),
     }
 
 

@@ -2,6 +2,21 @@
 
 All of it comes from affinities measured many times, [M, T, T]. What is found on all of them looks
 better on these than it is, so each measurement is also scored with the groups that the others give.
+
+`report` gives JSON values:
+
+    groupings     for each number of groups: `groups` (lists of tasks), `gain` over one group for
+                  all and its `standard_error`; `held_out_gain` and `held_out_standard_error`, where
+                  each measurement is scored with the groups that the others give; `stability`, the
+                  mean adjusted Rand index with the groups of bootstrapped measurements; `together`
+                  [T, T], how often two tasks are in one group of these; `prior_ari`
+    one_group     the score that gains count from
+    prior         the prior's groups and gain
+    suggested     the smallest number of groups whose held-out gain is within one standard error of
+                  the best one's
+    split_half    rank correlation of every other measurement's mean with the others'
+
+What needs more measurements than there are is None.
 """
 
 from __future__ import annotations
@@ -93,28 +108,16 @@ def report(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The groups that affinities suggest, for each wanted number of them.
+    """The groups that affinities suggest, for each wanted number of them; see the module's text.
 
     Args:
         measured: Affinities [M, T, T].
         tasks: The T names.
         sizes: Numbers of groups.
-        spread: Values of the same mean that vary as the mean is uncertain, [M, T, T], for the
-            standard errors of gains; None takes the affinities.
+        spread: Values [M, T, T] for the standard errors of gains; None takes the affinities.
         prior: A grouping to compare with: tasks by the name of their group.
         draws: Of the bootstrap.
         seed: Of the bootstrap and of the search.
-
-    Returns:
-        JSON values. `groupings` has for each number of groups: `groups` (lists of tasks), `gain`
-        over one group for all and its `standard_error`; `held_out_gain` and
-        `held_out_standard_error`, where each measurement is scored with the groups that the others
-        give; `stability`, the mean adjusted Rand index with the groups of bootstrapped
-        measurements; `together` [T, T], how often two tasks are in one group of these; `prior_ari`.
-        `one_group` is the score that gains count from, `prior` the prior's groups and gain,
-        `suggested` the smallest number whose held-out gain is within one standard error of the
-        best one's, `split_half` the rank correlation of every other measurement's mean with the
-        others'. What needs more measurements than there are is None.
 
     Raises:
         ValueError: A number of groups is not within 1 to T, or the prior does not have each task
@@ -122,38 +125,31 @@ def report(
     """
     values = np.asarray(measured, dtype=np.float64)
     varying = values if spread is None else np.asarray(spread, dtype=np.float64)
-    alone = np.zeros(len(tasks), dtype=np.intp)
     most = max(sizes)
     if min(sizes) < 1:
         raise ValueError(f"{len(tasks)} tasks make 1 to {len(tasks)} groups, not {min(sizes)}.")
-    found = best_groupings(values.mean(axis=0), most, seed=seed)
+    mean = values.mean(axis=0)
+    found = best_groupings(mean, most, seed=seed)
     held_out = _held_out(values, most, seed)
     drawn = _bootstrap(values, most, draws, seed)
     known = None if prior is None else prior_labels(prior, tasks)
-    groupings = []
-    for size in sorted(set(sizes)):
+
+    def facts(size: int) -> dict[str, Any]:
         labels = found[size - 1]
-        gain, error = _mean(_gains(varying, labels))
-        held, held_error = _mean(held_out[size - 1]) if held_out else (None, None)
-        facts: dict[str, Any] = {
+        held, error = _mean(held_out[size - 1]) if held_out else (None, None)
+        return {
             "asked": size,
             "groups": [[tasks[i] for i in group] for group in members(labels)],
-            "gain": gain,
-            "standard_error": error,
-            "held_out_gain": held,
-            "held_out_standard_error": held_error,
-            "stability": None,
-            "together": None,
+            **_gain(varying, labels),
+            **{"held_out_gain": held, "held_out_standard_error": error},
+            **_stability(labels, drawn[size - 1] if drawn else None),
             "prior_ari": None if known is None else adjusted_rand_index(labels, known),
         }
-        if drawn:
-            alike = [adjusted_rand_index(labels, one) for one in drawn[size - 1]]
-            together = (drawn[size - 1][:, :, None] == drawn[size - 1][:, None]).mean(axis=0)
-            facts |= {"stability": float(np.mean(alike)), "together": together.tolist()}
-        groupings.append(facts)
+
+    groupings = [facts(size) for size in sorted(set(sizes))]
     result = {
         "measurements": len(values),
-        "one_group": partition_score(values.mean(axis=0), alone),
+        "one_group": partition_score(mean, np.zeros(len(tasks), dtype=np.intp)),
         "groupings": groupings,
         "suggested": _suggested(groupings),
         "split_half": None,
@@ -161,12 +157,26 @@ def report(
         "exact": len(tasks) <= EXACT_TASKS,
     }
     if len(values) > 1:
-        result["split_half"] = rank_correlation(values[::2].mean(axis=0), values[1::2].mean(axis=0))
+        halves = (values[start::2].mean(axis=0) for start in (0, 1))
+        result["split_half"] = rank_correlation(*halves)
     if prior is not None and known is not None:
-        gain, error = _mean(_gains(varying, known))
         groups = {name: list(group) for name, group in prior.items()}
-        result["prior"] = {"groups": groups, "gain": gain, "standard_error": error}
+        result["prior"] = {"groups": groups, **_gain(varying, known)}
     return result
+
+
+def _gain(values: Floats, labels: Labels) -> dict[str, float | None]:
+    gain, error = _mean(_gains(values, labels))
+    return {"gain": gain, "standard_error": error}
+
+
+def _stability(labels: Labels, drawn: Labels | None) -> dict[str, Any]:
+    """How alike a grouping is to those of bootstrapped measurements, [draws, T]."""
+    if drawn is None:
+        return {"stability": None, "together": None}
+    alike = [adjusted_rand_index(labels, one) for one in drawn]
+    together = (drawn[:, :, None] == drawn[:, None]).mean(axis=0)
+    return {"stability": float(np.mean(alike)), "together": together.tolist()}
 
 
 def members(labels: Labels) -> list[list[int]]:

@@ -19,8 +19,7 @@ from cgclora.data.readers import read_records, task_name
 if TYPE_CHECKING:
     from cgclora.data.records import Record
     from cgclora.models.backbone import Backbone
-    from cgclora.training.member import TrainingRun
-    from cgclora.training.settings import TrainingSettings
+    from cgclora.training.settings import TrainingRun, TrainingSettings
 
 HELP = """Train one adapter on many tasks. The data is an object a line, or one JSON list:
 
@@ -229,7 +228,7 @@ def _training_run(
     import torch
 
     from cgclora.adapter import Adapter
-    from cgclora.training.member import TrainingRun
+    from cgclora.training.settings import TrainingRun
 
     train_records, dev_records, tasks = records
     return TrainingRun(

@@ -83,43 +83,38 @@ def upcycle(
     name: str = "default",
     seed: int = 0,
 ) -> Adapter:
-    """Attach an adapter whose experts are LoRAs that PEFT saved.
+    """Attach an adapter whose experts are LoRAs that PEFT saved: a CGC-LoRA or a MOE-LoRA.
 
-    With LoRAs of their own for all tasks it is a CGC-LoRA, with common ones only a MOE-LoRA. A LoRA
-    of rank r becomes r / k experts, rounded up; what is missing of the last one has B zero.
+    A LoRA of rank r becomes r / k experts, rounded up; what is missing of the last has B zero.
 
     Args:
-        own: Each task's own LoRA, a folder or what `read_peft` read; empty if there are common
-            ones.
+        own: Each task's own LoRA, a folder or what `read_peft` read; may be empty beside common.
         backbone: The backbone that all were trained on, as for `import_peft`.
-        common: LoRAs, likewise, that become common experts.
+        common: LoRAs, likewise, for common experts.
         tasks: The tasks, if `own` does not name them.
-        fresh: Number of new common experts, which begin with B zero.
+        fresh: Number of new common experts, with B zero.
         expert_rank: k; None takes the largest rank, so that every LoRA is one expert.
         separator: As for `import_peft`.
         name: Of the adapter on this backbone.
-        seed: Of what is new: the gate's embedding, and A where B is zero.
+        seed: Of what is new.
 
     Raises:
         ConfigError: There is no LoRA, or tasks and LoRAs do not go together.
         AdapterError: As `import_peft`.
     """
-    mine = {task: _read(source) for task, source in own.items()}
-    shared = [_read(source) for source in common]
-    loras = [*mine.values(), *shared]
-    if not loras:
+    mine, shared = {task: _read(one) for task, one in own.items()}, [_read(one) for one in common]
+    if not (loras := [*mine.values(), *shared]):
         raise ConfigError("there is no LoRA to make experts of: name at least one.")
     _compare_names(loras, backbone)
     if mine and tasks is not None and set(tasks) != set(mine):
-        raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: name one for each.")
-    known = list(mine) if mine else list(tasks or ())
+        raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: give one for each.")
     rank = expert_rank or max(lora.rank for lora in loras)
     taken = [-(-lora.rank // rank) for lora in shared]  # experts of each common LoRA
     specific = max((-(-lora.rank // rank) for lora in mine.values()), default=0)
     shares = len(shared) if not mine else 1  # keeps B as it is where all scales are the same
     unit = next(iter(loras[0].scales.values())) / shares
     config = AdapterConfig(
-        tuple(known),
+        tuple(mine or tasks or ()),
         common=sum(taken) + fresh,
         specific=specific,
         expert_rank=rank,

@@ -94,8 +94,7 @@ def encode(
 ) -> tuple[list[Encoded], Counter[str]]:
     """Token ids of records that fit, and how many a task were too long.
 
-    Prompt and target are tokenised apart, so that decoding, which sees the prompt alone, meets the
-    same ids.
+    Prompt and target are tokenised apart: decoding sees the prompt alone, and must see the same.
 
     Args:
         records: What to encode.
@@ -113,8 +112,7 @@ def encode(
     """
     if tokenizer.eos_token_id is None:
         raise DataError(
-            "the backbone's tokenizer has no end token, so no target could end: "
-            "name its `eos_token` in tokenizer_config.json."
+            "the backbone's tokenizer has no end token: name `eos_token` in tokenizer_config.json."
         )
     ids = {task: index for index, task in enumerate(tasks) if needed is None or task in needed}
     if unknown := sorted({record.task for record in records} - ids.keys()):
@@ -122,9 +120,8 @@ def encode(
         raise DataError(f"the data has tasks that {where}: {unknown}.")
     encoded, too_long = [], Counter[str]()
     prompts = encode_prompts([record.prompt for record in records], tokenizer, prompt_format)
-    targets = tokenizer([record.target for record in records] or [""], add_special_tokens=False)[
-        "input_ids"
-    ]
+    texts = [record.target for record in records] or [""]
+    targets = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for record, prompt, target in zip(records, prompts, targets, strict=False):
         whole = [*prompt, *target, tokenizer.eos_token_id]
         if len(whole) > max_length:

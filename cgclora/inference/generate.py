@@ -38,7 +38,7 @@ def stream(
     requests: Sequence[Request | EncodedRequest],
     adapter: Adapters = None,
     *,
-    left: Callable[[int], bool] = lambda _: False,
+    cancelled: Callable[[int], bool] = lambda _: False,
     width: int | None = None,
     more: Callable[[int], Sequence[Request | EncodedRequest]] = lambda _: (),
     reference: bool = False,
@@ -52,10 +52,9 @@ def stream(
         requests: One or more; their tasks may differ. Those that are encoded were checked before.
         adapter: Whose tasks they name, one or several resident ones; with a task folded in, all
             must be of that task.
-        left: Whether nobody waits for a request any more, asked by its place before each token: its
-            answer ends there, without a last piece.
-        width: Most requests in the batch: as answers end, others take their places. None answers
-            all from the start.
+        cancelled: Whether nobody waits for a request any more, asked by its place before each
+            token: its answer ends there, without a last piece.
+        width: Most requests in the batch: as answers end, others take their places. None is all.
         more: Asked for up to so many further requests when there is room for them; their places
             count on from the others'.
         reference: See `Batch`.
@@ -69,19 +68,25 @@ def stream(
     """
     if not requests:
         return
-    width = len(requests) if width is None else width
-    line = _Line(backbone, Resident.of(adapter), more, reference)
-    line.admit(requests)
-    rows, batch, hidden = line.begin(width)
+    queue = _Queue(backbone, Resident.of(adapter), more, reference)
+    queue.admit(requests)
+    yield from _answers(queue, len(requests) if width is None else width, cancelled)
+
+
+def _answers(queue: _Queue, width: int, cancelled: Callable[[int], bool]) -> Generator[Piece]:
+    """The pieces of all that wait in a queue, by batches of at most so many rows."""
+    rows, batch, hidden = queue.begin(width)
     while True:
         room = width - len(rows)
         # Joining copies the cache, as dropping does below, so both wait until it pays.
-        if batch.joins and 4 * room >= width and line.arrived(room):
-            new, other, first = line.begin(room)
+        if batch.joins and 4 * room >= width and queue.arrived(room):
+            new, other, first = queue.begin(room)
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
-        if len(rows) == 1 and not line.rows and batch.joins:
-            rest = yield from _alone(batch, rows[0], hidden, left, lambda: line.arrived(width - 1))
+        if len(rows) == 1 and not queue.rows and batch.joins:
+            rest = yield from _alone(
+                batch, rows[0], hidden, cancelled, lambda: queue.arrived(width - 1)
+            )
             if rest is None:
                 return
             hidden = rest
@@ -91,15 +96,15 @@ def stream(
             if row.finish is None:
                 yield from row.say(token)
         alive = [
-            place for place, row in enumerate(rows) if row.finish is None and not left(row.index)
+            at for at, row in enumerate(rows) if row.finish is None and not cancelled(row.index)
         ]
         if not alive:
-            if not line.rows:
+            if not queue.rows:
                 return
-            rows, batch, hidden = line.begin(width)
+            rows, batch, hidden = queue.begin(width)
             continue
         ended = len(rows) - len(alive)
-        if 2 * ended >= len(rows) or (line.rows and batch.joins and 4 * ended >= width):
+        if 2 * ended >= len(rows) or (queue.rows and batch.joins and 4 * ended >= width):
             batch.keep(alive)
             rows = [rows[place] for place in alive]
             tokens = [tokens[place] for place in alive]
@@ -107,7 +112,7 @@ def stream(
 
 
 @dataclass
-class _Line:
+class _Queue:
     """Requests that wait for a place in the batch.
 
     Attributes:
@@ -161,7 +166,7 @@ def _alone(
     batch: Batch,
     row: Reply,
     hidden: Tensor,
-    left: Callable[[int], bool],
+    cancelled: Callable[[int], bool],
     disturbed: Callable[[], bool],
 ) -> Generator[Piece, None, Tensor | None]:
     """The rest of an answer that has a batch for itself, several tokens a pass where they are sure.
@@ -170,7 +175,7 @@ def _alone(
         batch: Of one row.
         row: The answer so far.
         hidden: After its last token, [1, H].
-        left: As for `stream`.
+        cancelled: As for `stream`.
         disturbed: Asked before each pass whether it is to end sooner, since others have come.
 
     Returns:
@@ -194,7 +199,7 @@ def _alone(
             yield from row.say(forced)
             if row.finish is not None:
                 return None
-        if left(row.index):
+        if cancelled(row.index):
             return None
         # All but the last token said in the pass before were read in it, as drafts.
         unread = said[len(tokens) - 1 :]

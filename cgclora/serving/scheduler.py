@@ -335,7 +335,7 @@ class Batcher:
                 self.backbone,
                 requests,
                 self.clusters,
-                left=lambda place: self._closed or batch[place].call.left,
+                cancelled=lambda place: self._closed or batch[place].call.left,
                 width=self.limits.batch_size,
                 more=more,
             ):

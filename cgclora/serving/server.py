@@ -61,9 +61,7 @@ def application(
         allow_origins: Origins of web pages whose scripts may ask; `*` stands for any. Browsers
             send them no cookies for it.
     """
-    app = FastAPI(
-        title="CGC-LoRA", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
-    )
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(key))])
     facts = {"object": "model", "created": int(time.time()), "owned_by": "cgclora"}
 

@@ -181,10 +181,7 @@ def add_tasks(
     facts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train new tasks of a saved adapter, and nothing else of it, or go on with such a run.
-
-    It is saved in the dtype that it had, so that the other tasks are not rounded. If it has a
-    router, that learns the new tasks' prompts.
+    """Train new tasks of a saved adapter, and nothing else of it; resumes an interrupted run.
 
     Args:
         folder: The adapter, which is left as it is.
@@ -192,7 +189,7 @@ def add_tasks(
         backbone: The one that it was trained on.
         tokenizer: The backbone's.
         train_records: Of the new tasks alone.
-        dev_records: Of the new tasks alone.
+        dev_records: Likewise.
         settings: How; without weight decay, which would reach the other tasks.
         run_folder: Where the run lives; `adapter` in it is the result.
         facts: More for its manifest; a licence is added to the parent's.
@@ -203,32 +200,22 @@ def add_tasks(
 
     Raises:
         ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
-        AdapterError: The folder is not an adapter of this backbone, its gate gives a new task
-            nothing to learn, or the training touched more than it may.
+        AdapterError: Not of this backbone; a new task has nothing to learn; or others changed.
         DataError, TrainingError: As `train`.
     """
-    if settings.weight_decay:
-        raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
     manifest, config = adapter_dir.read_manifest(folder)
-    result = Path(run_folder) / "adapter"
-    if result.exists() and result.samefile(folder):
-        raise ConfigError(
-            f"the run in {run_folder} would put the grown adapter in the place of {folder}, which "
-            "is left as it is: choose another --run."
-        )
-    new = grown(config, tasks)
-    tensors = adapter_dir.read_tensors(folder)
+    _check_settings(folder, settings, run_folder)
+    new, tensors = grown(config, tasks), adapter_dir.read_tensors(folder)
     _check_gate(tensors, new)
     parent = Adapter.load(folder, backbone, name="parent")  # is it this backbone's?
     parent.detach()
     adapter = Adapter.attach(backbone, new, name="grown")
+    origin = inherited(manifest, config, config.tasks, added=list(tasks))
     try:
         adapter.load_state_dict(add_experts(tensors, config, len(tasks), settings.seed))
         before = take_experts(adapter.state_dict(), new, config.tasks)
-        if (router := TaskRouter.of(parent.files, config.tasks, str(folder))) is not None:
-            prompts = {task: [r.prompt for r in train_records if r.task == task] for task in tasks}
-            adapter.files = router.plus(TaskRouter.fit(prompts)).to_files()
-        found = train(
+        adapter.files = _grown_router(parent, tasks, train_records)
+        return train(
             adapter,
             tokenizer,
             train_records,
@@ -237,16 +224,39 @@ def add_tasks(
             run_folder,
             only=tasks,
             learns=_masks(adapter, tasks),
-            facts=_with_licences(
-                inherited(manifest, config, config.tasks, added=list(tasks)), facts or {}
-            ),
+            facts=_with_licences(origin, facts or {}),
             dtype=_dtype(tensors),
             check=lambda: _compare(adapter, before, config),
             **options,
         )
     finally:
         adapter.detach()
-    return found
+
+
+def _grown_router(
+    parent: Adapter, tasks: Sequence[str], records: Sequence[Record]
+) -> dict[str, bytes]:
+    """The files of an adapter's router that has learned new tasks' prompts; none without one."""
+    if (router := TaskRouter.of(parent.files, parent.config.tasks, parent.name)) is None:
+        return {}
+    prompts = {task: [one.prompt for one in records if one.task == task] for task in tasks}
+    return router.plus(TaskRouter.fit(prompts)).to_files()
+
+
+def _check_settings(folder: str | Path, settings: TrainingSettings, run_folder: str | Path) -> None:
+    """Refuse settings that would change the other tasks, and a run in the adapter's place.
+
+    Raises:
+        ConfigError: They would.
+    """
+    if settings.weight_decay:
+        raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
+    result = Path(run_folder) / "adapter"
+    if result.exists() and result.samefile(folder):
+        raise ConfigError(
+            f"the run in {run_folder} would put the grown adapter in the place of {folder}, which "
+            "is left as it is: choose another --run."
+        )
 
 
 def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dict[str, Any]:

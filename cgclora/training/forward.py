@@ -16,7 +16,7 @@ the path of `transformers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter, row_count
-from cgclora.models.dropout import RowDropout
+from cgclora.layer import ExpertLinear
 from cgclora.models.families import is_known
 from cgclora.models.hardware import fused
+from cgclora.training.expert_linears import experts_of, linears
 
 PLAIN_TOKENS = 256
 """Longest sequences whose attention is plain products; beyond, a fused kernel that skips what the
@@ -73,13 +73,6 @@ def can_pass(model: PreTrainedModel) -> bool:
         and all(type(weight) is nn.Parameter and not weight.requires_grad for weight in frozen)
         and len({weight.dtype for weight in frozen}) == 1
     )
-
-
-def experts_of(layer: nn.Module) -> tuple[LayerExperts, ...]:
-    """The experts that a linear layer applies to the current batch, to some rows each."""
-    if not isinstance(layer, ExpertLinear) or layer.routing.route is None:
-        return ()
-    return cast(tuple[LayerExperts, ...], layer.routing.route.experts.get(layer, ()))
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
@@ -171,7 +164,7 @@ def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
     attention = layer.self_attn
     query, key, value = (
         y.unflatten(-1, (-1, attention.head_dim))
-        for y in _linears(
+        for y in linears(
             [attention.q_proj, attention.k_proj, attention.v_proj], _norm(layer.input_layernorm, x)
         )
     )
@@ -195,14 +188,14 @@ def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
 
 def _rest(layer: Any, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
     """A layer's output for its input and what its heads brought; `rows` as in `_linears`."""
-    (y,) = _linears([layer.self_attn.o_proj], y, rows)
+    (y,) = linears([layer.self_attn.o_proj], y, rows)
     sandwich = hasattr(layer, "pre_feedforward_layernorm")
     middle = layer.post_attention_layernorm
     x = x + (_norm(middle, y) if sandwich else y)
     read = _norm(layer.pre_feedforward_layernorm if sandwich else middle, x)
-    gate, up = _linears([layer.mlp.gate_proj, layer.mlp.up_proj], read, rows)
+    gate, up = linears([layer.mlp.gate_proj, layer.mlp.up_proj], read, rows)
     gelu = "GELU" in type(layer.mlp.act_fn).__name__
-    (y,) = _linears([layer.mlp.down_proj], _apply(_Gated, gate, up, gelu), rows)
+    (y,) = linears([layer.mlp.down_proj], _apply(_Gated, gate, up, gelu), rows)
     return x + (_norm(layer.post_feedforward_layernorm, y) if sandwich else y)
 
 
@@ -395,175 +388,3 @@ class _PlainAttention(torch.autograd.Function):
         of_query = torch.baddbmm(query, scores, key, beta=0, alpha=ctx.scale)
         of_key = torch.baddbmm(key, scores.transpose(1, 2), query, beta=0, alpha=ctx.scale)
         return of_query, of_key, of_value, None, None
-
-
-# Linear layers ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """What the experts beside some layers do for some rows of the batch.
-
-    Attributes:
-        rows: Which; None is all.
-        A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
-            equal share of the rows.
-        weights: Scale times gate, [rows, 1, R].
-        B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
-        dropout: Of what the experts read.
-    """
-
-    rows: slice | None
-    A: Tensor
-    weights: Tensor
-    B: tuple[Tensor | None, ...]
-    dropout: RowDropout | None
-
-    @classmethod
-    def of(cls, parts: Sequence[LayerExperts | None], x: Tensor, rows: Tensor | None) -> _Segment:
-        there = [part for part in parts if part is not None]
-        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
-        dropout = cast(RowDropout | None, there[0].dropout)
-        if rows is not None:
-            weights = weights.index_select(0, rows)
-            dropout = None if dropout is None else dropout.keep(rows)
-        if there[0].rows is None and len(weights) != len(x):
-            raise ValueError(row_count(len(x), len(weights)))
-        return cls(
-            there[0].rows,
-            torch.cat([part.A for part in there], dim=-2).to(x.dtype),
-            weights,
-            tuple(None if part is None else part.B.to(x.dtype) for part in parts),
-            dropout,
-        )
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.A, self.weights, *self.B)
-
-    def of_rows(self, table: Tensor) -> Tensor:
-        return table if self.rows is None else table[self.rows]
-
-    def dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the experts read of x, and what x was multiplied by for it."""
-        if self.dropout is None:
-            return x, None
-        kept = self.dropout(x)
-        return x * kept, kept
-
-
-def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
-    """What the experts of layers that read x do, for some rows each."""
-    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
-        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
-        for parts in map(experts_of, modules)
-    ]
-    places = dict.fromkeys(place for parts in own for place in parts)
-    return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
-
-
-def _linears(
-    modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    """The outputs [batch, tokens, out] of layers, adapted or not, that read x [batch, tokens, in].
-
-    Args:
-        modules: The layers.
-        x: What they read.
-        rows: Which row of the batch each row of x is from; None if it is the batch.
-    """
-    frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
-    segments = _segments(modules, x, rows)
-    apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
-    return apply(
-        x,
-        segments,
-        *(layer.weight for layer in frozen),
-        *(layer.bias for layer in frozen),
-        *(tensor for segment in segments for tensor in segment.tensors),
-    )
-
-
-class _Linears(torch.autograd.Function):
-    """x [batch, tokens, in] -> W_l x + bias_l + (A x * weights)_l B_l of each layer l.
-
-    The experts' share is that of a segment for each run of rows. The tables of segments are given
-    once more, one by one, for autograd to see them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, segments: Sequence[_Segment], *tables: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        count = (len(tables) - sum(len(one.tensors) for one in segments)) // 2
-        frozen, biases = tables[:count], tables[count : 2 * count]
-        outputs = tuple(
-            F.linear(x, cast(Tensor, W), b) for W, b in zip(frozen, biases, strict=True)
-        )
-        narrow = []
-        for one in segments:
-            own, _ = one.dropped(one.of_rows(x))
-            z = by_adapter(own, one.A) @ one.A.mT
-            scaled = (z.view(*own.shape[:2], one.weights.shape[-1]) * one.weights).view_as(z)
-            for y, part, B in zip(outputs, _split(scaled, one.B), one.B, strict=True):
-                if B is not None:
-                    add_product(one.of_rows(y), part, B)
-            narrow.append(z)
-        ctx.segments = segments  # what it holds are inputs, as saved ones would be
-        ctx.save_for_backward(x if segments else None, *narrow, *frozen)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, *saved = ctx.saved_tensors
-        narrow, frozen = saved[: len(ctx.segments)], saved[len(ctx.segments) :]
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = gradients[0] @ frozen[0]
-            for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
-                add_product(of_x, gradient.flatten(0, -2), W)
-        found: list[Tensor | None] = []
-        for segment, z in zip(ctx.segments, narrow, strict=True):
-            found += _of_segment(segment, x, z, gradients, of_x)
-        return of_x, None, *[None] * (2 * len(frozen)), *found
-
-
-def _of_segment(
-    one: _Segment, x: Tensor, z: Tensor, gradients: Sequence[Tensor], of_x: Tensor | None
-) -> list[Tensor | None]:
-    """The gradients by a segment's tensors; that by x is added to `of_x`."""
-    own, kept = one.dropped(one.of_rows(x))
-    shape = (*own.shape[:2], one.weights.shape[-1])
-    scaled = (z.view(shape) * one.weights).view_as(z)
-    wide = [
-        None if B is None else by_adapter(one.of_rows(gradient), B)
-        for gradient, B in zip(gradients, one.B, strict=True)
-    ]
-    of_scaled = torch.cat(
-        [
-            gradient @ B.mT
-            for gradient, B in zip(wide, one.B, strict=True)
-            if gradient is not None and B is not None
-        ],
-        dim=-1,
-    )
-    of_B = [
-        None if gradient is None else part.mT @ gradient
-        for gradient, part in zip(wide, _split(scaled, one.B), strict=True)
-    ]
-    of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
-    of_z = (of_scaled.view(shape) * one.weights).view_as(z)
-    of_A = of_z.mT @ by_adapter(own, one.A)
-    if of_x is not None:
-        if kept is None:
-            add_product(one.of_rows(of_x), of_z, one.A)
-        else:
-            one.of_rows(of_x).addcmul_((of_z @ one.A).view_as(own), kept)
-    return [of_A, of_weights, *of_B]
-
-
-def _split(z: Tensor, B: Sequence[Tensor | None]) -> Sequence[Tensor]:
-    """Each layer's columns of z."""
-    sizes = [0 if table is None else table.shape[-2] for table in B]
-    return cast(Sequence[Tensor], z.split(sizes, dim=-1))

@@ -7,11 +7,10 @@ come from is `cgclora.training.side_by_side`'s matter.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cgclora.adapter import Adapter
-from cgclora.data.records import Encoded, Record
+from cgclora.data.records import Encoded
 from cgclora.data.sampling import Collator, TaskSampler
 from cgclora.storage import atomic_io
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
@@ -36,41 +34,9 @@ from cgclora.storage.run_dir import (
 )
 from cgclora.training.distributed import Processes
 from cgclora.training.expert_bank import ExpertBank
-from cgclora.training.settings import TrainingSettings
+from cgclora.training.settings import TrainingRun
 
 MAX_GRADIENT_NORM = 1.0
-
-Tensors = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What to train, and where.
-
-    Attributes:
-        adapter: A fresh adapter, just attached.
-        train_records: What to learn from; every task needs some.
-        dev_records: What the dev loss is taken on; every task needs some.
-        settings: How.
-        folder: Where the run lives.
-        only: The tasks that have records; None for all. With some only, the adapter keeps the
-            router that it has.
-        learns: Which values of each parameter learn, by name, bool in its shape; None is all.
-        check: Called before the adapter is saved; may raise to prevent that.
-        facts: More for the adapter's manifest.
-        dtype: Of the saved weights; None keeps fp32.
-    """
-
-    adapter: Adapter
-    train_records: Sequence[Record]
-    dev_records: Sequence[Record]
-    settings: TrainingSettings
-    folder: Path
-    only: Sequence[str] | None = None
-    learns: Tensors | None = None
-    check: Callable[[], None] | None = None
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -127,20 +93,15 @@ class Member:
         # Alike in length within a batch; the order is the data's own otherwise.
         self.dev = sorted(data["dev"], key=lambda item: len(item.ids))
         self.records_a_step = settings.batch_size * settings.accumulation * processes.count
-        self.sampler = TaskSampler(
-            self.train,
-            self.records_a_step,
-            settings.sampling,
-            settings.temperature,
-            settings.seed,
-        )
+        sampling = (settings.sampling, settings.temperature, settings.seed)
+        self.sampler = TaskSampler(self.train, self.records_a_step, *sampling)
         self.steps = settings.steps(len(self.train), processes.count)
         self.interval = math.ceil(self.steps / settings.evaluations)
         self.log_interval = max(1, min(10, self.steps // 20))
         self.step = self.logged = self.misses = 0
         self.best_step: int | None = None
         self.best_loss = math.inf
-        self.best: Tensors = {}
+        self.best: Mapping[str, Tensor] = {}
         self.ended = False
         self.error: TrainingDiverged | None = None
         self.seconds = 0.0
@@ -360,24 +321,11 @@ class Member:
         if not math.isfinite(step_loss):
             raise self._not_finite("loss", step_loss)
         if self.processes.writes:
-            self._write_checkpoint(cut, losses, step_loss)
-        self.processes.wait()
-
-    def _write_checkpoint(
-        self, cut: tuple[str, int], losses: list[list[float]], step_loss: float
-    ) -> None:
-        tables: dict[str, Tensors] = {
-            WEIGHTS_FILE: self.adapter.state_dict(),
-            OPTIMIZER_FILE: {
-                name: moment.cpu().contiguous() for name, moment in self._moments().items()
-            },
-        }
-        if self.best_step not in (None, self.step):
-            tables[BEST_FILE] = self.best
-        write_checkpoint(
-            self.run.folder / "checkpoints" / f"checkpoint-{self.step}",
-            tables,
-            {
+            moments = {name: one.cpu().contiguous() for name, one in self._moments().items()}
+            tables = {WEIGHTS_FILE: self.adapter.state_dict(), OPTIMIZER_FILE: moments}
+            if self.best_step not in (None, self.step):
+                tables[BEST_FILE] = dict(self.best)
+            state = {
                 "step": self.step,
                 "logged": self.logged,
                 "ended": self.ended,
@@ -388,8 +336,10 @@ class Member:
                 "cut": list(cut),
                 "losses": losses,
                 "step_loss": step_loss,
-            },
-        )
+            }
+            folder = self.run.folder / "checkpoints" / f"checkpoint-{self.step}"
+            write_checkpoint(folder, tables, state)
+        self.processes.wait()
 
     def _moments(self) -> dict[str, Tensor]:
         """Adam's moments by the parameters' names, as they are; zeros before the first step."""

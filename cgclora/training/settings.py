@@ -1,14 +1,22 @@
-"""How to train, as values that are checked when they are set."""
+"""What to train and how, as values that are checked when they are set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from cgclora.config import ConfigError
 from cgclora.data.sampling import Sampling, Weighting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cgclora.adapter import Adapter
+    from cgclora.data.records import Record
 
 
 @dataclass(frozen=True)
@@ -119,3 +127,33 @@ class TrainingSettings:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What to train, and where.
+
+    Attributes:
+        adapter: A fresh adapter, just attached.
+        train_records: What to learn from; every task needs some.
+        dev_records: What the dev loss is taken on; every task needs some.
+        settings: How.
+        folder: Where the run lives.
+        only: The tasks that have records; None for all. With some only, the adapter keeps the
+            router that it has.
+        learns: Which values of each parameter learn, by name, bool in its shape; None is all.
+        check: Called before the adapter is saved; may raise to prevent that.
+        facts: More for the adapter's manifest.
+        dtype: Of the saved weights; None keeps fp32.
+    """
+
+    adapter: Adapter
+    train_records: Sequence[Record]
+    dev_records: Sequence[Record]
+    settings: TrainingSettings
+    folder: Path
+    only: Sequence[str] | None = None
+    learns: Mapping[str, Tensor] | None = None
+    check: Callable[[], None] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype | None = None

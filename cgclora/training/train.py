@@ -32,8 +32,8 @@ from cgclora.storage import atomic_io, provenance
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingDiverged, claim, hold
 from cgclora.training.distributed import Processes
-from cgclora.training.member import Member, TrainingRun
-from cgclora.training.settings import TrainingSettings
+from cgclora.training.member import Member
+from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide, resume
 
 Progress = Callable[[dict[str, Any]], None]
@@ -110,8 +110,7 @@ def train_side_by_side(
 ) -> list[dict[str, Any] | TrainingDiverged]:
     """Train several adapters of one backbone in the same passes, each as if it were alone.
 
-    They may differ in all: method, rank, seed, rates, tasks, data, number of steps. Each run's
-    folder is the same as that of a run alone, and may be gone on with alone or in another company.
+    They may differ in method, rank, seed, rates, tasks, data and steps; each may be resumed alone.
 
     Args:
         runs: Adapters of one backbone, each with a folder of its own.
@@ -121,12 +120,10 @@ def train_side_by_side(
         stop: As for `train`, after each step of all.
 
     Returns:
-        For each run the manifest of the saved adapter, or why it diverged; the others are not
-        touched by that.
+        For each run the manifest of the saved adapter, or why it alone diverged.
 
     Raises:
-        ConfigError: Two runs share a folder or an adapter, or the adapters are on several
-            backbones.
+        ConfigError: Two runs share a folder or an adapter, or there are several backbones.
         DataError, TrainingError, TrainingStopped: As `train`.
     """
     provenance.commit()  # kept from here on: a commit made during the run is not the run's code
@@ -148,31 +145,27 @@ def train_side_by_side(
                 held.enter_context(hold(member.run.folder))
                 claim(member.run.folder, facts["identity"])
         processes.wait()  # until process 0 has the folders
-        name = atomic_io.sha256(
-            atomic_io.json_text([facts["identity"] for _, facts in prepared]).encode()
-        )
+        identities = atomic_io.json_text([facts["identity"] for _, facts in prepared])
+        name = atomic_io.sha256(identities.encode())
         reached = resume(members, name)
-        for member in members:
+        for member in filter(lambda one: one.ended, members):
             saved = member.run.folder / "adapter"
-            if member.ended and saved.exists():
+            if saved.exists():
                 member.adapter.load_state_dict(member.best)
                 outcomes[member] = read_manifest(saved)[0]
-            elif member.ended:  # only the adapter was not saved yet
+            else:
                 finish(member)
-        left = [member for member in members if not member.ended]
-        if left:
+        if active := [member for member in members if not member.ended]:
+            say = _Progress(active, progress) if processes.writes else _no_progress
             training = SideBySide(
-                left,
-                model,
-                processes,
-                name=name,
-                reached=reached,
-                tokens=tokens,
-                finish=finish,
-                say=_Progress(left, progress) if processes.writes else lambda member, facts: None,
+                active, model, processes, name, reached, tokens=tokens, finish=finish, say=say
             )
             _take_steps(training, stop)
     return [outcomes.get(member) or cast(TrainingDiverged, member.error) for member in members]
+
+
+def _no_progress(member: Member, facts: Mapping[str, Any]) -> None:
+    """Of a process that reports nothing."""
 
 
 def _model_of(runs: Sequence[TrainingRun]) -> PreTrainedModel:

@@ -21,7 +21,7 @@ from cgclora.models.target_modules import linear_paths
 from cgclora.storage import atomic_io
 from cgclora.storage.run_dir import TrainingDiverged, TrainingError
 from cgclora.training.add_task import add_tasks
-from cgclora.training.member import TrainingRun
+from cgclora.training.settings import TrainingRun
 from cgclora.training.train import train_side_by_side
 from evals.data import datasets
 from evals.data.datasets import Dataset

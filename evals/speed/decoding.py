@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def measure(
     Raises:
         AdapterError, BackboneError: As loading says.
     """
-    provenance.commit()  # kept from here on
+    provenance.commit()  # now
     with ExitStack() as stack:
         ways, known, model = _ways(folders, stack)
         chosen = first_of_each_task(records, known, per_task)
@@ -138,10 +140,8 @@ def measure(
                     timings[name][place].append(ways[name].answer(record))
             say(f"round {turn + 1} of {rounds}")
         stamp = provenance.stamp(model)
-    best = {
-        name: [min(one, key=lambda timing: timing.whole) for one in of_prompts]
-        for name, of_prompts in timings.items()
-    }
+    fastest = partial(min, key=attrgetter("whole"))
+    best = {name: [fastest(one) for one in prompts] for name, prompts in timings.items()}
     kinds = [TASKS[record.task].kind for record in chosen]
     return {
         "prompts": len(chosen),

@@ -15,6 +15,7 @@ from cgclora.adapter import Adapter
 from cgclora.layer import LayerExperts
 from cgclora.models import hardware
 from cgclora.models.dropout import RowDropout
+from cgclora.training import expert_linears
 from cgclora.training.loss import TargetLoss
 from tests.helpers.reference import METHODS, TASKS, Operations, scatter
 from tests.helpers.tiny import VOCABULARY, make_model
@@ -176,7 +177,7 @@ def test_members_keep_their_blocks_of_rows_to_the_end(monkeypatch):
 
     loss = TargetLoss(adapter.model)
     for parts in (stacked, apart):
-        monkeypatch.setattr(tested, "experts_of", parts)
+        monkeypatch.setattr(expert_linears, "experts_of", parts)
         with adapter.route(TASKS):
             torch.testing.assert_close(loss(**batch(9)), one[0])
 
@@ -256,7 +257,7 @@ def linears(
     own = {
         layer: () if part is None else (part,) for layer, part in zip(modules, parts, strict=True)
     }
-    monkeypatch.setattr(tested, "experts_of", own.__getitem__)
+    monkeypatch.setattr(expert_linears, "experts_of", own.__getitem__)
     return random(4, 5, 6), modules, parts
 
 
@@ -272,7 +273,7 @@ def gradients(outputs, x: Tensor, parts: list[LayerExperts | None]) -> tuple[Ten
 @pytest.mark.parametrize("biased", [True, False])
 def test_layers_that_read_the_same_input(dropout, biased, monkeypatch):
     x, modules, parts = linears(monkeypatch, dropout=dropout, biased=biased)
-    ours = tested._linears(modules, x)
+    ours = expert_linears.linears(modules, x)
     kept = RowDropout(dropout, ROWS)(x)
     assert bool((kept == 0).any()) == bool(dropout)
     theirs = expected_linears(x, modules, parts, x * kept)
@@ -282,7 +283,7 @@ def test_layers_that_read_the_same_input(dropout, biased, monkeypatch):
 
 def test_each_member_reads_its_own_rows(monkeypatch):
     x, modules, parts = linears(monkeypatch, members=2)
-    ours = tested._linears(modules, x)
+    ours = expert_linears.linears(modules, x)
     halves = []
     for member in range(2):
         rows = slice(2 * member, 2 * member + 2)
@@ -298,7 +299,7 @@ def test_each_member_reads_its_own_rows(monkeypatch):
 
 def test_segments_of_rows_are_as_batches_of_their_own(monkeypatch):
     x, modules, parts = linears(monkeypatch)
-    whole = tested._linears(modules, x)
+    whole = expert_linears.linears(modules, x)
     expected = gradients(whole, x, parts)
     cuts = (slice(0, 1), slice(1, 4))
     own = {
@@ -307,8 +308,8 @@ def test_segments_of_rows_are_as_batches_of_their_own(monkeypatch):
         else tuple(replace(part, weights=part.weights[rows], rows=rows) for rows in cuts)
         for layer, part in zip(modules, parts, strict=True)
     }
-    monkeypatch.setattr(tested, "experts_of", own.__getitem__)
-    ours = tested._linears(modules, x)
+    monkeypatch.setattr(expert_linears, "experts_of", own.__getitem__)
+    ours = expert_linears.linears(modules, x)
     torch.testing.assert_close(ours, whole)
     torch.testing.assert_close(gradients(ours, x, parts), expected)
 
@@ -316,8 +317,8 @@ def test_segments_of_rows_are_as_batches_of_their_own(monkeypatch):
 def test_the_first_layer_computes_no_gradient_of_the_embedding(monkeypatch):
     x, modules, parts = linears(monkeypatch)
     with Operations() as whole:
-        gradients(tested._linears(modules, x), x, parts)
-    outputs = tested._linears(modules, x.detach())
+        gradients(expert_linears.linears(modules, x), x, parts)
+    outputs = expert_linears.linears(modules, x.detach())
     with Operations() as first:
         torch.autograd.grad([y.sum() for y in outputs], parts[0].A)
     assert first.products() <= whole.products() - len(modules) - 1

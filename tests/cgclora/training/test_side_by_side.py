@@ -24,8 +24,8 @@ from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingSto
 from cgclora.training import side_by_side
 from cgclora.training import train as train_module
 from cgclora.training.loss import TargetLoss
-from cgclora.training.member import Member, TrainingRun
-from cgclora.training.settings import TrainingSettings
+from cgclora.training.member import Member
+from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide
 from cgclora.training.train import print_progress, train, train_side_by_side
 from tests.cgclora.training.test_interrupted_training import PROCESSES

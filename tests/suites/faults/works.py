@@ -25,8 +25,7 @@ from cgclora.models import embedded
 from cgclora.models.backbone import Backbone
 from cgclora.models.gguf_model import convert_model  # noqa: F401 - as pyarrow
 from cgclora.storage.adapter_dir import annotate
-from cgclora.training.member import TrainingRun
-from cgclora.training.settings import TrainingSettings
+from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.train import train_side_by_side
 from evals.data import datasets
 from evals.runs.evaluate import predict, score
