@@ -21,7 +21,7 @@ from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.models.gates import read_gates
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import AdapterError
-from cgclora.storage.atomic_io import sha256_file
+from cgclora.storage.atomic_io import read_sealed, sha256_file
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 from cgclora.storage.run_dir import TrainingError, TrainingStopped
 from cgclora.training.add_task import (
@@ -326,7 +326,7 @@ def test_dropping_what_was_added_gives_back_the_parent(config, tmp_path):
 def test_a_manifest_that_lacks_the_tasks_is_no_obstacle(tmp_path):
     parent = saved(tmp_path / "parent", METHODS["CGC-LoRA"])
     file = parent / adapter_dir.MANIFEST_FILE
-    manifest = adapter_dir.files.read_sealed(file)
+    manifest = read_sealed(file)
     del manifest["tasks"]
     file.write_text(json.dumps(manifest), encoding="utf-8")
     assert drop_tasks(parent, ["mood"], tmp_path / "child")["origin"]["tasks"] == list(TASKS)

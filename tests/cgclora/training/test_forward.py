@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 import cgclora.training.forward as tested
 import cgclora.training.loss
 from cgclora.adapter import Adapter
-from cgclora.layer import LayerExperts
+from cgclora.layer import LayerExperts, Route
 from cgclora.models import hardware
 from cgclora.models.dropout import RowDropout
 from cgclora.training import expert_linears
@@ -161,24 +161,22 @@ def test_a_route_of_another_number_of_rows_is_refused():
         loss(**batch(9))
 
 
-def test_members_keep_their_blocks_of_rows_to_the_end(monkeypatch):
+def test_members_keep_their_blocks_of_rows_to_the_end():
     """Three members with a row each, whose experts are the same, are as one adapter."""
     adapter = adapted("gemma3")
     one = found(adapter, 9)
 
-    def stacked(layer: nn.Module) -> tuple[LayerExperts, ...]:
-        (part,) = adapter.routing.route.experts[layer]
+    def stacked(part: LayerExperts) -> tuple[LayerExperts, ...]:
         return (replace(part, A=part.A.expand(3, -1, -1), B=part.B.expand(3, -1, -1)),)
 
-    def apart(layer: nn.Module) -> tuple[LayerExperts, ...]:
-        (part,) = adapter.routing.route.experts[layer]
+    def apart(part: LayerExperts) -> tuple[LayerExperts, ...]:
         rows = (slice(0, 1), slice(1, 3))
         return tuple(replace(part, weights=part.weights[own], rows=own) for own in rows)
 
-    loss = TargetLoss(adapter.model)
-    for parts in (stacked, apart):
-        monkeypatch.setattr(expert_linears, "experts_of", parts)
-        with adapter.route(TASKS):
+    loss, whole = TargetLoss(adapter.model), adapter.plan(TASKS)
+    for change in (stacked, apart):
+        experts = {layer: change(*parts) for layer, parts in whole.experts.items()}
+        with adapter.route(Route(experts)):
             torch.testing.assert_close(loss(**batch(9)), one[0])
 
 

@@ -21,6 +21,7 @@ from cgclora.data.records import Record
 from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped
+from cgclora.training import member as member_module
 from cgclora.training import side_by_side
 from cgclora.training import train as train_module
 from cgclora.training.loss import TargetLoss
@@ -316,9 +317,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def die_at(folder: Path, where: str, call: int) -> None:
     """Train side by side, and be killed at a call; runs in a process of its own."""
     torch.set_num_threads(1)
-    owner = {"take_step": Member, "write_checkpoint": Member, "_write_checkpoint": Member}.get(
-        where, Adapter
-    )
+    owner, where = {
+        "take_step": (Member, "take_step"),
+        "write_checkpoint": (Member, "write_checkpoint"),
+        "write a folder": (member_module, "write_checkpoint"),
+        "save": (Adapter, "save"),
+    }[where]
     original, calls = getattr(owner, where), iter(range(1, 10**6))
 
     def dying(*arguments: Any, **options: Any) -> Any:
@@ -341,7 +345,7 @@ def killed(folder: Path, where: str, call: int) -> bool:
 @pytest.mark.parametrize(
     ("where", "call"),
     [("take_step", 3), ("take_step", 22), ("take_step", 41), ("write_checkpoint", 6)]
-    + [("_write_checkpoint", call) for call in (1, 2, 7, 9)]
+    + [("write a folder", call) for call in (1, 2, 7, 9)]
     + [("save", 1), ("save", 2)],
 )
 def test_killed_at_any_moment_the_same_members_end_with_the_same_bits(
