@@ -1,7 +1,10 @@
-"""Tables and quiet lines as HTML."""
+"""Tables and lines of explanation as HTML."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
+
+import gradio as gr
 
 
 def quiet(*lines: str) -> str:
@@ -53,3 +56,31 @@ def hidden_table(
     lines = (row(header, (f"<td>{value}</td>" for value in values)) for header, values in rows)
     caption = f"<caption>{escape(title)}</caption>"
     return table(["", *map(escape, columns)], lines, caption=caption, kind="unseen")
+
+
+def wide_table(
+    caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = ""
+) -> str:
+    """A table that scrolls sideways where it is too wide.
+
+    Args:
+        caption: Text for screen readers.
+        columns: Titles as HTML; empty for a table without a head.
+        rows: Cells as HTML; the first of each is the row's title.
+        kind: Class of the table.
+    """
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    head = f"<thead><tr>{head}</tr></thead>" if columns else ""
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for first, *cells in rows
+    )
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table class="{kind}">{hidden_caption(caption)}{head}<tbody>{body}</tbody></table></div>'
+    )
+
+
+def block(content: str) -> Any:
+    """An update of a `gr.HTML`, which takes no room while it is empty."""
+    return gr.update(value=content, visible=bool(content))

@@ -23,7 +23,7 @@ class Shown(Generic[View]):
     busy: bool
 
 
-class Visits(Generic[View]):
+class PageSessions(Generic[View]):
     """Open pages by session id; on each page only the newest event may continue."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Visits(Generic[View]):
             self._shown[session] = Shown(ticket, view, busy)
             return ticket
 
-    def go_on(self, session: str, ticket: int, view: View, *, busy: bool) -> bool:
+    def update(self, session: str, ticket: int, view: View, *, busy: bool) -> bool:
         """Show more of the same event; returns False if its ticket is outdated."""
         with self._lock:
             if not self.is_newest(session, ticket):

@@ -10,9 +10,9 @@ from typing import Any
 from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from ui.components import answering_models, forms
+from ui.components.html import wide_table
 from ui.components.texts import text
 from ui.engine.engine import Engine
-from ui.tabs.html import table
 
 _SHORT = 8  # letters of a hash that are shown
 
@@ -112,7 +112,7 @@ def budgets(engine: Engine, language: Language) -> str:
     ]
     heads = [text("about_adapter", language), *titles]
     note = f'<p class="quiet">{text("about_budget_note", language)}</p>'
-    return table(text("about_budgets", language), heads, rows, "budgets") + note
+    return wide_table(text("about_budgets", language), heads, rows, "budgets") + note
 
 
 def _facts(engine: Engine, name: str, backbone: int | None, language: Language) -> dict[str, str]:

@@ -12,11 +12,11 @@ from gradio.route_utils import get_root_url
 from cgclora.storage.provenance import versions
 from evals.tasks import Language
 from ui.components import forms
+from ui.components.html import wide_table
 from ui.components.texts import text
 from ui.engine.engine import Engine
 from ui.engine.settings import variable
 from ui.tabs.about.facts import backbone_name
-from ui.tabs.html import table
 
 PAPER = "https://arxiv.org/abs/2402.01684"
 _PACKAGES = ("cgclora", "torch", "transformers", "gradio")
@@ -136,7 +136,7 @@ def limits(engine: Engine, language: Language) -> str:
         for name, value in vars(engine.limits).items()
     ]
     intro = f'<p class="quiet">{text("about_limits_intro", language)}</p>'
-    return intro + table(text("about_limits", language), [], rows, "limits")
+    return intro + wide_table(text("about_limits", language), [], rows, "limits")
 
 
 def citation(language: Language) -> str:

@@ -22,6 +22,7 @@ from evals.jobs.queue import Job, JobError, Jobs
 from evals.tasks import TASKS, Language
 from ui.components.bilingual import Bilingual
 from ui.components.choices import Choice, Choices
+from ui.components.html import block, quiet
 from ui.components.texts import language_of, text
 from ui.engine.engine import Engine
 from ui.engine.settings import Settings
@@ -31,7 +32,6 @@ from ui.tabs.benchmark import form as form_of
 from ui.tabs.benchmark import view
 from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.tabs.benchmark.runs import Evaluations
-from ui.tabs.html import block, quiet
 from ui.tabs.jobs.layout import MAIN, SIDE, StartLayout, lay_out_notice, step, upload
 from ui.tabs.jobs.submit import check_queue, submitted
 from ui.tabs.jobs.view import unreadable
@@ -176,7 +176,7 @@ class Benchmark:
         note = {OWN: "bench_samples_note", UPLOAD: own_file}.get(form.source)
         updates: Updates = {
             self.uploading: gr.update(visible=self.allowed and form.source == UPLOAD),
-            self.source_note: block(quiet(note, language) if note else ""),
+            self.source_note: block(quiet(text(note, language)) if note else ""),
         }
         try:
             facts = form.facts(self.engine.limits)
@@ -193,7 +193,7 @@ class Benchmark:
             form = replace(form, tasks=known)
         report = view.data_report(facts, language) if facts and form.source == UPLOAD else ""
         if not known:
-            report += quiet("bench_no_common_task", language)
+            report += quiet(text("bench_no_common_task", language))
         choices = [(_task_row(task, facts, language), task) for task in known]
         return {
             **updates,
@@ -210,9 +210,9 @@ class Benchmark:
         plan = form.plan(self.engine, facts, backbone=self.backbone)
         line = shlex.join(["python", *self._shown_command(plan)])
         if facts is None:
-            extent = quiet("bench_upload_first", language) if self.allowed else ""
+            extent = quiet(text("bench_upload_first", language)) if self.allowed else ""
         elif not tasks:
-            extent = quiet("bench_choose_task", language)
+            extent = quiet(text("bench_choose_task", language))
         else:
             extent = self._extent(form, facts, language)
         every = tasks == form.known(self.engine, facts)

@@ -15,9 +15,9 @@ from evals.runs.progress import Progress
 from evals.runs.run_dir import Run
 from evals.tasks import Language
 from ui.components import render
+from ui.components.html import wide_table
 from ui.components.texts import text
 from ui.tabs.benchmark.form import OFFICIAL, OWN
-from ui.tabs.html import table
 from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span
 
 _FEW = 30  # records of a task, below which an interval says little
@@ -37,7 +37,7 @@ def data_report(facts: DataFacts, language: Language) -> str:
             (escape(task_title(name, language)), f"{size.records:,}")
             for name, size in facts.tasks.items()
         ]
-        parts.append(table(text("bench_report_table", language), columns, rows))
+        parts.append(wide_table(text("bench_report_table", language), columns, rows))
     if facts.unknown:
         names = ", ".join(f"{name} ({count:,})" for name, count in facts.unknown.items())
         parts.append(f"<p>{escape(text('bench_left_out', language, tasks=names))}</p>")
@@ -141,7 +141,7 @@ def _scores(metrics: Mapping[str, Any], hue: str, language: Language) -> str:
     if len(metrics) > 1:
         mean = statistics.fmean(_main(facts)["value"] for facts in metrics.values())
         rows.append((text("bench_mean", language), f"<b>{100 * mean:.1f}</b>", "", "", ""))
-    scores = table(text("bench_scores", language), [text(key, language) for key in keys], rows)
+    scores = wide_table(text("bench_scores", language), [text(key, language) for key in keys], rows)
     fewest = min(facts["samples"] for facts in metrics.values())
     few = text("bench_few", language, count=_FEW) if fewest < _FEW else ""
     note = f'<p class="quiet">{few}</p>' if few else ""

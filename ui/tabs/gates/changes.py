@@ -20,7 +20,7 @@ from ui.engine.client import BusyError, EngineError
 from ui.engine.engine import Engine
 from ui.engine.settings import AppLimits
 from ui.engine.task_gates import TaskGates
-from ui.server.page_sessions import Visits
+from ui.server.page_sessions import PageSessions
 from ui.shell import AT_ONCE, LAST, Shell, session_of
 from ui.tabs.gates import render as gates_render
 from ui.tabs.gates.layout import plot
@@ -137,7 +137,7 @@ class Changes(ChangesLayout):
         self.engine = engine
         self.ticket = ticket
         self.what_if = WhatIf(engine)
-        self._pages = Visits[None]()
+        self._pages = PageSessions[None]()
         shell.on_close(self._pages.forget)
         self._sliders = [slider for _, slider, _ in self.slots]
         self._knocks = [button for _, _, button in self.slots]

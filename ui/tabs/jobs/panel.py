@@ -14,9 +14,9 @@ from evals.jobs.queue import Job, JobError, Jobs
 from evals.tasks import Language
 from ui.components import render
 from ui.components.bilingual import Bilingual
+from ui.components.html import block
 from ui.components.texts import language_of, text
 from ui.shell import AT_ONCE, LAST, Shell, remember
-from ui.tabs.html import block
 from ui.tabs.jobs import view
 from ui.tabs.jobs.layout import ListLayout
 

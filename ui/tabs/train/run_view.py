@@ -9,8 +9,8 @@ from evals.experiments.training_log import Points, TrainingLog
 from evals.figures.captions import title
 from evals.jobs.queue import Job
 from evals.tasks import Language
+from ui.components.html import wide_table
 from ui.components.texts import text
-from ui.tabs.html import table
 from ui.tabs.jobs.view import advice, link, log_tail, section, span, state
 
 
@@ -82,7 +82,7 @@ def _newest(job: Job, log: TrainingLog | None, language: Language) -> str:
         for task in map(str, job.facts["tasks"])
     ]
     columns = [text(f"train_col_{name}", language) for name in names]
-    return table(text("train_run_table", language), columns, rows)
+    return wide_table(text("train_run_table", language), columns, rows)
 
 
 def _last(points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, float]:

@@ -12,8 +12,8 @@ from evals.figures.palette import colour
 from evals.methods import description
 from evals.tasks import Language
 from ui.components import render
+from ui.components.html import wide_table
 from ui.components.texts import text
-from ui.tabs.html import table
 from ui.tabs.jobs.view import refused_lines, span
 
 _NAMED = 4  # tasks that a finding names
@@ -86,7 +86,7 @@ def _report_table(tasks: Sequence[TaskReport], language: Language) -> str:
     lengths = text("train_lengths_note", language)
     tokens = text("train_tokens_note" if counted else "train_tokens_later", language, n=COUNTED)
     caption = text("train_report_table", language)
-    return table(caption, columns, rows) + f'<p class="quiet">{lengths}<br>{tokens}</p>'
+    return wide_table(caption, columns, rows) + f'<p class="quiet">{lengths}<br>{tokens}</p>'
 
 
 def _bar(share: float) -> str:
@@ -150,7 +150,7 @@ def budget(
     return (
         figures(numbers)
         + f'<h3 class="train-caption">{caption}</h3>'
-        + table(caption, columns, rows)
+        + wide_table(caption, columns, rows)
     )
 
 

@@ -18,7 +18,7 @@ from ui.components.texts import language_of, text
 from ui.components.theme import MENTIONS
 from ui.engine.engine import Engine
 from ui.engine.questions import BARE
-from ui.server.page_sessions import Visits
+from ui.server.page_sessions import PageSessions
 from ui.shell import session_of
 from ui.tabs.try_it import answering
 from ui.tabs.try_it.answering import Form, View
@@ -48,7 +48,7 @@ class Answers:
     def __init__(self, add: Bilingual, engine: Engine, run: gr.Button, stop: gr.Button) -> None:
         self.engine = engine
         self.run, self.stop = run, stop
-        self.pages = Visits[View]()
+        self.pages = PageSessions[View]()
         self.ticket = gr.Number(visible="hidden", precision=0)
         with gr.Column(elem_classes="step"):
             add(gr.HTML, {"value": render.heading("answers")})
@@ -162,10 +162,10 @@ class Answers:
         )
         with closing(views):
             for view in views:
-                if not self.pages.go_on(session, ticket, view, busy=True):
+                if not self.pages.update(session, ticket, view, busy=True):
                     return
                 yield self._updates(view, language, busy=True)
-        if view is not None and self.pages.go_on(session, ticket, view, busy=False):
+        if view is not None and self.pages.update(session, ticket, view, busy=False):
             yield self._updates(view, language, busy=False)
 
     def catch_up(self, request: gr.Request) -> Any:
