@@ -21,8 +21,7 @@ LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -80,21 +79,13 @@ class TaskGate(nn.Module):
 
 @dataclass(frozen=True)
 class LayerExperts:
-    """The experts that a layer applies to the rows of a batch: it adds B (A x * weights).
+    """The experts that a layer applies to the rows of a batch: it adds B (A x * weights)."""
 
-    Attributes:
-        A: [R, in]; or [M, R, in] of M adapters, each with an equal share of consecutive rows.
-        B: [R, out], or [M, R, out].
-        weights: Scale times gate, a value a rank, [batch, 1, R].
-        rows: Which rows of the batch these are; None is all.
-        dropout: What x is multiplied by while training, as a function of x; None is nothing.
-    """
-
-    A: Tensor
-    B: Tensor
-    weights: Tensor
-    rows: slice | None = None
-    dropout: Callable[[Tensor], Tensor] | None = None
+    A: Tensor  # [R, in]; or [M, R, in] of M adapters with equal shares of consecutive rows
+    B: Tensor  # [R, out], or [M, R, out]
+    weights: Tensor  # scale times gate, a value a rank, [batch, 1, R]
+    rows: slice | None = None  # of the batch; None is all
+    dropout: Callable[[Tensor], Tensor] | None = None  # what x is multiplied by, while training
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add to y [batch, ..., out], in place, what the experts make of x [batch, ..., in].
@@ -129,38 +120,17 @@ class Route:
 
 @dataclass
 class Routing:
-    """What all expert layers of a backbone share.
+    """What all expert layers of a backbone share."""
 
-    Attributes:
-        route: The current batch's; None outside of one.
-        folded: Names of the adapter and of its task that are folded into the weights, if any.
-        trainable: The backbone's parameters that required gradients before any adapter came.
-    """
-
-    route: Route | None = None
-    folded: tuple[str, str] | None = None
-    trainable: list[nn.Parameter] = field(default_factory=list)
-
-    @contextmanager
-    def within(self, route: Route) -> Iterator[None]:
-        """Within this context the layers follow a route."""
-        previous, self.route = self.route, route
-        try:
-            yield
-        finally:
-            self.route = previous
+    route: Route | None = None  # of the current batch
+    folded: tuple[str, str] | None = None  # adapter and task that are folded into the weights
+    trainable: list[nn.Parameter] = field(default_factory=list)  # before any adapter came
 
 
 class ExpertLinear(nn.Module):
     """A frozen linear layer with the experts of any number of adapters beside it.
 
-    Args:
-        base_layer: The linear layer to adapt; neither copied nor changed.
-        routing: Shared by all expert layers of the backbone; without a route they are frozen ones.
-
-    Attributes:
-        expert_A, expert_B: A [E*k, in] and B [out, E*k] of each adapter, by its name.
-        frozen_weight: The weight that a folded one stands in for; None while nothing is folded.
+    The linear layer is neither copied nor changed; without a route the output is its own.
     """
 
     adapter_parameter_names = ("expert_A", "expert_B")
@@ -170,9 +140,9 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.routing = routing
-        self.expert_A = nn.ParameterDict()
-        self.expert_B = nn.ParameterDict()
-        self.register_parameter("frozen_weight", None)
+        self.expert_A = nn.ParameterDict()  # [E*k, in] by the adapter's name
+        self.expert_B = nn.ParameterDict()  # [out, E*k]
+        self.register_parameter("frozen_weight", None)  # what a folded weight stands in for
 
     @property
     def weight(self) -> Tensor:
@@ -204,25 +174,6 @@ class ExpertLinear(nn.Module):
         """
         A, B = self.expert_A[name].float(), self.expert_B[name].float()
         return cast(Tensor, (B * weights.float()) @ A)
-
-    @torch.no_grad()
-    def folded(self, name: str, weights: Tensor) -> Tensor:
-        """Frozen weight plus update, [out, in], in the frozen one's dtype; weights as `update`."""
-        frozen = self.base_layer.weight
-        return (frozen.float() + self.update(name, weights)).to(frozen.dtype)
-
-    def fold(self, name: str, weights: Tensor) -> None:
-        """Let frozen weight plus update stand in for the frozen one, which is set aside."""
-        self.unfold()
-        folded = nn.Parameter(self.folded(name, weights), requires_grad=False)
-        self.frozen_weight = cast(nn.Parameter, self.base_layer.weight)
-        self.base_layer.weight = folded
-
-    def unfold(self) -> None:
-        """Put the frozen weight back, bit for bit."""
-        if self.frozen_weight is not None:
-            self.base_layer.weight = self.frozen_weight
-            self.frozen_weight = None
 
 
 def row_count(rows: int, tasks: int) -> str:

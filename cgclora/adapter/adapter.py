@@ -23,6 +23,9 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter.expert_layers import (
     GATES,
+    fold_layer,
+    folded_weight,
+    follow,
     frozen_parameters,
     initial_A,
     model_and_lock,
@@ -42,12 +45,8 @@ from cgclora.storage.adapter_dir import AdapterError
 class Adapter(PlannedExperts):
     """A named adapter on a backbone. Made by `attach` or `load`.
 
-    Attributes:
+    Attributes, beside those of `PlannedExperts`:
         model: The backbone that carries it.
-        config: What it is.
-        name: Its name on this backbone.
-        layers: The adapted layers by their path in the unadapted backbone, in gate order.
-        gate: The task gate.
         routing: What all expert layers of the backbone share.
         manifest: What its folder says of it; empty for a new one.
         files: Further files of its folder by name, such as a router's, see `adapter_dir`.
@@ -211,7 +210,7 @@ class Adapter(PlannedExperts):
                 f"task {task!r} of adapter {name!r} is folded in: unfold() it before route()."
             )
         route = tasks if isinstance(tasks, Route) else self.plan(tasks, gates=gates)
-        with self.routing.within(route):
+        with follow(self.routing, route):
             yield
 
     # One task as part of the backbone -----------------------------------------------------
@@ -231,7 +230,7 @@ class Adapter(PlannedExperts):
         """
         self._check_foldable()
         return {
-            layer: layer.folded(self.name, row)
+            layer: folded_weight(layer, self.name, row)
             for layer, row in zip(self.layers.values(), self.rank_weights(task), strict=True)
         }
 
@@ -258,7 +257,7 @@ class Adapter(PlannedExperts):
             unfold_all(self.model, self.routing)
             try:
                 for layer, row in zip(self.layers.values(), weights, strict=True):
-                    layer.fold(self.name, row)
+                    fold_layer(layer, self.name, row)
             except BaseException:  # out of memory, say: a part of a task is no task
                 unfold_all(self.model, self.routing)
                 raise
@@ -395,5 +394,5 @@ class Adapter(PlannedExperts):
 
 
 def _name_of(folder: Path) -> str:
-    """A folder's name without what no module's name may hold."""
+    """A folder's name as a module's may be."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"

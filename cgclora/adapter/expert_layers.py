@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, Routing
+from cgclora.layer import ExpertLinear, Route, Routing
 from cgclora.models.backbone import Backbone
 
 GATES = "task_gates"
@@ -45,11 +45,49 @@ def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
     return routing_of(model).folded
 
 
+@contextmanager
+def follow(routing: Routing, route: Route) -> Iterator[None]:
+    """Within this context the layers that share this routing follow a route."""
+    previous, routing.route = routing.route, route
+    try:
+        yield
+    finally:
+        routing.route = previous
+
+
+@torch.no_grad()
+def folded_weight(layer: ExpertLinear, name: str, weights: Tensor) -> Tensor:
+    """Frozen weight plus an adapter's update, [out, in], in the frozen one's dtype.
+
+    Args:
+        layer: Whose.
+        name: The adapter's.
+        weights: As for `ExpertLinear.update`.
+    """
+    frozen = layer.base_layer.weight
+    return (frozen.float() + layer.update(name, weights)).to(frozen.dtype)
+
+
+def fold_layer(layer: ExpertLinear, name: str, weights: Tensor) -> None:
+    """Let `folded_weight` stand in for the frozen weight, which is set aside as it is."""
+    unfold_layer(layer)
+    folded = nn.Parameter(folded_weight(layer, name, weights), requires_grad=False)
+    layer.frozen_weight = cast(nn.Parameter, layer.base_layer.weight)
+    layer.base_layer.weight = folded
+
+
+def unfold_layer(layer: ExpertLinear) -> None:
+    """Put the frozen weight back, bit for bit."""
+    if layer.frozen_weight is not None:
+        layer.base_layer.weight = layer.frozen_weight
+        layer.frozen_weight = None
+
+
 def unfold_all(model: PreTrainedModel, routing: Routing) -> None:
     """Put all frozen weights back, whichever adapter folded a task into them."""
     for module in model.modules():
         if isinstance(module, ExpertLinear):
-            module.unfold()
+            unfold_layer(module)
     routing.folded = None
 
 

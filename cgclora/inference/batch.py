@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from cgclora.adapter import folded_in
+from cgclora.adapter import folded_in, follow
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.multi_adapter import Adapters, Resident, follow
+from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.inference.request import DecodingError, Request, check_folded
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
@@ -227,9 +228,17 @@ class _ReferencePass:
             "past_key_values": self.cache,
             "use_cache": True,
         }
-        with follow(self.route):
+        with follow_route(self.route):
             output = text_decoder(self.model)(**inputs)
             return cast(Tensor, output.last_hidden_state)
+
+
+def follow_route(route: Route | None) -> AbstractContextManager[None]:
+    """Within this context the backbone's layers follow a route; None leaves them frozen."""
+    layer = None if route is None else next(iter(route.experts), None)
+    if route is None or layer is None:
+        return nullcontext()
+    return follow(layer.routing, route)  # any layer's: they share it
 
 
 def _kept(route: Route, rows: Tensor) -> Route:

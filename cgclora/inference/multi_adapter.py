@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -274,14 +273,6 @@ def _joined(routes: Sequence[Route]) -> Route:
             for layer, experts in of_layers.items()
         }
     )
-
-
-def follow(route: Route | None) -> AbstractContextManager[None]:
-    """Within this context the backbone's layers follow a route; None leaves them frozen."""
-    layer = None if route is None else next(iter(route.experts), None)
-    if route is None or layer is None:
-        return nullcontext()
-    return layer.routing.within(route)  # any layer's: they share it
 
 
 def _routers(adapters: Mapping[str, Adapter]) -> dict[str, TaskRouter]:

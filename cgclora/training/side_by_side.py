@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cgclora.adapter import follow
 from cgclora.layer import ExpertLinear, LayerExperts, Route
 from cgclora.models.hardware import free_memory
 from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped, read_state
@@ -247,7 +248,7 @@ class SideBySide:
         batch = self._batch(shares)
         first = shares[0].member
         torch.manual_seed(first.settings.seed + first.step)  # of dropout in the backbone itself
-        with first.adapter.routing.within(self._route(shares, batch)):
+        with follow(first.adapter.routing, self._route(shares, batch)):
             losses = self.loss(batch["input_ids"], batch["positions"], batch["targets"])
             weighted = losses * batch["weights"]
             if learning:

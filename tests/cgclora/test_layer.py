@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cgclora.adapter import initial_A
+from cgclora.adapter.expert_layers import fold_layer, unfold_layer
 from cgclora.config import AdapterConfig
 from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate
 from cgclora.models.dropout import RowDropout
@@ -405,7 +406,7 @@ def test_a_folded_layer_gives_the_same_output(config, task):
     case = Case(config, bias=True)
     x = torch.randn(2, 3, 6)
     expected = case.expected(x, [task, task])
-    case.layer.fold("x", case.weights([task]).flatten())
+    fold_layer(case.layer, "x", case.weights([task]).flatten())
     case.layer.routing.route = None
     torch.testing.assert_close(case.layer(x).double(), expected, **CLOSE)
 
@@ -415,11 +416,11 @@ def test_unfolding_brings_back_the_very_tensor():
     frozen = case.layer.base_layer.weight
     bits = frozen.clone()
     for task in (0, 1):
-        case.layer.fold("x", case.weights([task]).flatten())
+        fold_layer(case.layer, "x", case.weights([task]).flatten())
     assert case.layer.frozen_weight is not None
     assert not torch.equal(case.layer.base_layer.weight, bits)
     for _ in range(2):
-        case.layer.unfold()
+        unfold_layer(case.layer)
         assert case.layer.frozen_weight is None
         assert case.layer.base_layer.weight is frozen
         assert torch.equal(frozen, bits)

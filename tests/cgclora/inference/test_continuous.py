@@ -13,13 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.inference.batch import follow_route
 from cgclora.inference.continuous import loop, static_batch
 from cgclora.inference.continuous.expert_slots import ExpertSlots, sharing_pays
 from cgclora.inference.continuous.loop import answers, answers_of
 from cgclora.inference.continuous.static_batch import StaticBatch, bucket, rows_that_fit
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.generate import generate
-from cgclora.inference.multi_adapter import Clusters, follow
+from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.reply import Reply
 from cgclora.inference.request import Answer, DecodingError, Request
 from cgclora.inference.runtime import Runtime
@@ -301,7 +302,7 @@ def test_a_bank_adds_what_each_rows_own_route_adds_in_both_ways(architecture):
             torch.testing.assert_close(y[0][1], group(x[1:2], None)[0])
             # The modules themselves, with the row's route.
             task = rows[2]
-            with torch.no_grad(), follow(clusters.snapshot().plan_rows([task])):
+            with torch.no_grad(), follow_route(clusters.snapshot().plan_rows([task])):
                 expected = torch.cat([module(x[:1]) for module in group.modules], dim=-1)
             torch.testing.assert_close(y[0][:1], expected, atol=1e-4, rtol=1e-4)
 
