@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from cgclora.adapter import folded_in, follow
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
-from cgclora.inference.request import DecodingError, Request, check_folded
+from cgclora.inference.request import DecodingError, Request
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
@@ -48,9 +48,7 @@ class Batch:
         self.backbone = backbone
         self.requests = [*requests]
         self.folded = folded_in(backbone.model)
-        resident = Resident.of(adapters)
-        check_folded(backbone, requests, resident)  # it may be folded in since they were encoded
-        self.adapters = resident if self.folded is None else None
+        self.adapters = Resident.of(adapters) if self.folded is None else None
         self.device = backbone.model.device
         with backbone.lock:  # the head's first use runs the backbone, which no route may touch
             runtime = Runtime.of(backbone)

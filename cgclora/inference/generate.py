@@ -27,6 +27,7 @@ from cgclora.inference.request import (
     EncodedRequest,
     Piece,
     Request,
+    check_folded,
     encode_requests,
 )
 from cgclora.inference.runtime import Runtime
@@ -158,6 +159,7 @@ class _Queue:
         for row in rows:
             row.started = time.monotonic()
         asked, prompts = [row.request for row in rows], [row.prompt for row in rows]
+        check_folded(self.backbone, asked, self.adapters)  # since they were encoded, perhaps
         batch = Batch(self.backbone, self.adapters, asked, prompts, reference=self.reference)
         return rows, batch, batch.prefill_hidden()
 

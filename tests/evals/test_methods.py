@@ -25,7 +25,7 @@ from evals.methods import (
 )
 from tests.helpers.run_dirs import around, write_run
 from ui.shell import Shell
-from ui.tabs.train.layout import TrainLayout
+from ui.tabs.train.layout import TrainForm
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_method_from_outside_is_in_recipes_plans_boards_and_forms(mine, tmp_pa
     assert description("Mine", "zh") == "我的方法。"
 
     with gr.Blocks() as page:
-        form = TrainLayout(Shell(page).bilingual, allowed=True)
+        form = TrainForm(Shell(page).bilingual)
     assert ("Mine", "Mine") in form.settings["method"].choices
 
 

@@ -33,6 +33,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from cgclora.inference.runtime import Runtime
 from cgclora.models import checkpoint, embedded, gguf_model, hardware
 from cgclora.models.backbone import EMBEDDED, BackboneError, fingerprint, load_backbone
 from cgclora.storage.atomic_io import sha256_file
@@ -780,7 +781,10 @@ def test_a_killed_conversion_leaves_nothing_that_is_trusted(tmp_path: Path) -> N
 def test_how_answers_are_computed_is_said(architecture: str, lean: bool, tmp_path: Path) -> None:
     folder = save_backbone(tmp_path, architecture)
     plain = load(folder)
-    assert plain.decoding == {"pass": "lean" if lean else "transformers", "weights": "float32"}
+    assert Runtime.of(plain).facts() == {
+        "pass": "lean" if lean else "transformers",
+        "weights": "float32",
+    }
     small = load(folder, int8=True)
     assert small.int8 is lean
-    assert ("int8" in small.decoding["weights"]) is lean
+    assert ("int8" in Runtime.of(small).facts()["weights"]) is lean

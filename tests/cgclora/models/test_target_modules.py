@@ -13,7 +13,6 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
 )
 
-import cgclora.adapter
 from cgclora.adapter import Adapter
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.models.backbone import load_backbone
@@ -67,7 +66,7 @@ def test_an_adapter_that_was_saved_with_a_vision_towers_layers_is_read_as_it_was
         ]
 
     with monkeypatch.context() as before:  # as earlier versions chose
-        before.setattr(cgclora.adapter, "linear_paths", all_linear)
+        before.setattr("cgclora.adapter.adapter.linear_paths", all_linear)
         older = scatter(Adapter.attach(make("gemma3"), CGC))
     older.save(tmp_path / "older")
     adapter = Adapter.load(tmp_path / "older", make("gemma3"))

@@ -1,6 +1,7 @@
 """The page that says which backbones the method is the same on, and some of its lines anew."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from cgclora.layer import LayerExperts
 from tests.suites.backbones.checks import EQUAL, Row, examine
 
 PAGE = (Path(__file__).parents[3] / "docs" / "backbones.md").read_text(encoding="utf-8")
@@ -47,15 +49,11 @@ def test_a_backbone_is_what_the_page_says(model_type: str):
 
 def test_an_error_is_found(monkeypatch: pytest.MonkeyPatch):
     """The checks themselves notice experts that are weighed wrongly."""
-    from cgclora.layer import Part
+    add = LayerExperts.add
 
-    add = Part.add
+    def other(self: LayerExperts, x: torch.Tensor, y: torch.Tensor) -> None:
+        add(replace(self, weights=self.weights.roll(1, 0)), x, y)
 
-    def other(self: Part, x: torch.Tensor, y: torch.Tensor, routing: object) -> None:
-        from dataclasses import replace
-
-        add(replace(self, weights=self.weights.roll(1, 0)), x, y, routing)
-
-    monkeypatch.setattr(Part, "add", other)
+    monkeypatch.setattr(LayerExperts, "add", other)
     row: Row = examine("gpt_neox")
     assert [kind(cell) for cell in row.cells] == ["differs", "differs", EQUAL, EQUAL]

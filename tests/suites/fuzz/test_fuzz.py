@@ -49,7 +49,7 @@ def test_errors_in_a_log_are_counted_by_their_place() -> None:
     log = "\n".join(
         [
             "Traceback (most recent call last):",
-            '  File "/somewhere/ui/forms.py", line 17, in task_named',
+            '  File "/somewhere/ui/components/forms.py", line 17, in task_named',
             "    if name in TASKS:",
             "TypeError: unhashable type: 'list'",
             json.dumps({"time": "", "level": "error", "event": "no answer", "at": ["a.py:1 f"]}),
@@ -57,7 +57,7 @@ def test_errors_in_a_log_are_counted_by_their_place() -> None:
         ]
     ).replace('{"time": ""', '{"time": "2026"')
     assert run.wrong_inside(log) == {
-        "TypeError at ui/components/forms.py task_named": 1,
+        "TypeError at components/forms.py task_named": 1,
         "no answer at a.py:1 f": 1,
     }
 

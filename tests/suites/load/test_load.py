@@ -108,7 +108,7 @@ parts = [bytearray(100_000) for _ in range(2000)]  # each too small for a place 
 last = bytearray(100_000)  # keeps what is freed below it from going by itself
 del parts
 before = held(os.getpid(), "VmRSS")
-memory._SECONDS = 0.1
+memory._TRIM_SECONDS = 0.1
 memory.bound_memory()
 time.sleep(1)
 print(before - held(os.getpid(), "VmRSS"))

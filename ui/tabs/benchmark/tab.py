@@ -57,7 +57,7 @@ class Benchmark:
         self.backbone = settings.backbone
         add = shell.bilingual
         with gr.Column(elem_id="bench", elem_classes="jobs-tab"):
-            lay_out_notice(add, allowed=allowed)
+            lay_out_notice(add, "bench", allowed=allowed)
             self._lay_out_form(add)
             self.start = StartLayout(add, "bench", allowed=allowed)
             with self.start.fields:

@@ -32,13 +32,13 @@ def step(add: Bilingual, heading: str, **column: Any) -> Iterator[None]:
             yield
 
 
-def lay_out_notice(add: Bilingual, *, allowed: bool) -> None:
+def lay_out_notice(add: Bilingual, prefix: str, *, allowed: bool) -> None:
     """A notice for visitors who may not start jobs."""
 
     def notice(word: Word) -> str:
         return f'<p class="jobs-off">{word("jobs_not_allowed")}</p>'
 
-    add(gr.HTML, {"value": notice}, visible=not allowed)
+    add(gr.HTML, {"value": notice}, visible=not allowed, elem_id=f"{prefix}-notice")
 
 
 def upload(add: Bilingual, label: str, elem_id: str, **properties: Any) -> Any:

@@ -81,7 +81,7 @@ class Train:
         self._submitting = threading.Lock()
         add = shell.bilingual
         with gr.Column(elem_id="train", elem_classes="jobs-tab"):
-            lay_out_notice(add, allowed=allowed)
+            lay_out_notice(add, "train", allowed=allowed)
             self.form = TrainForm(add)
             self.start = StartLayout(add, "train", allowed=allowed)
             with self.start.fields:

@@ -1,1 +1,0 @@
-"""Every causal language model of transformers, tiny: is the method the same on it?"""
