@@ -38,9 +38,9 @@ def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[
     if not records:
         raise DataError("there is no record to check the router with: give some.")
     joined = TaskRouter.join(routers)
-    likeliest = joined.likeliest(record.prompt for record in records)
-    found = [(one.cluster, one.task) for one in likeliest]
-    sure: Flags = np.array([one.probability >= SURE for one in likeliest])
+    best = joined.most_likely(record.prompt for record in records)
+    found = [(one.cluster, one.task) for one in best]
+    sure: Flags = np.array([one.probability >= SURE for one in best])
     known = set(joined.tasks)
     task = np.array([record.task for record in records])
     ours = np.isin(task, [name for _, name in known])

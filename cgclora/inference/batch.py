@@ -111,10 +111,10 @@ class Batch:
         with self.backbone.lock, torch.inference_mode():  # two products at once slow each other
             return self.head(hidden)
 
-    def likeliest(self, hidden: Tensor) -> list[int]:
+    def argmax(self, hidden: Tensor) -> list[int]:
         """The likeliest next token after each hidden state of [N, H]."""
         with self.backbone.lock, torch.inference_mode():
-            return self.head.likeliest(hidden)
+            return self.head.argmax(hidden)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these rows only; one that is named several times becomes several."""

@@ -95,7 +95,7 @@ def _answers(queue: _Queue, width: int, cancelled: Callable[[int], bool]) -> Gen
         tokens = _choose(batch, rows, hidden)
         for row, token in zip(rows, tokens, strict=True):
             if row.finish is None:
-                yield from row.say(token)
+                yield from row.append(token)
         alive = [
             at for at, row in enumerate(rows) if row.finish is None and not cancelled(row.index)
         ]
@@ -193,12 +193,12 @@ def _alone(
         for token in tokens:  # the last of them was not read yet
             said.append(token)
             drafts.add(token)
-            yield from row.say(token)
+            yield from row.append(token)
             if row.finish is not None:
                 return None
         while (forced := row.only_choice()) is not None:
             said.append(forced)
-            yield from row.say(forced)
+            yield from row.append(forced)
             if row.finish is not None:
                 return None
         if cancelled(row.index):
@@ -212,7 +212,7 @@ def _alone(
         if not draft:
             tokens = _choose(batch, [row], hidden[-1:])
             continue
-        found = batch.likeliest(hidden[len(unread) - 1 :])
+        found = batch.argmax(hidden[len(unread) - 1 :])
         right = next((i for i, word in enumerate(draft) if word != found[i]), len(draft))
         batch.forget(len(draft) - right)
         tokens = found[: right + 1]
@@ -226,7 +226,7 @@ def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
     free = [p for p, row in enumerate(rows) if row.finish is None and row.allowed is None]
     found: dict[int, int] = {}
     if greedy := [p for p in free if rows[p].is_greedy]:
-        found.update(zip(greedy, batch.likeliest(hidden[greedy]), strict=True))
+        found.update(zip(greedy, batch.argmax(hidden[greedy]), strict=True))
     if drawn := [p for p in free if p not in found]:
         for place, logits in zip(drawn, batch.logits(hidden[drawn]), strict=True):
             found[place] = rows[place].pick(logits)

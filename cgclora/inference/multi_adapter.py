@@ -149,7 +149,7 @@ class Clusters:
                 "`python -m cgclora router fit`."
             )
         if (found := router.choose(prompt)) is None:
-            (best,) = router.likeliest([prompt])
+            (best,) = router.most_likely([prompt])
             raise ConfigError(
                 f"the prompt is for none of the tasks that are known here; the nearest is "
                 f"{best.task!r} with {best.probability:.0%}: name a task."

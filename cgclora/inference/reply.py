@@ -73,7 +73,7 @@ class Reply:
         ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
         return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
 
-    def say(self, token: int) -> Iterator[Piece]:
+    def append(self, token: int) -> Iterator[Piece]:
         """Take a token, and give what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:

@@ -289,7 +289,7 @@ class JoinedRouter:
             for row, order in zip(chances, orders, strict=True)
         ]
 
-    def likeliest(self, prompts: Iterable[str]) -> list[RoutedTask]:
+    def most_likely(self, prompts: Iterable[str]) -> list[RoutedTask]:
         """The likeliest task of each prompt, with the probability of all clusters that know it.
 
         Raises:
@@ -311,7 +311,7 @@ class JoinedRouter:
         Raises:
             DataError: The prompt is empty.
         """
-        (best,) = self.likeliest([prompt])
+        (best,) = self.most_likely([prompt])
         return best if best.probability >= least else None
 
     def _scores(self, prompts: Iterable[str]) -> Floats:

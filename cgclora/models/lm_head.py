@@ -71,7 +71,7 @@ class OutputHead:
         """Logits [N, words] in fp32 of some words only, for hidden states [N, H]."""
         return cap(F.linear(hidden.float(), self.weight[ids].float()), self.softcap)
 
-    def likeliest(self, hidden: Tensor) -> list[int]:
+    def argmax(self, hidden: Tensor) -> list[int]:
         """The id of the word with the largest logit, for each hidden state of [N, H].
 
         Bounding logits, as `cap` does, leaves their order.

@@ -57,11 +57,11 @@ class Call:
     Attributes:
         tell: Called in a worker's thread with each piece, whose `index` is the request's place in
             the call, or with the error that ended a request. If it raises, the call has left.
-        left: Set when nobody waits any more; its requests stop then.
+        cancelled: Set when nobody waits any more; its requests stop then.
     """
 
     tell: Callable[[Piece | Exception], None]
-    left: bool = False
+    cancelled: bool = False
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Waiting:
             self.call.tell(said)
         except Exception:  # the caller's own: it ends neither the worker nor the rest of the batch
             _log.exception("nobody could be told of an answer")
-            self.call.left = True
+            self.call.cancelled = True
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Batcher:
         ]
         with self._changed:
             if len(self._queue) + len(new) > self.limits.queue:
-                self._queue = deque(one for one in self._queue if not one.call.left)
+                self._queue = deque(one for one in self._queue if not one.call.cancelled)
             if self._draining or self._closed:
                 raise QueueFullError("the server is about to end.", _MOST_SECONDS)
             if len(self._queue) + len(new) > self.limits.queue:
@@ -229,7 +229,7 @@ class Batcher:
     def waiting(self) -> int:
         """How many requests wait."""
         with self._changed:
-            return sum(not one.call.left for one in self._queue)
+            return sum(not one.call.cancelled for one in self._queue)
 
     @property
     def seconds_until_room(self) -> int:
@@ -247,7 +247,7 @@ class Batcher:
     def ahead(self, call: Call) -> int:
         """How many requests are to be begun before a call's; none once the first one was."""
         with self._changed:
-            queue = [one for one in self._queue if not one.call.left]
+            queue = [one for one in self._queue if not one.call.cancelled]
         return next((place for place, one in enumerate(queue) if one.call is call), 0)
 
     def _encode(self, request: Request) -> EncodedRequest:
@@ -308,7 +308,7 @@ class Batcher:
             if batch and longest * (len(batch) + 1) > self.limits.batch_tokens:
                 break
             waiting = self._queue.popleft()
-            if not waiting.call.left:
+            if not waiting.call.cancelled:
                 batch.append(waiting)
                 self._begun.append(time.monotonic())
         if not self._queue:  # whoever comes next does not wait for anybody
@@ -335,7 +335,7 @@ class Batcher:
                 self.backbone,
                 requests,
                 self.clusters,
-                cancelled=lambda place: self._closed or batch[place].call.left,
+                cancelled=lambda place: self._closed or batch[place].call.cancelled,
                 width=self.limits.batch_size,
                 more=more,
             ):

@@ -222,7 +222,7 @@ async def _complete(batcher: Batcher, asked: Asked, http: Request) -> Response:
     try:
         await asyncio.to_thread(batcher.submit, call, questions)
     except BaseException:
-        call.left = True
+        call.cancelled = True
         raise
     pieces = _pieces(call, arrived, len(questions))
     envelope = openai_api.envelope(model)
@@ -235,7 +235,7 @@ async def _complete(batcher: Batcher, asked: Asked, http: Request) -> Response:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
         return JSONResponse(await answer) if answer.done() else Response(status_code=499)
     finally:
-        call.left = True
+        call.cancelled = True
         answer.cancel()
         gone.cancel()
 
@@ -257,7 +257,7 @@ async def _pieces(
             requests -= piece.answer is not None
             yield piece
     finally:
-        call.left = True
+        call.cancelled = True
 
 
 async def _whole(

@@ -126,7 +126,7 @@ def _by_lean(backbone: Backbone, adapter: Adapter, item: Encoded, task: str) -> 
 
 def _likeliest(backbone: Backbone, hidden: Tensor, rows: int) -> Tensor:
     return torch.tensor(
-        [word for part in hidden.split(rows) for word in Runtime.of(backbone).head.likeliest(part)]
+        [word for part in hidden.split(rows) for word in Runtime.of(backbone).head.argmax(part)]
     )
 
 

@@ -109,7 +109,7 @@ def _answering(
 
     def decode() -> None:
         for _ in range(STEPS):
-            batch.likeliest(batch.step_hidden([3] * rows))
+            batch.argmax(batch.step_hidden([3] * rows))
         if batch.joins:  # elsewhere the text grows by these few tokens
             batch.forget(STEPS)
 

@@ -76,4 +76,4 @@ def stream_pieces(
             unfinished -= piece.answer is not None
             yield piece
     finally:
-        call.left = True
+        call.cancelled = True

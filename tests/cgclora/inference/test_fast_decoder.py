@@ -276,7 +276,7 @@ def test_a_head_in_few_bits_names_the_word_that_the_head_itself_names(kind, monk
     expected = exact(hidden).argmax(-1).tolist()
     rough = packed._packed(hidden).argmax(-1).tolist()
     for most in (1, CHOOSING_ROWS, CHOOSING_ROWS + 1):
-        assert [i for part in hidden.split(most) for i in packed.likeliest(part)] == expected
+        assert [i for part in hidden.split(most) for i in packed.argmax(part)] == expected
     if kind == "AVX512":
         assert rough != expected  # so that a second look was needed
 
@@ -289,19 +289,19 @@ def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
     monkeypatch.setattr(
         OutputHead, "__call__", lambda self, h: (whole.append(len(h)), original(self, h))[1]
     )
-    expected = head.likeliest(hidden)
+    expected = head.argmax(hidden)
     assert not whole
     monkeypatch.setattr("cgclora.models.lm_head._MOST", 0)
-    assert head.likeliest(hidden) == expected
+    assert head.argmax(hidden) == expected
     assert whole == [1] * 4  # each by itself: rows of one product round unlike
 
 
 def test_a_row_that_is_no_number_leaves_the_others_alone():
     head = OutputHead(make_model("gemma3", hidden_size=64), packed=True)
     hidden = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
-    expected = head.likeliest(hidden)
+    expected = head.argmax(hidden)
     hidden[1] = torch.nan
-    found = head.likeliest(hidden)
+    found = head.argmax(hidden)
     assert [found[row] for row in (0, 2, 3)] == [expected[row] for row in (0, 2, 3)]
 
 
@@ -382,7 +382,7 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
         decoder(ids[:, :20], cache, experts)
         parts = ids[:, 20:].split([*sizes, 40 - sum(sizes)] if sum(sizes) < 40 else sizes, dim=1)
         hidden = [decoder(part, cache, experts)[0] for part in parts]
-        chosen = [word for part in hidden for word in Runtime.of(backbone).head.likeliest(part)]
+        chosen = [word for part in hidden for word in Runtime.of(backbone).head.argmax(part)]
         found.append((torch.cat(hidden), cache.table.clone(), chosen))
     for hidden, table, chosen in found[1:]:
         assert torch.equal(hidden, found[0][0])

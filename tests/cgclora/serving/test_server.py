@@ -326,7 +326,7 @@ def test_a_full_queue_refuses_all_requests_of_a_call_until_others_leave(clusters
     batcher.submit(first.call, [Request("a", "x")] * 2)
     with pytest.raises(QueueFullError, match="2 wait, 3 may"):
         batcher.submit(second.call, [Request("a", "x")] * 2)
-    first.call.left = True
+    first.call.cancelled = True
     batcher.submit(second.call, [Request("a", "x")] * 3)
     with batcher:
         until(lambda: len(second.answers()) == 3)
