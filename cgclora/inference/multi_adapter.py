@@ -199,17 +199,21 @@ class Resident:
         model: The backbone's model.
         adapters: By their clusters' names.
         folded: The folded weights of all moments.
+        is_single: Whether it is an adapter by itself, for which rows need not name a cluster, and
+            may name any.
     """
 
     model: PreTrainedModel
     adapters: Mapping[str, Adapter]
     folded: FoldedWeights
+    is_single: bool = False
 
     @classmethod
     def of(cls, adapters: Adapters) -> Resident | None:
         """One adapter by itself, or the clusters of now; None stays None, the bare backbone."""
         if isinstance(adapters, Adapter):
-            return cls(adapters.model, {adapters.name: adapters}, FoldedWeights(0))
+            own = {adapters.name: adapters}
+            return cls(adapters.model, own, FoldedWeights(0), is_single=True)
         return adapters.snapshot() if isinstance(adapters, Clusters) else adapters
 
     def prompt_format(self, row: ClusterRow) -> PromptFormat:
@@ -218,9 +222,14 @@ class Resident:
         Raises:
             ConfigError: As `Clusters.find`.
         """
+        name = self._cluster(row)
+        return self.adapters[name].config.prompt_format if name else PromptFormat()
+
+    def _cluster(self, row: ClusterRow) -> str | None:
+        """The cluster that answers a row; None is the bare backbone."""
         if row.task is None:
-            return PromptFormat()
-        return self.adapters[_find(self.adapters, row.task, row.cluster)].config.prompt_format
+            return None
+        return _find(self.adapters, row.task, None if self.is_single else row.cluster)
 
     def plan_rows(self, rows: Sequence[ClusterRow]) -> Route:
         """The route of a batch of any tasks of any clusters.
@@ -229,7 +238,7 @@ class Resident:
             ConfigError: As `Clusters.find`.
             AdapterError: A row's gates have a wrong shape.
         """
-        names = [row.task and _find(self.adapters, row.task, row.cluster) for row in rows]
+        names = [self._cluster(row) for row in rows]
         tasks = {(name, row.task) for name, row in zip(names, rows, strict=True)}
         if len(tasks) == 1 and all(row.gates is None for row in rows):
             ((name, task),) = tasks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ui.engine.zero_gpu import on_gpu
@@ -43,4 +42,4 @@ def label_shares(engine: Models, request: Request, labels: Sequence[str]) -> Gen
 
     backbone, clusters = engine.resident(request.cluster)
     adapter = clusters.adapters[request.cluster] if request.cluster else None
-    yield label_probabilities(backbone, replace(request, cluster=None), labels, adapter)
+    yield label_probabilities(backbone, request, labels, adapter)

@@ -466,3 +466,11 @@ def test_an_adapter_that_is_detached_before_its_copy_is_made_answers_without(fol
     monkeypatch.setattr(Adapter, "folded_weights", late)
     assert clusters.snapshot().plan_rows([Request("a", "x")]).experts
     assert not clusters.folded.kept
+
+
+def test_an_adapter_by_itself_answers_whatever_cluster_a_request_names(folders):
+    backbone = make_backbone()
+    adapter = Adapter.load(folders["small"], backbone)
+    plain, named = (Request("a", PROMPTS[0], cluster=name) for name in (None, "medical"))
+    first, second = generate(backbone, [plain, named], adapter)
+    assert first.text == second.text

@@ -158,7 +158,6 @@ def _outcomes(
 
     task = str(request.task)
     backbone, adapter = engine.loaded(str(request.cluster))
-    request = replace(request, cluster=None)  # the adapter answers alone
     count, common = adapter.config.experts_per_task, adapter.config.common
     factors = [*factors[:count], *[1.0] * (count - len(factors))]
     learned = scaled_gates(adapter, task, [1.0] * count)
