@@ -107,7 +107,7 @@ def upcycle(
         raise ConfigError("there is no LoRA to make experts of: name at least one.")
     _compare_names(loras, backbone)
     if mine and tasks is not None and set(tasks) != set(mine):
-        raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: give one for each.")
+        raise ConfigError(f"tasks {sorted(tasks)} and LoRAs of {sorted(mine)}: name one for each.")
     rank = expert_rank or max(lora.rank for lora in loras)
     taken = [-(-lora.rank // rank) for lora in shared]  # experts of each common LoRA
     specific = max((-(-lora.rank // rank) for lora in mine.values()), default=0)
