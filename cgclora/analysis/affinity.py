@@ -118,19 +118,11 @@ def measure(
         "tasks": list(tasks),
         **with_means(state.measurements[: settings.measurements]),
         "settings": dataclasses.asdict(settings),
-        **_origin(adapter, identity, by_task),
-        "seconds": round(state.seconds, 1),
-        "origins": state.origins,
-    }
-
-
-def _origin(
-    adapter: Adapter, identity: Mapping[str, Any], counts: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
         "adapter": identity["adapter"],
         "backbone": {"name": adapter.backbone_name, "fingerprint": identity["backbone"]},
-        "data": {"hash": identity["data"], **counts},
+        "data": {"hash": identity["data"], **by_task},
+        "seconds": round(state.seconds, 1),
+        "origins": state.origins,
     }
 
 

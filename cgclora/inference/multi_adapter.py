@@ -58,6 +58,7 @@ class Clusters:
         self.folded = FoldedWeights(folded_budget)
         self._adapters: dict[str, Adapter] = {}  # replaced, never changed: readers need no lock
         self._changing = Lock()
+        self._routers: dict[str, TaskRouter] = {}
         self._router: JoinedRouter | None = None
         self._count = 0
 
@@ -132,7 +133,13 @@ class Clusters:
 
     def _settle(self, adapters: dict[str, Adapter]) -> None:
         """Let these adapters be the resident ones from now on."""
-        self._router = TaskRouter.join(routers) if (routers := _routers(adapters)) else None
+        routers = {name: one for name, one in self._routers.items() if name in adapters}
+        for name, adapter in adapters.items():
+            if name not in self._adapters:  # reading one takes a while, and others have been read
+                router = TaskRouter.of(adapter.files, adapter.config.tasks, name)
+                routers |= {} if router is None else {name: router}
+        self._router = TaskRouter.join(routers) if routers else None
+        self._routers = routers
         self._adapters = adapters
 
     def choose(self, prompt: str) -> RoutedTask:
@@ -282,14 +289,6 @@ def _joined(routes: Sequence[Route]) -> Route:
             for layer, experts in of_layers.items()
         }
     )
-
-
-def _routers(adapters: Mapping[str, Adapter]) -> dict[str, TaskRouter]:
-    """The routers of those adapters that have one."""
-    routers = {
-        name: TaskRouter.of(one.files, one.config.tasks, name) for name, one in adapters.items()
-    }
-    return {name: router for name, router in routers.items() if router is not None}
 
 
 def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> str:

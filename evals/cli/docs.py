@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = """Write the tables of README.md, docs and assets anew from the results in assets/results.
+HELP = """Regenerate the tables of README.md, docs and assets from the results in assets/results.
 
   python -m evals docs
   python -m evals docs --check

@@ -50,7 +50,7 @@ def generated(root: Path) -> dict[Path, str]:
 
 
 def filled(page: Path, root: Path) -> str:
-    """A page with its tables made anew.
+    """A page with regenerated tables.
 
     Raises:
         ValueError: As `generated`.

@@ -1,4 +1,4 @@
-"""Backs up the evaluations of visitors where a Space that starts anew finds them again.
+"""Backs up the evaluations of visitors where a restarted Space finds them again.
 
 That is a folder that outlasts the disk, such as a mounted bucket, or a dataset repository, written
 to with the token in HF_TOKEN; one that is not there yet is made, and private.
