@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from cgclora.config import AdapterConfig as AdapterConfig
     from cgclora.data.readers import read_records as read_records
     from cgclora.data.records import Record as Record
-    from cgclora.inference.generate import generate as generate
-    from cgclora.inference.generate import stream as stream
+    from cgclora.inference.engine import generate as generate
+    from cgclora.inference.engine import stream as stream
     from cgclora.inference.multi_adapter import Clusters as Clusters
     from cgclora.inference.request import Request as Request
     from cgclora.models.backbone import Backbone as Backbone
@@ -35,10 +35,10 @@ _HOMES = {
     "Request": "cgclora.inference.request",
     "TrainingRun": "cgclora.training.settings",
     "TrainingSettings": "cgclora.training.settings",
-    "generate": "cgclora.inference.generate",
+    "generate": "cgclora.inference.engine",
     "load_backbone": "cgclora.models.backbone",
     "read_records": "cgclora.data.readers",
-    "stream": "cgclora.inference.generate",
+    "stream": "cgclora.inference.engine",
     "train": "cgclora.training.train",
     "train_side_by_side": "cgclora.training.train",
 }

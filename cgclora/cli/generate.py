@@ -41,18 +41,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from cgclora.adapter import Adapter
-    from cgclora.inference.generate import generate, stream
+    from cgclora.inference.engine import Engine
+    from cgclora.inference.request_queue import Limits
 
     requests = _requests(options)
     backbone = load(options)
     adapter = Adapter.load(options.adapter, backbone).for_inference() if options.adapter else None
+    engine = Engine(backbone, adapter, Limits(batch_size=options.batch_size))
     if options.file is None and not options.json:
-        for piece in stream(backbone, requests, adapter):
+        for piece in engine.stream(requests):
             print(piece.text, end="", flush=True)
         print()
         return
-    answers = generate(backbone, requests, adapter, batch_size=options.batch_size)
-    for request, answer in zip(requests, answers, strict=True):
+    for request, answer in zip(requests, engine.generate(requests), strict=True):
         if options.json:
             facts = {"task": request.task, **vars(answer)}
             print(json.dumps(facts, ensure_ascii=False))

@@ -99,9 +99,10 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command until it is interrupted."""
     import uvicorn
 
+    from cgclora.inference.engine import Engine
     from cgclora.inference.multi_adapter import Clusters
+    from cgclora.inference.request_queue import Limits
     from cgclora.serving.openai_api import model_names
-    from cgclora.serving.scheduler import Batcher, Limits
     from cgclora.serving.server import application
 
     limits = Limits(
@@ -117,9 +118,9 @@ def execute(options: argparse.Namespace) -> None:
         clusters = Clusters(backbone, folded_budget=options.folded_memory * 1_000_000)
         for name, folder in options.adapter:
             clusters.add(name, folder)
-        with Batcher(backbone, clusters, limits) as batcher:
+        with Engine(backbone, clusters, limits) as engine:
             app = application(
-                batcher,
+                engine,
                 key=key,
                 adapters_folder=options.adapters_folder,
                 allow_origins=options.allow_origin,

@@ -1,6 +1,6 @@
 """What is asked of a backbone and what it answers.
 
-Everyone who answers shares these words: decoding, serving, evaluation and the app.
+Decoding, serving, evaluation and the app share these types.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def check(
     """Refuse requests that cannot be answered.
 
     Raises:
-        DecodingError: As `stream` says.
+        DecodingError: As `Engine.stream`.
     """
     most = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", math.inf)
     known = readable(backbone.model)
@@ -198,3 +198,9 @@ def check_folded(
                 f"task {task!r} of adapter {name!r} is folded in: unfold() to answer other tasks, "
                 "the bare backbone, or with gates of your own."
             )
+
+
+def longest_first(requests: Sequence[Request]) -> list[int]:
+    """The indices of requests by decreasing length of answers and prompts."""
+    lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
+    return sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)

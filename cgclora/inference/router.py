@@ -6,7 +6,7 @@
     joined.route("找出句子中的人名：…")[0]     # RoutedTask(cluster="general", task="NER", ...)
 
 Every task is a language model of its own prompts: a multinomial over the hashed features of
-`cgclora.inference.text_features`, smoothed towards the uniform background that all routers share
+`cgclora.data.text_features`, smoothed towards the uniform background that all routers share
 (Jelinek-Mercer, Zhai and Lafferty 2004). A prompt's score is its log likelihood ratio to that
 background, in nats, and asks nothing of other tasks. So scores of routers that were fitted apart
 can be compared, and a cluster that comes or goes adds or removes its rows and changes no other.
@@ -28,7 +28,7 @@ from safetensors.numpy import load, save
 
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
-from cgclora.inference.text_features import BUCKETS, FloatArray, IntArray, features
+from cgclora.data.text_features import BUCKETS, FloatArray, IntArray, features
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import ROUTER_FILE, AdapterError
 

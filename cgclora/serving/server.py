@@ -20,11 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
+from cgclora.inference.engine import Engine
 from cgclora.inference.request import DecodingError, Piece
 from cgclora.inference.request import Request as Question
+from cgclora.inference.request_queue import Call, QueueFullError
 from cgclora.serving import openai_api
 from cgclora.serving.openai_api import ApiError, Asked
-from cgclora.serving.scheduler import Batcher, Call, QueueFullError
 from cgclora.storage.adapter_dir import AdapterError
 
 MOST_BYTES = 4 << 20
@@ -46,7 +47,7 @@ _READING = ["GET", "HEAD"]
 
 
 def application(
-    batcher: Batcher,
+    engine: Engine,
     *,
     key: str | None = None,
     adapters_folder: Path | None = None,
@@ -55,7 +56,7 @@ def application(
     """The server's routes.
 
     Args:
-        batcher: Answers; the caller enters it.
+        engine: Of resident clusters; the caller enters it.
         key: What clients must send as bearer token, if anything.
         adapters_folder: Where adapters may be loaded from at run time; None allows none.
         allow_origins: Origins of web pages whose scripts may ask; `*` stands for any. Browsers
@@ -71,25 +72,25 @@ def application(
 
     @routes.api_route("/models", methods=_READING)
     async def models() -> dict[str, Any]:
-        names = openai_api.model_names(batcher.clusters)
+        names = openai_api.model_names(engine.clusters)
         return {"object": "list", "data": [{"id": name, **facts} for name in names]}
 
     @routes.api_route("/models/{model:path}", methods=_READING)
     async def retrieve(model: str) -> dict[str, Any]:
-        openai_api.check_model(model, batcher.clusters)
+        openai_api.check_model(model, engine.clusters)
         return {"id": model, **facts}
 
     @routes.post("/completions")
     async def complete(http: Request) -> Response:
         asked = Asked.read(await _body(http))
-        return await _complete(batcher, asked, http)
+        return await _complete(engine, asked, http)
 
     @routes.post("/load_lora_adapter")
     async def load(http: Request) -> Response:
         body = await _body(http)
         name, path = _field(body, "lora_name"), _field(body, "lora_path")
         folder = _allowed(adapters_folder, path)
-        await asyncio.to_thread(_add, batcher, name, path, folder)
+        await asyncio.to_thread(_add, engine, name, path, folder)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @routes.post("/unload_lora_adapter")
@@ -97,7 +98,7 @@ def application(
         name = _field(await _body(http), "lora_name")
         _allowed(adapters_folder, ".")
         try:
-            await asyncio.to_thread(batcher.clusters.remove, name)
+            await asyncio.to_thread(engine.clusters.remove, name)
         except ConfigError as error:
             raise ApiError(404, str(error), param="lora_name") from error
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
@@ -208,9 +209,9 @@ def _field(body: Any, name: str) -> str:
 # Answers ----------------------------------------------------------------------------------
 
 
-async def _complete(batcher: Batcher, asked: Asked, http: Request) -> Response:
+async def _complete(engine: Engine, asked: Asked, http: Request) -> Response:
     """Answer while the client is there; its requests stop when it goes away."""
-    model, questions = await asyncio.to_thread(openai_api.requests, asked, batcher.clusters)
+    model, questions = await asyncio.to_thread(openai_api.requests, asked, engine.clusters)
     arrived: asyncio.Queue[Piece | Exception] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -220,7 +221,7 @@ async def _complete(batcher: Batcher, asked: Asked, http: Request) -> Response:
 
     call = Call(tell)
     try:
-        await asyncio.to_thread(batcher.submit, call, questions)
+        await asyncio.to_thread(engine.submit, call, questions)
     except BaseException:
         call.cancelled = True
         raise
@@ -314,11 +315,11 @@ def _allowed(adapters_folder: Path | None, path: str) -> Path:
     raise ApiError(403, "lora_path must lie in the server's adapters folder.", param="lora_path")
 
 
-def _add(batcher: Batcher, name: str, path: str, folder: Path) -> None:
+def _add(engine: Engine, name: str, path: str, folder: Path) -> None:
     if "/" in name:
         raise ApiError(400, "lora_name must have no slash.", param="lora_name")
     try:
-        batcher.clusters.add(name, folder)
+        engine.clusters.add(name, folder)
     except AdapterError as error:
         message = str(error).replace(str(folder), path)
         raise ApiError(400, message, param="lora_path") from error

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from cgclora.inference.text_features import (
+from cgclora.data.text_features import (
     BUCKETS,
     FloatArray,
     code_points,

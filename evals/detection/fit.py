@@ -31,7 +31,7 @@ from scipy.special import log_softmax
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import Record
 from cgclora.data.sources import SPLITS
-from cgclora.inference.text_features import BUCKETS, FloatArray, IntArray, features, is_han
+from cgclora.data.text_features import BUCKETS, FloatArray, IntArray, features, is_han
 from cgclora.storage import atomic_io, provenance
 from evals.data import datasets
 from evals.data.datasets import Dataset

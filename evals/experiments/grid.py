@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cgclora.adapter import Adapter
-from cgclora.inference.continuous.loop import FEW, answers_of, default_rows
+from cgclora.inference.continuous.loop import FEW, default_rows
+from cgclora.inference.engine import answers_of
 from cgclora.inference.request import Answer, Request
 from cgclora.models.backbone import Backbone
 from cgclora.storage import atomic_io, provenance

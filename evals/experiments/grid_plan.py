@@ -13,7 +13,7 @@ from statistics import median
 
 from cgclora.data.records import encode_prompts
 from cgclora.data.sampling import LENGTHS
-from cgclora.inference.continuous.loop import answers_of
+from cgclora.inference.engine import answers_of
 from cgclora.models.hardware import PeakMemory
 from cgclora.storage.run_dir import TrainingStopped
 from cgclora.training.train import train_side_by_side

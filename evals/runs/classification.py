@@ -21,7 +21,7 @@ from typing import Any
 from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import DataError, Record, data_hash
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
 from evals.data.datasets import first_of_each_task

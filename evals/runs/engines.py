@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from cgclora.adapter import Adapter
-from cgclora.inference.continuous.loop import answers_of, default_rows
-from cgclora.inference.generate import longest_first
-from cgclora.inference.request import Answer, Finish, Request
+from cgclora.inference.continuous.loop import default_rows
+from cgclora.inference.engine import answers_of
+from cgclora.inference.request import Answer, Finish, Request, longest_first
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, public_name
 from cgclora.models.hardware import PeakMemory
@@ -90,7 +90,7 @@ class LocalEngine:
     def adapter_of(self, request: Request) -> Adapter | None:
         """Who answers a request; None is the bare backbone.
 
-        Several engines on one backbone may so answer together, see `loop`.
+        Several engines on one backbone may so answer together, see `answers_of`.
         """
         return self.adapters.get(request.task or "")
 

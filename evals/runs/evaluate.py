@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.data.records import DataError, Record, data_hash
-from cgclora.inference.generate import longest_first
-from cgclora.inference.request import Answer, Request
+from cgclora.inference.request import Answer, Request, longest_first
 from evals.data.datasets import Dataset
 from evals.runs import run_dir
 from evals.runs.run_dir import Prediction, Run, RunError, Unfinished

@@ -29,7 +29,7 @@ from cgclora.adapter import Adapter
 from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import Record, encode_prompts
-from cgclora.inference import generate
+from cgclora.inference.engine import Engine
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage import provenance
@@ -229,10 +229,8 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
     def answer(record: Record) -> Timing:
         started = time.perf_counter()
         first = None
-        stream = generate.stream(
-            backbone, [request_of(record)], by_task[record.task], reference=reference
-        )
-        for piece in stream:
+        engine = Engine(backbone, by_task[record.task], reference=reference)
+        for piece in engine.stream([request_of(record)]):
             first = first or time.perf_counter() - started
             if piece.answer is not None:
                 whole = time.perf_counter() - started

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cgclora.adapter import Adapter
-from cgclora.inference.continuous.loop import answers_of
+from cgclora.inference.engine import answers_of
 from cgclora.inference.request import Answer, Request
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone

@@ -21,9 +21,9 @@ from cgclora.config import ConfigError, PromptFormat
 from cgclora.convert.peft_export import write_peft
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import Record, encode_prompts
-from cgclora.inference import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.multi_adapter import Clusters
-from cgclora.inference.request import Request
+from cgclora.inference.request import Request, longest_first
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
@@ -122,7 +122,7 @@ def _ours(
     backbone: Backbone, experts: Clusters, records: Sequence[Record], width: int
 ) -> list[Text]:
     requests = [request_of(record) for record in records]
-    answers = generate.generate(backbone, requests, experts, batch_size=width)
+    answers = generate(backbone, requests, experts, batch_size=width)
     return [(answer.text, answer.tokens) for answer in answers]
 
 
@@ -170,7 +170,7 @@ class _Peers:
     @torch.inference_mode()
     def answer(self, records: Sequence[Record], width: int) -> list[Text]:
         requests = [request_of(record) for record in records]
-        order = generate.longest_first(requests)
+        order = longest_first(requests)
         texts: dict[int, Text] = {}
         for start in range(0, len(order), width):
             places = order[start : start + width]

@@ -1,4 +1,4 @@
-"""Streams answers from the server's request batcher."""
+"""Streams answers from the inference engine's workers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cgclora.inference.engine import Engine
     from cgclora.inference.request import Piece, Request
-    from cgclora.serving.scheduler import Batcher
 
 _POLL_SECONDS = 0.25
 
@@ -35,12 +35,12 @@ class Wait:
 
 
 def stream_pieces(
-    batcher: Batcher, requests: Sequence[Request], seconds: float
+    engine: Engine, requests: Sequence[Request], seconds: float
 ) -> Generator[Piece | Wait]:
     """Submit requests and yield the pieces of their answers; closing the iterator cancels them.
 
     Args:
-        batcher: Answers the requests.
+        engine: Entered by the server.
         requests: Answered in one batch if there is room.
         seconds: Time limit, counted from the first piece.
 
@@ -49,12 +49,12 @@ def stream_pieces(
         EngineError: The time limit has passed.
         DecodingError, ConfigError: A request cannot be answered.
     """
-    from cgclora.serving.scheduler import Call, QueueFullError  # noqa: PLC0415 - torch is loaded by now
+    from cgclora.inference.request_queue import Call, QueueFullError  # noqa: PLC0415 - torch is loaded by now
 
     received: SimpleQueue[Piece | Exception] = SimpleQueue()
     call = Call(received.put)
     try:
-        batcher.submit(call, requests)
+        engine.submit(call, requests)
     except QueueFullError as error:
         raise BusyError(str(error)) from error
     unfinished, started = len(requests), None
@@ -68,7 +68,7 @@ def stream_pieces(
             try:
                 piece = received.get(timeout=_POLL_SECONDS)
             except Empty:
-                yield Wait(batcher.ahead(call))
+                yield Wait(engine.ahead(call))
                 continue
             if isinstance(piece, Exception):
                 raise piece

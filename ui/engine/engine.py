@@ -26,10 +26,10 @@ from ui.engine.zero_gpu import ZERO_GPU, Inherited, to_gpu
 
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter
+    from cgclora.inference.engine import Engine as InferenceEngine
     from cgclora.inference.multi_adapter import Clusters
     from cgclora.inference.request import Piece, Request
     from cgclora.models.backbone import Backbone
-    from cgclora.serving.scheduler import Batcher
 
 COMPARED = "compare"
 """The folder of adapters that others are compared with."""
@@ -89,7 +89,7 @@ class Engine(Inherited):
     status: Status = field(default_factory=Status)
     ending: bool = False
     _clusters: Clusters | None = None
-    _batcher: Batcher | None = None
+    _inference: InferenceEngine | None = None
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
     _gates: dict[str, AdapterGates] = field(default_factory=dict)
@@ -247,26 +247,26 @@ class Engine(Inherited):
         self.resident()
         if self.ending:
             raise BusyError("the server is shutting down. Ask again in 60 s.")
-        if self._batcher is None:  # ZeroGPU: every call runs in a fork
+        if self._inference is None:  # ZeroGPU: every call runs in a fork
             yield from answers(self, requests)
         else:
-            yield from stream_pieces(self._batcher, requests, self.limits.answer_seconds)
+            yield from stream_pieces(self._inference, requests, self.limits.answer_seconds)
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return self._batcher.waiting if self._batcher else 0
+        return self._inference.waiting if self._inference else 0
 
     @property
     def seconds_until_room(self) -> int:
         """When to retry after the queue was full."""
-        return self._batcher.seconds_until_room if self._batcher else _SECONDS_UNTIL_ROOM
+        return self._inference.seconds_until_room if self._inference else _SECONDS_UNTIL_ROOM
 
     def end(self, seconds: float) -> None:
         """Take no more requests, and finish those in progress within so many seconds."""
         self.ending = True
-        if self._batcher is not None:
-            self._batcher.drain(seconds)
+        if self._inference is not None:
+            self._inference.drain(seconds)
 
     def label_probabilities(self, request: Request, labels: Sequence[str]) -> list[float]:
         """The probability of each label as the answer; they add up to 1.
@@ -320,7 +320,7 @@ class Engine(Inherited):
             with self._refreshing:
                 self._attach(self._clusters, self.configs)
                 if not ZERO_GPU:
-                    self._batcher = self._start_batcher(self._clusters)
+                    self._inference = self._start_workers(self._clusters)
                 self.status = Status("", 1.0, ready=True)
         except Exception as error:  # any error must end the wait
             _log.exception("the model could not be loaded")
@@ -328,8 +328,9 @@ class Engine(Inherited):
         finally:
             self._finished.set()
 
-    def _start_batcher(self, clusters: Clusters) -> Batcher:
-        from cgclora.serving.scheduler import Batcher, Limits  # noqa: PLC0415 - slow, see above
+    def _start_workers(self, clusters: Clusters) -> InferenceEngine:
+        from cgclora.inference.engine import Engine as InferenceEngine  # noqa: PLC0415 - slow
+        from cgclora.inference.request_queue import Limits  # noqa: PLC0415 - slow, see above
 
         limits = Limits(
             batch_size=self.limits.at_once,
@@ -337,7 +338,7 @@ class Engine(Inherited):
             prompt_tokens=self.limits.prompt_tokens,
             answer_tokens=self.limits.answer_tokens,
         )
-        return Batcher(clusters.backbone, clusters, limits).__enter__()
+        return InferenceEngine(clusters.backbone, clusters, limits).__enter__()
 
     def _attach(self, clusters: Clusters, names: Iterable[str]) -> None:
         """Load adapters; a damaged one does not stop the others."""

@@ -29,7 +29,7 @@ class Models(Protocol):
 @on_gpu
 def answers(engine: Models, requests: Sequence[Request]) -> Generator[Piece]:
     """Stream answers without the shared batch, see `Engine.ask`."""
-    from cgclora.inference.generate import stream  # noqa: PLC0415 - torch is loaded by now
+    from cgclora.inference.engine import stream  # noqa: PLC0415 - torch is loaded by now
 
     backbone, clusters = engine.resident()
     yield from stream(backbone, requests, clusters)

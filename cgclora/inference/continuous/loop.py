@@ -1,11 +1,7 @@
 """Answers to very many greedy requests of any tasks of any adapters: continuous batching.
 
-    for place, answer in answers_of(backbone, requests, adapters):    # an adapter a request
-        ...
-
-On CUDA hundreds of rows run in one `StaticBatch`; rows that end leave it and others join, whatever
-their adapters. Elsewhere, and where requests draw their tokens or choose among texts, the batches
-of `cgclora.inference.generate` mix adapters just so.
+Hundreds of rows run in one `StaticBatch`; rows that end leave it and others join, whatever their
+adapters. The engine uses it on CUDA.
 """
 
 from __future__ import annotations
@@ -13,18 +9,23 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from cgclora.adapter import Adapter, folded_in
-from cgclora.inference import generate
+from cgclora.adapter import folded_in
 from cgclora.inference.continuous.expert_slots import ExpertSlots
 from cgclora.inference.continuous.static_batch import StaticBatch, rows_that_fit
+from cgclora.inference.decoding import Reply
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.multi_adapter import Adapters, Clusters, Resident
-from cgclora.inference.reply import Reply
-from cgclora.inference.request import Answer, DecodingError, Request, encode_requests
+from cgclora.inference.multi_adapter import Adapters, Resident
+from cgclora.inference.request import (
+    Answer,
+    DecodingError,
+    Request,
+    encode_requests,
+    longest_first,
+)
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone
@@ -60,52 +61,6 @@ def default_rows(backbone: Backbone) -> int:
     return ROWS.get(backbone.model.device.type, FEW) if Runtime.of(backbone).is_fast else FEW
 
 
-def answers_of(
-    backbone: Backbone,
-    requests: Sequence[Request],
-    adapters: Sequence[Adapter | None],
-    *,
-    batch_size: int | None = None,
-) -> Iterator[tuple[int, Answer]]:
-    """Answer any number of requests, each by an adapter of its own choice, in mixed batches.
-
-    Adapters that are not laid out for inference yet will be, see `Adapter.for_inference`.
-
-    Args:
-        backbone: Who answers.
-        requests: What is asked; tasks are looked up in the request's adapter.
-        adapters: Whose experts answer each, attached to the backbone; None is the bare backbone,
-            whatever the request's task.
-        batch_size: Most rows of a batch; None takes `default_rows`. On CUDA there are fewer where
-            memory is short.
-
-    Yields each request's place with its answer, as soon as it has ended.
-
-    Raises:
-        ConfigError: An adapter does not know its request's task.
-        AdapterError: An adapter is attached to another backbone, or gates have a wrong shape.
-        DecodingError: As `cgclora.inference.generate.stream`, or `batch_size` is less than 1.
-    """
-    clusters = Clusters(backbone)
-    names: dict[Adapter, str] = {}
-    asked = []
-    for request, adapter in zip(requests, adapters, strict=True):
-        if adapter is None:
-            asked.append(replace(request, task=None, gates=None, cluster=None))
-            continue
-        if adapter not in names:
-            names[adapter] = str(len(names))
-            clusters.add(names[adapter], adapter)
-        asked.append(replace(request, cluster=names[adapter]))
-    resident = clusters.snapshot() if names else None
-    greedy = all(one.temperature == 0 and one.choices is None for one in asked)
-    if greedy and Runtime.of(backbone).is_fast and backbone.model.device.type in ROWS:
-        yield from answers(backbone, asked, resident, batch_size=batch_size)
-    else:
-        rows = default_rows(backbone) if batch_size is None else batch_size
-        yield from generate.answers(backbone, asked, resident, batch_size=rows)
-
-
 def answers(
     backbone: Backbone,
     requests: Sequence[Request],
@@ -122,7 +77,8 @@ def answers(
         backbone: Who answers; one that `cgclora.inference.fast_decoder` knows.
         requests: Without choices, and at temperature 0.
         adapters: Whose tasks they name.
-        batch_size: As for `answers_of`.
+        batch_size: Largest number of rows; None takes `default_rows`. There are fewer where memory
+            is short.
         chunk: As `CHUNK`.
         prefill_tokens: As `PREFILL_TOKENS`.
         backend: Of `torch.compile`; None compiles with `inductor` on CUDA, from `MANY` requests on.
@@ -130,7 +86,7 @@ def answers(
     Yields each request's place with its answer, as soon as it is known to have ended.
 
     Raises:
-        DecodingError: As `generate.stream`; `batch_size` is less than 1, the backbone is of
+        DecodingError: As `Engine.stream`; `batch_size` is less than 1, the backbone is of
             another family, or a request is not greedy.
         ConfigError: No adapter knows a task.
     """
@@ -159,7 +115,7 @@ def answers(
     batch = StaticBatch(
         decoder, Runtime.of(backbone).head, bank, places, capacity, chunk=chunk, backend=backend
     )
-    order = generate.longest_first(requests)
+    order = longest_first(requests)
     waiting = deque(_Row(replies[place], slots[place]) for place in order)
     run = _Run(backbone, batch, waiting, prefill_tokens)
     while run.is_unfinished:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.cli import exit_codes
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from cgclora.models.backbone import load_backbone
 from cgclora.models.gates import read_gates

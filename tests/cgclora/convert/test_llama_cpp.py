@@ -16,7 +16,7 @@ from cgclora.adapter import Adapter
 from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import encode_prompts
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from cgclora.models.backbone import load_backbone
 from evals.data import datasets

@@ -16,17 +16,17 @@ from cgclora.config import AdapterConfig, ConfigError
 from cgclora.inference.batch import follow_route
 from cgclora.inference.continuous import loop, static_batch
 from cgclora.inference.continuous.expert_slots import ExpertSlots, sharing_pays
-from cgclora.inference.continuous.loop import answers, answers_of
+from cgclora.inference.continuous.loop import answers
 from cgclora.inference.continuous.static_batch import StaticBatch, bucket, rows_that_fit
+from cgclora.inference.decoding import Reply
+from cgclora.inference.engine import answers_of, generate
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.generate import generate
 from cgclora.inference.multi_adapter import Clusters
-from cgclora.inference.reply import Reply
 from cgclora.inference.request import Answer, DecodingError, Request
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, load_backbone
 from evals.runs.engines import LocalEngine
-from tests.cgclora.inference.test_generate import byte_fallback_tokenizer
+from tests.cgclora.inference.test_engine import byte_fallback_tokenizer
 from tests.helpers.reference import METHODS, TASKS, scatter
 from tests.helpers.tiny import make_backbone, make_tokenizer
 

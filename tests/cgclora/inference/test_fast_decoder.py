@@ -7,10 +7,12 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.inference.batch import Batch
+from cgclora.inference.decoding import decode
+from cgclora.inference.engine import generate
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.generate import generate, stream
+from cgclora.inference.multi_adapter import Resident
 from cgclora.inference.prompt_lookup import Drafts, Phrases
-from cgclora.inference.request import Request
+from cgclora.inference.request import EncodedRequest, Request, encode_requests
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 from cgclora.models.families import KNOWN, is_known
@@ -178,9 +180,8 @@ def test_answers_that_end_make_room_for_others(monkeypatch):
         "join",
         lambda self, other: (joined.append(len(other.requests)), join(self, other))[1],
     )
-    found = list(stream(backbone, requests, adapter, width=8))
-    said = {piece.index: piece.answer for piece in found if piece.answer is not None}
-    assert [said[place].text for place in range(23)] == [answer.text for answer in plain]
+    found = generate(backbone, requests, adapter, batch_size=8)
+    assert [answer.text for answer in found] == [answer.text for answer in plain]
     assert max(widths) == 8
     assert joined  # while others were on their way
     assert sum(joined) > 8
@@ -197,21 +198,23 @@ def test_requests_that_come_later_join_what_runs(width):
         for place in range(9)
     ]
     expected = [answer.text for answer in generate(backbone, requests, adapter, batch_size=1)]
-    given, asked = [requests[0]], []
+    resident = Resident.of(adapter)
+    encoded = encode_requests(backbone, requests, resident)
+    given, rooms = encoded[:1], []
 
-    def more(room: int) -> list[Request]:
-        asked.append(room)
-        new = requests[len(given) : len(given) + min(room, 2)] if len(asked) % 3 == 0 else []
+    def take(room: int) -> list[EncodedRequest]:
+        rooms.append(room)
+        new = encoded[len(given) : len(given) + min(room, 2)] if len(rooms) % 3 == 0 else []
         given.extend(new)
         return new
 
-    said = {}
-    for piece in stream(backbone, requests[:1], adapter, width=width, more=more):
+    found = {}
+    for piece in decode(backbone, resident, encoded[:1], width=width, take=take):
         if piece.answer is not None:
-            said[piece.index] = piece.answer.text
+            found[piece.index] = piece.answer.text
     assert len(given) > 1
-    assert [said[place] for place in range(len(given))] == expected[: len(given)]
-    assert max(asked) < width
+    assert [found[place] for place in range(len(given))] == expected[: len(given)]
+    assert max(rooms) < width
 
 
 def test_an_adapter_that_comes_later_is_seen():
@@ -403,7 +406,7 @@ def test_nothing_is_drafted_where_rounding_would_show(monkeypatch):
     class Watched(Batch):
         most_drafts = property(seen)
 
-    monkeypatch.setattr("cgclora.inference.generate.Batch", Watched)
+    monkeypatch.setattr("cgclora.inference.decoding.Batch", Watched)
     generate(make_backbone("qwen2"), [request])
     backbone = in_8_bits("qwen2")
     generate(backbone, [request])

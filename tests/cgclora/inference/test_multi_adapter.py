@@ -13,7 +13,7 @@ from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import encode_prompts
 from cgclora.inference.batch import Batch
-from cgclora.inference.generate import generate, stream
+from cgclora.inference.engine import generate, stream
 from cgclora.inference.merged_cache import FoldedWeights, folded_bytes
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request, encode_requests

@@ -4,7 +4,7 @@ import pytest
 
 from cgclora.adapter import Adapter
 from cgclora.inference.batch import Batch, may_pad
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import DecodingError, Request
 from cgclora.models.backbone import Backbone, BackboneError, fingerprint
 from tests.helpers.reference import METHODS, scatter

@@ -10,7 +10,7 @@ from cgclora.analysis.probe import label_probabilities
 from cgclora.config import AdapterConfig, PromptFormat
 from cgclora.data.records import DataError, Record, encode
 from cgclora.data.sampling import Collator
-from cgclora.inference.generate import generate, stream
+from cgclora.inference.engine import generate, stream
 from cgclora.inference.request import DecodingError, Request
 from cgclora.models.backbone import Backbone
 from cgclora.models.vocabulary import pad_id, readable

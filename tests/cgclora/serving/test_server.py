@@ -27,11 +27,11 @@ from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.inference.batch import Batch
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import Engine, generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Answer, DecodingError, Piece, Request
+from cgclora.inference.request_queue import Call, Limits, QueueFullError
 from cgclora.inference.router import TaskRouter
-from cgclora.serving.scheduler import Batcher, Call, Limits, QueueFullError
 from cgclora.serving.server import application
 from evals.runs.engines import LocalEngine, ServerEngine
 from tests.helpers.reference import scatter
@@ -67,7 +67,7 @@ class Served:
     """A running server, and what is behind it."""
 
     url: str
-    batcher: Batcher
+    engine: Engine
 
     def post(self, path: str = "completions", **body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/{path}", json=body, timeout=60)
@@ -88,7 +88,7 @@ class Served:
     def expected(self, task: str | None, prompt: str, tokens: int = 16, **options: Any) -> Answer:
         as_it_is = {"separator": ""} if task is None else {}
         request = Request(task, prompt, max_new_tokens=tokens, **as_it_is, **options)
-        return generate(self.batcher.backbone, [request], self.batcher.clusters)[0]
+        return generate(self.engine.backbone, [request], self.engine.clusters)[0]
 
 
 @contextmanager
@@ -98,14 +98,14 @@ def serve(folders: Path, limits: Limits | None = None, **options: Any) -> Iterat
         clusters.add(name, folders / name)
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
-        Batcher(clusters.backbone, clusters, limits or Limits()) as batcher,
+        Engine(clusters.backbone, clusters, limits or Limits()) as engine,
     ):
-        app = application(batcher, **options)
+        app = application(engine, **options)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", batcher)
+            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", engine)
         finally:
             server.should_exit = True
             thread.join()
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_there_is_not_found_in_openai_s_format(served, name)
 
 def test_without_routers_there_is_no_model_that_chooses(clusters):
     clusters.remove("small")
-    client = TestClient(application(Batcher(clusters.backbone, clusters)))
+    client = TestClient(application(Engine(clusters.backbone, clusters)))
     assert client.get("/v1/models/large/c").status_code == 200
     assert client.get("/v1/models/auto").status_code == 404
 
@@ -251,7 +251,7 @@ def test_a_stream_gives_the_same_text_to_clients_that_split_lines_as_python_does
     assert len(said.splitlines()) > 10
     answer = Answer(said, "end", prompt_tokens=1, tokens=1, seconds=0.0)
     monkeypatch.setattr(
-        Batcher, "submit", lambda self, call, requests: call.tell(Piece(0, said, answer))
+        Engine, "submit", lambda self, call, requests: call.tell(Piece(0, said, answer))
     )
     response = served.post(model="a", prompt="x", stream=True)
     *events, end = [line for line in response.text.splitlines() if line]
@@ -280,22 +280,22 @@ def test_mixed_requests_at_once_share_batches_and_get_the_answers_of_one_by_one(
     def ask(one: tuple[str, str, int]) -> str:
         return served.text(model=one[0], prompt=one[1], max_tokens=one[2])
 
-    before = served.batcher.served.batches
+    before = served.engine.served.batches
     alone = [ask(one) for one in asked]
-    assert served.batcher.served.batches - before == len(asked)
-    before = served.batcher.served.batches
+    assert served.engine.served.batches - before == len(asked)
+    before = served.engine.served.batches
     with ThreadPoolExecutor(len(asked)) as pool:
         together = list(pool.map(ask, asked))
     assert together == alone
-    assert served.batcher.served.batches - before <= len(asked) // 2
+    assert served.engine.served.batches - before <= len(asked) // 2
 
 
 def test_a_short_question_does_not_wait_for_a_long_answer(served):
     with ThreadPoolExecutor(1) as pool:
-        before = served.batcher.served.batches
+        before = served.engine.served.batches
         # No stop is found: the answer takes all its tokens, unless the model ends it.
         long = pool.submit(served.post, model="a", prompt=["The cat"] * 8, max_tokens=LONG)
-        until(lambda: served.batcher.served.batches > before)
+        until(lambda: served.engine.served.batches > before)
         assert served.text(model="c", prompt=PROMPTS[1], max_tokens=2)
         assert not long.done()
         assert long.result().status_code == 200
@@ -321,22 +321,22 @@ def clusters(folders: Path) -> Clusters:
 
 
 def test_a_full_queue_refuses_all_requests_of_a_call_until_others_leave(clusters):
-    batcher = Batcher(clusters.backbone, clusters, Limits(queue=3))  # not entered: nobody answers
+    engine = Engine(clusters.backbone, clusters, Limits(queue=3))  # not entered: nobody answers
     first, second = Heard(), Heard()
-    batcher.submit(first.call, [Request("a", "x")] * 2)
+    engine.submit(first.call, [Request("a", "x")] * 2)
     with pytest.raises(QueueFullError, match="2 wait, 3 may"):
-        batcher.submit(second.call, [Request("a", "x")] * 2)
+        engine.submit(second.call, [Request("a", "x")] * 2)
     first.call.cancelled = True
-    batcher.submit(second.call, [Request("a", "x")] * 3)
-    with batcher:
+    engine.submit(second.call, [Request("a", "x")] * 3)
+    with engine:
         until(lambda: len(second.answers()) == 3)
     assert not first.pieces
 
 
 def test_a_full_server_tells_its_clients_when_to_come_back(clusters):
-    batcher = Batcher(clusters.backbone, clusters, Limits(queue=1))  # not entered: nobody answers
-    batcher.submit(Heard().call, [Request("a", "x")])
-    reply = TestClient(application(batcher)).post(
+    engine = Engine(clusters.backbone, clusters, Limits(queue=1))  # not entered: nobody answers
+    engine.submit(Heard().call, [Request("a", "x")])
+    reply = TestClient(application(engine)).post(
         "/v1/completions", json={"model": "a", "prompt": "x"}
     )
     assert reply.status_code == 503
@@ -346,52 +346,52 @@ def test_a_full_server_tells_its_clients_when_to_come_back(clusters):
 
 def test_a_refusal_says_when_to_ask_again(clusters, monkeypatch):
     now = 100.0
-    monkeypatch.setattr("cgclora.serving.scheduler.time.monotonic", lambda: now)
-    batcher = Batcher(clusters.backbone, clusters, Limits(queue=40))
-    assert batcher.seconds_until_room == 1
-    batcher.submit(Heard().call, [Request("a", "x")] * 40)
-    assert batcher.seconds_until_room == 1  # nothing is known yet
+    monkeypatch.setattr("cgclora.inference.request_queue.time.monotonic", lambda: now)
+    engine = Engine(clusters.backbone, clusters, Limits(queue=40))
+    assert engine.seconds_until_room == 1
+    engine.submit(Heard().call, [Request("a", "x")] * 40)
+    assert engine.seconds_until_room == 1  # nothing is known yet
     for _ in range(10):
-        batcher._take(1)
+        engine._queue.take(1)
         now += 1.5
-    assert batcher.seconds_until_room == 12  # a quarter of 30, one each 1.5 s
-    batcher.submit(Heard().call, [Request("a", "x")] * 10)
+    assert engine.seconds_until_room == 12  # a quarter of 30, one each 1.5 s
+    engine.submit(Heard().call, [Request("a", "x")] * 10)
     with pytest.raises(QueueFullError, match=r"40 may\. Ask again in 15 s\.$") as refused:
-        batcher.submit(Heard().call, [Request("a", "x")])
+        engine.submit(Heard().call, [Request("a", "x")])
     assert refused.value.seconds == 15
     now += 10_000
-    assert batcher.seconds_until_room == 60
-    batcher._take(40)  # nobody waits any more: what was before says nothing of what comes
-    assert batcher.seconds_until_room == 1
+    assert engine.seconds_until_room == 60
+    engine._queue.take(40)  # nobody waits any more: what was before says nothing of what comes
+    assert engine.seconds_until_room == 1
 
 
 def test_a_call_that_the_queue_can_never_hold_is_not_told_to_come_again(clusters):
-    batcher = Batcher(clusters.backbone, clusters, Limits(queue=3))
+    engine = Engine(clusters.backbone, clusters, Limits(queue=3))
     with pytest.raises(DecodingError, match="4 prompts are more than the 3"):
-        batcher.submit(Heard().call, [Request("a", "x")] * 4)
+        engine.submit(Heard().call, [Request("a", "x")] * 4)
 
 
 def test_a_caller_that_cannot_be_told_loses_its_answers_and_nobody_else_s(clusters, caplog):
-    batcher = Batcher(clusters.backbone, clusters, Limits(workers=1))
+    engine = Engine(clusters.backbone, clusters, Limits(workers=1))
     told, others = [], Heard()
 
     def tell(piece: Piece | Exception) -> None:
         told.append(piece)
         raise KeyError("gone")
 
-    batcher.submit(Call(tell), [Request("a", "The cat", max_new_tokens=LONG)])
-    batcher.submit(others.call, [Request("c", PROMPTS[1])])
+    engine.submit(Call(tell), [Request("a", "The cat", max_new_tokens=LONG)])
+    engine.submit(others.call, [Request("c", PROMPTS[1])])
     later = Heard()
-    with batcher:
+    with engine:
         until(lambda: others.pieces and others.answers())
-        batcher.submit(later.call, [Request("a", "x")])
+        engine.submit(later.call, [Request("a", "x")])
         until(later.answers)
     assert 1 <= len(told) <= 2  # what it was told first, and at most that it ended
     assert "KeyError: 'gone'" in caplog.text
 
 
 def test_long_prompts_are_not_read_together(clusters, monkeypatch):
-    batcher = Batcher(clusters.backbone, clusters, Limits(batch_tokens=64))
+    engine = Engine(clusters.backbone, clusters, Limits(batch_tokens=64))
     heard, together = Heard(), []
     prefill = Batch.prefill_hidden
     monkeypatch.setattr(
@@ -400,20 +400,20 @@ def test_long_prompts_are_not_read_together(clusters, monkeypatch):
         lambda self: (together.append(len(self.requests)), prefill(self))[1],
     )
     long = "天" * 60
-    assert len(batcher._encode(Request("a", long)).ids) > 32
-    batcher.submit(heard.call, [Request("a", long, max_new_tokens=2)] * 3)
-    with batcher:
+    assert len(engine._encode(Request("a", long)).ids) > 32
+    engine.submit(heard.call, [Request("a", long, max_new_tokens=2)] * 3)
+    with engine:
         until(lambda: len(heard.answers()) == 3)
     assert together == [1, 1, 1]
 
 
 def test_requests_whose_cluster_has_gone_fail_and_the_others_of_the_batch_do_not(clusters):
-    batcher = Batcher(clusters.backbone, clusters)
+    engine = Engine(clusters.backbone, clusters)
     kept, lost = Heard(), Heard()
-    batcher.submit(lost.call, [Request("c", PROMPTS[0])])
-    batcher.submit(kept.call, [Request("a", PROMPTS[0])])
+    engine.submit(lost.call, [Request("c", PROMPTS[0])])
+    engine.submit(kept.call, [Request("a", PROMPTS[0])])
     clusters.remove("large")
-    with batcher:
+    with engine:
         until(lambda: kept.answers() and lost.pieces)
     (error,) = lost.pieces
     assert "'c'" in str(error)
@@ -422,24 +422,24 @@ def test_requests_whose_cluster_has_gone_fail_and_the_others_of_the_batch_do_not
 
 
 def test_what_is_too_long_is_refused_before_it_waits(clusters, monkeypatch):
-    batcher = Batcher(clusters.backbone, clusters, Limits(prompt_tokens=20, answer_tokens=10))
+    engine = Engine(clusters.backbone, clusters, Limits(prompt_tokens=20, answer_tokens=10))
     with pytest.raises(DecodingError, match="longer than the 10"):
-        batcher.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
+        engine.submit(Heard().call, [Request("a", "x", max_new_tokens=11)])
     with pytest.raises(DecodingError, match="more than the 20"):
-        batcher.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
-    monkeypatch.setattr("cgclora.serving.scheduler.encode_requests", None)  # would be called
+        engine.submit(Heard().call, [Request("a", "天" * 30, max_new_tokens=2)])
+    monkeypatch.setattr("cgclora.inference.engine.encode_requests", None)  # would be called
     with pytest.raises(DecodingError, match="641 characters are more than the 20 tokens"):
-        batcher.submit(Heard().call, [Request("a", "x" * 641, max_new_tokens=2)])
+        engine.submit(Heard().call, [Request("a", "x" * 641, max_new_tokens=2)])
     with pytest.raises(DecodingError, match="queue must be at least 1"):
         Limits(queue=0)
 
 
 def test_an_end_stops_answers_on_their_way_and_waiting_ones(clusters):
-    batcher = Batcher(clusters.backbone, clusters, Limits(batch_size=1, workers=1))
+    engine = Engine(clusters.backbone, clusters, Limits(batch_size=1, workers=1))
     heard = [Heard(), Heard()]
-    with batcher:
+    with engine:
         for one in heard:
-            batcher.submit(one.call, [Request("a", "The cat", max_new_tokens=LONG)])
+            engine.submit(one.call, [Request("a", "The cat", max_new_tokens=LONG)])
         until(lambda: heard[0].pieces)
     assert all(isinstance(one.pieces[-1], DecodingError) for one in heard)
 
@@ -617,8 +617,8 @@ def shared(response: httpx.Response) -> dict[str, str]:
 def test_a_page_of_an_allowed_origin_may_ask_and_read_every_reply(
     clusters, allowed, said, monkeypatch
 ):
-    batcher = Batcher(clusters.backbone, clusters)
-    app = application(batcher, key="secret", allow_origins=allowed)
+    engine = Engine(clusters.backbone, clusters)
+    app = application(engine, key="secret", allow_origins=allowed)
     client = TestClient(app, raise_server_exceptions=False)
     before = preflight(client, PAGE)
     assert before.status_code == 200  # without the key, which browsers send afterwards alone
@@ -645,7 +645,7 @@ def test_a_page_of_an_allowed_origin_may_ask_and_read_every_reply(
 
 @pytest.mark.parametrize("allowed", [[], ["https://other.example"], ["https://page.example:8443"]])
 def test_a_page_of_another_origin_may_not_ask(clusters, allowed):
-    app = application(Batcher(clusters.backbone, clusters), allow_origins=allowed)
+    app = application(Engine(clusters.backbone, clusters), allow_origins=allowed)
     client = TestClient(app)
     before = preflight(client, PAGE)
     assert not before.is_success
@@ -705,7 +705,7 @@ def test_an_error_of_ours_tells_clients_nothing(served, monkeypatch):
     def fail(*_: Any) -> None:
         raise RuntimeError("secret place /home/somebody")
 
-    monkeypatch.setattr(Batcher, "submit", fail)
+    monkeypatch.setattr(Engine, "submit", fail)
     response = served.post(model="a", prompt="x")
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"
@@ -748,7 +748,7 @@ def test_adapters_come_from_the_folder_that_is_allowed_alone(served, folders):
     assert load("small", "a/b").status_code == 400
     assert served.post("unload_lora_adapter", lora_name="other").status_code == 404
     assert served.post("load_lora_adapter", lora_name="x").status_code == 400
-    assert set(served.batcher.clusters.adapters) == set(CONFIGS)
+    assert set(served.engine.clusters.adapters) == set(CONFIGS)
 
 
 def test_without_a_folder_adapters_stay(folders):
@@ -822,7 +822,7 @@ def test_arguments_that_cannot_be_meant_are_refused_before_anything_is_loaded(
 
 
 def test_an_evaluation_through_the_server_gives_the_predictions_of_one_here(served):
-    clusters = served.batcher.clusters
+    clusters = served.engine.clusters
     tasks = {"a": "small", "b": "small"}
     requests = [
         Request(task, prompt, max_new_tokens=12, stop=("\n",))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from cgclora.data.records import Record
-from cgclora.inference.text_features import features
+from cgclora.data.text_features import features
 from cgclora.storage.atomic_io import sha256_file
 from evals.detection import fit
 from evals.detection.detector import (

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import Answer, Request
 from cgclora.models.backbone import Backbone, load_backbone
 from evals.__main__ import main

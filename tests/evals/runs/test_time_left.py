@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from cgclora.data.records import Record
-from cgclora.inference.generate import longest_first
-from cgclora.inference.request import Answer, Request
+from cgclora.inference.request import Answer, Request, longest_first
 from evals.cli.predict import print_progress
 from evals.data.datasets import Dataset
 from evals.runs import evaluate

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone

@@ -139,7 +139,7 @@ def test_visitors_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
 def test_questions_at_once_share_a_batch(adapters: Path) -> None:
     engine = ready(adapters)
     alone = [answers(engine, question(engine, prompt)) for prompt in ("你好", "天气", "吃饭")]
-    served = engine._batcher.served  # type: ignore[union-attr]
+    served = engine._inference.served  # type: ignore[union-attr]
     before = served.batches
     found: dict[int, list[str]] = {}
     threads = [

@@ -16,7 +16,7 @@ from cgclora.adapter import Adapter
 from cgclora.analysis.gates import GatePath, entropy
 from cgclora.analysis.probe import contributions, label_probabilities, scaled_gates
 from cgclora.config import AdapterConfig
-from cgclora.inference.generate import generate
+from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from evals.tasks import CHOICES, TASKS
 from tests.helpers.tiny import make_backbone
@@ -239,10 +239,10 @@ def test_what_the_learned_weights_answer_is_computed_once(
         asked.append(len(requests))
         return stream(backbone, requests, adapter)
 
-    from cgclora.inference import generate
+    from cgclora.inference import engine as inference
 
-    stream = generate.stream
-    monkeypatch.setattr(generate, "stream", counted)
+    stream = inference.stream
+    monkeypatch.setattr(inference, "stream", counted)
     what_if, case = WhatIf(engine), ("cgc", FREE, prompt_of(FREE))
     first, *_ = [[*what_if.compare(*case, (0, 1, 1), keep_sum=True)] for _ in range(2)]
     assert asked == [2, 1]

@@ -203,7 +203,7 @@ def _answered(
 ) -> Generator[Outcome, None, Outcome]:
     """Yield the outcome with label probabilities, then with growing answers; return the last."""
     from cgclora.analysis.probe import label_probabilities  # noqa: PLC0415 - needs torch
-    from cgclora.inference.generate import stream  # noqa: PLC0415
+    from cgclora.inference.engine import stream  # noqa: PLC0415
 
     for place, (side, request) in enumerate(zip(outcome.sides, requests, strict=True)):
         if outcome.labels and not side.labels:

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import encode_prompts
+from cgclora.inference.engine import generate, stream
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.generate import generate, stream
 from cgclora.inference.request import Answer, DecodingError, Request
 from cgclora.models.backbone import Backbone
 from cgclora.storage.adapter_dir import AdapterError

@@ -1,0 +1,343 @@
+"""Decoding: one batch of answers, token by token; rows leave it as they end, and others join it.
+
+Rows share one forward pass a token whatever their tasks; a row of task None is answered by the bare
+backbone in the same batch. Requests come from `cgclora.inference.engine`, encoded and checked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cgclora.inference.batch import Batch
+from cgclora.inference.multi_adapter import Resident
+from cgclora.inference.prompt_lookup import Drafts
+from cgclora.inference.request import Answer, EncodedRequest, Finish, Piece, Request, check_folded
+from cgclora.inference.runtime import Runtime
+from cgclora.models.backbone import Backbone
+
+
+def decode(
+    backbone: Backbone,
+    adapters: Resident | None,
+    requests: Sequence[EncodedRequest],
+    *,
+    width: int,
+    take: Callable[[int], Sequence[EncodedRequest]] = lambda _: (),
+    cancelled: Callable[[int], bool] = lambda _: False,
+    reference: bool = False,
+) -> Generator[Piece]:
+    """Answer requests in one batch, which ends when the last of them has; yields their pieces.
+
+    A piece's index counts the requests in the order in which they came. Between pieces the backbone
+    is free for other uses.
+
+    Args:
+        backbone: The model.
+        adapters: Whose tasks the requests name.
+        requests: Those that begin the batch; no more than `width`, and prompts of one length where
+            `may_pad` says so.
+        width: Largest number of rows.
+        take: Called with the number of free rows, where others can join; returns up to so many
+            further requests, of the same adapters.
+        cancelled: Called with a request's index before each token; its answer ends there, without a
+            last piece.
+        reference: See `Batch`.
+
+    Raises:
+        DecodingError: A task is folded in or out while the answers run, or is folded in and not the
+            one that is asked for.
+        AdapterError: A request's gates have a wrong shape.
+    """
+    joining = _Joining(backbone, adapters, take, reference, [*requests])
+    rows, batch, hidden = joining.begin()
+    while True:
+        # Joining copies the cache, as dropping rows does below, so both wait until it pays.
+        if batch.joins and 4 * (width - len(rows)) >= width and joining.arrived(width - len(rows)):
+            new, other, first = joining.begin()
+            batch.join(other)
+            rows, hidden = [*rows, *new], torch.cat([hidden, first])
+        if len(rows) == 1 and batch.joins:
+            rest = yield from _decode_alone(
+                batch, rows[0], hidden, cancelled, lambda: joining.arrived(width - 1)
+            )
+            if rest is None:
+                return
+            hidden = rest
+            continue
+        tokens = _choose(batch, rows, hidden)
+        for row, token in zip(rows, tokens, strict=True):
+            if row.finish is None:
+                yield from row.append(token)
+        alive = [i for i, row in enumerate(rows) if row.finish is None and not cancelled(row.index)]
+        if not alive:
+            return
+        room, ended = width - len(alive), len(rows) - len(alive)
+        makes_room = ended and batch.joins and 4 * room >= width and joining.arrived(room)
+        if 2 * ended >= len(rows) or makes_room:
+            batch.keep(alive)
+            rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
+        hidden = batch.step_hidden(tokens)
+
+
+@dataclass
+class _Joining:
+    """Requests that are about to join a batch; the other attributes are those of `decode`.
+
+    Attributes:
+        pending: Taken, and not begun yet.
+        count: Number of requests begun.
+    """
+
+    backbone: Backbone
+    adapters: Resident | None
+    take: Callable[[int], Sequence[EncodedRequest]]
+    reference: bool
+    pending: list[EncodedRequest]
+    count: int = 0
+
+    def arrived(self, room: int) -> bool:
+        """Whether requests are pending, after asking for up to `room` where none were."""
+        if not self.pending and room > 0:
+            self.pending = [*self.take(room)]
+        return bool(self.pending)
+
+    def begin(self) -> tuple[list[Reply], Batch, Tensor]:
+        """Rows and batch of the pending requests, and hidden states after their prompts [n, H]."""
+        new, self.pending = self.pending, []
+        requests, prompts = [one.request for one in new], [one.ids for one in new]
+        rows = [
+            Reply(self.count + i, one.request, one.ids, self.backbone) for i, one in enumerate(new)
+        ]
+        self.count += len(rows)
+        for row in rows:
+            row.started = time.monotonic()
+        check_folded(self.backbone, requests, self.adapters)  # may have changed since encoding
+        batch = Batch(self.backbone, self.adapters, requests, prompts, reference=self.reference)
+        return rows, batch, batch.prefill_hidden()
+
+
+def _decode_alone(
+    batch: Batch,
+    row: Reply,
+    hidden: Tensor,
+    cancelled: Callable[[int], bool],
+    interrupted: Callable[[], bool],
+) -> Generator[Piece, None, Tensor | None]:
+    """Finish the answer of a batch of one row by speculative decoding, see `prompt_lookup`.
+
+    Args:
+        batch: Of one row.
+        row: The answer so far.
+        hidden: After its last token, [1, H].
+        cancelled: As for `decode`.
+        interrupted: Called before each pass; true ends the loop early, since others are to join.
+
+    Returns:
+        The hidden state after its last token where it was interrupted; None once the answer ended.
+    """
+    drafts = Drafts(row.prompt, Runtime.of(row.backbone).phrases, row.form)
+    for token in row.ids:
+        drafts.add(token)
+    max_drafts = batch.most_drafts if row.is_greedy else 0
+    tokens = _choose(batch, [row], hidden)
+    while True:
+        new: list[int] = []
+        for token in tokens:  # the backbone has read all but the last of them, as drafts
+            new.append(token)
+            drafts.add(token)
+            yield from row.append(token)
+            if row.finish is not None:
+                return None
+        while (forced := row.only_choice()) is not None:
+            new.append(forced)
+            yield from row.append(forced)
+            if row.finish is not None:
+                return None
+        if cancelled(row.index):
+            return None
+        unread = new[len(tokens) - 1 :]
+        if interrupted():
+            return batch.read(torch.tensor([unread], device=batch.device))[0, -1:]
+        draft = drafts.next(max_drafts) if max_drafts else []
+        hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
+        if not draft:
+            tokens = _choose(batch, [row], hidden[-1:])
+            continue
+        best = batch.argmax(hidden[len(unread) - 1 :])
+        accepted = next((i for i, token in enumerate(draft) if token != best[i]), len(draft))
+        batch.forget(len(draft) - accepted)
+        tokens = best[: accepted + 1]
+
+
+def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
+    """The next token of each row, from hidden states [batch, H]; a finished row repeats its last.
+
+    Rows with choices compute the logits of their allowed tokens only.
+    """
+    free = [i for i, row in enumerate(rows) if row.finish is None and row.allowed is None]
+    chosen: dict[int, int] = {}
+    if greedy := [i for i in free if rows[i].is_greedy]:
+        chosen.update(zip(greedy, batch.argmax(hidden[greedy]), strict=True))
+    if sampled := [i for i in free if i not in chosen]:
+        for i, logits in zip(sampled, batch.logits(hidden[sampled]), strict=True):
+            chosen[i] = rows[i].pick(logits)
+    for i, row in enumerate(rows):
+        if row.finish is not None:
+            chosen[i] = row.ids[-1]
+        elif row.allowed is not None:
+            allowed = torch.tensor(row.allowed_now(), device=hidden.device)
+            logits = batch.head.of_words(hidden[i : i + 1], allowed)[0]
+            chosen[i] = int(allowed[row.pick(logits)])
+    return [chosen[i] for i in range(len(rows))]
+
+
+@dataclass
+class Reply:
+    """The state of one answer: its tokens, its text, and whether it has ended.
+
+    Attributes:
+        index: The request's index.
+        request: What is asked.
+        prompt: Its token ids.
+        backbone: The model.
+        started: When it joined a batch, by `time.monotonic`.
+        finish: Why it ended; None until then.
+        ids: The tokens so far.
+        sent: Their text, as far as later tokens cannot change it.
+    """
+
+    index: int
+    request: Request
+    prompt: Sequence[int]
+    backbone: Backbone
+    started: float = 0.0
+    finish: Finish | None = None
+    ids: list[int] = field(default_factory=list)
+    sent: str = ""
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.request.seed)
+        self.tokenizer, self.ends = self.backbone.tokenizer, self.backbone.ends
+        self.allowed = _allowed_next(self.request.choices, self.tokenizer)
+
+    @property
+    def form(self) -> tuple[str | None, str | None]:
+        """Answers with the same value share phrases, see `prompt_lookup`."""
+        return self.request.cluster, self.request.task
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether each token is the argmax over the whole vocabulary."""
+        return self.request.temperature == 0 and self.allowed is None
+
+    def allowed_now(self) -> list[int]:
+        """The ids of the tokens that may come next, where the request has choices."""
+        return cast(dict[tuple[int, ...], list[int]], self.allowed)[tuple(self.ids)]
+
+    def only_choice(self) -> int | None:
+        """The next token, if the choices leave only one."""
+        allowed = self.allowed_now() if self.allowed is not None else []
+        return allowed[0] if len(allowed) == 1 else None
+
+    def pick(self, logits: Tensor) -> int:
+        """An index into logits [n]: the argmax, or a sample."""
+        if self.request.temperature == 0:
+            return int(logits.argmax())
+        probabilities = (logits / self.request.temperature).softmax(-1)
+        ordered, ids = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self.request.top_p] = 0
+        return int(ids[int(torch.multinomial(ordered.cpu(), 1, generator=self.generator))])
+
+    def append(self, token: int) -> Iterator[Piece]:
+        """Add a token; yields what it adds to the text."""
+        text = self.add(token)
+        if self.finish is not None:
+            Runtime.of(self.backbone).phrases.remember(self.form, self.ids)
+            yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
+        elif text:
+            yield Piece(self.index, text)
+
+    def add(self, token: int) -> str:
+        """Add a token; returns the new text that later tokens cannot change.
+
+        A character's bytes may come one token each, and until the last one is there they, and with
+        some tokenizers the whole characters just before them, decode to U+FFFD. So those at the end
+        are never shown, and a text that got shorter adds nothing.
+        """
+        self.ids.append(token)
+        ended = token in self.ends
+        ids = self.ids[:-1] if ended else self.ids
+        text = cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd")
+        cut = min((text.find(stop) for stop in self.request.stop if stop in text), default=-1)
+        if cut >= 0:
+            text, self.finish = text[:cut], "stop"
+        elif ended:
+            self.finish = "end"
+        elif len(self.ids) >= self.request.max_new_tokens:
+            self.finish = "length"
+        else:
+            text = text[: len(text) - self._uncertain(text)]
+        new = text[len(self.sent) :]
+        self.sent += new
+        return new
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Add tokens up to the answer's end, and drop the rest; the answer is that of `append`.
+
+        Without stop texts only the end itself needs the text.
+        """
+        for token in tokens:
+            if self.finish is not None:
+                return
+            if self.request.stop:
+                self.add(token)
+                continue
+            self.ids.append(token)
+            ended = token in self.ends
+            if ended or len(self.ids) >= self.request.max_new_tokens:
+                self._conclude(self.ids[:-1] if ended else self.ids)
+
+    def _conclude(self, said: list[int]) -> None:
+        """The text of an answer that ends, all at once."""
+        text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True))
+        if "\ufffd" not in text:
+            self.sent, self.finish = text, "end" if len(said) < len(self.ids) else "length"
+            return
+        ids, self.ids = self.ids, []
+        for token in ids:  # characters that stayed in part: what was certain on the way counts
+            self.add(token)
+
+    def _uncertain(self, text: str) -> int:
+        """How many last characters may turn out to be the start of a stop text."""
+        longest = max(map(len, self.request.stop), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self.request.stop):
+                return length
+        return 0
+
+    def answer(self, seconds: float) -> Answer:
+        """The finished answer."""
+        if self.finish is None:
+            raise ValueError("the answer has not ended yet")
+        return Answer(self.sent, self.finish, len(self.prompt), len(self.ids), seconds)
+
+
+def _allowed_next(
+    choices: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+) -> dict[tuple[int, ...], list[int]] | None:
+    """For each beginning of a choice, as token ids, the ids that may follow."""
+    if choices is None:
+        return None
+    following: dict[tuple[int, ...], set[int]] = {}
+    for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]:
+        whole = [*ids, tokenizer.eos_token_id]
+        for length, token in enumerate(whole):
+            following.setdefault(tuple(whole[:length]), set()).add(token)
+    return {start: sorted(tokens) for start, tokens in following.items()}

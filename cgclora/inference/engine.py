@@ -1,0 +1,376 @@
+"""The inference engine: the one way from requests to answers, in this process.
+
+    engine = Engine(backbone, adapter)
+    for piece in engine.stream([Request("NER", prompt)]):       # one batch, as it is generated
+        print(piece.text, end="")
+    answers = engine.generate(requests)                         # any number, in running batches
+
+    with Engine(backbone, clusters) as engine:                  # worker threads, for servers
+        engine.submit(Call(print), [Request("NER", prompt)])
+
+Every request is checked and encoded once, waits in a queue, and is answered in a batch of any tasks
+of any adapters; as answers end, waiting requests take their rows. Submitted requests that find all
+batches full wait until rows are free. Batches take the backbone's lock token by token, so that a
+short answer does not wait for a long one. On CUDA `answers` runs greedy requests in one batch of
+fixed size, see `cgclora.inference.continuous`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Self
+
+from cgclora.adapter import Adapter
+from cgclora.inference.batch import may_pad
+from cgclora.inference.continuous import loop
+from cgclora.inference.decoding import decode
+from cgclora.inference.multi_adapter import Adapters, Clusters, Resident
+from cgclora.inference.request import (
+    Answer,
+    DecodingError,
+    EncodedRequest,
+    Piece,
+    Request,
+    encode_requests,
+    longest_first,
+)
+from cgclora.inference.request_queue import Call, Limits, RequestQueue, Waiting
+from cgclora.inference.runtime import Runtime
+from cgclora.models.backbone import Backbone
+
+_MAX_CHARACTERS = 32  # of a prompt for each token that it may have: words are shorter
+
+
+@dataclass
+class Served:
+    """What an engine's workers have done so far.
+
+    Attributes:
+        batches: Number of batches begun.
+        requests: Number of requests in them.
+    """
+
+    batches: int = 0
+    requests: int = 0
+
+
+class Engine:
+    """See the module's text.
+
+    Args:
+        backbone: The model.
+        adapters: Whose tasks the requests name. Clusters may come and go meanwhile.
+        limits: Those of `submit`; `answers` takes its batch size, too.
+        reference: See `Batch`.
+
+    Attributes:
+        served: What the workers have done.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapters: Adapters = None,
+        limits: Limits | None = None,
+        *,
+        reference: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.adapters = adapters
+        self.limits = limits or Limits()
+        self.served = Served()
+        self._reference = reference
+        self._pads = may_pad(backbone)
+        self._queue = RequestQueue(self.limits, pads=self._pads)
+        self._tokenizer = Lock()
+        self._threads: list[Thread] = []
+
+    # In the calling thread ----------------------------------------------------------------
+
+    def stream(
+        self, requests: Sequence[Request], *, cancelled: Callable[[int], bool] = lambda _: False
+    ) -> Generator[Piece]:
+        """Answer requests as one batch; yields pieces as soon as they are known.
+
+        Closing the iterator stops the work.
+
+        Args:
+            requests: Their tasks may differ.
+            cancelled: Called with a request's index before each token; its answer ends there,
+                without a last piece.
+
+        Raises:
+            ConfigError: No adapter knows a task.
+            DecodingError: A prompt is empty or too long for the backbone, a task is named without
+                an adapter or beside another that is folded in, or a task is folded in or out while
+                the answers run.
+            AdapterError: A request's gates have a wrong shape.
+        """
+        yield from self._stream(requests, max(1, len(requests)), cancelled)
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Answer any number of requests in batches of mixed tasks, longest answers first.
+
+        Requests of similar length share a batch, so that little of it is padding.
+
+        Yields:
+            Each request's index with its answer, as soon as it has ended.
+
+        Raises:
+            The errors of `stream`.
+        """
+        if self._fits_static_batch(requests):
+            yield from loop.answers(
+                self.backbone, requests, self.adapters, batch_size=self.limits.batch_size
+            )
+            return
+        order = longest_first(requests)
+        ordered = [requests[i] for i in order]
+        for piece in self._stream(ordered, self.limits.batch_size, lambda _: False):
+            if piece.answer is not None:
+                yield order[piece.index], piece.answer
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """What `answers` yields, in the order of the requests."""
+        found = dict(self.answers(requests))
+        return [found[i] for i in range(len(requests))]
+
+    def _fits_static_batch(self, requests: Sequence[Request]) -> bool:
+        if len(requests) < 2 or self.backbone.model.device.type not in loop.ROWS:
+            return False  # one answer alone is faster with drafts
+        is_greedy = all(one.temperature == 0 and one.choices is None for one in requests)
+        return is_greedy and Runtime.of(self.backbone).is_fast
+
+    def _stream(
+        self, requests: Sequence[Request], width: int, cancelled: Callable[[int], bool]
+    ) -> Generator[Piece]:
+        resident = Resident.of(self.adapters)
+        encoded = encode_requests(self.backbone, requests, resident)
+        limits = replace(self.limits, queue=max(1, len(encoded)))
+        queue, caller = RequestQueue(limits, pads=self._pads), Call(lambda _: None)
+        queue.put([Waiting(one, i, caller) for i, one in enumerate(encoded)])
+        while batch := queue.take(width):
+            pieces = self._decode(batch, width, resident, queue.take, lambda w: cancelled(w.index))
+            for waiting, piece in pieces:
+                yield replace(piece, index=waiting.index)
+
+    def _decode(
+        self,
+        batch: list[Waiting],
+        width: int,
+        resident: Resident | None,
+        take: Callable[[int], list[Waiting]],
+        cancelled: Callable[[Waiting], bool],
+    ) -> Iterator[tuple[Waiting, Piece]]:
+        """Decode a batch, to which requests that join are appended; yields pieces with theirs."""
+
+        def joining(room: int) -> list[EncodedRequest]:
+            new = take(room)
+            batch.extend(new)
+            return [waiting.request for waiting in new]
+
+        pieces = decode(
+            self.backbone,
+            resident,
+            [waiting.request for waiting in batch],
+            width=width,
+            take=joining,
+            cancelled=lambda i: cancelled(batch[i]),
+            reference=self._reference,
+        )
+        for piece in pieces:
+            yield batch[piece.index], piece
+
+    # In worker threads --------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        self._threads = [
+            Thread(target=self._work, name=f"answers-{number}", daemon=True)
+            for number in range(self.limits.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all work; returns when the last pass has ended."""
+        self._queue.close()
+        for thread in self._threads:
+            thread.join()
+        for waiting in self._queue.waiting():
+            waiting.fail(DecodingError("the server ends."))
+
+    def drain(self, seconds: float) -> None:
+        """Take no more requests, answer those that wait, and stop, at the latest after so long."""
+        self._queue.drain(seconds)
+        self.__exit__(None, None, None)
+
+    def submit(self, call: Call, requests: Sequence[Request]) -> None:
+        """Let all of these requests wait for the workers, or none.
+
+        Raises:
+            QueueFullError: There is no room for all of them, or the engine is shutting down.
+            ConfigError: No adapter knows a request's task.
+            DecodingError: A prompt is empty, a prompt or answer is longer than allowed, or there
+                are more requests than the queue ever holds.
+        """
+        if len(requests) > self.limits.queue:
+            raise DecodingError(
+                f"{len(requests)} prompts are more than the {self.limits.queue} that may wait here "
+                "at once: send them in several calls."
+            )
+        self._queue.put([Waiting(self._encode(one), i, call) for i, one in enumerate(requests)])
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return len(self._queue.waiting())
+
+    @property
+    def seconds_until_room(self) -> int:
+        """When a caller that found no room should try again; at least 1."""
+        return self._queue.seconds_until_room()
+
+    def ahead(self, call: Call) -> int:
+        """Queue position of a call's first request; 0 once it has begun."""
+        calls = [waiting.call for waiting in self._queue.waiting()]
+        return calls.index(call) if call in calls else 0
+
+    @property
+    def clusters(self) -> Clusters:
+        """The resident clusters.
+
+        Raises:
+            TypeError: The engine is one of a single adapter, or of none.
+        """
+        if not isinstance(self.adapters, Clusters):
+            raise TypeError("this engine has no clusters: make it with `Clusters(backbone)`.")
+        return self.adapters
+
+    def _encode(self, request: Request) -> EncodedRequest:
+        """Check a submitted request against the limits, and encode it."""
+        limits = self.limits
+        if request.max_new_tokens > limits.answer_tokens:
+            raise DecodingError(
+                f"an answer of {request.max_new_tokens} tokens is longer than the "
+                f"{limits.answer_tokens} that this server gives."
+            )
+        if len(request.prompt) > _MAX_CHARACTERS * limits.prompt_tokens:  # not worth encoding
+            raise DecodingError(
+                f"the prompt's {len(request.prompt)} characters are more than the "
+                f"{limits.prompt_tokens} tokens that this server reads: shorten it."
+            )
+        with self._tokenizer:  # which threads may not share
+            (encoded,) = encode_requests(self.backbone, [request], self.adapters)
+        if len(encoded.ids) > limits.prompt_tokens:
+            raise DecodingError(
+                f"the prompt's {len(encoded.ids)} tokens are more than the {limits.prompt_tokens} "
+                "that this server reads: shorten it."
+            )
+        return encoded
+
+    def _work(self) -> None:
+        while batch := self._queue.next_batch():
+            self.served.batches += 1
+            self.served.requests += len(batch)
+            self._answer(batch)
+            self._queue.batch_ended()
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        resident = Resident.of(self.adapters)
+        has_told = False
+
+        def take(room: int) -> list[Waiting]:
+            """Waiting requests, unless adapters have come or gone since the batch began."""
+            now = Resident.of(self.adapters)
+            if now and resident and now.adapters != resident.adapters:
+                return []
+            new = self._queue.take(room)
+            self.served.requests += len(new)
+            return new
+
+        try:
+            for waiting, piece in self._decode(
+                batch,
+                self.limits.batch_size,
+                resident,
+                take,
+                lambda waiting: self._queue.closed or waiting.call.cancelled,
+            ):
+                has_told = True
+                waiting.tell(piece)
+        except Exception as error:  # it ends these requests, not the server
+            if has_told or len(batch) == 1:
+                for waiting in batch:
+                    waiting.fail(error)
+                return
+            # One of them may be to blame, such as one whose cluster has gone: not all of them.
+            for waiting in batch:
+                self._answer([waiting])
+            return
+        for waiting in batch:
+            waiting.fail(DecodingError("the answer was given up."))
+
+
+def generate(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    adapter: Adapters = None,
+    *,
+    batch_size: int = 16,
+) -> list[Answer]:
+    """Answers in the order of the requests, see `Engine.answers`."""
+    return Engine(backbone, adapter, Limits(batch_size=batch_size)).generate(requests)
+
+
+def stream(
+    backbone: Backbone, requests: Sequence[Request], adapter: Adapters = None
+) -> Generator[Piece]:
+    """Pieces of the answers to one batch of requests, see `Engine.stream`."""
+    return Engine(backbone, adapter).stream(requests)
+
+
+def answers_of(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    adapters: Sequence[Adapter | None],
+    *,
+    batch_size: int | None = None,
+) -> Iterator[tuple[int, Answer]]:
+    """Answer requests in mixed batches, each with an adapter of its own, see `Engine.answers`.
+
+    Adapters that are not laid out for inference yet will be, see `Adapter.for_inference`.
+
+    Args:
+        backbone: The model.
+        requests: Tasks are looked up in the request's adapter.
+        adapters: The adapter of each, attached to the backbone; None is the bare backbone, whatever
+            the request's task.
+        batch_size: Largest number of rows of a batch; None takes `default_rows`.
+
+    Raises:
+        ConfigError: An adapter does not know its request's task.
+        AdapterError: An adapter is attached to another backbone, or gates have a wrong shape.
+        DecodingError: As `Engine.stream`, or `batch_size` is less than 1.
+    """
+    clusters = Clusters(backbone)
+    names = {one: str(i) for i, one in enumerate(dict.fromkeys(adapters)) if one is not None}
+    for adapter, name in names.items():
+        clusters.add(name, adapter)
+    named = [
+        replace(request, task=None, gates=None, cluster=None)
+        if adapter is None
+        else replace(request, cluster=names[adapter])
+        for request, adapter in zip(requests, adapters, strict=True)
+    ]
+    limits = Limits(batch_size=loop.default_rows(backbone) if batch_size is None else batch_size)
+    return Engine(backbone, clusters.snapshot() if names else None, limits).answers(named)
