@@ -96,7 +96,7 @@ def serve(models: Path) -> Iterator[Server]:
 
 
 def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240  # a busy machine
     while time.monotonic() < until and process.poll() is None:
         try:
             httpx.get(url).raise_for_status()
