@@ -210,6 +210,22 @@ def _same_items(pair: Pair) -> float:
     return frozenset(pair.predicted.items) == frozenset(pair.expected.items)
 
 
+def _same_number(pair: Pair) -> float:
+    """1 when the numbers are equal, whatever their units.
+
+    Raises:
+        ValueError: an answer is not of the kind `number`.
+    """
+    for parsed in (pair.predicted, pair.expected):
+        if parsed.kind != "number":
+            raise ValueError(
+                f"numeric-match compares numbers, not answers of kind {parsed.kind!r}: "
+                "use exact-match"
+            )
+    predicted, expected = pair.predicted.items, pair.expected.items
+    return bool(predicted and expected and predicted[0][0] == expected[0][0])
+
+
 # ---- texts
 
 
@@ -301,6 +317,7 @@ for _metric in (
         *(_label_counts, _label_f1("micro")),
     ),
     Metric("exact-match", "1", "完全匹配率", "Exact match", _values(_same_items), _mean),
+    Metric("numeric-match", "1", "数值匹配率", "Numeric match", _values(_same_number), _mean),
     *(
         _mean_of_texts(
             f"rouge-{suffix.lower()}/{key}",

@@ -30,13 +30,14 @@ from evals.tasks import parsing
 from evals.tasks.task import Field, Task
 
 _READERS: Mapping[str, parsing.Reader] = {
-    reader.__name__: reader for reader in (parsing.free_text, parsing.terms)
+    reader.__name__: reader for reader in (parsing.free_text, parsing.terms, parsing.number)
 }
 _FORMATS: Mapping[str, Callable[..., parsing.Reader]] = {
     make.__name__: make
     for make in (
         *(parsing.label, parsing.listed_terms, parsing.entities, parsing.triples),
         *(parsing.events, parsing.attributes, parsing.sections),
+        *(parsing.items, parsing.key_values),
     )
 }
 
@@ -78,11 +79,18 @@ def read_family(path: Path) -> DatasetFamily:
         "licence": table["licence"],
     }
     return DatasetFamily(
-        path.stem, table["cluster"], tuple(_task(shared | one) for one in table["tasks"])
+        path.stem, table["cluster"], tuple(make_task(shared | one) for one in table["tasks"])
     )
 
 
-def _task(values: dict[str, Any]) -> Task:
+def make_task(entry: Mapping[str, Any]) -> Task:
+    """The task that an entry of a table describes, with the keys of the table itself.
+
+    Raises:
+        KeyError: It lacks an attribute, or its reader is unknown.
+        TypeError: It has an attribute that tasks do not have.
+    """
+    values = dict(entry)
     labels = tuple(values.pop("labels", ()))
     reader, strict_reader = _readers(values.pop("reader"))
     title_zh, title_en = values.pop("title")
@@ -101,7 +109,8 @@ def _task(values: dict[str, Any]) -> Task:
     )
 
 
-def _field(values: dict[str, Any], labels: Sequence[str]) -> Field:
+def _field(entry: Mapping[str, Any], labels: Sequence[str]) -> Field:
+    values = dict(entry)
     label_zh, label_en = values.pop("label")
     if count := values.pop("offers", 0):
         values["default"] = parsing.SEPARATOR.join(labels[:count])

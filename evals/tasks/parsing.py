@@ -9,8 +9,11 @@ No answer, however strange, is an error. What a reader could not use is kept in 
 for display.
 """
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +21,9 @@ Language = Literal["zh", "en"]
 Items = tuple[tuple[str, ...], ...]
 
 SEPARATOR = "，"
+
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+"""A number in ASCII digits, maybe with commas between thousands."""
 
 _COLUMNS: dict[str, dict[Language, tuple[str, ...]]] = {
     "label": {"zh": ("标签",), "en": ("label",)},
@@ -30,6 +36,8 @@ _COLUMNS: dict[str, dict[Language, tuple[str, ...]]] = {
     "attributes": {"zh": ("临床发现", "状态"), "en": ("finding", "status")},
     "terms": {"zh": ("词语",), "en": ("term",)},
     "sections": {"zh": ("章节", "内容"), "en": ("section", "content")},
+    "pairs": {"zh": ("键", "值"), "en": ("key", "value")},
+    "number": {"zh": ("数值", "单位"), "en": ("number", "unit")},
     "text": {"zh": ("文本",), "en": ("text",)},
 }
 
@@ -39,7 +47,8 @@ class Parsed:
     """What an answer says.
 
     Attributes:
-        kind: `label`, `entities`, `triples`, `events`, `attributes`, `terms`, `sections` or `text`.
+        kind: `label`, `entities`, `triples`, `events`, `attributes`, `terms`, `sections`, `pairs`,
+            `number` or `text`.
         items: the rows read, each once, in the order of the answer; a row has one value for each
             column of its kind (see `table`). An event's several descriptors or body sites are one
             value, joined by "，".
@@ -72,6 +81,44 @@ def free_text(text: str, _choices: Sequence[str]) -> Parsed:
 def terms(text: str, _choices: Sequence[str]) -> Parsed:
     """`a，b`, on one line or several."""
     return _parsed("terms", ((term,) for line in text.split("\n") for term in split_list(line)))
+
+
+def items(*, separators: str = "，、,；;") -> Reader:
+    """A list on one line or several, its items apart by any of these characters."""
+    pattern = re.compile(f"[{re.escape(separators)}\n]")
+
+    def read(text: str, _choices: Sequence[str]) -> Parsed:
+        return _parsed("terms", ((item.strip(),) for item in pattern.split(text) if item.strip()))
+
+    return read
+
+
+def key_values(*, separators: str = "，、") -> Reader:
+    """Lines `key：value`, with several values apart by any of the separators; "" has none."""
+    pattern = re.compile(f"[{re.escape(separators)}]" if separators else r"(?!)")
+
+    def read(text: str, _choices: Sequence[str]) -> Parsed:
+        pairs: list[tuple[str, ...]] = []
+        strays: list[str] = []
+        for line in text.split("\n"):
+            key, colon, values = line.replace(":", "：", 1).partition("：")
+            if not (key.strip() and colon):
+                strays.append(line)
+                continue
+            pairs += [(key.strip(), v.strip()) for v in pattern.split(values) if v.strip()]
+        return _parsed("pairs", pairs, strays)
+
+    return read
+
+
+def number(text: str, _choices: Sequence[str]) -> Parsed:
+    """The first number in decimal digits, in its shortest form, and what follows it as its unit."""
+    folded = unicodedata.normalize("NFKC", text).strip()
+    if (found := NUMBER.search(folded)) is None:
+        return _parsed("number", (), (text,))
+    value = Decimal(found[0].replace(",", ""))
+    unit = "".join(folded[found.end() :].split()).rstrip("。.")
+    return _parsed("number", [(f"{value.normalize():f}", unit)], (folded[: found.start()],))
 
 
 def label(

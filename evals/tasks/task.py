@@ -9,12 +9,13 @@ from evals.tasks.parsing import SEPARATOR, Parsed, Reader, split_list
 CHOICES = "choices"
 """Name of the field that lists a record's choices, in the tasks whose records bring their own."""
 
-Kind = Literal["classification", "extraction", "normalization", "generation"]
+Kind = Literal["classification", "extraction", "normalization", "number", "generation"]
 
 _METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro-f1"),
     "extraction": ("micro-f1/items", "exact-match"),
     "normalization": ("micro-f1/items", "exact-match"),
+    "number": ("numeric-match", "exact-match"),
     "generation": (
         *("rouge-l/jieba", "rouge-1/jieba", "rouge-2/jieba", "rouge-l/char", "bleu-4/char"),
         "chrf",

@@ -9,6 +9,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "classification": ("分类", "classification"),
     "extraction": ("抽取", "extraction"),
     "normalization": ("标准化", "normalization"),
+    "number": ("数值", "number"),
     "generation": ("生成", "generation"),
     "unknown_task": (
         "自定义任务：输入会原样成为提示词。",

@@ -24,7 +24,10 @@ from evals.tasks.parsing import Parsed
 ROOT = Path(__file__).resolve().parents[3]
 SECTIONS = ("主诉", "现病史", "辅助检查", "既往史", "诊断", "建议")
 LABEL_F1 = {"macro-f1": "macro", "weighted-f1": "weighted", "micro-f1/labels": "micro"}
-KINDS = dict.fromkeys(("accuracy", *LABEL_F1), "label") | {"rouge-l/sections": "sections"}
+KINDS = dict.fromkeys(("accuracy", *LABEL_F1), "label") | {
+    "rouge-l/sections": "sections",
+    "numeric-match": "number",
+}
 TEXTUAL = [name for name in METRICS if name.startswith(("rouge", "bleu", "chrf"))]
 TEXTUAL.remove("rouge-l/sections")
 
@@ -73,6 +76,9 @@ def pair_for(name: str, prediction: str, target: str) -> Pair:
         return section_pair(
             {"主诉": prediction, "诊断": target}, {"诊断": target, "建议": prediction}
         )
+    if kind == "number":
+        read = (Parsed("number", ((t, ""),) if t else ()) for t in (prediction, target))
+        return Pair(prediction, target, *read)
     return item_pair(prediction, target)
 
 
@@ -127,7 +133,10 @@ def test_scoring_writes_nothing_and_needs_no_torch():
 import sys
 from evals.scoring.metrics import METRICS, Pair
 from evals.tasks.parsing import Parsed
-kinds = {"rouge-l/sections": Parsed("sections", (("诊断", "咳嗽"),))}
+kinds = {
+    "rouge-l/sections": Parsed("sections", (("诊断", "咳嗽"),)),
+    "numeric-match": Parsed("number", (("3", "次"),)),
+}
 for name, metric in METRICS.items():
     read = kinds.get(name, Parsed("label", (("咳嗽",),)))
     metric.statistics([Pair("有点咳嗽", "咳嗽", read, read)])

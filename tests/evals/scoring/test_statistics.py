@@ -495,12 +495,12 @@ def test_ten_methods_on_24_tasks_take_less_than_ten_seconds() -> None:
         for index, width in enumerate(columns)
     ]
     statistics._resample.cache_clear()
-    start = time.perf_counter()
+    start = time.process_time()
     found = [
         estimate(counts, f1_score, seed=task_seed(str(index)))
         for index, methods in enumerate(tasks)
         for counts in methods
     ]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert len(found) == 240
     assert all(one.low < one.value < one.high for one in found)

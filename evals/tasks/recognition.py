@@ -1,0 +1,263 @@
+r"""Tasks of a user's own: what a task is, recognised from its records or said by a table.
+
+A task that is not built in is described by an entry with the keys of `evals.tasks.family`. Every
+key has a value recognised from the records; a file `tasks.toml` beside the data may set any:
+
+    [[tasks]]
+    name = "换算"
+    title = ["单位换算", "Unit conversion"]
+    kind = "number"
+    max_new_tokens = 12
+
+`kind` is one of `classification` (one label), `extraction` (a list of items, or lines of key and
+values), `number` and `generation` (free text). `python -m evals tasks DATA` prints the whole table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cgclora.data.records import DataError, Record
+from evals.tasks import parsing
+from evals.tasks.family import make_task
+from evals.tasks.task import Task
+
+TABLE_FILE = "tasks.toml"
+"""Name of the table beside the data."""
+
+OWN = "own"
+"""The `dataset` and `cluster` of a task that is not built in."""
+
+Entry = Mapping[str, Any]
+
+_CLEAR = 0.9
+"""Share of the targets that must have a form for the task to have it."""
+
+_MAX_LABELS = 60
+_MAX_LABEL = 24
+"""Characters of a label."""
+
+_RECORDS_A_LABEL = 3
+"""Mean number of records of a label, at least: of fewer they are texts that recur by chance."""
+
+_MAX_ITEM = 16
+"""Characters of a list's item in the median, at most."""
+
+_MAX_UNIT = 8
+_SENTENCE = re.compile(r"[。！？!?]|\.\s")
+_LINE = re.compile(r"\s*[^\s：:][^：:\n]{0,19}[：:]")
+_BOUNDARY = "\n：:。，,？?！! "
+_MIN_FRAME = 3
+"""Characters that the prompts of a task must have in common to be a template."""
+
+_MAX_TOKENS = 512
+
+
+def recognise(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The entry of a task, recognised from its records.
+
+    Args:
+        name: Of the task.
+        records: Its records, with targets; best those that it is trained on.
+
+    Raises:
+        DataError: There is no record with a target.
+    """
+    targets = [record.target.strip() for record in records if record.target.strip()]
+    if not targets:
+        raise DataError(f"{name} has no record with a target, so nobody can say what it asks for.")
+    template, field = _template([record.prompt for record in records])
+    return {
+        "name": name,
+        "dataset": OWN,
+        "cluster": OWN,
+        "licence": "",
+        "title": [name, name],
+        "description": ["", ""],
+        **_answer_form(targets, records),
+        "max_new_tokens": _max_tokens(targets),
+        "template": template,
+        "fields": [{"name": "text", "label": list(field), "multiline": True}],
+    }
+
+
+def own_tasks(records: Iterable[Record], built_in: Mapping[str, Task], table: Path) -> list[Entry]:
+    """The entries of all tasks that are not built in, in the order in which they first occur.
+
+    Args:
+        records: Those of a dataset.
+        built_in: Tasks by name.
+        table: The file that may say what is not to be recognised; it need not exist.
+
+    Raises:
+        DataError: The table is damaged, or a task has no record with a target.
+    """
+    told = _read_table(table)
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.task not in built_in:
+            groups.setdefault(record.task, []).append(record)
+    return [
+        _merged(recognise(name, own), told.get(name, {}), table) for name, own in groups.items()
+    ]
+
+
+def task_of(entry: Entry) -> Task:
+    """The task of an entry; its version is a hash of the entry.
+
+    Raises:
+        DataError: The entry lacks a key, or has a wrong one.
+    """
+    content = {key: value for key, value in entry.items() if key not in {"title", "description"}}
+    version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    try:
+        return make_task({**entry, "version": version})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the task {entry.get('name')!r} is described wrongly ({error}): see the keys in "
+            "docs/data.md."
+        ) from error
+
+
+def to_toml(entries: Iterable[Entry]) -> str:
+    """The table of some entries, for `tasks.toml`."""
+    hidden = {"dataset", "cluster"}
+    tables = (
+        "[[tasks]]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in entry.items() if k not in hidden)
+        for entry in entries
+    )
+    return "\n".join(tables)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it: its strings, numbers and lists are those of JSON."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+# Answers ----------------------------------------------------------------------------------
+
+
+def _answer_form(targets: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """`kind`, `reader`, `labels` and `metrics`, as far as they differ from those of the kind."""
+    if labels := _labels(targets, records):
+        return {"kind": "classification", "reader": "label", "labels": labels}
+    if _share(targets, _is_number) >= _CLEAR:
+        return {"kind": "number", "reader": "number"}
+    lines = [line for target in targets for line in target.split("\n") if line.strip()]
+    keys = Counter(re.split("[：:]", line, maxsplit=1)[0].strip() for line in lines)
+    recur = 2 * len(keys) <= len(lines)
+    if recur and _share(lines, lambda line: _LINE.match(line) is not None) >= _CLEAR:
+        return {"kind": "extraction", "reader": "key_values"}
+    if _is_list(targets):
+        return {"kind": "extraction", "reader": "items"}
+    return {"kind": "generation", "reader": "free_text"}
+
+
+def _share(texts: Sequence[str], has: Callable[[str], bool]) -> float:
+    return sum(map(has, texts)) / len(texts)
+
+
+def _labels(targets: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """The labels, most frequent first, those that are only offered last; none if it has none."""
+    offered = dict.fromkeys(choice for record in records for choice in record.choices or ())
+    counts = Counter(targets)
+    if not offered or not set(counts) <= set(offered):
+        is_small = len(counts) <= _MAX_LABELS and max(map(len, counts)) <= _MAX_LABEL
+        recurs = len(targets) >= _RECORDS_A_LABEL * len(counts)
+        if not (is_small and recurs and all("\n" not in label for label in counts)):
+            return []
+    return list(dict.fromkeys([*(label for label, _ in counts.most_common()), *offered]))
+
+
+def _is_number(target: str) -> bool:
+    folded = unicodedata.normalize("NFKC", target)
+    found = parsing.NUMBER.match(folded)
+    return found is not None and len(folded) - found.end() <= _MAX_UNIT
+
+
+def _is_list(targets: Sequence[str]) -> bool:
+    """Whether the targets are mostly lists of short items, and hardly any has a sentence."""
+    read = parsing.items()
+    items = [read(target, ()).items for target in targets]
+    lengths = sorted(len(item) for one in items for (item,) in one)
+    has_several = sum(len(one) > 1 for one in items) / len(items)
+    has_sentence = _share(targets, lambda target: _SENTENCE.search(target) is not None)
+    is_short = bool(lengths) and lengths[len(lengths) // 2] <= _MAX_ITEM
+    return has_several >= 1 - _CLEAR and has_sentence <= 1 - _CLEAR and is_short
+
+
+def _max_tokens(targets: Sequence[str]) -> int:
+    """Room for the 99th percentile of the targets: a token is seldom more than a character."""
+    lengths = sorted(map(len, targets))
+    longest = lengths[min(len(lengths) - 1, math.ceil(0.99 * len(lengths)))]
+    return min(_MAX_TOKENS, math.ceil(1.25 * longest) + 4)
+
+
+# Prompts ----------------------------------------------------------------------------------
+
+
+def _template(prompts: Sequence[str]) -> tuple[str, tuple[str, str]]:
+    """What all prompts have in common around `{text}`, and the label of the field."""
+    distinct = list(dict.fromkeys(prompts))
+    before = _common_prefix(distinct)
+    before = before[: max(map(before.rfind, _BOUNDARY)) + 1]
+    rests = [prompt[len(before) :][::-1] for prompt in distinct]
+    after = _common_prefix(rests)[::-1]
+    starts = [at for at in map(after.find, _BOUNDARY) if at >= 0]
+    after = after[min(starts) :] if starts else ""
+    if len((before + after).strip()) < _MIN_FRAME:
+        before = after = ""
+    escaped = (part.replace("{", "{{").replace("}", "}}") for part in (before, after))
+    return "{text}".join(escaped), ("文本", "Text") if before or after else ("提示词", "Prompt")
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    """What all texts begin with; nothing where there is only one."""
+    first, last = min(texts), max(texts)  # in order of code points, these differ the earliest
+    same = (i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    return first[: next(same, len(first))] if len(texts) > 1 else ""
+
+
+# The table --------------------------------------------------------------------------------
+
+
+def _read_table(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["tasks"]
+        return {entry["name"]: entry for entry in entries}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path} cannot be read as TOML: {error}.") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} must have a list `tasks`, each with a `name`.") from error
+
+
+def _merged(recognised: dict[str, Any], told: Entry, table: Path) -> dict[str, Any]:
+    """An entry with what the table says of it. A kind that is told brings its own reader."""
+    unknown = told.keys() - recognised.keys() - {"labels", "metrics", "catch_all"}
+    if unknown:
+        raise DataError(
+            f"{table}: {told['name']} has unknown keys {', '.join(sorted(unknown))}: see the keys "
+            "in docs/data.md."
+        )
+    merged = {**recognised, **told}
+    if "kind" in told and told["kind"] != recognised["kind"]:
+        readers = {"classification": "label", "number": "number", "generation": "free_text"}
+        merged["reader"] = told.get("reader", readers.get(told["kind"], "items"))
+        if told["kind"] != "classification" and "labels" not in told:
+            merged.pop("labels", None)
+    return merged
