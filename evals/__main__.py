@@ -14,6 +14,7 @@ from evals.cli import (
     classification,
     detection,
     docs,
+    gates,
     grid,
     jobs,
     predict,
@@ -25,6 +26,7 @@ from evals.cli import (
 COMMANDS = {
     "matrix": grid,
     "classification": classification,
+    "gates": gates,
     "bench": bench,
     "scaling": scaling,
     "docs": docs,
