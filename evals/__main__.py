@@ -10,7 +10,6 @@ from cgclora.cli.common import command_line
 from cgclora.cli.exit_codes import run
 from evals.cli import (
     affinity,
-    bench,
     classification,
     detection,
     docs,
@@ -19,7 +18,6 @@ from evals.cli import (
     jobs,
     predict,
     report,
-    scaling,
     speed,
 )
 
@@ -27,8 +25,6 @@ COMMANDS = {
     "matrix": grid,
     "classification": classification,
     "gates": gates,
-    "bench": bench,
-    "scaling": scaling,
     "docs": docs,
     "detection": detection,
     "affinity": affinity,

@@ -1,29 +1,32 @@
-"""A picture of inter-task affinities: a heat map as SVG, the tasks in the order of their groups.
+"""A heat map of inter-task affinities as SVG, the tasks in the order of their groups.
 
-It is drawn by hand, so that a page can show it without scripts, and the same result gives the same
-file. It follows the reader's light or dark scheme where the page lets it know.
+A page shows it without scripts, in the reader's light or dark scheme.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cgclora.analysis.grouping_report import usual_size
+from evals.figures.svg import drawing, tag, text, tooltip
 
 Floats = npt.NDArray[np.float64]
 
 MARKS = ("#7a4fa3", "#2c8c74", "#8a6d1d", "#b3445a", "#4a6378", "#6b7d22")
-"""Of the prior's groups, in its order."""
+"""Colours of the prior's groups, in its order."""
 
 _CELL, _CHARACTER, _WIDE, _GAP = 24, 7.0, 12.0, 6
 _CERTAIN = 2.0  # standard errors
-_REACH = 2.0  # where the scale ends, in what is usual
+_REACH = 2.0  # where the scale ends, in multiples of the usual size
+_SUBTITLE = (
+    "How much a training step on the row's task lowers the column's loss, "
+    "relative to what is usual in the column"
+)
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2933}.title{font-size:15px;font-weight:600}"
     ".quiet{fill:#55606e}.page{fill:#ffffff}.field{fill:#f1f3f5}.helps{fill:#1a5fb4}"
@@ -31,20 +34,19 @@ _STYLE = (
     "@media(prefers-color-scheme:dark){text{fill:#e6e9ee}.quiet{fill:#a5afbc}.page{fill:#14181e}"
     ".field{fill:#232a33}.helps{fill:#62a8f7}.hurts{fill:#f59247}.group{stroke:#e6e9ee}}"
 )
-"""Blue helps and orange hurts: they stay apart for every kind of colour vision."""
+"""Blue helps and orange hurts: distinct for every kind of colour vision."""
 
 
 def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int = 0) -> str:
-    """The mean affinities of every pair of tasks as SVG.
+    """The mean affinity of every pair of tasks as SVG; the diagonal is empty.
 
-    A full tile is further than two standard errors from 0, a small one is not; of a single
-    measurement, which has none, all are small. The diagonal, which no grouping looks at, is left
-    empty.
+    A full tile is more than two standard errors from 0, a small one is not; of a single
+    measurement, which has no standard error, all are small.
 
     Args:
         result: Of `cgclora affinity`, with its `grouping`.
         form: `first_order` or `lookahead`.
-        groups: How many groups to order by; 0 takes the number that is suggested.
+        groups: The number of groups to order by; 0 takes the suggested one.
 
     Raises:
         ValueError: The form was not measured, or not grouped into so many.
@@ -72,18 +74,18 @@ def heat_map(result: Mapping[str, Any], form: str = "first_order", groups: int =
 
 
 def _ordered(groups: Sequence[Sequence[str]], prior: Mapping[str, Sequence[str]]) -> list[str]:
-    """The tasks group by group, large ones first, those of one prior group side by side."""
+    """The tasks group by group, large groups first, tasks of one prior group side by side."""
     place = {task: number for number, tasks in enumerate(prior.values()) for task in tasks}
     by_size = sorted(groups, key=len, reverse=True)
     return [task for group in by_size for task in sorted(group, key=lambda x: (place.get(x, 0), x))]
 
 
 class _Picture:
-    """Where everything stands.
+    """The layout of a heat map, in pixels.
 
     Args:
         names: The tasks in their order.
-        sizes: How many of them each group has.
+        sizes: The number of tasks of each group.
         prior: Tasks by the name of their prior group.
     """
 
@@ -93,12 +95,13 @@ class _Picture:
         self.names = names
         self.sizes = sizes
         self.prior = prior
+        self.mark_gap = 14 if prior else 0
         self.mark = {
             task: MARKS[number % len(MARKS)]
             for number, tasks in enumerate(prior.values())
             for task in tasks
         }
-        label = max(map(_pixels, names)) + (14 if prior else 0) + 2 * _GAP
+        label = max(map(_pixels, names)) + self.mark_gap + 2 * _GAP
         self.left, self.top = 24 + label, 60 + label
         self.side = len(names) * _CELL
         self.width = max(self.left + self.side + 20, 620)
@@ -106,50 +109,42 @@ class _Picture:
 
     def draw(self, mean: Floats, errors: Floats | None, title: str) -> str:
         """The whole picture; without standard errors no tile is certain."""
-        usual = usual_size(mean)
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} '
-            f'{self.height:g}" width="{self.width:g}" height="{self.height:g}" role="img">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
-            f'<rect class="page" width="{self.width:g}" height="{self.height:g}" rx="8"/>',
-            f'<text class="title" x="20" y="28">{escape(title)}</text>',
-            '<text class="quiet" x="20" y="47">How much a training step on the row\'s task lowers '
-            "the column's loss, relative to what is usual in the column</text>",
+            tooltip(title),
+            tag("style", _STYLE),
+            tag("rect", class_="page", width=self.width, height=self.height, rx=8),
+            text(title, class_="title", x=20, y=28),
+            text(_SUBTITLE, class_="quiet", x=20, y=47),
             *self._labels(),
-            f'<rect class="field" x="{self.left:g}" y="{self.top:g}" width="{self.side}" '
-            f'height="{self.side}"/>',
-            *self._tiles(mean, errors, usual),
+            self._square("field", 0, len(self.names)),
+            *self._tiles(mean, errors),
             *self._borders(),
             *self._legend(with_sizes=errors is not None),
-            "</svg>",
         ]
-        return "\n".join(parts) + "\n"
+        return drawing(
+            self.width, self.height, *parts, width=self.width, height=self.height, role="img"
+        )
 
-    def _labels(self) -> list[str]:
-        lines = []
-        gap = _GAP + (14 if self.prior else 0)
+    def _labels(self) -> Iterator[str]:
+        gap = _GAP + self.mark_gap
         for number, name in enumerate(self.names):
             y = self.top + (number + 0.5) * _CELL
             x = self.left + (number + 0.5) * _CELL
-            text = escape(name)
-            lines.append(
-                f'<text x="{self.left - gap:g}" y="{y + 4:g}" text-anchor="end">{text}</text>'
-            )
-            lines.append(
-                f'<text transform="translate({x + 4:g} {self.top - gap:g}) rotate(-90)">'
-                f"{text}</text>"
-            )
+            yield text(name, x=self.left - gap, y=y + 4, text_anchor="end")
+            yield text(name, transform=f"translate({x + 4:g} {self.top - gap:g}) rotate(-90)")
             if name in self.mark:
                 for left, top in ((self.left - 15, y - 5), (x - 5, self.top - 15)):
-                    lines.append(
-                        f'<rect x="{left:g}" y="{top:g}" width="10" height="10" rx="2" '
-                        f'fill="{self.mark[name]}"/>'
+                    yield tag(
+                        "rect", x=left, y=top, width=10, height=10, rx=2, fill=self.mark[name]
                     )
-        return lines
 
-    def _tiles(self, mean: Floats, errors: Floats | None, usual: Floats) -> list[str]:
-        lines = []
+    def _square(self, kind: str, start: int, count: int) -> str:
+        """A square on the diagonal, from one task over so many."""
+        x, y = self.left + start * _CELL, self.top + start * _CELL
+        return tag("rect", class_=kind, x=x, y=y, width=count * _CELL, height=count * _CELL)
+
+    def _tiles(self, mean: Floats, errors: Floats | None) -> Iterator[str]:
+        usual = usual_size(mean)
         for row, source in enumerate(self.names):
             for column, target in enumerate(self.names):
                 if row == column:
@@ -157,71 +152,60 @@ class _Picture:
                 value = mean[row, column]
                 error = None if errors is None else errors[row, column]
                 inset = 7 if error is None or abs(value) <= _CERTAIN * error else 1
-                size = _CELL - 2 * inset
                 words = f"{source} → {target}: {100 * value:+.2f} %"
                 words += "" if error is None else f" ± {100 * error:.2f}"
-                lines.append(
-                    f'<rect x="{self.left + column * _CELL + inset:g}" '
-                    f'y="{self.top + row * _CELL + inset:g}" width="{size}" height="{size}" '
-                    f"{shade(value / usual[column] / _REACH)}><title>{escape(words)}</title></rect>"
+                yield tag(
+                    "rect",
+                    tooltip(words),
+                    x=self.left + column * _CELL + inset,
+                    y=self.top + row * _CELL + inset,
+                    width=_CELL - 2 * inset,
+                    height=_CELL - 2 * inset,
+                    **_fill(value / usual[column] / _REACH),
                 )
-        return lines
 
-    def _borders(self) -> list[str]:
-        lines, start = [], 0
+    def _borders(self) -> Iterator[str]:
+        start = 0
         for size in self.sizes:
-            lines.append(
-                f'<rect class="group" x="{self.left + start * _CELL:g}" '
-                f'y="{self.top + start * _CELL:g}" width="{size * _CELL}" height="{size * _CELL}"/>'
-            )
+            yield self._square("group", start, size)
             start += size
-        return lines
 
-    def _legend(self, *, with_sizes: bool) -> list[str]:
+    def _legend(self, *, with_sizes: bool) -> Iterator[str]:
         left, top, width, steps = 20, self.top + self.side + 22, 200, 40
         wide = width / steps
-        lines = [f'<rect class="field" x="{left}" y="{top:g}" width="{width}" height="12"/>']
+        yield tag("rect", class_="field", x=left, y=top, width=width, height=12)
         for step in range(steps):
-            lines.append(
-                f'<rect x="{left + step * wide:g}" y="{top:g}" width="{wide:g}" height="12" '
-                f"{shade(2 * (step + 0.5) / steps - 1)}/>"
-            )
+            fill = _fill(2 * (step + 0.5) / steps - 1)
+            yield tag("rect", x=left + step * wide, y=top, width=wide, height=12, **fill)
         for x, anchor, words in (
             (left, "start", f"−{_REACH:g} hurts"),
             (left + width / 2, "middle", "0"),
             (left + width, "end", f"helps +{_REACH:g}"),
         ):
-            lines.append(f'<text x="{x:g}" y="{top + 28:g}" text-anchor="{anchor}">{words}</text>')
+            yield text(words, x=x, y=top + 28, text_anchor=anchor)
         sizes = [
-            (
-                f'class="helps" x="{inset}" y="{inset}" width="{14 - 2 * inset}" '
-                f'height="{14 - 2 * inset}"',
-                words,
-            )
-            for inset, words in ((0, "beyond two standard errors"), (4, "within two"))
+            (tag("rect", class_="helps", x=inset, y=inset, width=side, height=side), words)
+            for inset, side, words in ((0, 14, "beyond two standard errors"), (4, 6, "within two"))
         ]
         marks = [
-            (f'x="2" y="2" width="10" height="10" rx="2" fill="{colour}"', name)
+            (tag("rect", x=2, y=2, width=10, height=10, rx=2, fill=colour), name)
             for name, colour in zip(self.prior, MARKS, strict=False)
         ]
         for row, items in enumerate((sizes, marks) if with_sizes else (marks,)):
             x = left + width + 40
             for shape, words in items:
-                lines.append(
-                    f'<g transform="translate({x:g} {top - 1 + 18 * row:g})"><rect {shape}/>'
-                    f'<text x="20" y="11">{escape(words)}</text></g>'
-                )
+                place = f"translate({x:g} {top - 1 + 18 * row:g})"
+                yield tag("g", shape, text(words, x=20, y=11), transform=place)
                 x += 40 + _pixels(words)
-        return lines
 
 
-def _pixels(text: str) -> float:
-    """About how wide a label is."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return wide * _WIDE + (len(text) - wide) * _CHARACTER
+def _pixels(words: str) -> float:
+    """The approximate width of a label."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in words)
+    return wide * _WIDE + (len(words) - wide) * _CHARACTER
 
 
-def shade(share: float) -> str:
-    """How a value from -1, hurts, to 1, helps, is filled; further ones are as these."""
+def _fill(share: float) -> dict[str, str]:
+    """The fill of a value from -1, hurts, to 1, helps; values beyond are clipped."""
     kind = "helps" if share > 0 else "hurts"
-    return f'class="{kind}" fill-opacity="{min(abs(share), 1.0):.2f}"'
+    return {"class_": kind, "fill_opacity": f"{min(abs(share), 1.0):.2f}"}

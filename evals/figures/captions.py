@@ -1,4 +1,4 @@
-"""The words in the pictures of a board, in Chinese and English, and how a number is written."""
+"""The words in the charts of a board, in Chinese and English, and how a number is written."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 
 
 Interval = Estimate | Gain
-"""A number with its interval: a score or a difference."""
+"""A score or a difference, with its interval."""
 
 
 def text(key: str, language: Language, **values: object) -> str:
-    """Words of `TEXTS` in a language, with `values` and the intervals' level filled in."""
+    """Words of `TEXTS`, with `values` and the intervals' level filled in."""
     return TEXTS[key][language == "en"].format(level=f"{LEVEL:.0%}", **values)
 
 
 def title(task: str, language: Language) -> str:
-    """What people call a task, or the mean over the tasks; its name if nobody knows it."""
+    """The title of a task or of the mean over the tasks; the name of an unregistered task."""
     if task == OVERALL:
         return text("overall", language)
     if task not in TASKS:
@@ -74,9 +74,9 @@ def title(task: str, language: Language) -> str:
 
 
 def wrapped(name: str, width: int) -> str:
-    """A name in lines of at most `width` letters, of which a Chinese one counts two.
+    """A name in lines of at most `width` letters; a Chinese character counts two.
 
-    Latin breaks at spaces alone; Chinese breaks anywhere, and so into lines of equal length.
+    Latin text breaks at spaces only, Chinese anywhere, into lines of equal length.
     """
     if not name.isascii() and " " not in name:
         lines = math.ceil(2 * len(name) / width)
@@ -85,12 +85,12 @@ def wrapped(name: str, width: int) -> str:
 
 
 def titles(language: Language, width: int = 20) -> Callable[[str], str]:
-    """Writes a task's title in lines of at most `width` letters."""
+    """A function from a task to its title in lines of at most `width` letters."""
     return lambda task: wrapped(title(task, language), width)
 
 
 def method_name(name: str) -> str:
-    """An entry's name in lines that leave room for a plot on a telephone."""
+    """An entry's name in lines that leave room for the plot on a phone."""
     return wrapped(name, 24)
 
 
@@ -99,45 +99,45 @@ def points(value: float, signed: bool = False) -> str:
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
 
 
+def estimate_of(entry: Entry, row: str) -> Estimate:
+    """The entry's score on a task, or the mean over the tasks for `OVERALL`."""
+    return entry.overall if row == OVERALL else entry.scores[row].estimate
+
+
 def hover(entry: Entry, language: Language, *lines: str, task: str = OVERALL) -> str:
-    """Details of an entry on a task, or on their mean, line by line."""
+    """Details of an entry on a task or on the mean, line by line."""
     where = text("rank", language, rank=entry.rank) if task == OVERALL else title(task, language)
     return "<br>".join([f"<b>{entry.name}</b> · {where}", *lines])
 
 
-def score_hover(entry: Entry, row: str, of: Estimate, language: Language) -> str:
-    """Details of an entry's score on a task, or on their mean."""
-    return hover(entry, language, *estimate_lines(of, entry, language), task=row)
+def score_hover(entry: Entry, row: str, language: Language) -> str:
+    """Details of an entry's score on a task or on the mean."""
+    return hover(entry, language, *estimate_lines(entry, language, row), task=row)
 
 
-def estimate_lines(of: Estimate, entry: Entry, language: Language) -> list[str]:
+def estimate_lines(entry: Entry, language: Language, row: str = OVERALL) -> list[str]:
     """A score with its interval; the number of records and the training seeds."""
-    known = [str(seed) for seed in entry.seeds if seed is not None]
-    trained = text("seeds", language, seeds=", ".join(known)) if known else None
+    of = estimate_of(entry, row)
+    seeds = ", ".join(str(seed) for seed in entry.seeds if seed is not None)
+    trained = text("seeds", language, seeds=seeds) if seeds else text("no_seed", language)
     return [
         text("score", language, value=points(of.value), interval=_interval(of, language)),
-        f"{text('records', language, n=f'{of.samples:,}')} · "
-        f"{trained or text('no_seed', language)}",
+        f"{text('records', language, n=f'{of.samples:,}')} · {trained}",
     ]
 
 
 def gain_lines(of: Gain, reference: str, language: Language) -> list[str]:
     """A difference with its interval and p-value."""
+    gain, interval = points(of.value, signed=True), _interval(of, language, signed=True)
     return [
-        text(
-            "gain",
-            language,
-            reference=reference,
-            gain=points(of.value, signed=True),
-            interval=_interval(of, language, signed=True),
-        ),
+        text("gain", language, reference=reference, gain=gain, interval=interval),
         f"{text('p_value', language, p=f'{of.adjusted:.2g}')} · "
         f"{text('records', language, n=f'{of.samples:,}')}",
     ]
 
 
 def training_lines(entry: Entry, language: Language) -> list[str]:
-    """How far apart the training seeds are; nothing for an entry that was not trained."""
+    """The spread over the training seeds; nothing for an entry that was not trained."""
     if all(seed is None for seed in entry.seeds):
         return []
     spread = entry.spread
@@ -148,15 +148,11 @@ def training_lines(entry: Entry, language: Language) -> list[str]:
 
 
 def size_lines(entry: Entry, language: Language) -> list[str]:
-    """What the entry costs, as far as it is known."""
-    costs = {
-        quantity: getattr(entry, quantity)
-        for quantity in ("parameters", "total_rank", "active_rank", "training_seconds")
-    }
+    """The known costs of the entry."""
     return [
         f"{text(quantity, language)}: {size(quantity, cost, language)}"
-        for quantity, cost in costs.items()
-        if cost is not None
+        for quantity in ("parameters", "total_rank", "active_rank", "training_seconds")
+        if (cost := getattr(entry, quantity)) is not None
     ]
 
 
@@ -166,11 +162,11 @@ def _interval(of: Interval, language: Language, signed: bool = False) -> str:
 
 
 def size(quantity: str, value: float, language: Language) -> str:
-    """A number of parameters, a rank or a time in few letters.
+    """A short text for a number of parameters, a rank or a time in seconds.
 
     Args:
         quantity: `parameters`, `total_rank`, `active_rank` or `training_seconds`.
-        value: How many, in seconds for a time.
+        value: The number.
         language: Of the units.
     """
     if quantity == "training_seconds":

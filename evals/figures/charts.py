@@ -1,7 +1,7 @@
-"""A board as pictures: plotly figures with intervals and hover details, for light and for dark.
+"""Plotly charts of a board, with intervals and hover details, for light and dark pages.
 
-Scores are shown times 100. Every figure takes the width of its place, a telephone's included, and
-is as high as its rows need. A legend stands below the plot and switches methods on and off.
+Scores are shown times 100. Every figure takes the width of its container, a phone's included, and
+the height of its rows. The legend below the plot switches methods on and off.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from evals.figures.captions import (
     estimate_lines,
+    estimate_of,
     gain_lines,
     hover,
     method_name,
@@ -36,7 +37,6 @@ from evals.figures.parts import (
     Look,
     bands,
     dots,
-    estimate_of,
     layout,
     looks_of,
     marker,
@@ -75,11 +75,11 @@ def overall(board: Board, language: Language = "zh") -> go.Figure:
     for look in looks:
         entry = look.entry
         details = (
-            *estimate_lines(entry.overall, entry, language),
+            *estimate_lines(entry, language),
             *training_lines(entry, language),
             *size_lines(entry, language),
         )
-        dots(figure, look, [entry.overall], [entry.name], [hover(look.entry, language, *details)])
+        dots(figure, look, [entry.overall], [entry.name], [hover(entry, language, *details)])
         figure.add_annotation(
             text=f"<b>{points(entry.overall.value)}</b>",
             xref="paper",
@@ -94,7 +94,7 @@ def overall(board: Board, language: Language = "zh") -> go.Figure:
 
 
 def seeds(board: Board, language: Language = "zh") -> go.Figure:
-    """Training noise beside item noise: lowest, mean and highest seed on the mean's interval.
+    """Training noise and item noise: lowest, mean and highest seed over the mean's interval.
 
     Raises:
         ValueError: The board has no entry.
@@ -102,10 +102,10 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
     figure = go.Figure()
     looks = looks_of(board)
     for look in looks:
-        item, training = look.entry.overall, look.entry.spread
+        entry, training = look.entry, look.entry.spread
         figure.add_scatter(
-            x=[100 * item.low, 100 * item.high],
-            y=[look.entry.name] * 2,
+            x=[100 * entry.overall.low, 100 * entry.overall.high],
+            y=[entry.name] * 2,
             mode="lines",
             line={"color": faded(look.colour, 0.3), "width": 10},
             showlegend=False,
@@ -113,13 +113,10 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
         )
         several = training.seeds > 1
         scores = [training.low, training.mean, training.high] if several else [training.mean]
-        details = (
-            *estimate_lines(item, look.entry, language),
-            *training_lines(look.entry, language),
-        )
+        details = (*estimate_lines(entry, language), *training_lines(entry, language))
         figure.add_scatter(
             x=[100 * score for score in scores],
-            y=[look.entry.name] * len(scores),
+            y=[entry.name] * len(scores),
             mode="lines+markers",
             line={"color": look.colour, "width": 1.5},
             marker={
@@ -129,7 +126,7 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
                 "line": {"color": look.colour, "width": 2},
             },
             showlegend=False,
-            hovertext=[hover(look.entry, language, *details)] * len(scores),
+            hovertext=[hover(entry, language, *details)] * len(scores),
             hovertemplate="%{hovertext}<extra></extra>",
         )
     for key, drawn in (
@@ -169,16 +166,7 @@ def per_task(board: Board, language: Language = "zh") -> go.Figure:
     tasks = [task.name for task in board.tasks]
     for look in looks:
         scores = [estimate_of(look.entry, task) for task in tasks]
-        dots(
-            figure,
-            look,
-            scores,
-            tasks,
-            [
-                score_hover(look.entry, task, score, language)
-                for task, score in zip(tasks, scores, strict=True)
-            ],
-        )
+        dots(figure, look, scores, tasks, [score_hover(look.entry, t, language) for t in tasks])
     figure.update_layout(
         _dodged(tasks, len(looks), len(looks), language),
         xaxis=value_axis(
@@ -190,18 +178,13 @@ def per_task(board: Board, language: Language = "zh") -> go.Figure:
 
 
 def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") -> go.Figure:
-    """What each entry gains or loses against another, task by task: who pays for sharing.
+    """Differences of each entry to a reference, task by task: who pays for sharing.
 
-    A hollow mark is a difference that may be chance. Few methods are switched on at first, see
-    `is_main`; all of them if the board has none of these.
-
-    Args:
-        board: With the reference and at least one other entry.
-        reference: The entry that the others are compared with, see `find_entry`.
-        language: Of labels and hover details.
+    A hollow mark is a difference that may be chance. Only the main methods are visible at first,
+    see `is_main`; all methods if the board has no main one.
 
     Raises:
-        UnknownEntryError: The board has no entry of this name.
+        UnknownEntryError: The board has no such reference, see `find_entry`.
         ValueError: The board has no other entry.
     """
     looks = looks_of(board)
@@ -232,7 +215,7 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
         _dodged(rows, max(len(main), len(others) // 2), len(others), language),
         xaxis=value_axis(
             axis,
-            autorange=True,  # anew with each entry that is switched on or off
+            autorange=True,  # adapts when an entry is switched on or off
             zeroline=True,
             zerolinecolor=INK,
             zerolinewidth=2,
@@ -246,7 +229,7 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
 
 
 def _dodged(rows: Sequence[str], marks: int, legend: int, language: Language) -> dict[str, Any]:
-    """Rows with room for so many marks below each other: no interval hides another."""
+    """The layout of rows that hold several marks, one below another, so none hides another."""
     return layout(
         (DODGED_ROW * marks + 22) * len(rows) + 60,
         legend=legend,
@@ -259,21 +242,12 @@ def _dodged(rows: Sequence[str], marks: int, legend: int, language: Language) ->
 
 # Outlines ---------------------------------------------------------------------------------
 
-_FEW_SPOKES = 9
-
-_RADAR_HEIGHT = 420
-
 
 def radar(board: Board, methods: Sequence[str], language: Language = "zh") -> go.Figure:
-    """The scores of some entries as outlines, a spoke for each task.
-
-    Args:
-        board: Where.
-        methods: The entries, see `find_entry`.
-        language: Of labels and hover details.
+    """The scores of these entries as outlines, a spoke for each task.
 
     Raises:
-        UnknownEntryError: The board has no such entry.
+        UnknownEntryError: The board has no such entry, see `find_entry`.
         ValueError: No method is given, or the board has no entry.
     """
     looks = {look.entry.name: look for look in looks_of(board)}
@@ -284,39 +258,35 @@ def radar(board: Board, methods: Sequence[str], language: Language = "zh") -> go
     figure = go.Figure()
     for method in methods:
         look = looks[find_entry(board, method).name]
-        scores = [estimate_of(look.entry, task) for task in tasks]
-        details = [
-            score_hover(look.entry, task, score, language)
-            for task, score in zip(tasks, scores, strict=True)
-        ]
-        closed = [*range(len(tasks)), 0]
+        closed = [*tasks, tasks[0]]
         figure.add_scatterpolar(
-            r=[100 * scores[place].value for place in closed],
-            theta=[spokes[place] for place in closed],
+            r=[100 * estimate_of(look.entry, task).value for task in closed],
+            theta=[*spokes, spokes[0]],
             mode="lines+markers",
             name=look.entry.name,
             line={"color": look.colour, "width": 2},
             marker=marker(look),
             fill="toself",
             fillcolor=faded(look.colour, 0.08),
-            hovertext=[details[place] for place in closed],
+            hovertext=[score_hover(look.entry, task, language) for task in closed],
             hovertemplate="%{hovertext}<extra></extra>",
         )
+    grid = faded(INK, 0.25)
     figure.update_layout(
-        layout(_RADAR_HEIGHT, legend=len(methods), margin={"l": 84, "r": 84, "t": 44, "b": 84}),
+        layout(420, legend=len(methods), margin={"l": 84, "r": 84, "t": 44, "b": 84}),
         polar={
             "bgcolor": "rgba(0,0,0,0)",
             "angularaxis": {
                 "direction": "clockwise",
-                "tickfont": {"size": 12 if len(tasks) <= _FEW_SPOKES else 10},
-                "gridcolor": faded(INK, 0.25),
-                "linecolor": faded(INK, 0.25),
+                "tickfont": {"size": 12 if len(tasks) <= 9 else 10},
+                "gridcolor": grid,
+                "linecolor": grid,
             },
             "radialaxis": {
                 "range": [0, 100],
                 "nticks": 5,
                 "angle": 90 - 180 / len(tasks),  # between two spokes
-                "gridcolor": faded(INK, 0.25),
+                "gridcolor": grid,
                 "showline": False,
                 "tickfont": {"size": 10},
             },

@@ -1,7 +1,8 @@
-"""Tables of tiles: scores of methods on tasks, and who beats whom."""
+"""Heat maps: scores of methods on tasks, and wins of methods over one another."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from evals.figures.captions import (
+    estimate_of,
     gain_lines,
     hover,
     method_name,
@@ -17,29 +19,27 @@ from evals.figures.captions import (
     text,
     titles,
 )
-from evals.figures.parts import ROW, Look, estimate_of, layout, looks_of, name_axis
+from evals.figures.parts import ROW, Look, layout, looks_of, name_axis
 from evals.leaderboard.board import Board, leaders, wins
 from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import FloatArray
 from evals.tasks import Language
 
-TextArray = npt.NDArray[np.str_]
-
 _SCALE = [[0.0, "#b0562a"], [0.5, "#6b7280"], [1.0, "#2a6fb3"]]
-"""Worst, even, best: white numbers have 4.5:1 on each, and each is seen on white and on black."""
+"""Worst, even, best: white digits have a contrast of 4.5:1; visible on white and on black."""
 
-_MOST_WITH_DECIMAL = 9
-"""So many numbers with a decimal fit side by side on a telephone."""
+_MAX_WITH_DECIMAL = 9
+"""The most numbers with a decimal that fit side by side on a phone."""
 
-_LEAST_SPAN = 0.02
+_MIN_SPAN = 0.02
 """Scores that differ by less get pale colours: such a difference is mostly noise."""
 
 
 def heat_map(board: Board, language: Language = "zh") -> go.Figure:
-    """Scores of the entries on tasks, each task coloured from its worst to its best.
+    """Scores of the entries on tasks, each task coloured from its worst to its best score.
 
-    Bold are the best of a task and those that it does not beat for sure, see `leaders`. The tasks
-    stand side by side, or below each other where they are many.
+    The best entry of a task and those not significantly worse are bold, see `leaders`. Tasks are
+    columns, or rows if there are too many.
 
     Raises:
         ValueError: The board has no entry.
@@ -48,43 +48,34 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
     names = [look.entry.name for look in looks]
     columns = [OVERALL, *(task.name for task in board.tasks)]
     bold = leaders(board) | {OVERALL: {look.entry.name for look in looks if look.entry.rank == 1}}
-    down = len(columns) > _MOST_WITH_DECIMAL
-    with_decimal = (len(looks) if down else len(columns)) <= _MOST_WITH_DECIMAL
+    down = len(columns) > _MAX_WITH_DECIMAL
+    with_decimal = (len(looks) if down else len(columns)) <= _MAX_WITH_DECIMAL
 
     def number(look: Look, column: str) -> str:
         value = estimate_of(look.entry, column).value
         written = points(value) if with_decimal else f"{100 * value:.0f}"
         return f"<b>{written}</b>" if look.entry.name in bold[column] else written
 
-    def details(look: Look, column: str) -> str:
-        return score_hover(look.entry, column, estimate_of(look.entry, column), language)
-
     values = np.array([[estimate_of(look.entry, name).value for name in columns] for look in looks])
     middle = (values.max(axis=0) + values.min(axis=0)) / 2
-    reach = np.maximum(np.ptp(values, axis=0), _LEAST_SPAN) / 2
+    reach = np.maximum(np.ptp(values, axis=0), _MIN_SPAN) / 2
     tiles = (
         (values - middle) / reach,
-        np.array([[number(look, column) for column in columns] for look in looks]),
-        np.array([[details(look, column) for column in columns] for look in looks]),
+        _tiles(looks, columns, number),
+        _tiles(looks, columns, lambda look, row: score_hover(look.entry, row, language)),
     )
-    caption = text("bold", language)
     if down:
-        return _table(
-            *(one.T for one in tiles),
-            rows=name_axis(columns, titles(language), down=True),
-            columns=name_axis(names, str, tickangle=-90),
-            caption=caption,
-        )
-    return _table(
-        *tiles,
-        rows=name_axis(names, method_name, down=True),
-        columns=name_axis(columns, titles(language, 14), autotickangles=[0, -90]),
-        caption=caption,
-    )
+        tiles = (tiles[0].T, tiles[1].T, tiles[2].T)
+        rows = name_axis(columns, titles(language), down=True)
+        across = name_axis(names, str, tickangle=-90)
+    else:
+        rows = name_axis(names, method_name, down=True)
+        across = name_axis(columns, titles(language, 14), autotickangles=[0, -90])
+    return _table(*tiles, rows=rows, columns=across, caption=text("bold", language))
 
 
 def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
-    """On how many tasks the row is better than the column for sure, see `Duel`.
+    """The number of tasks on which the row is significantly better than the column, see `Duel`.
 
     Raises:
         ValueError: The board has no entry.
@@ -112,31 +103,31 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
     return _table(
         balance,
         numbers,
-        np.array([[details(look, column) for column in names] for look in looks]),
+        _tiles(looks, names, details),
         rows=name_axis(names, method_name, down=True),
         columns=name_axis(names, str, tickangle=-90),
         caption=text("won_axis", language, n=len(board.tasks)),
     )
 
 
+def _tiles(
+    looks: Sequence[Look], columns: Sequence[str], words: Callable[[Look, str], str]
+) -> npt.NDArray[np.str_]:
+    return np.array([[words(look, column) for column in columns] for look in looks])
+
+
 def _table(
     shades: FloatArray,
-    numbers: TextArray,
-    details: TextArray,
+    numbers: npt.NDArray[np.str_],
+    details: npt.NDArray[np.str_],
     *,
     rows: dict[str, Any],
     columns: dict[str, Any],
     caption: str,
 ) -> go.Figure:
-    """A table of tiles.
+    """A heat map of [rows, columns] with the text on each tile and that under the pointer.
 
-    Args:
-        shades: [rows, columns] from -1, bad, to 1, good; NaN leaves a hole.
-        numbers: [rows, columns], what is written on a tile.
-        details: [rows, columns], what is shown of it under the pointer.
-        rows: Their axis.
-        columns: Theirs.
-        caption: Above all.
+    Shades go from -1, bad, to 1, good; NaN leaves a hole.
     """
     figure = go.Figure()
     figure.add_heatmap(

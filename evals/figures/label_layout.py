@@ -1,4 +1,4 @@
-"""Where the names of points in a scatter plot stand, so that they stay clear of each other."""
+"""Places for the names of points in a scatter plot, so that no two names overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 _LETTER = 6.8
 _LINE = 15.0
 _GAP = 9.0
-"""Pixels: the size of a letter of a name, and how far the name is from the middle of its point."""
+"""Pixels: width and height of a letter, and the distance of a name to its point's centre."""
 
 _PLACES = (
     ("middle right", 1, 0),
@@ -21,23 +21,17 @@ _PLACES = (
     ("top left", -1, 1),
     ("bottom left", -1, -1),
 )
-"""Plotly's name of a place, and where it lies from the point, the preferred ones first.
+"""Plotly's text positions and their directions from the point, the preferred ones first.
 
-None is straight above or below: there the point's own interval stands.
+None is straight above or below: the point's interval is there.
 """
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a plot whose sides have the length 1.
+    """A point of the unit square, its interval from `low` to `high`, and its name.
 
-    Attributes:
-        x: From the left.
-        y: From the bottom.
-        low: Lower end of its interval.
-        high: Upper end.
-        name: To be written beside it.
-        across: It is a line from side to side, and `x` is where its name stands.
+    With `across` it is a horizontal line from side to side, with its name at `x`.
     """
 
     x: float
@@ -51,14 +45,14 @@ class Point:
 def label_places(
     points: Sequence[Point], lines: Sequence[Box], widths: Sequence[float], height: float
 ) -> list[str | None]:
-    """A place for each name, by plotly's name of it; None where there is no room.
+    """Plotly's text position for each name; None where there is no room.
 
-    No name covers a point or another name. It crosses a line or an interval if it has to.
+    No name covers a point or another name; it crosses a line or an interval only if it must.
 
     Args:
-        points: The ones whose names matter most first: they choose first.
-        lines: Level or upright, in a plot whose sides have the length 1.
-        widths: Of the plot in pixels, all of which the places have to suit.
+        points: In the order in which their names choose a place.
+        lines: Horizontal or vertical, in the unit square.
+        widths: Of the plot in pixels; the places suit all of them.
         height: Of the plot in pixels.
     """
     plots = [_Plot(points, lines, width, height) for width in widths]
@@ -82,14 +76,14 @@ def label_places(
 
 
 class _Plot:
-    """A plot of a certain size in pixels, with its points and lines and the names placed so far."""
+    """A plot with a size in pixels, its points and lines, and the names placed so far."""
 
     def __init__(
         self, points: Sequence[Point], lines: Sequence[Box], width: float, height: float
     ) -> None:
         self.width, self.height = width, height
-        self.taken: list[Box] = []  # what no name may cover
-        self.thin: list[Box] = [  # what a name should not cross
+        self.taken: list[Box] = []  # no name may cover these
+        self.thin: list[Box] = [  # no name should cross these
             (left * width, bottom * height, right * width, top * height)
             for left, bottom, right, top in lines
         ]
@@ -103,14 +97,14 @@ class _Plot:
                 self.thin.append((x - 1, point.low * height, x + 1, point.high * height))
 
     def label(self, point: Point, right: int, up: int) -> Box:
-        """What the name of a point covers in a place."""
+        """The box of a point's name in a direction from the point."""
         long = _LETTER * len(point.name)
         x = point.x * self.width + right * (_GAP + long / 2)
         y = point.y * self.height + up * (_GAP + _LINE / 2)
         return x - long / 2, y - _LINE / 2, x + long / 2, y + _LINE / 2
 
     def is_free(self, box: Box, *, strict: bool) -> bool:
-        """Whether a name may stand there; `strict` keeps it off lines and intervals, too."""
+        """Whether a name fits there; `strict` avoids lines and intervals, too."""
         left, bottom, right, top = box
         inside = left >= 0 and bottom >= 0 and right <= self.width and top <= self.height
         return inside and not any(

@@ -1,4 +1,4 @@
-"""What a method costs against what it scores."""
+"""Costs of methods against their scores."""
 
 from __future__ import annotations
 
@@ -30,18 +30,14 @@ from evals.methods import CGC_LORA, is_main
 from evals.tasks import Language
 
 Quantity = Literal["parameters", "active_rank", "training_seconds"]
-"""What an entry costs: one of its fields."""
+"""A cost of an entry: one of its fields."""
 
-_HEIGHT = 420
 _PLOT_HEIGHT = 340
 
 _PLOT_WIDTHS = (290, 700, 1110)
-"""In pixels: on a telephone, in a window, on a wide screen."""
+"""In pixels: on a phone, in a window, on a wide screen."""
 
-_MOST_TICKS = 6
-
-_SPACE = "\N{NO-BREAK SPACE}"
-"""Keeps a name off its point; plotly has no setting for that."""
+_MAX_TICKS = 6
 
 _DECIMAL = tuple(step * 10.0**power for power in range(13) for step in (1, 2, 5))
 _TICKS: Mapping[Quantity, tuple[float, ...]] = MappingProxyType(
@@ -54,15 +50,15 @@ _TICKS: Mapping[Quantity, tuple[float, ...]] = MappingProxyType(
         ),
     }
 )
-"""Round values of each quantity, none more than 3 times the one before."""
+"""Round values of each quantity, none more than 3 times the previous one."""
 
-_UNSEEN = {"color": "rgba(0,0,0,0)", "size": MARK}
-"""Keeps a name off its line."""
+_INVISIBLE = {"color": "rgba(0,0,0,0)", "size": MARK}
+"""A marker that keeps a name off its line."""
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The part of the plane that is seen: costs, and scores times 100."""
+    """The visible range of costs, and of scores times 100."""
 
     left: float
     right: float
@@ -70,15 +66,15 @@ class _Frame:
     top: float
 
     def cost(self, x: float) -> float:
-        """The cost at a place in [0, 1] from the left."""
+        """The cost at x in [0, 1] from the left."""
         return float(self.left * (self.right / self.left) ** x)
 
     def score(self, y: float) -> float:
-        """The score times 100 at a place in [0, 1] from the bottom."""
+        """The score times 100 at y in [0, 1] from the bottom."""
         return self.bottom + y * (self.top - self.bottom)
 
     def point(self, look: Look, cost: float | None) -> Point:
-        """Where an entry lies; one without a cost is a line across."""
+        """The place of an entry; an entry without a cost is a line across."""
         at = 0.0 if cost is None else np.log(cost / self.left) / np.log(self.right / self.left)
         overall = look.entry.overall
         y, low, high = (
@@ -89,22 +85,19 @@ class _Frame:
 
 
 def pareto(board: Board, language: Language = "zh", x: Quantity = "parameters") -> go.Figure:
-    """What an entry costs, on a logarithmic axis, against its mean score with its interval.
+    """The cost of each entry, on a logarithmic axis, against its mean score with its interval.
 
-    The frontier joins those that nothing cheaper equals. An entry without such a cost, such as the
-    backbone, is a dotted line across. Names that would collide are left to the legend.
-
-    Args:
-        board: Where.
-        language: Of labels and hover details.
-        x: The cost.
+    The frontier joins the entries that no cheaper entry equals. An entry without this cost, such
+    as the backbone, is a dotted line across. Names that would collide are in the legend only.
 
     Raises:
         ValueError: The board has no entry.
     """
     looks = looks_of(board)
     costs = {look.entry.name: getattr(look.entry, x) or None for look in looks}
-    frame = _frame(board, [cost for cost in costs.values() if cost is not None])
+    known = [cost for cost in costs.values() if cost is not None]
+    left, right = (min(known) / 1.8, max(known) * 1.8) if known else (1.0, 10.0)
+    frame = _Frame(left, right, *span(entry.overall for entry in board.entries))
     points = {look.entry.name: frame.point(look, costs[look.entry.name]) for look in looks}
     frontier = _frontier(points)
     places = _places(looks, points, frontier)
@@ -124,7 +117,7 @@ def pareto(board: Board, language: Language = "zh", x: Quantity = "parameters") 
         _add_entry(figure, look, costs[name], places[name], frame, language)
     figure.update_layout(
         layout(
-            _HEIGHT,
+            420,
             legend=len(looks) + bool(frontier),
             columns=2,
             xaxis=value_axis(text(x, language), **_cost_axis(x, frame, language)),
@@ -145,10 +138,10 @@ def _frontier(points: Mapping[str, Point]) -> list[str]:
 
 
 def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
-    """The corners of the stairs through the frontier's points, up to the right side."""
+    """The corners of the step line through the frontier's points, up to the right side."""
     corners = []
     ends = [*(point.x for point in points[1:]), 1.0]
-    for point, end in zip(points, ends, strict=False):  # without a point there are no stairs
+    for point, end in zip(points, ends, strict=False):  # no point, no corners
         corners += [(point.x, point.y), (end, point.y)]
     return corners
 
@@ -156,14 +149,12 @@ def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
 def _places(
     looks: Sequence[Look], points: Mapping[str, Point], frontier: Sequence[str]
 ) -> dict[str, str | None]:
-    """Where each name stands: the main methods choose first, then the frontier."""
-    order = [
-        look.entry.name
-        for look in sorted(
-            looks,
-            key=lambda look: (not is_main(look.entry.method), look.entry.name not in frontier),
-        )
-    ]
+    """The place of each name: the main methods choose first, then the frontier."""
+    entries = sorted(
+        (look.entry for look in looks),
+        key=lambda entry: (not is_main(entry.method), entry.name not in frontier),
+    )
+    order = [entry.name for entry in entries]
     steps = _steps([points[name] for name in frontier])
     lines = [
         (x, min(y, next_y), next_x, max(y, next_y)) for (x, y), (next_x, next_y) in pairwise(steps)
@@ -173,18 +164,13 @@ def _places(
 
 
 def _short(name: str) -> str:
-    """A name without the words that its ablations share with the method."""
+    """A name, for ablations without the method's name."""
     return name.replace(f"{CGC_LORA} w/o", "w/o")
-
-
-def _frame(board: Board, costs: Sequence[float]) -> _Frame:
-    left, right = (min(costs) / 1.8, max(costs) * 1.8) if costs else (1.0, 10.0)
-    return _Frame(left, right, *span(entry.overall for entry in board.entries))
 
 
 def _cost_axis(x: Quantity, frame: _Frame, language: Language) -> dict[str, Any]:
     ticks = [tick for tick in _TICKS[x] if frame.left <= tick <= frame.right]
-    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
+    ticks = ticks[:: -(-len(ticks) // _MAX_TICKS) or 1]
     return {
         "type": "log",
         "range": [float(np.log10(frame.left)), float(np.log10(frame.right))],
@@ -202,22 +188,23 @@ def _add_entry(
     frame: _Frame,
     language: Language,
 ) -> None:
-    entry = look.entry
-    # Several points along a line, so that it answers the pointer wherever that is; none quite at
-    # its ends, since rounding would put them, and the name with them, outside the axes.
-    xs = [cost] if cost is not None else [frame.cost(x) for x in np.linspace(0.001, 0.999, 40)]
-    details = (*estimate_lines(entry.overall, entry, language), *size_lines(entry, language))
+    entry, across = look.entry, cost is None
+    # A line has several points, so that all of it shows hover details; none at the very ends, where
+    # rounding would put a point and its name outside the axes.
+    xs = [cost] if not across else [frame.cost(x) for x in np.linspace(0.001, 0.999, 40)]
+    details = (*estimate_lines(entry, language), *size_lines(entry, language))
+    name = f"\N{NO-BREAK SPACE}{_short(entry.name)}\N{NO-BREAK SPACE}"  # a gap to the point
     figure.add_scatter(
         x=xs,
         y=[100 * entry.overall.value] * len(xs),
-        error_y=error_bar([entry.overall], look.colour) if cost is not None else None,
-        mode="markers+text" if cost is not None else "lines+markers+text",
+        error_y=None if across else error_bar([entry.overall], look.colour),
+        mode="lines+markers+text" if across else "markers+text",
         line={"color": look.colour, "width": 2, "dash": "dot"},
-        marker=marker(look) if cost is not None else _UNSEEN,
-        text=[f"{_SPACE}{_short(entry.name)}{_SPACE}" if place else "", *[""] * (len(xs) - 1)],
+        marker=_INVISIBLE if across else marker(look),
+        text=[name if place else "", *[""] * (len(xs) - 1)],
         textposition=place or "middle right",
         cliponaxis=False,
         name=_short(entry.name),
-        hovertext=[hover(look.entry, language, *details)] * len(xs),
+        hovertext=[hover(entry, language, *details)] * len(xs),
         hovertemplate="%{hovertext}<extra></extra>",
     )

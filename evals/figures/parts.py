@@ -1,4 +1,4 @@
-"""What the pictures of a board share: their layout, axes and marks."""
+"""What the charts of a board share: layout, axes and marks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,28 @@ import plotly.graph_objects as go
 from evals.figures.captions import Interval
 from evals.figures.palette import colour, faded, symbol
 from evals.leaderboard.board import Board, Entry
-from evals.scoring.effect_sizes import OVERALL
-from evals.scoring.statistics import Estimate, Spread
+from evals.scoring.statistics import Spread
 
 INK = "#667085"
-"""Of letters and lines: read on white as well as on near-black."""
+"""Of text and lines: readable on white and on near-black."""
 
 ROW = 26
-"""Pixels of a row with one mark."""
+"""Height in pixels of a row with one mark."""
 
 DODGED_ROW = 11
-"""Pixels that each mark takes in a row with several."""
+"""Height in pixels of each mark in a row with several."""
 
 MARK = 9
 
 _FONT = "system-ui, sans-serif"
-"""What the machine has; no font is ever fetched."""
+"""The system's own font; none is fetched."""
 
 _LEGEND_ROW = 19
 
 
 @dataclass(frozen=True)
 class Look:
-    """An entry and how it is drawn.
-
-    Attributes:
-        entry: Of the board.
-        colour: Of its method.
-        symbol: Of its method, with a filling of its own where the method is there twice.
-    """
+    """An entry with its method's colour and symbol; a method's second entry has another filling."""
 
     entry: Entry
     colour: str
@@ -65,22 +58,16 @@ def looks_of(board: Board) -> list[Look]:
     return looks
 
 
-def estimate_of(entry: Entry, row: str) -> Estimate:
-    """The entry's score on a task, or the mean over the tasks for `OVERALL`."""
-    return entry.overall if row == OVERALL else entry.scores[row].estimate
-
-
 # Layout -----------------------------------------------------------------------------------
 
 
 def layout(height: int, *, legend: int = 0, columns: int = 1, **more: Any) -> dict[str, Any]:
-    """Any width, transparent, letters in the middle between black and white.
+    """The layout of every figure: any width, transparent, legible in light and dark.
 
     Args:
         height: Of the plot and its axes in pixels, without the legend.
-        legend: How many items the legend has; 0 leaves it out.
-        columns: In how many columns they stand on a telephone, since plotly lets a legend be as
-            wide as the plot within its axes.
+        legend: The number of legend items; 0 hides the legend.
+        columns: Legend columns on a phone: plotly makes a legend no wider than the plot.
         more: Further settings of plotly.
     """
     settings: dict[str, Any] = {
@@ -92,7 +79,7 @@ def layout(height: int, *, legend: int = 0, columns: int = 1, **more: Any) -> di
         "hoverlabel": {"font": {"family": _FONT, "size": 13}, "align": "left"},
         "hovermode": "closest",
         "dragmode": False,
-        "minreducedheight": ROW,  # one row is a plot, too: let its axes have their margins
+        "minreducedheight": ROW,  # a plot of one row keeps its axes' margins, too
         "showlegend": legend > 0,
         "legend": {
             "orientation": "h",
@@ -110,7 +97,7 @@ def layout(height: int, *, legend: int = 0, columns: int = 1, **more: Any) -> di
 
 
 def span(values: Iterable[Interval | Spread]) -> tuple[float, float]:
-    """The range of an axis that shows these, times 100, with some room on both sides."""
+    """The range of an axis that shows these intervals, times 100, with room on both sides."""
     ends = [100 * end for one in values for end in (one.low, one.high)]
     low, high = min(ends), max(ends)
     room = max(0.06 * (high - low), 0.5)
@@ -133,14 +120,7 @@ def value_axis(words: str, **more: Any) -> dict[str, Any]:
 def name_axis(
     keys: Sequence[str], label: Callable[[str], str], *, down: bool = False, **more: Any
 ) -> dict[str, Any]:
-    """An axis of categories, each with a label of its own.
-
-    Args:
-        keys: The categories, in their order.
-        label: What is written for one.
-        down: The first at the top rather than at the bottom.
-        more: Further settings of plotly.
-    """
+    """An axis of categories in order, with their labels; `down` puts the first one at the top."""
     ends = [-0.5, len(keys) - 0.5]
     return {
         "type": "category",
@@ -160,7 +140,7 @@ def name_axis(
 
 
 def bands(rows: int) -> list[dict[str, Any]]:
-    """Every other row a shade darker or lighter than the page, so that the eye keeps the line."""
+    """A faint band behind every other row."""
     return [
         {
             "type": "rect",
@@ -191,20 +171,20 @@ def dots(
     hollow: Sequence[bool] = (),
     **more: Any,
 ) -> None:
-    """Adds an entry's marks with their intervals, one a row.
+    """Add an entry's marks with their intervals to a figure, one a row.
 
     Args:
-        figure: That gets them.
-        look: The entry and how it is drawn.
+        figure: To add to.
+        look: The entry.
         values: In [-1, 1], shown times 100.
-        rows: Category of each value.
-        details: What is shown of each value under the pointer.
-        hollow: Which marks are outlines; without it none is.
+        rows: The category of each value.
+        details: The hover text of each value.
+        hollow: Which marks are outlines; by default none.
         more: Further settings of the trace.
     """
     outline = look.symbol.removesuffix("-dot") + "-open"
     symbols = [outline if one else look.symbol for one in hollow or [False] * len(values)]
-    # The legend shows a trace's first mark, which may be hollow: an unseen one goes before it.
+    # The legend shows a trace's first mark, which may be hollow: an invisible one precedes it.
     figure.add_scatter(
         x=[None, *(100 * one.value for one in values)],
         y=[rows[0], *rows],
@@ -230,7 +210,7 @@ def marker(look: Look) -> dict[str, Any]:
 
 
 def error_bar(of: Sequence[Interval], shade: str) -> dict[str, Any]:
-    """Plotly's interval bars, times 100; a percentile interval may lie beside its value."""
+    """Plotly's interval bars, times 100; a percentile interval may not contain its value."""
     return {
         "type": "data",
         "symmetric": False,

@@ -1,4 +1,4 @@
-"""How often faster ways to decode agree with the backbone in fp32 on the next token.
+"""Agreement of faster ways to decode with the backbone in fp32 on the next token.
 
 At every token of a reference answer, given all tokens before it (teacher forcing), the argmax of
 the next token is compared: in fp32 by `transformers`, the reference; in bf16 by `transformers`; and
@@ -7,7 +7,7 @@ by `fast_decoder` in bf16 and with 8-bit weights, in passes of `FEW_ROWS` tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from cgclora.adapter import Adapter
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.config import AdapterConfig
 from cgclora.data.records import Encoded, Record, encode, sample_per_task
-from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.models.quantized import FEW_ROWS
@@ -38,24 +37,24 @@ def measure(
     max_length: int = 640,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Count the tokens on which each way agrees with fp32, over the tasks of some adapters.
+    """The share of tokens on which each way agrees with fp32, over the tasks of some adapters.
 
     Args:
-        adapters: Their folders.
-        records: Prompts and right answers; tasks that no adapter knows are passed over.
+        adapters: Folders.
+        records: Prompts and right answers; tasks without an adapter are skipped.
         source: The backbone.
-        per_task: So many records of a task.
-        max_length: None of them longer than this, in tokens.
+        per_task: The number of records of each task.
+        max_length: The most tokens of a record.
         seed: Of the draw.
 
     Returns:
         `tokens`, and of each of `WAYS` `agreement` with its 95 % interval `low` to `high` (Wilson);
-        `like bf16` is that of `lean, int8` with `lean, bf16`; and where it comes from.
+        `like bf16` is that of `lean, int8` with `lean, bf16`; and the provenance.
 
     Raises:
         AdapterError, BackboneError, DataError: As loading and encoding say.
     """
-    provenance.commit()  # kept from here on
+    provenance.commit()  # cached: the commit at the start
     exact = load_backbone(source, device="cpu", dtype="float32")
     backbone = load_backbone(source, device="cpu", dtype="bfloat16")
     small = replace(backbone, int8=True)
@@ -91,7 +90,6 @@ def measure(
 def _encoded(
     records: Sequence[Record], backbone: Backbone, config: AdapterConfig, max_length: int
 ) -> Sequence[Encoded]:
-    """The records of an adapter's tasks."""
     chosen = [record for record in records if record.task in config.tasks]
     return encode(
         chosen,
@@ -111,35 +109,28 @@ def _share(count: int, tokens: int) -> Mapping[str, float]:
 
 @torch.inference_mode()
 def _by_transformers(backbone: Backbone, adapter: Adapter, item: Encoded, task: str) -> Tensor:
-    """The likeliest word at each token of the answer, [answer tokens]."""
+    """The argmax at each token of the answer, [answer tokens]."""
     ids = torch.tensor(item.ids)[None]
     with adapter.route([task]):
         hidden = backbone.model.get_decoder()(input_ids=ids).last_hidden_state
-    return _likeliest(backbone, hidden[0, item.prompt_length - 1 : -1], 64)
+    return _argmax(backbone, hidden[0, item.prompt_length - 1 : -1], 64)
 
 
 @torch.inference_mode()
 def _by_lean(backbone: Backbone, adapter: Adapter, item: Encoded, task: str) -> Tensor:
-    hidden = torch.cat([*_in_passes(Runtime.of(backbone).decoder, adapter, item, task)])
-    return _likeliest(backbone, hidden, FEW_ROWS)
-
-
-def _likeliest(backbone: Backbone, hidden: Tensor, rows: int) -> Tensor:
-    return torch.tensor(
-        [word for part in hidden.split(rows) for word in Runtime.of(backbone).head.argmax(part)]
-    )
-
-
-def _in_passes(
-    decoder: FastDecoder | None, adapter: Adapter, item: Encoded, task: str
-) -> Iterator[Tensor]:
-    """Hidden states that the answer's tokens are read from, [tokens, H] a pass."""
+    decoder = Runtime.of(backbone).decoder
     if decoder is None:
         raise ValueError("this backbone's family has no faster way to decode.")
     prompt, answer = item.ids[: item.prompt_length], item.ids[item.prompt_length : -1]
     cache = decoder.new_cache(1, len(item.ids))
     experts = decoder.experts(adapter.plan([task]))
-    yield decoder(torch.tensor(prompt)[None], cache, experts)[0, -1:]
+    hidden = [decoder(torch.tensor(prompt)[None], cache, experts)[0, -1:]]
     for part in torch.tensor(answer, dtype=torch.long).split(FEW_ROWS):
         if len(part):
-            yield decoder(part[None], cache, experts)[0]
+            hidden.append(decoder(part[None], cache, experts)[0])
+    return _argmax(backbone, torch.cat(hidden), FEW_ROWS)
+
+
+def _argmax(backbone: Backbone, hidden: Tensor, rows: int) -> Tensor:
+    head = Runtime.of(backbone).head
+    return torch.tensor([token for part in hidden.split(rows) for token in head.argmax(part)])

@@ -1,4 +1,4 @@
-"""How fast the method is, side by side with what people use, in one run on one machine.
+"""The method's speed compared with its alternatives', in one run on one machine.
 
 All methods of a part share one set of frozen weights and the same batch.
 """
@@ -19,7 +19,6 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.inference.multi_adapter import Clusters
 from cgclora.models.backbone import EMBEDDED, Backbone
 from cgclora.models.target_modules import linear_paths
 from cgclora.storage import provenance
@@ -32,6 +31,7 @@ from evals.speed.workloads import (
     decode,
     expert_step,
     own_modules,
+    resident_clusters,
     training_batch,
     training_step,
     twin,
@@ -44,15 +44,15 @@ def run(
     """Run the benchmark.
 
     Args:
-        backbone: What to measure on; left as it was.
+        backbone: To measure on; unchanged afterwards.
         only: Names of parts; None runs all.
         repeats: Timings of each method.
 
     Returns:
-        For each part the seconds of every timing, medians and bars, with where they come from.
+        For each part the seconds of every timing, medians and bars, with the provenance.
 
     Raises:
-        ConfigError: A part is unknown, or there is nothing to repeat.
+        ConfigError: A part is unknown, or `repeats` is not positive.
     """
     if unknown := set(only or ()) - PARTS.keys():
         raise ConfigError(f"unknown parts {sorted(unknown)}: choose from {', '.join(PARTS)}.")
@@ -64,8 +64,8 @@ def run(
         with PARTS[name](backbone) as part:
             parts[name] = measure(part, repeats, backbone.model.device)
             if part.grows:
-                slopes = bench_growth.exponents(parts[name]["medians"], part.grows)
-                parts[name]["exponents"] = slopes
+                medians = parts[name]["medians"]
+                parts[name]["exponents"] = bench_growth.exponents(medians, part.grows)
     return {
         "backbone": backbone.name,
         **provenance.stamp(backbone.model),
@@ -75,7 +75,7 @@ def run(
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report as text: medians in seconds, then each bar with what was reached."""
+    """The report as text: medians in seconds, bars with their verdicts, exponents."""
     lines = []
     for name, part in report["parts"].items():
         lines.append(name)
@@ -100,7 +100,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _training(backbone: Backbone) -> Iterator[Part]:
-    """The shape of a cluster of 16 tasks, 20 experts of rank 2, against PEFT LoRA of rank 40."""
+    """A cluster of 16 tasks, 20 experts of rank 2, against PEFT LoRA of rank 40."""
     try:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only this benchmark needs it
     except ImportError as error:
@@ -132,11 +132,8 @@ def _training(backbone: Backbone) -> Iterator[Part]:
 
 @contextlib.contextmanager
 def _loop(backbone: Backbone) -> Iterator[Part]:
-    """The same 20 experts one after another, with the dropout of MOELoRA's settings and without.
-
-    The batch is small, since the loop keeps the activations of every expert.
-    """
-    batch = training_batch(backbone, rows=4, tokens=64)
+    """The same 20 experts in a loop, with the dropout of MOELoRA's settings and without."""
+    batch = training_batch(backbone, rows=4, tokens=64)  # the loop keeps every expert's activations
     methods = {}
     for label, dropout in (("", 0.1), (", no dropout", 0.0)):
         config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2, dropout=dropout)
@@ -150,19 +147,15 @@ def _loop(backbone: Backbone) -> Iterator[Part]:
 def _experts(backbone: Backbone) -> Iterator[Part]:
     """4 experts of rank 16 against 64 experts of rank 1: the same total rank."""
     batch = training_batch(backbone)
-    few, many = (
-        expert_step(
-            backbone,
-            AdapterConfig(TASKS, common=count, specific=0, expert_rank=64 // count),
-            batch,
-        )
-        for count in (4, 64)
-    )
-    yield Part({"4 experts": few, "64 experts": many}, [Bar("64 experts", 1 / 1.1, "4 experts")])
+    methods = {}
+    for count in (4, 64):
+        config = AdapterConfig(TASKS, common=count, specific=0, expert_rank=64 // count)
+        methods[f"{count} experts"] = expert_step(backbone, config, batch)
+    yield Part(methods, [Bar("64 experts", 1 / 1.1, "4 experts")])
 
 
 def _plain_trainer(model: Any, batch: Mapping[str, Tensor], folder: str) -> Callable[[], None]:
-    """The step of an unchanged `transformers.Trainer`: the head runs at every position."""
+    """A step of an unchanged `transformers.Trainer`: the head runs at every position."""
     arguments = TrainingArguments(
         folder, report_to="none", use_cpu=batch["input_ids"].device.type == "cpu"
     )
@@ -182,7 +175,7 @@ def _plain_trainer(model: Any, batch: Mapping[str, Tensor], folder: str) -> Call
 
 
 class _LoopLinear(nn.Module):
-    """One small product after another for every expert, as MOELoRA's public code has it."""
+    """A loop of small products over the experts, as in MOELoRA's public code."""
 
     def __init__(self, base_layer: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
@@ -238,12 +231,12 @@ def _decoding(backbone: Backbone) -> Iterator[Part]:
 
 
 CLUSTERS_AND_TASKS = ((1, 1), (1, 4), (1, 16), (2, 8), (4, 4), (8, 2))
-"""Clusters that are resident, and how many tasks of each the rows are of."""
+"""Pairs: the number of resident clusters, and the number of tasks of each in the batch."""
 
 
 @contextlib.contextmanager
 def _clusters(backbone: Backbone) -> Iterator[Part]:
-    """16 rows of ever more tasks of one cluster, and of 16 tasks of ever more clusters."""
+    """16 rows of more and more tasks of one cluster, and of 16 tasks of more and more clusters."""
     methods = {_label(*shape): _decoding_beside(backbone, *shape) for shape in CLUSTERS_AND_TASKS}
     few, one, most = (_label(*shape) for shape in ((1, 1), (1, 16), (8, 2)))
     yield Part(methods, [Bar(one, 1 / 1.3, few), Bar(most, 1 / 1.3, one)])
@@ -255,27 +248,11 @@ def _label(count: int, tasks: int) -> str:
 
 
 def _decoding_beside(backbone: Backbone, count: int, tasks: int) -> Callable[[], None]:
-    """Greedy decoding beside so many clusters of 16 tasks, the rows of some tasks of each."""
-    own = own_modules(backbone)
-    resident = Clusters(own)
-    asked: list[str] = []
-    for place in range(count):
-        config = AdapterConfig(tuple(f"cluster {place} task {task}" for task in range(16)))
-        adapter = Adapter.attach(own, config, name=f"cluster_{place}", seed=place)
-        _scatter(adapter, place)
-        resident.add(str(place), adapter)
-        asked += config.tasks[:tasks]
-    rows = [asked[row % len(asked)] for row in range(16)]
-    return functools.partial(decode, own, rows, resident)
-
-
-@torch.no_grad()
-def _scatter(adapter: Adapter, seed: int) -> None:
-    """Random weights where a new adapter has zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in adapter.layers.values():
-        weight = layer.expert_B[adapter.name]
-        weight.copy_(0.01 * torch.randn(weight.shape, generator=generator))
+    """Greedy decoding with `count` resident clusters of 16 tasks, `tasks` of each in the batch."""
+    resident, clusters = resident_clusters(backbone, count)
+    names = [name for of_cluster in clusters for name in of_cluster[:tasks]]
+    rows = [names[row % len(names)] for row in range(16)]
+    return functools.partial(decode, resident.backbone, rows, resident)
 
 
 # Start ------------------------------------------------------------------------------------
@@ -283,7 +260,7 @@ def _scatter(adapter: Adapter, seed: int) -> None:
 
 @contextlib.contextmanager
 def _start(backbone: Backbone) -> Iterator[Part]:
-    """A new process to its first token, its cache warm: six seconds at most."""
+    """A new process to its first token, its cache warm: at most six seconds."""
     command = [sys.executable, "-m", "cgclora", "generate", PROMPT, "--max-new-tokens", "4"]
     if backbone.name != EMBEDDED:
         command += ["--backbone", backbone.name]
@@ -297,8 +274,7 @@ def _start(backbone: Backbone) -> Iterator[Part]:
     yield Part({"start to first token": first_token}, [Bar("start to first token", 1, 6.0)])
 
 
-# Decoding comes first: a process that answers has not trained before, which leaves its memory in
-# pieces and every large allocation slower.
+# Decoding comes first: training fragments the memory and slows down every large allocation.
 PARTS: Mapping[str, Callable[[Backbone], contextlib.AbstractContextManager[Part]]] = {
     "decoding": _decoding,
     "clusters": _clusters,

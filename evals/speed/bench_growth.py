@@ -1,8 +1,8 @@
-"""The benchmark's parts on growth: a training step and a token against what there is more of.
+"""The benchmark's parts on growth: a training step and 16 tokens against a growing size.
 
-Each part times the same work at several sizes. A line through the logarithms of size and time has
-a slope, the exponent of growth: 1 where twice as much takes twice the time, 0 where it takes the
-same. All but the length of prompts is to stay below a tenth.
+Each part times the same work at several sizes. The slope of a line through the logarithms of size
+and time is the exponent of growth: 1 if doubling the size doubles the time, 0 if it changes
+nothing. For all but the length of prompts it must stay below 0.1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone
 from evals.speed.harness import Bar, Part
-from evals.speed.workloads import expert_step, own_modules, training_batch
+from evals.speed.workloads import TASKS, expert_step, own_modules, resident_clusters, training_batch
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "experts": (4, 16, 64, 256),
@@ -27,10 +27,8 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "clusters": (1, 2, 4, 8),
     "prompt tokens": (64, 128, 256, 512, 1024, 2048),
 }
-PART_NAMES: Mapping[str, str] = {
-    "experts": "growth of experts",
-    "tasks": "growth of tasks",
-    "clusters": "growth of clusters",
+PART_NAMES = {
+    **{what: f"growth of {what}" for what in ("experts", "tasks", "clusters")},
     "prompt tokens": "growth of prompts",
 }
 """The benchmark's part for each of `SIZES`."""
@@ -39,13 +37,10 @@ WORK = ("training step", "16 tokens")
 ROWS = 16
 STEPS = 16
 SLOPE = 0.1
-"""The largest exponent of what is to stay as it is."""
+"""The largest exponent allowed."""
 
 _RANK = 256
-"""Of the largest number of experts, each of rank 1; fewer experts have the same rank in all."""
-
-_TOKENS = 64
-"""Of a prompt, where its length is not what grows."""
+"""The total rank of any number of experts."""
 
 
 def label(work: str, size: int, what: str) -> str:
@@ -58,7 +53,7 @@ def exponents(medians: Mapping[str, float], what: str) -> dict[str, float]:
 
     Args:
         medians: Seconds of each method of a part.
-        what: What grows, one of `SIZES`.
+        what: One of `SIZES`.
     """
     sizes = SIZES[what]
     return {
@@ -75,19 +70,17 @@ def _part(
     training: Callable[[int], Callable[[], None]],
     answering: Callable[[int], Callable[[], None]],
 ) -> Part:
-    """Both kinds of work at all sizes; the last size may take as much more as `SLOPE` allows."""
+    """Both kinds of work at all sizes; `SLOPE` bounds the time of the largest size."""
     sizes = SIZES[what]
     methods = {
         label(work, size, what): make(size)
         for work, make in zip(WORK, (training, answering), strict=True)
         for size in sizes
     }
-    least = (sizes[0] / sizes[-1]) ** SLOPE
-    first, last = (
-        {work: label(work, size, what) for work in WORK} for size in (sizes[0], sizes[-1])
-    )
-    bars = [] if what == "prompt tokens" else [Bar(last[w], least, first[w]) for w in WORK]
-    return Part(methods, bars, what)
+    first, last = sizes[0], sizes[-1]
+    least = (first / last) ** SLOPE
+    bars = [Bar(label(work, last, what), least, label(work, first, what)) for work in WORK]
+    return Part(methods, [] if what == "prompt tokens" else bars, what)
 
 
 def _answering(
@@ -96,21 +89,20 @@ def _answering(
     tasks: Sequence[str],
     *,
     rows: int = ROWS,
-    tokens: int = _TOKENS,
+    tokens: int = 64,
 ) -> Callable[[], None]:
-    """So many rows, of all tasks in turn, decode `STEPS` tokens after the prefill."""
+    """Decoding of `STEPS` tokens in each of some rows, spread over all tasks, after the prefill."""
     prompts = training_batch(backbone, rows, tokens)["input_ids"].tolist()
-    # From one end of the tasks to the other, as evenly as there are rows.
-    asked = [
+    requests = [
         Request(tasks[row * len(tasks) // rows], "-", max_new_tokens=STEPS) for row in range(rows)
     ]
-    batch = Batch(backbone, experts, asked, prompts)
+    batch = Batch(backbone, experts, requests, prompts)
     batch.prefill_hidden()
 
     def decode() -> None:
         for _ in range(STEPS):
             batch.argmax(batch.step_hidden([3] * rows))
-        if batch.joins:  # elsewhere the text grows by these few tokens
+        if batch.joins:  # other caches grow by these few tokens
             batch.forget(STEPS)
 
     return decode
@@ -124,11 +116,11 @@ def _of_one_adapter(backbone: Backbone, config: AdapterConfig) -> Callable[[], N
 
 @contextlib.contextmanager
 def experts(backbone: Backbone) -> Iterator[Part]:
-    """Ever more and ever smaller common experts of 16 tasks: the total rank stays."""
+    """More and smaller common experts of 16 tasks, with the same total rank."""
     batch = training_batch(backbone)
 
     def config(count: int) -> AdapterConfig:
-        return AdapterConfig(_named(16), common=count, specific=0, expert_rank=_RANK // count)
+        return AdapterConfig(TASKS, common=count, specific=0, expert_rank=_RANK // count)
 
     yield _part(
         "experts",
@@ -139,7 +131,7 @@ def experts(backbone: Backbone) -> Iterator[Part]:
 
 @contextlib.contextmanager
 def tasks(backbone: Backbone) -> Iterator[Part]:
-    """A cluster of ever more tasks, each with an expert of its own; the batch stays as large."""
+    """A cluster of more and more tasks, each with its expert; the batch keeps its size."""
     batch = training_batch(backbone)
     yield _part(
         "tasks",
@@ -150,34 +142,29 @@ def tasks(backbone: Backbone) -> Iterator[Part]:
 
 @contextlib.contextmanager
 def clusters(backbone: Backbone) -> Iterator[Part]:
-    """Ever more clusters of 16 tasks on one backbone: one of them learns, or rows of all answer."""
+    """More and more clusters of 16 tasks on one backbone: one is trained, or all of them answer."""
     batch = training_batch(backbone)
 
     def training(count: int) -> Callable[[], None]:
         own = own_modules(backbone)
         for place in range(1, count):
-            adapter = Adapter.attach(own, AdapterConfig(_named(16)), name=f"other_{place}")
+            adapter = Adapter.attach(own, AdapterConfig(TASKS), name=f"other_{place}")
             for _, parameter in adapter.named_parameters():
                 parameter.requires_grad_(False)
-        return expert_step(own, AdapterConfig(_named(16)), batch)
+        return expert_step(own, AdapterConfig(TASKS), batch)
 
     def answering(count: int) -> Callable[[], None]:
-        own = own_modules(backbone)
-        resident = Clusters(own)
-        every: list[str] = []
-        for place in range(count):
-            names = tuple(f"cluster {place} {name}" for name in _named(16))
-            resident.add(str(place), Adapter.attach(own, AdapterConfig(names), name=f"own_{place}"))
-            every += names[::count]
-        return _answering(own, resident, every)
+        resident, tasks = resident_clusters(backbone, count)
+        spread = [name for of_cluster in tasks for name in of_cluster[::count]]
+        return _answering(resident.backbone, resident, spread)
 
     yield _part("clusters", training, answering)
 
 
 @contextlib.contextmanager
 def prompts(backbone: Backbone) -> Iterator[Part]:
-    """Ever longer records and prompts, two at once."""
-    config = AdapterConfig(_named(16))
+    """Longer and longer records and prompts, two at once."""
+    config = AdapterConfig(TASKS)
     own = own_modules(backbone)
     adapter = Adapter.attach(own, config).for_inference()
     yield _part(

@@ -1,4 +1,4 @@
-"""The benchmark's part on training side by side: N adapters in shared passes, or one by one."""
+"""The benchmark's part on training N adapters in shared passes or one after another."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from evals.speed.workloads import TARGETS, TASKS, twin
 MEMBERS = (1, 2, 4, 8, 24)
 
 SIZES = {"cuda": (16, 160)}
-"""Records of a member in a step and tokens of each, by the device's type; elsewhere 4 of 128."""
+"""Records of a member in a step and tokens of each, by the device's type; otherwise 4 and 128."""
 
 
 @contextlib.contextmanager
 def members(backbone: Backbone) -> Iterator[Part]:
-    """A step of N members of one shape and of records of one length, and N steps of one each."""
+    """A step of N members together, and N steps of one member each."""
     methods: dict[str, Callable[[], None]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in MEMBERS:
@@ -40,20 +40,15 @@ def members(backbone: Backbone) -> Iterator[Part]:
             methods[f"{count} side by side"] = steps.together
             if count > 1:
                 methods[f"{count} one after another"] = steps.one_by_one
-        cuda = backbone.model.device.type == "cuda"
-        yield Part(
-            methods,
-            [
-                Bar("24 side by side", 8, "24 one after another")
-                if cuda
-                else Bar("4 side by side", 1 / 1.05, "4 one after another"),
-                Bar("4 side by side", 1 / 1.3, "1 side by side", "memory"),
-            ],
-        )
+        if backbone.model.device.type == "cuda":
+            time = Bar("24 side by side", 8, "24 one after another")
+        else:
+            time = Bar("4 side by side", 1 / 1.05, "4 one after another")
+        yield Part(methods, [time, Bar("4 side by side", 1 / 1.3, "1 side by side", "memory")])
 
 
 class _Steps:
-    """Training steps of some members on a backbone; made at the first step, and kept."""
+    """Training steps of some members on a backbone, created at the first step."""
 
     def __init__(self, backbone: Backbone, count: int, folder: Path) -> None:
         self.backbone = backbone
@@ -61,11 +56,9 @@ class _Steps:
         self.folder = folder
 
     def together(self) -> None:
-        """A step of all."""
         self._training.take_round(self._training.members)
 
     def one_by_one(self) -> None:
-        """A step of each."""
         for member in self._training.members:
             self._training.take_round([member])
 
@@ -87,15 +80,15 @@ class _Steps:
         ]
         settings = TrainingSettings(epochs=1000, batch_size=rows, evaluations=1)
         collator = Collator(self.backbone.pad_id)
-        made = []
+        members = []
         for place in range(self.count):
             adapter = Adapter.attach(model, config, name=f"member{place}", seed=place)
             run = TrainingRun(adapter, [], [], settings, self.folder)
             member = Member(run, {"train": data, "dev": data[:1]}, collator, processes)
             member.restore(None)
-            made.append(member)
+            members.append(member)
         return SideBySide(
-            made,
+            members,
             model,
             processes,
             name="",

