@@ -1,12 +1,12 @@
-"""Which task a text is for: a proposal with its probability, in a few milliseconds.
+"""Proposes the task of a text, with a probability, in a few milliseconds.
 
-A text may be a whole prompt or the bare thing that a task is about: a search, a couplet's first
-line, a dialogue. The detector is a linear model over hashed characters and pairs of characters:
+A text is a whole prompt or the bare input of a task: a search, a couplet's first line, a dialogue.
+The detector is a linear model over hashed characters and pairs of characters:
 
     logits [T] = features [B] @ weights [B, T] + bias [T],   p = softmax(logits / temperature)
 
-What it cannot know stays uncertain: tasks over the same kind of text share the probability, and a
-text without Chinese characters says nothing. `evals.detection.fit` makes the file that ships.
+Tasks over the same kind of text share the probability; a text without Chinese characters gives the
+uniform distribution. `evals.detection.fit` makes the shipped file.
 """
 
 from __future__ import annotations
@@ -36,27 +36,22 @@ from evals.tasks import CHOICES, Task, get_task
 from evals.tasks.parsing import SEPARATOR
 
 FORMAT = 1
-"""Of the file; another one means other features."""
+"""Version of the file and of the features."""
 
 FILE = Path(__file__).parents[2] / "assets" / "detection.safetensors"
 """The shipped detector."""
 
-_ENOUGH_HAN = 0.3  # share of Chinese among a text's letters from which on it is trusted in full
+_MIN_HAN = 0.3  # share of Chinese among a text's letters from which on it is fully trusted
 _LAST = "答："
 
 
 class DetectionError(ValueError):
-    """No task can be proposed; the message says what is wrong and what to do."""
+    """No task can be proposed."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A task that a text may be for.
-
-    Attributes:
-        task: Its name.
-        probability: In [0, 1], among the tasks that were asked about.
-    """
+    """A candidate task of a text, with its probability among the tasks to choose from."""
 
     task: str
     probability: float
@@ -67,11 +62,12 @@ class Detector:
 
     Args:
         tasks: Names of the T tasks in the order of the columns.
-        weights: int8 [B, T + 1]; the last column tells whole prompts from bare texts.
-        scales: float32 [T + 1]: what a step of a column's weights is worth.
+        weights: int8 [B, T + 1]; the last column separates whole prompts from bare texts.
+        scales: float32 [T + 1]: the quantization step of each column.
         bias: float32 [T + 1].
-        temperature: What the logits are divided by.
-        characters: uint8 [8192], a bit a code point below 65536: the characters that are known.
+        temperature: Divides the logits.
+        characters: uint8 [8192], a bit for each code point below 65536: the characters seen in
+            training.
     """
 
     def __init__(
@@ -94,14 +90,14 @@ class Detector:
         self._known = np.unpackbits(characters).astype(bool)
 
     def guesses(self, text: str, tasks: Sequence[str] | None = None) -> list[Guess]:
-        """The tasks that the text may be for, best first; their probabilities sum to 1.
+        """Candidate tasks of a text, the most probable first; the probabilities sum to 1.
 
-        A prompt that the template of one of these tasks made is of that task. Otherwise a task
-        that the detector was not fitted on has probability 0, unless there are no others.
+        A prompt in the template of one of these tasks is of that task. Otherwise a task that the
+        detector was not fitted on has probability 0, unless there are no others.
 
         Args:
             text: A whole prompt or a bare text.
-            tasks: Names of the tasks to choose from; None takes those the detector was fitted on.
+            tasks: Names to choose from; None takes those the detector was fitted on.
 
         Raises:
             DetectionError: The text is empty, or no task is given.
@@ -109,20 +105,21 @@ class Detector:
         """
         if not text.strip():
             raise DetectionError("there is no text to find the task of: type or paste some.")
-        asked = self.tasks if tasks is None else tuple(dict.fromkeys(tasks))
-        if not asked:
+        names = self.tasks if tasks is None else tuple(dict.fromkeys(tasks))
+        if not names:
             raise DetectionError("there is no task to choose from: name at least one.")
         cleaned = _clean(text)
-        made = [name for name in asked if _split(get_task(name), *cleaned) is not None]
-        chances = self._chances(text, made or asked)
-        found = {**dict.fromkeys(asked, 0.0), **chances}
-        return [Guess(name, found[name]) for name in sorted(asked, key=lambda name: -found[name])]
+        matching = [name for name in names if _split(get_task(name), *cleaned) is not None]
+        chances = dict.fromkeys(names, 0.0) | self._probabilities(text, matching or names)
+        return [
+            Guess(name, chances[name]) for name in sorted(names, key=lambda name: -chances[name])
+        ]
 
     def prompt_probability(self, text: str) -> float:
-        """How sure it is that a text is a whole prompt, with an instruction, in [0, 1]."""
+        """The probability that a text is a whole prompt, with an instruction."""
         return float(1 / (1 + np.exp(-self._logits(text)[-1])))
 
-    def _chances(self, text: str, names: Sequence[str]) -> dict[str, float]:
+    def _probabilities(self, text: str, names: Sequence[str]) -> dict[str, float]:
         columns = [self.tasks.index(name) for name in names if name in self.tasks]
         if not columns:
             return dict.fromkeys(names, 1 / len(names))
@@ -138,7 +135,7 @@ class Detector:
         return products * self._scales + self._bias
 
     def _trust(self, text: str) -> float:
-        """In [0, 1]: whether the text is Chinese, as the tasks are, and more than a character."""
+        """A weight in [0, 1]: low for a text with little Chinese or a single character."""
         characters = normalised(text.strip())
         letters = code_points(
             "".join(c for c in characters if unicodedata.category(c)[0] not in "PZC")
@@ -148,14 +145,14 @@ class Detector:
         chinese = self._known[np.minimum(letters, 65535)] & is_han(letters)
         digits = (letters >= ord("0")) & (letters <= ord("9"))
         share = chinese.sum() / max(1, letters.size - digits.sum())
-        return float(min(1.0, share / _ENOUGH_HAN, chinese.sum() / 2))  # one character says little
+        return float(min(1.0, share / _MIN_HAN, chinese.sum() / 2))
 
 
 def load_detector(path: str | Path = FILE) -> Detector:
-    """Read a detector from its file: the shipped one, if none is named.
+    """Read a detector, by default the shipped one.
 
     Raises:
-        DetectionError: It is missing or damaged, or of a format that this code does not know.
+        DetectionError: The file is missing, damaged or of an unknown format.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -180,19 +177,18 @@ def load_detector(path: str | Path = FILE) -> Detector:
 
 
 def split_fields(task: Task, text: str) -> dict[str, str] | None:
-    """The fields that make a prompt of a task: what `Task.prompt` does, undone.
+    """The fields of a task's prompt: the inverse of `Task.prompt`, in linear time.
 
-    Widths of punctuation, spaces at the ends of lines, and a last line "答：" do not matter.
-    Takes time in proportion to the text.
+    The width of punctuation, spaces at the ends of lines, and a last line "答：" are ignored.
 
     Returns:
-        A value for each field, or None if the text is not a prompt in the task's own wording.
+        A value for each field, or None if the text is not a prompt in the task's template.
     """
     return _split(task, *_clean(text))
 
 
 def _clean(text: str) -> tuple[str, str]:
-    """The text without what does not matter in a prompt; the same with its punctuation folded."""
+    """The text without line-end spaces and the last line; the same with folded punctuation."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     text = "\n".join(line.rstrip() for line in lines)
     text = text.removesuffix(_LAST).removesuffix("答:").rstrip()
@@ -207,12 +203,11 @@ def _split(task: Task, text: str, folded: str) -> dict[str, str] | None:
         if not folded.startswith(before, at):
             return None
         at += len(before)
-        is_last = number == len(pieces) - 1
         if chosen := [o for o in options[name] if folded.startswith(_fold(o), at)]:
             end = at + len(max(chosen, key=len))
         elif options[name]:
             return None
-        elif is_last:
+        elif number == len(pieces) - 1:
             end = len(text) - len(after)
         else:
             end = folded.find(after, at)
@@ -225,7 +220,7 @@ def _split(task: Task, text: str, folded: str) -> dict[str, str] | None:
 
 
 def _fold(text: str) -> str:
-    """The text with punctuation in one width, character for character."""
+    """The text with full-width punctuation, character for character."""
     return text.translate(_WIDTHS)
 
 
@@ -234,12 +229,12 @@ _WIDTHS = str.maketrans(":,?!()", "：，？！（）")
 
 @cache
 def _pieces(task: Task) -> tuple[tuple[str, str, str], ...]:
-    """The fields in the order of a template: name, fixed wording before, fixed wording after."""
+    """The fields in the order of a template: name, fixed text before, fixed text after."""
     wording, names, fixed = task.template.removesuffix(_LAST).rstrip(), list[str](), [""]
-    known = {field.name for field in task.fields}
+    fields = {field.name for field in task.fields}
     for literal, name, _, _ in string.Formatter().parse(wording):
         fixed[-1] += _fold(literal)
-        if name == CHOICES and name not in known:
+        if name == CHOICES and name not in fields:
             fixed[-1] += _fold(SEPARATOR.join(task.labels))
         elif name:
             names.append(name)

@@ -1,15 +1,15 @@
-"""Fits the detector of `evals.detection.detector`, and says how often it is right.
+"""Fits the detector of `evals.detection.detector` and scores it.
 
-Each record is seen in several forms, so that any kind of input works:
+Each record is used in several forms, so that any kind of input works:
 
-    whole   the prompt as it is
+    whole   the prompt
     raw     its main field alone, without instruction and options
     both    both texts of a task that compares two, on two lines or in quotation marks
-    cut     the beginning of the main field, as while somebody types; to fit on only
+    cut     the beginning of the main field, as during typing; for training only
 
-The main field is what remains of a prompt when the wordings are taken away that many prompts of its
-task share. Every task weighs the same. The arithmetic is in float64 with a fixed order and seed,
-and weights are rounded to int8 at the end, so that the same data gives the same file.
+The main field is a prompt without the wordings that many prompts of its task share. All tasks have
+the same weight. The arithmetic is in float64 with a fixed order and seed, and weights are rounded
+to int8 at the end, so that the same data gives the same file.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ EPOCHS = 3
 BATCH = 256
 RATE = 0.02
 DECAY = 5e-6
+SEED = 0
 
 _BINS = 10
 _FORMS = ("whole", "raw", "both")
@@ -52,25 +53,18 @@ _FORMS = ("whole", "raw", "both")
 
 # Forms of a record ------------------------------------------------------------------------
 
-_GAP = "\0"  # where a prompt lists its choices
+_GAP = "\0"  # in place of a prompt's choices
 _ANSWER = re.compile(r"\s*答[：:]\s*$")
 _LABELLED = re.compile(r"^(?:（\d）|[^：，。“]{2,4}：)")
 _QUOTED = re.compile(r"“([^“”]+)”[^“”]*?“(.+)”", re.S)
 _ALTERNATIVES = re.compile(r"“[^“”]{1,4}”(?:或“[^“”]{1,4}”)")
 _SPEAKERS = ("患者：", "医生：")
-_LONGEST = 160  # characters of a wording
+_MAX_WORDING = 160  # characters
 
 
 @dataclass(frozen=True)
 class Wordings:
-    """What prompts of a task share.
-
-    Attributes:
-        beginnings: Fixed beginnings, their choices as a gap.
-        endings: Fixed endings.
-        lines: Lines that stand in at least half of the prompts; where two texts are compared, in
-            2 % of them.
-    """
+    """Fixed beginnings, endings and lines that many prompts of a task share."""
 
     beginnings: frozenset[str]
     endings: frozenset[str]
@@ -78,35 +72,38 @@ class Wordings:
 
 
 def wordings(records: Sequence[Record]) -> Wordings:
-    """The wordings that at least 2 % of a task's prompts have."""
+    """Beginnings and endings of at least 2 % of a task's prompts, and lines of half of them.
+
+    For tasks that compare two texts, a line of 2 % of the prompts counts, too.
+    """
     beginnings, endings, lines = Counter[str](), Counter[str](), Counter[str]()
     for record in records:
         prompt = _without_choices(record)
         lines.update(set(prompt.split("\n")))
-        for at, character in enumerate(prompt[: _LONGEST // 2], start=1):
+        for at, character in enumerate(prompt[: _MAX_WORDING // 2], start=1):
             if character in "\n：:“" and not prompt.endswith(_SPEAKERS, 0, at):
                 beginnings[prompt[:at]] += 1
-        for at in range(max(0, len(prompt) - _LONGEST), len(prompt) - 3):
+        for at in range(max(0, len(prompt) - _MAX_WORDING), len(prompt) - 3):
             if prompt[at] in "\n”，":
                 endings[prompt[at:]] += 1
     least = max(5, len(records) / 50)
-    # Dialogues have lines such as "患者：好的" in common, which belong to them.
+    # Dialogues share lines such as "患者：好的", which are part of the input.
     often = least if _compares(records[0].task) else len(records) / 2
-    return Wordings(
-        frozenset(text for text, count in beginnings.items() if count >= least),
-        frozenset(text for text, count in endings.items() if count >= least),
-        frozenset(text for text, count in lines.items() if count >= often),
-    )
+
+    def frequent(texts: Counter[str], bound: float) -> frozenset[str]:
+        return frozenset(text for text, count in texts.items() if count >= bound)
+
+    return Wordings(frequent(beginnings, least), frequent(endings, least), frequent(lines, often))
 
 
 def main_fields(record: Record, known: Wordings) -> tuple[str, ...]:
-    """The bare text of a record; both texts where two are compared; () if none can be told."""
+    """The bare text of a record, or both compared texts; () if the prompt cannot be split."""
     prompt, compares = _without_choices(record), _compares(record.task)
     if compares and (quoted := _QUOTED.search(_ALTERNATIVES.sub("", prompt))):
         return quoted[1].strip(), quoted[2].strip()
-    starts = (at for at in range(min(_LONGEST, len(prompt)), 0, -1))
+    starts = range(min(_MAX_WORDING, len(prompt)), 0, -1)
     start = next((at for at in starts if prompt[:at] in known.beginnings), 0)
-    ends = range(max(start, len(prompt) - _LONGEST), len(prompt))
+    ends = range(max(start, len(prompt) - _MAX_WORDING), len(prompt))
     end = next((at for at in ends if prompt[at:] in known.endings), len(prompt))
     lines = [line for line in prompt[start:end].split("\n") if line not in known.lines]
     if compares:
@@ -119,7 +116,7 @@ def main_fields(record: Record, known: Wordings) -> tuple[str, ...]:
 
 
 def forms(record: Record, known: Wordings) -> dict[str, str]:
-    """The forms in which a record is seen, but for `cut`."""
+    """The forms of a record except `cut`."""
     parts = main_fields(record, known)
     seen = {"whole": record.prompt}
     if parts:
@@ -131,7 +128,7 @@ def forms(record: Record, known: Wordings) -> dict[str, str]:
 
 
 def _cut(record: Record, text: str) -> str:
-    """The first characters: as many as 1 to all, small numbers more often."""
+    """The first characters: 1 to all of them, more often few."""
     share = int.from_bytes(datasets.draw(record.id, 1)[:4]) / 2**32
     return text[: max(1, round(len(text) ** share))]
 
@@ -148,7 +145,7 @@ def _compares(task: str) -> bool:
 
 
 def _poem(text: str) -> str:
-    """The verse alone, without title and author, which 《》 tell."""
+    """The verse alone, without the line or bracket with its title in 《》."""
     if quoted := re.search("“(.*?)”", text):
         text = quoted[1]
     text = re.sub(r"（[^（）]*《[^》]*》）", "", text)
@@ -160,12 +157,12 @@ def _poem(text: str) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts as features, N of them.
+    """N texts.
 
     Attributes:
         features: Sparse float32 [N, B].
-        tasks: int [N]: the column of its task.
-        forms: Its form.
+        tasks: int [N], the columns of the tasks.
+        forms: [N].
     """
 
     features: csr_array
@@ -176,7 +173,7 @@ class Examples:
 def examples(
     records: Iterable[Record], known: Mapping[str, Wordings], tasks: Sequence[str], *, cut: bool
 ) -> Examples:
-    """The forms of records as features; with `cut`, beginnings of main fields too."""
+    """The forms of records as features, with `cut` also beginnings of main fields."""
     rows, columns, kinds = list[tuple[IntArray, FloatArray]](), list[int](), list[str]()
     for record in records:
         seen = forms(record, known[record.task])
@@ -191,14 +188,10 @@ def examples(
     return Examples(table, np.array(columns), np.array(kinds))
 
 
-def _example_weights(found: Examples) -> FloatArray:
-    """A weight for each example: alike for all tasks, and for whole prompts and other forms."""
-    weights = np.zeros(len(found.tasks))
-    whole = found.forms == "whole"
-    for task in range(found.tasks.max() + 1):
-        for group in ((found.tasks == task) & whole, (found.tasks == task) & ~whole):
-            if group.any():
-                weights[group] = 1 / group.sum()
+def _example_weights(data: Examples) -> FloatArray:
+    """Weights with equal sums for all tasks, and for whole prompts and other forms of a task."""
+    groups = 2 * data.tasks + (data.forms == "whole")
+    weights: FloatArray = 1 / np.bincount(groups)[groups]
     weights /= weights.mean()
     return weights
 
@@ -206,28 +199,27 @@ def _example_weights(found: Examples) -> FloatArray:
 # Models -----------------------------------------------------------------------------------
 
 
-def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0) -> FloatArray:
+def logistic_regression(data: Examples) -> FloatArray:
     """Softmax regression over the tasks, and in one more column a sigmoid for whole prompts (Adam).
 
     Returns:
         Weights [B + 1, T + 1]; the last row is the bias.
     """
-    tasks = int(found.tasks.max()) + 1
-    importance, whole = _example_weights(found), (found.forms == "whole").astype(float)
+    tasks = int(data.tasks.max()) + 1
+    importance, whole = _example_weights(data), data.forms == "whole"
     parameters = np.zeros((BUCKETS + 1, tasks + 1))
     first, second = np.zeros_like(parameters), np.zeros_like(parameters)
-    generator, step = np.random.default_rng(seed), 0
-    steps = epochs * (len(found.tasks) // BATCH)
-    for _ in range(epochs):
-        order = generator.permutation(len(found.tasks))
+    generator, step = np.random.default_rng(SEED), 0
+    steps = EPOCHS * (len(data.tasks) // BATCH)
+    for _ in range(EPOCHS):
+        order = generator.permutation(len(data.tasks))
         for start in range(0, len(order) - BATCH + 1, BATCH):
             rows, step = order[start : start + BATCH], step + 1
-            matrix = found.features[rows].toarray().astype(np.float64)
+            matrix = data.features[rows].toarray().astype(np.float64)
             logits = matrix @ parameters[:-1] + parameters[-1]
             errors = np.empty_like(logits)
-            errors[:, :-1] = (
-                np.exp(log_softmax(logits[:, :-1], axis=1)) - np.eye(tasks)[found.tasks[rows]]
-            )
+            chances = np.exp(log_softmax(logits[:, :-1], axis=1))
+            errors[:, :-1] = chances - np.eye(tasks)[data.tasks[rows]]
             errors[:, -1] = 1 / (1 + np.exp(-logits[:, -1])) - whole[rows]
             errors *= importance[rows, None] / len(rows)
             slope = np.vstack([matrix.T @ errors, errors.sum(axis=0)])
@@ -239,19 +231,19 @@ def logistic_regression(found: Examples, *, epochs: int = EPOCHS, seed: int = 0)
     return parameters
 
 
-def best_temperature(logits: FloatArray, found: Examples) -> float:
-    """The one that makes the forms' mean log loss least."""
+def best_temperature(logits: FloatArray, data: Examples) -> float:
+    """The temperature with the lowest log loss, mean over the forms."""
 
     def loss(temperature: float) -> float:
         chances = log_softmax(logits / temperature, axis=1)
-        right = chances[np.arange(len(chances)), found.tasks]
-        return -float(np.mean([right[found.forms == form].mean() for form in _kinds(found.forms)]))
+        right = chances[np.arange(len(chances)), data.tasks]
+        return -float(np.mean([right[data.forms == form].mean() for form in _kinds(data.forms)]))
 
     return float(min(np.geomspace(0.25, 4, 65), key=loss))
 
 
 def _kinds(forms: npt.NDArray[np.str_]) -> list[str]:
-    """The forms that there are, in a fixed order."""
+    """The forms that occur, in a fixed order."""
     return [form for form in _FORMS if (forms == form).any()]
 
 
@@ -262,27 +254,23 @@ def calibration_error(chances: FloatArray, right: npt.NDArray[np.bool_]) -> floa
     """Expected calibration error over ten equal bins of the best guess's probability.
 
     Args:
-        chances: float [N]: probability of the best guess.
+        chances: float [N]: the probability of the best guess.
         right: bool [N]: whether it is right.
     """
     bins = np.minimum((chances * _BINS).astype(int), _BINS - 1)
-    gaps = [
-        (bins == at).mean() * abs(chances[bins == at].mean() - right[bins == at].mean())
-        for at in range(_BINS)
-        if (bins == at).any()
-    ]
-    return float(sum(gaps))
+    gaps = np.bincount(bins, weights=chances - right)  # sums over a bin
+    return float(np.abs(gaps).sum() / len(chances))
 
 
 def scores(
     chances: FloatArray, columns: IntArray, kinds: npt.NDArray[np.str_], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracy, calibration and the commonest confusions of each form.
+    """Accuracy, calibration and the most frequent confusions of each form.
 
     Args:
         chances: float [N, T].
-        columns: int [N]: of their tasks.
-        kinds: [N]: their forms.
+        columns: int [N], the right tasks.
+        kinds: [N], the forms.
         names: Of the T tasks.
     """
     report = {}
@@ -311,7 +299,7 @@ def scores(
 def shipped_scores(
     detector: Detector, dataset: Dataset, known: Mapping[str, Wordings]
 ) -> dict[str, Any]:
-    """`scores` of what a detector says, all of it included: also own templates, and its trust."""
+    """The `scores` of a detector's guesses, including its template matching and trust."""
     names, rows, kinds, columns = detector.tasks, list[list[float]](), list[str](), list[int]()
     for record in dataset.records:
         for form, text in forms(record, known[record.task]).items():
@@ -329,11 +317,11 @@ def shipped_scores(
 
 
 def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
-    """Fit a detector on the train split, calibrate it on dev, score it on dev and test; write both.
+    """Fit a detector on the train split, calibrate it on dev, score it on dev and test.
 
     Args:
         source: Data folder; None takes that of `CGCLORA_DATA`.
-        out: The file, `.safetensors`; its manifest comes beside it as `.json`.
+        out: The `.safetensors` file to write; its manifest is written beside it as `.json`.
 
     Returns:
         The manifest.
@@ -345,13 +333,12 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
     train, dev = splits["train"], splits["dev"]
     names = train.tasks
     known = {name: wordings(train.of_task(name)) for name in names}
-    learnt = examples(train.records, known, names, cut=True)
     held = examples(dev.records, known, names, cut=False)
-    model = logistic_regression(learnt)
+    model = logistic_regression(examples(train.records, known, names, cut=True))
     logits = held.features @ model[:-1, :-1] + model[-1, :-1]
     temperature = best_temperature(logits, held)
     content = _packed(model, names, temperature, _known_characters(train))
-    out.write_bytes(content)  # the manifest, with its hash, comes last
+    out.write_bytes(content)  # before the manifest, which holds its hash
     detector = load_detector(out)
     manifest = {
         "format": FORMAT,
@@ -359,11 +346,11 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
         "licence": LICENCE,
         "code": provenance.commit(),
         "versions": provenance.versions(("cgclora", "numpy", "safetensors")),
-        "data": {split: found.hash for split, found in splits.items()},
-        "records": {split: len(found.records) for split, found in splits.items()},
+        "data": {split: data.hash for split, data in splits.items()},
+        "records": {split: len(data.records) for split, data in splits.items()},
         "settings": {
             **{"buckets": BUCKETS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
-            **{"decay": DECAY, "seed": 0, "temperature": temperature},
+            **{"decay": DECAY, "seed": SEED, "temperature": temperature},
         },
         "dev": shipped_scores(detector, dev, known),
         "test": shipped_scores(detector, splits["test"], known),
@@ -374,7 +361,7 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
 
 
 def _known_characters(dataset: Dataset) -> npt.NDArray[np.uint8]:
-    """A bit for each code point below 65536: Chinese characters of at least five prompts."""
+    """A bit for each code point below 65536: the Chinese characters of at least five prompts."""
     counts = Counter(c for record in dataset.records for c in set(record.prompt))
     codes = np.array([ord(c) for c, count in counts.items() if count >= 5])
     bits = np.zeros(65536, np.uint8)
@@ -387,7 +374,7 @@ def _packed(
 ) -> bytes:
     weights = model[:-1]
     scales = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
-    # One entry: the order of several in a safetensors file is left to chance.
+    # One entry: safetensors writes several in random order.
     about = {"format": FORMAT, "tasks": list(names), "temperature": temperature, "licence": LICENCE}
     return save(
         {

@@ -1,4 +1,4 @@
-"""How much better one side is on each task, from replicates on shared resamples, and how sure."""
+"""Differences of two sides on each task, from replicates on shared resamples, with p-values."""
 
 from __future__ import annotations
 
@@ -15,41 +15,38 @@ OVERALL = "overall"
 SIGNIFICANCE = 0.05
 
 _ROUNDING = 1e-6
-"""Replicates are kept in float32: differences this small are none."""
+"""Replicates are stored in float32: smaller differences count as 0."""
 
 Part = tuple[float, FloatArray, int]
-"""Of one task: a difference of scores, its [R] replicates, and the number of samples."""
+"""A task's difference of scores, its [R] replicates, and the number of samples."""
 
 
 @dataclass(frozen=True)
 class Gain(Difference):
-    """A difference of scores, both in [0, 1], that may be one of several.
+    """A difference of scores in [0, 1] that may be one of several.
 
-    Its `p_value` is for this task alone, of whichever test was made.
-
-    Attributes:
-        adjusted: The p-value by Holm's rule over the tasks that were compared together; of the
-            overall gain, which is a question of its own, the p-value itself.
+    `p_value` is for this task alone; `adjusted` is by Holm's rule over the tasks compared together,
+    or the p-value itself for the overall gain.
     """
 
     adjusted: float
 
     @property
     def significant(self) -> bool:
-        """Whether chance hardly makes such a difference, over all tasks at once."""
+        """Whether the adjusted p-value is below `SIGNIFICANCE`."""
         return self.adjusted < SIGNIFICANCE
 
     def reversed(self) -> Gain:
-        """That of the other side."""
+        """The gain of the other side."""
         return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
 def p_values(differences: FloatArray) -> FloatArray:
-    """Two-sided bootstrap p-values: how often resamples turn the sign of a difference.
+    """Two-sided bootstrap p-values.
 
     Twice the smaller of the shares of differences <= 0 and >= 0 (Efron & Tibshirani 1993, chapter
     15.4), at most 1. The whole sample counts as one more resample on both sides, so that p is never
-    0 (Phipson & Smyth 2010): with 2,000 resamples it is 2 / 2,001 at the least.
+    0 (Phipson & Smyth 2010): with 2,000 resamples at least 2 / 2,001.
 
     Args:
         differences: [..., R] replicates, R >= 1.
@@ -65,7 +62,7 @@ def p_values(differences: FloatArray) -> FloatArray:
 
 
 def gain(part: Part) -> Gain:
-    """One difference by itself, with its bootstrap p-value.
+    """A single difference with its bootstrap p-value.
 
     Raises:
         ValueError: See `evals.scoring.statistics.summarise`.
@@ -77,16 +74,15 @@ def gain(part: Part) -> Gain:
 
 
 def adjust(gains: Sequence[Gain]) -> list[Gain]:
-    """The same gains, with p-values by Holm's rule over all of them, in the order given."""
+    """The same gains in the same order, adjusted by Holm's rule over all of them."""
     adjusted = holm([one.p_value for one in gains])
     return [replace(one, adjusted=value) for one, value in zip(gains, adjusted, strict=True)]
 
 
 def over_tasks(parts: Mapping[str, Part]) -> dict[str, Gain]:
-    """The gain of each task, adjusted over the tasks, and `OVERALL`: that of their mean.
+    """The gain of each task, adjusted over the tasks, and that of their mean as `OVERALL`.
 
-    Args:
-        parts: By task, at least one; drawn as `evals.scoring.statistics.mean_of` asks.
+    The replicates must be drawn as `evals.scoring.statistics.mean_of` requires.
 
     Raises:
         ValueError: There is no task, or the numbers of replicates differ.

@@ -1,16 +1,13 @@
-"""Scores: each is a function of sums over samples, so that it can be bootstrapped with products.
+"""Scores as functions of sums over samples, so that a matrix product bootstraps them.
 
     statistics(pairs)   [n, d]   one row for each sample
-    score(sums)         [...]    from sums [..., d] of rows, each as often as a resample drew it
+    score(sums)         [...]    from sums [..., d] of rows, weighted by the draws of a resample
 
-With draws [R, n], how often each of R resamples drew each sample, the scores of all resamples are
-`score(draws @ statistics(pairs))`. A mean over samples is the case of two columns, the sample's
-value and 1.
+With draws [R, n], the counts of each sample in R resamples, the scores of all resamples are
+`score(draws @ statistics(pairs))`. A mean over samples has two columns, the sample's value and 1.
 
 Columns may depend on the pairs (the classes of an F1). To compare two methods, call `statistics`
-once, on the pairs of both.
-
-Scores lie in [0, 1]; where there is nothing to divide by, a score is 0.
+once, on the pairs of both. Scores lie in [0, 1]; 0 / 0 is 0.
 """
 
 from __future__ import annotations
@@ -44,14 +41,7 @@ Average = Literal["macro", "weighted", "micro"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One answer beside its reference.
-
-    Attributes:
-        prediction: what the model said.
-        target: the reference.
-        predicted: the prediction, read by the task's reader.
-        expected: the target, read by the same reader.
-    """
+    """An answer and its reference: as text, and as parsed by the task's reader."""
 
     prediction: str
     target: str
@@ -64,14 +54,13 @@ class Metric:
     """A way to score answers.
 
     Attributes:
-        name: says tokenizer or averaging too, as scores of the same family differ by it.
-        version: changes when a score may change; with the versions of the libraries it rests on.
-        title_zh: for people, in Chinese.
-        title_en: for people, in English.
-        statistics: pairs to rows [n, d].
-        score: sums of rows [..., d] to scores [...] in [0, 1].
-        higher_is_better: a board ranks by means over tasks, so that the main metric of a task must
-            be one of which more is better; any may stand beside it.
+        name: Includes the tokenizer or averaging.
+        version: Changes when a score may change; includes the versions of libraries.
+        title_zh: Title in Chinese.
+        title_en: Title in English.
+        statistics: Pairs to rows [n, d].
+        score: Sums of rows [..., d] to scores [...] in [0, 1].
+        higher_is_better: Must hold for the main metric of a task, since a board ranks by its mean.
     """
 
     name: str
@@ -91,7 +80,7 @@ def get_metric(name: str) -> Metric:
     """The metric of this name.
 
     Raises:
-        UnknownMetricError: there is none; the message lists similar names, or all.
+        UnknownMetricError: There is none; the message lists similar names, or all.
     """
     if name not in METRICS:
         raise UnknownMetricError("metric", name, METRICS)
@@ -99,14 +88,9 @@ def get_metric(name: str) -> Metric:
 
 
 def sample_scores(metric: Metric, statistics: FloatArray) -> FloatArray:
-    """What each sample would score if it were alone.
+    """The scores [n] of single samples from the metric's statistics [n, d].
 
-    Args:
-        metric: whose statistics these are.
-        statistics: [n, d].
-
-    Returns:
-        [n]. Their mean is the score of the whole for metrics that are means over samples only.
+    Their mean is the score of the whole only for metrics that are means over samples.
     """
     return metric.score(statistics)
 
@@ -130,15 +114,13 @@ def _rows(rows: Iterable[tuple[float, ...]], columns: int) -> FloatArray:
 
 
 def _item_counts(pairs: Sequence[Pair]) -> FloatArray:
-    """[n, 3]: how many items are right, predicted, expected; each item once in a sample."""
+    """[n, 3]: numbers of right, predicted and expected items; each item once in a sample."""
     items = ((frozenset(p.predicted.items), frozenset(p.expected.items)) for p in pairs)
-    return _rows(
-        ((len(guessed & wanted), len(guessed), len(wanted)) for guessed, wanted in items), columns=3
-    )
+    return _rows(((len(ours & gold), len(ours), len(gold)) for ours, gold in items), columns=3)
 
 
 def _item_f1(sums: FloatArray) -> FloatArray:
-    """Micro F1, as PromptCBLUE's scorer: 0 when nothing is right, even if nothing was expected."""
+    """Micro F1 of PromptCBLUE's scorer: 0 if nothing is right, even if nothing was expected."""
     return _f1(sums[..., 0], sums[..., 1], sums[..., 2])
 
 
@@ -154,27 +136,27 @@ def _label(parsed: Parsed) -> str:
 def _label_counts(pairs: Sequence[Pair]) -> FloatArray:
     """[n, 3 C]: right, predicted, expected, each a block of one column for each class.
 
-    Classes are the labels that occur, sorted by code points. An answer without a label is the class
-    "", which is wrong, as no reference is empty.
+    Classes are the labels that occur, sorted by code points. An answer without a label is of the
+    class "", which is wrong, since no reference is empty.
 
     Raises:
-        ValueError: an answer is not of the kind `label`.
+        ValueError: An answer is not of the kind `label`.
     """
     predicted = [_label(pair.predicted) for pair in pairs]
     expected = [_label(pair.expected) for pair in pairs]
     columns = {label: column for column, label in enumerate(sorted({*predicted, *expected}))}
     counts = np.zeros((len(pairs), 3, len(columns)))
-    for row, (guessed, wanted) in enumerate(zip(predicted, expected, strict=True)):
-        counts[row, 0, columns[wanted]] = guessed == wanted
-        counts[row, 1, columns[guessed]] = 1
-        counts[row, 2, columns[wanted]] = 1
+    for row, (label, gold) in enumerate(zip(predicted, expected, strict=True)):
+        counts[row, 0, columns[gold]] = label == gold
+        counts[row, 1, columns[label]] = 1
+        counts[row, 2, columns[gold]] = 1
     return counts.reshape(len(pairs), 3 * len(columns))
 
 
 def _label_f1(average: Average) -> Callable[[FloatArray], FloatArray]:
     """F1 over classes, as scikit-learn's `f1_score(average=..., zero_division=0)`.
 
-    A class that nothing predicts and nothing expects is absent: it does not enter the average.
+    A class that is neither predicted nor expected does not enter the average.
     """
 
     def score(sums: FloatArray) -> FloatArray:
@@ -206,7 +188,7 @@ def _right_label(pair: Pair) -> float:
 
 
 def _same_items(pair: Pair) -> float:
-    """1 when both say the same in any order; so too when neither says anything."""
+    """1 if both have the same items in any order, or none."""
     return frozenset(pair.predicted.items) == frozenset(pair.expected.items)
 
 
@@ -229,27 +211,25 @@ def _same_number(pair: Pair) -> float:
 # ---- texts
 
 
-def _of_texts(score: TextScore) -> Callable[[Sequence[Pair]], FloatArray]:
-    """Rows [n, 2] of a score of whole answers."""
-    return _values(lambda pair: score(pair.prediction, pair.target))
-
-
 def _rouge_of_sections(pairs: Sequence[Pair]) -> FloatArray:
-    """[n, 2]: sum of ROUGE-L over the sections of the reference, and how many they are.
+    """[n, 2]: sum of ROUGE-L over the sections of the reference, and their number.
 
-    As PromptCBLUE's scorer does it for IMCS-V2-MRG: each section that the reference has is compared
-    with the section of the same title, words as in `bert_words`. A section that the prediction
-    lacks, or that is empty, reads `无 。`; sections that the reference lacks are passed over. The
-    score is the mean over all sections of all samples, six a sample where reports are complete.
+    As in PromptCBLUE's scorer for IMCS-V2-MRG: each section of the reference is compared with the
+    section of the same title, words as in `bert_words`. A section that is missing or empty in the
+    prediction reads `无 。`; sections that the reference lacks are ignored. The score is the mean
+    over all sections of all samples, six a sample in complete reports.
 
     Raises:
-        ValueError: an answer is not of the kind `sections`.
+        ValueError: An answer is not of the kind `sections`.
     """
     score = rouge(None, bert_words)
     rows = []
     for pair in pairs:
-        guessed, wanted = _sections(pair.predicted), _sections(pair.expected)
-        scores = [score(guessed.get(title, ""), content) for title, content in wanted.items()]
+        predicted = _sections(pair.predicted)
+        scores = [
+            score(predicted.get(title, ""), content)
+            for title, content in _sections(pair.expected).items()
+        ]
         rows.append((sum(scores), len(scores)))
     return _rows(rows, columns=2)
 
@@ -267,7 +247,7 @@ def _sections(parsed: Parsed) -> dict[str, str]:
 
 
 def _version(number: int, *libraries: str) -> str:
-    """Ours and those of libraries; a machine that only answers may lack them."""
+    """Our version and those of libraries, which a machine that only answers may lack."""
     with suppress(metadata.PackageNotFoundError):
         return "+".join([str(number), *(f"{name}-{metadata.version(name)}" for name in libraries)])
     return str(number)
@@ -285,7 +265,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(_METRICS)
 
 
 def register(metric: Metric) -> Metric:
-    """Add a metric: a task may name it, and boards show its title.
+    """Add a metric, for tasks to name and boards to show.
 
     Raises:
         ValueError: There is a metric of this name.
@@ -297,14 +277,15 @@ def register(metric: Metric) -> Metric:
 
 
 def metric_title(name: str, language: Language) -> str:
-    """What people call a metric; its name where it is not registered."""
+    """The title of a metric; the name of an unregistered one."""
     if name not in METRICS:
         return name
     return METRICS[name].title_zh if language == "zh" else METRICS[name].title_en
 
 
 def _mean_of_texts(name: str, version: str, zh: str, en: str, score: TextScore) -> Metric:
-    return Metric(name, version, zh, en, _of_texts(score), _mean)
+    values = _values(lambda pair: score(pair.prediction, pair.target))
+    return Metric(name, version, zh, en, values, _mean)
 
 
 for _metric in (

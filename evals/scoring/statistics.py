@@ -1,14 +1,14 @@
-"""How sure a score is: the noise of its samples, of a comparison, and of training.
+"""Uncertainty of scores: the noise of samples, of comparisons, and of training.
 
-A metric is a pair: each sample has a row of d statistics that add up (right and asked; or true
-positives, predicted and gold), and a score reads the sums. So every resample of n samples is a row
-of n counts, all resamples together are one matrix, and their sums are one product:
+Each sample has a row of d statistics that add up (right and total; or true positives, predicted and
+gold), and a score is a function of the sums. A resample of n samples is a row of n counts, so the
+sums of all resamples are one product:
 
     sums [R, d] = counts [R, n] @ statistics [n, d]
 
-The counts depend on (n, R, seed) alone. Two methods that answer the same samples therefore meet the
-same resamples, and their replicates may be subtracted index by index. Different tasks are different
-samples: give each a seed of its own, `task_seed`, before taking the mean over them.
+The counts depend on (n, R, seed) only: two methods on the same samples share resamples, and their
+replicates may be subtracted index by index. Different tasks are different samples: give each its
+`task_seed` before taking the mean over them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ FloatArray = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint8]
 
 Score = Callable[[FloatArray], FloatArray]
-"""Sums of statistics [..., d] to scores [...] in [0, 1]; finite for any sums that a sample has."""
+"""Sums of statistics [..., d] to finite scores [...] in [0, 1]."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 
 _BLOCK = 1 << 18
-"""Counts drawn and multiplied at once: 256 KiB, or 2 MiB as float64, which a core's cache holds."""
+"""Counts drawn and multiplied at once: 256 KiB, or 2 MiB as float64, which fits a core's cache."""
 
-_KEPT = 256
-"""Blocks remembered of either kind, 64 MiB: 10,000 resamples of 200 samples for 32 tasks."""
+_CACHED = 256
+"""Cached blocks of either kind, 64 MiB: 10,000 resamples of 200 samples for 32 tasks."""
 
 _TIE = 1e-12
-"""Permuted scores this close are equal: wider than rounding, narrower than one sample's weight."""
+"""Permuted scores this close are equal: more than rounding, less than one sample's weight."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its item noise: what other samples of the same kind might have given.
+    """A score with its item noise: the variation over samples of the same kind.
 
-    Where every sample has the same row (all right, say) every resample has too, and the interval
-    has no width: the bootstrap knows nothing beyond the sample. Read it together with `samples`.
+    If every sample has the same row (all right, say) the interval has no width: the bootstrap knows
+    nothing beyond the sample. Read it together with `samples`.
 
     Attributes:
         value: Score of the whole sample.
@@ -68,13 +68,7 @@ class Estimate:
 class Difference:
     """The score of a first method minus that of a second on the same samples.
 
-    Attributes:
-        value: Difference on the whole sample.
-        low: Lower end of the percentile interval at `LEVEL`.
-        high: Upper end.
-        standard_error: Standard deviation over the shared resamples.
-        p_value: Two-sided, of the paired permutation test.
-        samples: Number of samples, n.
+    The interval is as in `Estimate`, over shared resamples; `p_value` is two-sided.
     """
 
     value: float
@@ -87,15 +81,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Spread:
-    """Training noise: how the scores of several training seeds differ.
+    """Training noise: mean, sample standard deviation (n - 1) and range over training seeds.
 
-    Attributes:
-        mean: Mean score.
-        standard_deviation: Of the sample (n - 1). One seed gives 0.0, which means "not measured",
-            not "none": look at `seeds` first.
-        low: Smallest score.
-        high: Largest score.
-        seeds: Number of scores.
+    One seed gives the standard deviation 0.0, which means "not measured": look at `seeds` first.
     """
 
     mean: float
@@ -109,7 +97,7 @@ class Spread:
 
 
 def task_seed(name: str) -> int:
-    """The seed of a task's resamples: the same in every process, another one for another task."""
+    """The seed of a task's resamples, the same in every process."""
     return zlib.crc32(name.encode())
 
 
@@ -120,10 +108,10 @@ def replicates(
 
     Args:
         statistics: [n, d], a row for each sample.
-        score: Reads the sums.
+        score: Of the sums.
         resamples: R.
-        seed: With n and R it settles the resamples: equal ones are paired by index. Replicates that
-            go into `mean_of` together need different ones.
+        seed: Determines the resamples together with n and R: equal ones are paired by index.
+            Replicates for the same `mean_of` need different seeds.
 
     Returns:
         [R] scores.
@@ -152,7 +140,7 @@ def summarise(value: float, replicates: FloatArray, samples: int) -> Estimate:
     Args:
         value: Score of the whole sample.
         replicates: [R] scores of resamples, or differences or means of such.
-        samples: Number of samples behind them.
+        samples: Their number of samples.
 
     Raises:
         ValueError: There are no replicates or no samples, or a number is not finite.
@@ -170,10 +158,10 @@ def summarise(value: float, replicates: FloatArray, samples: int) -> Estimate:
 
 
 def mean_of(parts: Sequence[tuple[float, FloatArray, int]]) -> tuple[float, FloatArray, int]:
-    """The mean over tasks, each of which weighs the same, for `summarise`.
+    """The mean over tasks with equal weights, for `summarise`.
 
-    Tasks are independent samples. Replicates drawn with one seed would go up and down together and
-    make the interval wrong, so draw those of each task with its `task_seed`.
+    Tasks are independent samples. Replicates drawn with the same seed would be correlated and make
+    the interval wrong, so draw those of each task with its `task_seed`.
 
     Args:
         parts: For each task its score, its [R] replicates and its number of samples.
@@ -206,18 +194,17 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """How much better the first method is on the same samples, and whether that may be chance.
+    """The first method's gain over the second on the same samples, with a p-value.
 
-    The interval is of score(first) - score(second) on shared resamples: what makes a sample hard
-    for both methods drops out (Miller 2024, arXiv 2411.00640). The p-value is that of the paired
-    permutation test (Efron & Tibshirani 1993, chapter 15): if the methods were alike, each sample's
-    two rows could as well be swapped; p = (1 + swaps that differ no less) / (1 + R), which is never
-    0 (Phipson & Smyth 2010).
+    The interval is of score(first) - score(second) on shared resamples, so that the difficulty of
+    samples cancels (Miller 2024, arXiv 2411.00640). The p-value is that of the paired permutation
+    test (Efron & Tibshirani 1993, chapter 15), which swaps each sample's two rows at random:
+    p = (1 + swaps that differ no less) / (1 + R), which is never 0 (Phipson & Smyth 2010).
 
     Args:
         first: [n, d], a row for each sample.
         second: [n, d], rows of the same samples in the same order.
-        score: Reads the sums.
+        score: Of the sums.
         resamples: R, both of resamples and of random swaps.
         seed: As in `replicates`.
 
@@ -243,21 +230,14 @@ def paired_difference(
     )
     extreme = int(np.count_nonzero(np.abs(permuted) >= abs(value) - _TIE))
     interval = summarise(value, differences, len(first))
-    return Difference(
-        value=value,
-        low=interval.low,
-        high=interval.high,
-        standard_error=interval.standard_error,
-        p_value=(1 + extreme) / (1 + resamples),
-        samples=interval.samples,
-    )
+    return Difference(**vars(interval), p_value=(1 + extreme) / (1 + resamples))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given: below 0.05 they hold for all comparisons at once.
+    """P-values in the same order, adjusted for the number of comparisons.
 
     The step-down rule of Holm (1979): the i-th smallest of m is multiplied by m - i + 1, is no
-    smaller than the one before it, and at most 1. The tests may depend on each other.
+    smaller than the previous one, and at most 1. The tests may depend on each other.
 
     Raises:
         ValueError: A p-value is not in [0, 1].
@@ -265,28 +245,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     wrong = [p for p in p_values if not 0 <= p <= 1]
     if wrong:
         raise ValueError(f"p-values must be in [0, 1], got {wrong}: give them unadjusted.")
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for position, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    scaled = np.minimum(1.0, np.arange(len(values), 0, -1) * values[order])
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return [float(value) for value in adjusted]
 
 
 def ranks(estimates: Sequence[Estimate]) -> list[int]:
-    """The rank of each method: 1 + the number of methods whose interval lies wholly above its own.
+    """The rank of each method: 1 + the number of methods whose interval lies wholly above.
 
-    The rule of Chatbot Arena (Chiang et al. 2024, arXiv 2403.04132): methods that cannot be told
-    apart share a rank. The intervals are unpaired, so `paired_difference` may still tell two apart.
+    The rule of Chatbot Arena (Chiang et al. 2024, arXiv 2403.04132). The intervals are unpaired, so
+    `paired_difference` may separate two methods of the same rank.
     """
-    return [1 + sum(other.low > own.high for other in estimates) for own in estimates]
+    return [1 + sum(other.low > one.high for other in estimates) for one in estimates]
 
 
 # Training noise ---------------------------------------------------------------------------
 
 
 def spread(scores: Sequence[float]) -> Spread:
-    """How the scores of several training seeds on the same samples differ.
+    """The spread of the scores of several training seeds on the same samples.
 
     Raises:
         ValueError: There is no score, or one is not finite.
@@ -323,7 +303,7 @@ def _checked(statistics: FloatArray) -> FloatArray:
 
 
 def _scores(score: Score, sums: FloatArray) -> FloatArray:
-    """The scores [...] of sums [..., d], checked, since a score may come from anybody."""
+    """The scores [...] of sums [..., d], checked, since users may register metrics."""
     scores = np.asarray(score(sums), dtype=np.float64)
     if scores.shape != sums.shape[:-1]:
         raise ValueError(
@@ -343,8 +323,7 @@ def _sums(
 ) -> FloatArray:
     """[R, d] weighted sums of statistics [n, d], with the weights [R, n] drawn block by block.
 
-    In float64, so that sums of whole numbers are exact up to 2^53, whatever order BLAS adds in and
-    however many threads it starts. A block is too small for threads to gain or lose much.
+    In float64, so that sums of whole numbers are exact up to 2^53, in any order of addition.
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}: {RESAMPLES} is usual.")
@@ -358,23 +337,23 @@ def _sums(
     )
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_CACHED)
 def _resample(samples: int, rows: int, seed: int, start: int) -> Counts:
-    """[rows, n] how often each resample from number `start` on holds each sample: multinomial.
+    """[rows, n] the multinomial count of each sample in the resamples from number `start` on.
 
-    Drawn as indices and counted, which is ten times as fast as numpy's `multinomial`. A byte is
-    enough: that one sample of many be drawn 256 times has a probability below 1 / 256!.
+    Indices are drawn and counted, which is ten times as fast as numpy's `multinomial`. A byte is
+    enough: the probability that one sample of many is drawn 256 times is below 1 / 256!.
     """
     chosen = np.random.default_rng((seed, start, 0)).integers(samples, size=(rows, samples))
-    chosen += samples * np.arange(rows)[:, None]  # so that one count serves all rows
+    chosen += samples * np.arange(rows)[:, None]  # one bincount for all rows
     counts = np.bincount(chosen.ravel(), minlength=rows * samples).astype(np.uint8)
     counts.setflags(write=False)
     return counts.reshape(rows, samples)
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_CACHED)
 def _swap(samples: int, rows: int, seed: int, start: int) -> Counts:
-    """[rows, n] whether each sample is swapped: 0 or 1, with probability 1/2 each."""
+    """[rows, n] whether each sample is swapped, 0 or 1 with probability 1/2 each."""
     generator = np.random.default_rng((seed, start, 1))
     swaps = generator.integers(2, size=(rows, samples), dtype=np.uint8)
     swaps.setflags(write=False)

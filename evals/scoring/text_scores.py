@@ -1,6 +1,6 @@
-"""Scores of one text beside another: ROUGE, BLEU and chrF, over words of several tokenizers.
+"""Scores of a text against a reference: ROUGE, BLEU and chrF, over words of several tokenizers.
 
-Libraries that are slow to import, or that not every user of this module needs, load on first use.
+Libraries that are slow to import or optional load on first use.
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ if TYPE_CHECKING:
     from transformers import BasicTokenizer
 
 Tokenizer = Callable[[str], Sequence[str]]
-"""A text's words, none of them white space or with white space inside."""
+"""A text to its words, which contain no white space."""
 
 TextScore = Callable[[str, str], float]
 """A prediction and its target to a score in [0, 1]."""
 
 
 def rouge(order: int | None, tokenizer: Tokenizer) -> TextScore:
-    """F1 of two texts as rouge-chinese has it: ROUGE-`order`, or ROUGE-L if that is None.
+    """The F1 of rouge-chinese: ROUGE-`order`, or ROUGE-L if that is None.
 
     ROUGE-N compares the sets of n-grams, ROUGE-L takes the longest common subsequence of all words.
-    The library takes half a second and 150 MiB for two texts of 1,000 words, which is what a model
-    that repeats itself writes; so the counts are ours, and tests hold them against its scores. Its
-    guard against dividing by 0, 1e-8 in the denominator, leaves two equal texts just below 1.
+    The library takes half a second and 150 MiB for two texts of 1,000 words, which a model that
+    repeats itself writes; so the counts are ours, and tests compare them with the library. Its 1e-8
+    in the denominator leaves two equal texts just below 1.
     """
 
     def score(prediction: str, target: str) -> float:
-        guessed, wanted = _words(tokenizer, prediction), _words(tokenizer, target)
+        predicted, expected = _words(tokenizer, prediction), _words(tokenizer, target)
         if order is None:
-            right, predicted, expected = _common_length(guessed, wanted), len(guessed), len(wanted)
+            right, sizes = _common_length(predicted, expected), (len(predicted), len(expected))
         else:
-            grams, references = _ngrams(guessed, order), _ngrams(wanted, order)
-            right, predicted, expected = len(grams & references), len(grams), len(references)
-        precision = right / predicted if predicted else 0.0
-        recall = right / expected if expected else 0.0
+            grams, references = _ngrams(predicted, order), _ngrams(expected, order)
+            right, sizes = len(grams & references), (len(grams), len(references))
+        precision, recall = (right / size if size else 0.0 for size in sizes)
         return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
     return score
@@ -48,9 +47,9 @@ def rouge(order: int | None, tokenizer: Tokenizer) -> TextScore:
 
 @lru_cache(maxsize=1 << 14)
 def _words(tokenizer: Tokenizer, text: str) -> tuple[str, ...]:
-    """The words that rouge-chinese counts; as in PromptCBLUE's scorer, an empty text is `无 。`."""
+    """The words counted by rouge-chinese; as in PromptCBLUE's scorer, an empty text is `无 。`."""
     words = tokenizer(text) or ("无", "。")
-    # The library cuts sentences first, which parts a word with more than six dots.
+    # The library splits sentences first, and so splits a word with more than six dots.
     return tuple(" ".join(_sentence_cutter().cut_sent(" ".join(words))).split())
 
 
@@ -61,7 +60,7 @@ def _ngrams(words: Sequence[str], order: int) -> frozenset[tuple[str, ...]]:
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence (bit-parallel: Hyyrö 2004).
 
-    Bit i of `row` is 0 where one more word of `first`, the i-th, is matched.
+    Bit i of `row` is 0 if the i-th word of `first` extends the match.
     """
     places: dict[str, int] = {}
     for index, word in enumerate(first):
@@ -74,17 +73,17 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def characters(text: str) -> list[str]:
-    """Each character but white space."""
+    """All characters except white space."""
     return [*"".join(text.split())]
 
 
 def jieba_words(text: str) -> list[str]:
-    """Words as jieba finds them with its own dictionary."""
+    """Words of jieba with its default dictionary."""
     return [word for word in _segmenter().cut(text) if not word.isspace()]
 
 
 def bert_words(text: str) -> list[str]:
-    """PromptCBLUE's: Chinese characters and punctuation one by one, others in lower-case runs."""
+    """PromptCBLUE's words: single Chinese characters and punctuation, lower-case runs of others."""
     words: list[str] = _bert_tokenizer().tokenize(text)
     return words
 
@@ -98,10 +97,10 @@ def _sentence_cutter() -> Rouge:
 
 @cache
 def _segmenter() -> jieba.Tokenizer:
-    """Jieba with its own dictionary, whatever words this process has added to the shared one.
+    """Jieba with its default dictionary, without words that this process has added.
 
-    Filled by hand, since `initialize` logs to stderr, and trusts a file in the temporary folder
-    that anyone may have put there; it is no faster.
+    Not by `initialize`, which logs to stderr and trusts a cache file in the temporary folder that
+    anyone may have written.
     """
     import jieba  # noqa: PLC0415 - see above
 
@@ -129,7 +128,7 @@ def chrf(prediction: str, target: str) -> float:
 
 
 def _share(percent: float) -> float:
-    return min(percent / 100, 1.0)  # equal texts may come out a rounding above 100
+    return min(percent / 100, 1.0)  # rounding may take equal texts above 100
 
 
 @cache
