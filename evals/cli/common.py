@@ -1,4 +1,4 @@
-"""What several of the judge's commands share: which data, and which backbone answers."""
+"""Options shared by several commands: the data, and the backbone that answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA") -> None:
-    """Options that say which data is read, and how it is reported."""
+    """Options for the data and the output format."""
     parser.add_argument("--data", help=f"file, folder or hub id; default: {default}")
     parser.add_argument("--split", default="test", help="of a folder or hub id (default test)")
     parser.add_argument("--skip-bad", action="store_true", help="pass over bad lines, counted")
@@ -21,7 +21,7 @@ def data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA"
 
 
 def dataset(options: argparse.Namespace) -> Dataset:
-    """The data that the options name; bad lines that were skipped are reported on stderr."""
+    """The data of the options; skipped lines are reported on stderr."""
     from evals.data import datasets
 
     records = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
@@ -33,7 +33,7 @@ def dataset(options: argparse.Namespace) -> Dataset:
 
 
 def answering_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which backbone answers, and how."""
+    """Options for the backbone that answers."""
     backbone_options(parser)
     int8_option(parser)
     parser.add_argument(

@@ -25,5 +25,5 @@ def execute(options: argparse.Namespace) -> None:
 
     from evals.jobs.worker import work
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that it takes its job with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # ends its job, too
     work(options.root, options.idle)

@@ -81,7 +81,7 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _task_model(text: str) -> tuple[str, str]:
-    """`TASK=NAME` as a pair, for argparse, which reports the ValueError of anything else."""
+    """`TASK=NAME` as a pair; argparse reports the ValueError of anything else."""
     task, equals, name = text.partition("=")
     if not (task and equals and name):
         raise ValueError(text)
@@ -111,8 +111,8 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
     from evals.data import datasets
     from evals.runs.evaluate import predict
 
-    engine, known, method, seed = _engine(options)
-    chosen = datasets.only(dataset, _wanted(options.task, dataset, known))
+    engine, known, method, seed = _server(options) if options.server else _local(options)
+    chosen = datasets.only(dataset, _tasks(options.task, dataset, known))
     return predict(
         options.run,
         engine,
@@ -127,11 +127,7 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
 
 
 def _bundle(path: Path) -> tuple[dict[str, str], str]:
-    """An exported bundle's model name for each task, and its separator.
-
-    Raises:
-        ConfigError: The file holds something else.
-    """
+    """An exported bundle's model name for each task, and its separator."""
     from cgclora.config import ConfigError
 
     try:
@@ -141,26 +137,22 @@ def _bundle(path: Path) -> tuple[dict[str, str], str]:
         raise ConfigError(f"{path} is no models.json of an exported bundle: {error!r}.") from error
 
 
-def _wanted(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
-    """The tasks to answer: those that are named, else all that somebody knows."""
+def _tasks(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
+    """The tasks to answer: the named ones, by default all that the engine knows."""
     from cgclora.data.records import DataError
 
-    wanted = named or [name for name in dataset.tasks if known is None or name in known]
-    strange = [name for name in wanted if known is not None and name not in known]
-    if strange or not wanted:
+    tasks = named or [name for name in dataset.tasks if known is None or name in known]
+    unknown = [name for name in tasks if known is not None and name not in known]
+    if unknown or not tasks:
         raise DataError(
-            f"no adapter that is given knows {', '.join(strange or dataset.tasks)}: "
+            f"no adapter that is given knows {', '.join(unknown or dataset.tasks)}: "
             "add one that does with --adapter, or leave --adapter out to ask the bare backbone."
         )
-    return wanted
-
-
-def _engine(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
-    """Who answers, the tasks it knows (None: any), its method's name and training seed."""
-    return _server(options) if options.server else _local(options)
+    return tasks
 
 
 def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, None]:
+    """The engine, the tasks it knows (None: any), its method's name and training seed."""
     from cgclora.config import ConfigError
     from evals.runs.engines import KEY_VARIABLE, ServerEngine
 
@@ -177,6 +169,7 @@ def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
 
 
 def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
+    """As `_server`."""
     from cgclora.adapter import Adapter
     from cgclora.config import ConfigError
     from evals.runs.engines import LocalEngine
@@ -201,9 +194,9 @@ def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, i
 
 
 def print_progress(facts: Mapping[str, Any]) -> None:
-    """Report on stderr how many records are answered and how long the rest takes."""
-    left = facts["seconds_left"]
-    words = "" if left is None else f" · {left / 60:.1f} min left"
+    """Report on stderr the number of answered records and the time left."""
+    seconds = facts["seconds_left"]
+    words = "" if seconds is None else f" · {seconds / 60:.1f} min left"
     print(f"{facts['done']}/{facts['total']}{words}", file=sys.stderr, flush=True)
 
 
@@ -217,6 +210,5 @@ def _report(run: Run, *, as_json: bool = False) -> None:
     width = max(map(len, run.metrics))
     for task, facts in run.metrics.items():
         main = facts["scores"][facts["main"]]
-        interval = f"({main['low']:.3f}-{main['high']:.3f})"
-        score = f"{main['value']:.3f} {interval}"
+        score = f"{main['value']:.3f} ({main['low']:.3f}-{main['high']:.3f})"
         print(f"{task:<{width}}  {score}  {facts['main']}, n {facts['samples']}")

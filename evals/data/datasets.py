@@ -1,4 +1,4 @@
-"""Datasets: records of known tasks, what they repeat, where two overlap, parts of them."""
+"""Datasets: records of known tasks, their duplicates, overlaps and subsets."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Dataset(RecordSet):
-    """Records, and what the judge asks of them."""
+    """Records with their tasks, hash and duplicates."""
 
     @property
     def turns_left_out(self) -> int:
-        """Later turns of the conversations whose first turns are among the records."""
+        """The number of later turns of conversations, of which only the first turn is a record."""
         return sum(self.later_turns.get(record.id, 0) for record in self.records)
 
     @cached_property
     def duplicates(self) -> tuple[tuple[str, str], ...]:
-        """(first, later) ids of records that say the same.
+        """(first, later) ids of records with equal task, prompt and target.
 
-        Task, prompt and target are equal after NFKC and folding of white space.
+        Texts are compared after NFKC and folding of white space.
         """
-        first: dict[bytes, str] = {}  # by digest: the texts themselves would double the memory
+        first: dict[bytes, str] = {}  # by digest: the texts would double the memory
         pairs = []
         for record in self.records:
             key = _folded_digest(record)
@@ -51,13 +51,13 @@ class Dataset(RecordSet):
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks there are, in the order of `evals.tasks.TASKS`, unknown ones last."""
+        """Names of the tasks, in the order of `evals.tasks.TASKS`, unknown ones last."""
         present = {record.task for record in self.records}
         known = [name for name in TASKS if name in present]
         return (*known, *sorted(present.difference(known)))
 
     def of_task(self, name: str) -> tuple[Record, ...]:
-        """The records of one task; none when it is not among `tasks`."""
+        """The records of one task."""
         return tuple(record for record in self.records if record.task == name)
 
 
@@ -69,26 +69,21 @@ def read(
     skip_bad: bool = False,
     need_target: bool = True,
 ) -> Dataset:
-    """As `cgclora.data.readers.read`, with the forms of all known tasks.
+    """`cgclora.data.readers.read` with the forms of all known tasks; arguments are as there.
 
-    Args:
-        source: As there.
-        split: As there.
-        tasks: Keep these tasks only; None keeps all.
-        skip_bad: As there.
-        need_target: As there.
+    `tasks` keeps these tasks only.
 
     Raises:
-        DataError: As there, or a wanted task has no record.
+        DataError: As there, or one of `tasks` has no record.
     """
-    found = read_record_set(
+    records = read_record_set(
         source,
         split=split,
         skip_bad=skip_bad,
         need_target=need_target,
         templates={name: task.prompt for name, task in TASKS.items()},
     )
-    dataset = Dataset(found.name, found.split, found.records, found.problems, found.later_turns)
+    dataset = Dataset(**vars(records))
     return dataset if tasks is None else only(dataset, tasks)
 
 
@@ -96,10 +91,10 @@ def read(
 
 
 def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
-    """Test records whose prompt is in the training data: (train id, test id).
+    """(train id, test id) of test records whose prompt is in the training data.
 
     Prompts are compared after NFKC, lower-casing and removal of everything but letters and digits.
-    Each test record is named once, with the first training record that has its prompt.
+    Each test record occurs once, with the first training record of the same prompt.
     """
     first: dict[str, str] = {}
     for record in train.records:
@@ -112,15 +107,15 @@ def overlap(train: Dataset, test: Dataset) -> tuple[tuple[str, str], ...]:
 
 
 def check_apart(splits: Mapping[str, Dataset]) -> None:
-    """Refuse data that would let a method see what it is tested on.
+    """Check that no prompt of the test split is in the train or dev split.
 
     Raises:
-        DataError: Splits are one and the same file, or prompts of one are in the test split.
+        DataError: Splits are the same file, or prompts of one are in the test split.
     """
-    for split, found in splits.items():
-        if found.split != split:
+    for split, dataset in splits.items():
+        if dataset.split != split:
             raise DataError(
-                f"{found.name} is one file, and not the {split} split: give a folder with "
+                f"{dataset.name} is one file, and not the {split} split: give a folder with "
                 f"{', '.join(splits)}."
             )
     for split in ("train", "dev"):
@@ -132,7 +127,7 @@ def check_apart(splits: Mapping[str, Dataset]) -> None:
 
 
 def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
-    """The records of these tasks, in the order they had.
+    """The records of these tasks, in the same order.
 
     Raises:
         DataError: A task has no record.
@@ -169,21 +164,21 @@ def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
 def first_of_each_task(
     records: Iterable[Record], tasks: Container[str], per_task: int
 ) -> list[Record]:
-    """The first so many records of each of these tasks, task by task."""
+    """The first `per_task` records of each of these tasks, task by task."""
     taken: dict[str, list[Record]] = {}
     for record in records:
         if record.task in tasks and len(taken.setdefault(record.task, [])) < per_task:
             taken[record.task].append(record)
-    return [record for own in taken.values() for record in own]
+    return [record for of_task in taken.values() for record in of_task]
 
 
 def draw(name: str, seed: int) -> bytes:
-    """Where a name stands in a random order that does not depend on the other names."""
+    """A sort key for a random order that does not depend on the other names."""
     return hashlib.sha256(f"{seed}\n{name}".encode()).digest()
 
 
 def letters_and_digits(text: str) -> str:
-    """A text in the form in which prompts are compared: see `overlap`."""
+    """The form in which prompts are compared, see `overlap`."""
     return _NO_LETTER_OR_DIGIT.sub("", unicodedata.normalize("NFKC", text).lower())
 
 

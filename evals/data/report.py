@@ -1,4 +1,4 @@
-"""What training data looks like, task by task, and what somebody should know before training."""
+"""A report on training data, task by task, with findings to know before training."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 """The number of tokens of each text."""
 
 FEW = 50
-"""Train records below which a task hardly learns."""
+"""Fewer train records than this hardly teach a task."""
 
 FEW_DEV = 20
-"""Dev records below which a task's dev loss says little."""
+"""Fewer dev records than this make a task's dev loss unreliable."""
 
 UNEQUAL = 20
-"""How many times as many records as the smallest task the largest may have."""
+"""The largest allowed ratio of the largest task's records to the smallest's."""
 
 COUNTED = 200
-"""Most records of a task whose tokens are counted."""
+"""The most records of a task whose tokens are counted."""
 
-_MOST_LABELS = 100
-_LONGEST_LABEL = 60  # characters
+_MAX_LABELS = 100
+_MAX_LABEL = 60  # characters
 
 Kind = Literal[
     "leakage",
@@ -47,7 +47,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of some texts, in characters: the median, the 95th percentile and the longest."""
+    """Lengths of texts in characters: the median, the 95th percentile and the maximum."""
 
     median: int
     high: int
@@ -56,7 +56,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Labels:
-    """Answers that repeat: how many there are, the commonest one, and its share in [0, 1]."""
+    """Repeated answers: their number, the most frequent one, and its share in [0, 1]."""
 
     count: int
     commonest: str
@@ -71,12 +71,12 @@ class TaskReport:
         name: Of the task.
         train: Number of train records.
         dev: Number of dev records.
-        prompt: Lengths of the train prompts.
-        target: Lengths of the train targets.
-        labels: Of the train targets; None where they do not look like labels.
-        tokens: Of prompt and target together, mean over the counted train records; None where
-            nobody counted.
-        too_long: Share of the counted train records that are longer than the limit; None likewise.
+        prompt: Of the train records.
+        target: Of the train records.
+        labels: Of the train targets; None if they do not look like labels.
+        tokens: Of prompt and target together, mean over the counted train records; None without a
+            tokenizer.
+        too_long: Share of the counted train records above the limit; None without a tokenizer.
     """
 
     name: str
@@ -94,9 +94,9 @@ class Finding:
     """Something to know before training.
 
     Attributes:
-        kind: What it is.
-        tasks: Of which it holds; empty where it is about all of them together.
-        count: How many records, or how many times as many.
+        kind: The problem.
+        tasks: Those it concerns; empty if it concerns the data as a whole.
+        count: The number of records or tasks, or a ratio.
     """
 
     kind: Kind
@@ -106,12 +106,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it.
+    """The whole report.
 
     Attributes:
         tasks: In the order of the train set.
-        findings: The gravest first.
-        problems: Lines that are no record.
+        findings: The most serious first.
+        problems: Lines that are not records.
         characters: Of prompt and target together, mean over the train records.
     """
 
@@ -122,13 +122,13 @@ class Report:
 
 
 def report(data: TrainingData, max_length: int, count_tokens: CountTokens | None = None) -> Report:
-    """Look at training data.
+    """Report on training data.
 
     Args:
-        data: What to look at.
-        max_length: Most tokens of prompt and target together.
-        count_tokens: The backbone's tokenizer, where it is there; it counts for at most `COUNTED`
-            records of a task, evenly spread.
+        data: Train and dev records.
+        max_length: The most tokens of prompt and target together.
+        count_tokens: By the backbone's tokenizer, if loaded; for at most `COUNTED` records of a
+            task, evenly spread.
     """
     by_task: dict[str, list[Record]] = defaultdict(list)
     for record in data.train.records:
@@ -177,10 +177,9 @@ def _lengths(texts: Sequence[str]) -> Lengths:
 
 
 def _labels(targets: Sequence[str]) -> Labels | None:
-    """Answers are labels when they are short, and each stands for two records or more."""
+    """Answers are labels if they are short and occur twice on average."""
     counts = Counter(targets)
-    most = min(_MOST_LABELS, len(targets) // 2)
-    if len(counts) > most or max(map(len, counts)) > _LONGEST_LABEL:
+    if len(counts) > min(_MAX_LABELS, len(targets) // 2) or max(map(len, counts)) > _MAX_LABEL:
         return None
     commonest, number = counts.most_common(1)[0]
     return Labels(len(counts), commonest, number / len(targets))
@@ -218,7 +217,7 @@ def _findings(data: TrainingData, tasks: Sequence[TaskReport]) -> list[Finding]:
 
 
 def _repeated(records: Sequence[Record]) -> tuple[int, int]:
-    """How many records have the prompt of an earlier one, and how many of those another target."""
+    """Numbers of records with the prompt of an earlier one, and of those with another target."""
     first: dict[tuple[str, str], str] = {}
     repeated = conflicts = 0
     for record in records:

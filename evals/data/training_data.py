@@ -1,4 +1,4 @@
-"""What a training run learns from: a train and a dev set, from wherever they come."""
+"""The data of a training run: a train and a dev set from files or folders."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from evals.data.datasets import Dataset, draw, letters_and_digits, only, read
 
 @dataclass(frozen=True)
 class Source:
-    """Where train and dev records lie.
+    """The location of train and dev records.
 
     Attributes:
-        train: A file, or a folder that has the split.
+        train: A file, or a folder with the split.
         dev: Likewise; None splits it off the train records.
-        split: Of a folder, what is trained on.
+        split: The split of a folder to train on.
     """
 
     train: Path
@@ -32,13 +32,9 @@ class Source:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Records to learn from, and those that the dev loss is taken on.
+    """Train records, and dev records of the same tasks for the dev loss.
 
-    Attributes:
-        train: To learn from.
-        dev: For the dev loss; they have no other tasks than `train`.
-        split_off: Whether `dev` was part of the same file.
-        problems: Lines of either that are no record.
+    `split_off` says whether the dev records were part of the same file.
     """
 
     train: Dataset
@@ -47,16 +43,16 @@ class TrainingData:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Lines of either that are no record."""
+        """Lines of either set that are not records."""
         return self.train.problems if self.split_off else self.train.problems + self.dev.problems
 
-    def records(self, most: int) -> int:
-        """How many train records take part when each task gives at most so many; 0 takes all."""
+    def records(self, limit: int) -> int:
+        """The number of train records with at most `limit` for each task; 0 takes all."""
         counts = Counter(record.task for record in self.train.records)
-        return sum(min(count, most or count) for count in counts.values())
+        return sum(min(count, limit or count) for count in counts.values())
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write both as the JSONL that `python -m cgclora train` reads; returns their paths."""
+        """Write both as JSONL for `python -m cgclora train`; returns their paths."""
         paths = folder / "train.jsonl", folder / "dev.jsonl"
         for path, dataset in zip(paths, (self.train, self.dev), strict=True):
             atomic_io.write_text(path, "".join(map(_line, dataset.records)))
@@ -64,7 +60,7 @@ class TrainingData:
 
 
 def read_source(source: Source) -> tuple[Dataset, Dataset | None]:
-    """The train and the dev records of a source; lines that are no record are listed as problems.
+    """The train and dev records of a source; lines that are not records become problems.
 
     Raises:
         DataError: A source cannot be read, or no record is usable.
@@ -82,39 +78,34 @@ def training_data(
     fraction: float = 0.1,
     seed: int = 0,
 ) -> TrainingData:
-    """What a run learns from.
+    """The train and dev records of a run.
 
     Args:
         train: All train records.
         dev: All dev records; None splits them off the train records.
-        tasks: Keep these tasks only, those that are not there aside; without any, keep all.
-        fraction: Of each task's records that make the dev set, where there is none.
+        tasks: The tasks to keep, if present; without any, all.
+        fraction: Of each task's records to split off.
         seed: Of that split.
 
     Raises:
         DataError: A task has no dev record, or none can be split off.
     """
-    train = _of_tasks(train, tasks)
+    if present := [task for task in train.tasks if task in tasks]:
+        train = only(train, present)
     if dev is None:
         train, dev = split_off(train, fraction, seed)
         return TrainingData(train, dev, split_off=True)
     return TrainingData(train, only(dev, train.tasks), split_off=False)
 
 
-def _of_tasks(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
-    wanted = [task for task in dataset.tasks if task in tasks]
-    return only(dataset, wanted) if wanted else dataset
-
-
 def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """A dataset in two: what is left, and a share of each task's records.
+    """Split a dataset into the rest and a share of each task's records.
 
-    Records with the same prompt stay together, so that none of them is seen in training and asked
-    on dev. Both parts have a record of every task.
+    Records with the same prompt stay together. Both parts have a record of every task.
 
     Args:
-        dataset: What to split.
-        fraction: Of each task's records that go into the second part, in (0, 1).
+        dataset: To split.
+        fraction: Of each task's records in the second part, in (0, 1).
         seed: Of the draw.
 
     Raises:
@@ -129,11 +120,11 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Da
                 f"task {task!r} has one prompt only, so no dev records can be split off: give it "
                 "more records, or give a dev file."
             )
-        wanted = max(1, round(fraction * sum(map(len, groups.values()))))
+        size = max(1, round(fraction * sum(map(len, groups.values()))))
         chosen: list[str] = []
         # The last group stays, whatever its size.
         for prompt in sorted(groups, key=lambda prompt: draw(prompt, seed))[:-1]:
-            if len(chosen) >= wanted:
+            if len(chosen) >= size:
                 break
             chosen += groups[prompt]
         dev.update(chosen)
@@ -141,9 +132,8 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Da
         tuple(record for record in dataset.records if (record.id in dev) is inside)
         for inside in (False, True)
     )
-    return dataclasses.replace(dataset, records=rest), dataclasses.replace(
-        dataset, split="dev", records=part
-    )
+    dev_set = dataclasses.replace(dataset, split="dev", records=part)
+    return dataclasses.replace(dataset, records=rest), dev_set
 
 
 def _by_prompt(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:
@@ -155,12 +145,12 @@ def _by_prompt(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:
 
 
 def _line(record: Record) -> str:
-    fields = {
+    fields: dict[str, object] = {
         "sample_id": record.id,
         "task": record.task,
         "input": record.prompt,
         "target": record.target,
     }
     if record.choices:
-        fields["answer_choices"] = list(record.choices)  # type: ignore[assignment]
+        fields["answer_choices"] = record.choices
     return json.dumps(fields, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""A page of what inter-task affinities suggest: picture, tables and groups, from a result."""
+"""A Markdown page on measured inter-task affinities: heat map, tables and groups."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FORMS = {"first_order": "First order", "lookahead": "Lookahead"}
 
 
 def files_of(result: Mapping[str, Any], groups: int = 0) -> dict[str, str]:
-    """The picture and the page by the names of their files.
+    """The heat map and the page by file name.
 
     Args:
         result: Of `cgclora affinity`, with its `grouping`.
-        groups: How many groups the picture is ordered by; 0 takes the number that is suggested.
+        groups: The number of groups that order the heat map; 0 takes the suggested one.
 
     Raises:
         ValueError: There is no grouping into so many.
@@ -29,10 +29,11 @@ def page(result: Mapping[str, Any]) -> str:
     """The page as Markdown."""
     grouping = result["grouping"]
     forms = [form for form in FORMS if grouping[form] is not None]
+    unit = grouping["unit"]
     parts = ["# Which tasks help one another", _measured(result), f"![heat map]({PICTURE})"]
-    parts += ["## How many groups", _reading(grouping["first_order"], grouping["unit"])]
+    parts += ["## How many groups", _reading(grouping["first_order"], unit)]
     for form in forms:
-        parts += [f"{FORMS[form]} form:", _table(grouping[form], grouping["unit"])]
+        parts += [f"{FORMS[form]} form:", _table(grouping[form], unit)]
     parts.append(_certainty(grouping))
     parts += ["## The groups", *(_groups(grouping[form], FORMS[form]) for form in forms)]
     return "\n\n".join(parts) + "\n"
@@ -88,15 +89,11 @@ def _reading(grouped: Mapping[str, Any], unit: str) -> str:
 def _table(grouped: Mapping[str, Any], unit: str) -> str:
     rows = [("groups", "gain", "held out", "stability", "adjusted Rand index with the prior")]
     for one in grouped["groupings"]:
-        rows.append(
-            (
-                f"{one['asked']}{' (suggested)' if one['asked'] == grouped['suggested'] else ''}",
-                _with_error(one["gain"], one["standard_error"], unit),
-                _with_error(one["held_out_gain"], one["held_out_standard_error"], unit),
-                _number(one["stability"]),
-                _number(one["prior_ari"]),
-            )
-        )
+        suggested = " (suggested)" if one["asked"] == grouped["suggested"] else ""
+        gain = _with_error(one["gain"], one["standard_error"], unit)
+        held_out = _with_error(one["held_out_gain"], one["held_out_standard_error"], unit)
+        numbers = _number(one["stability"]), _number(one["prior_ari"])
+        rows.append((f"{one['asked']}{suggested}", gain, held_out, *numbers))
     if grouped["prior"] is not None:
         gain = _with_error(grouped["prior"]["gain"], grouped["prior"]["standard_error"], unit)
         rows.append(("prior", gain, gain, "", "1.00"))
@@ -128,7 +125,7 @@ def _groups(grouped: Mapping[str, Any], form: str) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells, the header first, as GitHub reads it."""
+    """A table in GitHub's Markdown; the first row is the header."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
@@ -146,7 +143,7 @@ def _percent(value: float, unit: str) -> str:
 
 
 def _digits(unit: str) -> int:
-    """A step takes thousandths of a loss away, and about as much as usual."""
+    """Steps lower a loss by thousandths, or by about the task's usual affinity."""
     return 0 if unit == "task" else 3
 
 

@@ -1,4 +1,4 @@
-"""Tables of the documentation, made from the results in `assets/`.
+"""Tables of the documentation, generated from the results in `assets/`.
 
 A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`, followed by the file, commit
 and machine of the measurement.
@@ -25,19 +25,16 @@ from evals.speed.scaling import CONFIG
 from evals.speed.scaling import table as scaling_table
 
 PAGES = ("README.md", "docs/*.md", "assets/results/README.md", "assets/adapters/README.md")
-"""Patterns of the pages that may hold tables."""
+"""The pages that may hold tables."""
 
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """What every generated file has to hold.
-
-    Args:
-        root: The repository.
+    """The content of every generated file of a repository.
 
     Raises:
-        ValueError: A page names a table that is not known, or a result comes from uncommitted code.
+        ValueError: A page names an unknown table, or a result comes from uncommitted code.
     """
     results = root / "assets" / "results"
     texts = {
@@ -63,7 +60,6 @@ def filled(page: Path, root: Path) -> str:
 
 
 def _table(name: str, root: Path, page: Path) -> str:
-    """One table, with its sources below."""
     results = root / "assets" / "results"
     if name in _OF_ASSETS:
         text, sources = _OF_ASSETS[name](root / "assets")
@@ -77,7 +73,7 @@ def _table(name: str, root: Path, page: Path) -> str:
 
 
 def _read(path: Path) -> Report:
-    """A committed measurement, made by committed code."""
+    """A measurement by committed code."""
     report: Report = json.loads(path.read_text(encoding="utf-8"))
     if report["code"]["dirty"]:
         raise ValueError(f"{path} was measured by uncommitted code: measure it again.")
@@ -85,12 +81,12 @@ def _read(path: Path) -> Report:
 
 
 def _caption(source: Path, page: Path) -> str:
-    """Which file a table comes from, and which code and machine that file comes from."""
+    """The file of a table, and the code and machine of its measurement."""
     report = _read(source)
     hardware = report.get("hardware", {})
+    processor = filter(None, map(hardware.get, ("machine", "cpu_capability")))
     facts = [
-        hardware.get("gpu")
-        or " ".join(filter(None, map(hardware.get, ("machine", "cpu_capability")))),
+        hardware.get("gpu") or " ".join(processor),
         f"{hardware['threads']} threads" if hardware.get("threads", 1) > 1 else "",
         hardware.get("dtype", ""),
         f"commit {report['code']['commit'][:7]}",
@@ -107,13 +103,13 @@ Made = tuple[str, Sequence[Path]]
 
 
 def _board(assets: Path, comparison: str, tasks: int) -> Board:
-    found = boards(assets / "results" / comparison).boards
-    (board,) = (board for board in found if len(board.tasks) == tasks)
+    candidates = boards(assets / "results" / comparison).boards
+    (board,) = (board for board in candidates if len(board.tasks) == tasks)
     return board
 
 
 def _manifest(board: Board) -> Path:
-    """Of the run that stands first: all runs of a comparison are made alike."""
+    """The manifest of the first run, whose code and machine all runs of a comparison share."""
     return Path(board.entries[0].folders[0]) / "manifest.json"
 
 

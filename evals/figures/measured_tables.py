@@ -1,6 +1,6 @@
 """Rows of the documentation's tables, from the reports of benchmarks and test suites.
 
-Each function takes a report as its file holds it, and yields the header, then the body.
+Each function takes a report as read from its file and yields the header, then the body.
 """
 
 from __future__ import annotations
@@ -100,9 +100,8 @@ def _agreement(report: Report) -> Iterator[Row]:
     yield ("", f"same most likely token, of {report['tokens']:,}", "95 % interval")
     names = {"like bf16": "lean, int8, compared with lean, bf16"}
     for way in ("transformers, bf16", "lean, bf16", "lean, int8", *names):
-        found = report[way]
-        low, high = (f"{100 * found[key]:.1f}" for key in ("low", "high"))
-        yield (names.get(way, way), f"{100 * found['agreement']:.1f} %", f"{low} to {high} %")
+        share, low, high = (f"{100 * report[way][key]:.1f}" for key in ("agreement", "low", "high"))
+        yield (names.get(way, way), f"{share} %", f"{low} to {high} %")
 
 
 def _banks(report: Report) -> Iterator[Row]:
@@ -131,10 +130,10 @@ def _router(report: Report) -> Iterator[Row]:
         ("router is sure", "sure", "sure"),
         ("right task where the router is sure", "task when sure", "right"),
     ):
-        found = report[key]
-        low, high = (f"{100 * bound:.2f}" for bound in found["interval"])
-        records = f"{found[count]:,} of {found['records']:,}"
-        yield (name, records, f"{100 * found['share']:.2f} %", f"{low} to {high} %")
+        part = report[key]
+        low, high = (f"{100 * bound:.2f}" for bound in part["interval"])
+        records = f"{part[count]:,} of {part['records']:,}"
+        yield (name, records, f"{100 * part['share']:.2f} %", f"{low} to {high} %")
 
 
 def _page_speed(report: Report) -> Iterator[Row]:
@@ -233,4 +232,4 @@ REPORTED: Mapping[str, tuple[Callable[..., Iterable[Row]], Sequence[str]]] = {
     "reliability": (_reliability, ["faults", "load", "fuzz", "schema"]),
     "faults": (_faults, ["faults"]),
 }
-"""By the name of a table: the function that makes its rows, and the reports that it takes."""
+"""For each table the function that makes its rows, and the names of its reports."""

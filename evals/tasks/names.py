@@ -1,11 +1,11 @@
-"""Names that nobody knows, and what was probably meant."""
+"""Errors for unknown names, with suggestions."""
 
 import difflib
 from collections.abc import Collection
 
 
 class UnknownNameError(KeyError):
-    """Nothing has this name; the message lists similar names, or all."""
+    """An unknown name; the message lists similar names, or all."""
 
     def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
         by_lower = {one.lower(): one for one in known}

@@ -7,7 +7,7 @@ from pathlib import Path
 from evals.tasks import TASKS
 
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "samples"
-"""Where they lie; a data folder like any other, with a test split."""
+"""A data folder with a test split."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Sample:
     """One example.
 
     Attributes:
-        task: name of its task.
-        fields: a value for each field of the task.
-        reference: the right answer, as the dataset would write it.
-        choices: what the prompt offers to choose from; None for free text.
+        task: Its name.
+        fields: A value for each field of the task.
+        reference: The right answer in the format of the dataset.
+        choices: Offered by the prompt; None for free text.
     """
 
     task: str
@@ -30,12 +30,11 @@ class Sample:
 def load_samples(folder: Path = SAMPLES) -> dict[str, list[Sample]]:
     """The examples of every task that has some, tasks in the order of `TASKS`.
 
-    Args:
-        folder: holds folders of JSON files, each a list of objects with the attributes of `Sample`.
+    `folder` holds folders of JSON files, each a list of objects with the attributes of `Sample`.
 
     Raises:
-        FileNotFoundError: they hold no JSON file.
-        ValueError: an entry is not a sample of a known task; the message names file and entry.
+        FileNotFoundError: There is no JSON file.
+        ValueError: An entry is not a sample of a known task; the message names file and entry.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in TASKS}
     paths = sorted(folder.glob("*/*.json"))
