@@ -124,22 +124,8 @@ def measure(
     with ExitStack() as stack:
         ways, known, model = _ways(folders, stack)
         chosen = first_of_each_task(records, known, per_task)
-        for way in ways.values():
-            way.answer(chosen[0])  # warm-up
-        timings: dict[str, list[list[Timing]]] = {name: [[] for _ in chosen] for name in ways}
-        for turn in range(rounds):
-            for way in ways.values():
-                way.forget()
-            for place, record in enumerate(chosen):
-                first = (place + turn) % len(ways)
-                for name in [*ways][first:] + [*ways][:first]:
-                    timings[name][place].append(ways[name].answer(record))
-            log(f"round {turn + 1} of {rounds}")
+        best = _best_times(ways, chosen, rounds, log)
         stamp = provenance.stamp(model)
-    best = {
-        name: [min(takes, key=attrgetter("whole")) for takes in prompts]
-        for name, prompts in timings.items()
-    }
     kinds = [TASKS[record.task].kind for record in chosen]
     return {
         "prompts": len(chosen),
@@ -154,6 +140,27 @@ def measure(
         },
         **_against_llama_cpp(best, kinds),
         **stamp,
+    }
+
+
+def _best_times(
+    ways: Mapping[str, Way], records: Sequence[Record], rounds: int, log: Callable[[str], None]
+) -> dict[str, list[Timing]]:
+    """The fastest of some rounds for each way and record, after a warm-up."""
+    for way in ways.values():
+        way.answer(records[0])
+    timings: dict[str, list[list[Timing]]] = {name: [[] for _ in records] for name in ways}
+    for turn in range(rounds):
+        for way in ways.values():
+            way.forget()
+        for place, record in enumerate(records):
+            first = (place + turn) % len(ways)
+            for name in [*ways][first:] + [*ways][:first]:
+                timings[name][place].append(ways[name].answer(record))
+        log(f"round {turn + 1} of {rounds}")
+    return {
+        name: [min(takes, key=attrgetter("whole")) for takes in prompts]
+        for name, prompts in timings.items()
     }
 
 

@@ -42,7 +42,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
 
 
 def register(family: DatasetFamily) -> DatasetFamily:
-    """Add a dataset family: its tasks are known everywhere, its folder is read below a data folder.
+    """Add a dataset family with its tasks; its folder is read below a data folder.
 
     Call it before the command line or the app starts.
 
@@ -72,7 +72,7 @@ def get_task(name: str) -> Task:
     """The task of this name, or of this name in the official files.
 
     Raises:
-        UnknownTaskError: there is none; the message lists similar names, or all.
+        UnknownTaskError: There is none; the message lists similar names, or all.
     """
     if (known_name := task_name(name)) not in TASKS:
         raise UnknownTaskError("task", name, TASKS)
@@ -82,7 +82,7 @@ def get_task(name: str) -> Task:
 def clusters() -> dict[str, tuple[str, ...]]:
     """Names of the tasks in each cluster, both in the order of `TASKS`.
 
-    An adapter of the cluster may know fewer: its config says which.
+    An adapter of the cluster may have fewer tasks, see its config.
     """
     names: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():
@@ -93,6 +93,6 @@ def clusters() -> dict[str, tuple[str, ...]]:
 def exact_match(
     task: Task, prediction: str, target: str, choices: Sequence[str] | None = None
 ) -> bool:
-    """Whether two answers say the same: the same items in any order, unreadable lines aside."""
+    """Whether two answers have the same items in any order; unparsed lines are ignored."""
     predicted, expected = task.parse(prediction, choices), task.parse(target, choices)
     return frozenset(predicted.items) == frozenset(expected.items)

@@ -1,7 +1,7 @@
-r"""Dataset families: the tasks of one collection, read from a table that stands beside this file.
+r"""Dataset families: the tasks of one collection, read from a TOML file in this folder.
 
-A TOML table has the family's `cluster` and `licence`, then its `tasks` in order. A task has the
-attributes of `Task`; where these come in two languages it has a pair, Chinese first:
+It has the family's `cluster` and `licence`, then its `tasks` in order. A task has the attributes of
+`Task`, with a pair, Chinese first, for texts in two languages:
 
     [[tasks]]
     name = "SentimentAnalyze"
@@ -44,12 +44,9 @@ _FORMATS: Mapping[str, Callable[..., parsing.Reader]] = {
 
 @dataclass(frozen=True)
 class DatasetFamily:
-    """A collection of tasks.
+    """A collection of tasks in display order, with the `dataset` and `cluster` of all of them.
 
-    Attributes:
-        name: Also that of its folder below a data folder, and the `dataset` of its tasks.
-        cluster: The `cluster` of its tasks: one adapter knows them all.
-        tasks: In the order in which they are shown.
+    `name` is also that of its folder below a data folder.
     """
 
     name: str
@@ -67,20 +64,15 @@ class DatasetFamily:
 
 
 def read_family(path: Path) -> DatasetFamily:
-    """The family that a table describes, named as the file is.
+    """The family of a TOML file, named like the file.
 
     Raises:
         KeyError: A task lacks an attribute, or its reader is unknown.
     """
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    shared = {
-        "dataset": path.stem,
-        "cluster": table["cluster"],
-        "licence": table["licence"],
-    }
-    return DatasetFamily(
-        path.stem, table["cluster"], tuple(make_task(shared | one) for one in table["tasks"])
-    )
+    shared = {"dataset": path.stem, "cluster": table["cluster"], "licence": table["licence"]}
+    tasks = tuple(make_task(shared | one) for one in table["tasks"])
+    return DatasetFamily(path.stem, table["cluster"], tasks)
 
 
 def make_task(entry: Mapping[str, Any]) -> Task:
@@ -119,7 +111,7 @@ def _field(entry: Mapping[str, Any], labels: Sequence[str]) -> Field:
 
 
 def _readers(wanted: str | Mapping[str, Any]) -> tuple[parsing.Reader, parsing.Reader | None]:
-    """The reader by the dataset's rules, and the strict one unless the first is strict already."""
+    """The reader by the dataset's rules, and the strict one unless the first is strict."""
     arguments = {"format": wanted} if isinstance(wanted, str) else dict(wanted)
     name = arguments.pop("format")
     if name in _READERS:

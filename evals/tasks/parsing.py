@@ -1,12 +1,12 @@
-"""Reading answers back: one small reader for each answer format.
+"""Parsing of answers: one small reader for each answer format.
 
 The rules for PromptCBLUE are those of its official scorer (github.com/michael-wzhu/PromptCBLUE,
-src/evaluation/post_generate_process.py and evaluators.py), odd ones included, so that scores mean
-what they mean there. Where a rule lets a malformed answer count, `strict` says otherwise: a strict
-reader finds some of the items that the official one finds, never others.
+src/evaluation/post_generate_process.py and evaluators.py), odd ones included, so that scores are
+comparable. Where a rule accepts a malformed answer, `strict` rejects it: a strict reader finds a
+subset of the items that the official one finds.
 
-No answer, however strange, is an error. What a reader could not use is kept in `Parsed.unparsed`,
-for display.
+No answer is an error: what a reader cannot use is kept in `Parsed.unparsed`, for display. Readers
+that take `framing` ignore these whole lines.
 """
 
 import re
@@ -44,15 +44,14 @@ _COLUMNS: dict[str, dict[Language, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Parsed:
-    """What an answer says.
+    """A parsed answer.
 
     Attributes:
         kind: `label`, `entities`, `triples`, `events`, `attributes`, `terms`, `sections`, `pairs`,
             `number` or `text`.
-        items: the rows read, each once, in the order of the answer; a row has one value for each
-            column of its kind (see `table`). An event's several descriptors or body sites are one
-            value, joined by "，".
-        unparsed: what the reader could not use: lines, or parts of lines, trimmed.
+        items: Rows, each once, in the order of the answer, with a value for each column of the kind
+            (see `table`). An event's descriptors or body sites are one value, joined by "，".
+        unparsed: Lines, or parts of lines, that the reader could not use, trimmed.
     """
 
     kind: str
@@ -65,7 +64,7 @@ class Parsed:
 
 
 Reader = Callable[[str, Sequence[str]], Parsed]
-"""An answer and the choices it was offered, read."""
+"""An answer and the choices of its prompt to the parsed answer."""
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -74,7 +73,7 @@ def split_list(text: str) -> tuple[str, ...]:
 
 
 def free_text(text: str, _choices: Sequence[str]) -> Parsed:
-    """The whole answer, trimmed; no item when there is none."""
+    """The whole answer, trimmed; no item if it is empty."""
     return _parsed("text", [(text.strip(),)] if text.strip() else [])
 
 
@@ -130,9 +129,9 @@ def label(
     """One label, whether or not it was offered.
 
     Args:
-        empty: the label that no answer at all counts as; "" when it counts as none.
-        synonyms: other wordings, each with the label that it counts as.
-        strict: no answer is no label, and neither is one that was not offered.
+        empty: The label of an empty answer; "" for none.
+        synonyms: Other wordings and their labels.
+        strict: Reject an empty answer and a label that was not offered.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
@@ -147,12 +146,9 @@ def label(
 
 
 def listed_terms(*, nothing: str) -> Reader:
-    """`a，b` on the last line; only terms that were offered count.
+    """`a，b` on the last line; only offered terms count; `nothing` stands for an empty list.
 
     A line break at the end leaves the last line empty, and so the answer.
-
-    Args:
-        nothing: the phrase for an empty list.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
@@ -181,10 +177,10 @@ def entities(
     the type itself is a part of the first mention.
 
     Args:
-        suffix: stands between the type and the colon.
-        framing: whole lines that say nothing by themselves.
-        nothing: stands where a type has no mention.
-        strict: type, suffix and colon start the line and do not come again in it.
+        suffix: Between the type and the colon.
+        framing: See above.
+        nothing: In place of a type's mentions if it has none.
+        strict: Type, suffix and colon start the line and do not occur again in it.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
@@ -210,13 +206,9 @@ def entities(
 def triples(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
     """A line `具有R关系的头尾实体对如下：头实体为a，尾实体为b。…` for each relation R.
 
-    Officially the relation is what stands before "关系的头尾实体对", less two characters, offered
-    or not; a line without these words is a relation as a whole.
-
-    Args:
-        framing: whole lines that say nothing by themselves.
-        strict: the relation was offered, the line starts as above, and a pair is written as above
-            with neither side empty.
+    Officially the relation is the text before "关系的头尾实体对", without two characters, offered
+    or not; a line without these words is a relation as a whole. `strict` requires an offered
+    relation, the exact wording, and two entities in each pair.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
@@ -246,12 +238,9 @@ def triples(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
 def events(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
     """After the first line, a line `主体词：…；发生状态：…；描述词：…；解剖部位：…` for each event.
 
-    Officially every line is an event, even a blank one; attributes that are missing are empty, and
-    of those that come twice the last counts.
-
-    Args:
-        framing: whole lines that say nothing by themselves.
-        strict: an event has a 主体词, and each part of its line is another attribute.
+    Officially every line is an event, even a blank one; missing attributes are empty, and of a
+    repeated attribute the last value counts. `strict` requires a 主体词, and a different attribute
+    in each part of the line.
     """
     names = _COLUMNS["events"]["zh"]
 
@@ -286,10 +275,8 @@ def events(*, framing: Sequence[str] = (), strict: bool = False) -> Reader:
 def attributes(*, otherwise: str, framing: Sequence[str] = (), strict: bool = False) -> Reader:
     """After the first line, a line `finding：status` for each finding, with exactly one colon.
 
-    Args:
-        otherwise: what a status that was not offered, to the letter, officially counts as.
-        framing: whole lines that say nothing by themselves.
-        strict: there is a finding, and its status was offered.
+    Officially a status that was not offered counts as `otherwise`; `strict` requires a finding and
+    an offered status.
     """
 
     def read(text: str, choices: Sequence[str]) -> Parsed:
@@ -312,12 +299,8 @@ def attributes(*, otherwise: str, framing: Sequence[str] = (), strict: bool = Fa
 def sections(titles: Sequence[str], *, framing: Sequence[str] = (), strict: bool = False) -> Reader:
     """After the first line, a line `<title>：content` for each section.
 
-    Officially the last line of a title counts, and in it what follows the title's last occurrence.
-
-    Args:
-        titles: the sections there may be.
-        framing: whole lines that say nothing by themselves.
-        strict: a title that comes twice is no section.
+    Officially the last line of a title counts, from the title's last occurrence on; `strict`
+    rejects a repeated title.
     """
 
     def read(text: str, _choices: Sequence[str]) -> Parsed:
@@ -348,7 +331,7 @@ def _parsed(
     strays: Iterable[str] = (),
     framing: Sequence[str] = (),
 ) -> Parsed:
-    """Each item once; of the strays what says something."""
+    """Each item once, and the strays that are neither blank nor framing."""
     unparsed = (stray.strip() for stray in strays)
     return Parsed(
         kind,

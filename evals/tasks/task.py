@@ -1,4 +1,4 @@
-"""What a task is: the fields a person fills in, the prompt they make, the answer read back."""
+"""A task: the fields of its form, the prompt made of them, the parsing of an answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 from evals.tasks.parsing import SEPARATOR, Parsed, Reader, split_list
 
 CHOICES = "choices"
-"""Name of the field that lists a record's choices, in the tasks whose records bring their own."""
+"""Name of the field for a record's own choices, in tasks that have one."""
 
 Kind = Literal["classification", "extraction", "normalization", "number", "generation"]
 
@@ -28,12 +28,12 @@ class Field:
     """One input of a task's form.
 
     Attributes:
-        name: key in the mapping given to `Task.prompt`.
-        label_zh: label in Chinese.
-        label_en: label in English.
-        multiline: the value usually has several lines.
-        default: the value when none is given; "" makes the field required.
-        options: the only values allowed; empty for free text.
+        name: Key in the mapping for `Task.prompt`.
+        label_zh: Label in Chinese.
+        label_en: Label in English.
+        multiline: Whether the value usually has several lines.
+        default: The value if none is given; "" makes the field required.
+        options: The only values allowed; empty for free text.
     """
 
     name: str
@@ -49,27 +49,26 @@ class Task:
     """One task of a dataset.
 
     Attributes:
-        name: the dataset's own name for it, such as `CHIP-CTC` or `TextMatching`.
-        dataset: name of the collection it belongs to, such as `promptcblue`.
-        cluster: the group of tasks that share one adapter, such as `medical`.
-        title_zh: title in Chinese.
-        title_en: title in English.
-        description_zh: one line for people, in Chinese.
-        description_en: one line for people, in English.
-        kind: what an answer is; it decides how the task is scored, unless `metrics` says.
-        max_new_tokens: cap on an answer: about the 99th percentile of the training targets, in
-            tokens of the embedded backbone; the longest label for classification; a round number
-            where we have no data.
-        fields: what a person fills in.
-        template: the prompt wording, with `{field}` where a value goes; `{choices}` is the choices
-            field or, in tasks without one, `labels`.
-        reader: reads an answer by the dataset's own rules.
-        strict_reader: reads it by stricter rules; None when `reader` is strict already.
-        labels: labels, entity types or relations that the task knows. A record's own choices win.
-        catch_all: the label for "none of those offered", which is never among the choices itself.
-        metrics: names of the metrics, the main one first; without any, those of the kind.
-        version: changes when the prompt or the reading of an answer changes.
-        licence: SPDX id of the data that the task comes from.
+        name: The dataset's name for it, such as `CHIP-CTC` or `TextMatching`.
+        dataset: The collection, such as `promptcblue`.
+        cluster: The group of tasks that share one adapter, such as `medical`.
+        title_zh: Title in Chinese.
+        title_en: Title in English.
+        description_zh: One line in Chinese.
+        description_en: One line in English.
+        kind: Of an answer; decides the default metrics.
+        max_new_tokens: About the 99th percentile of the training targets in tokens of the embedded
+            backbone; the longest label for classification; a round number without data.
+        fields: Of the form.
+        template: The prompt with `{field}` for each value; `{choices}` is the choices field or, in
+            tasks without one, `labels`.
+        reader: Parses an answer by the dataset's rules.
+        strict_reader: Parses by stricter rules; None if `reader` is strict.
+        labels: Labels, entity types or relations; a record's own choices take precedence.
+        catch_all: The label for "none of those offered", never among the choices itself.
+        metrics: Names, the main metric first; by default those of the kind.
+        version: Changes with the prompt or the parsing.
+        licence: SPDX id of the data.
     """
 
     name: str
@@ -92,7 +91,7 @@ class Task:
     version: str = "1"
 
     def __post_init__(self) -> None:
-        """Without metrics of its own, a task has those of its kind."""
+        """Fill in the default metrics."""
         if not self.metrics:
             object.__setattr__(self, "metrics", _METRICS[self.kind])  # the class is frozen
 
@@ -100,41 +99,34 @@ class Task:
         """The full prompt for these fields, in the wording of the training data.
 
         Raises:
-            ValueError: a required field is empty, a field is not this task's, or a value is not
-                one of the options; the message names the field.
+            ValueError: A required field is empty, a field is unknown, or a value is not one of the
+                options; the message names the field.
         """
         return self.template.format(
             **{CHOICES: SEPARATOR.join(self.labels), **self._complete(fields)}
         )
 
     def choices(self, fields: Mapping[str, str]) -> tuple[str, ...] | None:
-        """What the prompt offers to choose from: a record's `answer_choices`; None for free text.
+        """The choices in the prompt, a record's `answer_choices`; None for free text.
 
         Raises:
-            ValueError: as `prompt`.
+            ValueError: As `prompt`.
         """
         if f"{{{CHOICES}}}" not in self.template:
             return None
         return split_list(self._complete(fields).get(CHOICES, SEPARATOR.join(self.labels)))
 
     def answers(self, choices: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Every label an answer may be, the catch-all first.
-
-        Args:
-            choices: the record's own choices; without them those of the task.
-        """
+        """All possible labels for the record's choices or the task's own, the catch-all first."""
         catch_all = (self.catch_all,) if self.catch_all else ()
         return (*catch_all, *(choices or self.labels))
 
     def parse(
         self, text: str, choices: Sequence[str] | None = None, *, strict: bool = False
     ) -> Parsed:
-        """Reads an answer; any text is allowed.
+        """Parse any answer, with the record's choices or the task's own.
 
-        Args:
-            text: what the model said.
-            choices: the record's own choices; without them those of the task.
-            strict: let nothing malformed count, even where the dataset's own rules do.
+        `strict` rejects malformed answers even where the dataset's rules accept them.
         """
         reader = (strict and self.strict_reader) or self.reader
         return reader(text, self.answers(choices))
