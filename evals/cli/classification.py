@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="adapter folder")
     parser.add_argument("--data", required=True, help="file, folder or hub id")
     parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
-    parser.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
+    parser.add_argument("--most", type=int, default=0, help="records of a task; 0 takes all")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--write", action="store_true", help="put the table into the manifest")
 

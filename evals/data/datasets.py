@@ -136,15 +136,10 @@ def only(dataset: Dataset, tasks: Sequence[str]) -> Dataset:
 
 
 def limit(dataset: Dataset, per_task: int, seed: int) -> Dataset:
-    """At most so many records of each task, in the order they had.
+    """At most `per_task` records of each task, in the same order; 0 takes all.
 
-    A task keeps those whose ids have the lowest hashes, so a larger limit keeps what a smaller one
-    does, and a record's fate does not depend on the others' order.
-
-    Args:
-        dataset: What to draw from.
-        per_task: Most records of one task; 0 takes all.
-        seed: Of the hash.
+    A task keeps the records whose ids have the lowest hashes with this seed, so a larger limit
+    keeps what a smaller one keeps, whatever the order of the records.
 
     Raises:
         DataError: `per_task` is negative.

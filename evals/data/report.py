@@ -194,26 +194,26 @@ def _findings(data: TrainingData, tasks: Sequence[TaskReport]) -> list[Finding]:
         return [Finding(kind, names, len(names))] if names else []
 
     repeated, conflicts = _repeated(data.train.records)
-    found = []
+    findings = []
     if leaked := len(overlap(data.train, data.dev)):
-        found.append(Finding("leakage", count=leaked))
+        findings.append(Finding("leakage", count=leaked))
     if conflicts:
-        found.append(Finding("conflicts", count=conflicts))
-    found += where("few", lambda task: task.train < FEW)
+        findings.append(Finding("conflicts", count=conflicts))
+    findings += where("few", lambda task: task.train < FEW)
     if len(tasks) == 1:
-        found.append(Finding("one_task", (tasks[0].name,)))
+        findings.append(Finding("one_task", (tasks[0].name,)))
     smallest, largest = (pick(tasks, key=lambda task: task.train) for pick in (min, max))
     if largest.train > UNEQUAL * smallest.train:
         count = round(largest.train / smallest.train)
-        found.append(Finding("unequal", (largest.name, smallest.name), count))
-    found += where("too_long", lambda task: (task.too_long or 0) > 0.05)
-    found += where("one_label", lambda task: task.labels is not None and task.labels.share > 0.9)
-    found += where("few_dev", lambda task: task.dev < FEW_DEV)
+        findings.append(Finding("unequal", (largest.name, smallest.name), count))
+    findings += where("too_long", lambda task: (task.too_long or 0) > 0.05)
+    findings += where("one_label", lambda task: task.labels is not None and task.labels.share > 0.9)
+    findings += where("few_dev", lambda task: task.dev < FEW_DEV)
     if repeated:
-        found.append(Finding("repeated", count=repeated))
+        findings.append(Finding("repeated", count=repeated))
     if data.split_off:
-        found.append(Finding("split_off", count=len(data.dev.records)))
-    return found
+        findings.append(Finding("split_off", count=len(data.dev.records)))
+    return findings
 
 
 def _repeated(records: Sequence[Record]) -> tuple[int, int]:

@@ -96,16 +96,16 @@ def wordings(records: Sequence[Record]) -> Wordings:
     return Wordings(frequent(beginnings, least), frequent(endings, least), frequent(lines, often))
 
 
-def main_fields(record: Record, known: Wordings) -> tuple[str, ...]:
+def main_fields(record: Record, shared: Wordings) -> tuple[str, ...]:
     """The bare text of a record, or both compared texts; () if the prompt cannot be split."""
     prompt, compares = _without_choices(record), _compares(record.task)
     if compares and (quoted := _QUOTED.search(_ALTERNATIVES.sub("", prompt))):
         return quoted[1].strip(), quoted[2].strip()
     starts = range(min(_MAX_WORDING, len(prompt)), 0, -1)
-    start = next((at for at in starts if prompt[:at] in known.beginnings), 0)
+    start = next((at for at in starts if prompt[:at] in shared.beginnings), 0)
     ends = range(max(start, len(prompt) - _MAX_WORDING), len(prompt))
-    end = next((at for at in ends if prompt[at:] in known.endings), len(prompt))
-    lines = [line for line in prompt[start:end].split("\n") if line not in known.lines]
+    end = next((at for at in ends if prompt[at:] in shared.endings), len(prompt))
+    lines = [line for line in prompt[start:end].split("\n") if line not in shared.lines]
     if compares:
         lines = [_LABELLED.sub("", line) for line in lines]
         return (lines[0], "\n".join(lines[1:])) if len(lines) > 1 and all(lines[:2]) else ()
@@ -115,9 +115,9 @@ def main_fields(record: Record, known: Wordings) -> tuple[str, ...]:
     return () if _GAP in text or not text.strip() else (text.strip(),)
 
 
-def forms(record: Record, known: Wordings) -> dict[str, str]:
+def forms(record: Record, shared: Wordings) -> dict[str, str]:
     """The forms of a record except `cut`."""
-    parts = main_fields(record, known)
+    parts = main_fields(record, shared)
     seen = {"whole": record.prompt}
     if parts:
         seen["raw"] = parts[0]
@@ -171,12 +171,12 @@ class Examples:
 
 
 def examples(
-    records: Iterable[Record], known: Mapping[str, Wordings], tasks: Sequence[str], *, cut: bool
+    records: Iterable[Record], shared: Mapping[str, Wordings], tasks: Sequence[str], *, cut: bool
 ) -> Examples:
     """The forms of records as features, with `cut` also beginnings of main fields."""
     rows, columns, kinds = list[tuple[IntArray, FloatArray]](), list[int](), list[str]()
     for record in records:
-        seen = forms(record, known[record.task])
+        seen = forms(record, shared[record.task])
         if cut and "raw" in seen:
             seen["cut"] = _cut(record, seen["raw"])
         rows += map(features, seen.values())
@@ -297,12 +297,12 @@ def scores(
 
 
 def shipped_scores(
-    detector: Detector, dataset: Dataset, known: Mapping[str, Wordings]
+    detector: Detector, dataset: Dataset, shared: Mapping[str, Wordings]
 ) -> dict[str, Any]:
     """The `scores` of a detector's guesses, including its template matching and trust."""
     names, rows, kinds, columns = detector.tasks, list[list[float]](), list[str](), list[int]()
     for record in dataset.records:
-        for form, text in forms(record, known[record.task]).items():
+        for form, text in forms(record, shared[record.task]).items():
             guesses = {guess.task: guess.probability for guess in detector.guesses(text)}
             rows.append([guesses[name] for name in names])
             kinds.append(form)
@@ -332,11 +332,11 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
     splits = {split: datasets.read(source, split=split) for split in SPLITS}
     train, dev = splits["train"], splits["dev"]
     names = train.tasks
-    known = {name: wordings(train.of_task(name)) for name in names}
-    held = examples(dev.records, known, names, cut=False)
-    model = logistic_regression(examples(train.records, known, names, cut=True))
-    logits = held.features @ model[:-1, :-1] + model[-1, :-1]
-    temperature = best_temperature(logits, held)
+    shared = {name: wordings(train.of_task(name)) for name in names}
+    held_out = examples(dev.records, shared, names, cut=False)
+    model = logistic_regression(examples(train.records, shared, names, cut=True))
+    logits = held_out.features @ model[:-1, :-1] + model[-1, :-1]
+    temperature = best_temperature(logits, held_out)
     content = _packed(model, names, temperature, _known_characters(train))
     out.write_bytes(content)  # before the manifest, which holds its hash
     detector = load_detector(out)
@@ -352,8 +352,8 @@ def fit(source: str | Path | None, out: Path) -> dict[str, Any]:
             **{"buckets": BUCKETS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
             **{"decay": DECAY, "seed": SEED, "temperature": temperature},
         },
-        "dev": shipped_scores(detector, dev, known),
-        "test": shipped_scores(detector, splits["test"], known),
+        "dev": shipped_scores(detector, dev, shared),
+        "test": shipped_scores(detector, splits["test"], shared),
         "file": {"bytes": len(content), "sha256": atomic_io.sha256(content)},
     }
     atomic_io.write_json(out.with_suffix(".json"), manifest)

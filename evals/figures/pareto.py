@@ -188,6 +188,7 @@ def _add_entry(
     frame: _Frame,
     language: Language,
 ) -> None:
+    """Add a point, or a line across for an entry without a cost, with its name at `place`."""
     entry, across = look.entry, cost is None
     # A line has several points, so that all of it shows hover details; none at the very ends, where
     # rounding would put a point and its name outside the axes.

@@ -223,10 +223,10 @@ def paired_difference(
         second, score, resamples=resamples, seed=seed
     )
     moved = _sums(_swap, second - first, resamples, seed)
-    least, most = np.minimum(first, second).sum(axis=0), np.maximum(first, second).sum(axis=0)
+    low, high = np.minimum(first, second).sum(axis=0), np.maximum(first, second).sum(axis=0)
     permuted = np.subtract(  # clipped, since rounding may take a sum of fractions below 0
-        _scores(score, np.clip(sums[0] + moved, least, most)),
-        _scores(score, np.clip(sums[1] - moved, least, most)),
+        _scores(score, np.clip(sums[0] + moved, low, high)),
+        _scores(score, np.clip(sums[1] - moved, low, high)),
     )
     extreme = int(np.count_nonzero(np.abs(permuted) >= abs(value) - _TIE))
     interval = summarise(value, differences, len(first))

@@ -238,8 +238,10 @@ CLUSTERS_AND_TASKS = ((1, 1), (1, 4), (1, 16), (2, 8), (4, 4), (8, 2))
 def _clusters(backbone: Backbone) -> Iterator[Part]:
     """16 rows of more and more tasks of one cluster, and of 16 tasks of more and more clusters."""
     methods = {_label(*shape): _decoding_beside(backbone, *shape) for shape in CLUSTERS_AND_TASKS}
-    few, one, most = (_label(*shape) for shape in ((1, 1), (1, 16), (8, 2)))
-    yield Part(methods, [Bar(one, 1 / 1.3, few), Bar(most, 1 / 1.3, one)])
+    one_task, one_cluster, eight_clusters = (_label(*shape) for shape in ((1, 1), (1, 16), (8, 2)))
+    yield Part(
+        methods, [Bar(one_cluster, 1 / 1.3, one_task), Bar(eight_clusters, 1 / 1.3, one_cluster)]
+    )
 
 
 def _label(count: int, tasks: int) -> str:

@@ -109,9 +109,9 @@ def _answering(
 
 
 def _of_one_adapter(backbone: Backbone, config: AdapterConfig) -> Callable[[], None]:
-    own = own_modules(backbone)
-    adapter = Adapter.attach(own, config).for_inference()
-    return _answering(own, adapter, config.tasks)
+    copy = own_modules(backbone)
+    adapter = Adapter.attach(copy, config).for_inference()
+    return _answering(copy, adapter, config.tasks)
 
 
 @contextlib.contextmanager
@@ -146,12 +146,12 @@ def clusters(backbone: Backbone) -> Iterator[Part]:
     batch = training_batch(backbone)
 
     def training(count: int) -> Callable[[], None]:
-        own = own_modules(backbone)
+        copy = own_modules(backbone)
         for place in range(1, count):
-            adapter = Adapter.attach(own, AdapterConfig(TASKS), name=f"other_{place}")
+            adapter = Adapter.attach(copy, AdapterConfig(TASKS), name=f"other_{place}")
             for _, parameter in adapter.named_parameters():
                 parameter.requires_grad_(False)
-        return expert_step(own, AdapterConfig(TASKS), batch)
+        return expert_step(copy, AdapterConfig(TASKS), batch)
 
     def answering(count: int) -> Callable[[], None]:
         resident, tasks = resident_clusters(backbone, count)
@@ -165,12 +165,12 @@ def clusters(backbone: Backbone) -> Iterator[Part]:
 def prompts(backbone: Backbone) -> Iterator[Part]:
     """Longer and longer records and prompts, two at once."""
     config = AdapterConfig(TASKS)
-    own = own_modules(backbone)
-    adapter = Adapter.attach(own, config).for_inference()
+    copy = own_modules(backbone)
+    adapter = Adapter.attach(copy, config).for_inference()
     yield _part(
         "prompt tokens",
         lambda count: expert_step(backbone, config, training_batch(backbone, 2, count)),
-        lambda count: _answering(own, adapter, config.tasks, rows=2, tokens=count),
+        lambda count: _answering(copy, adapter, config.tasks, rows=2, tokens=count),
     )
 
 

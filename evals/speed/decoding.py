@@ -122,8 +122,8 @@ def measure(
     """
     provenance.commit()  # cached: the commit at the start
     with ExitStack() as stack:
-        ways, known, model = _ways(folders, stack)
-        chosen = first_of_each_task(records, known, per_task)
+        ways, tasks, model = _ways(folders, stack)
+        chosen = first_of_each_task(records, tasks, per_task)
         best = _best_times(ways, chosen, rounds, log)
         stamp = provenance.stamp(model)
     kinds = [TASKS[record.task].kind for record in chosen]

@@ -26,14 +26,14 @@ line, path { fill: none; stroke: #667085; }
 line { stroke-opacity: 0.25; }
 .linear { stroke-dasharray: 4 4; stroke-opacity: 0.6; }
 .step { stroke: #3b7dc4; stroke-width: 2; }
-.say { stroke: #d9781f; stroke-width: 2; }
+.tokens { stroke: #d9781f; stroke-width: 2; }
 circle { stroke: none; }
 circle.step, rect.step { fill: #3b7dc4; stroke: none; }
-circle.say, rect.say { fill: #d9781f; stroke: none; }
+circle.tokens, rect.tokens { fill: #d9781f; stroke: none; }
 @media (prefers-color-scheme: dark) { text.title { fill: #e5e7eb; } }
 """
 
-_CLASSES = dict(zip(WORK, ("step", "say"), strict=True))
+_CLASSES = dict(zip(WORK, ("step", "tokens"), strict=True))
 
 
 def growth_figure(report: Mapping[str, Any]) -> str:

@@ -110,9 +110,9 @@ def _field(entry: Mapping[str, Any], labels: Sequence[str]) -> Field:
     return Field(label_zh=label_zh, label_en=label_en, options=options, **values)
 
 
-def _readers(wanted: str | Mapping[str, Any]) -> tuple[parsing.Reader, parsing.Reader | None]:
+def _readers(reader: str | Mapping[str, Any]) -> tuple[parsing.Reader, parsing.Reader | None]:
     """The reader by the dataset's rules, and the strict one unless the first is strict."""
-    arguments = {"format": wanted} if isinstance(wanted, str) else dict(wanted)
+    arguments = {"format": reader} if isinstance(reader, str) else dict(reader)
     name = arguments.pop("format")
     if name in _READERS:
         return _READERS[name], None
