@@ -11,39 +11,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from evals.figures.captions import (
-    estimate_lines,
-    estimate_of,
-    gain_lines,
-    hover,
-    method_name,
-    points,
-    score_hover,
-    size_lines,
-    text,
-    title,
-    titles,
-    training_lines,
-    wrapped,
-)
+from evals.figures import captions, parts
 from evals.figures.heatmaps import heat_map, win_matrix
 from evals.figures.palette import faded
 from evals.figures.pareto import Quantity, pareto
-from evals.figures.parts import (
-    DODGED_ROW,
-    INK,
-    MARK,
-    ROW,
-    Look,
-    bands,
-    dots,
-    layout,
-    looks_of,
-    marker,
-    name_axis,
-    span,
-    value_axis,
-)
 from evals.leaderboard.board import REFERENCE, Board, find_entry, gains
 from evals.methods import is_main
 from evals.scoring.effect_sizes import OVERALL
@@ -71,17 +42,19 @@ def overall(board: Board, language: Language = "zh") -> go.Figure:
         ValueError: The board has no entry.
     """
     figure = go.Figure()
-    looks = looks_of(board)
+    looks = parts.looks_of(board)
     for look in looks:
         entry = look.entry
         details = (
-            *estimate_lines(entry, language),
-            *training_lines(entry, language),
-            *size_lines(entry, language),
+            *captions.estimate_lines(entry, language),
+            *captions.training_lines(entry, language),
+            *captions.size_lines(entry, language),
         )
-        dots(figure, look, [entry.overall], [entry.name], [hover(entry, language, *details)])
+        parts.dots(
+            figure, look, [entry.overall], [entry.name], [captions.hover(entry, language, *details)]
+        )
         figure.add_annotation(
-            text=f"<b>{points(entry.overall.value)}</b>",
+            text=f"<b>{captions.points(entry.overall.value)}</b>",
             xref="paper",
             x=1,
             xanchor="left",
@@ -100,7 +73,7 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
         ValueError: The board has no entry.
     """
     figure = go.Figure()
-    looks = looks_of(board)
+    looks = parts.looks_of(board)
     for look in looks:
         entry, training = look.entry, look.entry.spread
         figure.add_scatter(
@@ -113,7 +86,10 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
         )
         several = training.seeds > 1
         scores = [training.low, training.mean, training.high] if several else [training.mean]
-        details = (*estimate_lines(entry, language), *training_lines(entry, language))
+        details = (
+            *captions.estimate_lines(entry, language),
+            *captions.training_lines(entry, language),
+        )
         figure.add_scatter(
             x=[100 * score for score in scores],
             y=[entry.name] * len(scores),
@@ -122,33 +98,35 @@ def seeds(board: Board, language: Language = "zh") -> go.Figure:
             marker={
                 "color": look.colour,
                 "symbol": ["line-ns", "circle", "line-ns"] if several else "circle-open",
-                "size": [MARK, 5, MARK] if several else MARK,
+                "size": [parts.MARK, 5, parts.MARK] if several else parts.MARK,
                 "line": {"color": look.colour, "width": 2},
             },
             showlegend=False,
-            hovertext=[hover(entry, language, *details)] * len(scores),
+            hovertext=[captions.hover(entry, language, *details)] * len(scores),
             hovertemplate="%{hovertext}<extra></extra>",
         )
     for key, drawn in (
-        ("item_noise", {"mode": "lines", "line": {"color": faded(INK, 0.45), "width": 10}}),
-        ("training_noise", {"mode": "lines+markers", "line": {"color": INK, "width": 1.5}}),
+        ("item_noise", {"mode": "lines", "line": {"color": faded(parts.INK, 0.45), "width": 10}}),
+        ("training_noise", {"mode": "lines+markers", "line": {"color": parts.INK, "width": 1.5}}),
     ):
-        figure.add_scatter(x=[None], y=[None], name=text(key, language), **drawn)
+        figure.add_scatter(x=[None], y=[None], name=captions.text(key, language), **drawn)
     figure.update_layout(_rows(looks, language, legend=2))
     return figure
 
 
-def _rows(looks: Sequence[Look], language: Language, legend: int = 0) -> dict[str, Any]:
+def _rows(looks: Sequence[parts.Look], language: Language, legend: int = 0) -> dict[str, Any]:
     by_name = {look.entry.name: look.entry for look in looks}
     noise = [one for look in looks for one in (look.entry.overall, look.entry.spread)]
-    return layout(
-        ROW * len(looks) + 60,
+    return parts.layout(
+        parts.ROW * len(looks) + 60,
         legend=legend,
-        xaxis=value_axis(text("score_axis", language), range=span(noise)),
-        yaxis=name_axis(
-            [*by_name], lambda name: f"{method_name(name)}  <b>#{by_name[name].rank}</b>", down=True
+        xaxis=parts.value_axis(captions.text("score_axis", language), range=parts.span(noise)),
+        yaxis=parts.name_axis(
+            [*by_name],
+            lambda name: f"{captions.method_name(name)}  <b>#{by_name[name].rank}</b>",
+            down=True,
         ),
-        shapes=bands(len(looks)),
+        shapes=parts.bands(len(looks)),
     )
 
 
@@ -162,16 +140,24 @@ def per_task(board: Board, language: Language = "zh") -> go.Figure:
         ValueError: The board has no entry.
     """
     figure = go.Figure()
-    looks = looks_of(board)
+    looks = parts.looks_of(board)
     tasks = [task.name for task in board.tasks]
     for look in looks:
-        scores = [estimate_of(look.entry, task) for task in tasks]
-        dots(figure, look, scores, tasks, [score_hover(look.entry, t, language) for t in tasks])
+        scores = [captions.estimate_of(look.entry, task) for task in tasks]
+        parts.dots(
+            figure,
+            look,
+            scores,
+            tasks,
+            [captions.score_hover(look.entry, t, language) for t in tasks],
+        )
     figure.update_layout(
         _dodged(tasks, len(looks), len(looks), language),
-        xaxis=value_axis(
-            text("score_axis", language),
-            range=span(estimate_of(look.entry, task) for look in looks for task in tasks),
+        xaxis=parts.value_axis(
+            captions.text("score_axis", language),
+            range=parts.span(
+                captions.estimate_of(look.entry, task) for look in looks for task in tasks
+            ),
         ),
     )
     return figure
@@ -187,7 +173,7 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
         UnknownEntryError: The board has no such reference, see `find_entry`.
         ValueError: The board has no other entry.
     """
-    looks = looks_of(board)
+    looks = parts.looks_of(board)
     reference = find_entry(board, reference).name
     others = [look for look in looks if look.entry.name != reference]
     if not others:
@@ -198,45 +184,48 @@ def seesaw(board: Board, reference: str = REFERENCE, language: Language = "zh") 
     main = [look for look in others if is_main(look.entry.method)] or others
     for look in others:
         of_entry = [differences[look.entry.name][row] for row in rows]
-        dots(
+        parts.dots(
             figure,
             look,
             of_entry,
             rows,
             [
-                hover(look.entry, language, *gain_lines(one, reference, language), task=row)
+                captions.hover(
+                    look.entry, language, *captions.gain_lines(one, reference, language), task=row
+                )
                 for row, one in zip(rows, of_entry, strict=True)
             ],
             hollow=[not one.significant for one in of_entry],
             visible=True if look in main else "legendonly",
         )
-    axis = f"{text('gain_axis', language, reference=reference)}<br>{text('hollow', language)}"
+    axis = captions.text("gain_axis", language, reference=reference)
+    axis += f"<br>{captions.text('hollow', language)}"
     figure.update_layout(
         _dodged(rows, max(len(main), len(others) // 2), len(others), language),
-        xaxis=value_axis(
+        xaxis=parts.value_axis(
             axis,
             autorange=True,  # adapts when an entry is switched on or off
             zeroline=True,
-            zerolinecolor=INK,
+            zerolinecolor=parts.INK,
             zerolinewidth=2,
         ),
         margin={"t": 30},
     )
     above = {"xref": "paper", "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
     for key, side, anchor in (("loses", 0, "left"), ("wins", 1, "right")):
-        figure.add_annotation(text=text(key, language), x=side, xanchor=anchor, **above)
+        figure.add_annotation(text=captions.text(key, language), x=side, xanchor=anchor, **above)
     return figure
 
 
 def _dodged(rows: Sequence[str], marks: int, legend: int, language: Language) -> dict[str, Any]:
     """The layout of rows that hold several marks, one below another, so none hides another."""
-    return layout(
-        (DODGED_ROW * marks + 22) * len(rows) + 60,
+    return parts.layout(
+        (parts.DODGED_ROW * marks + 22) * len(rows) + 60,
         legend=legend,
         scattermode="group",
         scattergap=0.2,
-        yaxis=name_axis(rows, titles(language), down=True),
-        shapes=bands(len(rows)),
+        yaxis=parts.name_axis(rows, captions.titles(language), down=True),
+        shapes=parts.bands(len(rows)),
     )
 
 
@@ -250,30 +239,30 @@ def radar(board: Board, methods: Sequence[str], language: Language = "zh") -> go
         UnknownEntryError: The board has no such entry, see `find_entry`.
         ValueError: No method is given, or the board has no entry.
     """
-    looks = {look.entry.name: look for look in looks_of(board)}
+    looks = {look.entry.name: look for look in parts.looks_of(board)}
     if not methods:
         raise ValueError("a radar needs at least one method.")
     tasks = [task.name for task in board.tasks]
-    spokes = [wrapped(title(task, language), 12) for task in tasks]
+    spokes = [captions.wrapped(captions.title(task, language), 12) for task in tasks]
     figure = go.Figure()
     for method in methods:
         look = looks[find_entry(board, method).name]
         closed = [*tasks, tasks[0]]
         figure.add_scatterpolar(
-            r=[100 * estimate_of(look.entry, task).value for task in closed],
+            r=[100 * captions.estimate_of(look.entry, task).value for task in closed],
             theta=[*spokes, spokes[0]],
             mode="lines+markers",
             name=look.entry.name,
             line={"color": look.colour, "width": 2},
-            marker=marker(look),
+            marker=parts.marker(look),
             fill="toself",
             fillcolor=faded(look.colour, 0.08),
-            hovertext=[score_hover(look.entry, task, language) for task in closed],
+            hovertext=[captions.score_hover(look.entry, task, language) for task in closed],
             hovertemplate="%{hovertext}<extra></extra>",
         )
-    grid = faded(INK, 0.25)
+    grid = faded(parts.INK, 0.25)
     figure.update_layout(
-        layout(420, legend=len(methods), margin={"l": 84, "r": 84, "t": 44, "b": 84}),
+        parts.layout(420, legend=len(methods), margin={"l": 84, "r": 84, "t": 44, "b": 84}),
         polar={
             "bgcolor": "rgba(0,0,0,0)",
             "angularaxis": {

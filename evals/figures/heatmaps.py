@@ -9,16 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from evals.figures.captions import (
-    estimate_of,
-    gain_lines,
-    hover,
-    method_name,
-    points,
-    score_hover,
-    text,
-    titles,
-)
+from evals.figures import captions
 from evals.figures.parts import ROW, Look, layout, looks_of, name_axis
 from evals.leaderboard.board import Board, leaders, wins
 from evals.scoring.effect_sizes import OVERALL
@@ -52,26 +43,28 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
     with_decimal = (len(looks) if down else len(columns)) <= _MAX_WITH_DECIMAL
 
     def number(look: Look, column: str) -> str:
-        value = estimate_of(look.entry, column).value
-        written = points(value) if with_decimal else f"{100 * value:.0f}"
+        value = captions.estimate_of(look.entry, column).value
+        written = captions.points(value) if with_decimal else f"{100 * value:.0f}"
         return f"<b>{written}</b>" if look.entry.name in bold[column] else written
 
-    values = np.array([[estimate_of(look.entry, name).value for name in columns] for look in looks])
+    values = np.array(
+        [[captions.estimate_of(look.entry, name).value for name in columns] for look in looks]
+    )
     middle = (values.max(axis=0) + values.min(axis=0)) / 2
     reach = np.maximum(np.ptp(values, axis=0), _MIN_SPAN) / 2
     tiles = (
         (values - middle) / reach,
         _tiles(looks, columns, number),
-        _tiles(looks, columns, lambda look, row: score_hover(look.entry, row, language)),
+        _tiles(looks, columns, lambda look, row: captions.score_hover(look.entry, row, language)),
     )
     if down:
         tiles = (tiles[0].T, tiles[1].T, tiles[2].T)
-        rows = name_axis(columns, titles(language), down=True)
+        rows = name_axis(columns, captions.titles(language), down=True)
         across = name_axis(names, str, tickangle=-90)
     else:
-        rows = name_axis(names, method_name, down=True)
-        across = name_axis(columns, titles(language, 14), autotickangles=[0, -90])
-    return _table(*tiles, rows=rows, columns=across, caption=text("bold", language))
+        rows = name_axis(names, captions.method_name, down=True)
+        across = name_axis(columns, captions.titles(language, 14), autotickangles=[0, -90])
+    return _table(*tiles, rows=rows, columns=across, caption=captions.text("bold", language))
 
 
 def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
@@ -89,11 +82,11 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
         if duel is None:
             return ""
         lines = (
-            text("won", language, other=column, won=duel.won, tasks=duel.tasks),
-            text("ahead", language, ahead=duel.ahead, tasks=duel.tasks),
-            *gain_lines(duel.overall, column, language),
+            captions.text("won", language, other=column, won=duel.won, tasks=duel.tasks),
+            captions.text("ahead", language, ahead=duel.ahead, tasks=duel.tasks),
+            *captions.gain_lines(duel.overall, column, language),
         )
-        return hover(look.entry, language, *lines)
+        return captions.hover(look.entry, language, *lines)
 
     won = np.array([[duels[a][b].won if a != b else 0 for b in names] for a in names])
     balance = (won - won.T) / len(board.tasks)
@@ -104,9 +97,9 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
         balance,
         numbers,
         _tiles(looks, names, details),
-        rows=name_axis(names, method_name, down=True),
+        rows=name_axis(names, captions.method_name, down=True),
         columns=name_axis(names, str, tickangle=-90),
-        caption=text("won_axis", language, n=len(board.tasks)),
+        caption=captions.text("won_axis", language, n=len(board.tasks)),
     )
 
 

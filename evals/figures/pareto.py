@@ -11,20 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from evals.figures import parts
 from evals.figures.captions import estimate_lines, hover, size, size_lines, text
 from evals.figures.label_layout import Point, label_places
 from evals.figures.palette import faded
-from evals.figures.parts import (
-    INK,
-    MARK,
-    Look,
-    error_bar,
-    layout,
-    looks_of,
-    marker,
-    span,
-    value_axis,
-)
 from evals.leaderboard.board import Board
 from evals.methods import CGC_LORA, is_main
 from evals.tasks import Language
@@ -52,7 +42,7 @@ _TICKS: Mapping[Quantity, tuple[float, ...]] = MappingProxyType(
 )
 """Round values of each quantity, none more than 3 times the previous one."""
 
-_INVISIBLE = {"color": "rgba(0,0,0,0)", "size": MARK}
+_INVISIBLE = {"color": "rgba(0,0,0,0)", "size": parts.MARK}
 """A marker that keeps a name off its line."""
 
 
@@ -73,7 +63,7 @@ class _Frame:
         """The score times 100 at y in [0, 1] from the bottom."""
         return self.bottom + y * (self.top - self.bottom)
 
-    def point(self, look: Look, cost: float | None) -> Point:
+    def point(self, look: parts.Look, cost: float | None) -> Point:
         """The place of an entry; an entry without a cost is a line across."""
         at = 0.0 if cost is None else np.log(cost / self.left) / np.log(self.right / self.left)
         overall = look.entry.overall
@@ -93,11 +83,11 @@ def pareto(board: Board, language: Language = "zh", x: Quantity = "parameters") 
     Raises:
         ValueError: The board has no entry.
     """
-    looks = looks_of(board)
+    looks = parts.looks_of(board)
     costs = {look.entry.name: getattr(look.entry, x) or None for look in looks}
     known = [cost for cost in costs.values() if cost is not None]
     left, right = (min(known) / 1.8, max(known) * 1.8) if known else (1.0, 10.0)
-    frame = _Frame(left, right, *span(entry.overall for entry in board.entries))
+    frame = _Frame(left, right, *parts.span(entry.overall for entry in board.entries))
     points = {look.entry.name: frame.point(look, costs[look.entry.name]) for look in looks}
     frontier = _frontier(points)
     places = _places(looks, points, frontier)
@@ -108,7 +98,7 @@ def pareto(board: Board, language: Language = "zh", x: Quantity = "parameters") 
             x=[frame.cost(at) for at, _ in steps],
             y=[frame.score(at) for _, at in steps],
             mode="lines",
-            line={"width": 1.5, "color": faded(INK, 0.6)},
+            line={"width": 1.5, "color": faded(parts.INK, 0.6)},
             name=text("frontier", language),
             hoverinfo="skip",
         )
@@ -116,12 +106,12 @@ def pareto(board: Board, language: Language = "zh", x: Quantity = "parameters") 
         name = look.entry.name
         _add_entry(figure, look, costs[name], places[name], frame, language)
     figure.update_layout(
-        layout(
+        parts.layout(
             420,
             legend=len(looks) + bool(frontier),
             columns=2,
-            xaxis=value_axis(text(x, language), **_cost_axis(x, frame, language)),
-            yaxis=value_axis(text("score_axis", language), range=[frame.bottom, frame.top]),
+            xaxis=parts.value_axis(text(x, language), **_cost_axis(x, frame, language)),
+            yaxis=parts.value_axis(text("score_axis", language), range=[frame.bottom, frame.top]),
         )
     )
     return figure
@@ -147,7 +137,7 @@ def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def _places(
-    looks: Sequence[Look], points: Mapping[str, Point], frontier: Sequence[str]
+    looks: Sequence[parts.Look], points: Mapping[str, Point], frontier: Sequence[str]
 ) -> dict[str, str | None]:
     """The place of each name: the main methods choose first, then the frontier."""
     entries = sorted(
@@ -182,7 +172,7 @@ def _cost_axis(x: Quantity, frame: _Frame, language: Language) -> dict[str, Any]
 
 def _add_entry(
     figure: go.Figure,
-    look: Look,
+    look: parts.Look,
     cost: float | None,
     place: str | None,
     frame: _Frame,
@@ -198,10 +188,10 @@ def _add_entry(
     figure.add_scatter(
         x=xs,
         y=[100 * entry.overall.value] * len(xs),
-        error_y=None if across else error_bar([entry.overall], look.colour),
+        error_y=None if across else parts.error_bar([entry.overall], look.colour),
         mode="lines+markers+text" if across else "markers+text",
         line={"color": look.colour, "width": 2, "dash": "dot"},
-        marker=_INVISIBLE if across else marker(look),
+        marker=_INVISIBLE if across else parts.marker(look),
         text=[name if place else "", *[""] * (len(xs) - 1)],
         textposition=place or "middle right",
         cliponaxis=False,
