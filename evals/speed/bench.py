@@ -23,19 +23,9 @@ from cgclora.models.backbone import EMBEDDED, Backbone
 from cgclora.models.target_modules import linear_paths
 from cgclora.storage import provenance
 from cgclora.training.loss import TargetLoss
-from evals.speed import bench_growth, bench_members
+from evals.speed import bench_growth, bench_members, workloads
 from evals.speed.harness import Bar, Part, measure
-from evals.speed.workloads import (
-    PROMPT,
-    TASKS,
-    decode,
-    expert_step,
-    own_modules,
-    resident_clusters,
-    training_batch,
-    training_step,
-    twin,
-)
+from evals.speed.workloads import PROMPT, TASKS
 
 
 def run(
@@ -107,17 +97,17 @@ def _training(backbone: Backbone) -> Iterator[Part]:
         raise ConfigError(f"this part needs the package peft ({error}): install it.") from error
 
     config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2)
-    batch = training_batch(backbone)
+    batch = workloads.training_batch(backbone)
     lora = LoraConfig(
         r=config.total_rank, lora_alpha=16, target_modules=linear_paths(backbone.model)
     )
-    tuned: Any = get_peft_model(twin(backbone.model), lora)
+    tuned: Any = get_peft_model(workloads.twin(backbone.model), lora)
     with tempfile.TemporaryDirectory() as folder:
-        plain = get_peft_model(twin(backbone.model), lora)
+        plain = get_peft_model(workloads.twin(backbone.model), lora)
         yield Part(
             {
-                "cgclora, fused experts": expert_step(backbone, config, batch),
-                "PEFT LoRA, same total rank": training_step(
+                "cgclora, fused experts": workloads.expert_step(backbone, config, batch),
+                "PEFT LoRA, same total rank": workloads.training_step(
                     TargetLoss(cast(PreTrainedModel, tuned.get_base_model())), batch
                 ),
                 "PEFT + Trainer, full logits": _plain_trainer(plain, batch, folder),
@@ -133,24 +123,25 @@ def _training(backbone: Backbone) -> Iterator[Part]:
 @contextlib.contextmanager
 def _loop(backbone: Backbone) -> Iterator[Part]:
     """The same 20 experts in a loop, with the dropout of MOELoRA's settings and without."""
-    batch = training_batch(backbone, rows=4, tokens=64)  # the loop keeps every expert's activations
+    # A small batch, since the loop keeps every expert's activations.
+    batch = workloads.training_batch(backbone, rows=4, tokens=64)
     methods = {}
     for label, dropout in (("", 0.1), (", no dropout", 0.0)):
         config = AdapterConfig(TASKS, common=4, specific=1, expert_rank=2, dropout=dropout)
-        loop = _with_loop(twin(backbone.model), config)
-        methods[f"20 fused experts{label}"] = expert_step(backbone, config, batch)
-        methods[f"loop over 20 experts{label}"] = training_step(TargetLoss(loop), batch)
+        loop = _with_loop(workloads.twin(backbone.model), config)
+        methods[f"20 fused experts{label}"] = workloads.expert_step(backbone, config, batch)
+        methods[f"loop over 20 experts{label}"] = workloads.training_step(TargetLoss(loop), batch)
     yield Part(methods, [Bar("20 fused experts", 5, "loop over 20 experts")])
 
 
 @contextlib.contextmanager
 def _experts(backbone: Backbone) -> Iterator[Part]:
     """4 experts of rank 16 against 64 experts of rank 1: the same total rank."""
-    batch = training_batch(backbone)
+    batch = workloads.training_batch(backbone)
     methods = {}
     for count in (4, 64):
         config = AdapterConfig(TASKS, common=count, specific=0, expert_rank=64 // count)
-        methods[f"{count} experts"] = expert_step(backbone, config, batch)
+        methods[f"{count} experts"] = workloads.expert_step(backbone, config, batch)
     yield Part(methods, [Bar("64 experts", 1 / 1.1, "4 experts")])
 
 
@@ -212,16 +203,16 @@ def _with_loop(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel
 def _decoding(backbone: Backbone) -> Iterator[Part]:
     """A folded task against the bare backbone, 1 row; mixed tasks unfolded against it, 16 rows."""
     config = AdapterConfig(TASKS)
-    folded, mixed = (own_modules(backbone) for _ in range(2))
+    folded, mixed = (workloads.own_modules(backbone) for _ in range(2))
     Adapter.attach(folded, config).fold(TASKS[0])
     adapter = Adapter.attach(mixed, config).for_inference()
     tasks = [TASKS[row % len(TASKS)] for row in range(16)]
     yield Part(
         {
-            "bare, 1 row": lambda: decode(backbone, [None]),
-            "folded, 1 row": lambda: decode(folded, [None]),
-            "bare, 16 rows": lambda: decode(backbone, [None] * 16),
-            "mixed tasks, 16 rows": lambda: decode(mixed, tasks, adapter),
+            "bare, 1 row": lambda: workloads.decode(backbone, [None]),
+            "folded, 1 row": lambda: workloads.decode(folded, [None]),
+            "bare, 16 rows": lambda: workloads.decode(backbone, [None] * 16),
+            "mixed tasks, 16 rows": lambda: workloads.decode(mixed, tasks, adapter),
         },
         [
             Bar("folded, 1 row", 0.98, "bare, 1 row"),
@@ -251,10 +242,10 @@ def _label(count: int, tasks: int) -> str:
 
 def _decoding_beside(backbone: Backbone, count: int, tasks: int) -> Callable[[], None]:
     """Greedy decoding with `count` resident clusters of 16 tasks, `tasks` of each in the batch."""
-    resident, clusters = resident_clusters(backbone, count)
+    resident, clusters = workloads.resident_clusters(backbone, count)
     names = [name for of_cluster in clusters for name in of_cluster[:tasks]]
     rows = [names[row % len(names)] for row in range(16)]
-    return functools.partial(decode, resident.backbone, rows, resident)
+    return functools.partial(workloads.decode, resident.backbone, rows, resident)
 
 
 # Start ------------------------------------------------------------------------------------
