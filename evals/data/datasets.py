@@ -7,6 +7,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,31 @@ from pathlib import Path
 from cgclora.data.readers import RecordSet, of_tasks
 from cgclora.data.readers import read as read_record_set
 from cgclora.data.records import DataError, Record, data_hash
-from evals.tasks import TASKS
+from cgclora.data.sources import data_folder
+from evals.tasks import TASKS, Task
+from evals.tasks.recognition import TABLE_FILE, Entry, own_tasks, task_of
 
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Dataset(RecordSet):
-    """Records with their tasks, hash and duplicates."""
+    """Records with their tasks, hash and duplicates.
+
+    Attributes, beside those of `RecordSet`:
+        own: Descriptions of the tasks that are not built in, see `evals.tasks.recognition`.
+    """
+
+    own: tuple[Entry, ...] = ()
+
+    @cached_property
+    def descriptions(self) -> Mapping[str, Task]:
+        """The tasks by name: all that are built in, and the data's own.
+
+        Raises:
+            DataError: A task of its own is described wrongly.
+        """
+        return {**TASKS, **{entry["name"]: task_of(entry) for entry in self.own}}
 
     @property
     def turns_left_out(self) -> int:
@@ -51,7 +69,7 @@ class Dataset(RecordSet):
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks, in the order of `evals.tasks.TASKS`, unknown ones last."""
+        """Names of the tasks, in the order of `evals.tasks.TASKS`, other ones last."""
         present = {record.task for record in self.records}
         known = [name for name in TASKS if name in present]
         return (*known, *sorted(present.difference(known)))
@@ -71,10 +89,11 @@ def read(
 ) -> Dataset:
     """`cgclora.data.readers.read` with the forms of all known tasks; arguments are as there.
 
-    `tasks` keeps these tasks only.
+    `tasks` keeps these tasks only. Tasks that are not built in are recognised from the train split
+    of a folder, else from the records themselves; `tasks.toml` beside the data may describe them.
 
     Raises:
-        DataError: As there, or one of `tasks` has no record.
+        DataError: As there, one of `tasks` has no record, or `tasks.toml` is damaged.
     """
     records = read_record_set(
         source,
@@ -83,8 +102,28 @@ def read(
         need_target=need_target,
         templates={name: task.prompt for name, task in TASKS.items()},
     )
-    dataset = Dataset(**vars(records))
+    own = _own_tasks(source, records) if any(r.task not in TASKS for r in records.records) else ()
+    dataset = Dataset(**vars(records), own=own)
     return dataset if tasks is None else only(dataset, tasks)
+
+
+def _own_tasks(source: str | Path | None, records: RecordSet) -> tuple[Entry, ...]:
+    """Descriptions of the tasks that are not built in."""
+    path = Path(source) if source else data_folder(None)
+    table = (path if path.is_dir() else path.parent) / TABLE_FILE
+    groups: dict[str, list[Record]] = {
+        record.task: [] for record in records.records if record.task not in TASKS
+    }
+    train: Sequence[Record] = ()
+    if path.is_dir() and records.split != "train":
+        with suppress(DataError):  # there is no train split
+            train = read_record_set(path, split="train", skip_bad=True).records
+    for shown in (train, records.records):  # the second one for tasks that the first one lacks
+        missing = {name for name, group in groups.items() if not group}
+        for record in shown:
+            if record.task in missing and record.target:
+                groups[record.task].append(record)
+    return tuple(own_tasks(groups, table))
 
 
 # Sets of records --------------------------------------------------------------------------

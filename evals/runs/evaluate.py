@@ -29,6 +29,7 @@ from evals.runs.time_left import TimeLeft
 from evals.scoring.metrics import Metric, Pair, get_metric, sample_scores
 from evals.scoring.statistics import RESAMPLES, replicates, summarise, task_seed
 from evals.tasks import TASKS, Task
+from evals.tasks.recognition import task_of
 
 KEPT_REPLICATES = 2_000
 """So many of the resamples' main scores stay with a run: enough for an interval of a difference."""
@@ -88,18 +89,29 @@ class Questions:
 
     def __post_init__(self) -> None:
         """Check what is asked."""
-        if unknown := [name for name in self.dataset.tasks if name not in TASKS]:
-            raise DataError(f"no task is called {', '.join(unknown)}: leave such records out.")
+        if unknown := [name for name in self.dataset.tasks if name not in self._tasks]:
+            raise DataError(
+                f"{', '.join(unknown)}: no such task is built in, and no record has a target that "
+                "shows what is asked for. Give targets, or leave such records out."
+            )
         if self.prompt not in PROMPTS:
             raise RunError(f"prompt is {self.prompt!r}: choose one of {', '.join(PROMPTS)}.")
 
+    @property
+    def _tasks(self) -> Mapping[str, Task]:
+        return self.dataset.descriptions
+
     def requests(self) -> list[Request]:
         """What each record asks."""
-        return [request_of(record, self.prompt) for record in self.dataset.records]
+        return [
+            request_of(record, self.prompt, self._tasks[record.task])
+            for record in self.dataset.records
+        ]
 
     def identity(self) -> dict[str, Any]:
         """What the run is: the manifest but for what comes of answering."""
         requests, known = self.requests(), self.engine.facts(self.dataset.tasks)
+        described = {entry["name"]: {"description": dict(entry)} for entry in self.dataset.own}
         return {
             **self.facts,
             "method": self.method,
@@ -111,8 +123,9 @@ class Questions:
             "data": _data_facts(self.dataset),
             "tasks": {
                 name: {
-                    "version": TASKS[name].version,
+                    "version": self._tasks[name].version,
                     "prompts": _hash([r.prompt for r in requests if r.task == name]),
+                    **described.get(name, {}),
                 }
                 for name in self.dataset.tasks
             },
@@ -261,9 +274,15 @@ class _Clock:
         self.progress({"done": done, "total": self.total, "seconds_left": left})
 
 
-def request_of(record: Record, prompt: str = "plain") -> Request:
-    """What a record asks, with its task's longest answer and ends; `prompt` is one of `PROMPTS`."""
-    task = TASKS[record.task]
+def request_of(record: Record, prompt: str = "plain", task: Task | None = None) -> Request:
+    """The request of a record, with its task's longest answer and stop texts.
+
+    Args:
+        record: With its prompt.
+        prompt: One of `PROMPTS`.
+        task: The record's; None takes the built-in one.
+    """
+    task = task or TASKS[record.task]
     return Request(
         record.task,
         PROMPTS[prompt](record, task),
@@ -307,9 +326,10 @@ def score(run: Run, dataset: Dataset, *, resamples: int = RESAMPLES) -> Run:
     kept: dict[str, npt.NDArray[np.float32]] = {}
     parsed: list[str] = [""] * len(rows)
     scores: list[float] = [math.nan] * len(rows)
+    tasks = tasks_of(run.manifest)
     for name, own_pairs in pairs(run, dataset).items():
         places = [place for place, task in enumerate(rows["task"]) if task == name]
-        metrics[name], kept[name], own = _score_task(TASKS[name], own_pairs, resamples)
+        metrics[name], kept[name], own = _score_task(tasks[name], own_pairs, resamples)
         metrics[name]["cut"] = Counter(rows["finish"][place] for place in places)["length"]
         for place, pair, value in zip(places, own_pairs, own, strict=True):
             parsed[place] = json.dumps(pair.predicted.items, ensure_ascii=False)
@@ -336,6 +356,7 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
             f"the first is {missing[0]}: give the data that it was made with."
         )
     found: dict[str, list[Pair]] = {}
+    tasks = tasks_of(run.manifest)
     for name, facts in run.manifest["data"]["tasks"].items():
         answered = [(references[task, one], text) for task, one, text in said if task == name]
         if data_hash(record for record, _ in answered) != facts["hash"]:
@@ -343,13 +364,32 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
                 f"the records of {name} in {dataset.name} are not those that {run.folder.name} "
                 "answers: give the data that it was made with."
             )
-        found[name] = [pair_of(record, text) for record, text in answered]
+        found[name] = [pair_of(record, text, tasks[name]) for record, text in answered]
     return found
 
 
-def pair_of(record: Record, prediction: str) -> Pair:
-    """A prediction beside the record's target, both read by the rules of its task."""
-    task = TASKS[record.task]
+def tasks_of(manifest: Mapping[str, Any]) -> dict[str, Task]:
+    """The tasks of a run by name, in the order of its manifest: built-in ones, and its own.
+
+    Raises:
+        KeyError: A task is neither built in nor described.
+        DataError: A task is described wrongly.
+    """
+    return {
+        name: task_of(facts["description"]) if "description" in facts else TASKS[name]
+        for name, facts in manifest["tasks"].items()
+    }
+
+
+def pair_of(record: Record, prediction: str, task: Task | None = None) -> Pair:
+    """A prediction beside the record's target, both read by the rules of its task.
+
+    Args:
+        record: With its target.
+        prediction: The answer.
+        task: The record's; None takes the built-in one.
+    """
+    task = task or TASKS[record.task]
     return Pair(
         prediction,
         record.target,

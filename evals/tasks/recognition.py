@@ -90,24 +90,21 @@ def recognise(name: str, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def own_tasks(records: Iterable[Record], built_in: Mapping[str, Task], table: Path) -> list[Entry]:
-    """The entries of all tasks that are not built in, in the order in which they first occur.
+def own_tasks(records: Mapping[str, Sequence[Record]], table: Path) -> list[Entry]:
+    """The entries of tasks that are not built in; those without any record are left out.
 
     Args:
-        records: Those of a dataset.
-        built_in: Tasks by name.
-        table: The file that may say what is not to be recognised; it need not exist.
+        records: Records with targets, by task.
+        table: The file that may describe the tasks; it need not exist.
 
     Raises:
-        DataError: The table is damaged, or a task has no record with a target.
+        DataError: The table is damaged.
     """
     told = _read_table(table)
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.task not in built_in:
-            groups.setdefault(record.task, []).append(record)
     return [
-        _merged(recognise(name, own), told.get(name, {}), table) for name, own in groups.items()
+        _merged(recognise(name, group), told.get(name, {}), table)
+        for name, group in records.items()
+        if group
     ]
 
 

@@ -192,3 +192,74 @@ def test_a_local_engine_gives_each_task_its_adapter_and_the_rest_the_bare_backbo
     assert [facts["tasks"] for facts in run.manifest["adapters"]] == [["KUAKE-QIC"]]
     assert run.manifest["peak_memory"] > 1e7
     assert run.manifest["tokens"] == run.predictions()["tokens"].sum() > 0
+
+
+# Tasks that are not built in --------------------------------------------------------------
+
+OWN = {
+    "train": [
+        {"task": "评价", "input": f"好评还是差评？\n第{i}家", "target": ("好评", "差评")[i % 2]}
+        for i in range(8)
+    ]
+    + [
+        {"task": "换算", "input": f"{i} 千米是多少米？", "target": f"{i * 1000} 米"}
+        for i in range(8)
+    ],
+    "test": [
+        {"task": "评价", "input": "好评还是差评？\n新开的", "target": "好评"},
+        {"task": "评价", "input": "好评还是差评？\n关了的", "target": "差评"},
+        {"task": "换算", "input": "12 千米是多少米？", "target": "12000 米"},
+    ],
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    for split, rows in OWN.items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    return tmp_path
+
+
+def test_a_task_of_one_s_own_is_answered_and_scored_as_its_training_data_show(own: Path):
+    dataset = datasets.read(own)
+    assert dataset.tasks == ("换算", "评价")
+    engine = Scripted(
+        dict(zip([r["input"] for r in OWN["test"]], ("好评", "好评", "12,000"), strict=False))
+    )
+    run = score(predict(own / "run", engine, dataset, method="mine"), dataset)
+    scores = {
+        task: {name: one["value"] for name, one in facts["scores"].items()}
+        for task, facts in (run.metrics or {}).items()
+    }
+    assert scores["评价"] == {"accuracy": 0.5, "macro-f1": pytest.approx(1 / 3)}
+    assert scores["换算"] == {"numeric-match": 1, "exact-match": 0}
+    stops = {request.task: request.stop for request in engine.asked}
+    assert stops == {"评价": ("\n",), "换算": ()}
+
+
+def test_a_run_keeps_how_its_own_tasks_were_read(own: Path):
+    """Whatever is beside the data later: a run is scored again as it was asked."""
+    dataset = datasets.read(own)
+    engine = Scripted(dict.fromkeys([r["input"] for r in OWN["test"]], "好评"))
+    run = score(predict(own / "run", engine, dataset, method="mine"), dataset)
+    (own / "tasks.toml").write_text('[[tasks]]\nname = "评价"\nkind = "generation"\n', "utf-8")
+    changed = datasets.read(own)
+    assert score(read_run(own / "run"), changed).metrics == run.metrics
+    with pytest.raises(RunError):  # another version of the task: another run
+        predict(own / "run", engine, changed, method="mine")
+    other = score(predict(own / "other", engine, changed, method="mine"), changed)
+    assert "chrf" in (other.metrics or {})["评价"]["scores"]
+    versions = [
+        json.loads((own / name / "manifest.json").read_text("utf-8"))["tasks"]["评价"]["version"]
+        for name in ("run", "other")
+    ]
+    assert versions[0] != versions[1]
+
+
+def test_a_task_without_targets_cannot_be_scored(tmp_path: Path):
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"task": "续写", "input": "春天"}', "utf-8")
+    dataset = datasets.read(path, need_target=False)
+    with pytest.raises(DataError, match="no record has a target"):
+        predict(tmp_path / "run", Scripted({}), dataset, method="mine")

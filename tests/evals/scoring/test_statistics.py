@@ -488,7 +488,7 @@ def test_what_has_no_answer_is_refused_with_the_remedy(
 # Speed ------------------------------------------------------------------------------------
 
 
-def test_ten_methods_on_24_tasks_take_less_than_ten_seconds() -> None:
+def test_ten_methods_on_24_tasks_take_seconds() -> None:
     columns = [3, 3, 6, 9, 15, 30, 60, 150] * 3
     tasks = [
         [entity_counts(200, seed=10 * index + method, labels=width // 3) for method in range(10)]
@@ -501,6 +501,6 @@ def test_ten_methods_on_24_tasks_take_less_than_ten_seconds() -> None:
         for index, methods in enumerate(tasks)
         for counts in methods
     ]
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30  # 4 on an idle core
     assert len(found) == 240
     assert all(one.low < one.value < one.high for one in found)

@@ -8,7 +8,7 @@ import pytest
 
 from cgclora.data.records import DataError, Record
 from evals.scoring.metrics import Pair, get_metric
-from evals.tasks import TASKS, parsing
+from evals.tasks import parsing
 from evals.tasks.recognition import TABLE_FILE, own_tasks, recognise, task_of, to_toml
 
 CITIES = ("上海", "广州", "成都", "西安", "大连", "厦门", "昆明", "青岛", "苏州", "长沙")
@@ -92,22 +92,16 @@ def test_what_the_prompts_have_in_common_is_the_template():
     assert recognise("杂", mixed)["template"] == "{text}"
 
 
-@pytest.mark.parametrize("built_in", ["KUAKE-QIC", "SentimentAnalyze"])
-def test_built_in_tasks_are_left_alone(built_in, tmp_path):
-    mixed = [*records(built_in, [("甲", "乙")]), *LABELS]
-    assert [entry["name"] for entry in own_tasks(mixed, TASKS, tmp_path / TABLE_FILE)] == ["评价"]
-
-
 def test_a_table_sets_what_it_says_and_nothing_else(tmp_path: Path):
     table = tmp_path / TABLE_FILE
     table.write_text(
         '[[tasks]]\nname = "评价"\ntitle = ["口碑", "Reviews"]\nmax_new_tokens = 3\n', "utf-8"
     )
-    first, second = own_tasks([*LABELS, *NUMBERS], TASKS, table)
+    first, second = own_tasks({"评价": LABELS, "换算": NUMBERS}, table)
     assert first == {**recognise("评价", LABELS), "title": ["口碑", "Reviews"], "max_new_tokens": 3}
     assert second == recognise("换算", NUMBERS)
     table.write_text('[[tasks]]\nname = "换算"\nkind = "generation"\n', "utf-8")
-    task = task_of(own_tasks(NUMBERS, TASKS, table)[0])
+    task = task_of(own_tasks({"换算": NUMBERS}, table)[0])
     assert task.reader is parsing.free_text
     assert "chrf" in task.metrics
 
@@ -124,7 +118,7 @@ def test_a_table_sets_what_it_says_and_nothing_else(tmp_path: Path):
 def test_a_damaged_table_is_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / TABLE_FILE).write_text(text, "utf-8")
     with pytest.raises(DataError, match=message):
-        own_tasks(LABELS, TASKS, tmp_path / TABLE_FILE)
+        own_tasks({"评价": LABELS}, tmp_path / TABLE_FILE)
 
 
 @pytest.mark.parametrize("wrong", [{"reader": "nothing"}, {"kind": "song"}, {"fields": [{}]}])
@@ -144,7 +138,7 @@ def test_the_printed_table_says_the_same(tmp_path: Path):
     table = tmp_path / TABLE_FILE
     table.write_text(to_toml(entries), "utf-8")
     assert len(tomllib.loads(table.read_text("utf-8"))["tasks"]) == len(groups)
-    assert own_tasks([record for group in groups for record in group], TASKS, table) == entries
+    assert own_tasks({group[0].task: group for group in groups}, table) == entries
 
 
 def test_the_version_changes_with_what_changes_scores_only():
