@@ -1,4 +1,4 @@
-"""Options shared by several commands: the data, and the backbone that answers."""
+"""Options and output shared by several commands."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def answering_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
     )
+
+
+def print_line(line: str) -> None:
+    """Write a line of progress to standard error."""
+    print(line, file=sys.stderr, flush=True)
