@@ -57,18 +57,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Training:
-    """A training run of a cell.
+    """A training run of a cell."""
 
-    Attributes:
-        cell: The cell that needs it.
-        rate: The experts' learning rate.
-        tasks: Tasks of the adapter.
-        added: The task that is added to this adapter afterwards; None for a final adapter.
-    """
-
-    cell: Cell
-    rate: float
-    tasks: tuple[str, ...]
+    cell: Cell  # the cell that needs it
+    rate: float  # the experts' learning rate
+    tasks: tuple[str, ...]  # tasks of the adapter
+    # The task that is added to this adapter afterwards; None for a final adapter.
     added: str | None = None
 
 
@@ -94,20 +88,12 @@ class ComparisonFolder:
         return self.out / "adapters" / cell.name / f"rate-{rate:g}"
 
     def hold(self, work: str) -> AbstractContextManager[Any]:
-        """Lock a piece of work against other processes.
-
-        Raises:
-            Busy: Another process holds it.
-        """
+        """Lock a piece of work; raises Busy if another process holds it."""
         return atomic_io.acquire(self.out / ".locks" / slug(work), Busy())
 
 
 def read_recipe_file(out: Path) -> dict[str, Any]:
-    """Read the recipe.json of a comparison, which `evals.experiments.grid` writes.
-
-    Raises:
-        RunError: The file is missing or damaged.
-    """
+    """Read the recipe.json of a comparison; RunError if it is missing or damaged."""
     path = out / RECIPE_FILE
     try:
         values = json.loads(path.read_bytes())
@@ -123,6 +109,17 @@ def read_recipe_file(out: Path) -> dict[str, Any]:
 def claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all parts of a comparison share."""
     return {name: recipe[name] for name in CLAIMS}
+
+
+def check_same(
+    out: Path, recipe: Mapping[str, Any], other: Mapping[str, Any], part: str = ""
+) -> None:
+    """Raise RunError if the comparison in `out` is another one than that of a part or call."""
+    if differing := [name for name in CLAIMS if recipe.get(name) != other.get(name)]:
+        raise RunError(
+            f"{out} holds a comparison that differs in {', '.join(differing)}"
+            f"{f' from that of {part}' if part else ''}: choose another folder."
+        )
 
 
 def slug(name: str) -> str:

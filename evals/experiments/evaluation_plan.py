@@ -31,46 +31,28 @@ class TaskSize:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A summary of a data set.
+    """A summary of a data set."""
 
-    Attributes:
-        name: See `cgclora.data.readers.RecordSet`.
-        split: Likewise.
-        tasks: The tasks that can be scored, in the order of `TASKS`.
-        unknown: Number of records of each unregistered task.
-        problems: Lines that are not records.
-    """
-
-    name: str
-    split: str | None
-    tasks: Mapping[str, TaskSize]
-    unknown: Mapping[str, int]
-    problems: tuple[Problem, ...]
+    name: str  # see `cgclora.data.readers.RecordSet`
+    split: str | None  # likewise
+    tasks: Mapping[str, TaskSize]  # the tasks that can be scored, in the order of `TASKS`
+    unknown: Mapping[str, int]  # number of records of each unregistered task
+    problems: tuple[Problem, ...]  # lines that are not records
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """An evaluation to run.
+    """An evaluation to run."""
 
-    Attributes:
-        method: Name on the leaderboard.
-        tasks: None takes all tasks of the data that the adapter has.
-        per_task: Maximum records of a task; 0 takes all.
-        adapter: Adapter folder; None evaluates the bare backbone.
-        label: Tells runs of one method apart.
-        source: File or folder of the data; None takes the folder in `CGCLORA_DATA`.
-        skip_bad: Whether lines that are not records are skipped.
-        backbone: Local folder or hub id; None takes the embedded one.
-    """
-
-    method: str
-    tasks: tuple[str, ...] | None = None
-    per_task: int = 0
-    adapter: Path | None = None
-    label: str = ""
+    method: str  # name on the leaderboard
+    tasks: tuple[str, ...] | None = None  # None takes all tasks of the data that the adapter has
+    per_task: int = 0  # maximum records of a task; 0 takes all
+    adapter: Path | None = None  # adapter folder; None evaluates the bare backbone
+    label: str = ""  # tells runs of one method apart
+    # File or folder of the data; None takes the folder in `CGCLORA_DATA`.
     source: Path | None = None
-    skip_bad: bool = False
-    backbone: str | None = None
+    skip_bad: bool = False  # whether lines that are not records are skipped
+    backbone: str | None = None  # local folder or hub id; None takes the embedded one
 
     def command(self, run: Path, seen_from: Path | None = None) -> tuple[str, ...]:
         """The arguments of `python` that run this evaluation.
@@ -131,17 +113,11 @@ def _work(record: Record) -> float:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A finished evaluation on this machine.
+    """A finished evaluation on this machine."""
 
-    Attributes:
-        work: Of all its records, see `TaskSize`.
-        answering: Seconds of answering.
-        whole: Seconds from the start to the scores.
-    """
-
-    work: float
-    answering: float
-    whole: float
+    work: float  # of all its records, see `TaskSize`
+    answering: float  # seconds of answering
+    whole: float  # seconds from the start to the scores
 
 
 def total(facts: DataFacts, tasks: Sequence[str], per_task: int) -> tuple[int, float]:

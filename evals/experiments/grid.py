@@ -10,7 +10,6 @@ folder: each skips what another one holds.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -29,14 +28,15 @@ from cgclora.storage.run_dir import TrainingError, TrainingStopped
 from evals.data import datasets
 from evals.data.datasets import Dataset
 from evals.experiments.comparison_dir import (
-    CLAIMS,
     RECIPE_FILE,
     Busy,
     Cell,
     ComparisonFolder,
     Training,
+    check_same,
     is_run,
     is_trained,
+    read_recipe_file,
 )
 from evals.experiments.grid_training import Trainer
 from evals.experiments.lorahub import compose
@@ -45,7 +45,7 @@ from evals.methods import METHODS, SINGLE
 from evals.runs import evaluate
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import Engine, Questions, predict_together
-from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, RunError, read_run
+from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
 
 SPLITS = ("train", "dev", "test")
 
@@ -65,19 +65,12 @@ class OutOfTime(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state of a comparison after a call.
+    """The state of a comparison after a call."""
 
-    Attributes:
-        done: Number of answered cells.
-        left: Cells without answers, as `cluster/method/seed`.
-        elsewhere: Whether these wait for another process, or for a machine with `SEARCHING`.
-        unscored: Run folders without scores, because the scoring packages are missing.
-    """
-
-    done: int
-    left: tuple[str, ...]
-    elsewhere: bool
-    unscored: tuple[Path, ...]
+    done: int  # number of answered cells
+    left: tuple[str, ...]  # cells without answers, as `cluster/method/seed`
+    elsewhere: bool  # whether these wait for another process, or for a machine with `SEARCHING`
+    unscored: tuple[Path, ...]  # run folders without scores, because `SCORING` is missing
 
 
 class Grid:
@@ -85,10 +78,10 @@ class Grid:
 
     Args:
         recipe: The comparison.
-        backbone: The backbone of all methods.
+        backbone: Shared by all methods.
         source: Data folder or hub id with the splits train, dev and test; None takes the folder in
             `CGCLORA_DATA`.
-        out: Folder of the comparison.
+        out: The folder.
         batch_size: Requests in one batch; None fits the device.
         finished: Called after each cell that this process finishes.
         members: Maximum adapters that train side by side; None fits the device.
@@ -231,12 +224,12 @@ class Grid:
             self.trainer.report(f"{of_run[run.folder].name}: done")
             self._finished()
 
-    def _answers(self, asked: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, pairs: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
         adapters = [
             engine.adapter_of(request) if isinstance(engine, LocalEngine) else None
-            for engine, request in asked
+            for engine, request in pairs
         ]
-        requests = [request for _, request in asked]
+        requests = [request for _, request in pairs]
         return answers_of(self.backbone, requests, adapters, batch_size=self.batch_size)
 
     def _unscored(self) -> list[Cell]:
@@ -342,12 +335,7 @@ class Grid:
             "data": {split: dataset.hash for split, dataset in self.splits.items()},
         }
         if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            if differing := [name for name in CLAIMS if earlier.get(name) != facts[name]]:
-                raise RunError(
-                    f"{self.out} holds a comparison that differs in {', '.join(differing)}: "
-                    "choose another folder."
-                )
+            check_same(self.out, read_recipe_file(self.out), facts)
         atomic_io.write_json(
             path, {**facts, "code": provenance.commit(), "recipe": self.recipe.to_dict()}
         )

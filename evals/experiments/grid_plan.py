@@ -34,40 +34,24 @@ _FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work, in the order of work.
+    """A part of the work, in the order of work."""
 
-    Attributes:
-        seed: Of training.
-        work: `rates`, `training` with the chosen rate, `search` of LoRAHub, or `answers`.
-        members: Number of adapters to train or compose, or of cells to answer.
-        tokens: Padded tokens to train on, or tokens of answers.
-        seconds: On this device.
-    """
-
-    seed: int
-    work: str
-    members: int
-    tokens: int
-    seconds: float
+    seed: int  # of training
+    work: str  # `rates`, `training` with the chosen rate, `search` of LoRAHub, or `answers`
+    members: int  # number of adapters to train or compose, or of cells to answer
+    tokens: int  # padded tokens to train on, or tokens of answers
+    seconds: float  # on this device
 
 
 @dataclass(frozen=True)
 class GridPlan:
-    """See the module's text.
+    """See the module's text."""
 
-    Attributes:
-        stages: The remaining work.
-        training_rate: Measured tokens a second, the members of a group side by side.
-        answering_rate: Measured tokens of answers a second.
-        members: Adapters that train side by side.
-        peak_memory: Of the measurement, in bytes.
-    """
-
-    stages: tuple[Stage, ...]
-    training_rate: float
-    answering_rate: float
-    members: int
-    peak_memory: int
+    stages: tuple[Stage, ...]  # the remaining work
+    training_rate: float  # measured tokens a second, the members of a group side by side
+    answering_rate: float  # measured tokens of answers a second
+    members: int  # adapters that train side by side
+    peak_memory: int  # of the measurement, in bytes
 
     @property
     def seconds(self) -> float:

@@ -50,14 +50,7 @@ _BYTES_A_PARAMETER = 20
 
 
 class Trainer:
-    """Trains the adapters of a comparison.
-
-    Args:
-        recipe: The comparison.
-        backbone: The backbone of all adapters.
-        splits: The data; needs `train` and `dev`.
-        folder: Paths and locks.
-        members: Maximum adapters that train side by side; None fits the device.
+    """Trains the adapters of a comparison, at most `members` side by side (None fits the device).
 
     Attributes:
         report: Called with a line of progress.
@@ -163,10 +156,10 @@ class Trainer:
     def train(
         self, trainings: Sequence[Training], *, skip_busy: bool = False, weights: bool = True
     ) -> None:
-        """Run the trainings that are missing, side by side.
+        """Run the missing trainings side by side; finished ones keep their place, see `groups`.
 
         Args:
-            trainings: Finished ones keep their place in a group, see `groups`.
+            trainings: In the order of work.
             skip_busy: Skip what another process holds.
             weights: Whether weights are needed; if not, an `ADAPTER_RECORD` is enough.
 

@@ -41,17 +41,11 @@ BOUND = 1.5
 
 @dataclass(frozen=True)
 class Search:
-    """Settings of the search; the defaults are those of the published code.
+    """Settings of the search; the defaults are those of the published code."""
 
-    Attributes:
-        examples: Number of the task's records for the loss.
-        evaluations: Maximum evaluations of the loss.
-        l1: Factor of the mean absolute weight.
-    """
-
-    examples: int = 5
-    evaluations: int = 40
-    l1: float = 0.05
+    examples: int = 5  # number of the task's records for the loss
+    evaluations: int = 40  # maximum evaluations of the loss
+    l1: float = 0.05  # factor of the mean absolute weight
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -62,26 +56,15 @@ class Search:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result for one task.
+    """The result for one task."""
 
-    Attributes:
-        weights: By module.
-        loss: Mean cross entropy of the examples, in nats a target token.
-        seconds: Duration of the search.
-    """
-
-    weights: dict[str, float]
-    loss: float
-    seconds: float
+    weights: dict[str, float]  # by module
+    loss: float  # mean cross entropy of the examples, in nats a target token
+    seconds: float  # duration of the search
 
 
 class Composer:
-    """Composes LoRAs of several modules on one backbone.
-
-    Args:
-        backbone: Carries the modules and the composed adapter.
-        modules: LoRAs by name, all of the same rank and scale.
-        tasks: Tasks of the composed adapter.
+    """Composes the LoRA of each task from modules that are attached to one backbone.
 
     Attributes:
         adapter: The composed adapter, with one specific expert of weight 1 for each task.
@@ -147,14 +130,9 @@ class Composer:
         seed: int = 0,
         check: Callable[[], None] = lambda: None,
     ) -> SearchResult:
-        """Search the weights of a task and set them.
+        """Search the weights of a task by the loss of some examples, and set them.
 
-        Args:
-            task: The task.
-            examples: Records for the loss.
-            settings: Settings of the search.
-            seed: Of the search.
-            check: Called before each evaluation; may raise to end the search.
+        `check` is called before each evaluation and may raise to end the search.
         """
         from cma import CMAEvolutionStrategy  # noqa: PLC0415 - optional: only this search needs it
 
@@ -223,20 +201,10 @@ def compose(
     facts: Mapping[str, Any],
     check: Callable[[], None],
 ) -> None:
-    """Compose an adapter for the tasks of `examples`, and save it in `folder`.
+    """Compose an adapter for the tasks of `examples`, and save it with `facts` in `folder`.
 
-    Each task's result is kept beside the adapter: after `check` has raised, the next call resumes
-    with the next task.
-
-    Args:
-        backbone: Carries the modules.
-        modules: See `Composer`.
-        examples: Records for the loss, by task.
-        settings: Settings of the search.
-        folder: Of the adapter.
-        seed: Of the search.
-        facts: For the adapter's manifest.
-        check: Called before each evaluation; may raise.
+    Each task's result is kept beside the adapter: after `check` has raised, see `Composer.search`,
+    the next call resumes with the next task.
     """
     composer = Composer(backbone, modules, [*examples])
     try:

@@ -52,7 +52,7 @@ _SMALLEST_PIECE = 1024  # bytes; smaller pieces go into the next part
 class File:
     """A file of a comparison: its size in bytes, and the parts with its pieces, in order."""
 
-    size: int
+    bytes: int
     sha256: str
     parts: tuple[str, ...]
 
@@ -63,23 +63,15 @@ Folders = Mapping[str, Mapping[str, File]]
 
 @dataclass(frozen=True)
 class Part:
-    """An open part.
+    """An open part."""
 
-    Attributes:
-        series: One of `SERIES`.
-        number: In its series.
-        archive: The zip file.
-        written, comparison, folders: See the module's text.
-        paths: Paths of its entries.
-    """
-
-    series: str
-    number: int
+    series: str  # one of `SERIES`
+    number: int  # in its series
     archive: zipfile.ZipFile
-    written: int
+    written: int  # see the module's text, like the two below
     comparison: Mapping[str, Any]
     folders: Folders
-    paths: frozenset[str]
+    paths: frozenset[str]  # paths of its entries
 
 
 Parts = Mapping[str, Part]
@@ -145,17 +137,21 @@ def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
         }
         for folder, entries in index["folders"].items()
     }
-    sizes = {path_of(f, name): one.size for f, own in folders.items() for name, one in own.items()}
-    entries = [info for info in archive.infolist() if info.filename != INDEX]
-    for info in entries:
+    sizes = {
+        path_of(folder, name): file.bytes
+        for folder, entries in folders.items()
+        for name, file in entries.items()
+    }
+    contents = [info for info in archive.infolist() if info.filename != INDEX]
+    for info in contents:
         if info.filename not in sizes:
             raise ValueError(f"its index does not have {info.filename!r}")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{info.filename} is a link")
         if info.file_size > sizes[info.filename]:
             raise ValueError(f"{info.filename} is larger than its index says")
-    paths = frozenset(info.filename for info in entries)
-    if len(paths) < len(entries):
+    paths = frozenset(info.filename for info in contents)
+    if len(paths) < len(contents):
         raise ValueError("it has two entries of one name")
     return Part(
         series, number, archive, int(index["written"]), dict(index["comparison"]), folders, paths
@@ -178,39 +174,33 @@ def _checked_name(folder: str, name: str) -> str:
 
 def _file(facts: Mapping[str, Any]) -> File:
     file = File(facts["bytes"], facts["sha256"], tuple(facts["parts"]))
-    if type(file.size) is not int or file.size < 0 or not _SHA256.fullmatch(file.sha256):
+    if type(file.bytes) is not int or file.bytes < 0 or not _SHA256.fullmatch(file.sha256):
         raise ValueError(f"{dict(facts)} are no facts of a file")
     if not file.parts or not all(map(_PART.fullmatch, file.parts)):
         raise ValueError(f"{list(file.parts)} are no parts")
     return file
 
 
-def available(parts: Parts) -> Folders:
-    """The folders whose pieces are all there, each as in the newest such index."""
-    folders: dict[str, Mapping[str, File]] = {}
-    for part in _newest_first(parts):
+def available(parts: Parts) -> tuple[Folders, dict[str, tuple[str, ...]]]:
+    """The complete folders, and the parts to look for of each file of the others, by path.
+
+    Each complete folder is as in the newest index of which all pieces are there.
+    """
+    complete: dict[str, Mapping[str, File]] = {}
+    newest: dict[str, dict[str, tuple[str, ...]]] = {}  # missing parts by folder and path
+    for part in sorted(parts.values(), key=lambda part: part.written, reverse=True):
         for folder, entries in part.folders.items():
-            if folder not in folders and not any(
-                _missing_parts(parts, folder, name, file) for name, file in entries.items()
-            ):
-                folders[folder] = entries
-    return folders
-
-
-def missing(parts: Parts, there: Folders) -> dict[str, tuple[str, ...]]:
-    """The incomplete files outside of `there`, the available folders, and their missing parts."""
-    names: dict[str, tuple[str, ...]] = {}
-    seen = set(there)
-    for part in _newest_first(parts):
-        for folder in part.folders.keys() - seen:
-            for name, file in part.folders[folder].items():
-                names[path_of(folder, name)] = _missing_parts(parts, folder, name, file)
-        seen |= part.folders.keys()
-    return {path: missing for path, missing in sorted(names.items()) if missing}
-
-
-def _newest_first(parts: Parts) -> list[Part]:
-    return sorted(parts.values(), key=lambda part: part.written, reverse=True)
+            if folder not in complete:
+                missing = {
+                    path_of(folder, name): _missing_parts(parts, folder, name, file)
+                    for name, file in entries.items()
+                }
+                newest.setdefault(folder, missing)
+                if not any(missing.values()):
+                    complete[folder] = entries
+    incomplete = [paths for folder, paths in newest.items() if folder not in complete]
+    missing_parts = {path: names for paths in incomplete for path, names in paths.items() if names}
+    return complete, dict(sorted(missing_parts.items()))
 
 
 def _missing_parts(parts: Parts, folder: str, name: str, file: File) -> tuple[str, ...]:
@@ -230,7 +220,7 @@ def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) ->
     Raises:
         RunError: The file is damaged; the content of `target` must not be used.
     """
-    digest, missing_bytes = hashlib.sha256(), file.size
+    digest, missing_bytes = hashlib.sha256(), file.bytes
     try:
         for name in file.parts:
             with parts[name].archive.open(path) as piece:
@@ -254,10 +244,7 @@ def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) ->
 def index_of(written: int, comparison: Mapping[str, Any], folders: Folders) -> bytes:
     """The content of an index, see the module's text."""
     listed = {
-        folder: {
-            name: {"bytes": one.size, "sha256": one.sha256, "parts": one.parts}
-            for name, one in entries.items()
-        }
+        folder: {name: vars(file) for name, file in entries.items()}
         for folder, entries in folders.items()
     }
     values = {"format": FORMAT, "written": written, "comparison": comparison, "folders": listed}
@@ -265,17 +252,11 @@ def index_of(written: int, comparison: Mapping[str, Any], folders: Folders) -> b
 
 
 def index_size(comparison: Mapping[str, Any], folders: Folders, room: int) -> int:
-    """The maximum bytes of an index in a part, whatever parts the files' pieces are in.
-
-    Args:
-        comparison: See the module's text.
-        folders: The parts of their files are ignored.
-        room: Minimum bytes of a part for pieces.
-    """
+    """The maximum bytes of an index in a part, if parts have `room` bytes or more for pieces."""
     longest = f"{SERIES[-1]}{10**9}.zip"
     guessed = {
         folder: {
-            name: File(one.size, one.sha256, (longest,) * (one.size // room + 2))
+            name: File(one.bytes, one.sha256, (longest,) * (one.bytes // room + 2))
             for name, one in entries.items()
         }
         for folder, entries in folders.items()
@@ -289,7 +270,7 @@ class Packer:
 
     Args:
         series: One of `SERIES`.
-        parts: All existing parts; only the last of the series is changed.
+        parts: All existing parts.
         kept: Folders whose files stay in the last part.
         room: Bytes of a part for pieces.
 

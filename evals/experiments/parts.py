@@ -29,10 +29,10 @@ from cgclora.config import ConfigError, number
 from cgclora.storage import atomic_io
 from evals.experiments.comparison_dir import (
     ADAPTER_RECORD,
-    CLAIMS,
     DIVERGED_FILE,
     OTHERS,
     RECIPE_FILE,
+    check_same,
     claims,
     read_recipe_file,
 )
@@ -47,7 +47,6 @@ from evals.experiments.part_files import (
     copy,
     index_of,
     index_size,
-    missing,
     open_parts,
     path_of,
 )
@@ -75,7 +74,7 @@ def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -
         part_size_mb: Maximum size of a part in MB (10^6 bytes).
 
     Returns:
-        The parts that were written.
+        The changed parts.
 
     Raises:
         ConfigError: The size is below 0.02 MB, or too small for an index of all files.
@@ -93,7 +92,8 @@ def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -
         for leftover in filter(atomic_io.is_temporary, folder.iterdir()):  # of a killed process
             leftover.unlink(missing_ok=True)
         with open_parts(folder) as parts:
-            _check_same(comparison, parts, out)
+            for name, part in parts.items():
+                check_same(out, comparison, part.comparison, name)
             archives = _changed_parts(out, parts, comparison, limit)
         for name, content in archives.items():
             atomic_io.write_bytes(folder / name, content)
@@ -104,7 +104,7 @@ def _changed_parts(
     out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int
 ) -> dict[str, bytes]:
     """The contents of the parts that change, by name, in the order of writing."""
-    there = available(parts)
+    there, _ = available(parts)
     runs = _runs(out)
 
     def is_changed(folder: str, content: Content) -> bool:
@@ -224,31 +224,14 @@ def _listed(folder: Path) -> Content | None:
     return {**content, MANIFEST_FILE: manifest} if same else None
 
 
-def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
-    """Raise RunError if parts are of another comparison than that in a folder."""
-    for name, part in parts.items():
-        differing = [one for one in CLAIMS if part.comparison.get(one) != comparison[one]]
-        if differing:
-            raise RunError(
-                f"{out} holds a comparison that differs in {', '.join(differing)} from that of "
-                f"{name}: choose another folder."
-            )
-
-
 @dataclass(frozen=True)
 class Restored:
-    """The result of `read_parts`.
+    """The result of `read_parts`."""
 
-    Attributes:
-        written: Restored folders, as paths below the comparison's folder; "" is that one, with its
-            recipe.json.
-        there: Folders that existed already.
-        missing: Incomplete files, with the parts that hold the missing pieces. Their folders were
-            not restored. Files that are only in the index of a missing part are not listed.
-    """
-
-    written: tuple[str, ...]
-    there: tuple[str, ...]
+    written: tuple[str, ...]  # restored folders, see `part_files.Folders`
+    there: tuple[str, ...]  # folders that existed already
+    # Incomplete files, whose folders were not restored, with the parts that hold missing pieces.
+    # Files that only the index of a missing part has are not listed.
     missing: Mapping[str, tuple[str, ...]]
 
 
@@ -273,15 +256,17 @@ def read_parts(folder: str | Path, out: str | Path) -> Restored:
         if not parts:
             raise RunError(f"{folder} holds no part of a comparison: {SERIES[0]}*.zip is missing.")
         if (out / RECIPE_FILE).exists():
-            _check_same(claims(read_recipe_file(out)), parts, out)
-        folders = available(parts)
+            recipe = read_recipe_file(out)
+            for name, part in parts.items():
+                check_same(out, recipe, part.comparison, name)
+        folders, missing = available(parts)
         _check(parts, folders)
         new = [name for name in sorted(folders) if not _is_there(parts, out, name, folders[name])]
-        _check_room(out, sum(one.size for name in new for one in folders[name].values()))
+        _check_room(out, sum(one.bytes for name in new for one in folders[name].values()))
         for name in new:
             _restore(parts, out / name, name, folders[name])
         there = tuple(sorted(folders.keys() - set(new)))
-        return Restored(tuple(new), there, missing(parts, folders))
+        return Restored(tuple(new), there, missing)
 
 
 def _check(parts: Parts, folders: Folders) -> None:

@@ -63,34 +63,24 @@ class Records:
 class Recipe:
     """A comparison; see the module's text.
 
-    Attributes:
-        name: Name on the leaderboard.
-        clusters: Tasks by cluster.
-        methods: Names of methods, in the order in which they are run.
-        seeds: Training seeds; learning rates are tuned with the first.
-        learning_rates: Candidates of each method; the one with the lowest dev loss is used.
-        tune_on: The cluster on which rates are tuned for all clusters; None tunes on each.
-        gate_rate: The gate's learning rate as a multiple of the experts'.
-        records: Records of each task.
-        sizes: Of the adapters.
-        training: Settings without rates and seed.
-        search: Settings of LoRAHub's search.
-
     Raises:
         ConfigError: A value is out of range, or a task or method is unknown.
     """
 
-    name: str
-    clusters: Mapping[str, tuple[str, ...]]
+    name: str  # on the leaderboard
+    clusters: Mapping[str, tuple[str, ...]]  # tasks by cluster
+    # Names of methods, in the order in which they are run.
     methods: tuple[str, ...] = field(default_factory=compared)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)  # training seeds; learning rates are tuned with the first
+    # Candidates of each method; the one with the lowest dev loss is used.
     learning_rates: tuple[float, ...] = (6e-4,)
+    # The cluster on which rates are tuned for all clusters; None tunes on each.
     tune_on: str | None = None
-    gate_rate: float = 3.0
+    gate_rate: float = 3.0  # the gate's learning rate as a multiple of the experts'
     records: Records = field(default_factory=Records)
     sizes: Sizes = field(default_factory=Sizes)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    search: Search = field(default_factory=Search)
+    training: TrainingSettings = field(default_factory=TrainingSettings)  # without rates and seed
+    search: Search = field(default_factory=Search)  # for LoRAHub
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -213,12 +203,12 @@ def _from_table(kind: type[T], values: object, where: str) -> T:
     """An object of a dataclass from a table of a TOML file."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a table, got {values!r}.")
-    known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    valid = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if kind is TrainingSettings:
-        known -= set(_SET_ELSEWHERE)
-    if unknown := sorted(set(values) - known):
+        valid -= set(_SET_ELSEWHERE)
+    if unknown := sorted(set(values) - valid):
         of = f" of {where}" if where else ""
-        raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(known)}.")
+        raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(valid)}.")
     try:
         return kind(**values)
     except TypeError as error:

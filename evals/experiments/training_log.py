@@ -21,27 +21,17 @@ Points = list[tuple[int, float]]
 
 @dataclass
 class TrainingLog:
-    """The log of a run so far; losses in nats a target token.
+    """The log of a run so far; losses in nats a target token."""
 
-    Attributes:
-        step: The last logged step.
-        steps: Total steps, unless patience ends the run early.
-        loss: Over all tasks.
-        losses: By task.
-        dev_loss: Mean over the tasks.
-        dev_losses: By task.
-        gates: Step and gate weights [T][E], mean over the layers.
-        seconds_a_step: Dev evaluations included; None before there are two lines.
-    """
-
-    step: int = 0
-    steps: int = 0
-    loss: Points = field(default_factory=list)
-    losses: dict[str, Points] = field(default_factory=dict)
-    dev_loss: Points = field(default_factory=list)
-    dev_losses: dict[str, Points] = field(default_factory=dict)
+    step: int = 0  # the last logged step
+    steps: int = 0  # total steps, unless patience ends the run early
+    loss: Points = field(default_factory=list)  # over all tasks
+    losses: dict[str, Points] = field(default_factory=dict)  # by task
+    dev_loss: Points = field(default_factory=list)  # mean over the tasks
+    dev_losses: dict[str, Points] = field(default_factory=dict)  # by task
+    # Step and gate weights [T][E], mean over the layers.
     gates: list[tuple[int, list[list[float]]]] = field(default_factory=list)
-    seconds_a_step: float | None = None
+    seconds_a_step: float | None = None  # dev evaluations included; None before there are two lines
 
     @property
     def seconds_left(self) -> float | None:

@@ -26,21 +26,14 @@ def trainable() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """An adapter to train.
+    """An adapter to train."""
 
-    Attributes:
-        method: One of `trainable()`.
-        tasks: In the order of their ids.
-        sizes: Of the adapter.
-        target_modules: Linear layers to adapt, by the last part of their path; None takes all.
-        half: Whether the adapter is saved in bf16.
-    """
-
-    method: str
-    tasks: tuple[str, ...]
-    sizes: Sizes
+    method: str  # one of `trainable()`
+    tasks: tuple[str, ...]  # in the order of their ids
+    sizes: Sizes  # of the adapter
+    # Linear layers to adapt, by the last part of their path; None takes all.
     target_modules: tuple[str, ...] | None = None
-    half: bool = True
+    half: bool = True  # whether the adapter is saved in bf16
 
     def config(self) -> AdapterConfig:
         """The adapter's config.
@@ -111,23 +104,14 @@ def _options(values: Mapping[str, object]) -> list[str]:
 
 @dataclass(frozen=True)
 class Budget:
-    """The cost of a method at the sizes of a plan.
+    """The cost of a method at the sizes of a plan."""
 
-    Attributes:
-        method: Name of the method.
-        total_rank: Stored rank; 0 with a problem.
-        active_rank: Rank that one task uses.
-        parameters: Trainable parameters; None while the layers are unknown.
-        file_bytes: Of the saved weights; None likewise.
-        problem: Why these sizes are invalid.
-    """
-
-    method: str
-    total_rank: int = 0
-    active_rank: int = 0
-    parameters: int | None = None
-    file_bytes: int | None = None
-    problem: str = ""
+    method: str  # name of the method
+    total_rank: int = 0  # stored rank; 0 with a problem
+    active_rank: int = 0  # rank that one task uses
+    parameters: int | None = None  # trainable parameters; None while the layers are unknown
+    file_bytes: int | None = None  # of the saved weights; None likewise
+    problem: str = ""  # why these sizes are invalid
 
 
 def budget(plan: Plan, kinds: Sequence[LayerKind] | None) -> Budget:

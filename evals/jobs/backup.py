@@ -61,13 +61,7 @@ class BackupLog:
         self._hashes: dict[str, str] = {}  # of each run's manifest
 
     def restore(self, *folders: Path) -> list[str]:
-        """Restore the runs that are missing here; existing runs are kept.
-
-        Args:
-            folders: Further backups to read; each holds `FOLDER`.
-
-        Returns:
-            The names of the restored runs, in order.
+        """Restore the runs that are missing here, also from other backups; returns their names.
 
         Raises:
             OSError: A run cannot be written.
@@ -251,13 +245,7 @@ class Backup:
 
 
 def backups(runs: Path, folder: Path | None, dataset: str | None) -> list[Backup]:
-    """The requested backups.
-
-    Args:
-        runs: Holds `evaluations`, the folder of the runs.
-        folder: Of a backup in a folder; None for none.
-        dataset: Id of a backup's dataset repository; None for none.
-    """
+    """Backups of the runs in `runs/evaluations` in a folder, a dataset repository, or both."""
     requested = [] if folder is None else [Backup(runs / "evaluations", folder)]
     if dataset is not None:
         requested.append(Backup(runs / "evaluations", runs / "kept", dataset))

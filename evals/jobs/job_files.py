@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,45 +39,25 @@ class JobError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """A command that waits, runs or has ended.
+    """A command that waits, runs or has ended."""
 
-    Attributes:
-        id: Sorts by time of creation (UTC); the name of its folder.
-        folder: Holds its log and its files.
-        kind: What the command does.
-        title: For people; not escaped.
-        command: Arguments of the Python interpreter, such as `-m evals run ...`.
-        cwd: Working directory of the command.
-        facts: JSON values that were submitted with it.
-        clean: Names of files in the folder that are removed once it is done.
-        state: `stopped` and `failed` jobs can be resumed.
-        created: Unix seconds, as the three below.
-        queued: When it was last put into the queue, later than the jobs before it.
-        started: When its command was last started; None before.
-        ended: When that ended; None before.
-        code: Exit code of the command, negative for a signal; None before it ended.
-        stop: Whether its command is to be stopped.
-        process: `processes.identity` of the running command.
-        place: Position in the queue, from 1; 0 when it does not wait.
-    """
-
-    id: str
-    folder: Path
+    id: str  # sorts by time of creation (UTC); the name of its folder
+    folder: Path  # holds its log and its files
     kind: Kind
-    title: str
-    command: tuple[str, ...]
+    title: str  # for people; not escaped
+    command: tuple[str, ...]  # arguments of the Python interpreter, such as `-m evals run ...`
     cwd: str
-    facts: Mapping[str, Any]
-    clean: tuple[str, ...] = ()
-    state: State = "queued"
-    created: float = 0.0
-    queued: float = 0.0
-    started: float | None = None
-    ended: float | None = None
-    code: int | None = None
-    stop: bool = False
-    process: Mapping[str, Any] | None = field(default=None, repr=False)
-    place: int = 0
+    facts: Mapping[str, Any]  # JSON values that were submitted with it
+    clean: tuple[str, ...] = ()  # files in the folder that are removed once it is done
+    state: State = "queued"  # `stopped` and `failed` jobs can be resumed
+    created: float = 0.0  # Unix seconds, like the three below
+    queued: float = 0.0  # when it was last put into the queue, later than the jobs before it
+    started: float | None = None  # when its command was last started
+    ended: float | None = None  # when that ended
+    code: int | None = None  # exit code, negative for a signal; None before the command ended
+    stop: bool = False  # whether its command must be stopped
+    process: Mapping[str, Any] | None = None  # `processes.identity` of the running command
+    place: int = 0  # position in the queue, from 1; 0 when it does not wait
 
     @classmethod
     def from_json(cls, folder: Path, values: Mapping[str, Any]) -> Job:
@@ -126,9 +106,7 @@ class Job:
 
     def ended_as(self, state: State, code: int | None = None) -> Job:
         """This job after the end of its command."""
-        return replace(
-            self, state=state, ended=time.time(), code=code, stop=False, process=None
-        )
+        return replace(self, state=state, ended=time.time(), code=code, stop=False, process=None)
 
     def command_line(self) -> str:
         """The equivalent command line."""
@@ -160,11 +138,7 @@ class JobFiles:
         return self.root / id
 
     def read(self, id: str) -> Job:  # noqa: A002
-        """A job from its file, its place in the queue aside.
-
-        Raises:
-            JobError: The file is missing or damaged.
-        """
+        """A job from its file, its place in the queue aside; JobError if missing or damaged."""
         folder = self.folder(id)
         try:
             return Job.from_json(folder, atomic_io.read_sealed(folder / JOB_FILE))
@@ -228,11 +202,7 @@ class JobFiles:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the queue for a change.
-
-        Raises:
-            JobError: Another process holds it for too long.
-        """
+        """Lock the queue for a change; JobError if another process holds it for too long."""
         try:
             with FileLock(self.root / ".lock", timeout=_LOCK_SECONDS):
                 yield
@@ -260,11 +230,7 @@ def waiting(jobs: Sequence[Job]) -> list[Job]:
 
 
 def inside(folder: Path, path: str | Path) -> str:
-    """A file's name within a job's folder.
-
-    Raises:
-        JobError: It would lie elsewhere.
-    """
+    """A file's name within a job's folder; JobError if it is elsewhere."""
     whole = Path(os.path.normpath(folder / path))
     if not whole.is_relative_to(folder) or whole == folder:
         raise JobError(f"{path} is not in the job's folder: only files there are cleaned up.")

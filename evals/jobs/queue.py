@@ -61,17 +61,10 @@ class Jobs(JobFiles):
         id: str | None = None,  # noqa: A002 - the job's
         clean: Iterable[str | Path] = (),
     ) -> Job:
-        """Put a job at the end of the queue.
+        """Put a job at the end of the queue; its command runs in the present working directory.
 
-        Args:
-            kind: What the command does.
-            command: Arguments of the Python interpreter; relative paths start in the present
-                working directory.
-            title: For people.
-            facts: JSON values to keep with it.
-            id: The name of a folder from `prepare`; None makes one.
-            clean: Files in that folder that are removed once the job is done, or some time after
-                it was stopped or failed (`evals.jobs.job_files.KEPT_SECONDS`).
+        The id is that of a folder from `prepare`; None makes one. Files to clean in that folder are
+        removed once the job is done, or `job_files.KEPT_SECONDS` after it was stopped or failed.
 
         Raises:
             JobError: The kind or folder is invalid, or a file to clean is not in the folder.
@@ -98,11 +91,7 @@ class Jobs(JobFiles):
         return self.get(job.id)
 
     def get(self, id: str) -> Job:  # noqa: A002
-        """A job.
-
-        Raises:
-            JobError: There is none of this id, or it is damaged.
-        """
+        """A job by its id; JobError if there is none, or if it is damaged."""
         self.read(id)
         job = next((one for one in self.all() if one.id == id), None)
         if job is None:
@@ -129,9 +118,6 @@ class Jobs(JobFiles):
 
         A running command and its processes get SIGTERM, and SIGKILL if they have not ended after
         `evals.jobs.worker.GRACE_SECONDS`. Their files stay.
-
-        Raises:
-            JobError: There is no such job.
         """
         with self._change():
             job = self.read(id)
