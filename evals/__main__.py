@@ -1,4 +1,4 @@
-"""The judge's command line: `python -m evals run | predict | score | report | compare | ...`."""
+"""The command line: `python -m evals run | predict | score | report | compare | ...`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser, command = command_line(
         "python -m evals",
-        "Judge adapters on Chinese tasks: answer the data, then score the answers.",
+        "Evaluate adapters on Chinese tasks: answer the data, then score the answers.",
     )
     predict.add(command)
     report.add(command)

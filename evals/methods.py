@@ -1,4 +1,4 @@
-"""The registry of methods: what each one trains and is asked, how it is named, drawn and described.
+"""The registry of methods: how each one is trained, prompted, named, drawn and described.
 
     register(Method("My-LoRA", "lora", "#b3445a", "star", "我的方法。", "My method.", config=build))
 
@@ -22,29 +22,20 @@ Adapters = Literal["none", "one a task", "one for all", "composed", "added"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the adapters of a comparison are.
+    """Sizes of the adapters of a comparison."""
 
-    Attributes:
-        lora_rank: Of LoRA (Single), (Full), (Full+TP), and so of LoRAHub.
-        common: Common experts of CGC-LoRA.
-        specific: Specific experts a task.
-        expert_rank: Of each of them.
-        alpha: Of CGC-LoRA; its ablations have the same for each rank that is active, the others
-            the published twice their rank.
-        moe_experts: Experts of MOE-LoRA.
-        moe_rank: Their total rank; 0 takes that of CGC-LoRA.
-    """
-
-    lora_rank: int = 8
-    common: int = 4
-    specific: int = 1
-    expert_rank: int = 2
+    lora_rank: int = 8  # of LoRA (Single), (Full), (Full+TP), and so of LoRAHub
+    common: int = 4  # common experts of CGC-LoRA
+    specific: int = 1  # specific experts a task
+    expert_rank: int = 2  # of each of them
+    # Of CGC-LoRA; its ablations have the same alpha for each active rank, other methods twice their
+    # rank, as published.
     alpha: float = 16.0
-    moe_experts: int = 8
-    moe_rank: int = 0
+    moe_experts: int = 8  # experts of MOE-LoRA
+    moe_rank: int = 0  # their total rank; 0 takes that of CGC-LoRA
 
     def __post_init__(self) -> None:
-        """Check every field, since a recipe is written by hand."""
+        """Check every field."""
         for name, value in vars(self).items():
             if name == "alpha":
                 number("sizes.alpha", value, 0)
@@ -66,7 +57,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "other": ("其他", "Other"),
     }
 )
-"""Groups of methods that a leaderboard shows or hides together: title in Chinese and English."""
+"""Groups of methods that a leaderboard filters by: title in Chinese and English."""
 
 CGC_SIZES = ("common", "specific", "expert_rank")
 """Sizes of CGC-LoRA and its ablations."""
@@ -76,42 +67,30 @@ _COLOUR = re.compile("#[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class Method:
-    """One method: all that a comparison, a leaderboard, a figure or a form needs to know of it.
-
-    Attributes:
-        name: What the leaderboard calls it.
-        family: One of `FAMILIES`, the group it is shown or hidden with.
-        colour: `#rrggbb` in every figure.
-        symbol: Plotly's marker in every figure; unique among methods of similar colour.
-        description_zh: One line for people, in Chinese.
-        description_en: One line for people, in English.
-        adapters: `none`; `one a task`, trained on that task alone; `one for all` tasks of the
-            cluster; `composed` of those of LoRA (Single) without training; or `added`, for each
-            task one that was trained on the others, to which the task was added.
-        config: The adapter for some tasks; None where nothing is trained.
-        prompt: One of `evals.runs.evaluate.PROMPTS`, in training and answering alike.
-        sizes: The fields of `Sizes` that a person sets for it.
-        is_main: Whether it is drawn where all methods would be too many.
+    """All facts of a method that comparisons, leaderboards, figures and forms need.
 
     Raises:
         ValueError: The name is empty, the family unknown, the colour not `#rrggbb`, or an adapter
             is trained without a `config` to build it.
     """
 
-    name: str
-    family: str
-    colour: str
-    symbol: str
-    description_zh: str
+    name: str  # on the leaderboard
+    family: str  # one of `FAMILIES`
+    colour: str  # `#rrggbb` in every figure
+    symbol: str  # Plotly's marker in every figure; unique among methods of similar colour
+    description_zh: str  # one line
     description_en: str
+    # `none`; `one a task`, trained on that task only; `one for all` tasks of the cluster;
+    # `composed` of those of LoRA (Single) without training; or `added`: for each task, an adapter
+    # of the other tasks to which the task was added.
     adapters: Adapters = "one for all"
-    config: Build | None = None
-    prompt: str = "plain"
-    sizes: tuple[str, ...] = CGC_SIZES
-    is_main: bool = False
+    config: Build | None = None  # None where nothing is trained
+    prompt: str = "plain"  # one of `evals.runs.evaluate.PROMPTS`, in training and answering alike
+    sizes: tuple[str, ...] = CGC_SIZES  # the fields of `Sizes` that users set for it
+    is_main: bool = False  # whether it is drawn in crowded figures
 
     def __post_init__(self) -> None:
-        """Check what a registration from outside may get wrong."""
+        """Check every field."""
         if not self.name.strip():
             raise ValueError("a method needs a name.")
         if self.family not in FAMILIES:
@@ -133,7 +112,7 @@ class Method:
 
     @property
     def is_trainable_alone(self) -> bool:
-        """Whether one training run on plain prompts makes it."""
+        """Whether a single training run on plain prompts produces it."""
         return self.adapters == "one for all" and self.prompt == "plain"
 
 
@@ -156,16 +135,11 @@ def _cgc_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     )
 
 
-def _without_gate(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
-    return dataclasses.replace(_cgc_lora(tasks, sizes), gate="uniform")
-
-
-# What an ablation takes away it gives to the other kind: with a smaller total rank it would lose
-# for two reasons.
+# An ablation keeps the total rank: with a smaller one it would lose for two reasons.
 
 
 def _as_strong(whole: AdapterConfig, **changes: int) -> AdapterConfig:
-    """Other experts, whose sum under a uniform gate is scaled as before: alpha / active rank."""
+    """Other experts with the same scale under a uniform gate: alpha / active rank."""
     changed = dataclasses.replace(whole, **changes)  # type: ignore[arg-type]
     alpha = whole.alpha * changed.active_rank / whole.active_rank
     return dataclasses.replace(changed, alpha=alpha)
@@ -183,14 +157,6 @@ def _without_specific(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     return _as_strong(whole, common=whole.num_experts, specific=0)
 
 
-def _total_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
-    return _cgc_lora(tasks, sizes).matched_lora("total")
-
-
-def _active_rank(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
-    return _cgc_lora(tasks, sizes).matched_lora("active")
-
-
 BACKBONE = "Backbone"
 SINGLE = "LoRA (Single)"
 FULL = "LoRA (Full)"
@@ -206,7 +172,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(_METHODS)
 
 
 def register(method: Method) -> Method:
-    """Add a method: to recipes and training plans, boards and figures, forms of the app.
+    """Add a method to recipes, training plans, boards, figures and forms of the app.
 
     Call it before the command line or the app starts.
 
@@ -220,12 +186,12 @@ def register(method: Method) -> Method:
 
 
 def compared() -> tuple[str, ...]:
-    """What a comparison runs unless it names its methods: ways to train all tasks at once."""
+    """The default methods of a comparison: those that train all tasks at once."""
     return tuple(name for name, method in METHODS.items() if method.adapters != "added")
 
 
 def description(name: str, language: Language) -> str:
-    """The line for people about the method of this name; empty where it is not registered."""
+    """The description of a method; empty if it is not registered."""
     if name not in METHODS:
         return ""
     method = METHODS[name]
@@ -233,19 +199,19 @@ def description(name: str, language: Language) -> str:
 
 
 def is_main(name: str) -> bool:
-    """Whether the method of this name is drawn where all of them would be too many."""
+    """Whether a method is drawn in crowded figures."""
     return name in METHODS and METHODS[name].is_main
 
 
 def family(name: str) -> str:
-    """The family of the method of this name; `other` where it is not registered."""
+    """The family of a method; `other` if it is not registered."""
     return METHODS[name].family if name in METHODS else "other"
 
 
-# A hue stands for a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange
-# CGC-LoRA, brown its ablations. Members of a family differ in lightness and in the marker's shape.
-# Families stay apart for every kind of colour vision, and each colour has a contrast of at least
-# 3:1 against white and against the dark theme's near-black; a test computes both.
+# A hue is a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange CGC-LoRA,
+# brown its ablations. Members of a family differ in lightness and marker. Families differ for every
+# kind of colour vision, and each colour has a contrast of at least 3:1 against white and the dark
+# theme's background; a test computes both.
 
 for _method in (
     Method(
@@ -307,7 +273,7 @@ for _method in (
     Method(
         *("LoRA (total rank)", "lora", "#2c5cff", "triangle-up"),
         *("一个 LoRA，秩与 CGC-LoRA 的总秩相同。", "One LoRA with the total rank of CGC-LoRA."),
-        config=_total_rank,
+        config=lambda tasks, sizes: _cgc_lora(tasks, sizes).matched_lora("total"),
     ),
     Method(
         *("LoRA (active rank)", "lora", "#4874cb", "triangle-down"),
@@ -315,7 +281,7 @@ for _method in (
             "一个 LoRA，秩与 CGC-LoRA 单任务所用的秩相同。",
             "One LoRA with the rank that one task of CGC-LoRA uses.",
         ),
-        config=_active_rank,
+        config=lambda tasks, sizes: _cgc_lora(tasks, sizes).matched_lora("active"),
     ),
     Method(
         *(f"{CGC_LORA} w/o gate", "ablation", "#a38545", "diamond"),
@@ -323,7 +289,7 @@ for _method in (
             "CGC-LoRA 去掉可学习的门控：专家等权。",
             "CGC-LoRA without a learned gate: all experts weigh the same.",
         ),
-        config=_without_gate,
+        config=lambda tasks, sizes: dataclasses.replace(_cgc_lora(tasks, sizes), gate="uniform"),
     ),
     Method(
         *(f"{CGC_LORA} w/o common", "ablation", "#886c3a", "triangle-up"),
@@ -355,14 +321,10 @@ for _method in (
 
 
 def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
-    """The leaderboard's name for an adapter's method, or for the bare backbone.
+    """The leaderboard's name for an adapter's method; None as config is the bare backbone.
 
-    An ablation is named as one, whatever its manifest calls it; an unknown method keeps its name.
-
-    Args:
-        config: Of the adapter; None for the bare backbone.
-        manifest: Of the adapter; one that says no more than `lora`, or nothing, is named by its
-            experts.
+    Ablations of CGC-LoRA are named by their experts, and so are adapters whose manifest states
+    `lora` or no method; an unregistered method keeps its name.
     """
     if config is None:
         return BACKBONE

@@ -1,4 +1,4 @@
-"""Options shared by several commands: the data, and the backbone that answers."""
+"""Options and output shared by several commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA"
     """Options for the data and the output format."""
     parser.add_argument("--data", help=f"file, folder or hub id; default: {default}")
     parser.add_argument("--split", default="test", help="of a folder or hub id (default test)")
-    parser.add_argument("--skip-bad", action="store_true", help="pass over bad lines, counted")
+    parser.add_argument("--skip-bad", action="store_true", help="skip bad lines, counted")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
@@ -26,9 +26,9 @@ def dataset(options: argparse.Namespace) -> Dataset:
 
     records = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
     if records.problems:
-        print(f"passed over {len(records.problems)} bad lines:", file=sys.stderr)
+        print_line(f"skipped {len(records.problems)} bad lines:")
         for problem in records.problems[:5]:
-            print(f"  {problem}", file=sys.stderr)
+            print_line(f"  {problem}")
     return records
 
 
@@ -37,5 +37,10 @@ def answering_options(parser: argparse.ArgumentParser) -> None:
     backbone_options(parser)
     int8_option(parser)
     parser.add_argument(
-        "--batch-size", type=int, help="most requests in one batch (default: as suits the device)"
+        "--batch-size", type=int, help="maximum requests in a batch (default: by device)"
     )
+
+
+def print_line(line: str) -> None:
+    """Write a line of progress to standard error."""
+    print(line, file=sys.stderr, flush=True)

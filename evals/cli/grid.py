@@ -1,4 +1,4 @@
-"""`python -m evals matrix`: a comparison from its plan to its runs, in bits and in parts."""
+"""`python -m evals matrix`: plan and run a comparison, and keep it in part files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from cgclora.cli.common import load
-from evals.cli.common import answering_options
+from evals.cli.common import answering_options, print_line
 
 HELP = """Run a comparison: train and answer what is missing until the time is up.
 
@@ -19,37 +19,38 @@ HELP = """Run a comparison: train and answer what is missing until the time is u
   python -m evals matrix small --out runs/small --parts parts
   python -m evals matrix --from-parts parts --out runs/small
 
-The recipe, a TOML file or the name of one that comes with the package, says data, sizes, steps and
-tuning for all methods alike. What a seed needs is trained side by side: its learning rates first,
-then the other clusters with the rates that were chosen. All its cells are answered before the next
-seed begins. The same command goes on where it was, here or on another machine that the folder was
-copied to; given twice at the same time, the two share the work out.
+The recipe, a TOML file or the name of one in the package, sets data, sizes, steps and tuning for
+all methods alike. Adapters of a seed train side by side: its learning rates first, then the other
+clusters with the chosen rates. All its cells are answered before the next seed begins. The same
+command resumes the work, here or on a machine with a copy of the folder; two commands on one folder
+share the work.
 
-With --plan nothing is done: 20 steps are measured, and it is said what is left, how long that takes
-here, and what of it ends within --minutes.
+With --plan nothing is done: 20 steps are measured, and the remaining work is listed with its time
+on this device and with what ends within --minutes.
 
-With --parts what is finished is also kept in a few files of limited size, for a machine that gives
-back little: those named part-weights-* hold adapters, the others all else. With --from-parts they
-are put back first; without a recipe that is all."""
+With --parts finished work is also kept in a few files of limited size, for machines with little
+room for results: part-weights-* hold adapters, the others everything else. With --from-parts they
+are restored first; without a recipe nothing else is done."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     parser.add_argument("recipe", nargs="?", help="TOML file, or paper, small, main or full")
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    parser.add_argument("--minutes", type=_positive, default=math.inf, help="default: no end")
+    parser.add_argument("--minutes", type=_positive, default=math.inf, help="default: no limit")
+    parser.add_argument("--plan", action="store_true", help="list the remaining work and its time")
     parser.add_argument(
-        "--plan", action="store_true", help="say what is left and how long it takes"
-    )
-    parser.add_argument(
-        "--side-by-side", type=int, metavar="N", help="most adapters in a pass (default: by device)"
+        "--side-by-side",
+        type=int,
+        metavar="N",
+        help="maximum adapters in a pass (default: by device)",
     )
     parser.add_argument("--data", help="folder or hub id; default: $CGCLORA_DATA")
-    parser.add_argument("--parts", type=Path, metavar="FOLDER", help="keep what is finished there")
+    parser.add_argument("--parts", type=Path, metavar="FOLDER", help="keep finished work there")
     parser.add_argument(
         "--part-size", type=_positive, default=15, metavar="MB", help="of 10^6 bytes (default 15)"
     )
-    parser.add_argument("--from-parts", type=Path, metavar="FOLDER", help="put these parts back")
+    parser.add_argument("--from-parts", type=Path, metavar="FOLDER", help="restore these parts")
     answering_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
@@ -65,17 +66,17 @@ def _positive(text: str) -> float:
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from cgclora.config import ConfigError
-    from evals.experiments.grid import Grid, print_line
+    from evals.experiments.grid import Grid
     from evals.experiments.grid_plan import plan
     from evals.experiments.parts import write_parts
     from evals.experiments.recipe import read_recipe
 
     if not (options.recipe or options.from_parts):
-        raise ConfigError("matrix needs a recipe, or --from-parts to put a comparison back.")
+        raise ConfigError("matrix needs a recipe, or --from-parts to restore a comparison.")
     if options.side_by_side is not None and options.side_by_side < 1:
         raise ConfigError(f"--side-by-side must be at least 1, got {options.side_by_side}.")
     if options.from_parts:
-        _put_parts_back(options)
+        _restore_parts(options)
         if not options.recipe:
             return
 
@@ -84,7 +85,7 @@ def execute(options: argparse.Namespace) -> None:
             write_parts(options.out, options.parts, options.part_size)
 
     recipe = read_recipe(options.recipe)  # before the backbone, which takes seconds
-    matrix = Grid(
+    grid = Grid(
         recipe,
         load(options),
         options.data,
@@ -94,27 +95,28 @@ def execute(options: argparse.Namespace) -> None:
         members=options.side_by_side,
     )
     if options.plan:
-        planned = plan(matrix)
+        planned = plan(grid)
         as_json = json.dumps({**dataclasses.asdict(planned), "seconds": planned.seconds})
         print(as_json if options.json else planned.text(options.minutes), end="")
         return
-    keep()  # what is wrong with the parts is said before hours of work
+    keep()  # reports damaged parts before hours of work
     try:
-        outcome = matrix.run(60 * options.minutes, print_line)
+        outcome = grid.run(60 * options.minutes, print_line)
     finally:
-        keep()  # what was trained for a cell that is not finished, too
+        keep()  # also what was trained for unfinished cells
     if options.json:
         print(json.dumps(dataclasses.asdict(outcome), default=str, ensure_ascii=False))
         return
     print(f"{outcome.done} cells are done, {len(outcome.left)} are left")
     if outcome.elsewhere:
-        print("what is left is in another process's hands, or needs the package cma")
+        print("the rest waits for another process, or needs the package cma")
     if outcome.unscored:
-        print(f"{len(outcome.unscored)} are not scored: give the command where jieba and such are")
+        print(
+            f"{len(outcome.unscored)} are not scored: repeat the command where jieba is installed"
+        )
 
 
-def _put_parts_back(options: argparse.Namespace) -> None:
-    from evals.experiments.grid import print_line
+def _restore_parts(options: argparse.Namespace) -> None:
     from evals.experiments.parts import read_parts
 
     restored = read_parts(options.from_parts, options.out)

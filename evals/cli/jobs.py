@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = """Run the jobs that wait in a folder, one after another, until there is none for a while.
+HELP = """Run the queued jobs of a folder, one after another, until there was none for a while.
 
   python -m evals jobs runs/jobs
 
-The web app starts this by itself when somebody submits a job; given twice, the second one ends."""
+The web app starts this when a job is submitted; a second worker of a folder ends at once."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.common import AddCommand, load
 from cgclora.data.readers import task_name
-from evals.cli.common import answering_options, data_options, dataset
+from evals.cli.common import answering_options, data_options, dataset, print_line
 from evals.methods import BACKBONE, METHODS, method_of
 
 if TYPE_CHECKING:
@@ -27,16 +26,16 @@ PREDICT = """Answer every record of a data file, with adapters, the bare backbon
   python -m evals predict --server http://127.0.0.1:8000/v1 --model '*=medical' ...
   python -m evals predict --server http://127.0.0.1:8000/v1 --models bundle/models.json ...
 
-Several --adapter share the tasks out; a task that none of them knows is left out, or with no
---adapter at all answered by the bare backbone. Without --data the folder in CGCLORA_DATA is read.
-A call that was cut short goes on when it is given again. A server's API key, if it wants one, is
-read from CGCLORA_SERVER_KEY. Needs no scoring packages: score later, here or elsewhere."""
+Several --adapter may have different tasks; a task of none of them is left out. With no --adapter
+the bare backbone answers. Without --data the folder in CGCLORA_DATA is read. An interrupted command
+resumes when it is repeated. A server's API key is read from CGCLORA_SERVER_KEY. Scoring packages
+are not needed: score later, here or elsewhere."""
 
 SCORE = """Score a run from its predictions and the data that it answered. It may be scored again.
 
   python -m evals score runs/medical --data test.jsonl"""
 
-RUN = """Predict, then score: the two commands one after the other, with the options of `predict`.
+RUN = """Predict, then score, with the options of `predict`.
 
   python -m evals run --adapter assets/adapters/medical --data test.jsonl --run runs/medical"""
 
@@ -70,13 +69,13 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, help="models.json of `python -m cgclora export --format vllm`"
     )
     parser.add_argument("--method", help="name on the leaderboard (default: the adapter's method)")
-    named = [name for name, method in METHODS.items() if method.prompt == "task name"]
-    parser.add_argument("--label", default="", help="what tells this run from others of its method")
+    parser.add_argument("--label", default="", help="tells runs of one method apart")
+    with_task_name = [name for name, method in METHODS.items() if method.prompt == "task name"]
     parser.add_argument(
         "--prompt",
         choices=("plain", "task name"),
         default="plain",
-        help=f"as {' and '.join(named)} have it: the task's name before each prompt",
+        help=f"`task name`, before each prompt, as for {' and '.join(with_task_name)}",
     )
 
 
@@ -93,30 +92,30 @@ def _run(options: argparse.Namespace) -> None:
 
     records = dataset(options)
     run = _predict(options, records, to_be_scored=True)
-    _report(score(run, records), as_json=options.json)
+    _print_run(score(run, records), as_json=options.json)
 
 
 def _predict_only(options: argparse.Namespace) -> None:
-    _report(_predict(options, dataset(options)), as_json=options.json)
+    _print_run(_predict(options, dataset(options)), as_json=options.json)
 
 
 def _score(options: argparse.Namespace) -> None:
     from evals.runs.evaluate import score
     from evals.runs.run_dir import read_run
 
-    _report(score(read_run(options.run), dataset(options)), as_json=options.json)
+    _print_run(score(read_run(options.run), dataset(options)), as_json=options.json)
 
 
 def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: bool = False) -> Run:
     from evals.data import datasets
     from evals.runs.evaluate import predict
 
-    engine, known, method, seed = _server(options) if options.server else _local(options)
-    chosen = datasets.only(dataset, _tasks(options.task, dataset, known))
+    engine, engine_tasks, method, seed = _server(options) if options.server else _local(options)
+    selected = datasets.only(dataset, _selected_tasks(options.task, dataset, engine_tasks))
     return predict(
         options.run,
         engine,
-        datasets.limit(chosen, options.per_task, seed=0),
+        datasets.limit(selected, options.per_task, seed=0),
         method=options.method or method,
         label=options.label,
         seed=seed,
@@ -127,7 +126,7 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
 
 
 def _bundle(path: Path) -> tuple[dict[str, str], str]:
-    """An exported bundle's model name for each task, and its separator."""
+    """An exported bundle's model name by task, and its separator; ConfigError if it is none."""
     from cgclora.config import ConfigError
 
     try:
@@ -137,22 +136,27 @@ def _bundle(path: Path) -> tuple[dict[str, str], str]:
         raise ConfigError(f"{path} is no models.json of an exported bundle: {error!r}.") from error
 
 
-def _tasks(named: list[str] | None, dataset: Dataset, known: set[str] | None) -> list[str]:
-    """The tasks to answer: the named ones, by default all that the engine knows."""
+def _selected_tasks(
+    names: list[str] | None, dataset: Dataset, engine_tasks: set[str] | None
+) -> list[str]:
+    """The given tasks, or else all of the data that the engine can answer (None: any)."""
     from cgclora.data.records import DataError
 
-    tasks = named or [name for name in dataset.tasks if known is None or name in known]
-    unknown = [name for name in tasks if known is not None and name not in known]
-    if unknown or not tasks:
+    def is_answered(name: str) -> bool:
+        return engine_tasks is None or name in engine_tasks
+
+    selected = names or [name for name in dataset.tasks if is_answered(name)]
+    unknown = [name for name in selected if not is_answered(name)]
+    if unknown or not selected:
         raise DataError(
-            f"no adapter that is given knows {', '.join(unknown or dataset.tasks)}: "
-            "add one that does with --adapter, or leave --adapter out to ask the bare backbone."
+            f"no given adapter knows {', '.join(unknown or dataset.tasks)}: add one that does with "
+            "--adapter, or leave --adapter out to evaluate the bare backbone."
         )
-    return tasks
+    return selected
 
 
 def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, None]:
-    """The engine, the tasks it knows (None: any), its method's name and training seed."""
+    """The engine, its tasks (None: any), and name and training seed of its method."""
     from cgclora.config import ConfigError
     from evals.runs.engines import KEY_VARIABLE, ServerEngine
 
@@ -164,12 +168,12 @@ def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
     models |= dict(options.model)
     key = os.environ.get(KEY_VARIABLE)
     server = ServerEngine(options.server, models, separator=separator, key=key)
-    known = set(models) if options.models and "*" not in models else None
-    return server, known, options.method, None
+    tasks = set(models) if options.models and "*" not in models else None
+    return server, tasks, options.method, None
 
 
 def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
-    """As `_server`."""
+    """As `_server`, for a model in this process."""
     from cgclora.adapter import Adapter
     from cgclora.config import ConfigError
     from evals.runs.engines import LocalEngine
@@ -194,13 +198,13 @@ def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, i
 
 
 def print_progress(facts: Mapping[str, Any]) -> None:
-    """Report on stderr the number of answered records and the time left."""
+    """Print the number of answered records and the remaining time to stderr."""
     seconds = facts["seconds_left"]
-    words = "" if seconds is None else f" · {seconds / 60:.1f} min left"
-    print(f"{facts['done']}/{facts['total']}{words}", file=sys.stderr, flush=True)
+    remaining = "" if seconds is None else f" · {seconds / 60:.1f} min left"
+    print_line(f"{facts['done']}/{facts['total']}{remaining}")
 
 
-def _report(run: Run, *, as_json: bool = False) -> None:
+def _print_run(run: Run, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"manifest": run.manifest, "metrics": run.metrics}, ensure_ascii=False))
         return

@@ -1,4 +1,4 @@
-"""`python -m evals report | compare`: leaderboards from run folders, and two runs task by task."""
+"""`python -m evals report | compare`: leaderboards of run folders, and two runs by task."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ REPORT = """Rank methods by the runs below some folders. Needs neither a model n
   python -m evals report
   python -m evals report runs --reference 'LoRA (Full)' --markdown --out report.md
 
-Runs that answered the same records stand on one board; runs of a method that differ in the seed
-alone are one row of it. Without a folder the results that come with the package are shown."""
+Runs that answered the same records are on one board; runs of a method that differ in the seed only
+are one row of it. Without a folder the results in the package are shown."""
 
-COMPARE = """Compare two runs task by task: who answers better, and whether that may be chance.
+COMPARE = """Compare two runs by task, with intervals and significance tests.
 
   python -m evals compare runs/cgc runs/lora
   python -m evals compare runs/cgc runs/lora --data test.jsonl
 
-Without --data the replicates that stay with each run are compared (paired bootstrap). With it the
-answers are scored anew, and the test is a paired permutation of the answers."""
+Without --data the replicates in the run folders are compared (paired bootstrap). With it the
+answers are scored again, and the test is a paired permutation of the answers."""
 
 
 def add(command: AddCommand) -> None:
     """Add these commands to a command line."""
     report = command("report", REPORT, _report)
     report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
-    report.add_argument("--reference", help=f"over whom gains are shown (default: {SINGLE})")
+    report.add_argument("--reference", help=f"reference of the gains (default: {SINGLE})")
     form = report.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="Markdown instead of plain text")
     form.add_argument("--json", action="store_true", help="JSON, for machines")

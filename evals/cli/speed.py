@@ -150,8 +150,8 @@ def _agreement(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> None:
+    from evals.cli.common import print_line
     from evals.data import datasets
-    from evals.experiments.grid import print_line
     from evals.speed.decoding import measure
 
     report = measure(
@@ -178,8 +178,8 @@ def _throughput(options: argparse.Namespace) -> None:
     from functools import partial
 
     from cgclora.models.backbone import EMBEDDED
+    from evals.cli.common import print_line
     from evals.data import datasets
-    from evals.experiments.grid import print_line
     from evals.speed import throughput
 
     measure, widths = throughput.measure, throughput.WIDTHS

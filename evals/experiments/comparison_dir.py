@@ -1,9 +1,9 @@
-"""Where a comparison keeps what: its cells, their trainings, and who works on which.
+"""The layout of a comparison's folder.
 
-OUT/recipe.json                                        what it is
+OUT/recipe.json                                        recipe, backbone, data hashes
 OUT/adapters/<cluster>/<method>/seed-<seed>/rate-<rate>[/<task>]    training runs
-OUT/runs/<cluster>/<method>/seed-<seed>/               the run folders that a leaderboard reads
-OUT/.locks/                                            one for each piece of work
+OUT/runs/<cluster>/<method>/seed-<seed>/               run folders for the leaderboard
+OUT/.locks/                                            a lock file for each piece of work
 """
 
 from __future__ import annotations
@@ -25,23 +25,20 @@ from evals.runs.run_dir import MANIFEST_FILE, RunError
 RECIPE_FILE = "recipe.json"
 
 CLAIMS = ("hash", "backbone", "data")
-"""What of it may not differ within a comparison."""
+"""Fields of `RECIPE_FILE` that must not change within a comparison."""
 
 OTHERS = "others"
-"""Folder, in that of a task that is added, of the adapter for the other tasks."""
+"""In the folder of an added task: the adapter of the cluster's other tasks."""
 
 DIVERGED_FILE = "diverged.json"
-"""Stands in a training folder instead of an adapter, and says how it went."""
+"""Replaces the adapter of a training that diverged; holds the reason."""
 
 ADAPTER_RECORD = "adapter.json"
-"""The manifest of a training folder's adapter, where `evals.experiments.parts` put it back.
-
-It tells the dev loss even if the adapter's weights were not brought along.
-"""
+"""Manifest of a training's adapter, restored by `parts` without the weights: tells the dev loss."""
 
 
-class Busy(Exception):  # noqa: N818 - no error: it is in good hands
-    """Another process works on it, or on what it depends on."""
+class Busy(Exception):  # noqa: N818 - not an error
+    """Another process holds the work, or something that it depends on."""
 
 
 @dataclass(frozen=True)
@@ -54,67 +51,49 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its place below `runs` and `adapters`."""
+        """Its path below `runs` and `adapters`."""
         return f"{self.cluster}/{slug(self.method.name)}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training run that a cell needs.
+    """A training run of a cell."""
 
-    Attributes:
-        cell: Whose.
-        rate: The experts' learning rate.
-        tasks: What the adapter learns.
-        added: The task that will be added to it; None where it is a result itself.
-    """
-
-    cell: Cell
-    rate: float
-    tasks: tuple[str, ...]
+    cell: Cell  # the cell that needs it
+    rate: float  # the experts' learning rate
+    tasks: tuple[str, ...]  # tasks of the adapter
+    # The task that is added to this adapter afterwards; None for a final adapter.
     added: str | None = None
 
 
+@dataclass(frozen=True)
 class ComparisonFolder:
-    """See the module's text.
+    """Paths and locks of the comparison in the folder `out`."""
 
-    Args:
-        out: The folder.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    out: Path
 
     def run(self, cell: Cell) -> Path:
-        """Where a cell's answers are."""
+        """The run folder of a cell."""
         return self.out / "runs" / cell.name
 
     def training(self, training: Training) -> Path:
-        """Where a training run lives."""
+        """The folder of a training run."""
         folder = self.rate(training.cell, training.rate)
         if training.added is not None:
             return folder / slug(training.added) / OTHERS
         return folder / slug(training.tasks[0]) if training.cell.method.has_many else folder
 
     def rate(self, cell: Cell, rate: float) -> Path:
-        """Where all that a cell trains with a rate lives."""
+        """The folder of all adapters that a cell trains with a learning rate."""
         return self.out / "adapters" / cell.name / f"rate-{rate:g}"
 
-    def hold(self, what: str) -> AbstractContextManager[Any]:
-        """Keep other processes from the same piece of work.
-
-        Raises:
-            Busy: Another process has it.
-        """
-        return atomic_io.acquire(self.out / ".locks" / slug(what), Busy())
+    def hold(self, work: str) -> AbstractContextManager[Any]:
+        """Lock a piece of work; raises Busy if another process holds it."""
+        return atomic_io.acquire(self.out / ".locks" / slug(work), Busy())
 
 
 def read_recipe_file(out: Path) -> dict[str, Any]:
-    """A comparison's recipe.json, as `evals.experiments.grid` writes it.
-
-    Raises:
-        RunError: There is none, or it is damaged.
-    """
+    """Read the recipe.json of a comparison; RunError if it is missing or damaged."""
     path = out / RECIPE_FILE
     try:
         values = json.loads(path.read_bytes())
@@ -128,8 +107,19 @@ def read_recipe_file(out: Path) -> dict[str, Any]:
 
 
 def claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parts of a comparison agree in."""
+    """The fields that all parts of a comparison share."""
     return {name: recipe[name] for name in CLAIMS}
+
+
+def check_same(
+    out: Path, recipe: Mapping[str, Any], other: Mapping[str, Any], part: str = ""
+) -> None:
+    """Raise RunError if the comparison in `out` is another one than that of a part or call."""
+    if differing := [name for name in CLAIMS if recipe.get(name) != other.get(name)]:
+        raise RunError(
+            f"{out} holds a comparison that differs in {', '.join(differing)}"
+            f"{f' from that of {part}' if part else ''}: choose another folder."
+        )
 
 
 def slug(name: str) -> str:
@@ -138,27 +128,27 @@ def slug(name: str) -> str:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a cell was answered there."""
+    """Whether the run of a cell is finished."""
     atomic_io.recover_folder(folder)
     return (folder / MANIFEST_FILE).exists()
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a training ended there, with an adapter or without."""
+    """Whether a training has ended, with an adapter or diverged."""
     return (folder / "adapter" / MANIFEST_FILE).exists() or diverged(folder)
 
 
 def diverged(folder: Path) -> bool:
-    """Whether a training ended there without an adapter."""
+    """Whether a training ended without an adapter."""
     return (folder / DIVERGED_FILE).exists()
 
 
 def dev_loss(folder: Path) -> float:
-    """The lowest dev loss of an adapter that was trained there.
+    """The lowest dev loss of a training, from its adapter or `ADAPTER_RECORD`.
 
     Raises:
         AdapterError: The adapter is damaged.
-        TrainingError: Its manifest, where that alone is there, is damaged.
+        TrainingError: `ADAPTER_RECORD` is damaged.
     """
     if (folder / "adapter" / MANIFEST_FILE).exists():
         return float(read_manifest(folder / "adapter")[0]["training"]["best_dev_loss"])

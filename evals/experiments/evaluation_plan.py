@@ -1,4 +1,4 @@
-"""An evaluation to be: what it would answer, how long that takes, and the command for it."""
+"""The plan of an evaluation: its data, its expected duration and its command line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ from evals.tasks import TASKS
 
 @dataclass(frozen=True)
 class TaskSize:
-    """The records of a task.
-
-    Attributes:
-        records: How many.
-        work: Of answering one of them, on average: characters, weighted by the time they cost.
-    """
+    """The number of records of a task, and their mean work: characters, weighted by cost."""
 
     records: int
     work: float
@@ -36,57 +31,40 @@ class TaskSize:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What some data holds, without its texts.
+    """A summary of a data set."""
 
-    Attributes:
-        name: See `cgclora.data.readers.RecordSet`.
-        split: Likewise.
-        tasks: The tasks that can be scored, in the order of `TASKS`.
-        unknown: Records of tasks that we do not know, by name.
-        problems: Lines that are no record.
-    """
-
-    name: str
-    split: str | None
-    tasks: Mapping[str, TaskSize]
-    unknown: Mapping[str, int]
-    problems: tuple[Problem, ...]
+    name: str  # see `cgclora.data.readers.RecordSet`
+    split: str | None  # likewise
+    tasks: Mapping[str, TaskSize]  # the tasks that can be scored, in the order of `TASKS`
+    unknown: Mapping[str, int]  # number of records of each unregistered task
+    problems: tuple[Problem, ...]  # lines that are not records
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to evaluate.
+    """An evaluation to run."""
 
-    Attributes:
-        method: What the leaderboard calls who answers.
-        tasks: Which ones; None takes all that the data has and the adapter knows.
-        per_task: Most records of a task; 0 takes all.
-        adapter: Its folder; None asks the bare backbone.
-        label: What tells it from others of the method.
-        source: File or folder of the data; None takes the folder that `CGCLORA_DATA` names.
-        skip_bad: Whether lines that are no record are passed over.
-        backbone: Local folder or hub id; None takes the embedded one.
-    """
-
-    method: str
-    tasks: tuple[str, ...] | None = None
-    per_task: int = 0
-    adapter: Path | None = None
-    label: str = ""
+    method: str  # name on the leaderboard
+    tasks: tuple[str, ...] | None = None  # None takes all tasks of the data that the adapter has
+    per_task: int = 0  # maximum records of a task; 0 takes all
+    adapter: Path | None = None  # adapter folder; None evaluates the bare backbone
+    label: str = ""  # tells runs of one method apart
+    # File or folder of the data; None takes the folder in `CGCLORA_DATA`.
     source: Path | None = None
-    skip_bad: bool = False
-    backbone: str | None = None
+    skip_bad: bool = False  # whether lines that are not records are skipped
+    backbone: str | None = None  # local folder or hub id; None takes the embedded one
 
     def command(self, run: Path, seen_from: Path | None = None) -> tuple[str, ...]:
-        """What `python` is given to do it.
+        """The arguments of `python` that run this evaluation.
 
         Args:
-            run: Folder of the run to be.
-            seen_from: Paths below this folder are relative to it; None takes the working directory.
+            run: Run folder to make.
+            seen_from: Paths below this folder become relative to it; None takes the working
+                directory.
         """
         base = seen_from or Path.cwd()
-        known = METHODS.get(self.method)
-        prompt = known.prompt if known else "plain"
+        method = METHODS.get(self.method)
+        prompt = method.prompt if method else "plain"
         return (
             *("-m", "evals", "run"),
             *(("--adapter", short_path(self.adapter, base)) if self.adapter else ()),
@@ -102,27 +80,20 @@ class EvaluationPlan:
         )
 
 
-# Data -------------------------------------------------------------------------------------
-
-
 def data_facts(source: Path | None, split: str = "test") -> DataFacts:
-    """What a file, a split of a folder, or the folder that `CGCLORA_DATA` names holds.
+    """Summarise a file, or a split of a folder; None takes the folder in `CGCLORA_DATA`.
 
     Raises:
-        DataError: It cannot be read, or holds no usable record.
+        DataError: The data cannot be read, or holds no usable record.
     """
     path = data_folder(None) if source is None else source
-    return _data_facts(path, split, _stamp(path))
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes when one of the files does."""
-    found = [path] if path.is_file() else sorted(path.glob("**/*.json*"))
-    return tuple((str(one), (s := one.stat()).st_mtime_ns, s.st_size) for one in found)
+    files = [path] if path.is_file() else sorted(path.glob("**/*.json*"))
+    stats = [(str(file), file.stat()) for file in files]
+    return _data_facts(path, split, tuple((name, s.st_mtime_ns, s.st_size) for name, s in stats))
 
 
 @lru_cache(maxsize=16)
-def _data_facts(path: Path, split: str, _: object) -> DataFacts:
+def _data_facts(path: Path, split: str, _file_versions: object) -> DataFacts:
     dataset = datasets.read(path, split=split, skip_bad=True)
     unknown = Counter(record.task for record in dataset.records if record.task not in TASKS)
     sizes = {
@@ -140,49 +111,33 @@ def _work(record: Record) -> float:
     return len(record.prompt) + ANSWER_WEIGHT * len(record.target)
 
 
-# Time -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Earlier:
-    """An evaluation that was done on this machine.
+    """A finished evaluation on this machine."""
 
-    Attributes:
-        work: Of all its records, see `TaskSize`.
-        answering: Seconds that this took.
-        whole: Seconds from the start to the scores.
-    """
-
-    work: float
-    answering: float
-    whole: float
+    work: float  # of all its records, see `TaskSize`
+    answering: float  # seconds of answering
+    whole: float  # seconds from the start to the scores
 
 
 def total(facts: DataFacts, tasks: Sequence[str], per_task: int) -> tuple[int, float]:
-    """Number of records to answer, and their work.
-
-    Args:
-        facts: Of the data.
-        tasks: Some of its tasks.
-        per_task: Most records of one; 0 takes all.
-    """
-    counts = {name: facts.tasks[name].records for name in tasks}
-    if per_task:
-        counts = {name: min(count, per_task) for name, count in counts.items()}
-    return sum(counts.values()), sum(facts.tasks[name].work * n for name, n in counts.items())
+    """Number of records to answer, up to `per_task` of each task (0: all), and their work."""
+    sizes = [facts.tasks[name] for name in tasks]
+    counts = [min(size.records, per_task or size.records) for size in sizes]
+    return sum(counts), sum(size.work * n for size, n in zip(sizes, counts, strict=True))
 
 
 def seconds_needed(work: float, earlier: Sequence[Earlier]) -> float | None:
-    """How long an evaluation takes, judged by earlier ones; None without any."""
+    """Expected duration of an evaluation from earlier ones; None without any."""
     measured = [one for one in earlier if one.work > 0 and one.answering > 0]
     if not measured:
         return None
     pace = sum(one.answering for one in measured) / sum(one.work for one in measured)
-    around = statistics.median(max(0.0, one.whole - one.answering) for one in measured)
-    return work * pace + around
+    overhead = statistics.median(max(0.0, one.whole - one.answering) for one in measured)
+    return work * pace + overhead
 
 
 def is_official_data_known() -> bool:
     """Whether `CGCLORA_DATA` names a folder."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return bool(named) and Path(named or "").is_dir()
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return bool(folder) and Path(folder or "").is_dir()

@@ -1,9 +1,10 @@
-"""What is left of a comparison, how long it takes on this device, and what fits into a time."""
+"""The remaining work of a comparison, how long it takes on this device, and what fits a time."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -22,59 +23,43 @@ from evals.experiments.grid import Grid
 from evals.runs.evaluate import request_of
 
 ROUNDS = 20
-"""Steps of each member by which the time is measured."""
+"""Measured steps of each member."""
 
 _WARM_UP = 3
-"""Rounds that do not count: new shapes are prepared in them."""
+"""First rounds that are not measured: they prepare new shapes."""
 
 _FORWARD = 1 / 3
-"""The time of a token without its gradient, in that of a token that is trained on."""
+"""The time of a token without its gradient, relative to a token that is trained on."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work, in the order in which it is done.
+    """A part of the work, in the order of work."""
 
-    Attributes:
-        seed: Of training.
-        work: `rates`, `training` with the chosen rate, `search` of LoRAHub, or `answers`.
-        members: Adapters to train or compose, or cells to answer.
-        tokens: Padded ones to train on, or those of answers.
-        seconds: On this device.
-    """
-
-    seed: int
-    work: str
-    members: int
-    tokens: int
-    seconds: float
+    seed: int  # of training
+    work: str  # `rates`, `training` with the chosen rate, `search` of LoRAHub, or `answers`
+    members: int  # number of adapters to train or compose, or of cells to answer
+    tokens: int  # padded tokens to train on, or tokens of answers
+    seconds: float  # on this device
 
 
 @dataclass(frozen=True)
 class GridPlan:
-    """See the module's text.
+    """See the module's text."""
 
-    Attributes:
-        stages: What is left.
-        training_rate: Measured tokens a second, the members of a group side by side.
-        answering_rate: Measured tokens of answers a second.
-        members: How many train side by side.
-        peak_memory: Bytes that the measurement needed at most.
-    """
-
-    stages: tuple[Stage, ...]
-    training_rate: float
-    answering_rate: float
-    members: int
-    peak_memory: int
+    stages: tuple[Stage, ...]  # the remaining work
+    training_rate: float  # measured tokens a second, the members of a group side by side
+    answering_rate: float  # measured tokens of answers a second
+    members: int  # adapters that train side by side
+    peak_memory: int  # of the measurement, in bytes
 
     @property
     def seconds(self) -> float:
-        """Of all that is left."""
+        """Of all remaining work."""
         return sum(stage.seconds for stage in self.stages)
 
     def complete_seeds(self, seconds: float) -> list[int]:
-        """The seeds of which all cells are answered within a time."""
+        """The seeds whose cells are all answered within a time."""
         done = []
         for seed in dict.fromkeys(stage.seed for stage in self.stages):
             seconds -= sum(stage.seconds for stage in self.stages if stage.seed == seed)
@@ -84,7 +69,7 @@ class GridPlan:
         return done
 
     def text(self, minutes: float) -> str:
-        """A table: each stage with its time, and whether it ends within so many minutes."""
+        """A table of the stages with their times, and whether each ends within some minutes."""
         lines = [f"{'seed':>4}  {'work':<9}{'members':>8}{'tokens':>14}{'minutes':>9}{'until':>9}"]
         until = 0.0
         for stage in self.stages:
@@ -106,23 +91,19 @@ class GridPlan:
 
 
 def plan(grid: Grid) -> GridPlan:
-    """Measure this device, and say what is left to do; nothing of it is done.
-
-    Args:
-        grid: The comparison.
-    """
+    """Measure this device and list the remaining work of a comparison, without doing any of it."""
     costs = _Costs(grid)
     memory = PeakMemory(grid.backbone.model.device)
-    left = [(seed, *_left(grid, seed)) for seed in grid.recipe.seeds]
-    wanted = [one for _, rates, training, _ in left for one in (*rates, *training)]
-    training_rate, members = _training_rate(grid, costs, wanted)
+    remaining = [(seed, *_remaining(grid, seed)) for seed in grid.recipe.seeds]
+    trainings = [one for _, rates, chosen, _ in remaining for one in (*rates, *chosen)]
+    training_rate, members = _training_rate(grid, costs, trainings)
     answering_rate = _answering_rate(grid)
     stages = []
-    for seed, rates, training, cells in left:
+    for seed, rates, chosen, cells in remaining:
         searched = [cell for cell in cells if cell.method.adapters == "composed"]
         for work, count, tokens, rate in (
             ("rates", len(rates), sum(map(costs.training, rates)), training_rate),
-            ("training", len(training), sum(map(costs.training, training)), training_rate),
+            ("training", len(chosen), sum(map(costs.training, chosen)), training_rate),
             ("search", len(searched), sum(map(costs.search, searched)), training_rate),
             ("answers", len(cells), sum(map(costs.answers, cells)), answering_rate),
         ):
@@ -131,38 +112,35 @@ def plan(grid: Grid) -> GridPlan:
     return GridPlan(tuple(stages), training_rate, answering_rate, members, memory.bytes())
 
 
-def _left(grid: Grid, seed: int) -> tuple[list[Training], list[Training], list[Cell]]:
-    """The trainings of a seed's rates, those with the chosen rates, and the cells to answer."""
+def _remaining(grid: Grid, seed: int) -> tuple[list[Training], list[Training], list[Cell]]:
+    """The trainings that tune a seed's rates, those with the chosen rates, the cells to answer."""
     cells = [cell for cell in grid.missing() if cell.seed == seed]
-    tries = grid.trainer.rates_to_try(cells)
-    rates = [one for one in tries if not grid.trainer.is_known(one)]
-    tried = {one.cell for one in tries}
-    some = grid.recipe.learning_rates[0]  # whichever is chosen, it takes as long
+    tuning = grid.trainer.rates_to_try(cells)
+    rates = [one for one in tuning if not grid.trainer.is_known(one)]
+    tuned = {one.cell for one in tuning}
     chosen = [
         one
         for cell in cells
-        if cell.method.config is not None and cell not in tried
-        for one in grid.trainer.needs(cell, some)
-        if not any(_is_trained_at(grid, one, rate) for rate in grid.recipe.learning_rates)
+        if cell.method.config is not None and cell not in tuned
+        for one in grid.trainer.needs(cell, grid.recipe.learning_rates[0])  # each takes as long
+        if not any(
+            is_trained(grid.folder.training(Training(cell, rate, one.tasks)))
+            for rate in grid.recipe.learning_rates
+        )
     ]
-    first = grid.recipe.seeds[0]
-    return rates if seed == first else [], chosen, cells
-
-
-def _is_trained_at(grid: Grid, training: Training, rate: float) -> bool:
-    return is_trained(grid.folder.training(Training(training.cell, rate, training.tasks)))
+    return rates if seed == grid.recipe.seeds[0] else [], chosen, cells
 
 
 class _Costs:
-    """How many tokens things take."""
+    """Tokens of trainings, searches and answers."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         tokenizer = grid.backbone.tokenizer
-        self.lengths: dict[str, dict[str, list[int]]] = {}
-        self.targets: dict[str, int] = {}
+        self.lengths: dict[str, dict[str, list[int]]] = {}  # padded, by split and task
+        self.targets: Counter[str] = Counter()  # of the test records, by task
         for split, dataset in grid.splits.items():
-            found: dict[str, list[int]] = {}
+            lengths = self.lengths[split] = defaultdict(list)
             prompts = encode_prompts([one.prompt for one in dataset.records], tokenizer, "\n")
             targets = tokenizer(
                 [one.target for one in dataset.records] or [""], add_special_tokens=False
@@ -170,13 +148,12 @@ class _Costs:
             for record, prompt, target in zip(dataset.records, prompts, targets, strict=False):
                 length = len(prompt) + len(target) + 1
                 padded = next((one for one in LENGTHS if one >= length), length)
-                found.setdefault(record.task, []).append(padded)
+                lengths[record.task].append(padded)
                 if split == "test":
-                    self.targets[record.task] = self.targets.get(record.task, 0) + len(target) + 1
-            self.lengths[split] = found
+                    self.targets[record.task] += len(target) + 1
 
     def training(self, training: Training) -> int:
-        """Padded tokens of a training, dev losses as far as they take time."""
+        """Padded tokens of a training; those of the dev loss weighted by their time."""
         settings = self.grid.recipe.training
         train, dev = (
             sum(sum(self.lengths[split].get(task, ())) for task in training.tasks)
@@ -185,34 +162,35 @@ class _Costs:
         return int(settings.epochs * train + settings.evaluations * dev * _FORWARD)
 
     def steps(self, training: Training) -> int:
-        """How many steps it has."""
+        """Number of steps of a training."""
         records = sum(len(self.lengths["train"].get(task, ())) for task in training.tasks)
         return self.grid.recipe.training.steps(records)
 
     def search(self, cell: Cell) -> int:
-        """Tokens of the search for LoRAHub's weights, as far as they take time."""
+        """Tokens of the search for LoRAHub's weights, weighted by their time."""
         search = self.grid.recipe.search
-        found = 0
-        for task in self.grid.recipe.clusters[cell.cluster]:
-            found += sum(self.lengths["train"].get(task, ())[: search.examples])
-        return int(found * search.evaluations * _FORWARD)
+        examples = sum(
+            sum(self.lengths["train"].get(task, ())[: search.examples])
+            for task in self.grid.recipe.clusters[cell.cluster]
+        )
+        return int(examples * search.evaluations * _FORWARD)
 
     def answers(self, cell: Cell) -> int:
         """Tokens of a cell's answers, if they are as long as the references."""
-        return sum(self.targets.get(task, 0) for task in self.grid.recipe.clusters[cell.cluster])
+        return sum(self.targets[task] for task in self.grid.recipe.clusters[cell.cluster])
 
 
-def _training_rate(grid: Grid, costs: _Costs, wanted: Sequence[Training]) -> tuple[float, int]:
-    """Measured padded tokens a second of a group side by side, and its members.
+def _training_rate(grid: Grid, costs: _Costs, trainings: Sequence[Training]) -> tuple[float, int]:
+    """Measured padded tokens a second of a group side by side, and its number of members.
 
-    The group is trained for `ROUNDS` steps in a folder that does not stay.
+    The group trains for `ROUNDS` steps in a temporary folder.
     """
-    group = next(grid.trainer.groups(wanted), [])
+    group = next(grid.trainer.groups(trainings), [])
     if not group:
         return 1.0, 0
     clock: list[float] = []
 
-    def enough() -> bool:
+    def is_measured() -> bool:
         clock.append(time.monotonic())
         return len(clock) > ROUNDS
 
@@ -223,29 +201,28 @@ def _training_rate(grid: Grid, costs: _Costs, wanted: Sequence[Training]) -> tup
             attached.callback(runs[-1].adapter.detach)
         started = time.monotonic()
         with suppress(TrainingStopped):
-            train_side_by_side(runs, grid.backbone.tokenizer, progress=lambda _: None, stop=enough)
+            train_side_by_side(
+                runs, grid.backbone.tokenizer, progress=lambda _: None, stop=is_measured
+            )
         ended = time.monotonic()
-    tokens = sum(costs.training(one) / costs.steps(one) for one in group)
     if len(clock) > 2 * _WARM_UP:
+        tokens = sum(costs.training(one) / costs.steps(one) for one in group)
         gaps = [after - before for before, after in pairwise(clock)]
         return tokens / median(gaps[_WARM_UP - 1 :]), len(group)
-    whole = sum(map(costs.training, group))  # few steps: all were taken
-    return whole / (ended - started), len(group)
+    # There were few steps, and all of them were taken.
+    return sum(map(costs.training, group)) / (ended - started), len(group)
 
 
 def _answering_rate(grid: Grid) -> float:
-    """Measured tokens of answers a second, of the bare backbone to a few records of each task."""
-    device = grid.backbone.model.device.type
-    most = 16 if device == "cpu" else 512
-    records = grid.splits["test"].records
-    of_tasks = [
-        [record for record in records if record.task == task]
-        for task in dict.fromkeys(record.task for record in records)
-    ]
-    turns = [record for turn in zip(*of_tasks, strict=False) for record in turn]
-    requests = [request_of(record) for record in turns[:most]]
-    started, tokens = time.monotonic(), 0
-    found = answers_of(grid.backbone, requests, [None] * len(requests), batch_size=grid.batch_size)
-    for _, answer in found:
-        tokens += answer.tokens
+    """Measured tokens a second of the bare backbone's answers to a few records of each task."""
+    max_records = 16 if grid.backbone.model.device.type == "cpu" else 512
+    of_task = defaultdict(list)
+    for record in grid.splits["test"].records:
+        of_task[record.task].append(record)
+    turns = [record for turn in zip(*of_task.values(), strict=False) for record in turn]
+    requests = [request_of(record) for record in turns[:max_records]]
+    adapters = [None] * len(requests)
+    started = time.monotonic()
+    answers = answers_of(grid.backbone, requests, adapters, batch_size=grid.batch_size)
+    tokens = sum(answer.tokens for _, answer in answers)
     return tokens / (time.monotonic() - started)

@@ -1,12 +1,13 @@
-"""The training runs of a comparison, as many side by side as there is room for."""
+"""The training runs of a comparison, as many side by side as memory allows."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,18 @@ from evals.runs.evaluate import PROMPTS
 from evals.tasks import TASKS
 
 CPU_MEMBERS = 4
-"""Members of a pass on a processor: more make it no faster, and all would end late."""
+"""Maximum members of a pass on a CPU: more are not faster, and all of them would end late."""
 
 _BYTES_A_PARAMETER = 20
-"""Of one that trains: fp32 value, gradient and two moments, a bf16 value and gradient."""
+"""Of a trained parameter: fp32 value, gradient and two moments, a bf16 value and gradient."""
 
 
 class Trainer:
-    """Trains what a comparison needs.
+    """Trains the adapters of a comparison, at most `members` side by side (None fits the device).
 
-    Args:
-        recipe: What is compared.
-        backbone: Who is adapted.
-        splits: The data, `train` and `dev` among it.
-        folder: Where.
-        say: Told in a line what is done.
-        stop: Whether the time is up.
-        members: Most that train side by side; None asks the device.
+    Attributes:
+        report: Called with a line of progress.
+        deadline: By `time.monotonic`; training stops then.
     """
 
     def __init__(
@@ -68,54 +64,41 @@ class Trainer:
         splits: Mapping[str, Dataset],
         folder: ComparisonFolder,
         *,
-        say: Callable[[str], None],
-        stop: Callable[[], bool],
         members: int | None = None,
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
         self.splits = splits
         self.folder = folder
-        self.say = say
-        self.stop = stop
         self.members = members
-        self._tried: dict[Cell, dict[float, float]] = {}
-        self._asked: dict[tuple[str, tuple[str, ...], str], list[Record]] = {}
+        self.report: Callable[[str], None] = lambda _: None
+        self.deadline = math.inf
+        self._dev_losses: dict[Cell, dict[float, float]] = {}
+        self._records: dict[tuple[str, tuple[str, ...], str], list[Record]] = {}
 
-    # What there is ------------------------------------------------------------------------
+    def is_out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self.deadline
 
     def needs(self, cell: Cell, rate: float) -> list[Training]:
-        """What a cell trains with a rate."""
+        """The trainings of a cell with a learning rate."""
         tasks = self.recipe.clusters[cell.cluster]
         groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
         return [Training(cell, rate, group) for group in groups]
 
-    def _loss(self, cell: Cell, rate: float) -> float:
-        """Train what a cell needs with a rate, unless it is there; the mean dev loss over tasks.
-
-        Where the training diverged it is infinite. The record of an adapter is enough, see
-        `ADAPTER_RECORD`.
-        """
-        needed = self.needs(cell, rate)
-        self.train(needed, weights=False)
-        folders = [self.folder.training(one) for one in needed]
-        if any(diverged(folder) for folder in folders):
-            return math.inf
-        return sum(map(dev_loss, folders)) / len(folders)
-
     def is_known(self, training: Training) -> bool:
-        """Whether its dev loss is known, or that it has none."""
+        """Whether a training has ended, here or by its `ADAPTER_RECORD`."""
         return is_trained(self.folder.training(training)) or self._is_recorded(training)
 
     def _is_recorded(self, training: Training) -> bool:
-        """Whether its dev loss is all that is known of it."""
+        """Whether only the `ADAPTER_RECORD` of a training is here."""
         folder = self.folder.training(training)
         return not is_trained(folder) and (folder / ADAPTER_RECORD).exists()
 
     # Learning rates -----------------------------------------------------------------------
 
     def rates_to_try(self, cells: Sequence[Cell]) -> list[Training]:
-        """The trainings that tell which rate these cells take."""
+        """The trainings that decide the learning rate of these cells."""
         tuned = dict.fromkeys(self._tuned(cell) for cell in cells)
         return [
             training
@@ -126,88 +109,96 @@ class Trainer:
         ]
 
     def _tuned(self, cell: Cell) -> Cell | None:
-        """The cell whose rates are tried for a cell; None where nothing is trained."""
+        """The cell on which the rate of a cell is tuned; None if nothing is trained."""
         if cell.method.adapters == "none":
             return None
-        # What is composed of others has their rate.
+        # A composed adapter takes the rate of its modules.
         trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
         return Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
 
     def learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, float | None] | None]:
-        """The rate with the lowest dev loss, and the dev loss of each, None where it diverged.
+        """The rate with the lowest dev loss, and the dev loss by rate, None where it diverged.
 
         Raises:
             Busy, TrainingStopped: As `train`.
-            TrainingError: As `train`, or it diverged with every rate.
+            TrainingError: As `train`, or training diverged with every rate.
         """
         tuned = self._tuned(cell)
         if tuned is None:
             return None, None
-        if tuned not in self._tried:  # each look at an adapter reads all of its files
-            self._tried[tuned] = {
-                rate: self._loss(tuned, rate) for rate in self.recipe.learning_rates
+        if tuned not in self._dev_losses:  # each look at an adapter reads all of its files
+            self._dev_losses[tuned] = {
+                rate: self._dev_loss(tuned, rate) for rate in self.recipe.learning_rates
             }
-        tried = self._tried[tuned]
-        best = min(tried, key=tried.__getitem__)
-        if math.isinf(tried[best]):
+        losses = self._dev_losses[tuned]
+        best = min(losses, key=losses.__getitem__)
+        if math.isinf(losses[best]):
             raise TrainingError(
                 f"{tuned.method.name} diverged with every learning rate: give the recipe lower "
                 "ones."
             )
         return best, {
             f"{rate:g}": None if math.isinf(loss) else round(loss, 6)
-            for rate, loss in tried.items()
+            for rate, loss in losses.items()
         }
+
+    def _dev_loss(self, cell: Cell, rate: float) -> float:
+        """The mean dev loss of a cell's trainings, which run if needed; inf if one diverged."""
+        needed = self.needs(cell, rate)
+        self.train(needed, weights=False)
+        folders = [self.folder.training(one) for one in needed]
+        if any(diverged(folder) for folder in folders):
+            return math.inf
+        return sum(map(dev_loss, folders)) / len(folders)
 
     # Training -----------------------------------------------------------------------------
 
     def train(
-        self, wanted: Sequence[Training], *, pass_over: bool = False, weights: bool = True
+        self, trainings: Sequence[Training], *, skip_busy: bool = False, weights: bool = True
     ) -> None:
-        """Train what is not there yet, side by side.
+        """Run the missing trainings side by side; finished ones keep their place, see `groups`.
 
         Args:
-            wanted: What.
-            pass_over: Leave out what another process holds.
-            weights: Whether adapters are wanted, and not their dev losses alone.
+            trainings: In the order of work.
+            skip_busy: Skip what another process holds.
+            weights: Whether weights are needed; if not, an `ADAPTER_RECORD` is enough.
 
         Raises:
-            Busy: Another process holds some of it.
+            Busy: Another process holds a training.
             TrainingError, TrainingStopped: As `train_side_by_side`.
         """
         if not weights:
-            wanted = [one for one in wanted if not self._is_recorded(one)]
-        added = [one for one in wanted if one.cell.method.adapters == "added"]
-        others = [self._others_of(one) for one in added]
-        for group in self.groups([*(one for one in wanted if one not in added), *others]):
-            self._train_group(group, pass_over)
-        for training, parent in zip(added, others, strict=True):
-            with suppress(Busy) if pass_over else ExitStack():
-                self._add(training, parent)
+            trainings = [one for one in trainings if not self._is_recorded(one)]
+        added = [one for one in trainings if one.cell.method.adapters == "added"]
+        parents = [self._parent_of(one) for one in added]
+        for group in self.groups([*(one for one in trainings if one not in added), *parents]):
+            self._train_group(group, skip_busy)
+        for training, parent in zip(added, parents, strict=True):
+            with suppress(Busy) if skip_busy else ExitStack():
+                self._add_task(training, parent)
 
-    def groups(self, wanted: Sequence[Training]) -> Iterator[list[Training]]:
-        """What is trained at once, in order, each as large as there is room for.
+    def groups(self, trainings: Sequence[Training]) -> Iterator[list[Training]]:
+        """The groups that train at once, each as large as memory allows, in order.
 
-        What is there already keeps its place in a group of which something is missing: the same
-        members go on from a common checkpoint bit for bit.
+        Finished trainings keep their place in an unfinished group: a common checkpoint resumes bit
+        for bit only with the same members.
         """
-        left = iter(wanted)
-        while group := [*islice(left, self._most(wanted))]:
+        remaining = iter(trainings)
+        while group := [*islice(remaining, self._max_members(trainings))]:
             if not all(is_trained(self.folder.training(one)) for one in group):
                 yield group
 
-    def _most(self, wanted: Sequence[Training]) -> int:
-        """How many train side by side."""
+    def _max_members(self, trainings: Sequence[Training]) -> int:
         if self.members is not None:
             return self.members
         device = self.backbone.model.device
         free = free_memory(device)
         if device.type != "cuda" or free is None:
             return CPU_MEMBERS
-        return max(1, int(free / 3 // max(map(self.bytes, wanted))))
+        return max(1, int(free / 3 // max(map(self._bytes, trainings))))
 
-    def bytes(self, training: Training) -> int:
-        """What a member of a training needs, but for its share of a pass."""
+    def _bytes(self, training: Training) -> int:
+        """The memory of a member, its share of a pass aside."""
         config = self.recipe.config(training.cell.method.name, training.tasks)
         model = self.backbone.model
         shapes = []
@@ -216,50 +207,54 @@ class Trainer:
             shapes.append((module.in_features, module.out_features))
         return _BYTES_A_PARAMETER * config.trainable_parameters(shapes)
 
-    def _train_group(self, group: Sequence[Training], pass_over: bool) -> None:
+    def _train_group(self, group: Sequence[Training], skip_busy: bool) -> None:
         with ExitStack() as stack:
             runs: dict[Training, TrainingRun] = {}
             for training in group:
                 folder = self.folder.training(training)
                 if is_trained(folder) and not (folder / "checkpoints").exists():
                     continue
-                with suppress(Busy) if pass_over else ExitStack():
-                    place = folder.relative_to(self.folder.out)
-                    stack.enter_context(self.folder.hold(f"train {place}"))
+                with suppress(Busy) if skip_busy else ExitStack():
+                    stack.enter_context(self._hold(folder))
                     if (folder / ADAPTER_RECORD).exists():
-                        # Of a training whose log and time shall not count here.
-                        shutil.rmtree(folder)
+                        shutil.rmtree(folder)  # log and time of the earlier training
                     runs[training] = self.run(training, f"member{len(runs)}", folder)
                     stack.callback(runs[training].adapter.detach)
             if not all(is_trained(self.folder.training(training)) for training in runs):
                 self._take_steps(runs)
             for run in runs.values():
-                # Nothing resumes any more; a process may have been killed before it removed them.
+                # A killed process may have left them.
                 shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
 
+    def _hold(self, folder: Path) -> AbstractContextManager[Any]:
+        return self.folder.hold(f"train {folder.relative_to(self.folder.out)}")
+
     def _take_steps(self, runs: Mapping[Training, TrainingRun]) -> None:
-        names = [str(run.folder.relative_to(self.folder.out / "adapters")) for run in runs.values()]
-        for name in names:
-            self.say(f"{name}: training" + (f" ({len(names)} side by side)" if names[1:] else ""))
+        beside = f" ({len(runs)} side by side)" if len(runs) > 1 else ""
+        for run in runs.values():
+            self.report(f"{self._name(run.folder)}: training{beside}")
         outcomes = train_side_by_side(
             [*runs.values()],
             self.backbone.tokenizer,
             progress=lambda _: None,
-            stop=self.stop,
+            stop=self.is_out_of_time,
         )
-        for name, run, outcome in zip(names, runs.values(), outcomes, strict=True):
-            self._note(name, run.folder, outcome)
+        for run, outcome in zip(runs.values(), outcomes, strict=True):
+            self._record(run.folder, outcome)
 
-    def _note(self, name: str, folder: Path, outcome: Mapping[str, Any] | TrainingDiverged) -> None:
+    def _name(self, folder: Path) -> str:
+        return str(folder.relative_to(self.folder.out / "adapters"))
+
+    def _record(self, folder: Path, outcome: Mapping[str, Any] | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
             atomic_io.write_json(folder / DIVERGED_FILE, str(outcome))
-            self.say(f"{name}: {outcome}")
+            self.report(f"{self._name(folder)}: {outcome}")
             return
-        facts = outcome["training"]
-        self.say(f"{name}: dev loss {facts['best_dev_loss']:.3f}, {facts['seconds']:.0f} s")
+        loss, seconds = outcome["training"]["best_dev_loss"], outcome["training"]["seconds"]
+        self.report(f"{self._name(folder)}: dev loss {loss:.3f}, {seconds:.0f} s")
 
     def run(self, training: Training, name: str, folder: Path) -> TrainingRun:
-        """A training as a run in a folder, its adapter attached under a name."""
+        """A training as a run in a folder; its adapter is attached under a name."""
         method = training.cell.method
         config = self.recipe.config(method.name, training.tasks)
         return TrainingRun(
@@ -276,35 +271,33 @@ class Trainer:
         return {"method": training.cell.method.name, "recipe": self.recipe.name}
 
     def records(self, split: str, tasks: tuple[str, ...], prompt: str) -> list[Record]:
-        """Records as a method asks them, the same list whenever they are asked for."""
+        """Records with a method's prompts; equal arguments give the same list."""
         key = (split, tasks, prompt)
-        if key not in self._asked:
-            ask = PROMPTS[prompt]
-            self._asked[key] = [
-                dataclasses.replace(record, prompt=ask(record, TASKS[record.task]))
+        if key not in self._records:
+            as_prompt = PROMPTS[prompt]
+            self._records[key] = [
+                dataclasses.replace(record, prompt=as_prompt(record, TASKS[record.task]))
                 for record in datasets.only(self.splits[split], tasks).records
             ]
-        return self._asked[key]
+        return self._records[key]
 
-    # A task that is added -----------------------------------------------------------------
+    # Added tasks --------------------------------------------------------------------------
 
-    def _others_of(self, training: Training) -> Training:
-        """The training of the adapter that a task is added to: of the cluster's other tasks."""
+    def _parent_of(self, training: Training) -> Training:
+        """The training of the cluster's other tasks, to whose adapter a task is added."""
         tasks = self.recipe.clusters[training.cell.cluster]
         others = tuple(task for task in tasks if task not in training.tasks)
         return dataclasses.replace(training, tasks=others, added=training.tasks[0])
 
-    def _add(self, training: Training, parent: Training) -> None:
-        """Add a task to the adapter of the others.
+    def _add_task(self, training: Training, parent: Training) -> None:
+        """Add a task to the parent's adapter, in as many steps as its share of a joint training.
 
-        That takes as many steps as it has part in when all are trained together, with as many of
-        its records in each.
+        Each step has as many of its records as in the joint training, too.
         """
         folder, others = self.folder.training(training), self.folder.training(parent)
         if is_trained(folder) or not is_trained(others):
             return
-        name = str(folder.relative_to(self.folder.out / "adapters"))
-        with self.folder.hold(f"train {folder.relative_to(self.folder.out)}"):
+        with self._hold(folder):
             if diverged(others):
                 shutil.copy(others / DIVERGED_FILE, folder / DIVERGED_FILE)
                 return
@@ -312,7 +305,7 @@ class Trainer:
             tasks = self.recipe.clusters[training.cell.cluster]
             share = max(1, settings.batch_size // len(tasks))
             prompt = training.cell.method.prompt
-            self.say(f"{name}: training")
+            self.report(f"{self._name(folder)}: training")
             try:
                 outcome: Mapping[str, Any] | TrainingDiverged = add_tasks(
                     others / "adapter",
@@ -325,9 +318,9 @@ class Trainer:
                     folder,
                     facts=self._facts(training),
                     progress=lambda _: None,
-                    stop=self.stop,
+                    stop=self.is_out_of_time,
                 )
             except TrainingDiverged as error:
                 outcome = error
-            self._note(name, folder, outcome)
+            self._record(folder, outcome)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,13 +1,12 @@
 """LoRAHub (arXiv 2307.13269): LoRAs of several tasks, composed for one without gradients.
 
-The adapters of LoRA (Single) are the modules, the task's own among them. For a task a weight w_i
-each is searched, and
+The modules are the adapters of LoRA (Single), including the task's own. For each task a weight w_i
+of every module is searched, and
 
     A = sum_i w_i A_i        B = sum_i w_i B_i
 
-is its LoRA: no product of weights, so modules mix with one another. The search minimises the mean
-cross entropy of a few examples plus an L1 term, with CMA-ES within the published bounds; the
-published code leaves the choice of the algorithm to nevergrad's NGOpt.
+is the task's LoRA. The search minimises the mean cross entropy of a few examples plus an L1 term
+within the published bounds, by CMA-ES; the published code uses nevergrad's NGOpt.
 """
 
 from __future__ import annotations
@@ -42,20 +41,14 @@ BOUND = 1.5
 
 @dataclass(frozen=True)
 class Search:
-    """How the weights are searched; the defaults are those of the published code.
+    """Settings of the search; the defaults are those of the published code."""
 
-    Attributes:
-        examples: Records of the task that the loss is taken on.
-        evaluations: Losses taken.
-        l1: Factor of the mean absolute weight.
-    """
-
-    examples: int = 5
-    evaluations: int = 40
-    l1: float = 0.05
+    examples: int = 5  # number of the task's records for the loss
+    evaluations: int = 40  # maximum evaluations of the loss
+    l1: float = 0.05  # factor of the mean absolute weight
 
     def __post_init__(self) -> None:
-        """Check every field, since a recipe is written by hand."""
+        """Check every field."""
         for name in ("examples", "evaluations"):
             whole(f"search.{name}", getattr(self, name), 1)
         number("search.l1", self.l1, 0)
@@ -63,32 +56,21 @@ class Search:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found for one task.
+    """The result for one task."""
 
-    Attributes:
-        weights: Of each module.
-        loss: Mean cross entropy of the examples with them, in nats a target token.
-        seconds: How long it took.
-    """
-
-    weights: dict[str, float]
-    loss: float
-    seconds: float
+    weights: dict[str, float]  # by module
+    loss: float  # mean cross entropy of the examples, in nats a target token
+    seconds: float  # duration of the search
 
 
 class Composer:
-    """Makes LoRAs out of modules, on one backbone.
-
-    Args:
-        backbone: Who carries the modules and the composed adapter.
-        modules: A LoRA each, by a name; all of the same rank and scale.
-        tasks: Those to compose for.
+    """Composes the LoRA of each task from modules that are attached to one backbone.
 
     Attributes:
-        adapter: The composed one: each task has an expert to itself, with weight 1.
+        adapter: The composed adapter, with one specific expert of weight 1 for each task.
 
     Raises:
-        ConfigError: The modules are not plain LoRAs of one shape.
+        ConfigError: The modules are not plain LoRAs of one rank and scale.
     """
 
     def __init__(
@@ -127,10 +109,10 @@ class Composer:
         self.adapter = Adapter.attach(backbone, config, name="lorahub")
 
     def set(self, task: str, weights: Sequence[float]) -> None:
-        """Give a task the composition with these weights, in the order of the modules."""
+        """Set a task's LoRA to the composition with these weights, in the order of the modules."""
         rank = self.adapter.config.expert_rank
-        place = self.adapter.config.task_index(task)
-        rows = slice(place * rank, (place + 1) * rank)
+        first = self.adapter.config.task_index(task) * rank
+        rows = slice(first, first + rank)
         name = self.adapter.name
         with torch.no_grad():
             for path, layer in self.adapter.layers.items():
@@ -148,16 +130,11 @@ class Composer:
         seed: int = 0,
         check: Callable[[], None] = lambda: None,
     ) -> SearchResult:
-        """Find the weights of a task, and give them to it.
+        """Search the weights of a task by the loss of some examples, and set them.
 
-        Args:
-            task: Which.
-            examples: What the loss is taken on.
-            settings: How.
-            seed: Of the search.
-            check: Called before each loss; may raise to end the search.
+        `check` is called before each evaluation and may raise to end the search.
         """
-        from cma import CMAEvolutionStrategy  # noqa: PLC0415 - not where only runs are answered
+        from cma import CMAEvolutionStrategy  # noqa: PLC0415 - optional: only this search needs it
 
         started = time.monotonic()
         loss = self._loss(task, examples)
@@ -165,23 +142,23 @@ class Composer:
         def objective(weights: npt.NDArray[np.float64]) -> float:
             check()
             self.set(task, [float(weight) for weight in weights])
-            found = loss()
-            if not math.isfinite(found):  # which CMA-ES could not rank
+            value = loss()
+            if not math.isfinite(value):  # CMA-ES could not rank it
                 return sys.float_info.max
-            return found + settings.l1 * float(np.abs(weights).mean())
+            return value + settings.l1 * float(np.abs(weights).mean())
 
-        # Seed 0 would mean the clock.
+        # CMA-ES takes seed 0 for "seed by the clock".
         options = {"bounds": [-BOUND, BOUND], "seed": seed + 1, "verbose": -9}
         strategy = CMAEvolutionStrategy(np.zeros(len(self.names)), 0.5, options)
         best = (objective(np.zeros(len(self.names))), [0.0] * len(self.names))
-        left = settings.evaluations - 1
-        while left > 0 and not strategy.stop():
-            asked = strategy.ask()[:left]
-            values = [objective(weights) for weights in asked]
-            best = min(best, *zip(values, map(list, asked), strict=True))
-            left -= len(asked)
-            if left > 0:
-                strategy.tell(asked, values)
+        remaining = settings.evaluations - 1
+        while remaining > 0 and not strategy.stop():
+            candidates = strategy.ask()[:remaining]
+            values = [objective(weights) for weights in candidates]
+            best = min(best, *zip(values, map(list, candidates), strict=True))
+            remaining -= len(candidates)
+            if remaining > 0:
+                strategy.tell(candidates, values)
         weights = [float(weight) for weight in best[1]]
         self.set(task, weights)
         return SearchResult(
@@ -200,9 +177,8 @@ class Composer:
             known=readable(adapter.model),
         )
         batch: dict[str, Tensor] = Collator(self.backbone.pad_id)(encoded)
-        device = adapter.device
         names = ("input_ids", "positions", "targets")
-        inputs = {name: batch[name].to(device) for name in names}
+        inputs = {name: batch[name].to(adapter.device) for name in names}
         model = TargetLoss(adapter.model).eval()
         route: list[Any] = [task] * len(encoded)
 
@@ -225,36 +201,26 @@ def compose(
     facts: Mapping[str, Any],
     check: Callable[[], None],
 ) -> None:
-    """Compose an adapter for some tasks and save it.
+    """Compose an adapter for the tasks of `examples`, and save it with `facts` in `folder`.
 
-    The result for each task is kept beside the adapter, so a search that `check` ends goes on with
-    the next task when it is called again.
-
-    Args:
-        backbone: Who carries the modules.
-        modules: See `Composer`.
-        examples: Of each task, what the loss is taken on.
-        settings: How the weights are searched.
-        folder: The adapter's.
-        seed: Of the search.
-        facts: For the adapter's manifest.
-        check: Called before each loss; may raise.
+    Each task's result is kept beside the adapter: after `check` has raised, see `Composer.search`,
+    the next call resumes with the next task.
     """
     composer = Composer(backbone, modules, [*examples])
     try:
-        found = {}
+        results = {}
         for task, records in examples.items():
             path = folder.with_name(f"{slug(task)}.json")
             if path.exists():
-                found[task] = SearchResult(**json.loads(path.read_text(encoding="utf-8")))
-                composer.set(task, [found[task].weights[name] for name in composer.names])
+                results[task] = SearchResult(**json.loads(path.read_text(encoding="utf-8")))
+                composer.set(task, [results[task].weights[name] for name in composer.names])
                 continue
-            found[task] = composer.search(task, records, settings, seed=seed, check=check)
+            results[task] = composer.search(task, records, settings, seed=seed, check=check)
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_io.write_json(path, asdict(found[task]))
-        seconds = [one.seconds for one in found.values()]
+            atomic_io.write_json(path, asdict(results[task]))
+        seconds = [one.seconds for one in results.values()]
         seconds += [module.manifest["training"]["seconds"] for module in modules.values()]
-        search = {task: asdict(one) for task, one in found.items()}
+        search = {task: asdict(one) for task, one in results.items()}
         training = {"seconds": round(sum(seconds), 1), "search": search}
         composer.adapter.save(folder, dtype=torch.bfloat16, facts={**facts, "training": training})
     finally:

@@ -1,21 +1,19 @@
-"""Parts: zip files of limited size that hold the folders of a comparison.
+"""The format of part files: zip files of limited size that hold the folders of a comparison.
 
-    part-001.zip, part-002.zip, ...    one series
-    part-weights-001.zip, ...          another, see `SERIES`
+    part-001.zip, part-002.zip, ...    first series
+    part-weights-001.zip, ...          second series, see `SERIES`
 
-An entry of a part is a file, or the piece of one that lies in several parts of its series; all
-pieces of a file have its path. The entry `index.json` says what all parts held when this one was
-written:
+An entry is a file, or a piece of a file that spans several parts of its series; all pieces have the
+file's path. The entry `index.json` describes all parts at the time this one was written:
 
     format        version of this layout
-    written       number of the call that wrote it; of two indexes the one with the higher is newer
+    written       number of the writing call; the index with the highest number is the newest
     comparison    hash, backbone and data of the comparison's recipe.json
-    folders       for each folder, by its path below the comparison's, its files by name: bytes,
-                  sha256, and the parts with its pieces, in order
+    folders       by path below the comparison's folder, the files by name: bytes, sha256, and the
+                  parts with its pieces, in order
 
-Only the last part of a series is ever written again. A file that changed since is added in a later
-part, and the one before stays where it was; so a folder counts as there in the newest index of
-which all pieces are there.
+Only the last part of a series is ever rewritten. A changed file is added again in a later part and
+its old pieces stay, so a folder is available as in the newest index whose pieces are all there.
 """
 
 from __future__ import annotations
@@ -40,54 +38,40 @@ from evals.runs.run_dir import RunError
 FORMAT = 1
 INDEX = "index.json"
 SERIES = ("part-", "part-weights-")
-"""What the names of parts begin with, the important series first, as they sort by name."""
+"""Prefixes of the parts' names, the more important series first; they sort in this order."""
 
 _PART = re.compile(r"(part-(?:weights-)?)(\d{3,9})\.zip")
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # on any system, neither hidden nor `..`
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # valid everywhere, neither hidden nor `..`
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PACKED = (".parquet", ".safetensors")  # deflating them again would only take time
+_COMPRESSED = (".parquet", ".safetensors")  # deflating them saves nothing
 _LARGEST_INDEX = 64 * 10**6  # bytes; a comparison of a thousand adapters has one of 2 MB
-_SMALLEST_PIECE = 1024  # bytes; a file is not split for less
+_SMALLEST_PIECE = 1024  # bytes; smaller pieces go into the next part
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a comparison.
+    """A file of a comparison: its size in bytes, and the parts with its pieces, in order."""
 
-    Attributes:
-        size: In bytes.
-        sha256: Of its content.
-        parts: Names of those with its pieces, in order.
-    """
-
-    size: int
+    bytes: int
     sha256: str
     parts: tuple[str, ...]
 
 
 Folders = Mapping[str, Mapping[str, File]]
-"""Files by folder, as the path below the comparison's folder ("" is that one), and name."""
+"""Files by folder (its path below the comparison's, "" for that one itself) and name."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is open.
+    """An open part."""
 
-    Attributes:
-        series: One of `SERIES`.
-        number: In its series.
-        archive: To read from.
-        written, comparison, folders: See the module's text.
-        paths: What it holds.
-    """
-
-    series: str
-    number: int
+    series: str  # one of `SERIES`
+    number: int  # in its series
     archive: zipfile.ZipFile
-    written: int
+    written: int  # see the module's text, like the two below
     comparison: Mapping[str, Any]
     folders: Folders
-    paths: frozenset[str]
+    paths: frozenset[str]  # paths of its entries
 
 
 Parts = Mapping[str, Part]
@@ -101,17 +85,16 @@ def path_of(folder: str, name: str) -> str:
 
 @contextmanager
 def open_parts(folder: Path) -> Iterator[Parts]:
-    """The parts in a folder, after checking that each is what its index says; files are not read.
+    """Open the parts in a folder and check them against their indexes, without reading files.
 
     Raises:
-        RunError: A part is damaged, names a path outside of a comparison, or is of another
-            comparison than the others.
+        RunError: A part is damaged, names a path outside of a comparison, or belongs to another
+            comparison than the first one.
     """
     with ExitStack() as opened:
         parts: dict[str, Part] = {}
         matches = [(_PART.fullmatch(path.name), path) for path in folder.glob("part-*")]
-        found = [(match[1], int(match[2]), path) for match, path in matches if match]
-        for series, number, path in sorted(found):
+        for series, number, path in sorted((m[1], int(m[2]), path) for m, path in matches if m):
             try:
                 archive = opened.enter_context(zipfile.ZipFile(path))
                 part = _part(series, number, archive)
@@ -133,16 +116,16 @@ def open_parts(folder: Path) -> Iterator[Parts]:
 _DAMAGED = (
     *(ValueError, KeyError, TypeError, AttributeError, EOFError),
     *(struct.error, zlib.error, zipfile.BadZipFile),
-    RuntimeError,  # as zipfile calls what is encrypted, or compressed in an unknown way
+    RuntimeError,  # zipfile's error for encryption and unknown compression
 )
 
 
 def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
-    """What an archive says of itself; raises one of `_DAMAGED` if that cannot be."""
+    """Check an archive and read its index; raises one of `_DAMAGED`."""
     if any(info.header_offset < 0 for info in archive.infolist()):
-        raise ValueError("an entry lies before its beginning")  # seeking there is an OSError
+        raise ValueError("an entry lies before its beginning")  # reading it would raise OSError
     if any(info.extra or info.comment for info in archive.infolist()):
-        raise ValueError("a field's length is wrong")  # zipfile misses the entries behind it
+        raise ValueError("a field's length is wrong")  # zipfile would skip the following entries
     if archive.getinfo(INDEX).file_size > _LARGEST_INDEX:
         raise ValueError(f"{INDEX} is larger than {_LARGEST_INDEX} bytes")
     index = json.loads(archive.read(INDEX))
@@ -154,17 +137,21 @@ def _part(series: str, number: int, archive: zipfile.ZipFile) -> Part:
         }
         for folder, entries in index["folders"].items()
     }
-    sizes = {path_of(f, name): one.size for f, own in folders.items() for name, one in own.items()}
-    entries = [info for info in archive.infolist() if info.filename != INDEX]
-    for info in entries:
+    sizes = {
+        path_of(folder, name): file.bytes
+        for folder, entries in folders.items()
+        for name, file in entries.items()
+    }
+    contents = [info for info in archive.infolist() if info.filename != INDEX]
+    for info in contents:
         if info.filename not in sizes:
             raise ValueError(f"its index does not have {info.filename!r}")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{info.filename} is a link")
         if info.file_size > sizes[info.filename]:
             raise ValueError(f"{info.filename} is larger than its index says")
-    paths = frozenset(info.filename for info in entries)
-    if len(paths) < len(entries):
+    paths = frozenset(info.filename for info in contents)
+    if len(paths) < len(contents):
         raise ValueError("it has two entries of one name")
     return Part(
         series, number, archive, int(index["written"]), dict(index["comparison"]), folders, paths
@@ -187,48 +174,37 @@ def _checked_name(folder: str, name: str) -> str:
 
 def _file(facts: Mapping[str, Any]) -> File:
     file = File(facts["bytes"], facts["sha256"], tuple(facts["parts"]))
-    if type(file.size) is not int or file.size < 0 or not _SHA256.fullmatch(file.sha256):
+    if type(file.bytes) is not int or file.bytes < 0 or not _SHA256.fullmatch(file.sha256):
         raise ValueError(f"{dict(facts)} are no facts of a file")
     if not file.parts or not all(map(_PART.fullmatch, file.parts)):
         raise ValueError(f"{list(file.parts)} are no parts")
     return file
 
 
-def available(parts: Parts) -> Folders:
-    """The folders of which all pieces are there, each as in the newest such index."""
-    found: dict[str, Mapping[str, File]] = {}
-    for part in _newest_first(parts):
-        for folder, entries in part.folders.items():
-            if folder not in found and not any(
-                _lacking(parts, folder, name, file) for name, file in entries.items()
-            ):
-                found[folder] = entries
-    return found
+def available(parts: Parts) -> tuple[Folders, dict[str, tuple[str, ...]]]:
+    """The complete folders, and the parts to look for of each file of the others, by path.
 
-
-def missing(parts: Parts, there: Folders) -> dict[str, tuple[str, ...]]:
-    """The paths of files that an index has and the parts have not, with the parts to look for.
-
-    Args:
-        parts: All that are there.
-        there: What is `available` in them.
+    Each complete folder is as in the newest index of which all pieces are there.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    seen = set(there)
-    for part in _newest_first(parts):
-        for folder in part.folders.keys() - seen:
-            for name, file in part.folders[folder].items():
-                found[path_of(folder, name)] = _lacking(parts, folder, name, file)
-        seen |= part.folders.keys()
-    return {path: names for path, names in sorted(found.items()) if names}
+    complete: dict[str, Mapping[str, File]] = {}
+    newest: dict[str, dict[str, tuple[str, ...]]] = {}  # missing parts by folder and path
+    for part in sorted(parts.values(), key=lambda part: part.written, reverse=True):
+        for folder, entries in part.folders.items():
+            if folder not in complete:
+                missing = {
+                    path_of(folder, name): _missing_parts(parts, folder, name, file)
+                    for name, file in entries.items()
+                }
+                newest.setdefault(folder, missing)
+                if not any(missing.values()):
+                    complete[folder] = entries
+    incomplete = [paths for folder, paths in newest.items() if folder not in complete]
+    missing_parts = {path: names for paths in incomplete for path, names in paths.items() if names}
+    return complete, dict(sorted(missing_parts.items()))
 
 
-def _newest_first(parts: Parts) -> list[Part]:
-    return sorted(parts.values(), key=lambda part: part.written, reverse=True)
-
-
-def _lacking(parts: Parts, folder: str, name: str, file: File) -> tuple[str, ...]:
-    """The parts that do not hold their piece of this very file."""
+def _missing_parts(parts: Parts, folder: str, name: str, file: File) -> tuple[str, ...]:
+    """The parts that lack their piece of this version of a file."""
     path = path_of(folder, name)
     holding = {
         one
@@ -239,28 +215,22 @@ def _lacking(parts: Parts, folder: str, name: str, file: File) -> tuple[str, ...
 
 
 def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) -> None:
-    """Read a file from its parts, and check that it is the one that was written.
-
-    Args:
-        parts: All that are there.
-        path: Of the file.
-        file: What is `available`.
-        target: Where its content goes; None only checks it.
+    """Check an available file against its hash, and copy it into `target` if that is given.
 
     Raises:
-        RunError: It is damaged. What is in `target` then must not be used.
+        RunError: The file is damaged; the content of `target` must not be used.
     """
-    digest, left = hashlib.sha256(), file.size
+    digest, missing_bytes = hashlib.sha256(), file.bytes
     try:
         for name in file.parts:
             with parts[name].archive.open(path) as piece:
                 while chunk := piece.read(1 << 20):
-                    if (left := left - len(chunk)) < 0:
+                    if (missing_bytes := missing_bytes - len(chunk)) < 0:
                         raise ValueError("it is larger than the index says")
                     digest.update(chunk)
                     if target is not None:
                         target.write(chunk)
-        if left or digest.hexdigest() != file.sha256:
+        if missing_bytes or digest.hexdigest() != file.sha256:
             raise ValueError("its hash is not the one in the index")
     except _DAMAGED as error:
         raise RunError(
@@ -272,12 +242,9 @@ def copy(parts: Parts, path: str, file: File, target: BinaryIO | None = None) ->
 
 
 def index_of(written: int, comparison: Mapping[str, Any], folders: Folders) -> bytes:
-    """The content of an index; see the module's text."""
+    """The content of an index, see the module's text."""
     listed = {
-        folder: {
-            name: {"bytes": one.size, "sha256": one.sha256, "parts": one.parts}
-            for name, one in entries.items()
-        }
+        folder: {name: vars(file) for name, file in entries.items()}
         for folder, entries in folders.items()
     }
     values = {"format": FORMAT, "written": written, "comparison": comparison, "folders": listed}
@@ -285,70 +252,65 @@ def index_of(written: int, comparison: Mapping[str, Any], folders: Folders) -> b
 
 
 def index_size(comparison: Mapping[str, Any], folders: Folders, room: int) -> int:
-    """The most bytes that an index takes in a part, wherever the files' pieces will be.
-
-    Args:
-        comparison: See the module's text.
-        folders: Whose files' parts do not count.
-        room: The least that a part has for pieces, in bytes.
-    """
+    """The maximum bytes of an index in a part, if parts have `room` bytes or more for pieces."""
     longest = f"{SERIES[-1]}{10**9}.zip"
     guessed = {
         folder: {
-            name: File(one.size, one.sha256, (longest,) * (one.size // room + 2))
+            name: File(one.bytes, one.sha256, (longest,) * (one.bytes // room + 2))
             for name, one in entries.items()
         }
         for folder, entries in folders.items()
     }
-    # As if it were not deflated: how well it will be depends on the hashes.
+    # Not deflated: the compressed size depends on the hashes.
     return len(index_of(10**9, comparison, guessed)) + _size(INDEX, b"")
 
 
 class Packer:
-    """Fills the last part of a series, and further ones.
+    """Adds files to the last part of a series, and to further parts.
 
     Args:
         series: One of `SERIES`.
-        parts: All that are there; those of the series but the last stay as they are.
-        kept: The folders whose files must stay in the last one.
-        room: For pieces in a part, in bytes.
+        parts: All existing parts.
+        kept: Folders whose files stay in the last part.
+        room: Bytes of a part for pieces.
 
     Raises:
         RunError: The last part is damaged.
-
-    Attributes:
-        pieces: Of each part to which something was added all paths and contents, the last part
-            first: written in this order, nothing that is there is ever gone in between.
     """
 
     def __init__(self, series: str, parts: Parts, kept: Folders, room: int) -> None:
         self._series = series
         self._room = room
-        last = [part for part in parts.values() if part.series == series][-1:]
-        self._number = last[0].number if last else 1
+        last = next((part for part in [*parts.values()][::-1] if part.series == series), None)
+        self._number = last.number if last else 1
         self._content: dict[str, list[tuple[str, bytes]]] = {self._part: []}
-        self._grown: set[str] = set()
+        self._changed: set[str] = set()
         for folder, entries in kept.items():
             for name, file in entries.items():
-                if self._part in file.parts:
+                if last and self._part in file.parts:
                     path = path_of(folder, name)
                     try:
-                        piece = last[0].archive.read(path)
+                        piece = last.archive.read(path)
                     except _DAMAGED as error:
                         raise RunError(
-                            f"{path} is damaged in {last[0].archive.filename} ({error}): remove "
+                            f"{path} is damaged in {last.archive.filename} ({error}): remove "
                             "that part, and what it held is written again."
                         ) from error
                     self._content[self._part].append((path, piece))
-        self._left = room - sum(_size(*piece) for piece in self._content[self._part])
-        if self._left < 0:  # the index has grown
+        self._free = room - sum(_size(*piece) for piece in self._content[self._part])
+        if self._free < 0:  # the index has grown
             self._next()
 
     @property
     def pieces(self) -> dict[str, Sequence[tuple[str, bytes]]]:
-        """What is to be written, see the class's text."""
+        """Paths and contents of each changed part, the last part first.
+
+        Parts written in this order never lose a file in between.
+        """
         return {
-            part: pieces for part, pieces in reversed(self._content.items()) if part in self._grown
+            part: pieces
+            for part, pieces in reversed(self._content.items())
+            if part in self._changed
         }
 
     @property
@@ -358,19 +320,20 @@ class Packer:
     def _next(self) -> None:
         self._number += 1
         self._content[self._part] = []
-        self._left = self._room
+        self._free = self._room
 
     def add(self, path: str, content: bytes) -> File:
-        """Put a file behind the others; what does not fit goes into the next part."""
-        rest, names = content, list[str]()
+        """Append a file; what does not fit goes into the next part."""
+        rest = content
+        names: list[str] = []
         while True:
             piece = rest
-            if _size(path, rest) > self._left:
-                piece = rest[: max(0, (self._left - _size(path, b"")) * 999 // 1000 - 64)]
-            if len(piece) >= min(_SMALLEST_PIECE, len(rest)) and _size(path, piece) <= self._left:
+            if _size(path, rest) > self._free:
+                piece = rest[: max(0, (self._free - _size(path, b"")) * 999 // 1000 - 64)]
+            if len(piece) >= min(_SMALLEST_PIECE, len(rest)) and _size(path, piece) <= self._free:
                 self._content[self._part].append((path, piece))
-                self._left -= _size(path, piece)
-                self._grown.add(self._part)
+                self._free -= _size(path, piece)
+                self._changed.add(self._part)
                 names.append(self._part)
                 rest = rest[len(piece) :]
                 if not rest:
@@ -379,21 +342,21 @@ class Packer:
 
 
 def archive_of(index: bytes, pieces: Sequence[tuple[str, bytes]]) -> bytes:
-    """The content of a part. The same pieces always give the same bytes."""
+    """The content of a part; equal pieces give equal bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for path, content in ((INDEX, index), *pieces):
-            entry = zipfile.ZipInfo(path)  # of 1980, whenever it is made
+            entry = zipfile.ZipInfo(path)  # its date is always 1980
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, _compression(path))
     return stream.getvalue()
 
 
 def _compression(path: str) -> int:
-    return zipfile.ZIP_STORED if path.endswith(_PACKED) else zipfile.ZIP_DEFLATED
+    return zipfile.ZIP_STORED if path.endswith(_COMPRESSED) else zipfile.ZIP_DEFLATED
 
 
 def _size(path: str, content: bytes) -> int:
-    """The most bytes that an entry takes in a part, with its headers and the archive's end."""
+    """The maximum bytes of an entry in a part, with its headers and the archive's end."""
     deflated = _compression(path) == zipfile.ZIP_DEFLATED
     return len(zlib.compress(content) if deflated else content) + 2 * len(path.encode()) + 128

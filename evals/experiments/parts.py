@@ -1,15 +1,15 @@
-"""A comparison in a few files of limited size, to be taken from a machine that gives back little.
+"""A comparison in a few files of limited size, for machines with little room for results.
 
-`write_parts` adds what is finished in a comparison's folder (see `grid`) to a folder of
-parts (see `evals.experiments.part_files`), in two series:
+`write_parts` adds the finished work of a comparison's folder (see `grid`) to a folder of parts (see
+`part_files`), in two series:
 
-    part-*.zip            recipe.json, the run folders, then of each training that ended its log,
-                          settings and time, with its adapter's manifest as `ADAPTER_RECORD`
-    part-weights-*.zip    the adapters that finished runs use, CGC-LoRA's first
+    part-*.zip            recipe.json, the run folders, then log, settings and time of each finished
+                          training, with its adapter's manifest as `ADAPTER_RECORD`
+    part-weights-*.zip    the adapters of finished runs, CGC-LoRA's first
 
-Left out are checkpoints, trainings and runs under way, and the weights of learning rates that were
-not chosen: the record of such an adapter tells its dev loss, and whoever needs its weights trains
-it again. `read_parts` puts everything back, here or elsewhere.
+Checkpoints, unfinished trainings and runs, and the weights of learning rates that were not chosen
+are left out: the record of such an adapter tells its dev loss, and if its weights are needed it is
+trained again. `read_parts` restores everything.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from cgclora.config import ConfigError, number
 from cgclora.storage import atomic_io
 from evals.experiments.comparison_dir import (
     ADAPTER_RECORD,
-    CLAIMS,
     DIVERGED_FILE,
     OTHERS,
     RECIPE_FILE,
+    check_same,
     claims,
     read_recipe_file,
 )
@@ -47,7 +47,6 @@ from evals.experiments.part_files import (
     copy,
     index_of,
     index_size,
-    missing,
     open_parts,
     path_of,
 )
@@ -59,30 +58,27 @@ MB = 10**6
 _SMALLEST = 0.02  # MB
 
 Content = Mapping[str, bytes]
-"""What the files of a folder hold, by name."""
-
-
-# Writing ----------------------------------------------------------------------------------
+"""Contents of a folder's files by name."""
 
 
 def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -> list[Path]:
-    """Add what is finished in a comparison's folder, and not yet in the parts, to them.
+    """Add the finished work of a comparison's folder to its parts.
 
-    At any moment the parts can be taken away as they are: each is replaced in one step, and only
-    the last of a series is. Those that are full must stay where they are while more is added. A run
-    that is damaged, or being replaced just now, is left to the next call.
+    The parts can be copied at any moment: each is replaced atomically, and only the last of a
+    series is. Full parts must stay in the folder while more are added. A run that is damaged, or
+    being replaced, is left to the next call.
 
     Args:
         out: The comparison's folder.
-        folder: Of the parts; it is made if need be.
-        part_size_mb: The largest that a part may be, in MB (10^6 bytes).
+        folder: Of the parts; it is made if needed.
+        part_size_mb: Maximum size of a part in MB (10^6 bytes).
 
     Returns:
-        The parts that were written.
+        The changed parts.
 
     Raises:
         ConfigError: The size is below 0.02 MB, or too small for an index of all files.
-        RunError: `out` is no comparison, or the parts are damaged or another's.
+        RunError: `out` is not a comparison, or the parts are damaged or belong to another one.
         OSError: A file cannot be read or written.
     """
     out, folder = Path(out), Path(folder)
@@ -96,39 +92,38 @@ def write_parts(out: str | Path, folder: str | Path, part_size_mb: float = 15) -
         for leftover in filter(atomic_io.is_temporary, folder.iterdir()):  # of a killed process
             leftover.unlink(missing_ok=True)
         with open_parts(folder) as parts:
-            _check_same(comparison, parts, out)
-            archives = _grown(out, parts, comparison, limit)
-        written = []
+            for name, part in parts.items():
+                check_same(out, comparison, part.comparison, name)
+            archives = _changed_parts(out, parts, comparison, limit)
         for name, content in archives.items():
             atomic_io.write_bytes(folder / name, content)
-            written.append(folder / name)
-        return written
+        return [folder / name for name in archives]
 
 
-def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -> dict[str, bytes]:
-    """The parts that have something to be added, with it, in the order to write them."""
-    there = available(parts)
+def _changed_parts(
+    out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int
+) -> dict[str, bytes]:
+    """The contents of the parts that change, by name, in the order of writing."""
+    there, _ = available(parts)
     runs = _runs(out)
 
-    def changed(folder: str, content: Content) -> bool:
+    def is_changed(folder: str, content: Content) -> bool:
         hashes = {name: one.sha256 for name, one in there.get(folder, {}).items()}
         return hashes != {name: atomic_io.sha256(data) for name, data in content.items()}
 
     new = [
-        {folder: content for folder, content in found if changed(folder, content)}
-        for found in (_records(out, runs), _chosen_adapters(out, runs))
+        {folder: content for folder, content in contents if is_changed(folder, content)}
+        for contents in (_records(out, runs), _chosen_adapters(out, runs))
     ]
-    kept = {name: own for name, own in there.items() if not any(name in one for one in new)}
-    counted = {
-        **kept,
-        **{
-            folder: {name: File(len(data), 64 * "0", ()) for name, data in content.items()}
-            for found in new
-            for folder, content in found.items()
-        },
-    }
-    # What an index might take is kept free in every part, at most a half of it.
-    reserved = index_size(comparison, counted, limit // 2)
+    kept = {name: files for name, files in there.items() if not any(name in one for one in new)}
+    indexed = dict(kept)
+    for contents in new:
+        for folder, content in contents.items():
+            indexed[folder] = {
+                name: File(len(data), "0" * 64, ()) for name, data in content.items()
+            }
+    # Every part reserves the maximum size of an index, up to half of the part.
+    reserved = index_size(comparison, indexed, limit // 2)
     if reserved > limit // 2:
         raise ConfigError(
             f"parts of {limit / MB:g} MB are too small for this comparison, whose index takes up "
@@ -136,16 +131,16 @@ def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -
         )
     folders = dict(kept)
     packers = []
-    for series, found in zip(SERIES, new, strict=True):
-        if found:
+    for series, contents in zip(SERIES, new, strict=True):
+        if contents:
             packers.append(Packer(series, parts, kept, limit - reserved))
-            for folder, content in found.items():
+            for folder, content in contents.items():
                 folders[folder] = {
                     name: packers[-1].add(path_of(folder, name), data)
                     for name, data in content.items()
                 }
-    number_of_call = 1 + max((part.written for part in parts.values()), default=0)
-    index = index_of(number_of_call, comparison, folders)
+    written = 1 + max((part.written for part in parts.values()), default=0)
+    index = index_of(written, comparison, folders)
     return {
         name: archive_of(index, pieces)
         for packer in packers
@@ -154,7 +149,7 @@ def _grown(out: Path, parts: Parts, comparison: Mapping[str, Any], limit: int) -
 
 
 def _records(out: Path, runs: Sequence[tuple[str, Content]]) -> Iterator[tuple[str, Content]]:
-    """Folders with what tells most in few bytes, the most important first."""
+    """The folders of the first series, the most important first."""
     yield "", {RECIPE_FILE: (out / RECIPE_FILE).read_bytes()}
     yield from runs
     ends = (f"adapter/{MANIFEST_FILE}", DIVERGED_FILE, ADAPTER_RECORD)
@@ -167,7 +162,7 @@ def _records(out: Path, runs: Sequence[tuple[str, Content]]) -> Iterator[tuple[s
 
 
 def _training(out: Path, folder: Path) -> tuple[str, Content]:
-    """A training folder without its folders; what says that it is over comes last."""
+    """The files of a training folder, not of its subfolders; those that mark its end come last."""
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
     names.sort(key=lambda name: (name in {DIVERGED_FILE, ADAPTER_RECORD}, name))
     content = {name: (folder / name).read_bytes() for name in names}
@@ -178,7 +173,7 @@ def _training(out: Path, folder: Path) -> tuple[str, Content]:
 
 
 def _runs(out: Path) -> list[tuple[str, Content]]:
-    """The finished runs: CGC-LoRA's first, then by the recipe's methods, then by its seeds."""
+    """The finished runs, CGC-LoRA's first, then in the recipe's order of methods and seeds."""
     recipe = read_recipe_file(out)["recipe"]
 
     def order(run: tuple[str, Content]) -> tuple[Any, ...]:
@@ -190,9 +185,9 @@ def _runs(out: Path) -> list[tuple[str, Content]]:
         ]
         return (method != CGC_LORA, *places, run[0])
 
-    found = [(folder, _listed(folder)) for folder in find_runs(out / "runs")]
+    runs = [(folder, _listed(folder)) for folder in find_runs(out / "runs")]
     return sorted(
-        ((folder.relative_to(out).as_posix(), content) for folder, content in found if content),
+        ((folder.relative_to(out).as_posix(), content) for folder, content in runs if content),
         key=order,
     )
 
@@ -200,7 +195,7 @@ def _runs(out: Path) -> list[tuple[str, Content]]:
 def _chosen_adapters(
     out: Path, runs: Sequence[tuple[str, Content]]
 ) -> Iterator[tuple[str, Content]]:
-    """The adapters that these runs use, in their order."""
+    """The adapters of these runs, in their order."""
     for run, content in runs:
         rate = json.loads(content[MANIFEST_FILE]).get("learning_rate")
         if rate is None:
@@ -212,9 +207,9 @@ def _chosen_adapters(
 
 
 def _listed(folder: Path) -> Content | None:
-    """The files that a folder's manifest lists, and the manifest.
+    """The manifest and the files that it lists.
 
-    None if they are not as it says: then the folder is missing, damaged or being replaced just now.
+    None if they differ from it: the folder is missing, damaged or being replaced.
     """
     try:
         manifest = (folder / MANIFEST_FILE).read_bytes()
@@ -229,86 +224,58 @@ def _listed(folder: Path) -> Content | None:
     return {**content, MANIFEST_FILE: manifest} if same else None
 
 
-def _check_same(comparison: Mapping[str, Any], parts: Parts, out: Path) -> None:
-    """Refuse parts of another comparison than that in a folder.
-
-    Raises:
-        RunError: They are.
-    """
-    for name, part in parts.items():
-        differing = [one for one in CLAIMS if part.comparison.get(one) != comparison[one]]
-        if differing:
-            raise RunError(
-                f"{out} holds a comparison that differs in {', '.join(differing)} from that of "
-                f"{name}: choose another folder."
-            )
-
-
-# Reading ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Restored:
-    """What `read_parts` did.
+    """The result of `read_parts`."""
 
-    Attributes:
-        written: Folders that were put back, as paths below the comparison's folder; "" is that
-            one, with its recipe.json.
-        there: Folders that were there already.
-        missing: Files that the parts name but do not hold, with the parts to look for. Their
-            folders were not put back. What was only in the last parts ever written, and in parts
-            that are missing, is not known here.
-    """
-
-    written: tuple[str, ...]
-    there: tuple[str, ...]
+    written: tuple[str, ...]  # restored folders, see `part_files.Folders`
+    there: tuple[str, ...]  # folders that existed already
+    # Incomplete files, whose folders were not restored, with the parts that hold missing pieces.
+    # Files that only the index of a missing part has are not listed.
     missing: Mapping[str, tuple[str, ...]]
 
 
 def read_parts(folder: str | Path, out: str | Path) -> Restored:
-    """Put back what `write_parts` wrote, each folder as a whole, beside what is there already.
+    """Restore the folders of some parts, each as a whole, beside existing ones.
 
-    All files are checked before the first is put back. Where a part is missing, the folders that
-    are complete without it are put back. A run that is there and was only scored since stays as it
-    is. A call that was killed goes on when it is given again.
+    All files are checked before the first is restored. If a part is missing, the folders that are
+    complete without it are restored. An existing run that was only scored since is kept. A call
+    that was killed can be repeated.
 
     Args:
-        folder: Of the parts, or of some of them.
-        out: The comparison's folder; it is made if need be.
+        folder: Of the parts.
+        out: The comparison's folder; it is made if needed.
 
     Raises:
-        RunError: There is no part; a part is damaged or not what `write_parts` writes; or `out`
-            holds another comparison, or a file that differs from the one in the parts. Nothing
-            was changed.
-        OSError: There is no room, or a file cannot be written; some folders may be there.
+        RunError: There is no part, a part is damaged, or `out` holds another comparison or a file
+            that differs from the parts. Nothing was changed.
+        OSError: The disk is full or not writable; some folders may be restored.
     """
     folder, out = Path(folder), Path(out)
     with open_parts(folder) as parts:
         if not parts:
             raise RunError(f"{folder} holds no part of a comparison: {SERIES[0]}*.zip is missing.")
         if (out / RECIPE_FILE).exists():
-            _check_same(claims(read_recipe_file(out)), parts, out)
-        found = available(parts)
-        _check(parts, found)
-        wanted = [name for name in sorted(found) if not _is_there(parts, out, name, found[name])]
-        _check_room(out, sum(one.size for name in wanted for one in found[name].values()))
-        for name in wanted:
-            _restore(parts, out / name, name, found[name])
-        there = tuple(sorted(found.keys() - set(wanted)))
-        return Restored(tuple(wanted), there, missing(parts, found))
+            recipe = read_recipe_file(out)
+            for name, part in parts.items():
+                check_same(out, recipe, part.comparison, name)
+        folders, missing = available(parts)
+        _check(parts, folders)
+        new = [name for name in sorted(folders) if not _is_there(parts, out, name, folders[name])]
+        _check_room(out, sum(one.bytes for name in new for one in folders[name].values()))
+        for name in new:
+            _restore(parts, out / name, name, folders[name])
+        there = tuple(sorted(folders.keys() - set(new)))
+        return Restored(tuple(new), there, missing)
 
 
-def _check(parts: Parts, found: Folders) -> None:
-    """Check every file before any is put back.
-
-    Raises:
-        RunError: One is damaged, or the recipe is not that of the parts.
-    """
-    for folder, entries in found.items():
+def _check(parts: Parts, folders: Folders) -> None:
+    """Raise RunError if a file is damaged, or if the recipe is not that of the parts."""
+    for folder, entries in folders.items():
         for name, file in entries.items():
             copy(parts, path_of(folder, name), file)
-    if "" in found:
-        recipe = _content(parts, RECIPE_FILE, found[""][RECIPE_FILE])
+    if "" in folders:
+        recipe = _content(parts, RECIPE_FILE, folders[""][RECIPE_FILE])
         first, part = next(iter(parts.items()))
         same = False
         with suppress(ValueError, KeyError, TypeError):
@@ -320,19 +287,19 @@ def _check(parts: Parts, found: Folders) -> None:
 
 
 def _is_there(parts: Parts, out: Path, folder: str, entries: Mapping[str, File]) -> bool:
-    """Whether the files of a folder are there already.
+    """Whether the files of a folder exist already.
 
     Raises:
-        RunError: One is there that differs; or only some are, of a folder that is put back whole.
+        RunError: An existing file differs, or a folder that is restored as a whole is incomplete.
     """
     if not folder:
-        return (out / RECIPE_FILE).exists()  # it differs in methods, seeds and commit at the most
+        return (out / RECIPE_FILE).exists()  # it may differ in methods, seeds and commit
     there = {
         name: atomic_io.sha256_file(out / folder / name)
         for name in entries
         if (out / folder / name).is_file()
     }
-    if differing := [name for name, mark in there.items() if mark != entries[name].sha256]:
+    if differing := [name for name, sha256 in there.items() if sha256 != entries[name].sha256]:
         if _was_scored(parts, out, folder, entries):
             return True
         raise RunError(
@@ -350,7 +317,7 @@ def _is_there(parts: Parts, out: Path, folder: str, entries: Mapping[str, File])
 
 
 def _was_scored(parts: Parts, out: Path, folder: str, entries: Mapping[str, File]) -> bool:
-    """Whether a run that is there is the one in the parts, but for its scores."""
+    """Whether an existing run differs from the one in the parts in its scores only."""
     if not folder.startswith("runs/") or MANIFEST_FILE not in entries:
         return False
     written = _content(parts, path_of(folder, MANIFEST_FILE), entries[MANIFEST_FILE])
@@ -366,7 +333,7 @@ def _was_scored(parts: Parts, out: Path, folder: str, entries: Mapping[str, File
 
 
 def _is_whole(folder: str) -> bool:
-    """Whether a folder appears in one step; others hold files that stand for themselves."""
+    """Whether a folder is restored in one step; the files of others are independent."""
     return folder.startswith("runs/") or folder.endswith("/adapter")
 
 

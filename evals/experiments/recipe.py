@@ -1,4 +1,4 @@
-"""A recipe: the data, the sizes, the steps and the tuning that all methods of a comparison share.
+"""A recipe: the data, sizes, steps and tuning that all methods of a comparison share.
 
     name = "small"
     seeds = [0]
@@ -13,11 +13,11 @@
     medical = ["KUAKE-QIC", "CHIP-CTC"]
 
     [sizes]              # of `Sizes`
-    [training]           # of `TrainingSettings`, but for what the recipe says elsewhere
+    [training]           # of `TrainingSettings`, without rates, seed and record numbers
     [search]             # of `Search`, for LoRAHub
 
-What is left out has its default. Further seeds and methods may be added to a recipe that is under
-way; anything else makes it another one.
+Missing keys have their default. Seeds and methods may be added to a recipe during a comparison;
+any other change makes it a different comparison.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from evals.methods import METHODS, Sizes, compared
 from evals.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "recipes"
-"""Where the recipes lie that are known by name."""
+"""The recipes that can be named without a path."""
 
 _SET_ELSEWHERE = ("learning_rate", "gate_learning_rate", "seed", "records_per_task", "records_of")
 
@@ -47,20 +47,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Records:
-    """How many records of each task take part; 0 takes all.
-
-    Attributes:
-        train: To learn from.
-        dev: For the dev loss, which chooses the learning rate and the checkpoint.
-        test: To answer.
-    """
+    """Number of records of each task by split; 0 takes all."""
 
     train: int = 0
     dev: int = 0
     test: int = 0
 
     def __post_init__(self) -> None:
-        """Check every field, since a recipe is written by hand."""
+        """Check every field."""
         for name, value in vars(self).items():
             whole(f"records.{name}", value, 0)
 
@@ -69,37 +63,27 @@ class Records:
 class Recipe:
     """A comparison; see the module's text.
 
-    Attributes:
-        name: What the leaderboard calls it.
-        clusters: The tasks of each.
-        methods: Names of methods, in the order in which they are run.
-        seeds: Of training. The learning rates are tried with the first.
-        learning_rates: What each method tries; the one with the lowest dev loss counts.
-        tune_on: The cluster on which they are tried, for all clusters; None tries them on each.
-        gate_rate: The gate's learning rate in units of the experts'.
-        records: How many.
-        sizes: Of the adapters.
-        training: How, but for rates and seed.
-        search: How LoRAHub looks for its weights.
-
     Raises:
-        ConfigError: A value is out of range, or a task or method is not known.
+        ConfigError: A value is out of range, or a task or method is unknown.
     """
 
-    name: str
-    clusters: Mapping[str, tuple[str, ...]]
+    name: str  # on the leaderboard
+    clusters: Mapping[str, tuple[str, ...]]  # tasks by cluster
+    # Names of methods, in the order in which they are run.
     methods: tuple[str, ...] = field(default_factory=compared)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)  # training seeds; learning rates are tuned with the first
+    # Candidates of each method; the one with the lowest dev loss is used.
     learning_rates: tuple[float, ...] = (6e-4,)
+    # The cluster on which rates are tuned for all clusters; None tunes on each.
     tune_on: str | None = None
-    gate_rate: float = 3.0
+    gate_rate: float = 3.0  # the gate's learning rate as a multiple of the experts'
     records: Records = field(default_factory=Records)
     sizes: Sizes = field(default_factory=Sizes)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    search: Search = field(default_factory=Search)
+    training: TrainingSettings = field(default_factory=TrainingSettings)  # without rates and seed
+    search: Search = field(default_factory=Search)  # for LoRAHub
 
     def __post_init__(self) -> None:
-        """Check every field, since a recipe is written by hand."""
+        """Check every field."""
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(f"name must be non-empty text, got {self.name!r}.")
         if not self.clusters:
@@ -110,8 +94,8 @@ class Recipe:
             _each_once(f"clusters.{cluster}", tasks)
             for task in tasks:
                 if task not in TASKS or TASKS[task].cluster != cluster:
-                    own = [name for name, known in TASKS.items() if known.cluster == cluster]
-                    raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {own}.")
+                    valid = [name for name, one in TASKS.items() if one.cluster == cluster]
+                    raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {valid}.")
         if self.tune_on is not None and self.tune_on not in [*self.clusters]:
             raise ConfigError(f"tune_on is {self.tune_on!r}, not one of {list(self.clusters)}.")
         self._check_training()
@@ -134,14 +118,10 @@ class Recipe:
                         "one: give it more, or leave the method out."
                     )
                 if METHODS[method].config is not None:
-                    self.config(method, tasks)  # what no adapter can have is said before training
+                    self.config(method, tasks)  # reports invalid sizes before training
 
     def settings(self, learning_rate: float, seed: int) -> TrainingSettings:
-        """How one adapter is trained.
-
-        Raises:
-            ConfigError: A value is out of range.
-        """
+        """The settings of one adapter; raises ConfigError if a value is out of range."""
         return dataclasses.replace(
             self.training,
             learning_rate=learning_rate,
@@ -158,13 +138,13 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """sha256 of what may not change while the recipe is under way."""
+        """sha256 of everything that must not change during a comparison."""
         fixed = {k: v for k, v in self.to_dict().items() if k != "methods"}
-        fixed["seeds"] = self.seeds[0]  # the one that the learning rates are tried with
+        fixed["seeds"] = self.seeds[0]  # the learning rates are tuned with it
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def config(self, method: str, tasks: Sequence[str]) -> AdapterConfig:
-        """What the adapter of a method that is trained is, for these tasks."""
+        """The config of a trained method's adapter for these tasks."""
         build = METHODS[method].config
         if build is None:
             raise ConfigError(f"{method} trains no adapter.")
@@ -177,10 +157,10 @@ def _each_once(name: str, values: Sequence[object]) -> None:
 
 
 def read_recipe(source: str | Path) -> Recipe:
-    """Read a TOML file, or a recipe that is known by name.
+    """Read a recipe from a TOML file, or from the package by its name.
 
     Raises:
-        ConfigError: The file is missing or no TOML, or a value is unknown, missing or wrong.
+        ConfigError: The file is missing or not TOML, or a value is unknown, missing or wrong.
     """
     path = Path(source)
     if not path.suffix and not path.is_file():
@@ -188,19 +168,20 @@ def read_recipe(source: str | Path) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        known = sorted(one.stem for one in FOLDER.glob("*.toml"))
+        names = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
         raise ConfigError(
-            f"cannot read the recipe {source}: {error.strerror}. Known by name: {', '.join(known)}."
+            f"cannot read the recipe {source}: {error.strerror}. Known by name: {names}."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     try:
-        return _recipe(values)
+        return recipe_from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _recipe(values: Mapping[str, Any]) -> Recipe:
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from the tables of a TOML file; raises ConfigError as `read_recipe`."""
     kinds = {"records": Records, "sizes": Sizes, "training": TrainingSettings, "search": Search}
     values = {
         name: _from_table(kinds[name], value, name) if name in kinds else value
@@ -222,12 +203,12 @@ def _from_table(kind: type[T], values: object, where: str) -> T:
     """An object of a dataclass from a table of a TOML file."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a table, got {values!r}.")
-    known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    valid = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if kind is TrainingSettings:
-        known -= set(_SET_ELSEWHERE)
-    if unknown := sorted(set(values) - known):
+        valid -= set(_SET_ELSEWHERE)
+    if unknown := sorted(set(values) - valid):
         of = f" of {where}" if where else ""
-        raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(known)}.")
+        raise ConfigError(f"the keys {unknown}{of} are not known; there are {sorted(valid)}.")
     try:
         return kind(**values)
     except TypeError as error:

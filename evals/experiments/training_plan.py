@@ -1,4 +1,4 @@
-"""A training run to be: its method, sizes and settings, what they cost, and the command for it."""
+"""The plan of a training run: its method and sizes, its cost and its command line."""
 
 from __future__ import annotations
 
@@ -18,56 +18,44 @@ if TYPE_CHECKING:
 
     from cgclora.training.settings import TrainingSettings  # slow to import, and budgets need none
 
-_BYTES = {True: 2, False: 4}  # of a weight, by whether it is saved in half precision
-
 
 def trainable() -> tuple[str, ...]:
-    """Names of the methods that one training run makes."""
+    """Names of the methods that a single training run produces."""
     return tuple(name for name, method in METHODS.items() if method.is_trainable_alone)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, apart from the data.
+    """An adapter to train."""
 
-    Attributes:
-        method: One of `trainable()`.
-        tasks: Names of the tasks, in the order of their ids.
-        sizes: Of the adapter.
-        target_modules: Linear layers to adapt, by the end of their path; None takes all.
-        half: Whether the adapter is saved in bf16.
-    """
-
-    method: str
-    tasks: tuple[str, ...]
-    sizes: Sizes
+    method: str  # one of `trainable()`
+    tasks: tuple[str, ...]  # in the order of their ids
+    sizes: Sizes  # of the adapter
+    # Linear layers to adapt, by the last part of their path; None takes all.
     target_modules: tuple[str, ...] | None = None
-    half: bool = True
+    half: bool = True  # whether the adapter is saved in bf16
 
     def config(self) -> AdapterConfig:
-        """The adapter.
+        """The adapter's config.
 
         Raises:
-            ConfigError: The method is unknown, or no adapter can have these sizes.
+            ConfigError: The method is not in `trainable()`, or the sizes are invalid.
         """
         if self.method not in trainable():
             raise ConfigError(f"method {self.method!r} is not one of {', '.join(trainable())}.")
         build = METHODS[self.method].config
-        assert build is not None  # noqa: S101 - as those that are trained have
+        assert build is not None  # noqa: S101 - trainable methods have one
         config = build(self.tasks, self.sizes)
         return dataclasses.replace(config, target_modules=self.target_modules)
-
-
-# Command line -------------------------------------------------------------------------------
 
 
 def command(
     plan: Plan, settings: TrainingSettings, data: str | Path, dev: str | Path, run: str | Path
 ) -> tuple[str, ...]:
-    """What `python` is given to train this on files that hold the plan's tasks alone.
+    """The arguments of `python` that train this plan; defaults are left out.
 
-    Options that have their default are left out. The plan's tasks must be sorted, as the command
-    numbers them.
+    The files must hold the plan's tasks only, and these must be sorted: the command numbers the
+    tasks in this order.
     """
     return (
         *("-m", "cgclora", "train", "--data", str(data), "--dev", str(dev), "--run", str(run)),
@@ -78,7 +66,7 @@ def command(
 
 
 def config_options(config: AdapterConfig) -> list[str]:
-    """The options of `python -m cgclora train` that make this adapter, but for its tasks."""
+    """The options of `python -m cgclora train` for a config, its tasks aside."""
     rank, tasks = config.total_rank, config.tasks
     if config.gate == "none" and (config.common, config.specific) == (1, 0):
         base = AdapterConfig.lora(tasks, rank)
@@ -91,7 +79,7 @@ def config_options(config: AdapterConfig) -> list[str]:
         sizes = ("common", "specific", "expert_rank")
         options = ["--method", "cgc-lora"]
         options += _options({name: getattr(config, name) for name in sizes})
-    base = dataclasses.replace(base, dropout=0.0)  # the command's default, whatever the method's
+    base = dataclasses.replace(base, dropout=0.0)  # the command's default
     names = ("gate", "gate_scope", "alpha", "dropout")
     changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(base, n)}
     modules = [part for name in config.target_modules or () for part in ("--target-module", name)]
@@ -99,13 +87,8 @@ def config_options(config: AdapterConfig) -> list[str]:
 
 
 def _settings_options(settings: TrainingSettings) -> list[str]:
-    """The options that make these settings."""
-    defaults = type(settings)()
-    changed = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if getattr(settings, field.name) != getattr(defaults, field.name)
-    }
+    defaults = vars(type(settings)())
+    changed = {name: value for name, value in vars(settings).items() if value != defaults[name]}
     of_tasks = changed.pop("records_of", {})
     numbers = [part for task, n in of_tasks.items() for part in ("--records-of", f"{task}={n}")]
     return _options(changed) + numbers
@@ -119,36 +102,24 @@ def _options(values: Mapping[str, object]) -> list[str]:
     return options
 
 
-# What it costs ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Budget:
-    """What a method trains at the sizes of a plan.
+    """The cost of a method at the sizes of a plan."""
 
-    Attributes:
-        method: Its name.
-        total_rank: Stored; 0 where there is a problem.
-        active_rank: That one task uses.
-        parameters: Trained values; None while the layers are not known.
-        file_bytes: Of the saved weights; None likewise.
-        problem: Why no adapter can have these sizes.
-    """
-
-    method: str
-    total_rank: int = 0
-    active_rank: int = 0
-    parameters: int | None = None
-    file_bytes: int | None = None
-    problem: str = ""
+    method: str  # name of the method
+    total_rank: int = 0  # stored rank; 0 with a problem
+    active_rank: int = 0  # rank that one task uses
+    parameters: int | None = None  # trainable parameters; None while the layers are unknown
+    file_bytes: int | None = None  # of the saved weights; None likewise
+    problem: str = ""  # why these sizes are invalid
 
 
 def budget(plan: Plan, kinds: Sequence[LayerKind] | None) -> Budget:
-    """What a plan trains.
+    """The cost of a plan.
 
     Args:
-        plan: What is to be trained.
-        kinds: Of the backbone's linear layers, but for the output head; None if unknown.
+        plan: The adapter to train.
+        kinds: The backbone's linear layers without the output head; None if unknown.
     """
     try:
         config = plan.config()
@@ -156,38 +127,36 @@ def budget(plan: Plan, kinds: Sequence[LayerKind] | None) -> Budget:
         return Budget(plan.method, problem=str(error))
     parameters = file_bytes = None
     if kinds is not None:
-        parameters = config.trainable_parameters(_adapted(kinds, plan.target_modules))
-        file_bytes = parameters * _BYTES[plan.half]
+        modules = plan.target_modules
+        shapes = [
+            (kind.inner, kind.outer)
+            for kind in kinds
+            if modules is None or kind.name in modules
+            for _ in range(kind.layers)
+        ]
+        parameters = config.trainable_parameters(shapes)
+        file_bytes = parameters * (2 if plan.half else 4)
     return Budget(plan.method, config.total_rank, config.active_rank, parameters, file_bytes)
 
 
 def budgets(plan: Plan, kinds: Sequence[LayerKind] | None) -> tuple[Budget, ...]:
-    """What each method would train at the sizes of a plan, the experts of MOE-LoRA made to fit."""
+    """The cost of each trainable method at the sizes of a plan."""
     return tuple(budget(dataclasses.replace(plan, method=method), kinds) for method in trainable())
 
 
 def fitting_rank(tasks: Sequence[str], sizes: Sizes) -> int:
-    """The multiple of MOE-LoRA's number of experts that comes closest to CGC-LoRA's total rank."""
+    """The multiple of MOE-LoRA's number of experts that is closest to CGC-LoRA's total rank."""
     total = (sizes.common + sizes.specific * len(tasks)) * sizes.expert_rank
     return max(1, round(total / sizes.moe_experts)) * sizes.moe_experts
 
 
-def _adapted(kinds: Sequence[LayerKind], modules: Sequence[str] | None) -> list[tuple[int, int]]:
-    return [
-        (kind.inner, kind.outer)
-        for kind in kinds
-        if modules is None or kind.name in modules
-        for _ in range(kind.layers)
-    ]
-
-
 def kinds_of_model(model: PreTrainedModel) -> tuple[LayerKind, ...]:
-    """The kinds of linear layers that an adapter of a loaded backbone may stand beside."""
-    from cgclora.models.target_modules import linear_paths  # noqa: PLC0415 - there is torch where a model is
+    """The kinds of linear layers of a loaded backbone that an adapter can adapt."""
+    from cgclora.models.target_modules import linear_paths  # noqa: PLC0415 - slow: imports torch
 
-    found: Counter[tuple[str, int, int]] = Counter()
+    counts: Counter[tuple[str, int, int]] = Counter()
     for path in linear_paths(model):
         layer: Any = model.get_submodule(path)
         layer = getattr(layer, "base_layer", layer)
-        found[path.rpartition(".")[2], layer.in_features, layer.out_features] += 1
-    return tuple(LayerKind(*kind, layers) for kind, layers in found.items())
+        counts[path.rpartition(".")[2], layer.in_features, layer.out_features] += 1
+    return tuple(LayerKind(*kind, layers) for kind, layers in counts.items())

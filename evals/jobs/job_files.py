@@ -1,4 +1,4 @@
-"""A job on disk, and the folder of all jobs: what the queue, its worker and readers share."""
+"""A job on disk and the folder of all jobs, shared by the queue and its worker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,18 +20,16 @@ from evals.jobs.processes import kill_leftover
 
 Kind = Literal["evaluate", "train"]
 State = Literal["queued", "running", "stopped", "failed", "done"]
-Values = dict[str, Any]
-"""What a job's file says."""
 
 JOB_FILE = "job.json"
 LOG_FILE = "log.txt"
 
 KEPT_SECONDS = 24 * 3600.0
-"""How long a job that did not come to its end keeps its uploads, for going on with it."""
+"""How long a stopped or failed job keeps its uploads, so that it can be resumed."""
 
-_FORGOTTEN_SECONDS = 3600.0  # a folder without a job is that of somebody who gave up
-_LATER_SECONDS = 1e-5  # which floats of Unix seconds can tell apart
-_LOCK_SECONDS = 30.0  # changes take milliseconds; whoever waits longer should be told
+_ABANDONED_SECONDS = 3600.0  # age of a prepared folder whose job was never submitted
+_CLOCK_SECONDS = 1e-5  # smallest difference of Unix seconds as floats
+_LOCK_SECONDS = 30.0  # a change takes milliseconds
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 
 
@@ -41,52 +39,81 @@ class JobError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """A command that runs, ran or waits.
+    """A command that waits, runs or has ended."""
 
-    Attributes:
-        id: Sorts by time of creation (UTC); the name of its folder.
-        kind: What the command does.
-        title: What a person calls it; not escaped.
-        command: What comes after the Python interpreter, such as `-m evals run ...`.
-        state: `stopped` and `failed` jobs can be gone on with.
-        place: 1 is the next one of the queue; 0 when it does not wait.
-        created: Unix seconds, as the two below.
-        started: When its command was last begun; None before.
-        ended: When that ended; None before.
-        facts: What was noted of it when it was submitted.
-        folder: Holds its log; whatever else its command puts there.
-        code: Exit code of its command, negative for a signal; None before it ended.
-        stopping: Whether it was told to stop and has not yet.
-        clean: Names of files in the folder that are removed once it is done.
-    """
-
-    id: str
+    id: str  # sorts by time of creation (UTC); the name of its folder
+    folder: Path  # holds its log and its files
     kind: Kind
-    title: str
-    command: tuple[str, ...]
-    state: State
-    place: int
-    created: float
-    started: float | None
-    ended: float | None
-    facts: Mapping[str, Any]
-    folder: Path
-    code: int | None = None
-    stopping: bool = False
-    clean: tuple[str, ...] = ()
+    title: str  # for people; not escaped
+    command: tuple[str, ...]  # arguments of the Python interpreter, such as `-m evals run ...`
+    cwd: str
+    facts: Mapping[str, Any]  # JSON values that were submitted with it
+    clean: tuple[str, ...] = ()  # files in the folder that are removed once it is done
+    state: State = "queued"  # `stopped` and `failed` jobs can be resumed
+    created: float = 0.0  # Unix seconds, like the three below
+    queued: float = 0.0  # when it was last put into the queue, later than the jobs before it
+    started: float | None = None  # when its command was last started
+    ended: float | None = None  # when that ended
+    code: int | None = None  # exit code, negative for a signal; None before the command ended
+    stop: bool = False  # whether its command must be stopped
+    process: Mapping[str, Any] | None = None  # `processes.identity` of the running command
+    place: int = 0  # position in the queue, from 1; 0 when it does not wait
+
+    @classmethod
+    def from_json(cls, folder: Path, values: Mapping[str, Any]) -> Job:
+        """A job from its file; raises ValueError, KeyError, TypeError or AttributeError."""
+        if values["state"] not in get_args(State) or values["kind"] not in get_args(Kind):
+            raise ValueError("unknown state or kind")
+        if values["process"] is not None:
+            int(values["process"]["pid"])
+        started, ended, code = values["started"], values["ended"], values["code"]
+        return cls(
+            id=folder.name,
+            folder=folder,
+            kind=values["kind"],
+            title=str(values["title"]),
+            command=tuple(map(str, values["command"])),
+            cwd=str(values["cwd"]),
+            facts=dict(values["facts"]),
+            clean=tuple(inside(folder, path) for path in values["clean"]),
+            state=values["state"],
+            created=float(values["created"]),
+            queued=float(values["queued"]),
+            started=None if started is None else float(started),
+            ended=None if ended is None else float(ended),
+            code=None if code is None else int(code),
+            stop=bool(values["stop"]),
+            process=values["process"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of its file."""
+        values = {"format": 1, **vars(self)}
+        for name in ("id", "folder", "place"):
+            del values[name]
+        return values
+
+    @property
+    def stopping(self) -> bool:
+        """Whether its command is to be stopped and still runs."""
+        return self.state == "running" and self.stop
 
     @property
     def resumable(self) -> bool:
-        """Whether `Jobs.resume` can go on with it."""
+        """Whether `Jobs.resume` can resume it: it ended early, and its uploads are there."""
         ended_early = self.state in {"stopped", "failed"}
         return ended_early and all((self.folder / name).is_file() for name in self.clean)
 
+    def ended_as(self, state: State, code: int | None = None) -> Job:
+        """This job after the end of its command."""
+        return replace(self, state=state, ended=time.time(), code=code, stop=False, process=None)
+
     def command_line(self) -> str:
-        """What a user would type in its place."""
+        """The equivalent command line."""
         return shlex.join(["python", *self.command])
 
     def log_tail(self, characters: int = 4000) -> str:
-        """The end of what its command printed; progress bars as they stood last."""
+        """The end of the command's output; of a progress bar only its last state."""
         try:
             with (self.folder / LOG_FILE).open("rb") as stream:
                 stream.seek(0, os.SEEK_END)
@@ -99,132 +126,83 @@ class Job:
 
 
 class JobFiles:
-    """The folders of all jobs.
-
-    Args:
-        root: Holds them.
-    """
+    """The folders of all jobs below `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = Path(root).absolute()
 
-    def folder(self, name: str) -> Path:
-        """Where a job lies.
+    def folder(self, id: str) -> Path:  # noqa: A002 - a job's
+        """The folder of a job; raises JobError if that is not an id."""
+        if not _ID.fullmatch(id):
+            raise JobError(f"{id!r} is no job id: reload the page.")
+        return self.root / id
 
-        Raises:
-            JobError: That is no id.
-        """
-        if not _ID.fullmatch(name):
-            raise JobError(f"{name!r} is no job id: reload the page.")
-        return self.root / name
-
-    def read(self, name: str) -> Values:
-        """What a job's file says.
-
-        Raises:
-            JobError: It is missing or damaged.
-        """
+    def read(self, id: str) -> Job:  # noqa: A002
+        """A job from its file, its place in the queue aside; JobError if missing or damaged."""
+        folder = self.folder(id)
         try:
-            values = atomic_io.read_sealed(self.folder(name) / JOB_FILE)
-            self.job(name, values)
-            return {**values, "queued": float(values["queued"])}
+            return Job.from_json(folder, atomic_io.read_sealed(folder / JOB_FILE))
         except FileNotFoundError as error:
-            message = f"there is no job {name}: it may have been removed; reload the page."
+            message = f"there is no job {id}: it may have been removed; reload the page."
             raise JobError(message) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise JobError(f"the job {name} is damaged ({error!r}): remove its folder.") from error
+            raise JobError(f"the job {id} is damaged ({error!r}): remove its folder.") from error
 
-    def read_all(self) -> dict[str, Values]:
-        """What can be read, by id."""
-        found: dict[str, Values] = {}
+    def read_all(self) -> list[Job]:
+        """All readable jobs by id."""
+        jobs: list[Job] = []
         for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             if _ID.fullmatch(path.name):
                 with suppress(JobError):
-                    found[path.name] = self.read(path.name)
-        return found
+                    jobs.append(self.read(path.name))
+        return jobs
 
-    def write(self, name: str, values: Mapping[str, Any]) -> None:
+    def write(self, job: Job) -> None:
         """Replace a job's file."""
-        atomic_io.write_sealed(self.root / name / JOB_FILE, values)
+        atomic_io.write_sealed(job.folder / JOB_FILE, job.to_json())
 
-    def job(self, name: str, values: Mapping[str, Any], place: int = 0) -> Job:
-        """A job from what its file says; raises anything where that is damaged."""
-        if values["state"] not in get_args(State) or values["kind"] not in get_args(Kind):
-            raise ValueError("unknown state or kind")
-        if values["process"] is not None:
-            int(values["process"]["pid"])
-        folder = self.root / name
-        return Job(
-            id=name,
-            kind=values["kind"],
-            title=str(values["title"]),
-            command=tuple(map(str, values["command"])),
-            state=values["state"],
-            place=place,
-            created=float(values["created"]),
-            started=_seconds(values["started"]),
-            ended=_seconds(values["ended"]),
-            facts=dict(values["facts"]),
-            folder=folder,
-            code=None if values["code"] is None else int(values["code"]),
-            stopping=values["state"] == "running" and bool(values["stop"]),
-            clean=tuple(inside(folder, path) for path in values["clean"]),
-        )
+    def remove_uploads(self, job: Job) -> None:
+        """Remove the files that a job does not keep."""
+        for name in job.clean:
+            (job.folder / name).unlink(missing_ok=True)
 
-    def clean(self, name: str, values: Mapping[str, Any]) -> None:
-        """Remove a job's uploads."""
-        for file in values["clean"]:
-            (self.root / name / file).unlink(missing_ok=True)
-
-    def forget_prepared(self) -> None:
-        """Remove folders that were prepared for a job that never came, and their uploads."""
+    def remove_abandoned(self) -> None:
+        """Remove prepared folders whose job was never submitted."""
         for folder in self.root.iterdir():
             with suppress(OSError):
-                old = time.time() - folder.stat().st_mtime > _FORGOTTEN_SECONDS
+                old = time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS
                 if old and _ID.fullmatch(folder.name) and not (folder / JOB_FILE).exists():
                     shutil.rmtree(folder)
 
     def settle(self) -> None:
-        """End what a dead worker left running, and remove uploads that were kept long enough.
+        """Stop the jobs that a dead worker left running, and remove overdue uploads.
 
-        To be called while the queue is held and no other process is the worker.
+        Call it while the queue is held and no other process is the worker.
         """
-        for name, values in self.read_all().items():
-            if values["state"] == "running":
-                kill_leftover(values["process"])
-                self.write(name, {**values, **ended("stopped")})
-            elif self._is_overdue(values):
-                self.clean(name, values)
+        for job in self.read_all():
+            if job.state == "running":
+                kill_leftover(job.process)
+                self.write(job.ended_as("stopped"))
+            elif _is_overdue(job):
+                self.remove_uploads(job)
 
-    def is_due(self, name: str, values: Values) -> bool:
-        """Whether something is to be done about a job: it waits or runs, or its uploads must go."""
-        folder = self.folder(name)
-        return values["state"] in {"queued", "running"} or (
-            self._is_overdue(values) and any((folder / file).exists() for file in values["clean"])
-        )
-
-    @staticmethod
-    def _is_overdue(values: Values) -> bool:
-        return (
-            values["state"] in {"stopped", "failed"}
-            and time.time() - (values["ended"] or 0) > KEPT_SECONDS
+    def is_due(self, job: Job) -> bool:
+        """Whether a job needs attention: it waits or runs, or its uploads are overdue."""
+        return job.state in {"queued", "running"} or (
+            _is_overdue(job) and any((job.folder / name).exists() for name in job.clean)
         )
 
     def end_of_queue(self) -> float:
-        """The time of a job that comes now, in Unix seconds: later than that of any before it.
+        """Unix seconds of a job that is queued now, later than those before it.
 
-        The clock may have been set back since. To be called while the queue is held.
+        The clock may have been set back since. Call it while the queue is held.
         """
-        last: float = max((values["queued"] for values in self.read_all().values()), default=0.0)
-        return max(time.time(), last + _LATER_SECONDS)
+        last = max((job.queued for job in self.read_all()), default=0.0)
+        return max(time.time(), last + _CLOCK_SECONDS)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep others from changing a job for a moment.
-
-        Raises:
-            JobError: Somebody else does so for too long.
-        """
+        """Lock the queue for a change; JobError if another process holds it for too long."""
         try:
             with FileLock(self.root / ".lock", timeout=_LOCK_SECONDS):
                 yield
@@ -232,11 +210,11 @@ class JobFiles:
             raise JobError("another process holds the queue: try again in a minute.") from error
 
     def worker_lock(self, timeout: float) -> BaseFileLock:
-        """The lock of the one worker."""
+        """The lock that the worker holds as long as it lives."""
         return FileLock(self.root / ".worker.lock", timeout=timeout)
 
     def worker_lives(self) -> bool:
-        """Whether some process is the worker."""
+        """Whether a worker process lives."""
         try:
             with self.worker_lock(0):
                 return False
@@ -244,28 +222,21 @@ class JobFiles:
             return True
 
 
-def ended(state: State, code: int | None = None) -> Values:
-    """What changes in a job's file when its command has ended."""
-    return {"state": state, "ended": time.time(), "code": code, "stop": False, "process": None}
-
-
-def waiting(known: Mapping[str, Values]) -> list[str]:
-    """The ids of the queue, the next one first."""
-    names = [name for name, values in known.items() if values["state"] == "queued"]
-    return sorted(names, key=lambda name: (known[name]["queued"], name))
+def waiting(jobs: Sequence[Job]) -> list[Job]:
+    """The queue, the next job first."""
+    return sorted(
+        (job for job in jobs if job.state == "queued"), key=lambda job: (job.queued, job.id)
+    )
 
 
 def inside(folder: Path, path: str | Path) -> str:
-    """A file's name within a job's folder.
-
-    Raises:
-        JobError: It would lie elsewhere.
-    """
+    """A file's name within a job's folder; JobError if it is elsewhere."""
     whole = Path(os.path.normpath(folder / path))
     if not whole.is_relative_to(folder) or whole == folder:
         raise JobError(f"{path} is not in the job's folder: only files there are cleaned up.")
     return whole.relative_to(folder).as_posix()
 
 
-def _seconds(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _is_overdue(job: Job) -> bool:
+    ended_early = job.state in {"stopped", "failed"}
+    return ended_early and time.time() - (job.ended or 0) > KEPT_SECONDS

@@ -1,4 +1,4 @@
-"""Child processes that can be told from others, and ended with all that they started."""
+"""Background processes that can be identified, and ended with their own child processes."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ from typing import IO, Any
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter alone
 
 NICENESS = 15
-"""Of what is started here: it takes the processor time that answers for visitors leave.
+"""Background processes only take the processor time that the server's answers leave.
 
-It keeps all its threads and the way they wait: alone it is as fast as the same command in a shell,
-with the same bits. What is not niced takes nearly all from a server on the same cores, even with
-one thread: torch's threads spin as they wait for one another.
+Without it they take nearly all of the server's, even with one thread, because torch's threads spin
+while they wait for one another. Alone they are as fast as in a shell, with the same results.
 """
 
 _PACKAGES = Path(__file__).resolve().parents[2]
-_own: set[str] = set()
+_own: set[str] = set()  # variables of this process alone
 
 
 def set_for_this_process(name: str, value: str) -> None:
-    """Set a variable of the environment unless it is given; processes from `start` never get it."""
+    """Set an environment variable that processes from `start` do not get; a given value is kept."""
     if name not in os.environ:
         os.environ[name] = value
         _own.add(name)
 
 
 def start(command: Sequence[str], log: IO[bytes], cwd: Path) -> subprocess.Popen[bytes]:
-    """Start Python in a session of its own, in the background, where it finds our packages.
+    """Start Python in its own session, in the background, with these packages importable.
 
     Args:
-        command: What comes after the interpreter.
-        log: Where its output goes, errors and all, without delay.
-        cwd: Its working directory.
+        command: Arguments of the interpreter.
+        log: Gets its output and errors, unbuffered.
+        cwd: Working directory.
 
     Raises:
-        OSError: It cannot be started; the working directory is gone, say.
+        OSError: It cannot be started, for example because `cwd` is gone.
     """
     path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
     given = {name: value for name, value in os.environ.items() if name not in _own}
-    child = subprocess.Popen(  # noqa: S603 - callers compose the command, nobody else
+    child = subprocess.Popen(  # noqa: S603 - only callers compose the command
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -59,10 +58,10 @@ def start(command: Sequence[str], log: IO[bytes], cwd: Path) -> subprocess.Popen
 
 
 def _yield_processors(pid: int) -> None:
-    """Lower the priority of a process that has just got a session of its own.
+    """Lower the priority of a process and of its session.
 
-    Linux may share the processors out among sessions first (`autogroup` in sched(7)): a process's
-    niceness then counts within its session alone, and the session has one of its own.
+    Linux may divide processor time among sessions first (`autogroup` in sched(7)): a process's
+    niceness then only counts within its session, which has its own.
     """
     with suppress(OSError):  # it has ended already
         if hasattr(os, "setpriority"):
@@ -72,7 +71,7 @@ def _yield_processors(pid: int) -> None:
 
 
 def signal_group(pid: int, what: signal.Signals) -> None:
-    """Send a signal to a process that `start` started, and to all that it started in turn."""
+    """Send a signal to a process from `start` and to its child processes."""
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(pid, what)
@@ -81,14 +80,14 @@ def signal_group(pid: int, what: signal.Signals) -> None:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What tells a process from any other, before or after it; as JSON values."""
+    """JSON values that identify a process even after its number was reused."""
     return {"pid": pid, "birth": _birth(pid)}
 
 
 def kill_leftover(process: Mapping[str, Any] | None) -> None:
-    """Kill the group of a process if it still is the one that `identity` was asked about.
+    """Kill the group of a process if its `identity` still matches.
 
-    Where the system does not say when a process began, nothing is killed.
+    Without start times of processes, as outside of Linux, nothing is killed.
     """
     if process and (birth := process.get("birth")) and _birth(process["pid"]) == birth:
         signal_group(process["pid"], KILL)
@@ -97,7 +96,7 @@ def kill_leftover(process: Mapping[str, Any] | None) -> None:
 def _birth(pid: int) -> str | None:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        # The second field, the command's name in brackets, may hold anything.
+        # The second field, the command's name in brackets, may contain spaces and brackets.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None

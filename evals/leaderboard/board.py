@@ -1,7 +1,7 @@
-"""Leaderboards from run folders alone: who answers a set of tasks best, and how sure that is.
+"""Leaderboards from run folders: the ranking of methods on a set of tasks, with its uncertainty.
 
 A board holds the runs that answered the same records of the same tasks of one cluster in the same
-version. An entry of it is a method; its runs differ in the training seed alone.
+version. An entry of it is a method; its runs differ in the training seed only.
 """
 
 from __future__ import annotations
@@ -19,112 +19,70 @@ import numpy as np
 import numpy.typing as npt
 
 from cgclora.storage import atomic_io
-from evals.leaderboard.entry_names import entry_names
 from evals.methods import SINGLE
 from evals.runs.run_dir import RunError, find_runs
-from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, load
+from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, entry_names, load
 from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, over_tasks, p_values
 from evals.scoring.statistics import Estimate, Spread, holm, mean_of, ranks, spread, summarise
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
 
 REFERENCE = SINGLE
-"""Whom the seesaw compares with: one adapter a task, which shares nothing."""
+"""Reference of the seesaw: one adapter a task, which shares nothing."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """An entry's main score on one task, in [0, 1].
+    """An entry's main score on one task, in [0, 1]."""
 
-    Attributes:
-        estimate: Mean over the seeds, with item noise.
-        spread: Over the seeds: training noise.
-        replicates: [R], mean over the seeds on each shared resample.
-        seeds: The score of each run, in the order of the entry's folders.
-    """
-
-    estimate: Estimate
-    spread: Spread
-    replicates: npt.NDArray[np.float64]
-    seeds: tuple[float, ...]
+    estimate: Estimate  # mean over the seeds, with item noise
+    spread: Spread  # over the seeds: training noise
+    replicates: npt.NDArray[np.float64]  # [R] means over the seeds on each shared resample
+    seeds: tuple[float, ...]  # the score of each run, in the order of the entry's folders
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method on a board.
+    """One method on a board."""
 
-    Attributes:
-        name: Unique on the board: the method, with label and backbone where it takes them to tell
-            two entries apart.
-        method: What the manifest calls it.
-        label: See the manifest.
-        backbone: Name of the backbone; None when a server answered.
-        folders: Its run folders, one a seed.
-        seeds: Of the training, in the order of the folders; None where nothing was trained.
-        scores: By task, in the board's order.
-        overall: Mean over the tasks, in [0, 1], with item noise.
-        spread: Of the overall mean over the seeds.
-        rank: 1 + the number of entries whose interval lies wholly above this one's.
-        parameters: Trained values; None without an adapter.
-        total_rank: Ranks that are stored, see `AdapterConfig`.
-        active_rank: Ranks that one task uses.
-        training_seconds: Mean over the seeds; None where nothing was trained.
-        peak_memory: While answering in bytes, mean over the seeds; None if not known.
-        tokens_per_second: Answered, over all runs; None if not known.
-    """
-
-    name: str
-    method: str
+    name: str  # unique on the board, see `scored_run.entry_names`
+    method: str  # as in the manifest, like the label
     label: str
-    backbone: str | None
-    folders: tuple[str, ...]
+    backbone: str | None  # name of the backbone; None when a server answered
+    folders: tuple[str, ...]  # its run folders, one a seed
+    # Of the training, in the order of the folders; None where nothing was trained.
     seeds: tuple[int | None, ...]
-    scores: Mapping[str, TaskScore]
-    overall: Estimate
-    spread: Spread
-    rank: int
-    parameters: int | None
+    scores: Mapping[str, TaskScore]  # by task, in the board's order
+    overall: Estimate  # mean over the tasks, in [0, 1], with item noise
+    spread: Spread  # of the overall mean over the seeds
+    rank: int  # 1 + the number of entries whose interval lies wholly above this one's
+    parameters: int | None  # see `scored_run.Key`, like the two below
     total_rank: int | None
     active_rank: int | None
-    training_seconds: float | None
-    peak_memory: int | None
-    tokens_per_second: float | None
+    training_seconds: float | None  # mean over the seeds; None where nothing was trained
+    peak_memory: int | None  # in bytes while answering, mean over the seeds
+    tokens_per_second: float | None  # of answers, over all runs
 
 
 @dataclass(frozen=True)
 class Board:
-    """A table of methods that answered the same records.
+    """A table of methods that answered the same records."""
 
-    Attributes:
-        id: Short hash of what the entries have in common.
-        cluster: `medical` or `general`.
-        split: Part of the data, such as `test`.
-        tasks: In the order of `evals.tasks.TASKS`.
-        entries: The best first.
-    """
-
-    id: str
-    cluster: str
+    id: str  # short hash of the facts that the entries share
+    cluster: str  # see `scored_run.Place`, like the two below
     split: str | None
     tasks: tuple[TaskFacts, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...]  # the best first
 
 
 @dataclass(frozen=True)
 class Leaderboards:
-    """What was found in some folders.
+    """The boards of some folders, and the runs that are on none."""
 
-    Attributes:
-        boards: Medical before general, then those with the most records first.
-        unscored: Folders of runs without scores: `python -m evals score` gives them some.
-        damaged: Folder to the reason why it could not be read.
-        replaced: Folder of a run to that of the newer run with the same seed, which counts.
-    """
-
-    boards: tuple[Board, ...]
-    unscored: tuple[str, ...]
-    damaged: Mapping[str, str]
-    replaced: Mapping[str, str]
+    boards: tuple[Board, ...]  # medical before general, then those with the most records first
+    unscored: tuple[str, ...]  # folders of runs without scores
+    damaged: Mapping[str, str]  # reason by folder
+    replaced: Mapping[str, str]  # folder of the newer run of a seed, by the older run's
 
 
 class UnknownEntryError(UnknownNameError):
@@ -132,15 +90,11 @@ class UnknownEntryError(UnknownNameError):
 
 
 def boards(roots: Path | Sequence[Path]) -> Leaderboards:
-    """The leaderboards of all scored runs below some folders.
+    """The leaderboards of all scored runs below some folders, at any depth.
 
-    Runs are of one entry if they differ in the seed alone; of two with the same seed the newer one
-    counts, by the manifest's `created`. A run that answers tasks of two clusters stands on a board
-    of each. What is read stays in memory, see `scored_run.load`: a run whose content changes is
-    read again, and no other.
-
-    Args:
-        roots: Where to look, at any depth.
+    Runs that differ in the seed only are one entry; of two with the same seed the newer one counts,
+    by the manifest's `created`. A run with tasks of two clusters is on a board of each. Runs are
+    cached, see `scored_run.load`.
     """
     counted: dict[tuple[Place, Key, int | None], Scored] = {}
     unscored: list[str] = []
@@ -164,7 +118,7 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
 
 
 def _folders(roots: Sequence[Path]) -> list[Path]:
-    """Each run once, even where one root lies within another."""
+    """Each run folder once, even if one root lies within another."""
     folders: dict[Path, Path] = {}
     for root in roots:
         at = root.resolve()
@@ -184,7 +138,7 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
             made,
             key=lambda board: (
                 order.index(board.cluster),
-                # What says most about a cluster comes first.
+                # The most informative board of a cluster comes first.
                 -len(board.tasks),
                 -len(board.entries),
                 -sum(task.samples for task in board.tasks),
@@ -253,45 +207,46 @@ def _part(score: TaskScore) -> Part:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def restrict(
     board: Board, tasks: Collection[str] | None = None, entries: Collection[str] | None = None
 ) -> Board:
-    """A part of a board: means, intervals and ranks are those of the tasks and entries that stay.
+    """A part of a board, with means, intervals and ranks of its own.
 
-    It has the board's id and order of tasks. What an entry costs stays that of all tasks.
+    It keeps the board's id and order of tasks; costs of an entry stay those of all tasks.
 
     Args:
-        board: Of which.
-        tasks: Names of those that stay, at least one; None keeps all.
-        entries: Names of those that stay; None keeps all, and none may be left.
+        board: The whole board.
+        tasks: Names of the tasks to keep, at least one; None keeps all.
+        entries: Names of the entries to keep, possibly none; None keeps all.
 
     Raises:
         UnknownNameError: The board has no such task or entry.
-        ValueError: No task stays.
+        ValueError: No task is kept.
     """
-    kept = _chosen("task", [task.name for task in board.tasks], tasks)
-    stay = _chosen("entry", [entry.name for entry in board.entries], entries)
-    if not kept:
+    kept_tasks = _selected("task", [task.name for task in board.tasks], tasks)
+    kept_entries = _selected("entry", [entry.name for entry in board.entries], entries)
+    if not kept_tasks:
         raise ValueError("a board needs at least one task: name some, or None for all.")
     return replace(
         board,
-        tasks=tuple(task for task in board.tasks if task.name in kept),
-        entries=_ranked(_on(entry, kept) for entry in board.entries if entry.name in stay),
+        tasks=tuple(task for task in board.tasks if task.name in kept_tasks),
+        entries=_ranked(
+            _restricted(entry, kept_tasks) for entry in board.entries if entry.name in kept_entries
+        ),
     )
 
 
-def _chosen(kind: str, known: Sequence[str], wanted: Collection[str] | None) -> list[str]:
-    if unknown := [name for name in wanted or () if name not in known]:
-        raise UnknownNameError(kind, unknown[0], known)
-    return [name for name in known if wanted is None or name in wanted]
+def _selected(kind: str, names: Sequence[str], selection: Collection[str] | None) -> list[str]:
+    if unknown := [name for name in selection or () if name not in names]:
+        raise UnknownNameError(kind, unknown[0], names)
+    return [name for name in names if selection is None or name in selection]
 
 
-def _on(entry: Entry, tasks: Sequence[str]) -> Entry:
-    """The entry on some of its tasks."""
+def _restricted(entry: Entry, tasks: Sequence[str]) -> Entry:
     if len(tasks) == len(entry.scores):
         return entry
     scores = {name: entry.scores[name] for name in tasks}
@@ -303,19 +258,12 @@ def _on(entry: Entry, tasks: Sequence[str]) -> Entry:
 
 @dataclass(frozen=True)
 class Duel:
-    """One entry against another.
+    """One entry against another."""
 
-    Attributes:
-        won: Tasks on which it is better, with a p-value by Holm's rule over the tasks below 0.05.
-        ahead: Tasks on which its score is higher.
-        tasks: All tasks.
-        overall: The difference of the means over the tasks.
-    """
-
-    won: int
-    ahead: int
-    tasks: int
-    overall: Gain
+    won: int  # number of tasks on which it is better with p < 0.05 by Holm's rule over the tasks
+    ahead: int  # number of tasks on which its score is higher
+    tasks: int  # number of tasks
+    overall: Gain  # difference of the means over the tasks
 
 
 def find_entry(board: Board, name: str) -> Entry:
@@ -332,17 +280,13 @@ def find_entry(board: Board, name: str) -> Entry:
 
 
 def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]]:
-    """The seesaw: what each entry gains over the reference, by entry, then by task and `OVERALL`.
+    """The seesaw: each entry's gain over the reference, by entry, then by task and `OVERALL`.
 
-    The reference stands there too, with gains of 0. P-values are adjusted over the tasks within an
-    entry, not over the entries.
-
-    Args:
-        board: Where.
-        reference: See `find_entry`.
+    The reference itself has gains of 0. P-values are adjusted over the tasks within an entry, not
+    over the entries.
 
     Raises:
-        UnknownEntryError: It is not on the board.
+        UnknownEntryError: The reference is not on the board, see `find_entry`.
     """
     other = find_entry(board, reference)
     return {
@@ -354,7 +298,7 @@ def gains(board: Board, reference: str = REFERENCE) -> dict[str, dict[str, Gain]
 
 
 def wins(board: Board) -> dict[str, dict[str, Duel]]:
-    """Each entry against each other one: by the name of the first, then of the second."""
+    """Each entry against each other one, by the name of the first, then of the second."""
     duels: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
     for one, other in combinations(board.entries, 2):
         parts = [_difference(one.scores[task], other.scores[task]) for task in one.scores]
@@ -373,9 +317,9 @@ def wins(board: Board) -> dict[str, dict[str, Duel]]:
 
 
 def leaders(board: Board) -> dict[str, frozenset[str]]:
-    """For each task the best entry, and those that it does not beat; nobody on an empty board.
+    """For each task the best entry and those that are not worse with p < 0.05.
 
-    Holm's rule over the other entries: what is left out is worse than the best with p < 0.05.
+    P-values are adjusted by Holm's rule over the other entries. An empty board has no leaders.
     """
     if not board.entries:
         return {task.name: frozenset() for task in board.tasks}

@@ -1,7 +1,7 @@
-"""Two runs task by task: who answers better, and whether that may be chance.
+"""Two runs compared task by task, with intervals and tests.
 
-The replicates that stay with a run are enough for intervals and a bootstrap test. With the data the
-answers are scored anew, so that the test can be exact on the samples themselves.
+The replicates in the run folders are enough for intervals and a bootstrap test. With the data the
+answers are scored again, for a permutation test on the samples themselves.
 """
 
 from __future__ import annotations
@@ -25,25 +25,15 @@ Test = Literal["paired bootstrap", "paired permutation"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first run against the second.
+    """The first run against the second."""
 
-    Attributes:
-        first: What the first run is called.
-        second: What the second run is called.
-        tasks: On which both answered the same records.
-        scores: Main scores of the first and the second run by task and `OVERALL`, in [0, 1].
-        gains: First minus second, likewise; p-values by Holm's rule over the tasks.
-        test: Where the tasks' p-values come from; the overall one always is of the bootstrap.
-        left_out: Tasks that cannot be compared, and why.
-    """
-
-    first: str
+    first: str  # title of the first run
     second: str
-    tasks: tuple[TaskFacts, ...]
-    scores: Mapping[str, tuple[float, float]]
-    gains: Mapping[str, Gain]
-    test: Test
-    left_out: Mapping[str, str]
+    tasks: tuple[TaskFacts, ...]  # on which both answered the same records
+    scores: Mapping[str, tuple[float, float]]  # of both runs by task and `OVERALL`, in [0, 1]
+    gains: Mapping[str, Gain]  # first minus second, likewise; p-values by Holm's rule over tasks
+    test: Test  # of the tasks; the overall p-value is always of the bootstrap
+    left_out: Mapping[str, str]  # reason by task that cannot be compared
 
 
 def compare(
@@ -52,9 +42,9 @@ def compare(
     """Compare two scored runs on the tasks of which both answered the same records.
 
     Args:
-        first: Whose gain it is.
-        second: Over whom.
-        dataset: The records that both answered; None takes the replicates that stay with a run.
+        first: The run whose gain is measured.
+        second: The reference.
+        dataset: The answered records; None takes the replicates in the run folders.
         resamples: With a dataset: resamples of each task, and random swaps.
 
     Raises:
@@ -101,7 +91,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Measured:
-    """A task: the scores of both runs, the difference, and its replicates for the mean."""
+    """A task: the scores of both runs, their difference, and its replicates for the mean."""
 
     scores: tuple[float, float]
     gain: Gain
@@ -127,14 +117,14 @@ def _from_replicates(first: Run, second: Run, tasks: Sequence[TaskFacts]) -> lis
 def _from_samples(
     first: Run, second: Run, tasks: Sequence[TaskFacts], dataset: Dataset, resamples: int
 ) -> list[_Measured]:
-    from evals.runs.evaluate import pairs  # noqa: PLC0415 - imports torch, which few comparisons need
+    from evals.runs.evaluate import pairs  # noqa: PLC0415 - slow: imports torch
     from evals.scoring.metrics import get_metric  # noqa: PLC0415
 
     ours, theirs = pairs(first, dataset), pairs(second, dataset)
     measured = []
     for task in tasks:
         metric = get_metric(task.metric)
-        # Of both at once: the columns depend on the answers.
+        # Both at once, because the columns depend on the answers.
         rows = metric.statistics([*ours[task.name], *theirs[task.name]])
         one, other = rows[: task.samples], rows[task.samples :]
         draw = {"resamples": resamples, "seed": task_seed(task.name)}

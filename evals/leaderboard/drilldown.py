@@ -1,15 +1,15 @@
-"""The samples behind a score: what was said to each record, beside what another run said.
+"""Drill-down: the samples of a score, with the answers of one or two runs to each record.
 
-A run folder holds answers and ids of records, never their text. Where the data lies on this machine
-too, each answer stands beside its record's prompt and reference; records are shown only if their
-hash says that they are the ones that were answered.
+A run folder holds answers and ids of records, never their text. If the data is on this machine,
+each answer is shown with its record's prompt and reference, provided that the records' hash is that
+of the answered ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,47 +22,32 @@ from evals.runs.run_dir import Run
 Only = Literal["all", "wrong", "disagree", "won", "lost"]
 
 KINDS: tuple[Only, ...] = get_args(Only)
-"""Which samples: all; those that score below 1; and beside another run those with another answer,
-a higher score, a lower score than its own."""
+"""Filters: all samples; those that score below 1; and, compared with another run, those with a
+different answer, a higher score, a lower score."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """An answer to a record.
-
-    Attributes:
-        text: As it came.
-        items: What was read from it, as JSON; the text where nothing was read.
-        score: The record's own value of the task's main metric, in [0, 1]; None if not scored.
-        cut: Whether it reached its most tokens.
-    """
+    """An answer to a record."""
 
     text: str
-    items: str
-    score: float | None
-    cut: bool
+    items: str  # the parsed items as JSON; the text if there are none
+    score: float | None  # of this record by the task's main metric, in [0, 1]; None before scoring
+    cut: bool  # whether it reached its maximum of tokens
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A record with what was said to it.
-
-    Attributes:
-        task: Of the record.
-        id: Of the record.
-        said: By the run in question.
-        other: By the run that it is compared with; None without one, or if that did not answer.
-        record: Its prompt and reference; None where the data is not at hand.
-    """
+    """A record with the answers to it."""
 
     task: str
     id: str
-    said: Said
-    other: Said | None
-    record: Record | None
+    said: Said  # of the run
+    other: Said | None  # of the run that it is compared with
+    record: Record | None  # None if the data is not on this machine
 
     def is_among(self, only: Only) -> bool:
-        """Whether it is one of these samples, see `KINDS`."""
+        """Whether the sample passes a filter, see `KINDS`."""
         mine, theirs = self.said.score, self.other.score if self.other else None
         if only == "wrong":
             return mine is not None and mine < 1
@@ -77,30 +62,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class SamplesBehind:
-    """All samples of some tasks of a run.
+    """All samples of some tasks of a run."""
 
-    Attributes:
-        samples: In the order of the run.
-        problem: Why records are not shown; empty if they are.
-        other_data: Tasks whose records at hand are others than those that were answered.
-    """
-
-    samples: tuple[Sample, ...]
-    problem: str = ""
-    other_data: tuple[str, ...] = field(default=())
+    samples: tuple[Sample, ...]  # in the order of the run
+    problem: str = ""  # why records are not shown; empty if they are
+    other_data: tuple[str, ...] = ()  # tasks whose local records differ from the answered ones
 
     def count(self, only: Only) -> int:
-        """How many there are of a kind."""
+        """Number of samples that pass a filter."""
         return sum(sample.is_among(only) for sample in self.samples)
 
 
 def samples_behind(run: Run, tasks: Sequence[str], other: Run | None = None) -> SamplesBehind:
-    """The samples of some tasks of a run.
-
-    Args:
-        run: Whose.
-        tasks: Of which tasks; the run need not have all.
-        other: Whose answers stand beside.
+    """The samples of a run on some tasks, with the answers of another run beside them.
 
     Raises:
         RunError: The predictions of a run are missing or damaged.
@@ -108,29 +82,22 @@ def samples_behind(run: Run, tasks: Sequence[str], other: Run | None = None) -> 
     rows = [row for row in _rows(run) if row["task"] in tasks]
     theirs = {} if other is None else {(row["task"], row["id"]): row for row in _rows(other)}
     try:
-        known, problem = _records(str(run.manifest.get("split") or "")), ""
+        records, problem = _records(str(run.manifest.get("split") or "")), ""
     except DataError as error:
-        known, problem = {}, str(error)
+        records, problem = {}, str(error)
     facts = run.manifest["data"]["tasks"]
     differing = tuple(
         task
         for task in facts
-        if known and task in tasks and not _is_same(rows, task, known, facts[task]["hash"])
+        if records and task in tasks and not _is_same(rows, task, records, facts[task]["hash"])
     )
-    return SamplesBehind(
-        tuple(
-            Sample(
-                row["task"],
-                row["id"],
-                _said(row),
-                _said(theirs[key]) if (key := (row["task"], row["id"])) in theirs else None,
-                None if row["task"] in differing else known.get((row["task"], row["id"])),
-            )
-            for row in rows
-        ),
-        problem,
-        differing,
-    )
+    samples = []
+    for row in rows:
+        key = (row["task"], row["id"])
+        other_answer = _answer(theirs[key]) if key in theirs else None
+        record = None if row["task"] in differing else records.get(key)
+        samples.append(Sample(*key, _answer(row), other_answer, record))
+    return SamplesBehind(tuple(samples), problem, differing)
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
@@ -138,7 +105,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _said(row: Mapping[str, Any]) -> Said:
+def _answer(row: Mapping[str, Any]) -> Said:
     score = row.get("score")
     return Said(
         text=str(row["prediction"]),
@@ -151,12 +118,12 @@ def _said(row: Mapping[str, Any]) -> Said:
 def _is_same(
     rows: Sequence[Mapping[str, Any]],
     task: str,
-    known: Mapping[tuple[str, str], Record],
+    records: Mapping[tuple[str, str], Record],
     expected: str,
 ) -> bool:
-    """Whether the records at hand are those that were answered."""
-    found = [known.get((task, row["id"])) for row in rows if row["task"] == task]
-    return data_hash(record for record in found if record is not None) == expected
+    """Whether the local records of a task are the answered ones."""
+    local = [records.get((task, row["id"])) for row in rows if row["task"] == task]
+    return data_hash(record for record in local if record is not None) == expected
 
 
 def _records(split: str) -> Mapping[tuple[str, str], Record]:
@@ -169,13 +136,13 @@ def _records(split: str) -> Mapping[tuple[str, str], Record]:
         raise DataError("the run does not say which split it answered.")
     folder = data_folder(None)
     places = [folder, *(folder / family for family in FAMILIES)]
-    found = sorted(file for place in places for file in place.glob("*.json*"))
-    return _read(folder, split, tuple((file, file.stat().st_mtime_ns) for file in found))
+    files = sorted(file for place in places for file in place.glob("*.json*"))
+    return _read(folder, split, tuple((file, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=2)
 def _read(
-    folder: Path, split: str, _changed: tuple[tuple[Path, int], ...]
+    folder: Path, split: str, _file_versions: tuple[tuple[Path, int], ...]
 ) -> Mapping[tuple[str, str], Record]:
     dataset = read(folder, split=split, skip_bad=True, need_target=False)
     return {(record.task, record.id): record for record in dataset.records}

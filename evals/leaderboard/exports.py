@@ -7,19 +7,19 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from evals.leaderboard.board import REFERENCE, Board, Entry, UnknownEntryError, find_entry
+from evals.leaderboard.board import Board, Entry
 from evals.leaderboard.run_sources import Library
-from evals.leaderboard.tables import board_values
+from evals.leaderboard.tables import board_values, reference_name
 from evals.scoring.statistics import Estimate
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would compute."""
+"""First characters of a cell that a spreadsheet would compute."""
 
 
 def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
-    """A line an entry, in the order given, with the scores of some tasks.
+    """A line an entry, in the given order, with the scores of some tasks.
 
-    Unknown numbers are empty. A name that a spreadsheet would take for a formula gets a `'`.
+    Unknown numbers are empty. Names that a spreadsheet would take for formulas get a `'`.
     """
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
@@ -47,15 +47,11 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
 
 
 def board_as_json(board: Board, library: Library) -> dict[str, Any]:
-    """A board, or a part of one, as JSON values.
+    """A board, or a part of one, as JSON values, with gains over `REFERENCE`.
 
-    With what is gained over `REFERENCE`, if that is there; runs have the names of `Library.name`.
+    Runs are named by `Library.name`.
     """
-    try:
-        reference = find_entry(board, REFERENCE).name
-    except UnknownEntryError:
-        reference = None
-    values = board_values(board, reference)
+    values = board_values(board, reference_name(board))
     for entry in values["entries"]:
         entry["runs"] = [library.name(folder) for folder in entry.pop("folders")]
     return values
@@ -65,8 +61,8 @@ def _columns(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
 
-def _numbers(of: Estimate) -> list[float]:
-    return [of.value, of.low, of.high]
+def _numbers(estimate: Estimate) -> list[float]:
+    return [estimate.value, estimate.low, estimate.high]
 
 
 def _text(value: str) -> str:

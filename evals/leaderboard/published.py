@@ -1,4 +1,4 @@
-"""Scores that others published. They never stand in one ranking with runs of our own."""
+"""Scores published elsewhere, which are never ranked together with own runs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """A number from elsewhere.
-
-    Attributes:
-        method: What was done.
-        backbone: To which model.
-        cluster: Whose tasks.
-        score: Mean over its tasks, in [0, 1].
-        source: Where it is published.
-        note: What makes it another measurement.
-    """
+    """A published score."""
 
     method: str
     backbone: str
     cluster: str
-    score: float
+    score: float  # mean over the cluster's tasks, in [0, 1]
     source: str
-    note: str
+    note: str  # how its measurement differs
 
 
 _PROMPTCBLUE = "https://github.com/michael-wzhu/PromptCBLUE"

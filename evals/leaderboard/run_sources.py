@@ -1,4 +1,4 @@
-"""Run folders of two origins: those that are shipped, and those that were made here."""
+"""Run folders of two origins: shipped with the project, and made on this machine."""
 
 from __future__ import annotations
 
@@ -13,35 +13,23 @@ SHIPPED, LOCAL = "shipped", "local"
 
 @dataclass(frozen=True)
 class Library:
-    """Where runs lie.
-
-    Attributes:
-        shipped: Folder of those that came with the project.
-        local: Folder of those that were made on this machine; it need not exist.
-    """
+    """The two folders of runs."""
 
     shipped: Path
-    local: Path
+    local: Path  # need not exist
 
     def leaderboards(self, *, local: bool = True) -> Leaderboards:
-        """The boards of all runs, see `evals.leaderboard.board.boards`; nothing is read twice.
-
-        Args:
-            local: With those that were made here.
-        """
+        """The boards of all runs, or of the shipped ones only; see `board.boards`."""
         return boards([self.shipped, self.local] if local else self.shipped)
 
     def names(self) -> list[str]:
-        """Of all finished runs, scored or not; see `name`."""
+        """The names of all finished runs, scored or not; see `name`."""
         return [
             self.name(folder) for root in (self.shipped, self.local) for folder in find_runs(root)
         ]
 
     def name(self, folder: str | Path) -> str:
-        """Its origin and the way from there, such as `shipped/medical/cgc-lora/seed-0`.
-
-        So a run can be named without saying where on this machine it lies.
-        """
+        """A run's name without the folder's location: `shipped/medical/cgc-lora/seed-0`."""
         at = Path(folder).resolve()
         for origin, root in ((LOCAL, self.local), (SHIPPED, self.shipped)):
             if at.is_relative_to(root.resolve()):
@@ -54,8 +42,8 @@ class Library:
         Raises:
             RunError: There is none, or it is damaged.
         """
-        if name not in self.names():
-            raise RunError(f"no run is called {name!r}: choose one of {', '.join(self.names())}.")
+        if name not in (names := self.names()):
+            raise RunError(f"no run is called {name!r}: choose one of {', '.join(names)}.")
         origin, _, rest = name.partition("/")
         folder = (self.local if origin == LOCAL else self.shipped) / rest
         try:
@@ -63,14 +51,11 @@ class Library:
         except RunError as error:
             raise RunError(str(error).replace(str(folder), name)) from error
 
-    def is_local(self, of: Board | Entry) -> bool:
-        """Whether a run of an entry was made here; of a board, whether all its runs were."""
-        if isinstance(of, Board):
-            return all(map(self._is_all_local, of.entries))
-        return any(map(self._is_local, of.folders))
-
-    def _is_all_local(self, entry: Entry) -> bool:
-        return all(map(self._is_local, entry.folders))
+    def is_local(self, item: Board | Entry) -> bool:
+        """Whether any run of an entry was made here; of a board, whether all its runs were."""
+        if isinstance(item, Board):
+            return all(self._is_local(folder) for one in item.entries for folder in one.folders)
+        return any(map(self._is_local, item.folders))
 
     def _is_local(self, folder: str) -> bool:
         return self.name(folder).startswith(f"{LOCAL}/")

@@ -6,6 +6,7 @@ Scores are shown times 100, with the 95 % interval of item noise in brackets.
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,32 +26,23 @@ from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import Estimate
 
 BEST, CLOSE, SURE = "*", "~", "*"
-"""Marks of a task's best score, of one that it does not beat, and of a gain beyond chance."""
+"""Marks of a task's best score, of one that it does not beat, and of a significant gain."""
 
 UNKNOWN = "-"
-"""Of what is not known, or does not exist."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text.
+    """Cells of text."""
 
-    Attributes:
-        title: Of one line.
-        header: [C] names of the columns.
-        rows: [R][C] cells.
-        notes: Lines below the table.
-        words: So many columns, from the left, hold words; the others hold numbers.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    words: int = 1
+    title: str  # of one line
+    header: tuple[str, ...]  # [C] names of the columns
+    rows: tuple[tuple[str, ...], ...]  # [R][C] cells
+    notes: tuple[str, ...] = ()  # lines below the table
+    words: int = 1  # number of left-aligned columns, from the left; the others hold numbers
 
     def text(self) -> str:
-        """Aligned by the width of its characters in a terminal."""
+        """Plain text, aligned by the width of characters in a terminal."""
         lines = [tuple(map(_printable, line)) for line in (self.header, *self.rows)]
         widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
         body = [
@@ -64,7 +56,7 @@ class Table:
         return "\n".join([_printable(self.title), *body, *notes])
 
     def markdown(self) -> str:
-        """A heading, a table as GitHub reads it, and the notes."""
+        """Markdown of GitHub: a heading, a table and the notes."""
         rule = [":--" if place < self.words else "--:" for place in range(len(self.header))]
         escaped = [[_escaped(cell) for cell in line] for line in (self.header, *self.rows)]
         lines = [f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:])]
@@ -73,7 +65,7 @@ class Table:
 
 
 def width(text: str) -> int:
-    """Columns that a text takes in a terminal: two for a wide character, none for a mark on one."""
+    """Columns of a text in a terminal: two for wide characters, none for combining ones."""
     return sum(
         0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
         for one in text
@@ -86,7 +78,7 @@ def _padded(cell: str, columns: int, *, left: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without what would move a terminal's cursor: names come from files of anybody."""
+    """Without control characters, which names in run folders may contain."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
@@ -98,13 +90,13 @@ def _escaped(text: str) -> str:
 
 
 def board_tables(board: Board, reference: str | None = None) -> list[Table]:
-    """What the entries share, the ranking, the tasks and, with a reference, the seesaw."""
+    """The shared facts, the ranking, the scores by task and, with a reference, the seesaw."""
     tables = [facts_table(board), overall_table(board), task_table(board)]
     return tables if reference is None else [*tables, seesaw_table(board, reference)]
 
 
 def facts_table(board: Board) -> Table:
-    """What the entries of a board have in common, task by task."""
+    """The facts that the entries of a board share, by task."""
     return Table(
         _title(board, f"{len(board.tasks)} tasks, n {sum(task.samples for task in board.tasks):,}"),
         ("task", "metric", "metric version", "task version", "data", "n"),
@@ -121,7 +113,7 @@ def facts_table(board: Board) -> Table:
 
 
 def overall_table(board: Board) -> Table:
-    """The ranking by the mean over the tasks, with what each entry costs."""
+    """The ranking by the mean over the tasks, with the costs of each entry."""
     return Table(
         _title(board, f"mean over {len(board.tasks)} tasks"),
         (
@@ -166,11 +158,7 @@ def task_table(board: Board) -> Table:
         _title(board, "scores by task"),
         ("method", *tasks, "mean"),
         tuple(
-            (
-                entry.name,
-                *(cell(entry, task) for task in tasks),
-                _score(entry.overall.value),
-            )
+            (entry.name, *(cell(entry, task) for task in tasks), _score(entry.overall.value))
             for entry in board.entries
         ),
         (
@@ -181,11 +169,7 @@ def task_table(board: Board) -> Table:
 
 
 def seesaw_table(board: Board, reference: str) -> Table:
-    """What each method gains over the reference on each task.
-
-    Raises:
-        UnknownEntryError: The reference is not on the board.
-    """
+    """Each method's gain over the reference by task; UnknownEntryError if that is missing."""
     name = find_entry(board, reference).name
     gained = gains(board, reference)
     return Table(
@@ -204,7 +188,7 @@ def seesaw_table(board: Board, reference: str) -> Table:
 
 
 def published_table() -> Table:
-    """What others published, apart from all runs."""
+    """The scores published elsewhere."""
     return Table(
         "Published elsewhere, not to be ranked with the runs above",
         ("method", "backbone", "cluster", "score", "source", "note"),
@@ -219,21 +203,21 @@ def published_table() -> Table:
 def report(
     leaderboards: Leaderboards, reference: str | None = None, *, markdown: bool = False
 ) -> str:
-    """All boards, what was published elsewhere, and what was left out.
+    """All boards, the published scores, and the runs that are left out.
 
     Args:
-        leaderboards: What to show.
+        leaderboards: The boards.
         reference: Of the seesaw; None takes `REFERENCE` where it is on the board.
         markdown: Instead of text for a terminal.
 
     Raises:
-        UnknownEntryError: The reference that is asked for is on none of the boards.
+        UnknownEntryError: The given reference is on none of the boards.
     """
     references = _references(leaderboards, reference)
     tables = [
         table
         for board in leaderboards.boards
-        for table in board_tables(board, references.get(board.id))
+        for table in board_tables(board, references[board.id])
     ]
     shown = [
         table.markdown() if markdown else table.text() for table in (*tables, published_table())
@@ -242,10 +226,10 @@ def report(
 
 
 def values(leaderboards: Leaderboards, reference: str | None = None) -> dict[str, Any]:
-    """As `report`, as JSON values: all fields but the replicates, and scores in [0, 1]."""
+    """The content of `report` as JSON values, without replicates; scores in [0, 1]."""
     references = _references(leaderboards, reference)
     return {
-        "boards": [board_values(board, references.get(board.id)) for board in leaderboards.boards],
+        "boards": [board_values(board, references[board.id]) for board in leaderboards.boards],
         "published": [asdict(one) for one in PUBLISHED],
         "unscored": list(leaderboards.unscored),
         "damaged": dict(leaderboards.damaged),
@@ -254,7 +238,7 @@ def values(leaderboards: Leaderboards, reference: str | None = None) -> dict[str
 
 
 def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
-    """One board as JSON values, see `values`; with a reference also what is gained over it.
+    """A board as JSON values, see `values`, with the gains over a reference.
 
     Raises:
         UnknownEntryError: The reference is not on the board.
@@ -285,17 +269,18 @@ def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
     }
 
 
-def _references(leaderboards: Leaderboards, reference: str | None) -> dict[str, str]:
-    """The name of the reference on each board that has it, by the board's id."""
-    names: dict[str, str] = {}
-    missing: list[UnknownEntryError] = []
-    for board in leaderboards.boards:
-        try:
-            names[board.id] = find_entry(board, REFERENCE if reference is None else reference).name
-        except UnknownEntryError as error:
-            missing.append(error)
-    if reference is not None and missing and not names:
-        raise missing[0]
+def reference_name(board: Board, reference: str | None = None) -> str | None:
+    """The name of the reference, by default `REFERENCE`; None if the board does not have it."""
+    with suppress(UnknownEntryError):
+        return find_entry(board, REFERENCE if reference is None else reference).name
+    return None
+
+
+def _references(leaderboards: Leaderboards, reference: str | None) -> dict[str, str | None]:
+    """The reference's name by board id."""
+    names = {board.id: reference_name(board, reference) for board in leaderboards.boards}
+    if reference is not None and names and not any(names.values()):
+        find_entry(leaderboards.boards[0], reference)  # raises, with the names that exist
     return names
 
 
@@ -319,7 +304,7 @@ def _left_out(leaderboards: Leaderboards, *, markdown: bool) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Two runs task by task."""
+    """A comparison of two runs by task."""
     metrics = {task.name: task.metric for task in comparison.tasks}
     return Table(
         f"A: {comparison.first}   B: {comparison.second}",

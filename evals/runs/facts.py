@@ -1,4 +1,4 @@
-"""Where a run's numbers come from, in few words: what a reader asks before believing them."""
+"""A summary of a run's manifest: the provenance of its numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from evals.runs.run_dir import Run
 
-_AS_THEY_ARE = (
+_COPIED = (
     *("method", "label", "seed", "split", "prompt", "recipe", "learning_rate", "dev_losses"),
     *("trainable_parameters", "total_rank", "active_rank", "training_seconds"),
     *("seconds", "tokens", "peak_memory", "decoding", "created", "code", "versions", "hardware"),
@@ -15,19 +15,18 @@ _AS_THEY_ARE = (
 
 
 def run_facts(run: Run) -> dict[str, Any]:
-    """The manifest's facts without its bulk, as JSON values; what it does not say is None.
+    """A short form of the manifest as JSON values, without paths; missing facts are None.
 
-    `backbone` has name and fingerprint; `data` the name of the source, its hash and, by task, the
-    number of records, their hash and the task's version; `adapters` for each the tasks that it
-    answered, the hash of its weights, the commit it was trained at, its steps and its dev loss;
-    `scores` the main score by task, None before scoring. The others are as in
-    `evals.runs.run_dir`, and no folder is named.
+    `backbone` has name and fingerprint; `data` the source's name, its hash and, by task, number and
+    hash of the records and the task's version; `adapters` for each its tasks, the hash of its
+    weights, the commit of its training, its steps and dev loss; `scores` the main score by task,
+    None before scoring. The other fields are as in `evals.runs.run_dir`.
     """
     manifest = run.manifest
     data = _mapping(manifest.get("data"))
     versions = _mapping(manifest.get("tasks"))
     return {
-        **{name: manifest.get(name) for name in _AS_THEY_ARE},
+        **{name: manifest.get(name) for name in _COPIED},
         "backbone": manifest.get("backbone"),
         "data": {
             "name": data.get("name"),
@@ -42,12 +41,12 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _adapter(found: Mapping[str, Any]) -> dict[str, Any]:
-    manifest = _mapping(found.get("manifest"))
+def _adapter(facts: Mapping[str, Any]) -> dict[str, Any]:
+    manifest = _mapping(facts.get("manifest"))
     training = _mapping(manifest.get("training"))
     weights = _mapping(_mapping(manifest.get("files")).get("adapter.safetensors"))
     return {
-        "tasks": found.get("tasks"),
+        "tasks": facts.get("tasks"),
         "sha256": weights.get("sha256"),
         "code": manifest.get("code"),
         "steps": training.get("steps"),
@@ -61,5 +60,5 @@ def _main(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """The value if it is a mapping: a manifest may come from anybody."""
+    """The value if it is a mapping: manifests of other programs may have other types."""
     return value if isinstance(value, Mapping) else {}

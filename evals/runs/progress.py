@@ -1,4 +1,4 @@
-"""How far a run is, for those who watch: read without its lock, and nothing is changed."""
+"""Progress of a run, read without its lock and without changing anything."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from evals.runs.run_dir import (
     ANSWERS_FILE,
     IDENTITY_FILE,
     MANIFEST_FILE,
-    METRICS_FILE,
     partial_folder,
 )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        tasks: For each task the records that are answered, and of how many.
-        seconds_left: Of answering, as the run's log has it; None before anything is known of it.
-    """
-
-    tasks: Mapping[str, tuple[int, int]]
-    seconds_left: float | None
+    tasks: Mapping[str, tuple[int, int]]  # answered records and all records, by task
+    seconds_left: float | None  # of answering, from the run's log; None while unknown
 
     @property
     def done(self) -> int:
@@ -42,13 +36,7 @@ class Progress:
 
 
 def read_progress(run: Path) -> Progress | None:
-    """How far a run is that is being answered, or was when it was cut short; None otherwise.
-
-    Answers that were left beside the finished run count for nothing.
-
-    Args:
-        run: The folder that it will have.
-    """
+    """Progress of an unfinished run by the folder that it will have; None if there is none."""
     folder = partial_folder(run)
     if (run / MANIFEST_FILE).exists():
         return None
@@ -57,13 +45,8 @@ def read_progress(run: Path) -> Progress | None:
         totals = {task: int(facts["records"]) for task, facts in identity["data"]["tasks"].items()}
         counts = Counter(json.loads(line)[0] for line in whole_lines(folder / ANSWERS_FILE))
         log = [json.loads(line) for line in whole_lines(folder / LOG_FILE)]
-        left = log[-1].get("seconds_left") if log else None
+        seconds_left = log[-1].get("seconds_left") if log else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     tasks = {task: (min(counts[task], total), total) for task, total in totals.items()}
-    return Progress(tasks, left)
-
-
-def is_scored(run: Path) -> bool:
-    """Whether a run is finished and has its scores."""
-    return (run / METRICS_FILE).exists()
+    return Progress(tasks, seconds_left)

@@ -1,42 +1,41 @@
-"""A run on disk: who answered which records, what was said, and how it scored.
+"""A run on disk: which method answered which records, its answers and its scores.
 
-    manifest.json         who answered what, how and where, and the hashes of the other files
-    predictions.parquet   a row for each record; never the dataset's text
-    metrics.json          the scores of each task with their item noise, once it has been scored
-    replicates.parquet    each task's main score on shared resamples of its records: with them two
+    manifest.json         method, data, engine and hardware, and the hashes of the other files
+    predictions.parquet   a row for each record, without the dataset's text
+    metrics.json          the scores of each task with their item noise, once it is scored
+    replicates.parquet    each task's main score on shared resamples of its records, from which two
                           runs are compared record by record without the data
-    log.jsonl             what happened when
+    log.jsonl             progress over time
 
-While answers still come in they stand in a folder beside it, named `<run>.partial`, a line an
-answer, each with a checksum: a damaged line is passed over, and its record asked again. So a run
-folder is always whole: made at the end, in one swap, and so is every rescoring.
+While answers come in, a folder beside it, `<run>.partial`, has a line an answer with a checksum; a
+damaged line is ignored and its record answered again. The run folder itself is made in one swap at
+the end, and so is every rescoring: it is always complete.
 
 Fields of the manifest:
 
     format            version of this layout
-    method            what the leaderboard calls it, such as `CGC-LoRA`
-    label             what tells runs of one method apart, such as `seed 1`; may be empty
+    method            name on the leaderboard, such as `CGC-LoRA`
+    label             tells runs of one method apart, such as `seed 1`; may be empty
     seed              of the training; null where nothing was trained
-    split             which part of the data was answered, such as `test`
-    prompt            how records became prompts, see `evals.runs.evaluate.PROMPTS`
+    split             the part of the data, such as `test`
+    prompt            see `evals.runs.evaluate.PROMPTS`
     backbone          name and fingerprint of the backbone; null for a remote engine
     adapters          each adapter's manifest, and the tasks that it answered
     trainable_parameters, total_rank, active_rank
-                      of the adapter, summed over several (active rank: the largest); null
-                      without any
+                      summed over the adapters (active rank: the largest); null without any
     training_seconds  summed over the adapters; null without any
-    data              name of the source, its hash, and for each task records and hash
+    data              name and hash of the source, and for each task number and hash of records
     tasks             for each task its version and the hash of its prompts
-    decoding          most tokens and stop texts of each task, and what the engine adds
-    seconds, tokens   of answering: wall time, and tokens generated
-    peak_memory       while answering, in bytes: of the process, or on a GPU of its tensors
+    decoding          the engine's settings
+    seconds, tokens   of answering: wall time and generated tokens
+    peak_memory       while answering, in bytes: of the process, or of its tensors on a GPU
     created, code, versions, hardware
                       see `cgclora.storage.provenance`
     files             sha256 of the other files
     seal              sha256 of the other fields, see `cgclora.storage.atomic_io.write_sealed`
 
-Columns of the predictions: task, id, prediction, finish, tokens, and once scored parsed (the items
-read from the answer, as JSON) and score (the record's own value of the task's main metric).
+Columns of the predictions: task, id, prediction, finish, tokens, and after scoring parsed (the
+answer's items as JSON) and score (of the record, by the task's main metric).
 """
 
 from __future__ import annotations
@@ -72,55 +71,37 @@ _AGAIN = "fetch the run again, or predict anew"
 
 
 class RunError(RuntimeError):
-    """A run folder that cannot be made, read or gone on with; the message says why."""
+    """A run folder that cannot be made, read or resumed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was said to one record.
-
-    Attributes:
-        task: The record's task.
-        id: The record's id within its data.
-        prediction: The answer, as it came.
-        finish: Why it ended: `end`, `stop` or `length`.
-        tokens: Tokens generated.
-    """
+    """The answer to a record."""
 
     task: str
-    id: str
+    id: str  # of the record in its data
     prediction: str
-    finish: str
-    tokens: int
+    finish: str  # why it ended: `end`, `stop` or `length`
+    tokens: int  # generated
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-        folder: Where it lies.
-        manifest: See the module's text.
-        metrics: For each task its scores, see `evals.runs.evaluate.score`; None before scoring.
-    """
+    """A finished run."""
 
     folder: Path
-    manifest: Mapping[str, Any]
-    metrics: Mapping[str, Any] | None
+    manifest: Mapping[str, Any]  # see the module's text
+    metrics: Mapping[str, Any] | None  # by task, see `evals.runs.evaluate.score`; None unscored
 
     def predictions(self) -> pd.DataFrame:
-        """A row for each record, see the module's text.
-
-        Raises:
-            RunError: The file is missing or damaged.
-        """
+        """A row for each record, see the module's text; RunError if the file is damaged."""
         import pandas as pd  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
 
         # Arrow's threads and a Python file may abort the process as it ends (apache/arrow#34314).
         return pd.read_parquet(io.BytesIO(self._content(PREDICTIONS_FILE)), use_threads=False)
 
     def replicates(self) -> dict[str, npt.NDArray[np.float32]]:
-        """For each task its main score on each of the first shared resamples, [R].
+        """The main score on each of the first shared resamples, [R], by task.
 
         Raises:
             RunError: The run has not been scored, or the file is missing or damaged.
@@ -144,18 +125,18 @@ class Run:
 
 
 class Unfinished:
-    """The answers of a run that is under way, in a folder beside its own.
+    """The answers of an unfinished run, in a folder beside its own.
 
     Args:
-        run: The folder that the finished run will have.
-        identity: What the run is: a folder of another identity is not gone on with.
+        run: The folder of the finished run.
+        identity: Facts of the run; a folder with other ones is not resumed.
 
     Attributes:
         done: The predictions so far, by task and id.
-        seconds: Spent on them, over all processes that worked on the run.
+        seconds: Time spent on them by all processes.
 
     Raises:
-        RunError: The run is finished already, is another one, or another process works on it.
+        RunError: The run is finished, is another one, or another process works on it.
     """
 
     def __init__(self, run: str | Path, identity: Mapping[str, Any]) -> None:
@@ -184,11 +165,11 @@ class Unfinished:
         self.close()
 
     def close(self) -> None:
-        """Let other processes go on with it."""
+        """Release the lock for other processes."""
         self._lock.lock.release()
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Keep these answers, whatever happens next."""
+        """Save answers to disk."""
         lines = []
         for one in predictions:
             self.done[one.task, one.id] = one
@@ -201,10 +182,10 @@ class Unfinished:
         """Add a line to the run's log.
 
         Args:
-            done: Records answered so far.
+            done: Number of answered records.
             seconds: Since the line before, or since this process began to answer.
-            left: Seconds until the last answer, of all runs that are answered together, see
-                `evals.runs.time_left`; None before anything is known of it.
+            left: Seconds until the last answer of all runs that are answered together, see
+                `evals.runs.time_left`; None while unknown.
         """
         self.seconds += seconds
         line = {
@@ -220,8 +201,8 @@ class Unfinished:
         """Make the run folder and remove this one.
 
         Args:
-            manifest: All but format and files.
-            order: Task and id of every record, in the order that the rows shall have.
+            manifest: Without format and files.
+            order: Task and id of every record, in the order of the rows.
         """
         names = Prediction.__dataclass_fields__
         columns = {name: [getattr(self.done[key], name) for key in order] for name in names}
@@ -244,10 +225,7 @@ class Unfinished:
 
 
 def discard_answers(run: Path) -> None:
-    """Remove the answers that a process left beside the run that it had made of them.
-
-    It was killed in the moment between; where one still works there, nothing is done.
-    """
+    """Remove the answers that a killed process left beside its finished run, unless locked."""
     folder = partial_folder(run)
     if not folder.is_dir() or not (run / MANIFEST_FILE).exists():
         return
@@ -256,33 +234,29 @@ def discard_answers(run: Path) -> None:
 
 
 def partial_folder(run: Path) -> Path:
-    """Where the answers of a run stand while they come in."""
+    """The folder of an unfinished run's answers."""
     return run.with_name(f"{run.name}.partial")
 
 
 def _held(folder: Path, run: Path) -> AcquireReturnProxy[Any]:
-    """The lock of the folder of a run's answers.
-
-    Raises:
-        RunError: Another process has it.
-    """
+    """Lock the folder of a run's answers; RunError if another process holds it."""
     return atomic_io.acquire(
         folder / ".lock", RunError(f"another process works on {run}: wait for it.")
     )
 
 
 def _empty(folder: Path) -> None:
-    """Remove what is ours of the folder of a run's answers, and what a killed process left."""
+    """Remove the files of an unfinished run, and its folder if that is empty then."""
     names = {ANSWERS_FILE, atomic_io.LOG_FILE, IDENTITY_FILE, ".lock"}
     for path in folder.iterdir():
         if path.name in names or atomic_io.is_temporary(path):
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # something of the user's lies there too
+    with suppress(OSError):  # it holds other files
         folder.rmdir()
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file, after cutting off what a crash left of its last one."""
+    """The lines of a file, after cutting off an incomplete last one."""
     content = path.read_bytes() if path.exists() else b""
     if (whole := content.rfind(b"\n") + 1) < len(content):
         with path.open("r+b") as stream:
@@ -291,26 +265,26 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _check(values: Any) -> int:
-    """A checksum of JSON values, which shows whether a line is the one that was written."""
+    """A checksum of JSON values, to detect damaged lines."""
     return zlib.crc32(json.dumps(values).encode())
 
 
 def _prediction(line: str) -> Prediction | None:
-    """The answer of a line; None where it is damaged. Lines used to have no checksum."""
+    """The answer of a line; None if it is damaged. Lines of older versions have no checksum."""
     try:
         values = json.loads(line)
-        found = Prediction(*values[:5])
+        prediction = Prediction(*values[:5])
     except (ValueError, TypeError):
         return None
-    whole = isinstance(values, list) and values[5:] in ([], [_check(values[:5])])
-    return found if whole else None
+    is_whole = isinstance(values, list) and values[5:] in ([], [_check(values[:5])])
+    return prediction if is_whole else None
 
 
 def read_run(folder: str | Path) -> Run:
-    """A finished run; its predictions are read, and checked, when they are asked for.
+    """Read a finished run; its predictions are read and checked on use.
 
     Raises:
-        RunError: The folder is no run, is damaged, or has a newer format.
+        RunError: The folder is not a run, is damaged, or has a newer format.
     """
     folder = Path(folder)
     atomic_io.recover_folder(folder)
@@ -333,21 +307,18 @@ def read_run(folder: str | Path) -> Run:
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """The folders of finished runs below a folder, sorted by path.
-
-    A run that a process was killed in replacing gets its name back.
-    """
-    found = set()
+    """The folders of finished runs below a folder, sorted; interrupted replacements are undone."""
+    folders = set()
     for folder in [path.parent for path in Path(root).rglob(MANIFEST_FILE)]:
         if name := atomic_io.replaced_name(folder):
             target = folder.with_name(name)
-            with suppress(OSError):  # nothing can be changed there
+            with suppress(OSError):  # the folder is read-only
                 atomic_io.recover_folder(target)
-            found.add(target)
+            folders.add(target)
         else:
-            found.add(folder)
-    wanted = (MANIFEST_FILE, PREDICTIONS_FILE)
-    return sorted(one for one in found if all((one / name).exists() for name in wanted))
+            folders.add(folder)
+    required = (MANIFEST_FILE, PREDICTIONS_FILE)
+    return sorted(one for one in folders if all((one / name).exists() for name in required))
 
 
 def write_scores(
@@ -356,13 +327,13 @@ def write_scores(
     replicates: Mapping[str, npt.NDArray[np.float32]],
     columns: Mapping[str, Sequence[Any]],
 ) -> Run:
-    """Give a run its metrics, and its predictions the columns `parsed` and `score`.
+    """Add scores to a run, whose folder is replaced in one swap.
 
     Args:
-        run: Which one; its folder is replaced in one swap.
-        metrics: For each task its scores.
-        replicates: For each task its main score on the shared resamples, [R].
-        columns: A value for each row of the predictions.
+        run: The run.
+        metrics: Scores by task.
+        replicates: The main score on the shared resamples, [R], by task.
+        columns: `parsed` and `score` for each row of the predictions.
 
     Raises:
         RunError: The predictions are damaged.
@@ -389,7 +360,7 @@ def _write(folder: Path, manifest: Mapping[str, Any], content: Mapping[str, byte
 
 
 def _parquet(columns: Mapping[str, Any]) -> bytes:
-    """The same rows always give the same bytes."""
+    """Columns as a parquet file; equal columns give equal bytes."""
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and a leaderboard needs no rows
     import pyarrow.parquet as pq  # noqa: PLC0415
 

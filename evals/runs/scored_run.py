@@ -1,4 +1,4 @@
-"""A scored run as a leaderboard needs it: read once, checked, and split by cluster."""
+"""Scored runs for leaderboards: checked, cached, and split by cluster."""
 
 from __future__ import annotations
 
@@ -17,113 +17,102 @@ from cgclora.storage import atomic_io
 from evals.runs.run_dir import MANIFEST_FILE, Run, RunError, read_run
 from evals.tasks import TASKS, get_task
 
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, str)
 
 UNREADABLE = (
     *(RunError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     NotImplementedError,  # a column of a type that pyarrow cannot hand over
 )
-"""What `load` may raise of a folder that another program wrote, or a hand edited."""
+"""What `load` may raise for a folder that another program wrote or that was edited by hand."""
+
+_DISTINCTIONS = {
+    "prompt": "prompt",
+    "total_rank": "rank",
+    "active_rank": "active rank",
+    "parameters": "parameters",
+    "recipe": "recipe",
+    "fingerprint": "backbone",
+}
+"""Fields of a key that tell entries of one method, label and backbone apart, with their words."""
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a board's entries have in common on one task.
-
-    Attributes:
-        name: The task.
-        metric: Name of its main metric.
-        samples: Records answered.
-        data: Hash of these records.
-        version: Of the task.
-        metric_version: Of the metric, with the libraries that it rests on.
-    """
+    """The facts of a task that all entries of a board share."""
 
     name: str
-    metric: str
-    samples: int
-    data: str
-    version: str
-    metric_version: str = ""
+    metric: str  # its main metric
+    samples: int  # number of answered records
+    data: str  # hash of these records
+    version: str  # of the task
+    metric_version: str = ""  # of the metric and its libraries
 
 
 @dataclass(frozen=True)
 class Key:
-    """What the runs of one method have in common, whatever their seeds.
+    """The facts that the runs of one entry share, whatever their seeds."""
 
-    Attributes:
-        method: What the manifest calls it.
-        label: See the manifest; may be empty.
-        backbone: Name of the backbone; empty when a server answered.
-        prompt: One of `evals.runs.evaluate.PROMPTS`.
-        total_rank: Ranks that are stored, see `AdapterConfig`; None without an adapter.
-        active_rank: Ranks that one task uses.
-        parameters: Trained values.
-        recipe: Hash of the recipe; empty without one.
-        fingerprint: Of the backbone.
-    """
-
-    method: str
+    method: str  # as in the manifest, like the label
     label: str
-    backbone: str
-    prompt: str
-    total_rank: int | None
-    active_rank: int | None
-    parameters: int | None
-    recipe: str
-    fingerprint: str
+    backbone: str  # name of the backbone; empty when a server answered
+    prompt: str  # one of `evals.runs.evaluate.PROMPTS`
+    total_rank: int | None  # stored rank; None without an adapter, like the two below
+    active_rank: int | None  # rank that one task uses
+    parameters: int | None  # trainable parameters
+    recipe: str  # hash of the recipe; empty without one
+    fingerprint: str  # of the backbone
 
 
 @dataclass(frozen=True)
 class Place:
-    """What runs must have in common to stand on one board.
+    """The facts that the runs of one board share."""
 
-    Attributes:
-        cluster: `medical` or `general`.
-        split: Part of the data, such as `test`.
-        tasks: In the order of `evals.tasks.TASKS`.
-        resamples: Number of replicates, R.
-    """
-
-    cluster: str
-    split: str | None
-    tasks: tuple[TaskFacts, ...]
-    resamples: int
+    cluster: str  # `medical` or `general`
+    split: str | None  # part of the data, such as `test`
+    tasks: tuple[TaskFacts, ...]  # in the order of `evals.tasks.TASKS`
+    resamples: int  # number of replicates, R
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A run on the tasks of one cluster. Equal to itself alone: what is read once is the same.
-
-    Attributes:
-        folder: Where it lies.
-        place: The board that it stands on.
-        key: The entry of that board.
-        seed: Of the training; None where nothing was trained.
-        created: When, in ISO 8601, UTC.
-        values: [T] main scores, in [0, 1].
-        replicates: [T, R] main scores on shared resamples.
-        training_seconds: Of this cluster's adapters; None where nothing was trained.
-        peak_memory: While answering in bytes; None if not known.
-        tokens: Generated.
-        seconds: Of answering.
-    """
+    """A run on the tasks of one cluster; compared by identity, since runs are cached."""
 
     folder: str
-    place: Place
-    key: Key
-    seed: int | None
-    created: str
-    values: tuple[float, ...]
-    replicates: npt.NDArray[np.float32]
-    training_seconds: float | None
-    peak_memory: float | None
-    tokens: float
-    seconds: float
+    place: Place  # its board
+    key: Key  # its entry on the board
+    seed: int | None  # of the training; None where nothing was trained
+    created: str  # in ISO 8601, UTC
+    values: tuple[float, ...]  # [T] main scores, in [0, 1]
+    replicates: npt.NDArray[np.float32]  # [T, R] main scores on shared resamples
+    training_seconds: float | None  # of this cluster's adapters; None where nothing was trained
+    peak_memory: float | None  # in bytes while answering; None if unknown
+    tokens: float  # generated
+    seconds: float  # of answering
+
+
+def entry_names(keys: Sequence[Key]) -> list[str]:
+    """Unique names of a board's entries: the method, with what tells it apart from others of it."""
+    names = [key.method for key in keys]
+    for field in ("label", "backbone"):
+        values = [getattr(key, field) for key in keys]
+        if len(set(values)) > 1:
+            names = [
+                f"{name} · {one}".rstrip(" ·") for name, one in zip(names, values, strict=True)
+            ]
+    for field, word in _DISTINCTIONS.items():
+        values = [str(getattr(key, field))[:12] for key in keys]
+        sharers: dict[str, set[str]] = defaultdict(set)
+        for name, one in zip(names, values, strict=True):
+            sharers[name].add(one)
+        names = [
+            f"{name} · {word} {one}" if len(sharers[name]) > 1 else name
+            for name, one in zip(names, values, strict=True)
+        ]
+    return names
 
 
 def task_facts(run: Run) -> dict[str, TaskFacts]:
-    """What another run must have in common with this one to be compared on a task, by task.
+    """By task, the facts that another run must share to be compared with this one.
 
     Raises:
         RunError: The run has not been scored, or lacks some of the facts.
@@ -152,34 +141,33 @@ def task_facts(run: Run) -> dict[str, TaskFacts]:
 def load(folder: Path) -> tuple[Scored, ...] | None:
     """A run, cluster by cluster; None if it has no scores.
 
-    What was read stays in memory under the hash of the manifest, which holds the hashes of the
-    run's other files: as long as the manifest is the same, nothing else is read again.
+    Runs are cached by the hash of their manifest, which has the hashes of the other files.
 
     Raises:
-        RunError: It is damaged.
-        Exception: Any other of `UNREADABLE`, if it is no run of ours.
+        RunError: The run is damaged.
+        Exception: Another one of `UNREADABLE`, if the folder is not a run.
     """
-    mark = _mark(folder)
+    version = _manifest_hash(folder)
     try:
-        return _read(folder, mark)
+        return _read(folder, version)
     except RunError:
-        now = _mark(folder)
-        if now == mark:
+        now = _manifest_hash(folder)
+        if now == version:
             raise
-        return _read(folder, now)  # it was scored anew in between
+        return _read(folder, now)  # it was scored meanwhile
 
 
-def _mark(folder: Path) -> str:
+def _manifest_hash(folder: Path) -> str:
     return atomic_io.sha256((folder / MANIFEST_FILE).read_bytes())
 
 
 @lru_cache(maxsize=4096)
-def _read(folder: Path, mark: str) -> tuple[Scored, ...] | None:
-    """As `load`; a RunError too if the manifest has not this hash."""
+def _read(folder: Path, version: str) -> tuple[Scored, ...] | None:
+    """As `load`; RunError also if the manifest does not have this hash."""
     run = read_run(folder)
     facts = None if run.metrics is None else task_facts(run)
     drawn = {} if facts is None else run.replicates()
-    if _mark(folder) != mark:
+    if _manifest_hash(folder) != version:
         raise RunError(f"{folder} changed while it was read: try again.")
     if facts is None:
         return None
@@ -187,7 +175,7 @@ def _read(folder: Path, mark: str) -> tuple[Scored, ...] | None:
     of_cluster: dict[str, list[TaskFacts]] = defaultdict(list)
     for task in sorted(map(get_task, facts), key=lambda task: order[task.name]):
         of_cluster[task.cluster].append(facts[task.name])
-    return tuple(_scored(run, cluster, own, drawn) for cluster, own in of_cluster.items())
+    return tuple(_scored(run, cluster, tasks, drawn) for cluster, tasks in of_cluster.items())
 
 
 def _scored(
@@ -204,44 +192,40 @@ def _scored(
     sizes = _sizes(manifest, {task.name for task in tasks})
     return Scored(
         folder=str(run.folder),
-        place=Place(cluster, _text(manifest.get("split")), tuple(tasks), replicates.shape[1]),
+        place=Place(cluster, _as(str, manifest.get("split")), tuple(tasks), replicates.shape[1]),
         key=Key(
             method=str(manifest["method"]),
             label=str(manifest.get("label") or ""),
             backbone=str(backbone.get("name", "")),
             prompt=str(manifest.get("prompt", "plain")),
-            total_rank=_number(int, sizes.get("total_rank")),
-            active_rank=_number(int, sizes.get("active_rank")),
-            parameters=_number(int, sizes.get("trainable_parameters")),
+            total_rank=_as(int, sizes.get("total_rank")),
+            active_rank=_as(int, sizes.get("active_rank")),
+            parameters=_as(int, sizes.get("trainable_parameters")),
             recipe=str((manifest.get("recipe") or {}).get("hash", "")),
             fingerprint=str(backbone.get("fingerprint", "")),
         ),
-        seed=_number(int, manifest.get("seed")),
+        seed=_as(int, manifest.get("seed")),
         created=str(manifest.get("created", "")),
         values=values,
         replicates=replicates,
-        training_seconds=_number(float, sizes.get("training_seconds")),
-        peak_memory=_number(float, manifest.get("peak_memory")),
+        training_seconds=_as(float, sizes.get("training_seconds")),
+        peak_memory=_as(float, manifest.get("peak_memory")),
         tokens=float(manifest.get("tokens") or 0),
         seconds=float(manifest.get("seconds") or 0),
     )
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _sizes(manifest: Mapping[str, Any], tasks: set[str]) -> Mapping[str, Any]:
-    """What the manifest says of its adapters, or of those alone that answered these tasks."""
+    """Sizes and training time of the adapters of these tasks, or else those of the manifest."""
     adapters = manifest.get("adapters") or []
-    own = [one["manifest"] for one in adapters if tasks.intersection(one["tasks"])]
     if not adapters:
         return manifest
-    seconds = [one.get("training", {}).get("seconds") for one in own]
+    used = [one["manifest"] for one in adapters if tasks.intersection(one["tasks"])]
+    seconds = [one.get("training", {}).get("seconds") for one in used]
     return {
-        "trainable_parameters": _of_all(sum, [one.get("trainable_parameters") for one in own]),
-        "total_rank": _of_all(sum, [one.get("total_rank") for one in own]),
-        "active_rank": _of_all(max, [one.get("active_rank") for one in own]),
+        "trainable_parameters": _of_all(sum, [one.get("trainable_parameters") for one in used]),
+        "total_rank": _of_all(sum, [one.get("total_rank") for one in used]),
+        "active_rank": _of_all(max, [one.get("active_rank") for one in used]),
         "training_seconds": _of_all(sum, seconds),
     }
 
@@ -250,5 +234,5 @@ def _of_all(fold: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:
     return None if not values or None in values else fold(values)
 
 
-def _number(kind: type[N], value: Any) -> N | None:
+def _as(kind: type[N], value: Any) -> N | None:
     return None if value is None else kind(value)

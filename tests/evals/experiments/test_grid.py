@@ -13,7 +13,7 @@ from cgclora.data.records import DataError
 from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Grid
-from evals.experiments.recipe import Recipe, _recipe
+from evals.experiments.recipe import Recipe, recipe_from_dict
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
@@ -31,7 +31,7 @@ VALUES: dict[str, Any] = {
 
 
 def recipe(**changes: Any) -> Recipe:
-    return _recipe({**VALUES, **changes})
+    return recipe_from_dict({**VALUES, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_task_cannot_be_added_to_nothing():
 def test_a_finished_comparison_takes_no_more_time(source, whole):
     matrix = made(source, whole)
     lines: list[str] = []
-    assert matrix.run(say=lines.append).left == ()
+    assert matrix.run(report=lines.append).left == ()
     assert lines == []
 
 

@@ -22,7 +22,7 @@ from evals.experiments.comparison_dir import ADAPTER_RECORD
 from evals.experiments.grid import Grid
 from evals.experiments.part_files import INDEX
 from evals.experiments.parts import MB, read_parts, write_parts
-from evals.experiments.recipe import _recipe
+from evals.experiments.recipe import recipe_from_dict
 from evals.runs.run_dir import RunError, find_runs, read_run
 from tests.helpers.run_dirs import write_folder
 from tests.helpers.tiny import make_backbone, save_backbone
@@ -734,7 +734,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def matrix(source: Path, out: Path, seeds: Sequence[int] = (0,), **options: Any) -> Grid:
-    recipe = _recipe({**VALUES, "seeds": [*seeds]})
+    recipe = recipe_from_dict({**VALUES, "seeds": [*seeds]})
     return Grid(recipe, make_backbone(), source, out, **options)
 
 
@@ -757,7 +757,7 @@ def real(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines_of(matrix: Grid) -> list[str]:
     lines: list[str] = []
-    assert matrix.run(say=lines.append).left == ()
+    assert matrix.run(report=lines.append).left == ()
     return lines
 
 

@@ -11,8 +11,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi
 
-from evals.jobs.backup import Backup, backups
-from evals.jobs.backup_log import FOLDER, BackupLog
+from evals.jobs.backup import FOLDER, Backup, BackupLog, backups
 from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import find_runs
 from tests.helpers.hub import Hub, hub
@@ -139,7 +138,7 @@ def test_a_damaged_line_is_named_and_passed_over(tmp_path, caplog, damage):
     shutil.rmtree(runs)
     assert BackupLog(runs, kept).restore() == ["first", "third"]
     (warning,) = caplog.messages
-    assert warning.startswith(f"{path}: line 2 is passed over: ")
+    assert warning.startswith(f"{path}: line 2 is skipped: ")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["kept", "runs"]
 
 
@@ -150,7 +149,7 @@ def test_a_file_that_cannot_be_read_is_named_and_passed_over(tmp_path, caplog):
     (kept / FOLDER / "0.jsonl").mkdir()
     shutil.rmtree(runs)
     assert BackupLog(runs, kept).restore() == [NAME]
-    assert "0.jsonl is passed over" in caplog.text
+    assert "0.jsonl is skipped" in caplog.text
 
 
 def test_after_a_line_that_a_full_disk_cut_short_the_next_one_is_whole(tmp_path, caplog):
@@ -164,7 +163,7 @@ def test_after_a_line_that_a_full_disk_cut_short_the_next_one_is_whole(tmp_path,
     process.add_new()
     shutil.rmtree(runs)
     assert BackupLog(runs, kept).restore() == ["second"]
-    assert "line 1 is passed over" in caplog.text
+    assert "line 1 is skipped" in caplog.text
 
 
 def test_a_damaged_run_is_not_kept(tmp_path):

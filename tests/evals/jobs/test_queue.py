@@ -330,7 +330,7 @@ def test_what_did_not_end_early_cannot_be_resumed(idle: Queue, state: str) -> No
     job = idle.submit("evaluate", python(""), title="")
     path = job.folder / "job.json"
     values = {**read_sealed(path), "state": state}
-    with idle._files.worker_lock(0):  # somebody works, so what runs does run
+    with idle.worker_lock(0):  # somebody works, so what runs does run
         path.write_text(json.dumps(values))
         with pytest.raises(JobError, match=f"is {state}"):
             idle.resume(job.id)
@@ -396,7 +396,7 @@ def test_a_job_goes_on_when_the_server_that_started_it_has_ended(jobs: Queue) ->
         check=True,
         cwd=Path(__file__).parents[3],
     )
-    wait_for(jobs._files.worker_lives)
+    wait_for(jobs.worker_lives)
     job = jobs.get(server.stdout.strip())
     wait_for(state_is(jobs, job, "done"))
     assert "survived" in jobs.get(job.id).log_tail()
@@ -413,7 +413,7 @@ def test_a_second_worker_leaves_the_jobs_to_the_first(jobs: Queue) -> None:
 
 def test_a_worker_ends_when_there_is_nothing_to_do(idle: Queue) -> None:
     work(idle.root, idle=0.0)
-    assert not idle._files.worker_lives()
+    assert not idle.worker_lives()
 
 
 def test_a_worker_that_cannot_start_is_not_started_over_and_over(
@@ -568,7 +568,7 @@ def test_a_folder_that_was_prepared_in_vain_is_removed(
     (given_up / "test.jsonl").write_text("private")
     idle.prepare()
     assert given_up.exists()
-    monkeypatch.setattr(job_files, "_FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(job_files, "_ABANDONED_SECONDS", 0.0)
     job = idle.submit("evaluate", python(""), title="")
     idle.prepare()
     assert not given_up.exists()

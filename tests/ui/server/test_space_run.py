@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from cgclora.models.embedded import EMBEDDED, embedded_folder
-from evals.jobs.backup_log import BackupLog
+from evals.jobs.backup import BackupLog
 from tests.browser.app_server import serve
 from tests.helpers.run_dirs import around, write_run
 from ui.server.space import prepare

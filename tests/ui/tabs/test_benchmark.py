@@ -253,7 +253,7 @@ def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
     assert str(kept) in " ".join(job.command)
     assert job.clean == ("upload/job.json",)
     assert shown[tab.upload] is None
-    jobs._files.clean(job.id, {"clean": job.clean})
+    jobs.remove_uploads(job)
     assert not kept.exists()
     again = tab.submit(visitor(lang="en"), "general", "upload", str(path), ["Couplet"], 5)
     assert text("bench_gone", "en") in again[tab.start.outcome]
@@ -420,7 +420,7 @@ def test_a_running_job_shows_a_bar_for_each_task(engine, jobs):
     (partial / "log.jsonl").write_text(json.dumps(noted) + "\n")
     path = job.folder / "job.json"
     path.write_text(json.dumps({**read_sealed(path), "state": "running"}))
-    with jobs._files.worker_lock(0):
+    with jobs.worker_lock(0):
         shown = page_of(tab, job)
     assert '<progress max="4" value="3"' in shown[tab.runs.head]
     assert '<progress max="4" value="0"' in shown[tab.runs.head]
