@@ -19,12 +19,14 @@ from evals.cli import (
     predict,
     report,
     speed,
+    tasks,
 )
 
 COMMANDS = {
     "matrix": grid,
     "classification": classification,
     "gates": gates,
+    "tasks": tasks,
     "docs": docs,
     "detection": detection,
     "affinity": affinity,

@@ -34,11 +34,11 @@ def execute(options: argparse.Namespace) -> None:
     from evals.data import datasets
     from evals.runs.gate_ablation import ablate
 
-    records = datasets.read(options.data, split=options.split).records
+    dataset = datasets.read(options.data, split=options.split)
     backbone = load(options)
     adapter = Adapter.load(options.adapter, backbone).for_inference()
     report = ablate(
-        backbone, adapter, records, per_task=options.most, batch_size=options.batch_size
+        backbone, adapter, dataset, per_task=options.most, batch_size=options.batch_size
     )
     if options.write:
         annotate(options.adapter, {"gate effects": report})

@@ -18,7 +18,6 @@ from cgclora.storage.atomic_io import short_path
 from evals.data import datasets
 from evals.methods import METHODS
 from evals.runs.time_left import ANSWER_WEIGHT
-from evals.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class DataFacts:
 
     name: str  # see `cgclora.data.readers.RecordSet`
     split: str | None  # likewise
-    tasks: Mapping[str, TaskSize]  # the tasks that can be scored, in the order of `TASKS`
-    unknown: Mapping[str, int]  # number of records of each unregistered task
+    tasks: Mapping[str, TaskSize]  # the tasks that can be scored, in the order of the dataset
+    unknown: Mapping[str, int]  # number of records of each task without targets
     problems: tuple[Problem, ...]  # lines that are not records
 
 
@@ -95,11 +94,12 @@ def data_facts(source: Path | None, split: str = "test") -> DataFacts:
 @lru_cache(maxsize=16)
 def _data_facts(path: Path, split: str, _file_versions: object) -> DataFacts:
     dataset = datasets.read(path, split=split, skip_bad=True)
-    unknown = Counter(record.task for record in dataset.records if record.task not in TASKS)
+    known = dataset.descriptions
+    unknown = Counter(record.task for record in dataset.records if record.task not in known)
     sizes = {
         name: TaskSize(len(records), statistics.fmean(map(_work, records)))
         for name in dataset.tasks
-        if name in TASKS
+        if name in known
         for records in [dataset.of_task(name)]
     }
     return DataFacts(

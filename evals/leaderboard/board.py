@@ -26,6 +26,7 @@ from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, o
 from evals.scoring.statistics import Estimate, Spread, holm, mean_of, ranks, spread, summarise
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
+from evals.tasks.recognition import OWN
 
 REFERENCE = SINGLE
 """Reference of the seesaw: one adapter a task, which shares nothing."""
@@ -131,7 +132,7 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
     at: dict[Place, dict[Key, list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         at[run.place][run.key].append(run)
-    order = [*clusters()]
+    order = [*clusters(), OWN]
     made = [_board(place, by_key) for place, by_key in at.items()]
     return tuple(
         sorted(

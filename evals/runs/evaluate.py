@@ -29,7 +29,7 @@ from evals.runs.time_left import TimeLeft
 from evals.scoring.metrics import Metric, Pair, get_metric, sample_scores
 from evals.scoring.statistics import RESAMPLES, replicates, summarise, task_seed
 from evals.tasks import TASKS, Task
-from evals.tasks.recognition import task_of
+from evals.tasks.recognition import tasks_of
 
 KEPT_REPLICATES = 2_000
 """So many of the resamples' main scores stay with a run: enough for an interval of a difference."""
@@ -366,19 +366,6 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
             )
         found[name] = [pair_of(record, text, tasks[name]) for record, text in answered]
     return found
-
-
-def tasks_of(manifest: Mapping[str, Any]) -> dict[str, Task]:
-    """The tasks of a run by name, in the order of its manifest: built-in ones, and its own.
-
-    Raises:
-        KeyError: A task is neither built in nor described.
-        DataError: A task is described wrongly.
-    """
-    return {
-        name: task_of(facts["description"]) if "description" in facts else TASKS[name]
-        for name, facts in manifest["tasks"].items()
-    }
 
 
 def pair_of(record: Record, prediction: str, task: Task | None = None) -> Pair:

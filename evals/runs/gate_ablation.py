@@ -12,7 +12,7 @@ each record is answered with the learned gates and with changed ones, and the sc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,12 @@ from cgclora.inference.engine import Engine
 from cgclora.inference.request_queue import Limits
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
-from evals.data.datasets import first_of_each_task
+from evals.data.datasets import Dataset, first_of_each_task
 from evals.runs.evaluate import pair_of, request_of
 from evals.scoring.effect_sizes import OVERALL, Part, over_tasks
 from evals.scoring.metrics import Pair, get_metric
 from evals.scoring.statistics import FloatArray, mean_of, replicates, summarise, task_seed
-from evals.tasks import TASKS
+from evals.tasks import Task
 
 LEARNED = "learned"
 VARIANTS = (LEARNED, "uniform", "no specific experts", "no common experts")
@@ -69,7 +69,7 @@ def variants(config: AdapterConfig, task: str, learned: Tensor) -> dict[str, Ten
 def ablate(
     backbone: Backbone,
     adapter: Adapter,
-    records: Sequence[Record],
+    dataset: Dataset,
     *,
     per_task: int = 0,
     batch_size: int | None = None,
@@ -79,7 +79,7 @@ def ablate(
     Args:
         backbone: The model.
         adapter: Attached to it, laid out for inference, with a learned gate.
-        records: Of the dev split; records of other tasks are skipped.
+        dataset: The dev split; records of other tasks are skipped.
         per_task: The first so many of each task; 0 takes all.
         batch_size: Rows of a batch; None takes `default_rows`.
 
@@ -98,24 +98,25 @@ def ablate(
             f"the gate of this adapter is {adapter.config.gate!r}, so there are no learned weights "
             "to change: give an adapter with a task gate, such as CGC-LoRA or MOE-LoRA."
         )
-    tasks = [task for task in adapter.config.tasks if task in TASKS]
-    chosen = first_of_each_task(records, tasks, per_task or len(records))
+    tasks = dataset.descriptions
+    known = {*tasks} & {*adapter.config.tasks}
+    chosen = first_of_each_task(dataset.records, known, per_task or len(dataset.records))
     if not chosen:
         raise DataError(
             "none of these records belongs to a task of the adapter: give its dev data."
         )
     answered = dict[tuple[str, str], list[Pair]]()
-    for variant, record, pair in _answers(backbone, adapter, chosen, batch_size):
+    for variant, record, pair in _answers(backbone, adapter, chosen, tasks, batch_size):
         answered.setdefault((record.task, variant), []).append(pair)
     scored: dict[str, dict[str, _Scored]] = {}
     for task in dict.fromkeys(record.task for record in chosen):
         of_task = {name: pairs for (one, name), pairs in answered.items() if one == task}
-        scored[task] = _score(task, of_task)
+        scored[task] = _score(tasks[task], of_task)
     return {
         "data": data_hash(chosen),
         "records": len(chosen),
         "tasks": {
-            task: {"metric": TASKS[task].metrics[0], "records": scores[LEARNED][2]}
+            task: {"metric": tasks[task].metrics[0], "records": scores[LEARNED][2]}
             for task, scores in scored.items()
         },
         "variants": {name: _report(name, scored) for name in VARIANTS},
@@ -124,7 +125,11 @@ def ablate(
 
 
 def _answers(
-    backbone: Backbone, adapter: Adapter, records: Sequence[Record], batch_size: int | None
+    backbone: Backbone,
+    adapter: Adapter,
+    records: Sequence[Record],
+    tasks: Mapping[str, Task],
+    batch_size: int | None,
 ) -> Iterator[tuple[str, Record, Pair]]:
     """Variant, record and pair of every answer, in the order of the records."""
     learned = adapter.gates()
@@ -138,24 +143,25 @@ def _answers(
         for name, gates in [(LEARNED, None), *changed[record.task].items()]
     ]
     requests = [
-        dataclasses.replace(request_of(record), gates=gates) for _, record, gates in questions
+        dataclasses.replace(request_of(record, task=tasks[record.task]), gates=gates)
+        for _, record, gates in questions
     ]
     limits = Limits(batch_size=default_rows(backbone) if batch_size is None else batch_size)
     answers = Engine(backbone, adapter, limits).generate(requests)
     for (name, record, _), answer in zip(questions, answers, strict=True):
-        yield name, record, pair_of(record, answer.text)
+        yield name, record, pair_of(record, answer.text, tasks[record.task])
 
 
-def _score(task: str, of_variant: dict[str, list[Pair]]) -> dict[str, _Scored]:
+def _score(task: Task, of_variant: dict[str, list[Pair]]) -> dict[str, _Scored]:
     """Each variant's score, with replicates on shared resamples."""
-    metric = get_metric(TASKS[task].metrics[0])
+    metric = get_metric(task.metrics[0])
     count = len(of_variant[LEARNED])
     together = metric.statistics([pair for pairs in of_variant.values() for pair in pairs])
     parts = np.split(together, len(of_variant))
     return {
         name: (
             float(metric.score(part.sum(axis=0))),
-            replicates(part, metric.score, seed=task_seed(task)),
+            replicates(part, metric.score, seed=task_seed(task.name)),
             count,
         )
         for name, part in zip(of_variant, parts, strict=True)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from cgclora.storage import atomic_io
 from evals.runs.run_dir import MANIFEST_FILE, Run, RunError, read_run
-from evals.tasks import TASKS, get_task
+from evals.tasks import TASKS
+from evals.tasks.recognition import tasks_of
 
 N = TypeVar("N", int, float, str)
 
@@ -171,10 +172,11 @@ def _read(folder: Path, version: str) -> tuple[Scored, ...] | None:
         raise RunError(f"{folder} changed while it was read: try again.")
     if facts is None:
         return None
-    order = {name: place for place, name in enumerate(TASKS)}
+    tasks = tasks_of(run.manifest)
     of_cluster: dict[str, list[TaskFacts]] = defaultdict(list)
-    for task in sorted(map(get_task, facts), key=lambda task: order[task.name]):
-        of_cluster[task.cluster].append(facts[task.name])
+    for name in dict.fromkeys([*TASKS, *tasks]):
+        if name in facts:
+            of_cluster[tasks[name].cluster].append(facts[name])
     return tuple(_scored(run, cluster, tasks, drawn) for cluster, tasks in of_cluster.items())
 
 

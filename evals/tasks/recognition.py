@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from cgclora.data.records import DataError, Record
-from evals.tasks import parsing
+from evals.tasks import TASKS, parsing
 from evals.tasks.family import make_task
 from evals.tasks.task import Task
 
@@ -123,6 +123,19 @@ def task_of(entry: Entry) -> Task:
             f"the task {entry.get('name')!r} is described wrongly ({error}): see the keys in "
             "docs/data.md."
         ) from error
+
+
+def tasks_of(manifest: Mapping[str, Any]) -> dict[str, Task]:
+    """The tasks of a run by name, in the order of its manifest: built-in ones, and its own.
+
+    Raises:
+        KeyError: A task is neither built in nor described.
+        DataError: A task is described wrongly.
+    """
+    return {
+        name: task_of(facts["description"]) if "description" in facts else TASKS[name]
+        for name, facts in manifest["tasks"].items()
+    }
 
 
 def to_toml(entries: Iterable[Entry]) -> str:

@@ -1,6 +1,7 @@
 """The judge's command line, on a tiny backbone and our own words."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,24 @@ def test_shipped_samples_run_end_to_end_with_a_shipped_adapter(tmp_path, capsys)
         assert (facts["samples"], facts["unread"], facts["cut"]) == (2, 0, 0)
     assert set(run.predictions()["finish"]) == {"end"}  # labels, each with its end token
     assert run.predictions()["score"].sum() >= 3
+
+
+def test_tasks_that_are_not_built_in_are_printed_as_a_table_that_may_be_corrected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"task": "换算", "input": f"{i} 千米是多少米？", "target": f"{i * 1000} 米"}
+        for i in range(5)
+    ]
+    data = tmp_path / "train.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in (*rows, *LINES)]
+    data.write_text("\n".join(lines), encoding="utf-8")
+    assert main(["tasks", str(data)]) == 0
+    printed = capsys.readouterr()
+    assert "Couplet, SentimentAnalyze" in printed.err
+    (tmp_path / "tasks.toml").write_text(
+        printed.out.replace('"number"', '"generation"', 1), "utf-8"
+    )
+    assert main(["tasks", str(tmp_path)]) == 0
+    corrected = tomllib.loads(capsys.readouterr().out)["tasks"]
+    assert [(task["name"], task["kind"]) for task in corrected] == [("换算", "generation")]

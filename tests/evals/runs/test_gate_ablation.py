@@ -14,6 +14,7 @@ from cgclora.inference.engine import Engine
 from cgclora.inference.request import Answer
 from cgclora.storage.adapter_dir import read_manifest
 from evals.__main__ import main
+from evals.data.datasets import Dataset
 from evals.runs.gate_ablation import LEARNED, VARIANTS, ablate, variants
 from tests.helpers.reference import scatter
 from tests.helpers.tiny import make_backbone, save_backbone
@@ -68,7 +69,7 @@ def test_each_record_is_answered_with_each_gate_and_compared_in_pairs(monkeypatc
         return answers
 
     monkeypatch.setattr(Engine, "generate", generate)
-    report = ablate(backbone, adapter, RECORDS)
+    report = ablate(backbone, adapter, Dataset("made here", "dev", tuple(RECORDS)))
     assert len(seen) == len(RECORDS) * len(VARIANTS)
     assert report["records"] == 12
     assert report["tasks"][TASKS[0]] == {"metric": "accuracy", "records": 6}
@@ -108,7 +109,7 @@ def test_without_a_learned_gate_or_records_there_is_nothing_to_compare():
     backbone = make_backbone()
     plain = Adapter.attach(backbone, AdapterConfig.lora(TASKS, 4), name="plain")
     with pytest.raises(ConfigError, match="no learned weights"):
-        ablate(backbone, plain, RECORDS)
+        ablate(backbone, plain, Dataset("made here", "dev", tuple(RECORDS)))
     adapter = Adapter.attach(backbone, CONFIG)
     with pytest.raises(DataError, match="dev data"):
-        ablate(backbone, adapter, [Record("1", "NER", "a", "b")])
+        ablate(backbone, adapter, Dataset("made here", "dev", (Record("1", "NER", "a", "b"),)))
