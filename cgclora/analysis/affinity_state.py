@@ -32,18 +32,13 @@ _STATE, _TENSORS, _MEASUREMENTS = "state", "tensors.safetensors", "measurements.
 
 @dataclass
 class AffinityState:
-    """Where a run is.
-
-    Attributes:
-        measurements: Those taken.
-        tensors: Weights and moments after the last of them.
-        seconds: The time it took so far.
-        origins: A provenance stamp for each process that measured, with its `first_measurement`.
-    """
+    """Where a run is."""
 
     measurements: list[dict[str, Any]] = field(default_factory=list)
+    # Weights and moments after the last of them.
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    # A provenance stamp for each process that measured, with its `first_measurement`.
     origins: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
@@ -56,11 +51,7 @@ class AffinityState:
 
     @classmethod
     def read(cls, folder: Path, like: Mapping[str, Tensor]) -> Self:
-        """What was written last; an empty one where nothing was.
-
-        Args:
-            folder: Of the run.
-            like: Names and shapes that the tensors must have.
+        """The state that was written last, checked against the shapes of `like`; empty without one.
 
         Raises:
             TrainingError: It is damaged.

@@ -201,13 +201,7 @@ def _shuffled(labels: Labels, groups: int, generator: np.random.Generator) -> La
 
 
 def _climb(pairs: Floats, labels: Labels, groups: int) -> tuple[Labels, Floats]:
-    """Take each row's best move or swap until none helps; the labels and their scores.
-
-    Args:
-        pairs: [K, T, T].
-        labels: [K, T] in 0 ... groups - 1.
-        groups: How many there may be.
-    """
+    """Take each row's best move or swap until none helps; labels [K, T] and their scores."""
     labels, scores = labels.copy(), np.zeros(len(labels))
     climbing = np.arange(len(labels))
     while len(climbing):

@@ -44,14 +44,10 @@ DRAWS = 200
 
 
 def adjusted_rand_index(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """How alike two partitions are: 1 for the same, 0 on average for chance.
+    """How alike two partitions, labels [T], are: 1 for the same, 0 on average for chance.
 
     Hubert and Arabie, Comparing partitions (1985). Two partitions that are both all in one, or both
     each on its own, are the same.
-
-    Args:
-        one: Labels [T].
-        other: Labels [T].
     """
     one, other = first_seen(one), first_seen(other)
     table = np.zeros((one.max() + 1, other.max() + 1))

@@ -61,13 +61,7 @@ def label_probabilities(
 
 @torch.inference_mode()
 def _log_likelihoods(batch: Batch, said: Sequence[Sequence[int]], end: int) -> Tensor:
-    """The log-likelihood of each text after the batch's one prompt, [texts], in float64.
-
-    Args:
-        batch: Not read yet.
-        said: Token ids of the texts.
-        end: Id of the end token.
-    """
+    """The log-likelihood of each text (token ids) after the batch's one prompt, float64 [texts]."""
     # What follows a beginning that texts share is computed once. The empty one ends the prompt.
     follows: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     where: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -92,12 +86,9 @@ def _log_likelihoods(batch: Batch, said: Sequence[Sequence[int]], end: int) -> T
 
 
 def _add(sums: Tensor, logits: Tensor, starts: Sequence[Sequence[tuple[int, int]]]) -> None:
-    """Add the log-likelihoods of next tokens to the sums of the texts that say them.
+    """Add next tokens' log-likelihoods from logits [starts, V] to the sums [texts].
 
-    Args:
-        sums: [texts].
-        logits: [starts, V].
-        starts: For each row of logits, the texts that go on from it, each with its next token.
+    `starts` has for each row of logits the texts that go on from it, each with its next token.
     """
     flat = [(place, row, token) for place, start in enumerate(starts) for row, token in start]
     places, rows, tokens = torch.tensor(flat, device=logits.device).unbind(1)
@@ -110,24 +101,17 @@ def _add(sums: Tensor, logits: Tensor, starts: Sequence[Sequence[tuple[int, int]
 
 @dataclass(frozen=True)
 class Contributions:
-    """What the experts of one task add to each adapted layer while it reads a prompt.
+    """What the experts of one task add to each adapted layer while it reads a prompt."""
 
-    Attributes:
-        layers: Paths of the L adapted layers.
-        experts: Places of the task's experts among all E, the common ones first.
-        gates: The weights that they had, [L, C + S].
-        updates: Norm of an expert's update g * s * B (A x), averaged over the tokens, [L, C + S].
-        relative: The same as a part of the norm of the frozen output W0 x of the same token,
-            averaged over the tokens, [L, C + S].
-        tokens: How many tokens were read.
-    """
-
-    layers: tuple[str, ...]
-    experts: tuple[int, ...]
-    gates: Tensor
+    layers: tuple[str, ...]  # paths of the L adapted layers
+    experts: tuple[int, ...]  # places of the task's experts among all E, the common ones first
+    gates: Tensor  # the weights that they had, [L, C + S]
+    # Norm of an expert's update g * s * B (A x), averaged over the tokens, [L, C + S].
     updates: Tensor
+    # The same as a part of the norm of the frozen output W0 x of the same token, averaged over the
+    # tokens, [L, C + S].
     relative: Tensor
-    tokens: int
+    tokens: int  # how many tokens were read
 
 
 @torch.inference_mode()

@@ -19,10 +19,7 @@ Flags = npt.NDArray[np.bool_]
 def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[str, Any]:
     """Route the prompts of records among the tasks of all clusters.
 
-    Args:
-        routers: By the names of their clusters.
-        records: Those of tasks that no cluster knows are counted apart: a router should be unsure
-            of them.
+    Records of tasks that no cluster has are counted apart: a router should be unsure of them.
 
     Returns:
         `data`, the hash of the records; how often `task` and `cluster` are right, with 95 %

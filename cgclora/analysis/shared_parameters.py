@@ -13,10 +13,7 @@ from cgclora.layer import ExpertLinear
 
 
 class SharedParameters:
-    """The parameters of an adapter that all its tasks share, as one vector of P values.
-
-    Args:
-        adapter: Of these its common experts.
+    """The common experts' parameters of an adapter as one vector of P values.
 
     Raises:
         ConfigError: It has no common expert.

@@ -265,12 +265,7 @@ def _in_rows(text: str) -> str:
 
 
 def summary(result: Mapping[str, Any], form: str) -> str:
-    """The result in words and a table.
-
-    Args:
-        result: With its grouping.
-        form: `first_order` or `lookahead`.
-    """
+    """The result in words and a table."""
     words = form.replace("_", " ")
     found = result["grouping"][form]
     if found is None:

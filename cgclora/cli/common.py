@@ -19,14 +19,10 @@ AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse
 
 
 def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, AddCommand]:
-    """A parser, and the function that gives it a command.
+    """A parser for a program, and the function that gives it a command.
 
     The first sentence of a command's text is its line in the list of commands; the parsed options
     hold what it runs as `command`.
-
-    Args:
-        prog: How the program is called.
-        description: What it is for.
     """
     parser = argparse.ArgumentParser(
         prog=prog,

@@ -22,9 +22,7 @@ EXIT_CODES = """exit codes:
 def run(command: Callable[[], None], also: Mapping[type[Exception], int] | None = None) -> int:
     """Run a command; returns its exit code. An error of ours is raised, not hidden.
 
-    Args:
-        command: What to run.
-        also: Codes of further errors that the user can do something about.
+    `also` are codes of further errors that the user can do something about.
     """
     try:
         command()

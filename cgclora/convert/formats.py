@@ -23,22 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be exported, and where to.
+    """What is to be exported, and where to."""
 
-    Attributes:
-        adapters: Folders of saved adapters.
-        out: Folder to make.
-        tasks: These only; None takes all.
-        backbone: Local folder or hub id; None takes the one that each adapter names.
-        base: The backbone's folder or hub id where the export will be used; None is `backbone`.
-        precision: Of the written weights, such as `float16`; None is the format's own.
-    """
-
-    adapters: Sequence[Path]
+    adapters: Sequence[Path]  # folders of saved adapters
     out: Path
-    tasks: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None  # these only; None takes all
+    # Local folder or hub id; None takes the one that each adapter names.
     backbone: str | None = None
+    # The backbone's folder or hub id where the export will be used; None is `backbone`.
     base: str | None = None
+    # Of the written weights, such as `float16`; None is the format's own.
     precision: str | None = None
 
     @property
@@ -80,19 +74,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Format:
-    """A format.
+    """A format."""
 
-    Attributes:
-        name: As the command line has it.
-        about: What it is and for which engines, in a line.
-        write: Makes the export's folder and returns its manifest.
-        takes_several: Whether one export holds the tasks of several adapters.
-    """
-
-    name: str
-    about: str
-    write: Callable[[Export], dict[str, Any]]
-    takes_several: bool = False
+    name: str  # as the command line has it
+    about: str  # what it is and for which engines, in a line
+    write: Callable[[Export], dict[str, Any]]  # makes the export's folder and returns its manifest
+    takes_several: bool = False  # whether one export holds the tasks of several adapters
 
 
 _formats: dict[str, Format] = {}

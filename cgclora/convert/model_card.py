@@ -36,9 +36,7 @@ _STARTS: Mapping[str, str] = {
 def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
     """Fill a fresh folder that then takes the place of `out`, where an older export may be.
 
-    Args:
-        out: Where the export shall be.
-        needed: Bytes that will be written, if they are many.
+    `needed` is the number of bytes that will be written, if they are many.
 
     Raises:
         AdapterError: `out` is there and holds something other than an export.
@@ -71,11 +69,7 @@ def describe(
 ) -> dict[str, Any]:
     """Write manifest, model card and, for Gemma, its terms into a folder that holds the rest.
 
-    Args:
-        folder: The export, complete but for these files.
-        sources: The adapters that it was made of.
-        usage: How to use it, in Markdown.
-        facts: What was exported and how: `format`, `tasks`, `rank`, and so on.
+    `usage` is Markdown; `facts` are `format`, `tasks`, `rank` and so on.
 
     Returns:
         The manifest.

@@ -52,32 +52,22 @@ _PLAIN = {  # read below, or told by the tensors, or without effect on what they
 
 @dataclass(frozen=True)
 class PeftLoRA:
-    """What a folder holds: h = W0 x + scale * B A x in each of its layers.
+    """What a folder holds: h = W0 x + scale * B A x in each of its layers."""
 
-    Attributes:
-        name: The folder's own name.
-        layers: A [r, in] and B [out, r] by path, as stored; ranks may differ.
-        scales: alpha / r of each layer, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732).
-        rank: The largest r.
-        alpha: `lora_alpha`.
-        stabilised: Whether it is an rsLoRA.
-        dropout: Of the features while it was trained.
-        facts: What identifies it, for a manifest.
-        separator: Text between prompt and answer, if the folder is an export of ours that says so.
-        start: What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old
-            ones, which are of `bos`; PEFT's own folders are as the tokenizer has it.
-        licence: The licence, likewise.
-    """
-
-    name: str
+    name: str  # the folder's own name
+    # A [r, in] and B [out, r] by path, as stored; ranks may differ.
     layers: Mapping[str, tuple[Tensor, Tensor]]
+    # alpha / r of each layer, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732).
     scales: Mapping[str, float]
-    rank: int
-    alpha: float
-    stabilised: bool
-    dropout: float
-    facts: Mapping[str, Any]
+    rank: int  # the largest r
+    alpha: float  # `lora_alpha`
+    stabilised: bool  # whether it is an rsLoRA
+    dropout: float  # of the features while it was trained
+    facts: Mapping[str, Any]  # what identifies it, for a manifest
+    # Text between prompt and answer, if the folder is an export of ours that says so.
     separator: str | None
+    # What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old ones,
+    # which are of `bos`; PEFT's own folders are as the tokenizer has it.
     start: Start
     licence: str | None
 

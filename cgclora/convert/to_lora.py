@@ -47,42 +47,28 @@ _EXPERT_NAMES = {
 
 @dataclass(frozen=True)
 class PlainLoRA:
-    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale.
-
-    Attributes:
-        task: Whose it is.
-        layers: A [r, in] and B [out, r] in fp32, by the layer's path in the backbone.
-        rank: r, the same in every layer.
-        target_modules: Names by which PEFT finds exactly these layers.
-        separator: Text between a prompt and its answer.
-    """
+    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale."""
 
     task: str
+    # A [r, in] and B [out, r] in fp32, by the layer's path in the backbone.
     layers: Mapping[str, tuple[Tensor, Tensor]]
-    rank: int
-    target_modules: tuple[str, ...]
-    separator: str
+    rank: int  # r, the same in every layer
+    target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
+    separator: str  # text between a prompt and its answer
 
 
 @dataclass(frozen=True)
 class TaskLoRAs:
-    """Where the LoRAs of an adapter's tasks come from: its experts and gates, without a backbone.
-
-    Attributes:
-        config: What the adapter is.
-        manifest: What its folder says of it; of one that was never saved the backbone alone.
-        backbone: The backbone's own config.
-        layers: A [E*k, in] and B [out, E*k] by path, in gate order.
-        gates: [L, T, E].
-        target_modules: Names by which PEFT finds exactly these layers.
-    """
+    """An adapter's experts and gates, of which tasks' LoRAs are made without a backbone."""
 
     config: AdapterConfig
+    # What its folder says of it; of one that was never saved the backbone alone.
     manifest: Mapping[str, Any]
     backbone: PretrainedConfig
+    # A [E*k, in] and B [out, E*k] by path, in gate order.
     layers: Mapping[str, tuple[Tensor, Tensor]]
-    gates: Tensor
-    target_modules: tuple[str, ...]
+    gates: Tensor  # [L, T, E]
+    target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
@@ -103,10 +89,6 @@ class TaskLoRAs:
     @classmethod
     def read(cls, folder: str | Path, backbone: PretrainedConfig) -> Self:
         """Those of a saved adapter; of the backbone only its config is needed, not its weights.
-
-        Args:
-            folder: What `Adapter.save` wrote.
-            backbone: The config of the backbone that it was trained on.
 
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or a backbone of this config

@@ -56,22 +56,14 @@ _SHOWN = 3  # bad lines that an error quotes
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a line is not a record.
+    """Why a line is not a record."""
 
-    Attributes:
-        file: The file, relative to the folder that was read; a hub id for a row of its dataset.
-        line: Line or row number, from 1; None when the file as a whole is meant.
-        field: The field at fault; None when the object as a whole is.
-        value: What was found, as Python writes it, cut to 80 characters; "" when there is nothing
-            to show.
-        message: What is wrong, such as "must be non-empty text".
-    """
-
-    file: str
-    line: int | None
-    field: str | None
+    file: str  # the file, relative to the folder that was read; a hub id for a row of its dataset
+    line: int | None  # line or row number, from 1; None when the file as a whole is meant
+    field: str | None  # the field at fault; None when the object as a whole is
+    # What was found, as Python writes it, cut to 80 characters; "" when there is nothing to show.
     value: str
-    message: str
+    message: str  # what is wrong, such as "must be non-empty text"
 
     def __str__(self) -> str:
         line = "" if self.line is None else f", line {self.line}"
@@ -82,21 +74,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Records of one split, and what was found on the way.
+    """Records of one split, and what was found on the way."""
 
-    Attributes:
-        name: The name of the file or folder without the way to it, or the hub id.
-        split: `train`, `dev` or `test`; None for a file whose name says none of them.
-        records: In the order of the file; ids are unique.
-        problems: Lines that were skipped, whatever their task.
-        later_turns: How many turns of its conversation are left out, by the id of the record that
-            the first turn makes; ids of records that were dropped since do no harm.
-    """
-
-    name: str
-    split: str | None
-    records: tuple[Record, ...]
-    problems: tuple[Problem, ...] = ()
+    name: str  # the name of the file or folder without the way to it, or the hub id
+    split: str | None  # `train`, `dev` or `test`; None for a file whose name says none of them
+    records: tuple[Record, ...]  # in the order of the file; ids are unique
+    problems: tuple[Problem, ...] = ()  # lines that were skipped, whatever their task
+    # How many turns of its conversation are left out, by the id of the record that the first turn
+    # makes; ids of records that were dropped since do no harm.
     later_turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -154,15 +139,9 @@ def read_records(
     tasks: Sequence[str] | None = None,
     need_target: bool = True,
 ) -> list[Record]:
-    """What `read` reads, where every line must be a record.
+    """What `read` reads, of some tasks only if any are given; every line must be a record.
 
     Later turns of conversations, which are left out, are counted on standard error.
-
-    Args:
-        source: As for `read`.
-        split: As for `read`.
-        tasks: Keep these tasks only; None keeps all.
-        need_target: As for `read`.
 
     Raises:
         DataError: As `read`, or a wanted task has no record.

@@ -24,35 +24,22 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One question with its reference answer.
+    """One question with its reference answer."""
 
-    Attributes:
-        id: Its own `sample_id`, else one after file and line, see `cgclora.data.readers.read`.
-        task: Task name.
-        prompt: The whole prompt.
-        target: The reference answer.
-        choices: Labels, types or terms that the prompt offers; None for free text.
-    """
-
-    id: str
+    id: str  # its own `sample_id`, else one after file and line, see `cgclora.data.readers.read`
     task: str
     prompt: str
-    target: str
+    target: str  # the reference answer
+    # Labels, types or terms that the prompt offers; None for free text.
     choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record as token ids: the prompt with its special tokens, then target and end token.
+    """A record as token ids: the prompt with its special tokens, then target and end token."""
 
-    Attributes:
-        ids: Token ids of prompt and target.
-        prompt_length: How many of them are the prompt.
-        task: Task id.
-    """
-
-    ids: list[int]
-    prompt_length: int
+    ids: list[int]  # token ids of prompt and target
+    prompt_length: int  # how many of them are the prompt
     task: int
 
 
@@ -65,13 +52,7 @@ def data_hash(records: Iterable[Record]) -> str:
 
 
 def sample_per_task(items: Sequence[Encoded], most: Sequence[int], seed: int) -> list[Encoded]:
-    """At most so many items of each task, drawn with `seed`, in their first order.
-
-    Args:
-        items: What to draw from.
-        most: How many of task 0, 1, ...; 0 takes all.
-        seed: Of the draw.
-    """
+    """At most so many items of task 0, 1, ... (0 takes all), drawn with `seed`, in their order."""
     groups = defaultdict(list)
     for index, item in enumerate(items):
         groups[item.task].append(index)
@@ -149,12 +130,9 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,
     after: str | PromptFormat | Sequence[PromptFormat],
 ) -> list[list[int]]:
-    """Token ids of prompts.
+    """Token ids of prompts with `after` around them, for all or for each.
 
-    Args:
-        prompts: The texts.
-        tokenizer: The backbone's.
-        after: What stands around them, for all or for each; a text is the separator alone.
+    An `after` that is text is the separator alone.
     """
     if not prompts:
         return []

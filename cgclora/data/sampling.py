@@ -95,16 +95,11 @@ class Collator:
     The batch has `input_ids` [batch, tokens], `tasks` [batch], and for each target token its place
     in the flattened batch, its id, its task and its weight in the loss: `positions`, `targets`,
     `target_tasks`, `weights` [N].
-
-    Attributes:
-        pad_id: Token id of the padding.
-        weighting: See `TrainingSettings`.
-        positions: How many the backbone has: padding goes no further.
     """
 
     pad_id: int
-    weighting: Weighting = "token"
-    positions: int = sys.maxsize
+    weighting: Weighting = "token"  # see `TrainingSettings`
+    positions: int = sys.maxsize  # how many the backbone has: padding goes no further
 
     def width(self, items: Sequence[Encoded]) -> int:
         """The length that these records are padded to."""

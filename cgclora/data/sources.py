@@ -51,38 +51,24 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a source.
+    """One object of a source."""
 
-    Attributes:
-        file: The file, relative to the folder that was read; the hub id for a row of its dataset.
-        line: Line or row number, from 1.
-        id: Of the record, when the object brings none.
-        content: The object, or a `FieldError` that says why there is none.
-        note: Where to look, when the line does not say it.
-    """
-
-    file: str
-    line: int
-    id: str
-    content: object
-    note: str = ""
+    file: str  # the file, relative to the folder that was read; the hub id for a row of its dataset
+    line: int  # line or row number, from 1
+    id: str  # of the record, when the object brings none
+    content: object  # the object, or a `FieldError` that says why there is none
+    note: str = ""  # where to look, when the line does not say it
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that data is read from.
+    """Something that data is read from."""
 
-    Attributes:
-        place: The file or folder with the way to it, or the hub id.
-        name: The name of the file or folder without the way to it, or the hub id.
-        split: `train`, `dev` or `test`; None for a file whose name says none of them.
-        entries: Its objects, which can be gone through once. Going through them raises `DataError`
-            where the file or the hub cannot be read, or a JSON list is broken.
-    """
-
-    place: str
-    name: str
-    split: str | None
+    place: str  # the file or folder with the way to it, or the hub id
+    name: str  # the name of the file or folder without the way to it, or the hub id
+    split: str | None  # `train`, `dev` or `test`; None for a file whose name says none of them
+    # Its objects, which can be gone through once. Going through them raises `DataError` where the
+    # file or the hub cannot be read, or a JSON list is broken.
     entries: Iterator[Entry]
 
 
@@ -108,9 +94,8 @@ def data_folder(argument: str | Path | None) -> Path:
 def open_source(source: str | Path | None, split: str) -> Source:
     """A file, a split of a folder, or a split of a dataset on the Hugging Face hub.
 
-    Args:
-        source: File, folder, or hub id `owner/name`; None takes the folder of `CGCLORA_DATA`.
-        split: One of the names in `SPLITS`. It does not matter for a file.
+    None takes the folder of `CGCLORA_DATA`. The split, a name in `SPLITS`, does not matter for a
+    file.
 
     Raises:
         DataError: There is no such split, folder or file of the split.

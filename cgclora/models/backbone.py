@@ -37,24 +37,17 @@ __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbon
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen language model with its tokenizer.
+    """A frozen language model with its tokenizer."""
 
-    Attributes:
-        model: In eval mode, no parameter requires a gradient.
-        tokenizer: Its tokenizer; a pad token is always set.
-        name: The source that it was loaded from.
-        fingerprint: What adapters know it by, see `fingerprint`.
-        int8: Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
-        lock: Held during each forward pass of decoding, since all layers look up one route.
-        state: What others keep for it, by their class, such as `cgclora.inference.runtime.Runtime`.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    fingerprint: str
+    model: PreTrainedModel  # in eval mode, no parameter requires a gradient
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer; a pad token is always set
+    name: str  # the source that it was loaded from
+    fingerprint: str  # what adapters know it by, see `fingerprint`
+    # Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
     int8: bool = False
+    # Held during each forward pass of decoding, since all layers look up one route.
     lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
+    # What others keep for it, by their class, such as `cgclora.inference.runtime.Runtime`.
     state: dict[type, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

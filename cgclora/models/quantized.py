@@ -54,18 +54,12 @@ def _works(pack: Callable[[Tensor], Int8Weight | Int4Weight]) -> bool:
 
 @dataclass(frozen=True)
 class Int8Weight:
-    """A matrix [out, in] as whole numbers and a scale a row, symmetric.
-
-    Attributes:
-        values: [out, in], int8.
-        scales: [out], bf16.
-        error: Root mean square of what rounding did to a weight.
-    """
+    """A matrix [out, in] as whole numbers and a scale a row, symmetric."""
 
     bits = 8
-    values: Tensor
-    scales: Tensor
-    error: float
+    values: Tensor  # [out, in], int8
+    scales: Tensor  # [out], bf16
+    error: float  # root mean square of what rounding did to a weight
 
     @classmethod
     @torch.no_grad()
@@ -90,20 +84,13 @@ class Int8Weight:
 
 @dataclass(frozen=True)
 class Int4Weight:
-    """A matrix [out, in] in 4 bits, with a scale and an offset for each 64 inputs of a row.
-
-    Attributes:
-        values: As torch's kernel wants them.
-        scales: Of `(q - 8) * scale + offset`, [in / 64, out, 2], bf16.
-        out: Rows without those that the kernel wants besides.
-        error: Root mean square of what rounding did to a weight.
-    """
+    """A matrix [out, in] in 4 bits, with a scale and an offset for each 64 inputs of a row."""
 
     bits = 4
-    values: Tensor
-    scales: Tensor
-    out: int
-    error: float
+    values: Tensor  # as torch's kernel wants them
+    scales: Tensor  # of `(q - 8) * scale + offset`, [in / 64, out, 2], bf16
+    out: int  # rows without those that the kernel wants besides
+    error: float  # root mean square of what rounding did to a weight
 
     @classmethod
     @torch.no_grad()

@@ -142,10 +142,6 @@ def check_rows(model: PreTrainedModel, paths: Sequence[str]) -> None:
     what it makes of the last may not change if that is padded on the right, as in training.
     Families that `fast_decoder` knows, and skeletons without weights, are not asked.
 
-    Args:
-        model: The backbone.
-        paths: Those to be adapted.
-
     Raises:
         AdapterError: There are such layers, or the backbone cannot read token ids alone, or no
             padded rows.

@@ -43,15 +43,8 @@ def write(
 ) -> dict[str, Any]:
     """Write config, weights and manifest as a folder that appears whole or not at all.
 
-    Args:
-        folder: Where; an older adapter there is replaced.
-        config: What the adapter is.
-        tensors: Its weights by name.
-        facts: The manifest, but for its format and the files' hashes.
-        files: Further files by name: `ROUTER_FILE` or none.
-
-    Returns:
-        The manifest.
+    `facts` are the manifest but for its format and the files' hashes; `files` further ones by name:
+    `ROUTER_FILE` or none. An older adapter is replaced. Returns the manifest.
 
     Raises:
         AdapterError: The folder is there and holds something else.
@@ -140,15 +133,7 @@ def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
 
 
 def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a router's file into the folder of a saved adapter, in the place of an older one.
-
-    Args:
-        folder: The adapter's.
-        router: The file's bytes.
-        facts: Stand in the manifest as `router`, in the place of those of an older one.
-
-    Returns:
-        The manifest.
+    """Replace the router of a saved adapter; its facts are `router` in the manifest returned.
 
     Raises:
         AdapterError: As `read_manifest`.
@@ -171,12 +156,7 @@ def _size_and_hash(path: Path) -> dict[str, Any]:
 
 
 def read_files(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The further files of a saved adapter by name, as `write` took them.
-
-    Args:
-        folder: The adapter's.
-        manifest: What `read_manifest` returned.
-    """
+    """The further files of a saved adapter by name, as `write` took them."""
     names = manifest["files"].keys() & {ROUTER_FILE}
     return {name: (Path(folder) / name).read_bytes() for name in names}
 

@@ -141,11 +141,7 @@ def claim(
 ) -> None:
     """Note in a file what its folder holds, or check that the folder holds this already.
 
-    Args:
-        path: The file.
-        identity: What the folder is to hold, as JSON values.
-        error: What to raise.
-        write: How the file is written first.
+    `identity` is what the folder is to hold, as JSON values.
 
     Raises:
         error: The folder holds something else, or the file is damaged.

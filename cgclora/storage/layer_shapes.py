@@ -17,19 +17,12 @@ _IN_A_PASS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Adapted layers of one name and size.
+    """Adapted layers of one name and size."""
 
-    Attributes:
-        name: The last part of their paths, such as `q_proj`.
-        inner: Input features.
-        outer: Output features.
-        layers: How many there are.
-    """
-
-    name: str
-    inner: int
-    outer: int
-    layers: int
+    name: str  # the last part of their paths, such as `q_proj`
+    inner: int  # input features
+    outer: int  # output features
+    layers: int  # how many there are
 
 
 def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:

@@ -88,12 +88,9 @@ def cut_log(log_file: Path, checkpoint: Path | None) -> None:
 def write_checkpoint(
     checkpoint: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint, and then remove all but the one before.
+    """Write a checkpoint's tensors by file and name, then remove all but the one before.
 
-    Args:
-        checkpoint: Its folder, `checkpoint-<step>`.
-        tensors: By file and name.
-        state: What else a resumed run must know, as JSON values.
+    `state` is what else a resumed run must know, as JSON values.
 
     Raises:
         TrainingError: It cannot be written; those that were there count as before.

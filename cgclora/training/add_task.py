@@ -102,14 +102,7 @@ def _float32(value: float) -> float:
 
 
 def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -> dict[str, Tensor]:
-    """An adapter's tensors with rows and columns for so many more tasks.
-
-    Args:
-        tensors: By name, as stored.
-        config: Of the adapter that they are of.
-        more: How many tasks.
-        seed: Of the new experts' A.
-    """
+    """An adapter's tensors by name with experts for `more` tasks, whose A are drawn with `seed`."""
     ranks = more * config.specific * config.expert_rank
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
@@ -130,14 +123,9 @@ def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -
 def _usual_gate(embedding: Tensor, projection: Tensor, specific: int) -> tuple[Tensor, Tensor]:
     """What makes all logits of a new task the mean of the other tasks'.
 
-    Args:
-        embedding: Of the other tasks, [T, D].
-        projection: Of their own experts, [L, T * S, D].
-        specific: S.
-
-    Returns:
-        The new task's embedding [1, D], and the smallest projection of its own experts that does it
-        [L, S, D].
+    From the embedding [T, D] of the other tasks and the projection [L, T * S, D] of their own
+    experts. Returns the new task's embedding [1, D], and the smallest projection of its own experts
+    that does it, [L, S, D].
     """
     rows = embedding.float()
     row = rows.mean(dim=0, keepdim=True)
@@ -260,15 +248,10 @@ def _check_settings(folder: str | Path, settings: TrainingSettings, run_folder: 
 
 
 def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dict[str, Any]:
-    """Write an adapter, and its router if it has one, without some tasks. Needs no backbone.
+    """Write an adapter, and its router if it has one, without some tasks; returns the manifest.
 
-    Args:
-        folder: The adapter, which is left as it is unless it is `out`.
-        tasks: Which of its tasks to drop.
-        out: Where the smaller one goes; an older adapter there is replaced.
-
-    Returns:
-        Its manifest.
+    Needs no backbone. The folder is left as it is unless it is `out`, where an older adapter is
+    replaced.
 
     Raises:
         ConfigError: As `shrunk`.
@@ -305,11 +288,7 @@ def inherited(
 ) -> dict[str, Any]:
     """What a manifest keeps of the parent's: method, licence, and what is true of these tasks.
 
-    Args:
-        manifest: The parent's.
-        config: The parent's.
-        tasks: Those of the parent that are there unchanged.
-        change: `added` or `dropped` tasks.
+    `tasks` are those of the parent that are there unchanged, `change` those `added` or `dropped`.
     """
     origin = {
         "sha256": manifest["files"][WEIGHTS_FILE]["sha256"],
@@ -326,16 +305,9 @@ def inherited(
 
 
 def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:
-    """Refuse a gate of common experts alone that weighs them alike for every embedding.
+    """Refuse a gate of common experts alone that gives all the same weight for every embedding.
 
     A new task has only its embedding to learn then, and gets no gradient.
-
-    Args:
-        tensors: Of the adapter to grow.
-        config: Of the grown one.
-
-    Raises:
-        AdapterError: It does.
     """
     if config.specific:
         return

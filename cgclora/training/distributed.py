@@ -82,9 +82,6 @@ def _config(setting: str) -> str:
 class Processes:
     """The processes of a run, of which this is one.
 
-    Args:
-        device: Where the backbone is; of a single process it is where the run computes.
-
     Attributes:
         device: Where this process computes.
         count: How many there are.
@@ -128,10 +125,6 @@ def shard(loss: TargetLoss, device: torch.device) -> None:
     Each of the backbone's blocks becomes a unit of FSDP; embedding, last norm and head make another
     one, whose weights are whole while `loss` computes. The backbone is good for nothing but
     training afterwards.
-
-    Args:
-        loss: The backbone with its adapters.
-        device: This process's; the process group must be there.
 
     Raises:
         TrainingError: The backbone is sharded already or quantised, or it does not say which

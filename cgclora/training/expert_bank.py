@@ -31,11 +31,9 @@ _ROW_SEED, _LAYER_SEED = 0x9E3779B1, 0x85EBCA6B
 
 
 class ExpertBank:
-    """See the module's text.
+    """The experts of adapters of one shape, whose parameters become views of the bank.
 
-    Args:
-        adapters: Those of one shape, see `banks`; their parameters become views of the bank.
-        rank: R, the largest total rank; what smaller ones lack is zero and stays so.
+    R is the largest total rank; what smaller adapters lack is zero and stays so.
     """
 
     def __init__(self, adapters: Sequence[Adapter], rank: int) -> None:

@@ -28,22 +28,16 @@ def experts_of(layer: nn.Module) -> tuple[LayerExperts, ...]:
 
 @dataclass(frozen=True)
 class _Segment:
-    """What the experts beside some layers do for some rows of the batch.
+    """What the experts beside some layers do for some rows of the batch."""
 
-    Attributes:
-        rows: Which; None is all.
-        A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
-            equal share of the rows.
-        weights: Scale times gate, [rows, 1, R].
-        B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
-        dropout: Of what the experts read.
-    """
-
-    rows: slice | None
+    rows: slice | None  # None is all
+    # Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an equal
+    # share of the rows.
     A: Tensor
-    weights: Tensor
+    weights: Tensor  # scale times gate, [rows, 1, R]
+    # Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
     B: tuple[Tensor | None, ...]
-    dropout: RowDropout | None
+    dropout: RowDropout | None  # of what the experts read
 
     @classmethod
     def of(cls, parts: Sequence[LayerExperts | None], x: Tensor, rows: Tensor | None) -> _Segment:
@@ -93,10 +87,7 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """The outputs [batch, tokens, out] of layers, adapted or not, that read x [batch, tokens, in].
 
-    Args:
-        modules: The layers.
-        x: What they read.
-        rows: Which row of the batch each row of x is from; None if it is the batch.
+    `rows` says which row of the batch each row of x is from; None if x is the batch.
     """
     frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
     segments = _segments(modules, x, rows)

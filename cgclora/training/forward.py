@@ -123,19 +123,13 @@ def _is_one(layer: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where tokens stand: what all layers of a kind need of it.
+    """Where tokens stand: what all layers of a kind need of it."""
 
-    Attributes:
-        cos: Of the rotation, [tokens, 1, head size], in fp32.
-        sin: Likewise, negative for the first half.
-        bias: For plain products, -inf where no token may look: [tokens * heads of a key, tokens].
-        seen: For the fused kernel, where it may; None if that is all that came before.
-    """
-
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor  # of the rotation, [tokens, 1, head size], in fp32
+    sin: Tensor  # likewise, negative for the first half
+    # For plain products, -inf where no token may look: [tokens * heads of a key, tokens].
     bias: Tensor | None
-    seen: Tensor | None
+    seen: Tensor | None  # for the fused kernel, where it may; None if that is all that came before
 
     @classmethod
     def of(cls, decoder: Any, config: Any, kind: str, tokens: int) -> _Place:

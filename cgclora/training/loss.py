@@ -102,8 +102,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
 class TargetLoss(nn.Module):
     """A causal language model that returns the loss of chosen positions instead of logits.
 
-    Args:
-        model: The backbone, with or without adapters; its head must be frozen.
+    The backbone's head must be frozen.
 
     Raises:
         BackboneError: See `OutputHead`.

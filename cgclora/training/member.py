@@ -41,31 +41,17 @@ MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Share:
-    """What a member has in a pass.
-
-    Attributes:
-        member: Whose.
-        items: This process's records; may be none.
-        width: What they are padded to at least.
-        first: Place of the first of them among the records of the step.
-        weight: The target weights of the whole step, over passes and processes.
-    """
+    """What a member has in a pass."""
 
     member: Member
-    items: Sequence[Encoded]
-    width: int
-    first: int = 0
-    weight: float = 1.0
+    items: Sequence[Encoded]  # this process's records; may be none
+    width: int  # what they are padded to at least
+    first: int = 0  # place of the first of them among the records of the step
+    weight: float = 1.0  # the target weights of the whole step, over passes and processes
 
 
 class Member:
-    """See the module's text.
-
-    Args:
-        run: What is trained.
-        data: Encoded records by split, `train` and `dev`.
-        collator: Makes batches of them.
-        processes: Who share each step's records.
+    """A training run among those that share passes; `data` is its encoded records by split.
 
     Attributes:
         step: Steps that were taken.
@@ -227,11 +213,8 @@ class Member:
     def note_dev_losses(self, sums: Tensor) -> dict[str, Any]:
         """Take over a dev loss: keep the weights if it is the lowest, end if patience does.
 
-        Args:
-            sums: Of loss and target tokens a task, over all processes, [2, T].
-
-        Returns:
-            What the log says of it.
+        `sums` are of loss and target tokens a task, over all processes, [2, T]. Returns what the
+        log records.
 
         Raises:
             TrainingDiverged: It is no finite number.

@@ -21,51 +21,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        epochs: Passes over the data.
-        batch_size: Records in one forward pass of one process.
-        accumulation: Forward passes in one step.
-        learning_rate: Peak rate of the experts.
-        gate_learning_rate: Peak rate of gate and task embedding; None takes `learning_rate`.
-        warmup: Share of the steps over which the rates rise; a cosine to zero follows.
-        weight_decay: Of the experts; the gate has none.
-        sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
-            `temperature`, records to the power 1 / temperature.
-        temperature: For that sampling, 1 or more; 1 is proportional, large is uniform.
-        weighting: Of a target token in the training loss: `token`, all count alike; `record`, those
-            of a record share a weight of 1, so that a label counts as much as a report.
-        max_length: Most tokens of a record; longer ones are left out and counted. So are those that
-            the backbone has no positions for.
-        records_per_task: Most training records of a task, drawn with `seed` from those that fit;
-            0 takes all.
-        records_of: Other numbers for some tasks.
-        dev_records_per_task: The same for the dev loss.
-        evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
-        patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
-        gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        seed: Of the records' order and of dropout, from 0 to 2^32 - 1.
-    """
-
-    epochs: float = 2.0
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
+    epochs: float = 2.0  # passes over the data
+    batch_size: int = 8  # records in one forward pass of one process
+    accumulation: int = 1  # forward passes in one step
+    learning_rate: float = 1e-3  # peak rate of the experts
+    # Peak rate of gate and task embedding; None takes `learning_rate`.
     gate_learning_rate: float | None = None
-    warmup: float = 0.05
-    weight_decay: float = 0.0
+    warmup: float = 0.05  # share of the steps over which the rates rise; a cosine to zero follows
+    weight_decay: float = 0.0  # of the experts; the gate has none
+    # How often a task is seen: `proportional` to its records, `uniform`, or by `temperature`,
+    # records to the power 1 / temperature.
     sampling: Sampling = "proportional"
-    temperature: float = 2.0
+    temperature: float = 2.0  # for that sampling, 1 or more; 1 is proportional, large is uniform
+    # Of a target token in the training loss: `token`, all count alike; `record`, those of a record
+    # share a weight of 1, so that a label counts as much as a report.
     weighting: Weighting = "token"
+    # Most tokens of a record; longer ones are left out and counted. So are those that the backbone
+    # has no positions for.
     max_length: int = 1024
+    # Most training records of a task, drawn with `seed` from those that fit; 0 takes all.
     records_per_task: int = 0
-    records_of: Mapping[str, int] = field(default_factory=dict)
-    dev_records_per_task: int = 0
+    records_of: Mapping[str, int] = field(default_factory=dict)  # other numbers for some tasks
+    dev_records_per_task: int = 0  # the same for the dev loss
+    # How often the dev loss is taken, evenly spread; a checkpoint follows each.
     evaluations: int = 8
+    # Stop after so many evaluations without a lower dev loss; 0 never stops early.
     patience: int = 0
+    # Recompute activations in the backward pass to save memory.
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: int = 0  # of the records' order and of dropout, from 0 to 2^32 - 1
 
     def __post_init__(self) -> None:
         """Check every field, since settings may come from a form."""
@@ -114,10 +100,6 @@ class TrainingSettings:
         """The share of the peak rates with which a step is taken: a rise, then half a cosine.
 
         As `transformers.get_cosine_schedule_with_warmup` has it.
-
-        Args:
-            step: Steps that were taken before.
-            steps: Of the whole run.
         """
         rise = math.ceil(self.warmup * steps)
         if step < rise:
@@ -131,29 +113,19 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What to train, and where.
+    """What to train, and where."""
 
-    Attributes:
-        adapter: A fresh adapter, just attached.
-        train_records: What to learn from; every task needs some.
-        dev_records: What the dev loss is taken on; every task needs some.
-        settings: How.
-        folder: Where the run lives.
-        only: The tasks that have records; None for all. With some only, the adapter keeps the
-            router that it has.
-        learns: Which values of each parameter learn, by name, bool in its shape; None is all.
-        check: Called before the adapter is saved; may raise to prevent that.
-        facts: More for the adapter's manifest.
-        dtype: Of the saved weights; None keeps fp32.
-    """
-
-    adapter: Adapter
-    train_records: Sequence[Record]
-    dev_records: Sequence[Record]
+    adapter: Adapter  # a fresh one, just attached
+    train_records: Sequence[Record]  # what to learn from; every task needs some
+    dev_records: Sequence[Record]  # what the dev loss is taken on; every task needs some
     settings: TrainingSettings
     folder: Path
+    # The tasks that have records; None for all. With some only, the adapter keeps the router that
+    # it has.
     only: Sequence[str] | None = None
+    # Which values of each parameter learn, by name, bool in its shape; None is all.
     learns: Mapping[str, Tensor] | None = None
+    # Called before the adapter is saved; may raise to prevent that.
     check: Callable[[], None] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    dtype: torch.dtype | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # more for the adapter's manifest
+    dtype: torch.dtype | None = None  # of the saved weights; None keeps fp32

@@ -118,8 +118,7 @@ class SideBySide:
     def run(self, stop: Callable[[], bool] | None) -> None:
         """Take rounds until all members have ended.
 
-        Args:
-            stop: Asked after each round; a yes ends the training after a checkpoint of all.
+        `stop` is called after each round; true ends the training after a checkpoint of all.
 
         Raises:
             TrainingStopped: `stop` said so.
@@ -346,10 +345,6 @@ def resume(members: Sequence[Member], name: str) -> int:
     The newest ones that were written in one round count, if these members wrote them together: what
     one of them did since, up to its end, is done again in the same company. Else each member's
     newest counts. What was logged after its checkpoint is dropped.
-
-    Args:
-        members: All that are called together, just made.
-        name: See `SideBySide`.
     """
     known = [[(path, read_state(path)) for path in member.checkpoints()] for member in members]
     written = [{s["cut"][1] for _, s in own if s["cut"][0] == name} for own in known]
