@@ -1,4 +1,4 @@
-"""Records: their hash, a subset of them, and their token ids. `records` reads them."""
+"""Records: their hash, a subset of them, and their token ids. `readers` reads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from cgclora.config import PromptFormat, Start
+from cgclora.config import PromptFormat
 from cgclora.models.vocabulary import unreadable_word
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class Record:
     task: str
     prompt: str
     target: str  # the reference answer
-    # Labels, types or terms that the prompt offers; None for free text.
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None  # labels that the prompt offers; None: free text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def data_hash(records: Iterable[Record]) -> str:
     return digest.hexdigest()
 
 
-def sample_per_task(items: Sequence[Encoded], most: Sequence[int], seed: int) -> list[Encoded]:
+def sample_per_task(items: Sequence[Encoded], limits: Sequence[int], seed: int) -> list[Encoded]:
     """At most so many items of task 0, 1, ... (0 takes all), drawn with `seed`, in their order."""
     groups = defaultdict(list)
     for index, item in enumerate(items):
@@ -59,7 +58,7 @@ def sample_per_task(items: Sequence[Encoded], most: Sequence[int], seed: int) ->
     generator = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     chosen: set[int] = set()
     for task, group in sorted(groups.items()):
-        chosen.update(generator.sample(group, min(most[task] or len(group), len(group))))
+        chosen.update(generator.sample(group, min(limits[task] or len(group), len(group))))
     return [item for index, item in enumerate(items) if index in chosen]
 
 
@@ -71,25 +70,19 @@ def encode(
     prompt_format: PromptFormat,
     max_length: int,
     needed: Sequence[str] | None = None,
-    known: int = sys.maxsize,
+    readable_ids: int = sys.maxsize,
 ) -> tuple[list[Encoded], Counter[str]]:
     """Token ids of records that fit, and how many a task were too long.
 
     Prompt and target are tokenised apart: decoding sees the prompt alone, and must see the same.
 
-    Args:
-        records: What to encode.
-        tokenizer: The backbone's.
-        tasks: Task names in the order of their ids.
-        prompt_format: What stands around a prompt.
-        max_length: Most tokens of prompt and target together.
-        needed: Tasks that must have a record, and that alone may have some; None for all.
-        known: How many token ids the backbone can read, see `cgclora.models.vocabulary.readable`.
+    Prompt and target have at most `max_length` tokens together. The tasks stand in the order of
+    their ids; those in `needed` (None: all) must have a record, and no others may. The backbone can
+    read `readable_ids` token ids, see `cgclora.models.vocabulary.readable`.
 
     Raises:
-        DataError: A record's task is not among them, one of them has no record that fits, a record
-            has a word that the backbone cannot read, or the tokenizer has no token to end a target
-            with.
+        DataError: A record is of another task, a task has no record that fits, a record has a word
+            that the backbone cannot read, or the tokenizer has no end token.
     """
     if tokenizer.eos_token_id is None:
         raise DataError(
@@ -107,7 +100,7 @@ def encode(
         whole = [*prompt, *target, tokenizer.eos_token_id]
         if len(whole) > max_length:
             too_long[record.task] += 1
-        elif (word := unreadable_word(whole, known, tokenizer)) is not None:
+        elif (word := unreadable_word(whole, readable_ids, tokenizer)) is not None:
             raise DataError(
                 f"record {record.id!r} of task {record.task!r} has {word!r}, which this backbone "
                 "cannot read: leave it out of input and target."
@@ -143,16 +136,9 @@ def encode_prompts(
     encoded: dict[int, list[int]] = {}
     for start in dict.fromkeys(one.start for one in formats):
         places = [place for place, one in enumerate(formats) if one.start == start]
-        found = _with_start([texts[place] for place in places], tokenizer, start)
-        encoded.update(zip(places, found, strict=True))
+        by_tokenizer = start == "tokenizer"
+        own = [texts[place] for place in places]
+        ids = tokenizer(own, add_special_tokens=by_tokenizer)["input_ids"]
+        first = [] if by_tokenizer or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        encoded.update(zip(places, ([*first, *one] for one in ids), strict=True))
     return [encoded[place] for place in range(len(texts))]
-
-
-def _with_start(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, start: Start
-) -> list[list[int]]:
-    """Token ids of texts with the special tokens of `PromptFormat.start`."""
-    if start == "tokenizer":
-        return cast(list[list[int]], tokenizer(texts)["input_ids"])
-    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [[*first, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -1,7 +1,5 @@
 """Which records make a batch, and how they become tensors."""
 
-from __future__ import annotations
-
 import math
 import random
 import sys
@@ -25,16 +23,10 @@ Weighting = Literal["token", "record"]
 class TaskSampler:
     """The order of the records in each epoch: within a batch tasks are mixed and lengths alike.
 
-    Tasks are drawn in the wanted shares, each going through its own records in a shuffled order
-    again and again. Blocks of 32 batches are then sorted by length and their batches shuffled. The
-    order is a function of seed and epoch alone, so that a resumed run meets the same batches.
-
-    Args:
-        data: The encoded records.
-        batch_size: Records in a step of all processes together.
-        sampling: See `TrainingSettings`.
-        temperature: See `TrainingSettings`.
-        seed: Of the order.
+    Tasks are drawn in the shares of `sampling` and `temperature` (see `TrainingSettings`), each
+    going through its own records in a shuffled order again and again. Blocks of 32 batches, of the
+    records in a step of all processes, are then sorted by length and their batches shuffled. The
+    order is a function of seed and epoch alone, so that a resumed run has the same batches.
     """
 
     def __init__(
