@@ -123,10 +123,10 @@ class Int4Weight:
 
 
 def _blocks(weights: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Parts in fp32, and where they lie among the rows of all.
+    """Parts in fp32, and their rows among those of all matrices.
 
-    What becomes of a part goes to its place at once: small results kept between large passing ones
-    would hold on to several times their memory.
+    Results go to their place at once: small ones kept between large temporary ones would hold on to
+    several times their memory.
     """
     start = 0
     for weight in weights:
