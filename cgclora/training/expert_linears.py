@@ -35,8 +35,7 @@ class _Segment:
     # share of the rows.
     A: Tensor
     weights: Tensor  # scale times gate, [rows, 1, R]
-    # Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
-    B: tuple[Tensor | None, ...]
+    B: tuple[Tensor | None, ...]  # a layer's [R_l, out_l] or [M, R_l, out_l]; None: no experts
     dropout: RowDropout | None  # of what the experts read
 
     @classmethod
@@ -59,6 +58,7 @@ class _Segment:
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd differentiates by."""
         return (self.A, self.weights, *self.B)
 
     def of_rows(self, table: Tensor) -> Tensor:
@@ -72,16 +72,6 @@ class _Segment:
         return x * kept, kept
 
 
-def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
-    """What the experts of layers that read x do, for some rows each."""
-    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
-        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
-        for parts in map(experts_of, modules)
-    ]
-    places = dict.fromkeys(place for parts in own for place in parts)
-    return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
-
-
 def linears(
     modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
 ) -> tuple[Tensor, ...]:
@@ -90,7 +80,12 @@ def linears(
     `rows` says which row of the batch each row of x is from; None if x is the batch.
     """
     frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
-    segments = _segments(modules, x, rows)
+    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
+        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
+        for parts in map(experts_of, modules)
+    ]
+    places = dict.fromkeys(place for parts in own for place in parts)
+    segments = [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
     apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
     return apply(
         x,
@@ -140,10 +135,10 @@ class _Linears(torch.autograd.Function):
             of_x = gradients[0] @ frozen[0]
             for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
                 add_product(of_x, gradient.flatten(0, -2), W)
-        found: list[Tensor | None] = []
+        of_tables: list[Tensor | None] = []
         for segment, z in zip(ctx.segments, narrow, strict=True):
-            found += _of_segment(segment, x, z, gradients, of_x)
-        return of_x, None, *[None] * (2 * len(frozen)), *found
+            of_tables += _of_segment(segment, x, z, gradients, of_x)
+        return of_x, None, *[None] * (2 * len(frozen)), *of_tables
 
 
 def _of_segment(
