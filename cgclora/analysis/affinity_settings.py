@@ -1,7 +1,5 @@
 """How inter-task affinities are measured."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -42,8 +40,7 @@ class AffinitySettings:
     # joint step.
     step_rate: float | None = None
     batch_size: int = 8  # records in a step of the joint training
-    # Of the joint training (Adam), reached over the first `every` steps.
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of the joint training, reached over the first `every` steps
     sampling: Sampling = "uniform"  # of the joint training, see `TrainingSettings`
     temperature: float = 2.0  # of that sampling
     # What counts alike in every loss, see `TrainingSettings`. With `record` and uniform sampling

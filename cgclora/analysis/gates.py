@@ -1,15 +1,13 @@
-"""What gates say about tasks: how evenly they weigh, which tasks lean alike, how they got there.
+"""Gates of tasks: how even their weights are, which tasks use experts alike, and their training.
 
 Needs no torch. Rows of weights are softmaxes over the experts that a task may use.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,8 +69,7 @@ def similarity(common: ArrayLike) -> Floats:
     return np.asarray(cosines)
 
 
-@dataclass(frozen=True)
-class Merge:
+class Merge(NamedTuple):
     """Two groups of a tree become one."""
 
     left: int  # number of the first: an item below N, or N plus the place of an earlier merge
@@ -86,19 +83,15 @@ def average_linkage(distance: ArrayLike) -> tuple[list[Merge], list[int]]:
     Returns:
         N - 1 merges, the closest first, and the N items in the order of the tree's leaves.
     """
-    between = np.asarray(distance, dtype=float)
-    groups = {item: [item] for item in range(len(between))}
-    merges: list[Merge] = []
-    while len(groups) > 1:
-        pairs = [(one, other) for one in groups for other in groups if one < other]
-        heights = [
-            float(between[np.ix_(groups[one], groups[other])].mean()) for one, other in pairs
-        ]
-        closest = int(np.argmin(heights))
-        one, other = pairs[closest]
-        merges.append(Merge(one, other, heights[closest]))
-        groups[len(between) + len(merges) - 1] = groups.pop(one) + groups.pop(other)
-    return merges, next(iter(groups.values()), [])
+    from scipy.cluster import hierarchy  # noqa: PLC0415 - slow to import, and only trees need them
+    from scipy.spatial.distance import squareform  # noqa: PLC0415
+
+    pairs = squareform(np.asarray(distance, dtype=float), checks=False)
+    if not len(pairs):
+        return [], [0] * len(np.asarray(distance))
+    tree = hierarchy.average(pairs)
+    merges = [Merge(int(left), int(right), float(height)) for left, right, height, _ in tree]
+    return merges, hierarchy.leaves_list(tree).tolist()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """What all tasks of an adapter share, as one vector: gradients by it, and steps along them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
