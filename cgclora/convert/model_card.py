@@ -1,10 +1,8 @@
-"""What every export leaves beside its weights: where they come from, and what one may do with them.
+"""The folder of an export: it appears whole or not at all, with a manifest and a model card.
 
-An export is a folder of its own that appears whole or not at all. Its `manifest.json` names the
-adapter, the backbone and the licence of the data; `README.md` says it to people, as a model card.
+`manifest.json` names the adapter, the backbone and the licence of the data, `README.md` is for
+people.
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 import json
@@ -44,7 +42,11 @@ def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
     """
     out = Path(out)
     atomic_io.recover_folder(out)
-    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
+    try:
+        is_export = "export" in json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        is_export = False
+    if out.is_dir() and any(out.iterdir()) and not is_export:
         raise AdapterError(f"{out} holds something other than an export: choose another folder.")
     existing = next(parent for parent in out.resolve().parents if parent.is_dir())
     free = shutil.disk_usage(existing).free
@@ -55,13 +57,6 @@ def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
         )
     with atomic_io.replace_folder(out) as fresh:
         yield fresh
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        return "export" in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def describe(
@@ -93,10 +88,7 @@ def describe(
     }
     atomic_io.write_text(folder / "README.md", _card(manifest, usage, gemma=gemma))
     manifest["files"] = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": atomic_io.sha256_file(path),
-        }
+        path.relative_to(folder).as_posix(): atomic_io.size_and_hash(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
