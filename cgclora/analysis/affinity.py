@@ -20,9 +20,8 @@ import math
 import random
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,12 +46,12 @@ _LOSS_TOKENS = {"cpu": 2048, "other": 1 << 14}  # padded, of a batch without gra
 
 def print_progress(facts: Mapping[str, Any]) -> None:
     """Write a line of progress to standard error."""
-    left = f"{facts['seconds_left'] / 60:.1f} min left"
-    print(
-        f"measurement {facts['done']}/{facts['measurements']} · loss {facts['loss']:.4f} · {left}",
-        file=sys.stderr,
-        flush=True,
+    parts = (
+        f"measurement {facts['done']}/{facts['measurements']}",
+        f"loss {facts['loss']:.4f}",
+        f"{facts['seconds_left'] / 60:.1f} min left",
     )
+    print(" · ".join(parts), file=sys.stderr, flush=True)
 
 
 def measure(
@@ -65,19 +64,11 @@ def measure(
     progress: Callable[[dict[str, Any]], None] = print_progress,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Train an attached adapter jointly and measure affinities, or go on with such a run.
+    """Train a fresh adapter jointly and measure affinities, or resume such a run.
 
-    An interrupted run ends as any other: on CPU with the same numbers, bit for bit.
-
-    Args:
-        adapter: A fresh adapter, just attached. Dropout is not applied.
-        tokenizer: The backbone's.
-        records: What to train and measure on.
-        settings: How.
-        run_folder: Where the run lives, with all that the next measurement needs.
-        progress: Called after each measurement with `done`, `measurements`, `loss` (the tasks'
-            mean, in nats) and `seconds_left`.
-        stop: Asked after each measurement; a yes ends the run, to be gone on with later.
+    A resumed run ends as any other: on CPU with the same numbers, bit for bit. Dropout is not
+    applied. After each measurement `progress` gets `done`, `measurements`, `loss` (the tasks' mean,
+    in nats) and `seconds_left`, and `stop` may end the run, to be resumed later.
 
     Returns:
         JSON values: `first_order` and `lookahead` (null if not taken), each with `mean` and
@@ -88,77 +79,40 @@ def measure(
         ConfigError: No parameter of the adapter is shared by all tasks.
         DataError: A task has too few records that fit.
         TrainingError: The folder holds another run, or one that is under way.
-        TrainingDiverged, TrainingStopped: A loss is not finite; `stop` said so.
+        TrainingDiverged, TrainingStopped: A loss is not finite; `stop` ended the run.
     """
-    provenance.commit()  # kept from here on: a commit made during the run is not the run's code
+    provenance.commit()  # cached from here on: a commit made during the run is not the run's code
     folder = Path(run_folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = adapter.config.tasks
-    data, too_long = encode(
-        records,
-        tokenizer,
-        tasks,
-        prompt_format=adapter.config.prompt_format,
-        max_length=settings.max_length,
-        known=readable(adapter.model),
-    )
-    groups = _by_task(data, tasks, settings.records + settings.loss_records)
-    identity = _identity(adapter, records, settings)
-    collator = Collator(pad_id(adapter.model, tokenizer), settings.weighting)
-    run = _Run(adapter, data, groups, settings, collator)
+    run = _Run(adapter, tokenizer, records, settings)
+    values = dataclasses.asdict(settings)
+    identity = {
+        "kind": "affinity",
+        "adapter": adapter.config.to_dict(),
+        # A later call may ask for more measurements.
+        "settings": {name: value for name, value in values.items() if name != "measurements"},
+        "backbone": fingerprint(adapter.model),
+        "data": data_hash(records),
+    }
     with hold(folder):
         claim(folder, identity)
         state = AffinityState.read(folder, run.tensors())
         if state.measurements:
             run.restore(state.tensors)
-        _go_on(run, state, folder, progress, stop)
-    counts = {"records": Counter(tasks[item.task] for item in data), "too_long": too_long}
-    by_task = {name: {task: count[task] for task in tasks} for name, count in counts.items()}
+        _take_measurements(run, state, folder, progress, stop)
     return {
-        "tasks": list(tasks),
+        "tasks": list(adapter.config.tasks),
         **with_means(state.measurements[: settings.measurements]),
-        "settings": dataclasses.asdict(settings),
+        "settings": values,
         "adapter": identity["adapter"],
         "backbone": {"name": adapter.backbone_name, "fingerprint": identity["backbone"]},
-        "data": {"hash": identity["data"], **by_task},
+        "data": {"hash": identity["data"], **run.record_counts()},
         "seconds": round(state.seconds, 1),
         "origins": state.origins,
     }
 
 
-def _identity(
-    adapter: Adapter, records: Sequence[Record], settings: AffinitySettings
-) -> dict[str, Any]:
-    """What a run goes on with only if it is the same; more measurements may be wanted."""
-    values = dataclasses.asdict(settings)
-    return {
-        "kind": "affinity",
-        "adapter": adapter.config.to_dict(),
-        "settings": {name: value for name, value in values.items() if name != "measurements"},
-        "backbone": fingerprint(adapter.model),
-        "data": data_hash(records),
-    }
-
-
-def _by_task(data: Sequence[Encoded], tasks: Sequence[str], least: int) -> list[list[Encoded]]:
-    """The records of task 0, 1, ...
-
-    Raises:
-        DataError: A task has fewer than `least`.
-    """
-    groups = defaultdict(list)
-    for item in data:
-        groups[item.task].append(item)
-    for index, task in enumerate(tasks):
-        if len(groups[index]) < least:
-            raise DataError(
-                f"task {task!r} has {len(groups[index])} records that fit, a measurement needs "
-                f"{least}: give it more, raise max_length, or measure on fewer."
-            )
-    return [groups[index] for index in range(len(tasks))]
-
-
-def _go_on(
+def _take_measurements(
     run: _Run,
     state: AffinityState,
     folder: Path,
@@ -166,12 +120,12 @@ def _go_on(
     stop: Callable[[], bool] | None,
 ) -> None:
     """Take the measurements that are missing."""
-    wanted = run.settings.measurements
+    total = run.settings.measurements
     first, started, before = len(state.measurements), time.monotonic(), state.seconds
-    if first < wanted:
+    if first < total:
         stamp = provenance.stamp(run.adapter.model)
         state.origins.append({"first_measurement": first + 1, **stamp})
-    for index in range(first, wanted):
+    for index in range(first, total):
         run.train(index)
         state.measurements.append(run.measurement(index))
         seconds = time.monotonic() - started
@@ -181,14 +135,14 @@ def _go_on(
         progress(
             {
                 "done": index + 1,
-                "measurements": wanted,
+                "measurements": total,
                 "loss": sum(state.measurements[-1]["losses"]) / len(run.groups),
-                "seconds_left": seconds / (index + 1 - first) * (wanted - index - 1),
+                "seconds_left": seconds / (index + 1 - first) * (total - index - 1),
             }
         )
-        if index + 1 < wanted and stop is not None and stop():
+        if index + 1 < total and stop is not None and stop():
             raise TrainingStopped(
-                f"stopped after measurement {index + 1} of {wanted}: the same call goes on."
+                f"stopped after measurement {index + 1} of {total}: the same call goes on."
             )
 
 
@@ -198,38 +152,61 @@ class _Run:
     def __init__(
         self,
         adapter: Adapter,
-        data: Sequence[Encoded],
-        groups: Sequence[Sequence[Encoded]],
+        tokenizer: PreTrainedTokenizerBase,
+        records: Sequence[Record],
         settings: AffinitySettings,
-        collator: Collator,
     ) -> None:
         self.adapter = adapter
-        self.data = data
-        self.groups = groups
         self.settings = settings
-        self.collator = collator
         self.device = adapter.device
+        self.data, self.too_long = encode(
+            records,
+            tokenizer,
+            adapter.config.tasks,
+            prompt_format=adapter.config.prompt_format,
+            max_length=settings.max_length,
+            readable_ids=readable(adapter.model),
+        )
+        self.groups: list[list[Encoded]] = [[] for _ in adapter.config.tasks]
+        for item in self.data:
+            self.groups[item.task].append(item)
+        needed = settings.records + settings.loss_records
+        for task, group in zip(adapter.config.tasks, self.groups, strict=True):
+            if len(group) < needed:
+                raise DataError(
+                    f"task {task!r} has {len(group)} records that fit, a measurement needs "
+                    f"{needed}: give it more, raise max_length, or measure on fewer."
+                )
+        self.collator = Collator(pad_id(adapter.model, tokenizer), settings.weighting)
         self.loss = TargetLoss(adapter.model).eval()
         self.shared = SharedParameters(adapter)
         self.parameters = dict(adapter.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), settings.learning_rate)
 
-    # What a measurement needs to go on ----------------------------------------------------
+    def record_counts(self) -> dict[str, dict[str, int]]:
+        """By task, how many records there are and how many were too long."""
+        pairs = [*zip(self.adapter.config.tasks, self.groups, strict=True)]
+        return {
+            "records": {task: len(group) for task, group in pairs},
+            "too_long": {task: self.too_long[task] for task, _ in pairs},
+        }
+
+    # What a resumed run needs -------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and moments by name; moments that are not there yet are zeros."""
-        found = {}
+        """Weights and moments by name; moments are zeros before the first step."""
+        tensors = {}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
-            found[name] = parameter.detach().cpu()
+            tensors[name] = parameter.detach().cpu()
             for moment in ("exp_avg", "exp_avg_sq"):
                 value = moments.get(moment, torch.zeros_like(parameter))
-                found[f"{name}.{moment}"] = value.cpu()
-            found[f"{name}.step"] = moments.get("step", torch.zeros(()))
-        return found
+                tensors[f"{name}.{moment}"] = value.cpu()
+            tensors[f"{name}.step"] = moments.get("step", torch.zeros(()))
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore what `tensors` gave."""
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[name])
             self.optimizer.state[parameter] = {
@@ -250,25 +227,20 @@ class _Run:
             self.optimizer.zero_grad()
             inputs = self._inputs(batch)
             with self.adapter.route(inputs["tasks"]):
-                losses = self._losses(inputs)
-                loss = (losses * inputs["weights"]).sum() / inputs["weights"].sum()
+                loss = self._mean_loss(inputs)
                 loss.backward()
             _check_finite([loss.item()], f"step {step + 1}")
             self.optimizer.step()
 
     def _batches(self) -> Iterator[list[Encoded]]:
         """The batches of the joint training, without an end."""
-        size = self.settings.batch_size
-        settings = self.settings
-        sampler = TaskSampler(
-            self.data, size, settings.sampling, settings.temperature, settings.seed
-        )
-        epoch = 0
-        while True:
+        settings, size = self.settings, self.settings.batch_size
+        sampling = (settings.sampling, settings.temperature, settings.seed)
+        sampler = TaskSampler(self.data, size, *sampling)
+        for epoch in count():
             order = sampler.order(epoch)
             for start in range(0, len(order), size):
                 yield [self.data[index] for index in order[start : start + size]]
-            epoch += 1
 
     def _inputs(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in self.collator(items).items()}
@@ -276,6 +248,10 @@ class _Run:
     def _losses(self, inputs: Mapping[str, Tensor]) -> Tensor:
         names = ("input_ids", "positions", "targets")
         return cast(Tensor, self.loss(**{name: inputs[name] for name in names}))
+
+    def _mean_loss(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        weights = inputs["weights"]
+        return (self._losses(inputs) * weights).sum() / weights.sum()
 
     # Measuring ----------------------------------------------------------------------------
 
@@ -293,8 +269,8 @@ class _Run:
         measured: dict[str, Any] = {"step": (index + 1) * self.settings.every, "losses": losses}
         floor = torch.tensor(losses, device=steps.device).clamp_min(SMALLEST_LOSS)
         measured["first_order"] = (torch.stack(slopes, dim=1) / floor).tolist()
-        looks = self.settings.lookahead_every
-        if looks and index % looks == 0:
+        every = self.settings.lookahead_every
+        if every and index % every == 0:
             measured["lookahead"] = self._lookahead(steps, for_loss).tolist()
             _check_finite([x for row in measured["lookahead"] for x in row], where)
         return measured
@@ -315,8 +291,7 @@ class _Run:
         """One task's loss on these records and its gradient by the shared parameters, [P]."""
         inputs = self._inputs(items)
         with self.adapter.route(inputs["tasks"]):
-            losses = self._losses(inputs)
-            loss = (losses * inputs["weights"]).sum() / inputs["weights"].sum()
+            loss = self._mean_loss(inputs)
             gradient = self.shared.gradient(loss)
         return loss.item(), gradient
 
@@ -335,8 +310,8 @@ class _Run:
     def _lookahead(self, steps: Tensor, for_loss: Sequence[Sequence[Encoded]]) -> Tensor:
         """The affinities by taking each step and going back again, [T, T]."""
         items = sorted((item for task in for_loss for item in task), key=lambda x: len(x.ids))
-        most = _LOSS_TOKENS.get(self.device.type, _LOSS_TOKENS["other"])
-        batches = [self._inputs(batch) for batch in _batches_of(items, most)]
+        tokens = _LOSS_TOKENS.get(self.device.type, _LOSS_TOKENS["other"])
+        batches = [self._inputs(batch) for batch in _batches_of(items, tokens)]
         before = self._task_losses(batches)
         here = self.shared.values()
         rows = []
@@ -366,9 +341,9 @@ def records_for(group: Sequence[Encoded], settings: AffinitySettings) -> tuple[i
     """How many records of a task make its step and how many its loss."""
     own, other = settings.records, settings.loss_records
     mean = sum(len(item.ids) for item in group) / len(group)
-    most = min(len(group) // 2, len(group) - own, len(group) - other)
-    wanted = min(int(settings.tokens / mean), most)
-    return max(own, wanted), max(other, wanted)
+    available = min(len(group) // 2, len(group) - own, len(group) - other)
+    by_tokens = min(int(settings.tokens / mean), available)
+    return max(own, by_tokens), max(other, by_tokens)
 
 
 def _batches_of(items: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:
@@ -386,11 +361,7 @@ def _batches_of(items: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]
 
 
 def _check_finite(values: Sequence[float], where: str) -> None:
-    """Refuse to go on with what is no number.
-
-    Raises:
-        TrainingDiverged: There is one.
-    """
+    """Stop a run whose losses are no finite numbers."""
     if not all(map(math.isfinite, values)):
         raise TrainingDiverged(
             f"the loss became infinite or no number at {where}: lower the learning rate or the "

@@ -1,11 +1,9 @@
-"""What a run that measures affinities keeps in its folder, and what its measurements say together.
+"""What a run that measures affinities keeps in its folder, and the means of its measurements.
 
-.lock, run.json     as of a training run, see `run_folder`
+.lock, run.json     as of a training run, see `run_dir`
 state/              adapter weights, Adam's moments and the measurements so far: one swap
 affinity.json       the result
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,18 +30,12 @@ _STATE, _TENSORS, _MEASUREMENTS = "state", "tensors.safetensors", "measurements.
 
 @dataclass
 class AffinityState:
-    """Where a run is.
-
-    Attributes:
-        measurements: Those taken.
-        tensors: Weights and moments after the last of them.
-        seconds: The time it took so far.
-        origins: A provenance stamp for each process that measured, with its `first_measurement`.
-    """
+    """Where a run is."""
 
     measurements: list[dict[str, Any]] = field(default_factory=list)
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)  # weights and moments after them
     seconds: float = 0.0
+    # A provenance stamp for each process that measured, with its `first_measurement`.
     origins: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
@@ -56,11 +48,7 @@ class AffinityState:
 
     @classmethod
     def read(cls, folder: Path, like: Mapping[str, Tensor]) -> Self:
-        """What was written last; an empty one where nothing was.
-
-        Args:
-            folder: Of the run.
-            like: Names and shapes that the tensors must have.
+        """The state that was written last, checked against the shapes of `like`; empty without one.
 
         Raises:
             TrainingError: It is damaged.
@@ -72,8 +60,8 @@ class AffinityState:
         try:
             facts = json.loads((place / _MEASUREMENTS).read_text(encoding="utf-8"))
             tensors = load_file(place / _TENSORS)
-            same = {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in like.items()}
-            if not same:
+            shapes = ({name: x.shape for name, x in some.items()} for some in (tensors, like))
+            if next(shapes) != next(shapes):
                 raise ValueError("the tensors are not those of the adapter")
             return cls(
                 facts["measurements"], tensors, float(facts["seconds"]), list(facts["origins"])
@@ -92,8 +80,7 @@ def pooled(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[
     next to no loss on their few records.
     """
     taken = np.array([one[form] for one in measurements if form in one])
-    values: npt.NDArray[np.float64] = taken * _weights(measurements, form)[:, None]
-    return values
+    return np.asarray(taken * _weights(measurements, form)[:, None])
 
 
 def linearised(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[np.float64]:
@@ -104,15 +91,13 @@ def linearised(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDAr
     """
     values = pooled(measurements, form)
     mean = values.mean(axis=0)
-    varying: npt.NDArray[np.float64] = values + mean * (1 - _weights(measurements, form)[:, None])
-    return varying
+    return np.asarray(values + mean * (1 - _weights(measurements, form)[:, None]))
 
 
 def _weights(measurements: Sequence[Mapping[str, Any]], form: str) -> npt.NDArray[np.float64]:
     """Of each measurement that has the form: its losses, with a mean of 1, [M, T]."""
     losses = np.maximum([one["losses"] for one in measurements if form in one], SMALLEST_LOSS)
-    weights: npt.NDArray[np.float64] = losses / losses.mean(axis=0)
-    return weights
+    return np.asarray(losses / losses.mean(axis=0))
 
 
 def with_means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

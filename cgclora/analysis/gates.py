@@ -1,15 +1,13 @@
-"""What gates say about tasks: how evenly they weigh, which tasks lean alike, how they got there.
+"""Gates of tasks: how even their weights are, which tasks use experts alike, and their training.
 
 Needs no torch. Rows of weights are softmaxes over the experts that a task may use.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,10 +19,9 @@ Floats = NDArray[np.float64]
 
 
 def entropy(weights: ArrayLike) -> Floats:
-    """How evenly weights are spread over N experts: entropy divided by log N, in [0, 1].
+    """Entropy of weights [..., N] divided by log N, in [0, 1]: how evenly they are spread.
 
-    Args:
-        weights: [..., N], not negative; they need not add up to 1.
+    The weights are not negative and need not add up to 1.
 
     Returns:
         [...]; 1 is even, 0 is all on one expert. With N = 1, and where all weights are 0, there is
@@ -41,15 +38,12 @@ def entropy(weights: ArrayLike) -> Floats:
 
 
 def similarity(common: ArrayLike) -> Floats:
-    """Whether tasks lean towards the same common experts: cosines in [-1, 1].
+    """Cosines in [-1, 1] between tasks' weights > 0 of the common experts, [L, T, C].
 
     A task's lean in a layer is its log-weights minus their mean (the centred log-ratio of
     compositional data, Aitchison 1982): the gate's logits without the constant that a softmax
     cannot see, whatever the specific experts take. Leans of all layers make one vector a task.
     Specific experts are left out, since no two tasks share one.
-
-    Args:
-        common: Weights > 0 of C common experts, [L, T, C].
 
     Returns:
         [T, T]. Tasks without any lean are alike (1); one with and one without have nothing in
@@ -75,56 +69,37 @@ def similarity(common: ArrayLike) -> Floats:
     return np.asarray(cosines)
 
 
-@dataclass(frozen=True)
-class Merge:
-    """Two groups of a tree become one.
+class Merge(NamedTuple):
+    """Two groups of a tree become one."""
 
-    Attributes:
-        left: Number of the first: an item below N, or N plus the place of an earlier merge.
-        right: Number of the second.
-        height: Their mean distance.
-    """
-
-    left: int
-    right: int
-    height: float
+    left: int  # number of the first: an item below N, or N plus the place of an earlier merge
+    right: int  # number of the second
+    height: float  # their mean distance
 
 
 def average_linkage(distance: ArrayLike) -> tuple[list[Merge], list[int]]:
-    """Merge the two closest groups again and again (UPGMA, Sokal and Michener 1958).
-
-    Args:
-        distance: [N, N], symmetric.
+    """Merge the two closest groups again and again (UPGMA, Sokal and Michener 1958); [N, N].
 
     Returns:
         N - 1 merges, the closest first, and the N items in the order of the tree's leaves.
     """
-    between = np.asarray(distance, dtype=float)
-    groups = {item: [item] for item in range(len(between))}
-    merges: list[Merge] = []
-    while len(groups) > 1:
-        pairs = [(one, other) for one in groups for other in groups if one < other]
-        heights = [
-            float(between[np.ix_(groups[one], groups[other])].mean()) for one, other in pairs
-        ]
-        closest = int(np.argmin(heights))
-        one, other = pairs[closest]
-        merges.append(Merge(one, other, heights[closest]))
-        groups[len(between) + len(merges) - 1] = groups.pop(one) + groups.pop(other)
-    return merges, next(iter(groups.values()), [])
+    from scipy.cluster import hierarchy  # noqa: PLC0415 - slow to import, and only trees need them
+    from scipy.spatial.distance import squareform  # noqa: PLC0415
+
+    pairs = squareform(np.asarray(distance, dtype=float), checks=False)
+    if not len(pairs):
+        return [], [0] * len(np.asarray(distance))
+    tree = hierarchy.average(pairs)
+    merges = [Merge(int(left), int(right), float(height)) for left, right, height, _ in tree]
+    return merges, hierarchy.leaves_list(tree).tolist()
 
 
 @dataclass(frozen=True)
 class GatePath:
-    """The gates during training, averaged over layers.
+    """The gates during training, averaged over layers."""
 
-    Attributes:
-        steps: Numbers of the N logged steps, ascending.
-        gates: [N, T, E].
-    """
-
-    steps: tuple[int, ...]
-    gates: Floats
+    steps: tuple[int, ...]  # numbers of the N logged steps, ascending
+    gates: Floats  # [N, T, E]
 
 
 def read_path(log: Path, config: AdapterConfig) -> GatePath | None:
@@ -144,15 +119,10 @@ def read_path(log: Path, config: AdapterConfig) -> GatePath | None:
 
 
 def find_log(adapter: Path, manifest: Mapping[str, Any], results: Path) -> Path | None:
-    """The log of the training run that an adapter came from.
+    """The log of the training run that an adapter came from, below a folder of committed runs.
 
     That is the one in its run folder, or one under `results` beside a `run.json` that says the same
     of config, settings, backbone and data as the adapter's manifest.
-
-    Args:
-        adapter: Its folder.
-        manifest: What the folder says of it.
-        results: A folder of committed runs, at any depth.
     """
     own = adapter.parent / atomic_io.LOG_FILE
     if adapter.name == "adapter" and own.is_file():

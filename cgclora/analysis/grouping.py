@@ -1,17 +1,13 @@
 """Which tasks should share an adapter: partitions of tasks by their affinities.
 
 A task's score in a group is the mean affinity onto it from the group's other members, and a
-partition's the mean over all tasks. A task alone scores 0, since nobody helps it: its affinity onto
-itself counts nowhere (TAG, arXiv 2109.04617, whose code also sets it to about 0). Groups here do
-not overlap, since each task has one cluster.
+partition's the mean over all tasks. A task alone scores 0: its affinity onto itself counts nowhere
+(TAG, arXiv 2109.04617, whose code also sets it to about 0). Groups here do not overlap, since each
+task has one cluster.
 
-With S = Z + Z' a group G of n tasks adds sum_{i<j in G} S[i, j] / (n - 1), so that all is said by
-the sums over pairs.
+With S = Z + Z' a group G of n tasks adds sum_{i<j in G} S[i, j] / (n - 1), a function of sums over
+pairs.
 """
-
-from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +19,9 @@ Labels = npt.NDArray[np.intp]
 EXACT_TASKS = 16
 """So many tasks are grouped exactly; for more there are too many subsets."""
 
-_CHAINS, _ROUNDS = 32, 12
-
 
 def partition_score(affinity: Floats, labels: npt.ArrayLike) -> float:
-    """The mean over tasks of the mean affinity onto each from the others of its group.
-
-    Args:
-        affinity: Z [T, T], of the row's task onto the column's.
-        labels: The group of each task, [T].
-    """
+    """The mean over tasks of the mean affinity Z [T, T] onto each from the others of its group."""
     labels = np.asarray(labels)
     together = labels[:, None] == labels[None, :]
     np.fill_diagonal(together, False)
@@ -40,38 +29,31 @@ def partition_score(affinity: Floats, labels: npt.ArrayLike) -> float:
     return float(((affinity * together).sum(axis=0) / others).mean())
 
 
-def best_groupings(affinity: Floats, most: int, *, seed: int = 0) -> list[Labels]:
-    """The best partitions into at most 1, 2, ..., `most` groups.
+def best_groupings(affinity: Floats, max_groups: int) -> list[Labels]:
+    """The best partitions into at most 1, 2, ..., `max_groups` groups by affinities [T, T].
 
     Up to `EXACT_TASKS` tasks they are the best there are, beyond that the best that a search found.
-
-    Args:
-        affinity: Z [T, T], of the row's task onto the column's.
-        most: The largest number of groups.
-        seed: Of the search.
+    Where a further group brings nothing, the partition is that into fewer.
 
     Raises:
-        ValueError: The matrix is not square or not finite, or `most` is not within 1 to T.
+        ValueError: The matrix is not square or not finite, or `max_groups` is not within 1 to T.
     """
     affinity = np.asarray(affinity, dtype=np.float64)
     if affinity.ndim != 2 or len(affinity) != affinity.shape[-1] or not len(affinity):
         raise ValueError(f"affinity must be [T, T], got {list(affinity.shape)}.")
     if not np.isfinite(affinity).all():
         raise ValueError("affinity holds a value that is not a finite number.")
-    if not 1 <= most <= len(affinity):
-        raise ValueError(f"{len(affinity)} tasks make 1 to {len(affinity)} groups, not {most}.")
+    if not 1 <= max_groups <= len(affinity):
+        raise ValueError(
+            f"{len(affinity)} tasks make 1 to {len(affinity)} groups, not {max_groups}."
+        )
     if len(affinity) <= EXACT_TASKS:
-        found = exact_groupings(affinity, most)
+        partitions = exact_groupings(affinity, max_groups)
     else:
         pairs = pair_affinities(affinity)[None]
-        found = [labels[0] for labels in search_groupings(pairs, most, seed=seed)]
-    return _without_idle_groups(affinity, found)
-
-
-def _without_idle_groups(affinity: Floats, found: Sequence[Labels]) -> list[Labels]:
-    """Each partition, or that into fewer groups where a further one brings nothing."""
-    kept = [found[0]]
-    for labels in found[1:]:
+        partitions = [labels[0] for labels in search_groupings(pairs, max_groups)]
+    kept = partitions[:1]
+    for labels in partitions[1:]:
         better = partition_score(affinity, labels) > partition_score(affinity, kept[-1]) + 1e-12
         kept.append(labels if better else kept[-1])
     return kept
@@ -90,10 +72,7 @@ def first_seen(labels: npt.ArrayLike) -> Labels:
     return np.argsort(np.argsort(first))[inverse]
 
 
-# Exact ------------------------------------------------------------------------------------
-
-
-def exact_groupings(affinity: Floats, most: int) -> list[Labels]:
+def exact_groupings(affinity: Floats, max_groups: int) -> list[Labels]:
     """As `best_groupings`, by a dynamic programme over subsets.
 
     The best partition of a subset into at most n groups is a group with the subset's first task,
@@ -101,9 +80,9 @@ def exact_groupings(affinity: Floats, most: int) -> list[Labels]:
     """
     tasks = len(affinity)
     values = _group_values(pair_affinities(affinity))
-    best = np.full((len(values), most + 1), -np.inf)  # of a subset, into at most n groups
+    best = np.full((len(values), max_groups + 1), -np.inf)  # of a subset, into at most n groups
     best[0] = 0.0
-    chosen = np.zeros((len(values), most + 1), dtype=np.int32)
+    chosen = np.zeros((len(values), max_groups + 1), dtype=np.int32)
     half = tasks // 2
     low, high = _submasks(half), _submasks(tasks - half)
     for subset in range(1, len(values)):
@@ -112,18 +91,18 @@ def exact_groupings(affinity: Floats, most: int) -> list[Labels]:
         others = (high[rest >> half][:, None] << half | low[rest & ((1 << half) - 1)]).ravel()
         totals = best[others, :-1] + values[subset ^ others, None]
         pick = totals.argmax(axis=0)
-        best[subset, 1:] = totals[pick, np.arange(most)]
+        best[subset, 1:] = totals[pick, np.arange(max_groups)]
         chosen[subset, 1:] = subset ^ others[pick]
-    found = []
-    for groups in range(1, most + 1):
+    partitions = []
+    for groups in range(1, max_groups + 1):
         labels = np.zeros(tasks, dtype=np.intp)
-        rest, left, number = len(values) - 1, groups, 0
+        rest, number = len(values) - 1, 0
         while rest:
-            group = int(chosen[rest, left])
+            group = int(chosen[rest, groups - number])
             labels[[task for task in range(tasks) if group >> task & 1]] = number
-            rest, left, number = rest ^ group, left - 1, number + 1
-        found.append(labels)
-    return found
+            rest, number = rest ^ group, number + 1
+        partitions.append(labels)
+    return partitions
 
 
 def _submasks(bits: int) -> list[npt.NDArray[np.int64]]:
@@ -147,39 +126,26 @@ def _group_values(pairs: Floats) -> Floats:
     return sums / np.maximum(sizes - 1, 1)
 
 
-# Search -----------------------------------------------------------------------------------
-
-
 def search_groupings(
-    pairs: Floats,
-    most: int,
-    *,
-    chains: int = _CHAINS,
-    rounds: int = _ROUNDS,
-    seed: int = 0,
+    pairs: Floats, max_groups: int, *, chains: int = 32, rounds: int = 12, seed: int = 0
 ) -> list[Labels]:
-    """Good partitions of many matrices at once into at most 1, 2, ..., `most` groups.
+    """Good partitions of many matrices at once into at most 1, 2, ..., `max_groups` groups.
 
     Chains of an iterated local search: single tasks move and pairs of tasks swap as long as that
-    helps; then the tasks of two groups are shuffled, and it goes on from there if that was better.
+    helps; then the tasks of two groups are shuffled, and the search goes on from there if that was
+    better. A matrix has `chains`, one of which starts from the partition into one group less, with
+    `rounds` of shuffles each.
 
-    Args:
-        pairs: Z + Z' with an empty diagonal, [B, T, T].
-        most: The largest number of groups.
-        chains: For each matrix; one starts from the partition into one group less.
-        rounds: Shuffles of each chain.
-        seed: Of starts and shuffles.
-
-    Returns:
-        For each number of groups labels [B, T].
+    The matrices are Z + Z' with an empty diagonal, [B, T, T]. Returns labels [B, T] for each number
+    of groups.
     """
     generator = np.random.default_rng(seed)
     problems, tasks, _ = pairs.shape
     matrices = np.repeat(pairs, chains, axis=0)
-    found = [np.zeros((problems, tasks), dtype=np.intp)]
-    for groups in range(2, most + 1):
+    partitions = [np.zeros((problems, tasks), dtype=np.intp)]
+    for groups in range(2, max_groups + 1):
         starts = generator.integers(groups, size=(problems, chains, tasks))
-        starts[:, 0] = found[-1]
+        starts[:, 0] = partitions[-1]
         labels, scores = _climb(matrices, starts.reshape(-1, tasks), groups)
         for _ in range(rounds):
             tried, reached = _climb(matrices, _shuffled(labels, groups, generator), groups)
@@ -187,8 +153,8 @@ def search_groupings(
             labels[better], scores[better] = tried[better], reached[better]
         best = scores.reshape(problems, chains).argmax(axis=1)
         winners = labels.reshape(problems, chains, tasks)[np.arange(problems), best]
-        found.append(np.array([first_seen(one) for one in winners]))
-    return found
+        partitions.append(np.array([first_seen(one) for one in winners]))
+    return partitions
 
 
 def _shuffled(labels: Labels, groups: int, generator: np.random.Generator) -> Labels:
@@ -201,13 +167,7 @@ def _shuffled(labels: Labels, groups: int, generator: np.random.Generator) -> La
 
 
 def _climb(pairs: Floats, labels: Labels, groups: int) -> tuple[Labels, Floats]:
-    """Take each row's best move or swap until none helps; the labels and their scores.
-
-    Args:
-        pairs: [K, T, T].
-        labels: [K, T] in 0 ... groups - 1.
-        groups: How many there may be.
-    """
+    """Take each row's best move or swap until none helps; labels [K, T] and their scores."""
     labels, scores = labels.copy(), np.zeros(len(labels))
     climbing = np.arange(len(labels))
     while len(climbing):

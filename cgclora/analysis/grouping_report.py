@@ -1,7 +1,7 @@
-"""How sure a grouping of tasks is: errors of its gain, held-out gain, stability, like to a prior.
+"""How certain a grouping of tasks is: errors of its gain, held-out gain, stability, and a prior.
 
-All of it comes from affinities measured many times, [M, T, T]. What is found on all of them looks
-better on these than it is, so each measurement is also scored with the groups that the others give.
+All of it comes from affinities measured many times, [M, T, T]. Groups found on all of them look
+better on these than they are, so each measurement is also scored with the groups of the others.
 
 `report` gives JSON values:
 
@@ -19,11 +19,9 @@ better on these than it is, so each measurement is also scored with the groups t
 What needs more measurements than there are is None.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +42,10 @@ DRAWS = 200
 
 
 def adjusted_rand_index(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """How alike two partitions are: 1 for the same, 0 on average for chance.
+    """How alike two partitions, labels [T], are: 1 for the same, 0 on average for chance.
 
     Hubert and Arabie, Comparing partitions (1985). Two partitions that are both all in one, or both
     each on its own, are the same.
-
-    Args:
-        one: Labels [T].
-        other: Labels [T].
     """
     one, other = first_seen(one), first_seen(other)
     table = np.zeros((one.max() + 1, other.max() + 1))
@@ -62,24 +56,20 @@ def adjusted_rand_index(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
 
     both, rows, columns = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
     chance = rows * columns / max(len(one) * (len(one) - 1) / 2, 1)
-    most = (rows + columns) / 2
-    return 1.0 if most == chance else (both - chance) / (most - chance)
+    highest = (rows + columns) / 2
+    return 1.0 if highest == chance else (both - chance) / (highest - chance)
 
 
 def rank_correlation(one: Floats, other: Floats) -> float | None:
     """Spearman's correlation of two matrices without their diagonals; None if one is constant."""
-    first, second = _ranks(one), _ranks(other)
+    from scipy.stats import rankdata  # noqa: PLC0415 - slow to import
+
+    outside = ~np.eye(len(one), dtype=bool)
+    first, second = (rankdata(matrix[outside]) for matrix in (one, other))
+    first, second = first - first.mean(), second - second.mean()
     if not (first.any() and second.any()):
         return None
     return float(first @ second / np.sqrt((first @ first) * (second @ second)))
-
-
-def _ranks(matrix: Floats) -> Floats:
-    """Of what stands off the diagonal, less their mean; equal values share theirs."""
-    outside = matrix[~np.eye(len(matrix), dtype=bool)]
-    _, inverse, counts = np.unique(outside, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return cast(Floats, ranks - ranks.mean() if len(ranks) else ranks)
 
 
 def equalised(measured: Floats) -> Floats:
@@ -106,18 +96,12 @@ def report(
     spread: npt.ArrayLike | None = None,
     prior: Mapping[str, Sequence[str]] | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """The groups that affinities suggest, for each wanted number of them; see the module's text.
+    """The groups that affinities [M, T, T] suggest, for each of some numbers of groups.
 
-    Args:
-        measured: Affinities [M, T, T].
-        tasks: The T names.
-        sizes: Numbers of groups.
-        spread: Values [M, T, T] for the standard errors of gains; None takes the affinities.
-        prior: A grouping to compare with: tasks by the name of their group.
-        draws: Of the bootstrap.
-        seed: Of the bootstrap and of the search.
+    See the module's text. `spread` [M, T, T] has the values for the standard errors of gains (None:
+    the affinities); `prior` is a grouping to compare with, tasks by the name of their group;
+    `draws` is the size of the bootstrap.
 
     Raises:
         ValueError: A number of groups is not within 1 to T, or the prior does not have each task
@@ -125,44 +109,45 @@ def report(
     """
     values = np.asarray(measured, dtype=np.float64)
     varying = values if spread is None else np.asarray(spread, dtype=np.float64)
-    most = max(sizes)
     if min(sizes) < 1:
         raise ValueError(f"{len(tasks)} tasks make 1 to {len(tasks)} groups, not {min(sizes)}.")
     mean = values.mean(axis=0)
-    found = best_groupings(mean, most, seed=seed)
-    held_out = _held_out(values, most, seed)
-    drawn = _bootstrap(values, most, draws, seed)
-    known = None if prior is None else prior_labels(prior, tasks)
-
-    def facts(size: int) -> dict[str, Any]:
-        labels = found[size - 1]
+    best = best_groupings(mean, max(sizes))
+    held_out = _held_out(values, max(sizes))
+    drawn = _bootstrap(values, max(sizes), draws)
+    labels_of_prior = None if prior is None else prior_labels(prior, tasks)
+    groupings = []
+    for size in sorted(set(sizes)):
+        labels = best[size - 1]
         held, error = _mean(held_out[size - 1]) if held_out else (None, None)
-        return {
-            "asked": size,
-            "groups": [[tasks[i] for i in group] for group in members(labels)],
-            **_gain(varying, labels),
-            **{"held_out_gain": held, "held_out_standard_error": error},
-            **_stability(labels, drawn[size - 1] if drawn else None),
-            "prior_ari": None if known is None else adjusted_rand_index(labels, known),
-        }
-
-    groupings = [facts(size) for size in sorted(set(sizes))]
-    result = {
+        groupings.append(
+            {
+                "asked": size,
+                "groups": [[tasks[i] for i in group] for group in members(labels)],
+                **_gain(varying, labels),
+                "held_out_gain": held,
+                "held_out_standard_error": error,
+                **_stability(labels, drawn[size - 1] if drawn else None),
+                "prior_ari": None
+                if labels_of_prior is None
+                else adjusted_rand_index(labels, labels_of_prior),
+            }
+        )
+    halves = [values[start::2].mean(axis=0) for start in (0, 1)] if len(values) > 1 else None
+    return {
         "measurements": len(values),
         "one_group": partition_score(mean, np.zeros(len(tasks), dtype=np.intp)),
         "groupings": groupings,
         "suggested": _suggested(groupings),
-        "split_half": None,
-        "prior": None,
+        "split_half": halves and rank_correlation(*halves),
+        "prior": None
+        if prior is None or labels_of_prior is None
+        else {
+            "groups": {name: list(group) for name, group in prior.items()},
+            **_gain(varying, labels_of_prior),
+        },
         "exact": len(tasks) <= EXACT_TASKS,
     }
-    if len(values) > 1:
-        halves = (values[start::2].mean(axis=0) for start in (0, 1))
-        result["split_half"] = rank_correlation(*halves)
-    if prior is not None and known is not None:
-        groups = {name: list(group) for name, group in prior.items()}
-        result["prior"] = {"groups": groups, **_gain(varying, known)}
-    return result
 
 
 def _gain(values: Floats, labels: Labels) -> dict[str, float | None]:
@@ -205,40 +190,35 @@ def _gains(values: Floats, labels: Labels) -> Floats:
 
 
 def _mean(values: Floats) -> tuple[float, float | None]:
-    """The mean and its standard error."""
     error = None if len(values) < 2 else float(values.std(ddof=1) / math.sqrt(len(values)))
     return float(values.mean()), error
 
 
-def _held_out(values: Floats, most: int, seed: int) -> list[Floats]:
+def _held_out(values: Floats, max_groups: int) -> list[Floats]:
     """For each number of groups the gain of each measurement with the others' groups, [M]."""
     count = len(values)
     if count < 2:
         return []
     others = (values.sum(axis=0) - values) / (count - 1)
-    found = search_groupings(pair_affinities(others), most, chains=8, rounds=6, seed=seed)
     return [
         np.array([_gains(z[None], one)[0] for z, one in zip(values, labels, strict=True)])
-        for labels in found
+        for labels in search_groupings(pair_affinities(others), max_groups, chains=8, rounds=6)
     ]
 
 
-def _bootstrap(values: Floats, most: int, draws: int, seed: int) -> list[Labels]:
-    """For each number of groups those of measurements drawn anew, [draws, T]."""
+def _bootstrap(values: Floats, max_groups: int, draws: int) -> list[Labels]:
+    """For each number of groups the partitions of resampled measurements, [draws, T]."""
     if len(values) < 2 or not draws:
         return []
-    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
     means = np.array([values[pick].mean(axis=0) for pick in picks])
-    return search_groupings(pair_affinities(means), most, chains=4, rounds=4, seed=seed)
+    return search_groupings(pair_affinities(means), max_groups, chains=4, rounds=4)
 
 
 def _suggested(groupings: Sequence[Mapping[str, Any]]) -> int | None:
-    """The smallest number of groups that does about as well as the best on held-out measurements.
-
-    None where nothing was held out.
-    """
+    """The smallest number of groups within one standard error of the best held-out gain, if any."""
     if any(one["held_out_standard_error"] is None for one in groupings):
         return None
     best = max(groupings, key=lambda one: float(one["held_out_gain"]))
-    least = best["held_out_gain"] - best["held_out_standard_error"]
-    return next(int(one["asked"]) for one in groupings if one["held_out_gain"] >= least)
+    bound = best["held_out_gain"] - best["held_out_standard_error"]
+    return next(int(one["asked"]) for one in groupings if one["held_out_gain"] >= bound)

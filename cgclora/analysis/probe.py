@@ -1,10 +1,9 @@
 """Looking into an adapter at work: how likely it finds each label, and what each expert adds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,10 +20,7 @@ _ROWS = 32
 
 
 def label_probabilities(
-    backbone: Backbone,
-    request: Request,
-    labels: Sequence[str],
-    adapter: Adapter | None = None,
+    backbone: Backbone, request: Request, labels: Sequence[str], adapter: Adapter | None = None
 ) -> list[float]:
     """How likely each label is the answer, among these labels.
 
@@ -32,56 +28,44 @@ def label_probabilities(
     of the label's tokens and of the end token after it. Not divided by the number of tokens: these
     are the probabilities that the answer is exactly this label, given that it is one of them.
 
-    The prompt is read once, then all labels as one batch.
-
-    Args:
-        backbone: Who answers.
-        request: Its task, prompt and gates count; what else it says concerns answers.
-        labels: Texts, each another one.
-        adapter: Whose task the request names; None if it names none.
-
-    Returns:
-        A probability a label; their sum is 1.
+    The prompt is read once, then all labels as one batch. Of the request only task, prompt and
+    gates count. Returns a probability a label; their sum is 1.
 
     Raises:
         ConfigError: The adapter does not know the task.
         DecodingError: There is no label, one is empty or occurs twice; otherwise as `stream` says.
     """
     if not labels or not all(labels):
-        raise DecodingError("labels is empty or holds an empty text: name what may be said.")
+        raise DecodingError("labels is empty or holds an empty text: name what may be token_ids.")
     if repeated := sorted({label for label in labels if list(labels).count(label) > 1}):
         raise DecodingError(f"labels holds {repeated} more than once: name each label once.")
-    said = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
-    request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, said)))
+    token_ids = backbone.tokenizer(list(labels), add_special_tokens=False)["input_ids"]
+    request = replace(request, choices=tuple(labels), max_new_tokens=1 + max(map(len, token_ids)))
     (encoded,) = encode_requests(backbone, [request], adapter)
     batch = Batch(backbone, adapter, [request], [encoded.ids])
-    sums = _log_likelihoods(batch, said, cast(int, backbone.tokenizer.eos_token_id))
+    sums = _log_likelihoods(batch, token_ids, cast(int, backbone.tokenizer.eos_token_id))
     return sums.softmax(dim=0).tolist()
 
 
 @torch.inference_mode()
-def _log_likelihoods(batch: Batch, said: Sequence[Sequence[int]], end: int) -> Tensor:
-    """The log-likelihood of each text after the batch's one prompt, [texts], in float64.
-
-    Args:
-        batch: Not read yet.
-        said: Token ids of the texts.
-        end: Id of the end token.
-    """
+def _log_likelihoods(batch: Batch, token_ids: Sequence[Sequence[int]], end: int) -> Tensor:
+    """The log-likelihood of each text (token ids) after the batch's one prompt, float64 [texts]."""
     # What follows a beginning that texts share is computed once. The empty one ends the prompt.
     follows: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     where: dict[tuple[int, ...], tuple[int, int]] = {}
-    for row, ids in enumerate(said):
+    for row, ids in enumerate(token_ids):
         for length, token in enumerate([*ids, end]):
             start = tuple(ids[:length])
             where.setdefault(start, (row, length - 1))
             follows.setdefault(start, []).append((row, token))
     del where[()]
-    sums = torch.zeros(len(said), dtype=torch.float64, device=batch.device)
+    sums = torch.zeros(len(token_ids), dtype=torch.float64, device=batch.device)
     _add(sums, batch.prefill(), [follows.pop(())])
-    width = max(map(len, said))
-    batch.keep([0] * len(said))
-    padded = [[*ids, *[end] * (width - len(ids))] for ids in said]  # nothing looks back at the end
+    width = max(map(len, token_ids))
+    batch.keep([0] * len(token_ids))
+    padded = [
+        [*ids, *[end] * (width - len(ids))] for ids in token_ids
+    ]  # nothing looks back at the end
     hidden = batch.read(torch.tensor(padded, device=batch.device))
     rows, places = torch.tensor(list(where.values()), device=batch.device).unbind(1)
     starts = list(follows.values())
@@ -92,12 +76,9 @@ def _log_likelihoods(batch: Batch, said: Sequence[Sequence[int]], end: int) -> T
 
 
 def _add(sums: Tensor, logits: Tensor, starts: Sequence[Sequence[tuple[int, int]]]) -> None:
-    """Add the log-likelihoods of next tokens to the sums of the texts that say them.
+    """Add next tokens' log-likelihoods from logits [starts, V] to the sums [texts].
 
-    Args:
-        sums: [texts].
-        logits: [starts, V].
-        starts: For each row of logits, the texts that go on from it, each with its next token.
+    `starts` has for each row of logits the texts that go on from it, each with its next token.
     """
     flat = [(place, row, token) for place, start in enumerate(starts) for row, token in start]
     places, rows, tokens = torch.tensor(flat, device=logits.device).unbind(1)
@@ -105,29 +86,18 @@ def _add(sums: Tensor, logits: Tensor, starts: Sequence[Sequence[tuple[int, int]
     sums.index_add_(0, rows, likelihoods)
 
 
-# Experts --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Contributions:
-    """What the experts of one task add to each adapted layer while it reads a prompt.
+    """What the experts of one task add to each adapted layer while it reads a prompt."""
 
-    Attributes:
-        layers: Paths of the L adapted layers.
-        experts: Places of the task's experts among all E, the common ones first.
-        gates: The weights that they had, [L, C + S].
-        updates: Norm of an expert's update g * s * B (A x), averaged over the tokens, [L, C + S].
-        relative: The same as a part of the norm of the frozen output W0 x of the same token,
-            averaged over the tokens, [L, C + S].
-        tokens: How many tokens were read.
-    """
-
-    layers: tuple[str, ...]
-    experts: tuple[int, ...]
-    gates: Tensor
-    updates: Tensor
+    layers: tuple[str, ...]  # paths of the L adapted layers
+    experts: tuple[int, ...]  # places of the task's experts among all E, the common ones first
+    gates: Tensor  # the weights that they had, [L, C + S]
+    updates: Tensor  # norm of an expert's update g * s * B (A x), mean over tokens, [L, C + S]
+    # The same as a part of the norm of the frozen output W0 x of the same token, averaged over the
+    # tokens, [L, C + S].
     relative: Tensor
-    tokens: int
+    tokens: int  # how many tokens were read
 
 
 @torch.inference_mode()
@@ -137,14 +107,8 @@ def contributions(
     """Measure in one pass over a prompt how large each expert's update is.
 
     Norms are taken in fp32 of what each layer reads in that pass, so that the experts of earlier
-    layers have had their effect.
-
-    Args:
-        backbone: Who reads.
-        adapter: Attached to it, with no task folded in.
-        task: One of the adapter's.
-        prompt: The whole prompt, without the separator.
-        gates: Weights instead of the gate's: [E] for all layers, or [L, E].
+    layers have had their effect. The prompt stands without the separator. `gates` are weights
+    instead of the gate's: [E] for all layers, or [L, E].
 
     Raises:
         ConfigError: The adapter does not know the task.
@@ -195,20 +159,14 @@ def _watched(
 ) -> Iterator[None]:
     """Within this context, call `see` with each layer's place, itself, its input, frozen output."""
 
-    def hook(row: int, layer: ExpertLinear) -> Callable[..., None]:
-        def seen(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            see(row, layer, inputs[0], output)  # now: the layer adds to its output in place
+    def hook(row: int, _: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        see(row, layers[row], inputs[0], output)
 
-        return seen
-
-    handles = [
-        layer.base_layer.register_forward_hook(hook(row, layer)) for row, layer in enumerate(layers)
-    ]
-    try:
+    with ExitStack() as handles:
+        for row, layer in enumerate(layers):
+            handle = layer.base_layer.register_forward_hook(partial(hook, row))
+            handles.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def scaled_gates(
@@ -216,13 +174,9 @@ def scaled_gates(
 ) -> Tensor:
     """A task's gates with each of its experts made stronger or weaker, [L, E], for `Request.gates`.
 
-    Args:
-        adapter: Whose gates.
-        task: One of its tasks.
-        factors: A factor >= 0 for each of the C + S experts that the task may use; 0 knocks one
-            out.
-        keep_sum: Give what is taken from one expert to the others in proportion, so that the
-            weights of a layer keep their sum. Without effect where all factors are 0.
+    There is a factor >= 0 for each of the C + S experts that the task may use; 0 knocks one out.
+    With `keep_sum` what is taken from one expert goes to the others in proportion, so that the
+    weights of a layer keep their sum, unless all factors are 0.
 
     Raises:
         ConfigError: The adapter does not know the task.
@@ -241,6 +195,6 @@ def scaled_gates(
     changed = own.clone()
     changed[:, access] *= given
     if keep_sum:
-        left = changed.sum(-1, keepdim=True)
-        changed = changed * torch.where(left > 0, own.sum(-1, keepdim=True) / left, 0)
+        total = changed.sum(-1, keepdim=True)
+        changed = changed * torch.where(total > 0, own.sum(-1, keepdim=True) / total, 0)
     return changed

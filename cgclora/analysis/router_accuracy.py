@@ -1,7 +1,5 @@
 """How often a router finds the task and the cluster of prompts whose task is known."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +17,7 @@ Flags = npt.NDArray[np.bool_]
 def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[str, Any]:
     """Route the prompts of records among the tasks of all clusters.
 
-    Args:
-        routers: By the names of their clusters.
-        records: Those of tasks that no cluster knows are counted apart: a router should be unsure
-            of them.
+    Records of tasks that no cluster has are counted apart: a router should be unsure of them.
 
     Returns:
         `data`, the hash of the records; how often `task` and `cluster` are right, with 95 %
@@ -39,14 +34,14 @@ def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[
         raise DataError("there is no record to check the router with: give some.")
     joined = TaskRouter.join(routers)
     best = joined.most_likely(record.prompt for record in records)
-    found = [(one.cluster, one.task) for one in best]
+    routed = [(one.cluster, one.task) for one in best]
     sure: Flags = np.array([one.probability >= SURE for one in best])
-    known = set(joined.tasks)
+    covered = set(joined.tasks)
     task = np.array([record.task for record in records])
-    ours = np.isin(task, [name for _, name in known])
-    right = np.array([name for _, name in found]) == task
+    ours = np.isin(task, [name for _, name in covered])
+    right = np.array([name for _, name in routed]) == task
     cluster = np.array(
-        [(name, record.task) in known for (name, _), record in zip(found, records, strict=True)]
+        [(name, record.task) in covered for (name, _), record in zip(routed, records, strict=True)]
     )
     return {
         "clusters": {name: list(router.tasks) for name, router in routers.items()},
@@ -63,19 +58,19 @@ def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[
             }
             for name in np.unique(task[ours])
         },
-        "confusions": _confusions(ours & ~right, task, found),
+        "confusions": _confusions(ours & ~right, task, routed),
         "other tasks": {
             **_share("sure", sure[~ours]),
-            "taken as": _confusions(~ours & sure, task, found),
+            "taken as": _confusions(~ours & sure, task, routed),
         },
     }
 
 
 def _confusions(
-    chosen: Flags, task: npt.NDArray[np.str_], found: Sequence[tuple[str, str]]
+    chosen: Flags, task: npt.NDArray[np.str_], routed: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """What the chosen records' tasks were taken as, the commonest first."""
-    counts = Counter((str(task[at]), *found[int(at)]) for at in np.flatnonzero(chosen))
+    counts = Counter((str(task[at]), *routed[int(at)]) for at in np.flatnonzero(chosen))
     return [
         {"task": name, "as": as_task, "of": cluster, "records": number}
         for (name, cluster, as_task), number in counts.most_common()

@@ -1,7 +1,5 @@
 """What all tasks of an adapter share, as one vector: gradients by it, and steps along them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +11,7 @@ from cgclora.layer import ExpertLinear
 
 
 class SharedParameters:
-    """The parameters of an adapter that all its tasks share, as one vector of P values.
-
-    Args:
-        adapter: Of these its common experts.
+    """The common experts' parameters of an adapter as one vector of P values.
 
     Raises:
         ConfigError: It has no common expert.

@@ -1,10 +1,9 @@
 """`python -m cgclora accelerate-config`: where the configs for several processes lie."""
 
-from __future__ import annotations
-
 import argparse
-import json
 from pathlib import Path
+
+from cgclora.cli.common import show
 
 _FOLDER = Path(__file__).parents[1] / "training" / "accelerate"
 
@@ -39,4 +38,4 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     path = _FOLDER / f"{options.name}.yaml"
     facts = {"name": options.name, "path": str(path), "purpose": CONFIGS[options.name]}
-    print(json.dumps(facts) if options.json else path)
+    show(facts, str(path), options)

@@ -1,18 +1,15 @@
 """`python -m cgclora add-task` and `drop-task`: a trained cluster grows or shrinks by a task."""
 
-from __future__ import annotations
-
 import argparse
-import json
 from pathlib import Path
 
-from cgclora.cli.common import load
+from cgclora.cli.common import load, show
 from cgclora.cli.train import (
     data_options,
     records_of,
     report,
     settings_of,
-    told_to_stop,
+    stop_on_sigterm,
     training_options,
 )
 
@@ -47,7 +44,7 @@ def drop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add(options: argparse.Namespace) -> None:
-    """Train the new tasks, and say where the grown adapter is."""
+    """Train the new tasks, and report where the grown adapter is."""
     from cgclora.training.add_task import add_tasks
     from cgclora.training.distributed import loading_options
 
@@ -55,7 +52,7 @@ def add(options: argparse.Namespace) -> None:
     train_records, dev_records, tasks = records_of(options)
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
-    with told_to_stop() as stop:
+    with stop_on_sigterm() as stop:
         manifest = add_tasks(
             options.adapter,
             tasks,
@@ -72,11 +69,8 @@ def add(options: argparse.Namespace) -> None:
 
 
 def drop(options: argparse.Namespace) -> None:
-    """Write the smaller adapter, and say what it has left."""
+    """Write the smaller adapter, and report how many tasks it has."""
     from cgclora.training.add_task import drop_tasks
 
     manifest = drop_tasks(options.adapter, options.task, options.out)
-    if options.json:
-        print(json.dumps(manifest, ensure_ascii=False))
-    else:
-        print(f"{len(manifest['tasks'])} tasks left · adapter in {options.out}")
+    show(manifest, f"{len(manifest['tasks'])} tasks left · adapter in {options.out}", options)

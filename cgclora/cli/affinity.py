@@ -1,7 +1,5 @@
 """`python -m cgclora affinity`: which tasks help one another, and the clusters that suggests."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -9,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgclora.cli.common import backbone_options, load
+from cgclora.cli.common import aligned, backbone_options, load, show
 from cgclora.data.readers import read_records, task_name
 
 HELP = """Measure how much a training step on one task helps another, and group the tasks by it.
@@ -97,14 +95,14 @@ def _settings_options(how: argparse._ArgumentGroup) -> None:
 def _range(text: str) -> range:
     """`N-M` or `N`, for argparse, which reports the ValueError of anything else."""
     first, _, last = text.partition("-")
-    found = range(int(first), int(last or first) + 1)
-    if not found or found[0] < 1:
+    sizes = range(int(first), int(last or first) + 1)
+    if not sizes or sizes[0] < 1:
         raise ValueError(text)
-    return found
+    return sizes
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Measure if wanted, group, write and print."""
+    """Measure, or read what was measured; group, write and print."""
     from cgclora.config import ConfigError
     from cgclora.storage import atomic_io
 
@@ -124,11 +122,12 @@ def execute(options: argparse.Namespace) -> None:
     result = _rounded(result)
     out = options.out or (options.run / "affinity.json" if options.run else None)
     if out is not None:
-        atomic_io.write_text(out, _in_rows(atomic_io.json_text(result)))
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        print(summary(result, options.form.replace("-", "_")))
+        text = atomic_io.json_text(result)
+        text = re.sub(
+            r"\[\n[-+.eE\d,\s]+\]", lambda row: f"[{' '.join(row[0][1:-1].split())}]", text
+        )
+        atomic_io.write_text(out, text)  # each list of numbers on a line
+    show(result, summary(result, options.form.replace("-", "_")), options)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -184,14 +183,14 @@ def read_result(path: Path) -> dict[str, Any]:
         DataError: It is no result of this command.
         OSError: It cannot be read.
     """
-    from cgclora.analysis.affinity_state import with_means
+    from cgclora.analysis.affinity_state import FORMS, with_means
     from cgclora.data.records import DataError
 
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         count = len(result["tasks"])
         for one in result["measurements"]:
-            for form in ("first_order", "lookahead"):
+            for form in FORMS:
                 if form in one and [len(row) for row in one[form]] != [count] * count:
                     raise ValueError(f"a matrix is not {count} x {count}")
         result |= with_means(result["measurements"])
@@ -207,45 +206,39 @@ def group(
     *,
     unit: str = "loss",
 ) -> dict[str, Any]:
-    """What both forms suggest, and how far they agree.
-
-    Args:
-        result: What was measured.
-        sizes: Numbers of groups.
-        prior: A grouping to compare with.
-        unit: `loss`, or `task` for `grouping_report.equalised`.
+    """The groups that both forms suggest, and how far they agree.
 
     Returns:
-        `unit`; `first_order` and `lookahead`, see `grouping_report.report`, the latter None where
-        it was not taken; `agreement`, the rank correlation of both over pairs of tasks, from the
-        measurements that have both.
+        `unit`, where `task` is that of `grouping_report.equalised`; `first_order` and `lookahead`,
+        see `grouping_report.report`, None where not taken; `agreement`, the rank correlation of
+        both over pairs of tasks, from the measurements that have both.
 
     Raises:
         ConfigError: The prior does not have each task once.
     """
-    from cgclora.analysis.affinity_state import linearised, pooled
+    from cgclora.analysis.affinity_state import FORMS, linearised, pooled
     from cgclora.analysis.grouping_report import equalised, rank_correlation, report
     from cgclora.config import ConfigError
 
     tasks = result["tasks"]
-    wanted = [size for size in sizes if size <= len(tasks)] or [len(tasks)]
-    found: dict[str, Any] = {"unit": unit, "agreement": None}
-    for form in ("first_order", "lookahead"):
+    possible = [size for size in sizes if size <= len(tasks)] or [len(tasks)]
+    grouping: dict[str, Any] = {"unit": unit, "agreement": None}
+    for form in FORMS:
         if result[form] is None:
-            found[form] = None
+            grouping[form] = None
             continue
         try:
             values, spread = (of(result["measurements"], form) for of in (pooled, linearised))
             if unit == "task":  # both have one mean, and so one unit
                 values, spread = equalised(values), equalised(spread)
-            found[form] = report(values, tasks, wanted, spread=spread, prior=prior)
+            grouping[form] = report(values, tasks, possible, spread=spread, prior=prior)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     both = [one for one in result["measurements"] if "lookahead" in one]
     if both and len(tasks) > 2:
-        means = [pooled(both, form).mean(axis=0) for form in ("first_order", "lookahead")]
-        found["agreement"] = rank_correlation(*means)
-    return found
+        means = [pooled(both, form).mean(axis=0) for form in FORMS]
+        grouping["agreement"] = rank_correlation(*means)
+    return grouping
 
 
 def _rounded(value: Any) -> Any:
@@ -257,50 +250,38 @@ def _rounded(value: Any) -> Any:
     return {k: _rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _in_rows(text: str) -> str:
-    """JSON with each list of numbers on a line."""
-    return re.sub(
-        r"\[\n[-+.eE\d,\s]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text
-    )
-
-
 def summary(result: Mapping[str, Any], form: str) -> str:
-    """The result in words and a table.
-
-    Args:
-        result: With its grouping.
-        form: `first_order` or `lookahead`.
-    """
+    """The result in words and a table."""
     words = form.replace("_", " ")
-    found = result["grouping"][form]
-    if found is None:
+    report = result["grouping"][form]
+    if report is None:
         return f"the {words} form was not measured."
     lines = [
-        f"{len(result['tasks'])} tasks, {found['measurements']} measurements, {words} form",
-        f"mean affinity with all in one group: {found['one_group']:+.5f}"
+        f"{len(result['tasks'])} tasks, {report['measurements']} measurements, {words} form",
+        f"mean affinity with all in one group: {report['one_group']:+.5f}"
         + (" of each task's usual one" if result["grouping"]["unit"] == "task" else ""),
     ]
     for value, between in (
-        (found["split_half"], "every other measurement and the rest"),
+        (report["split_half"], "every other measurement and the rest"),
         (result["grouping"]["agreement"], "first order and lookahead"),
     ):
         if value is not None:
             lines.append(f"rank correlation of {between}: {value:.2f}")
-    lines += ["", *_table(found)]
-    suggested = found["suggested"]
-    for one in found["groupings"]:
-        if one["asked"] == suggested or (suggested is None and one is found["groupings"][-1]):
+    lines += ["", *_table(report)]
+    suggested = report["suggested"]
+    for one in report["groupings"]:
+        if one["asked"] == suggested or (suggested is None and one is report["groupings"][-1]):
             title = "suggested groups" if suggested else "groups"
             lines += ["", f"{title}: {len(one['groups'])}"]
             lines += [f"  {i}  {', '.join(names)}" for i, names in enumerate(one["groups"], 1)]
     return "\n".join(lines)
 
 
-def _table(found: Mapping[str, Any]) -> list[str]:
+def _table(report: Mapping[str, Any]) -> list[str]:
     """A line for each number of groups."""
-    rows = [("groups", "gain", "held out", "stability", "like prior")]
-    for one in found["groupings"]:
-        rows.append(
+    rows = [
+        ("groups", "gain", "held out", "stability", "like prior"),
+        *(
             (
                 str(one["asked"]),
                 _with_error(one["gain"], one["standard_error"]),
@@ -308,13 +289,12 @@ def _table(found: Mapping[str, Any]) -> list[str]:
                 "" if one["stability"] is None else f"{one['stability']:.2f}",
                 "" if one["prior_ari"] is None else f"{one['prior_ari']:.2f}",
             )
-        )
-    if found["prior"] is not None:
-        prior = found["prior"]
-        gain = _with_error(prior["gain"], prior["standard_error"])
-        rows.append(("prior", gain, "", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+            for one in report["groupings"]
+        ),
+    ]
+    if prior := report["prior"]:
+        rows.append(("prior", _with_error(prior["gain"], prior["standard_error"]), "", "", ""))
+    return aligned(rows)
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -1,13 +1,11 @@
-"""The frame of a command line: one parser, a command each with its text and exit codes.
-
-And what several commands share: which backbone, and loading it.
-"""
+"""The frame of a command line, and what several commands share: options, loading, printing."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.exit_codes import EXIT_CODES
 
@@ -19,14 +17,10 @@ AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse
 
 
 def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, AddCommand]:
-    """A parser, and the function that gives it a command.
+    """A parser for a program, and the function that gives it a command.
 
     The first sentence of a command's text is its line in the list of commands; the parsed options
     hold what it runs as `command`.
-
-    Args:
-        prog: How the program is called.
-        description: What it is for.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -68,6 +62,17 @@ def int8_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode with 8-bit weights: faster on CPUs, about 1 token in 100 differs",
     )
+
+
+def show(facts: Any, text: str, options: argparse.Namespace) -> None:
+    """Print facts as JSON if `--json` asks for it, else as text."""
+    print(json.dumps(facts, ensure_ascii=False) if options.json else text)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def load(options: argparse.Namespace) -> Backbone:

@@ -1,7 +1,5 @@
 """How a command ends: what it prints when something is wrong, and its exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys
@@ -22,9 +20,7 @@ EXIT_CODES = """exit codes:
 def run(command: Callable[[], None], also: Mapping[type[Exception], int] | None = None) -> int:
     """Run a command; returns its exit code. An error of ours is raised, not hidden.
 
-    Args:
-        command: What to run.
-        also: Codes of further errors that the user can do something about.
+    `also` are codes of further errors that the user can do something about.
     """
     try:
         command()
@@ -40,15 +36,11 @@ def run(command: Callable[[], None], also: Mapping[type[Exception], int] | None 
         code = _code(error, also or {})
         if code is None:
             raise
-        print(f"cgclora: {error}{_way_out(error)}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        advice = ": free room on the disk and give the command again." if full else ""
+        print(f"cgclora: {error}{advice}", file=sys.stderr)
         return code
     return 0
-
-
-def _way_out(error: Exception) -> str:
-    """What to do about an error whose own words are those of the system."""
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return ": free room on the disk and give the command again." if full else ""
 
 
 def _code(error: Exception, also: Mapping[type[Exception], int]) -> int | None:

@@ -1,11 +1,9 @@
 """`python -m cgclora export`: tasks in the formats of other engines."""
 
-from __future__ import annotations
-
 import argparse
-import json
 from pathlib import Path
 
+from cgclora.cli.common import show
 from cgclora.convert.formats import FORMATS, Export, export
 
 HELP = """Export tasks to the engines that people run. A task's experts, weighted by its gate, are
@@ -53,18 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    order = Export(
-        options.adapter,
-        options.out,
-        options.task,
-        options.backbone,
-        options.base,
-        options.precision,
-    )
-    manifest = export(options.format, order)
-    if options.json:
-        print(json.dumps(manifest, ensure_ascii=False))
-        return
+    names = ("adapter", "out", "task", "backbone", "base", "precision")
+    manifest = export(options.format, Export(*(getattr(options, name) for name in names)))
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     count = len(manifest["export"]["tasks"])
-    print(f"{count} task{'s' * (count > 1)} as {options.format}, {size:.1f} MB in {options.out}")
+    tasks = f"{count} task{'s' * (count > 1)}"
+    show(manifest, f"{tasks} as {options.format}, {size:.1f} MB in {options.out}", options)

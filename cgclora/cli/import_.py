@@ -1,11 +1,9 @@
 """`python -m cgclora import`: LoRAs that PEFT saved, as adapters."""
 
-from __future__ import annotations
-
 import argparse
-import json
 from pathlib import Path
 
+from cgclora.cli.common import show
 from cgclora.data.readers import task_name
 
 HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, several become experts:
@@ -62,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Import, save, and say what was made."""
+    """Import, save, and report what was made."""
     import torch
 
     from cgclora.convert.import_lora import import_peft, imported_facts, upcycle
@@ -97,20 +95,14 @@ def execute(options: argparse.Namespace) -> None:
         facts={"method": method, **facts}
         | ({"licence": options.licence} if options.licence else {}),
     )
-    if options.json:
-        print(json.dumps(manifest, ensure_ascii=False))
-    else:
-        config = adapter.config
-        experts = f"{config.common} common + {config.specific} x {len(config.tasks)} specific"
-        print(f"{method}: {experts} experts of rank {config.expert_rank} in {options.out}")
+    config = adapter.config
+    experts = f"{config.common} common + {config.specific} x {len(config.tasks)} specific"
+    text = f"{method}: {experts} experts of rank {config.expert_rank} in {options.out}"
+    show(manifest, text, options)
 
 
 def _check(options: argparse.Namespace, method: str, tasks: list[str]) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        ConfigError: They do not.
-    """
+    """Refuse options that do not go together."""
     from cgclora.config import ConfigError, whole
 
     if method == "lora" and len(options.peft) > 1:

@@ -1,12 +1,11 @@
 """`python -m cgclora inspect`: what an adapter is, without a backbone."""
 
-from __future__ import annotations
-
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cgclora.cli.common import aligned, show
 
 HELP = """Show what an adapter is: sizes, ranks, where it comes from, and how much of each task's
 gate goes to common and to specific experts. Needs no backbone.
@@ -35,16 +34,14 @@ def execute(options: argparse.Namespace) -> None:
         }
         for task, row in zip(config.tasks, gates, strict=True)
     }
-    if options.json:
-        facts = {
-            "manifest": manifest,
-            "config": config.to_dict(),
-            "gate_shares": shares,
-            "decoding": decoding_here(),
-        }
-        print(json.dumps(facts, ensure_ascii=False))
-        return
-    print(_describe(manifest, config, shares, decoding_here()))
+    decoding = decoding_here()
+    facts = {
+        "manifest": manifest,
+        "config": config.to_dict(),
+        "gate_shares": shares,
+        "decoding": decoding,
+    }
+    show(facts, _describe(manifest, config, shares, decoding), options)
 
 
 def _describe(
@@ -71,7 +68,9 @@ def _describe(
     if "only" in training:
         facts["dev loss"] = f"{facts['dev loss']} of {', '.join(training['only'])}"
     if origin := manifest.get("origin"):
-        facts["origin"] = _origin(origin)
+        change = "added to" if origin.get("added") else "dropped from"
+        tasks = origin.get("added") or origin.get("dropped", ())
+        facts["origin"] = f"{', '.join(tasks)} {change} {origin['sha256'][:12]}"
     lines = [f"{name:<10} {value}" for name, value in facts.items()]
     width = max(len(task) for task in shares)
     lines += ["", f"{'task':<{width}}  common  specific"]
@@ -81,14 +80,6 @@ def _describe(
     ]
     lines += _score_lines(manifest.get("classification", {}).get("tasks", {}))
     return "\n".join(lines)
-
-
-def _origin(origin: Mapping[str, Any]) -> str:
-    """What `add-task` or `drop-task` made of which adapter."""
-    parent = origin["sha256"][:12]
-    if added := origin.get("added"):
-        return f"{', '.join(added)} added to {parent}"
-    return f"{', '.join(origin.get('dropped', ()))} dropped from {parent}"
 
 
 def _score_lines(tasks: Mapping[str, Any]) -> list[str]:
@@ -104,5 +95,4 @@ def _score_lines(tasks: Mapping[str, Any]) -> list[str]:
             for low, high in [scores[method]["interval"]]
         ]
         rows.append((f"{task}, {scores['records']} records", *cells))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
+    return ["", *aligned(rows)]

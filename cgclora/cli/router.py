@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgclora.cli.common import show
 from cgclora.data.readers import read_records
 
 if TYPE_CHECKING:
@@ -82,12 +83,9 @@ def _fit(options: argparse.Namespace) -> None:
         own = [record for record in records if record.task in config.tasks]
         prompts = {task: [r.prompt for r in own if r.task == task] for task in config.tasks}
         router = TaskRouter.fit(prompts)
-        facts: dict[str, Any] = {
-            "train": {"data": data_hash(own), "records": len(own)},
-            **_stamp(),
-        }
-        if known := [record for record in dev if record.task in config.tasks]:
-            facts["dev"] = _kept(check({folder.name: router}, known), "data")
+        facts: dict[str, Any] = {"train": {"data": data_hash(own), "records": len(own)}, **_stamp()}
+        if own_dev := [record for record in dev if record.task in config.tasks]:
+            facts["dev"] = _kept(check({folder.name: router}, own_dev), "data")
         router.save(folder, facts)
         reports[str(folder)] = facts
         if not options.json:
@@ -118,7 +116,7 @@ def _check(options: argparse.Namespace) -> None:
                 annotate(folder, {"router": {**noted, "test": test}})
     if options.out:
         atomic_io.write_json(options.out, report)
-    print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
+    show(report, _table(report), options)
 
 
 def _route(options: argparse.Namespace) -> None:
@@ -129,13 +127,13 @@ def _route(options: argparse.Namespace) -> None:
 
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
     router = TaskRouter.join(_routers(options.adapter))
-    found = router.route(prompt)
+    routes = router.route(prompt)
     if options.json:
-        print(json.dumps([dataclasses.asdict(one) for one in found], ensure_ascii=False))
+        print(json.dumps([dataclasses.asdict(one) for one in routes], ensure_ascii=False))
         return
     if router.choose(prompt) is None:
         print("not sure: the prompt is unlike those of all tasks. Name the task.")
-    for one in found[:5]:
+    for one in routes[:5]:
         print(f"{one.probability:.3f}  {one.task}  ({one.cluster})")
 
 
@@ -183,7 +181,7 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    found = [
+    rows = [
         (what, report[key], count)
         for what, key, count in (
             ("task right", "task", "right"),
@@ -194,12 +192,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
         )
         if report.get(key, {}).get("records")
     ]
-    lines = []
-    for what, share, count in found:
-        low, high = share["interval"]
-        of = f"{share[count]} of {share['records']}"
-        lines.append(f"{what:26}{share['share']:8.2%}  ({low:.2%} to {high:.2%})  {of} prompts")
-    return lines
+    return [
+        f"{what:26}{share['share']:8.2%}  ({low:.2%} to {high:.2%})  "
+        f"{share[count]} of {share['records']} prompts"
+        for what, share, count in rows
+        for low, high in [share["interval"]]
+    ]
 
 
 def _rows(confusions: list[dict[str, Any]]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.cli.common import backbone_options, load
+from cgclora.cli.common import backbone_options, load, show
 from cgclora.data.readers import read_records, task_name
 
 if TYPE_CHECKING:
@@ -134,43 +133,36 @@ def _task_number(text: str) -> tuple[str, int]:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Train, and say where the adapters are."""
+    """Train, and report where the adapters are."""
     from cgclora.storage.run_dir import TrainingDiverged
     from cgclora.training.distributed import loading_options
     from cgclora.training.train import train_side_by_side
 
-    wanted = [options] if options.runs is None else _runs(options)
-    settings = [settings_of(one) for one in wanted]  # what is wrong is said before anything loads
-    prepared = [records_of(one) for one in wanted]
+    runs = [options] if options.runs is None else _runs(options)
+    settings = [settings_of(one) for one in runs]  # errors in them come before anything loads
+    records = [records_of(one) for one in runs]
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
-    with told_to_stop() as stop:
+    with stop_on_sigterm() as stop:
         outcomes = train_side_by_side(
             [
-                _training_run(backbone, one, own, records, f"run{place}")
-                for place, (one, own, records) in enumerate(
-                    zip(wanted, settings, prepared, strict=True)
-                )
+                _training_run(backbone, *one, name=f"run{place}")
+                for place, one in enumerate(zip(runs, settings, records, strict=True))
             ],
             backbone.tokenizer,
             tokens=options.pass_tokens,
             stop=stop,
         )
-    for one, outcome in zip(wanted, outcomes, strict=True):
+    for one, outcome in zip(runs, outcomes, strict=True):
         if not isinstance(outcome, TrainingDiverged):
             report(outcome, one)
-    for one, outcome in zip(wanted, outcomes, strict=True):
+    for one, outcome in zip(runs, outcomes, strict=True):
         if isinstance(outcome, TrainingDiverged):
             raise TrainingDiverged(f"{one.run}: {outcome}" if options.runs else str(outcome))
 
 
 def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of each run that a file names.
-
-    Raises:
-        ConfigError: The file is missing or no TOML, names no run, or an option that is not known or
-            belongs to all runs.
-    """
+    """The options of each run that a TOML file names."""
     import tomllib
 
     from cgclora.config import ConfigError
@@ -186,7 +178,7 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     add_options(parser)
     shared = {"run", "runs", "backbone", "device", "dtype", "json", "pass_tokens"}
-    found = []
+    runs = []
     for name, table in tables.items():
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):
             raise ConfigError(f"a run is named {name!r}: take letters, digits, '.', '_' and '-'.")
@@ -207,8 +199,8 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
             raise ConfigError(
                 f"{options.runs}, [{name}]: {' '.join(unknown)} is no option of `cgclora train`."
             )
-        found.append(own)
-    return found
+        runs.append(own)
+    return runs
 
 
 def records_of(options: argparse.Namespace) -> tuple[list[Record], list[Record], list[str]]:
@@ -255,7 +247,7 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
 
 
 def report(manifest: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Say how a training run ended."""
+    """Report how a training run ended."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -263,24 +255,21 @@ def report(manifest: Mapping[str, Any], options: argparse.Namespace) -> None:
         torch.distributed.destroy_process_group()
     if not manifest:
         return  # another process of this run writes and reports
-    if options.json:
-        print(json.dumps(manifest, ensure_ascii=False))
-    else:
-        best = manifest["training"]["best_dev_loss"]
-        print(f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}")
+    best = manifest["training"]["best_dev_loss"]
+    show(manifest, f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}", options)
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Callable[[], bool] | None]:
+def stop_on_sigterm() -> Iterator[Callable[[], bool] | None]:
     """Whether SIGTERM has come, instead of dying of it; None where several processes train."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not (alone and threading.current_thread() is threading.main_thread()):
         yield None
         return
-    told = threading.Event()
-    earlier = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    received = threading.Event()
+    earlier = signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        yield told.is_set
+        yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, earlier)
 

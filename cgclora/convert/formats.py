@@ -5,7 +5,6 @@ Nothing here imports torch before an export begins.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be exported, and where to.
+    """What is to be exported, and where to."""
 
-    Attributes:
-        adapters: Folders of saved adapters.
-        out: Folder to make.
-        tasks: These only; None takes all.
-        backbone: Local folder or hub id; None takes the one that each adapter names.
-        base: The backbone's folder or hub id where the export will be used; None is `backbone`.
-        precision: Of the written weights, such as `float16`; None is the format's own.
-    """
-
-    adapters: Sequence[Path]
+    adapters: Sequence[Path]  # folders of saved adapters
     out: Path
-    tasks: Sequence[str] | None = None
-    backbone: str | None = None
-    base: str | None = None
-    precision: str | None = None
+    tasks: Sequence[str] | None = None  # these only; None takes all
+    backbone: str | None = None  # local folder or hub id; None takes the one in each manifest
+    base: str | None = None  # where the backbone will be, folder or hub id; None: `backbone`
+    precision: str | None = None  # of the weights, such as `float16`; None is the format's own
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,9 +43,7 @@ class Export:
         """The tasks of each adapter as plain LoRAs; the backbone's weights are not loaded.
 
         Raises:
-            AdapterError: A folder is no adapter, is damaged, or does not fit the backbone.
-            BackboneError: The backbone's config cannot be read.
-            ConfigError: An adapter does not name its backbone.
+            AdapterError, BackboneError, ConfigError: An adapter or its backbone cannot be read.
         """
         from cgclora.convert.to_lora import TaskLoRAs  # noqa: PLC0415 - slow, see above
 
@@ -65,11 +53,7 @@ class Export:
         ]
 
     def backbone_of(self, folder: Path) -> str:
-        """The backbone to use for an adapter: the wanted one, or the one that it names.
-
-        Raises:
-            ConfigError: It names none.
-        """
+        """The backbone to use for an adapter: the given one, or the one that it names."""
         from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
 
         manifest, _ = read_manifest(folder)
@@ -80,19 +64,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Format:
-    """A format.
+    """A format."""
 
-    Attributes:
-        name: As the command line has it.
-        about: What it is and for which engines, in a line.
-        write: Makes the export's folder and returns its manifest.
-        takes_several: Whether one export holds the tasks of several adapters.
-    """
-
-    name: str
-    about: str
-    write: Callable[[Export], dict[str, Any]]
-    takes_several: bool = False
+    name: str  # as the command line has it
+    about: str  # what it is and for which engines, in a line
+    write: Callable[[Export], dict[str, Any]]  # makes the export's folder and returns its manifest
+    takes_several: bool = False  # whether one export holds the tasks of several adapters
 
 
 _formats: dict[str, Format] = {}
@@ -169,19 +146,16 @@ def _merged(order: Export) -> dict[str, Any]:
 
 
 def _backbone_config(source: str) -> PretrainedConfig:
-    """A backbone's config.json alone, fetched from the hub if it has to be.
-
-    Raises:
-        BackboneError: There is none, or not of a causal language model.
-    """
+    """A backbone's config.json alone, fetched from the hub if it has to be."""
     from cgclora.models.checkpoint import download, read_config  # noqa: PLC0415 - slow, see above
-    from cgclora.models.embedded import EMBEDDED, embedded_folder  # noqa: PLC0415
-
-    def report(stage: str, fraction: float) -> None:
-        print(f"[{fraction:4.0%}] {stage}", file=sys.stderr, flush=True)
+    from cgclora.models.embedded import (  # noqa: PLC0415
+        EMBEDDED,
+        embedded_folder,
+        print_progress,
+    )
 
     if source == EMBEDDED:
-        return read_config(embedded_folder(report), source)
+        return read_config(embedded_folder(print_progress), source)
     folder = Path(source).expanduser()
     return read_config(folder if folder.is_dir() else download(source, ["config.json"]), source)
 

@@ -5,8 +5,6 @@ its rotary embedding for the llama family turns neighbouring rows of a head, tha
 rows half a head apart. Backbones whose weights it changes in other ways are refused.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,21 +62,13 @@ def export_gguf(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Write a folder with a file `<task>.gguf` for each task.
+    """Write a folder with a file `<task>.gguf` for each task, by default all; returns its manifest.
 
-    Args:
-        source: The adapter.
-        out: The folder to make; an older export there is replaced.
-        tasks: Which tasks; None takes all.
-        dtype: Of the written weights: float32, float16 or bfloat16.
-
-    Returns:
-        The export's manifest.
+    The dtype is that of the written weights: float32, float16 or bfloat16.
 
     Raises:
         ConfigError: A task is unknown.
-        AdapterError: The backbone's architecture is not supported, or the folder is there and holds
-            something else.
+        AdapterError: The backbone's architecture is not supported, or `export_folder` refuses.
     """
     tensor_names = _tensor_names(source)
     loras = source.loras(tasks)
@@ -95,11 +85,7 @@ def export_gguf(
 
 
 def _tensor_names(source: TaskLoRAs) -> dict[str, str]:
-    """llama.cpp's name for the weight of each adapted layer.
-
-    Raises:
-        AdapterError: The architecture is not supported, or a layer has no counterpart.
-    """
+    """llama.cpp's name for the weight of each adapted layer."""
     kind = source.backbone.model_type
     if kind not in ARCHITECTURES:
         raise AdapterError(
@@ -107,19 +93,15 @@ def _tensor_names(source: TaskLoRAs) -> dict[str, str]:
             f"that are not known here. Supported are {', '.join(ARCHITECTURES)}; for others export "
             "to peft or merged, and use llama.cpp's own converter."
         )
-    known = gguf.get_tensor_name_map(ARCHITECTURES[kind], source.backbone.num_hidden_layers)
-    names = {path: known.get_name(path) for path in source.layers}
+    tensor_names = gguf.get_tensor_name_map(ARCHITECTURES[kind], source.backbone.num_hidden_layers)
+    names = {path: tensor_names.get_name(path) for path in source.layers}
     if unknown := [path for path, name in names.items() if name is None]:
         raise AdapterError(f"llama.cpp has no counterpart of {unknown[0]} in a {kind!r} model.")
     return {path: f"{name}.weight" for path, name in names.items()}
 
 
 def _write(
-    path: Path,
-    source: TaskLoRAs,
-    lora: PlainLoRA,
-    tensor_names: dict[str, str],
-    dtype: torch.dtype,
+    path: Path, source: TaskLoRAs, lora: PlainLoRA, tensor_names: dict[str, str], dtype: torch.dtype
 ) -> None:
     backbone = source.manifest.get("backbone", {})
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[source.backbone.model_type]])

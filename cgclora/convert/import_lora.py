@@ -10,8 +10,6 @@ answers each task exactly as its LoRA did, and MOE-LoRA of n LoRAs answers all t
 mean; training then moves weight between the experts (our choice, no paper's).
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,14 +38,9 @@ def import_peft(
 ) -> Adapter:
     """Attach a LoRA that PEFT saved, as an adapter of one expert and no gate: the same function.
 
-    Args:
-        source: The folder that PEFT wrote, or what `read_peft` read of it.
-        backbone: The backbone that it was trained on. PEFT's format has only a name to check it by:
-            one that differs gives a warning, since copies of a model have many.
-        tasks: Names of the tasks that it shall answer, all alike.
-        separator: Text between prompt and answer; None takes what an export of ours says, else a
-            line break.
-        name: Of the adapter on this backbone.
+    It answers all the tasks alike. PEFT's format has only a name to check the backbone by: one that
+    differs gives a warning, since copies of a model have many. A separator of None takes that of an
+    export of ours, else a line break.
 
     Raises:
         AdapterError: The folder cannot be read or does more than a plain LoRA, or does not fit the
@@ -85,18 +78,11 @@ def upcycle(
 ) -> Adapter:
     """Attach an adapter whose experts are LoRAs that PEFT saved: a CGC-LoRA or a MOE-LoRA.
 
-    A LoRA of rank r becomes r / k experts, rounded up; what is missing of the last has B zero.
-
-    Args:
-        own: Each task's own LoRA, a folder or what `read_peft` read; may be empty beside common.
-        backbone: The backbone that all were trained on, as for `import_peft`.
-        common: LoRAs, likewise, for common experts.
-        tasks: The tasks, if `own` does not name them.
-        fresh: Number of new common experts, with B zero.
-        expert_rank: k; None takes the largest rank, so that every LoRA is one expert.
-        separator: As for `import_peft`.
-        name: Of the adapter on this backbone.
-        seed: Of what is new.
+    `own` has each task's own LoRA, a folder or what `read_peft` read; it may be empty beside
+    `common`, and `tasks` names the tasks then. `fresh` new common experts have B zero. A LoRA of
+    rank r becomes r / k experts, rounded up; what is missing of the last has B zero. k is
+    `expert_rank`; None takes the largest rank, so that every LoRA is one expert. Backbone and
+    separator are as for `import_peft`.
 
     Raises:
         ConfigError: There is no LoRA, or tasks and LoRAs do not go together.
@@ -186,8 +172,7 @@ def _name_parts(name: str) -> tuple[str, ...]:
 def _place(adapter: Adapter, lora: PeftLoRA, start: int, unit: float) -> None:
     """Put a LoRA into the ranks from `start` on, where B counts `unit` times with a uniform gate.
 
-    Raises:
-        AdapterError: A matrix has another size than the backbone's layer; the adapter is taken off.
+    Where a matrix has another size than the backbone's layer, the adapter is taken off again.
     """
     for path, (A, B) in lora.layers.items():
         layer = adapter.layers[path]
@@ -207,11 +192,7 @@ def _place(adapter: Adapter, lora: PeftLoRA, start: int, unit: float) -> None:
 def _targets(
     backbone: Backbone | PreTrainedModel, loras: Sequence[PeftLoRA]
 ) -> tuple[str, ...] | None:
-    """Names of the layers that any of the LoRAs adapts; None where these are all there are.
-
-    Raises:
-        AdapterError: One of them is not a layer that an adapter can stand beside.
-    """
+    """Names of the layers that any of the LoRAs adapts; None where these are all there are."""
     model = backbone.model if isinstance(backbone, Backbone) else backbone
     paths = linear_paths(model)
     adapted = {path for lora in loras for path in lora.layers}
@@ -226,13 +207,9 @@ def _targets(
     return module_names(model, [path for path in paths if path in adapted])
 
 
-def _separator(loras: Sequence[PeftLoRA], wanted: str | None) -> str:
-    """The text between prompt and answer: as wanted, or as all the folders say, or a line break.
-
-    Raises:
-        ConfigError: The folders say different ones.
-    """
-    said = {lora.separator for lora in loras if lora.separator is not None}
-    if wanted is None and len(said) > 1:
-        raise ConfigError(f"the LoRAs were trained with separators {sorted(said)}: choose one.")
-    return wanted if wanted is not None else next(iter(said), "\n")
+def _separator(loras: Sequence[PeftLoRA], given: str | None) -> str:
+    """The text between prompt and answer: as given, or as in all the folders, or a line break."""
+    stored = {lora.separator for lora in loras if lora.separator is not None}
+    if given is None and len(stored) > 1:
+        raise ConfigError(f"the LoRAs were trained with separators {sorted(stored)}: choose one.")
+    return given if given is not None else next(iter(stored), "\n")

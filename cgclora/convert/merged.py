@@ -1,7 +1,5 @@
 """A task as a whole model: its experts added to the backbone's weights, saved for transformers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +27,13 @@ def export_merged(
 ) -> dict[str, Any]:
     """Write backbone and task as one model, as `save_pretrained` does, in the backbone's dtype.
 
-    Its weights are those of `adapter.fold(task)`, bit for bit.
-
-    Args:
-        adapter: On its backbone, which is left as it is.
-        task: Whose experts to add.
-        out: The folder to make; an older export there is replaced.
-        tokenizer: The backbone's.
-
-    Returns:
-        The export's manifest.
+    Its weights are those of `adapter.fold(task)`, bit for bit; the adapter's backbone is left as it
+    is. Returns the export's manifest.
 
     Raises:
         ConfigError: The task is unknown.
         AdapterError: The backbone is quantised or only a part of what transformers loads, a task is
-            folded in already, or the folder is there and holds something else.
+            folded in already, or `export_folder` refuses.
         OSError: The disk has no room for the model.
     """
     kind = adapter.model.config.model_type

@@ -1,10 +1,8 @@
-"""What every export leaves beside its weights: where they come from, and what one may do with them.
+"""The folder of an export: it appears whole or not at all, with a manifest and a model card.
 
-An export is a folder of its own that appears whole or not at all. Its `manifest.json` names the
-adapter, the backbone and the licence of the data; `README.md` says it to people, as a model card.
+`manifest.json` names the adapter, the backbone and the licence of the data, `README.md` is for
+people.
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 import json
@@ -36,9 +34,7 @@ _STARTS: Mapping[str, str] = {
 def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
     """Fill a fresh folder that then takes the place of `out`, where an older export may be.
 
-    Args:
-        out: Where the export shall be.
-        needed: Bytes that will be written, if they are many.
+    `needed` is the number of bytes that will be written, if they are many.
 
     Raises:
         AdapterError: `out` is there and holds something other than an export.
@@ -46,7 +42,11 @@ def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
     """
     out = Path(out)
     atomic_io.recover_folder(out)
-    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
+    try:
+        is_export = "export" in json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        is_export = False
+    if out.is_dir() and any(out.iterdir()) and not is_export:
         raise AdapterError(f"{out} holds something other than an export: choose another folder.")
     existing = next(parent for parent in out.resolve().parents if parent.is_dir())
     free = shutil.disk_usage(existing).free
@@ -59,23 +59,12 @@ def export_folder(out: str | Path, needed: int = 0) -> Iterator[Path]:
         yield fresh
 
 
-def _is_export(folder: Path) -> bool:
-    try:
-        return "export" in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def describe(
     folder: Path, sources: Sequence[TaskLoRAs], usage: str, **facts: Any
 ) -> dict[str, Any]:
     """Write manifest, model card and, for Gemma, its terms into a folder that holds the rest.
 
-    Args:
-        folder: The export, complete but for these files.
-        sources: The adapters that it was made of.
-        usage: How to use it, in Markdown.
-        facts: What was exported and how: `format`, `tasks`, `rank`, and so on.
+    `usage` is Markdown; `facts` are `format`, `tasks`, `rank` and so on.
 
     Returns:
         The manifest.
@@ -99,10 +88,7 @@ def describe(
     }
     atomic_io.write_text(folder / "README.md", _card(manifest, usage, gemma=gemma))
     manifest["files"] = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": atomic_io.sha256_file(path),
-        }
+        path.relative_to(folder).as_posix(): atomic_io.size_and_hash(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

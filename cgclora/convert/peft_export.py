@@ -1,7 +1,5 @@
 """Tasks as LoRA folders in the format of PEFT, which transformers, vLLM and others read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,23 +31,14 @@ def export_peft(
     base: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Write tasks as PEFT LoRAs: for one task `out` is its folder, else `out` has one for each.
+    """Write tasks, by default all, as PEFT LoRAs of a dtype; returns the export's manifest.
 
-    Args:
-        source: The adapter.
-        out: The folder to make; an older export there is replaced.
-        tasks: Which tasks; None takes all.
-        base: The backbone's hub id or folder, to be written into `adapter_config.json`; None takes
-            the name that the adapter knows it by.
-        dtype: Of the written weights.
-
-    Returns:
-        The export's manifest.
+    For one task `out` is its folder, else `out` has one for each. `base`, the backbone's hub id or
+    folder, goes into `adapter_config.json`; None takes the name in the adapter's manifest.
 
     Raises:
         ConfigError: A task is unknown.
-        AdapterError: PEFT would not find all layers in a backbone of this type, or the folder is
-            there and holds something else.
+        AdapterError: As `write_peft` and `export_folder`.
     """
     loras = source.loras(tasks)
     base = base or source.manifest.get("backbone", {}).get("name") or ""

@@ -1,7 +1,5 @@
 """A LoRA in PEFT's format, read without PEFT: JSON and safetensors only, never pickle."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -52,32 +50,19 @@ _PLAIN = {  # read below, or told by the tensors, or without effect on what they
 
 @dataclass(frozen=True)
 class PeftLoRA:
-    """What a folder holds: h = W0 x + scale * B A x in each of its layers.
+    """What a folder holds: h = W0 x + scale * B A x in each of its layers."""
 
-    Attributes:
-        name: The folder's own name.
-        layers: A [r, in] and B [out, r] by path, as stored; ranks may differ.
-        scales: alpha / r of each layer, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732).
-        rank: The largest r.
-        alpha: `lora_alpha`.
-        stabilised: Whether it is an rsLoRA.
-        dropout: Of the features while it was trained.
-        facts: What identifies it, for a manifest.
-        separator: Text between prompt and answer, if the folder is an export of ours that says so.
-        start: What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old
-            ones, which are of `bos`; PEFT's own folders are as the tokenizer has it.
-        licence: The licence, likewise.
-    """
-
-    name: str
-    layers: Mapping[str, tuple[Tensor, Tensor]]
-    scales: Mapping[str, float]
-    rank: int
-    alpha: float
-    stabilised: bool
-    dropout: float
-    facts: Mapping[str, Any]
-    separator: str | None
+    name: str  # the folder's own name
+    layers: Mapping[str, tuple[Tensor, Tensor]]  # A [r, in], B [out, r] by path; r may differ
+    scales: Mapping[str, float]  # each layer's alpha / r, or alpha / sqrt(r) (arXiv 2312.03732)
+    rank: int  # the largest r
+    alpha: float  # `lora_alpha`
+    stabilised: bool  # whether it is an rsLoRA
+    dropout: float  # of the features while it was trained
+    facts: Mapping[str, Any]  # what identifies it, for a manifest
+    separator: str | None  # text between prompt and answer, of an export of ours only
+    # What stands before a prompt, see `PromptFormat`. Exports of ours say it but for old ones,
+    # which are of `bos`; PEFT's own folders are as the tokenizer has it.
     start: Start
     licence: str | None
 
@@ -96,7 +81,10 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     layers = _pairs(folder, tensors)
     try:
         alpha, stabilised = float(config["lora_alpha"]), bool(config.get("use_rslora"))
-        patterns = {str(key): float(value) for key, value in _table(config, "alpha_pattern")}
+        table = config.get("alpha_pattern") or {}
+        if not isinstance(table, dict):
+            raise TypeError(f"alpha_pattern is {table!r}, which is no table")
+        patterns = {str(key): float(value) for key, value in table.items()}
         scales = {}
         for path, (A, _) in layers.items():
             fitting = (value for key, value in patterns.items() if _fits(key, path))
@@ -106,27 +94,27 @@ def read_peft(folder: str | Path) -> PeftLoRA:
         raise AdapterError(f"{folder / PEFT_CONFIG} is damaged: {error!r}.") from error
     if not all(scale > 0 for scale in scales.values()):
         raise AdapterError(f"{folder} has a lora_alpha that is not positive: it changes nothing.")
-    ours = _our_manifest(folder)
+    ours, name = _our_manifest(folder), folder.resolve().name
     rank = max(len(A) for A, _ in layers.values())
     facts = {
-        "name": folder.resolve().name,
+        "name": name,
         "sha256": sha256_file(folder / PEFT_WEIGHTS),
         "base_model": config.get("base_model_name_or_path"),
         "rank": rank,
         "alpha": alpha,
     }
     return PeftLoRA(
-        folder.resolve().name,
-        layers,
-        scales,
-        rank,
-        alpha,
-        stabilised,
-        dropout,
-        facts,
-        ours.get("separator"),
-        ours.get("start", "bos") if ours else "tokenizer",
-        ours.get("licence"),
+        name=name,
+        layers=layers,
+        scales=scales,
+        rank=rank,
+        alpha=alpha,
+        stabilised=stabilised,
+        dropout=dropout,
+        facts=facts,
+        separator=ours.get("separator"),
+        start=ours.get("start", "bos") if ours else "tokenizer",
+        licence=ours.get("licence"),
     )
 
 
@@ -158,8 +146,8 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
             f"{folder} uses {', '.join(refused)}, which does more than add B A beside a linear "
             "layer: merge it into its backbone with PEFT instead."
         )
-    known = _PLAIN.union(_CHANGES_MORE)
-    if unknown := sorted(name for name in config.keys() - known if config[name]):
+    rest = config.keys() - _PLAIN.union(_CHANGES_MORE)
+    if unknown := sorted(name for name in rest if config[name]):
         warnings.warn(
             f"{folder / PEFT_CONFIG} has fields ignored, not known to this version: {unknown}",
             stacklevel=3,
@@ -182,7 +170,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B of each layer, in fp32."""
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _KEY.fullmatch(name)
         if match is None or tensor.dim() != 2:
@@ -190,27 +178,15 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
                 f"{folder} holds {name}, which is not A or B of a linear layer: it cannot be "
                 "imported."
             )
-        found.setdefault(match["path"], {})[match["letter"]] = tensor.float()
-    if not found:
+        layers.setdefault(match["path"], {})[match["letter"]] = tensor.float()
+    if not layers:
         raise AdapterError(f"{folder} holds no LoRA weights.")
-    for path, matrices in found.items():
+    for path, matrices in layers.items():
         if len(matrices) != 2 or len(matrices["A"]) != matrices["B"].shape[1]:
             raise AdapterError(f"{folder} is damaged: A and B of {path} do not fit together.")
         if not len(matrices["A"]):
             raise AdapterError(f"{folder / PEFT_WEIGHTS} is damaged: {path} has rank 0.")
-    return {path: (matrices["A"], matrices["B"]) for path, matrices in found.items()}
-
-
-def _table(config: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
-    """The items of a table that may be missing.
-
-    Raises:
-        TypeError: It is no table.
-    """
-    table = config.get(name) or {}
-    if not isinstance(table, dict):
-        raise TypeError(f"{name} is {table!r}, which is no table")
-    return list(table.items())
+    return {path: (matrices["A"], matrices["B"]) for path, matrices in layers.items()}
 
 
 def _fits(pattern: str, path: str) -> bool:
@@ -219,11 +195,7 @@ def _fits(pattern: str, path: str) -> bool:
 
 
 def _our_manifest(folder: Path) -> Mapping[str, Any]:
-    """The manifest of an export of ours; empty for what others wrote.
-
-    Raises:
-        AdapterError: It is damaged, so that the separator that it gives would get lost.
-    """
+    """The manifest of an export of ours; empty for folders of others."""
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -8,8 +8,6 @@ over the experts that task t may use (arXiv 2402.01684): a LoRA of rank (C + S) 
 gate weights of its own; they are multiplied into B in fp32, and A stays as it was stored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,42 +45,25 @@ _EXPERT_NAMES = {
 
 @dataclass(frozen=True)
 class PlainLoRA:
-    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale.
-
-    Attributes:
-        task: Whose it is.
-        layers: A [r, in] and B [out, r] in fp32, by the layer's path in the backbone.
-        rank: r, the same in every layer.
-        target_modules: Names by which PEFT finds exactly these layers.
-        separator: Text between a prompt and its answer.
-    """
+    """One task's LoRA: it adds B A x to the output of each of its layers, without a scale."""
 
     task: str
-    layers: Mapping[str, tuple[Tensor, Tensor]]
-    rank: int
-    target_modules: tuple[str, ...]
-    separator: str
+    layers: Mapping[str, tuple[Tensor, Tensor]]  # fp32 A [r, in] and B [out, r] by path
+    rank: int  # r, the same in every layer
+    target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
+    separator: str  # text between a prompt and its answer
 
 
 @dataclass(frozen=True)
 class TaskLoRAs:
-    """Where the LoRAs of an adapter's tasks come from: its experts and gates, without a backbone.
-
-    Attributes:
-        config: What the adapter is.
-        manifest: What its folder says of it; of one that was never saved the backbone alone.
-        backbone: The backbone's own config.
-        layers: A [E*k, in] and B [out, E*k] by path, in gate order.
-        gates: [L, T, E].
-        target_modules: Names by which PEFT finds exactly these layers.
-    """
+    """An adapter's experts and gates, of which tasks' LoRAs are made without a backbone."""
 
     config: AdapterConfig
-    manifest: Mapping[str, Any]
+    manifest: Mapping[str, Any]  # its folder's; of an adapter never saved the backbone alone
     backbone: PretrainedConfig
-    layers: Mapping[str, tuple[Tensor, Tensor]]
-    gates: Tensor
-    target_modules: tuple[str, ...]
+    layers: Mapping[str, tuple[Tensor, Tensor]]  # A [E*k, in], B [out, E*k], in gate order
+    gates: Tensor  # [L, T, E]
+    target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
@@ -104,10 +85,6 @@ class TaskLoRAs:
     def read(cls, folder: str | Path, backbone: PretrainedConfig) -> Self:
         """Those of a saved adapter; of the backbone only its config is needed, not its weights.
 
-        Args:
-            folder: What `Adapter.save` wrote.
-            backbone: The config of the backbone that it was trained on.
-
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or a backbone of this config
                 is of another type or has other layers.
@@ -118,8 +95,15 @@ class TaskLoRAs:
             skeleton = AutoModelForCausalLM.from_config(backbone)
         paths = saved_paths(skeleton, config.target_modules, tensors)
         kind = skeleton.config.model_type
-        trained_on = manifest["backbone"].get("model_type", kind)  # older manifests do not say it
-        if trained_on != kind or _sizes_of(tensors) != _sizes_in(skeleton, paths):
+        trained_on = manifest["backbone"].get("model_type", kind)  # older manifests lack it
+        sizes = {
+            path: (A.shape[1], tensors[f"{path}.expert_B"].shape[0])
+            for name, A in tensors.items()
+            if (path := name.removesuffix(".expert_A")) != name
+        }
+        linear = {path: cast(nn.Linear, skeleton.get_submodule(path)) for path in paths}
+        expected = {path: (one.in_features, one.out_features) for path, one in linear.items()}
+        if trained_on != kind or sizes != expected:
             raise AdapterError(
                 f"{folder} was trained on a backbone of other layers or another type than "
                 f"{kind!r} in this size: name the one it was trained on, "
@@ -143,10 +127,7 @@ class TaskLoRAs:
         weights = config.scale * self.gates[:, number].float()
         weights = weights.repeat_interleave(config.expert_rank, dim=-1)
         layers = {
-            path: (
-                A.float()[usable].contiguous(),
-                (B.float() * row)[:, usable].contiguous(),
-            )
+            path: (A.float()[usable].contiguous(), (B.float() * row)[:, usable].contiguous())
             for (path, (A, B)), row in zip(self.layers.items(), weights, strict=True)
         }
         rank = config.active_rank
@@ -166,54 +147,30 @@ class TaskLoRAs:
         return tuple(path for path in self.layers if path.rpartition(".")[2] in names)
 
     def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:
-        """A LoRA for each task, by default for all that the adapter knows.
-
-        Raises:
-            ConfigError: A task is unknown.
-        """
+        """A LoRA for each task, by default for all of the adapter; raises as `lora`."""
         return [self.lora(task) for task in dict.fromkeys(tasks or self.config.tasks)]
 
 
 def file_names(tasks: Iterable[str]) -> dict[str, str]:
     """A name for each task that files, shells and servers take: letters, digits, `_`, `.`, `-`.
 
-    It has up to 200 bytes, does not begin like an option, and is none that an export itself needs.
+    It has up to 200 bytes, does not begin like an option, and differs from an export's own files.
 
     Raises:
         AdapterError: Two tasks would share one.
     """
     names: dict[str, str] = {}
     for task in tasks:
-        name = _file_name(task)
+        name = re.sub(r"[^\w.-]+", "_", task).strip("._").lstrip("-._") or "task"
+        if name.casefold() in _WRITTEN:
+            name = f"task_{name}"
+        if len(name.encode()) > _LONGEST_NAME:
+            mark = f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"  # two may begin alike
+            name = name.encode()[: _LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
         if name in names.values():
             raise AdapterError(f"two tasks would be called {name!r}: export them one by one.")
         names[task] = name
     return names
-
-
-def _file_name(task: str) -> str:
-    name = re.sub(r"[^\w.-]+", "_", task).strip("._").lstrip("-._") or "task"
-    if name.casefold() in _WRITTEN:
-        name = f"task_{name}"
-    if len(name.encode()) > _LONGEST_NAME:
-        mark = f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"  # two may begin alike
-        name = name.encode()[: _LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
-    return name
-
-
-def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """In and out features of the layers that an adapter's tensors are for, by path."""
-    paths = [name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")]
-    return {
-        path: (tensors[f"{path}.expert_A"].shape[1], tensors[f"{path}.expert_B"].shape[0])
-        for path in paths
-    }
-
-
-def _sizes_in(model: PreTrainedModel, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """In and out features of linear layers of a model, by path."""
-    layers = {path: cast(nn.Linear, model.get_submodule(path)) for path in paths}
-    return {path: (layer.in_features, layer.out_features) for path, layer in layers.items()}
 
 
 def module_names(model: PreTrainedModel, paths: Sequence[str]) -> tuple[str, ...]:

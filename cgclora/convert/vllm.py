@@ -1,10 +1,8 @@
 """Tasks of one or several adapters as a folder that vLLM serves: a LoRA and a model name a task."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,28 +82,26 @@ def export_vllm(
 ) -> dict[str, Any]:
     """Write LoRAs, the server's command line, a client, and the table of model names.
 
-    Args:
-        sources: The adapters, all on one backbone and with one separator.
-        out: The folder to make; an older export there is replaced.
-        tasks: Which tasks; None takes all of all adapters.
-        base: The backbone's hub id or folder, for `vllm serve` and each LoRA's
-            `adapter_config.json`. None takes the hub id that the adapters know; the embedded
-            backbone, which no hub has, is copied into the bundle.
-        dtype: Of the written LoRAs; vLLM casts them to its own.
-
-    Returns:
-        The export's manifest.
+    The adapters share one backbone and separator; by default all their tasks are written. vLLM
+    casts LoRAs to its own dtype. `base` is the backbone's hub id or folder, for `vllm serve` and
+    each `adapter_config.json`; None takes the hub id in the manifests, and copies the embedded
+    backbone, which no hub has, into the bundle. Returns the export's manifest.
 
     Raises:
-        ConfigError: A task is unknown, or two adapters know it; or `base` is needed.
-        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, PEFT,
-            through which bundles are checked, would not find all layers, or the folder is there
-            and holds something else.
+        ConfigError: A task is unknown, or two adapters have it; or `base` is needed.
+        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, or as
+            `write_peft`, through which bundles are checked, and `export_folder`.
     """
     chosen = _chosen(sources, tasks)
-    rank = _max_rank(chosen.values())
+    largest = max(source.config.active_rank for source in chosen.values())
+    rank = next((rank for rank in _RANKS if rank >= largest), None)
+    if rank is None:
+        raise AdapterError(f"a LoRA has rank {largest}, vLLM takes up to {_RANKS[-1]}.")
     name = sources[0].manifest.get("backbone", {}).get("name") or ""
-    copied = _embedded_files() if base is None and name == EMBEDDED else []
+    copied = []
+    if base is None and name == EMBEDDED:
+        embedded = embedded_folder(lambda stage, fraction: None)
+        copied = [path for path in sorted(embedded.iterdir()) if path.name != MANIFEST_FILE]
     base = _BACKBONE if copied else _base(base, name)
     names = file_names(chosen)
     with export_folder(out, sum(path.stat().st_size for path in copied)) as fresh:
@@ -123,7 +119,7 @@ def export_vllm(
         atomic_io.write_text(fresh / "serve.sh", _serve(base, name, rank, list(names.values())))
         (fresh / "serve.sh").chmod(0o755)
         usage = _USAGE.format(task=shlex.quote(next(iter(names))), base=base)
-        facts = {"format": "vllm", "tasks": list(names), "rank": _largest(chosen.values())}
+        facts = {"format": "vllm", "tasks": list(names), "rank": largest}
         used = [source for source in sources if any(source is one for one in chosen.values())]
         return describe(fresh, used, usage, models=names, max_lora_rank=rank, **facts)
 
@@ -143,28 +139,15 @@ def _chosen(sources: Sequence[TaskLoRAs], tasks: Sequence[str] | None) -> dict[s
     for source in sources:
         for task in source.config.tasks:
             owners.setdefault(task, []).append(source)
-    wanted = list(dict.fromkeys(tasks or owners))
-    if unknown := [task for task in wanted if task not in owners]:
+    names = list(dict.fromkeys(tasks or owners))
+    if unknown := [task for task in names if task not in owners]:
         raise ConfigError(f"unknown task {unknown[0]!r}: the adapters know {', '.join(owners)}.")
-    if shared := [task for task in wanted if len(owners[task]) > 1]:
+    if shared := [task for task in names if len(owners[task]) > 1]:
         raise ConfigError(
             f"several adapters know {shared[0]!r}, and a model name stands for one: make a bundle "
             "for each adapter, or leave the task out with --task."
         )
-    return {task: owners[task][0] for task in wanted}
-
-
-def _largest(sources: Iterable[TaskLoRAs]) -> int:
-    return max(source.config.active_rank for source in sources)
-
-
-def _max_rank(sources: Iterable[TaskLoRAs]) -> int:
-    """The smallest value that vLLM's --max-lora-rank takes and that has room for all."""
-    largest = _largest(sources)
-    for rank in _RANKS:
-        if rank >= largest:
-            return rank
-    raise AdapterError(f"a LoRA has rank {largest}, vLLM takes up to {_RANKS[-1]}.")
+    return {task: owners[task][0] for task in names}
 
 
 def _base(base: str | None, name: str) -> str:
@@ -176,11 +159,6 @@ def _base(base: str | None, name: str) -> str:
     base = base or name
     # The server starts in the bundle's own folder.
     return str(Path(base).resolve()) if Path(base).exists() else base
-
-
-def _embedded_files() -> list[Path]:
-    folder = embedded_folder(lambda stage, fraction: None)
-    return [path for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE]
 
 
 def _serve(base: str, name: str, rank: int, names: Sequence[str]) -> str:

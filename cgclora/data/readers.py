@@ -23,9 +23,8 @@ Of a conversation the first turn makes a record. A later turn cannot be understo
 before it, and Firefly knows no wording that would put them into one prompt; such turns are counted.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,26 +51,18 @@ _CONVERSATION_FIELDS = {
 }
 _FORM_FIELDS = {"input": "fields", "target": "reference", "answer_choices": "choices"}
 _SHOWN = 3  # bad lines that an error quotes
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a line is not a record.
+    """Why a line is not a record."""
 
-    Attributes:
-        file: The file, relative to the folder that was read; a hub id for a row of its dataset.
-        line: Line or row number, from 1; None when the file as a whole is meant.
-        field: The field at fault; None when the object as a whole is.
-        value: What was found, as Python writes it, cut to 80 characters; "" when there is nothing
-            to show.
-        message: What is wrong, such as "must be non-empty text".
-    """
-
-    file: str
-    line: int | None
-    field: str | None
-    value: str
-    message: str
+    file: str  # the file, relative to the folder that was read; a hub id for a row of its dataset
+    line: int | None  # line or row number, from 1; None when the file as a whole is meant
+    field: str | None  # the field at fault; None when the object as a whole is
+    value: str  # as Python writes it, cut to 80 characters; "" when there is nothing to show
+    message: str  # what is wrong, such as "must be non-empty text"
 
     def __str__(self) -> str:
         line = "" if self.line is None else f", line {self.line}"
@@ -82,21 +73,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Records of one split, and what was found on the way.
+    """Records of one split, and the problems of others."""
 
-    Attributes:
-        name: The name of the file or folder without the way to it, or the hub id.
-        split: `train`, `dev` or `test`; None for a file whose name says none of them.
-        records: In the order of the file; ids are unique.
-        problems: Lines that were skipped, whatever their task.
-        later_turns: How many turns of its conversation are left out, by the id of the record that
-            the first turn makes; ids of records that were dropped since do no harm.
-    """
-
-    name: str
-    split: str | None
-    records: tuple[Record, ...]
-    problems: tuple[Problem, ...] = ()
+    name: str  # the name of the file or folder without the way to it, or the hub id
+    split: str | None  # `train`, `dev` or `test`; None for a file whose name says none of them
+    records: tuple[Record, ...]  # in the order of the file; ids are unique
+    problems: tuple[Problem, ...] = ()  # lines that were skipped, whatever their task
+    # How many turns of its conversation are left out, by the id of the record that the first turn
+    # makes; ids of records that were dropped since do no harm.
     later_turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -118,32 +102,29 @@ def read(
     A folder holds `<split>.json` or `<split>.jsonl`, or has folders `promptcblue` and `firefly`
     that do; what both hold is read as one. A record without `sample_id` is called
     `<file stem>-<number>` after its line, or its place in a list, with the name of such a folder
-    before it: `firefly-test-7`.
+    before it: `firefly-test-7`. Source and split are as for `open_source`.
 
-    Args:
-        source: File, folder, or hub id `owner/name`; None takes the folder of `CGCLORA_DATA`.
-        split: `train`, `dev` (also `valid`, `validation`) or `test`. It does not matter for a file.
-        skip_bad: Leave bad lines out and list them as problems. A JSON list that breaks off is an
-            error all the same, since nobody knows what it has lost.
-        need_target: A record without an answer is bad; else its target is "".
-        templates: Of the tasks whose forms can be read.
+    Bad lines are an error, or with `skip_bad` left out and listed as problems; a JSON list that
+    breaks off is an error all the same, since what it lost is unknown. A record without an answer
+    is bad with `need_target`, else its target is "". `templates` are of the tasks whose forms can
+    be read.
 
     Raises:
         DataError: The source cannot be found or read, lines are bad, or nothing usable remains.
     """
     opened = open_source(source, split)
-    found, problems = _collect(opened.entries, need_target, templates)
+    kept, problems = _collect(opened.entries, need_target, templates)
     if problems and not skip_bad:
         raise DataError(f"{_quoted(problems)}. Correct {opened.place}, or skip bad lines.")
-    if not found:
+    if not kept:
         first = f"; {len(problems)} are bad, the first: {problems[0]}" if problems else ""
         raise DataError(f"{opened.place} holds no usable record{first}.")
     return RecordSet(
         opened.name,
         opened.split,
-        tuple(record for record, _ in found),
+        tuple(record for record, _ in kept),
         tuple(problems),
-        {record.id: turns for record, turns in found if turns},
+        {record.id: turns for record, turns in kept if turns},
     )
 
 
@@ -154,54 +135,48 @@ def read_records(
     tasks: Sequence[str] | None = None,
     need_target: bool = True,
 ) -> list[Record]:
-    """What `read` reads, where every line must be a record.
+    """What `read` reads, of some tasks only if any are given; every line must be a record.
 
     Later turns of conversations, which are left out, are counted on standard error.
 
-    Args:
-        source: As for `read`.
-        split: As for `read`.
-        tasks: Keep these tasks only; None keeps all.
-        need_target: As for `read`.
-
     Raises:
-        DataError: As `read`, or a wanted task has no record.
+        DataError: As `read`, or one of the tasks has no record.
     """
-    found = read(source, split=split, skip_bad=True, need_target=need_target)
-    if found.problems:
-        raise DataError(f"{_quoted(found.problems)}. Correct {source}.")
-    if turns := sum(found.later_turns.values()):
+    loaded = read(source, split=split, skip_bad=True, need_target=need_target)
+    if loaded.problems:
+        raise DataError(f"{_quoted(loaded.problems)}. Correct {source}.")
+    if turns := sum(loaded.later_turns.values()):
         print(f"{source}: left out {turns} later turns of conversations", file=sys.stderr)
-    return list(found.records if tasks is None else of_tasks(found, tasks))
+    return list(loaded.records if tasks is None else of_tasks(loaded, tasks))
 
 
-def of_tasks(found: RecordSet, tasks: Sequence[str]) -> tuple[Record, ...]:
+def of_tasks(loaded: RecordSet, tasks: Sequence[str]) -> tuple[Record, ...]:
     """The records of these tasks, in the order they had.
 
     Raises:
         DataError: A task has no record.
     """
-    wanted = dict.fromkeys(map(task_name, tasks))
-    present = {record.task for record in found.records}
-    if missing := [task for task in wanted if task not in present]:
+    names = dict.fromkeys(map(task_name, tasks))
+    present = {record.task for record in loaded.records}
+    if missing := [task for task in names if task not in present]:
         raise DataError(
-            f"{found.name} has no record of {', '.join(missing)}; it has "
+            f"{loaded.name} has no record of {', '.join(missing)}; it has "
             f"{', '.join(sorted(present))}."
         )
-    return tuple(record for record in found.records if record.task in wanted)
+    return tuple(record for record in loaded.records if record.task in names)
 
 
 def _quoted(problems: Sequence[Problem]) -> str:
     """The first few bad lines, and how many there are."""
-    said = "; ".join(map(str, problems[:_SHOWN]))
-    return said if len(problems) == 1 else f"{said}; {len(problems)} bad lines in all"
+    shown = "; ".join(map(str, problems[:_SHOWN]))
+    return shown if len(problems) == 1 else f"{shown}; {len(problems)} bad lines in all"
 
 
 def _collect(
     entries: Iterator[Entry], need_target: bool, templates: Templates
 ) -> tuple[list[tuple[Record, int]], list[Problem]]:
     """Records, each with the number of turns left out, and problems."""
-    found: list[tuple[Record, int]] = []
+    kept: list[tuple[Record, int]] = []
     problems: list[Problem] = []
     ids: set[str] = set()
     for entry in entries:
@@ -216,19 +191,12 @@ def _collect(
             problems.append(Problem(entry.file, entry.line, error.field, value, problem))
         else:
             ids.add(record.id)
-            found.append((record, turns_left_out))
-    return found, problems
-
-
-# One record -------------------------------------------------------------------------------
+            kept.append((record, turns_left_out))
+    return kept, problems
 
 
 def _record(entry: Entry, need_target: bool, templates: Templates) -> tuple[Record, int]:
-    """The record of an entry, and how many turns of its conversation are left out.
-
-    Raises:
-        FieldError: There is no record in it.
-    """
+    """The record of an entry, and how many turns of its conversation are left out."""
     if isinstance(entry.content, FieldError):
         raise entry.content
     if not isinstance(entry.content, dict):
@@ -282,10 +250,9 @@ def _filled_in(fields: dict[str, Any], templates: Templates) -> dict[str, Any]:
 def _flat_record(fields: dict[str, Any], default_id: str, need_target: bool) -> Record:
     for field, value in fields.items():
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not _is_writable(text):
-                raise FieldError(
-                    field, "holds half of a surrogate pair, which is no character", text
-                )
+            if isinstance(text, str) and _SURROGATE.search(text):
+                problem = "holds half of a surrogate pair, which is no character"
+                raise FieldError(field, problem, text)
     identity = fields.get("sample_id")
     identity = default_id if identity is None else identity
     if type(identity) not in (str, int) or not str(identity).strip():
@@ -313,14 +280,6 @@ def _flat_record(fields: dict[str, Any], default_id: str, need_target: bool) -> 
         target=target or "",
         choices=tuple(choices) if choices else None,
     )
-
-
-def _is_writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shorten(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Records: their hash, a subset of them, and their token ids. `records` reads them."""
+"""Records: their hash, a subset of them, and their token ids. `readers` reads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from cgclora.config import PromptFormat, Start
+from cgclora.config import PromptFormat
 from cgclora.models.vocabulary import unreadable_word
 
 if TYPE_CHECKING:
@@ -24,35 +24,21 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One question with its reference answer.
+    """One question with its reference answer."""
 
-    Attributes:
-        id: Its own `sample_id`, else one after file and line, see `cgclora.data.readers.read`.
-        task: Task name.
-        prompt: The whole prompt.
-        target: The reference answer.
-        choices: Labels, types or terms that the prompt offers; None for free text.
-    """
-
-    id: str
+    id: str  # its own `sample_id`, else one after file and line, see `cgclora.data.readers.read`
     task: str
     prompt: str
-    target: str
-    choices: tuple[str, ...] | None = None
+    target: str  # the reference answer
+    choices: tuple[str, ...] | None = None  # labels that the prompt offers; None: free text
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record as token ids: the prompt with its special tokens, then target and end token.
+    """A record as token ids: the prompt with its special tokens, then target and end token."""
 
-    Attributes:
-        ids: Token ids of prompt and target.
-        prompt_length: How many of them are the prompt.
-        task: Task id.
-    """
-
-    ids: list[int]
-    prompt_length: int
+    ids: list[int]  # token ids of prompt and target
+    prompt_length: int  # how many of them are the prompt
     task: int
 
 
@@ -64,21 +50,15 @@ def data_hash(records: Iterable[Record]) -> str:
     return digest.hexdigest()
 
 
-def sample_per_task(items: Sequence[Encoded], most: Sequence[int], seed: int) -> list[Encoded]:
-    """At most so many items of each task, drawn with `seed`, in their first order.
-
-    Args:
-        items: What to draw from.
-        most: How many of task 0, 1, ...; 0 takes all.
-        seed: Of the draw.
-    """
+def sample_per_task(items: Sequence[Encoded], limits: Sequence[int], seed: int) -> list[Encoded]:
+    """At most so many items of task 0, 1, ... (0 takes all), drawn with `seed`, in their order."""
     groups = defaultdict(list)
     for index, item in enumerate(items):
         groups[item.task].append(index)
     generator = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     chosen: set[int] = set()
     for task, group in sorted(groups.items()):
-        chosen.update(generator.sample(group, min(most[task] or len(group), len(group))))
+        chosen.update(generator.sample(group, min(limits[task] or len(group), len(group))))
     return [item for index, item in enumerate(items) if index in chosen]
 
 
@@ -90,25 +70,19 @@ def encode(
     prompt_format: PromptFormat,
     max_length: int,
     needed: Sequence[str] | None = None,
-    known: int = sys.maxsize,
+    readable_ids: int = sys.maxsize,
 ) -> tuple[list[Encoded], Counter[str]]:
     """Token ids of records that fit, and how many a task were too long.
 
     Prompt and target are tokenised apart: decoding sees the prompt alone, and must see the same.
 
-    Args:
-        records: What to encode.
-        tokenizer: The backbone's.
-        tasks: Task names in the order of their ids.
-        prompt_format: What stands around a prompt.
-        max_length: Most tokens of prompt and target together.
-        needed: Tasks that must have a record, and that alone may have some; None for all.
-        known: How many token ids the backbone can read, see `cgclora.models.vocabulary.readable`.
+    Prompt and target have at most `max_length` tokens together. The tasks stand in the order of
+    their ids; those in `needed` (None: all) must have a record, and no others may. The backbone can
+    read `readable_ids` token ids, see `cgclora.models.vocabulary.readable`.
 
     Raises:
-        DataError: A record's task is not among them, one of them has no record that fits, a record
-            has a word that the backbone cannot read, or the tokenizer has no token to end a target
-            with.
+        DataError: A record is of another task, a task has no record that fits, a record has a word
+            that the backbone cannot read, or the tokenizer has no end token.
     """
     if tokenizer.eos_token_id is None:
         raise DataError(
@@ -126,7 +100,7 @@ def encode(
         whole = [*prompt, *target, tokenizer.eos_token_id]
         if len(whole) > max_length:
             too_long[record.task] += 1
-        elif (word := unreadable_word(whole, known, tokenizer)) is not None:
+        elif (word := unreadable_word(whole, readable_ids, tokenizer)) is not None:
             raise DataError(
                 f"record {record.id!r} of task {record.task!r} has {word!r}, which this backbone "
                 "cannot read: leave it out of input and target."
@@ -149,12 +123,9 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,
     after: str | PromptFormat | Sequence[PromptFormat],
 ) -> list[list[int]]:
-    """Token ids of prompts.
+    """Token ids of prompts with `after` around them, for all or for each.
 
-    Args:
-        prompts: The texts.
-        tokenizer: The backbone's.
-        after: What stands around them, for all or for each; a text is the separator alone.
+    An `after` that is text is the separator alone.
     """
     if not prompts:
         return []
@@ -165,16 +136,9 @@ def encode_prompts(
     encoded: dict[int, list[int]] = {}
     for start in dict.fromkeys(one.start for one in formats):
         places = [place for place, one in enumerate(formats) if one.start == start]
-        found = _with_start([texts[place] for place in places], tokenizer, start)
-        encoded.update(zip(places, found, strict=True))
+        by_tokenizer = start == "tokenizer"
+        own = [texts[place] for place in places]
+        ids = tokenizer(own, add_special_tokens=by_tokenizer)["input_ids"]
+        first = [] if by_tokenizer or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        encoded.update(zip(places, ([*first, *one] for one in ids), strict=True))
     return [encoded[place] for place in range(len(texts))]
-
-
-def _with_start(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, start: Start
-) -> list[list[int]]:
-    """Token ids of texts with the special tokens of `PromptFormat.start`."""
-    if start == "tokenizer":
-        return cast(list[list[int]], tokenizer(texts)["input_ids"])
-    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [[*first, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

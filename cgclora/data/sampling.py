@@ -1,7 +1,5 @@
 """Which records make a batch, and how they become tensors."""
 
-from __future__ import annotations
-
 import math
 import random
 import sys
@@ -25,16 +23,10 @@ Weighting = Literal["token", "record"]
 class TaskSampler:
     """The order of the records in each epoch: within a batch tasks are mixed and lengths alike.
 
-    Tasks are drawn in the wanted shares, each going through its own records in a shuffled order
-    again and again. Blocks of 32 batches are then sorted by length and their batches shuffled. The
-    order is a function of seed and epoch alone, so that a resumed run meets the same batches.
-
-    Args:
-        data: The encoded records.
-        batch_size: Records in a step of all processes together.
-        sampling: See `TrainingSettings`.
-        temperature: See `TrainingSettings`.
-        seed: Of the order.
+    Tasks are drawn in the shares of `sampling` and `temperature` (see `TrainingSettings`), each
+    going through its own records in a shuffled order again and again. Blocks of 32 batches, of the
+    records in a step of all processes, are then sorted by length and their batches shuffled. The
+    order is a function of seed and epoch alone, so that a resumed run has the same batches.
     """
 
     def __init__(
@@ -95,16 +87,11 @@ class Collator:
     The batch has `input_ids` [batch, tokens], `tasks` [batch], and for each target token its place
     in the flattened batch, its id, its task and its weight in the loss: `positions`, `targets`,
     `target_tasks`, `weights` [N].
-
-    Attributes:
-        pad_id: Token id of the padding.
-        weighting: See `TrainingSettings`.
-        positions: How many the backbone has: padding goes no further.
     """
 
     pad_id: int
-    weighting: Weighting = "token"
-    positions: int = sys.maxsize
+    weighting: Weighting = "token"  # see `TrainingSettings`
+    positions: int = sys.maxsize  # how many the backbone has: padding goes no further
 
     def width(self, items: Sequence[Encoded]) -> int:
         """The length that these records are padded to."""

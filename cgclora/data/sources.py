@@ -1,7 +1,5 @@
 """Where data lies, and the raw objects in it: files, folders with splits, the Hugging Face hub."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -24,7 +22,7 @@ SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("
 """Each split with the names that it goes by."""
 
 VALUE_WIDTH = 80
-"""Most characters that a complaint shows of a value."""
+"""Characters of a value that an error message shows."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _FILE_ENDINGS = (".jsonl", ".json")
@@ -34,13 +32,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class FieldError(ValueError):
-    """A field that no record can be made of.
-
-    Attributes:
-        field: Its name; None when the fault lies with the object as a whole.
-        message: What is wrong, such as "must be non-empty text".
-        value: What was found.
-    """
+    """A field that no record can be made of; a field of None is the object as a whole."""
 
     def __init__(self, field: str | None, message: str, value: object) -> None:
         super().__init__(field, message, value)
@@ -51,38 +43,24 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a source.
+    """One object of a source."""
 
-    Attributes:
-        file: The file, relative to the folder that was read; the hub id for a row of its dataset.
-        line: Line or row number, from 1.
-        id: Of the record, when the object brings none.
-        content: The object, or a `FieldError` that says why there is none.
-        note: Where to look, when the line does not say it.
-    """
-
-    file: str
-    line: int
-    id: str
-    content: object
-    note: str = ""
+    file: str  # the file, relative to the folder that was read; the hub id for a row of its dataset
+    line: int  # line or row number, from 1
+    id: str  # of the record, when the object brings none
+    content: object  # the object, or a `FieldError` that says why there is none
+    note: str = ""  # where to look, when the line does not say it
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that data is read from.
+    """Something that data is read from."""
 
-    Attributes:
-        place: The file or folder with the way to it, or the hub id.
-        name: The name of the file or folder without the way to it, or the hub id.
-        split: `train`, `dev` or `test`; None for a file whose name says none of them.
-        entries: Its objects, which can be gone through once. Going through them raises `DataError`
-            where the file or the hub cannot be read, or a JSON list is broken.
-    """
-
-    place: str
-    name: str
-    split: str | None
+    place: str  # the file or folder with the way to it, or the hub id
+    name: str  # the name of the file or folder without the way to it, or the hub id
+    split: str | None  # `train`, `dev` or `test`; None for a file whose name says none of them
+    # Its objects, which can be gone through once. Going through them raises `DataError` where the
+    # file or the hub cannot be read, or a JSON list is broken.
     entries: Iterator[Entry]
 
 
@@ -108,34 +86,28 @@ def data_folder(argument: str | Path | None) -> Path:
 def open_source(source: str | Path | None, split: str) -> Source:
     """A file, a split of a folder, or a split of a dataset on the Hugging Face hub.
 
-    Args:
-        source: File, folder, or hub id `owner/name`; None takes the folder of `CGCLORA_DATA`.
-        split: One of the names in `SPLITS`. It does not matter for a file.
+    None takes the folder of `CGCLORA_DATA`. The split, a name in `SPLITS`, does not matter for a
+    file.
 
     Raises:
         DataError: There is no such split, folder or file of the split.
     """
-    split = _split(split)
+    name = next((key for key, names in SPLITS.items() if split in names), None)
+    if name is None:
+        choices = ", ".join(choice for names in SPLITS.values() for choice in names)
+        raise DataError(f"there is no split {split!r}; name one of: {choices}.")
     if isinstance(source, str) and _is_hub_id(source):
-        return Source(source, source, split, _hub_entries(source, split))
+        return Source(source, source, name, _hub_entries(source, name))
     path = Path(source) if source else data_folder(None)
     if not path.is_dir():
-        known = next((key for key, names in SPLITS.items() if path.stem in names), None)
-        return Source(str(path), path.name, known, _file_entries(path, path.name))
+        of_file = next((key for key, names in SPLITS.items() if path.stem in names), None)
+        return Source(str(path), path.name, of_file, _file_entries(path, path.name))
     entries = (
         entry
-        for file in _split_files(path, split)
+        for file in _split_files(path, name)
         for entry in _file_entries(file, file.relative_to(path).as_posix())
     )
-    return Source(str(path), path.resolve().name, split, entries)
-
-
-def _split(name: str) -> str:
-    for split, names in SPLITS.items():
-        if name in names:
-            return split
-    known = ", ".join(known for names in SPLITS.values() for known in names)
-    raise DataError(f"there is no split {name!r}; name one of: {known}.")
+    return Source(str(path), path.resolve().name, name, entries)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -166,9 +138,6 @@ def _split_file(folder: Path, split: str) -> Path | None:
             "name the file that is meant."
         )
     return files[0] if files else None
-
-
-# Objects ----------------------------------------------------------------------------------
 
 
 def _file_entries(path: Path, name: str) -> Iterator[Entry]:
@@ -233,8 +202,8 @@ def _list_entries(path: Path, name: str, stem: str) -> Iterator[Entry]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
 
 
 def _hub_entries(name: str, split: str) -> Iterator[Entry]:
@@ -248,7 +217,7 @@ def _hub_entries(name: str, split: str) -> Iterator[Entry]:
         ) from error
     try:
         present = datasets.get_dataset_split_names(name)
-        chosen = next((known for known in SPLITS[split] if known in present), None)
+        chosen = next((name for name in SPLITS[split] if name in present), None)
         if chosen is None:
             raise DataError(f"{name} on the hub has no {split} split; it has {sorted(present)}.")
         rows = datasets.load_dataset(name, split=chosen)
@@ -312,9 +281,8 @@ class _Decoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) < len(pairs):
-            twice = next(
-                name for name, count in Counter(key for key, _ in pairs).items() if count > 1
-            )
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
             values = [value for name, value in pairs if name == twice]
             self._flaws.append(FieldError(twice, "must stand once in an object", values))
         return fields

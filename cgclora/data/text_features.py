@@ -1,7 +1,5 @@
 """Text as a sparse vector: hashed characters and pairs of characters, in numpy, without a model."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

@@ -1,6 +1,5 @@
 """Where a backbone comes from: the embedded default, a local folder or a hub id."""
 
-import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from cgclora.models.embedded import (
     Progress,
     embedded_folder,
     embedded_tokenizer,
+    print_progress,
     read_manifest,
 )
 from cgclora.models.families import is_known
@@ -37,24 +37,16 @@ __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbon
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen language model with its tokenizer.
+    """A frozen language model with its tokenizer."""
 
-    Attributes:
-        model: In eval mode, no parameter requires a gradient.
-        tokenizer: Its tokenizer; a pad token is always set.
-        name: The source that it was loaded from.
-        fingerprint: What adapters know it by, see `fingerprint`.
-        int8: Whether decoding reads 8-bit copies of the weights where few tokens pass at once.
-        lock: Held during each forward pass of decoding, since all layers look up one route.
-        state: What others keep for it, by their class, such as `cgclora.inference.runtime.Runtime`.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    fingerprint: str
-    int8: bool = False
+    model: PreTrainedModel  # in eval mode, no parameter requires a gradient
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer; a pad token is always set
+    name: str  # the source that it was loaded from
+    fingerprint: str  # what adapters know it by, see `fingerprint`
+    int8: bool = False  # whether decoding reads 8-bit weights where few tokens pass at once
+    # Held during each forward pass of decoding, since all layers look up one route.
     lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
+    # What others keep for it, by their class, such as `cgclora.inference.runtime.Runtime`.
     state: dict[type, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -64,19 +56,18 @@ class Backbone:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Ids of the tokens that end an answer: the tokenizer's end token, and the model's own.
+        """Ids of the tokens that end an answer, of the tokenizer and of the generation config.
 
-        The model's stand in its generation config. Most chat models name several there, and say
-        another than the tokenizer's.
+        Most chat models name several in the generation config, others than the tokenizer's.
         """
         settings = self.model.generation_config
-        own = None if settings is None else settings.eos_token_id
-        several = own if isinstance(own, list | tuple) else [own]
-        return frozenset(one for one in (self.tokenizer.eos_token_id, *several) if one is not None)
+        ids = None if settings is None else settings.eos_token_id
+        ids = ids if isinstance(ids, list | tuple) else [ids]
+        return frozenset(one for one in (self.tokenizer.eos_token_id, *ids) if one is not None)
 
 
 def public_name(source: str) -> str:
-    """A backbone's source without the folders that lead to it, which are nobody else's business."""
+    """A backbone's source without the folders that lead to it, which are private."""
     return Path(source).name if Path(source).exists() else source
 
 
@@ -115,10 +106,10 @@ def load_backbone(
         raise BackboneError(str(error)) from error
     placement = (chosen_device, chosen_dtype, four_bit)
     name = str(source)
-    report = progress or _ignore
+    report = progress or (lambda stage, fraction: None)
     with quiet():
         if name == EMBEDDED:
-            backbone = _load_embedded(*placement, report, progress or _print)
+            backbone = _load_embedded(*placement, report, progress or print_progress)
         else:
             backbone = _load_other(name, *placement, report)
     if int8 and is_known(backbone.model) and chosen_device.type == "cpu" and has_kernel():
@@ -162,11 +153,3 @@ def _load_embedded(
         f"{folder} does not give back what was written to it: check the disk, or set CGCLORA_CACHE "
         "to a folder on another one."
     )
-
-
-def _print(stage: str, fraction: float) -> None:
-    print(f"[{fraction:4.0%}] {stage}", file=sys.stderr, flush=True)
-
-
-def _ignore(stage: str, fraction: float) -> None:
-    pass

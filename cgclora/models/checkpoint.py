@@ -35,25 +35,22 @@ from cgclora.storage.atomic_io import in_short
 _SAMPLE = 256
 _SMALLEST = 2.0**-14  # the smallest normal number of float16
 _ROOM = 1.1  # what loading takes beside the parameters
-
-
-class BackboneError(RuntimeError):
-    """A backbone cannot be had; the message says why and what to do."""
-
-
 _OF_ADAPTERS = ("expert_A.", "expert_B.", "task_gates.")  # what adapters add to a model's tree
 
 _SET_ASIDE = ".frozen_weight"  # where a layer keeps its weight while a task is folded in
 
 
+class BackboneError(RuntimeError):
+    """A backbone cannot be loaded; the message says why and what to do."""
+
+
 def fingerprint(model: nn.Module) -> str:
-    """What a model is known by: the sha256 of its parameters' names, shapes and sampled values.
+    """A model's identity: the sha256 of its parameters' names, shapes and sampled values.
 
     Equal whatever dtype and device the model was loaded in, and with or without adapters, as long
     as the file holds bfloat16 or something coarser. Of every parameter at most 256 values, evenly
     strided, are rounded to bfloat16; what float16 cannot hold as a normal number counts as zero.
-    A model loaded in 4-bit keeps the fingerprint of the unquantised one, so that adapters fit both,
-    and one that several processes share that of the whole.
+    A model in 4-bit keeps the fingerprint of the unquantised one, a sharded one that of the whole.
 
     Raises:
         BackboneError: The weights are packed integers, and `load_model` did not pack them.
@@ -96,7 +93,7 @@ def download(name: str, patterns: list[str]) -> Path:
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turn what a download raises into a `BackboneError` that says what to do."""
+    """Raise errors of a download as `BackboneError`."""
     try:
         yield
     except GatedRepoError as error:
@@ -146,9 +143,9 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
         config.architectures and causal.isdisjoint(config.architectures) and not multimodal
     ):
-        found = ", ".join(config.architectures or [config.model_type])
+        kind = ", ".join(config.architectures or [config.model_type])
         raise BackboneError(
-            f"{name} is not a causal language model but {found}: choose one whose config.json "
+            f"{name} is not a causal language model but {kind}: choose one whose config.json "
             "names an architecture that ends in ForCausalLM."
         )
     if getattr(config, "quantization_config", None):

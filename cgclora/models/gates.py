@@ -1,7 +1,5 @@
 """The gates of a saved adapter, without a backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast

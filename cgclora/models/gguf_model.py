@@ -50,18 +50,18 @@ def convert_model(path: Path) -> Gemma3ForCausalLM:
             no GGUF file.
     """
     reader = _Reader(path)
-    known = {name: field.contents() for name, field in reader.fields.items() if field.data}
-    if known.get("general.architecture") != "gemma3":
-        raise ValueError(f"{path.name} holds no Gemma 3 but {known.get('general.architecture')!r}")
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    config = Gemma3TextConfig(**{ours: known[theirs] for ours, theirs in _CONFIG.items()})
-    config.vocab_size = int(found["token_embd.weight"].shape[1])
+    fields = {name: field.contents() for name, field in reader.fields.items() if field.data}
+    if (architecture := fields.get("general.architecture")) != "gemma3":
+        raise ValueError(f"{path.name} holds no Gemma 3 but {architecture!r}")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    config = Gemma3TextConfig(**{ours: fields[theirs] for ours, theirs in _CONFIG.items()})
+    config.vocab_size = int(tensors["token_embd.weight"].shape[1])
     with torch.device("meta"):
-        wanted = dict(Gemma3ForCausalLM(config).named_parameters())
+        parameters = dict(Gemma3ForCausalLM(config).named_parameters())
     names = get_tensor_name_map(MODEL_ARCH.GEMMA3, config.num_hidden_layers)
     weights = {}
-    for name, parameter in wanted.items():
-        stored = found.get(names.get_name(name, (".weight",)) or name)
+    for name, parameter in parameters.items():
+        stored = tensors.get(names.get_name(name, (".weight",)) or name)
         if stored is None:
             raise ValueError(f"{path.name} lacks the tensor of {name}")
         if (shape := tuple(map(int, reversed(stored.shape)))) != tuple(parameter.shape):

@@ -23,19 +23,19 @@ def choose_device(device: str) -> torch.device:
     Raises:
         ValueError: There is no such device here.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found))
+        return torch.device(next(kind for kind, present in available.items() if present))
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"{device!r} is no device: use auto, cpu, cuda or mps.") from error
     count = torch.cuda.device_count() if chosen.type == "cuda" else 1
-    if not there.get(chosen.type) or (chosen.index or 0) >= count:
+    if not available.get(chosen.type) or (chosen.index or 0) >= count:
         raise ValueError(f"There is no device {device!r} here: use auto or cpu.")
     return chosen
 
@@ -76,8 +76,8 @@ class PeakMemory:
         """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if found := _bytes_in("/proc/self/status", "VmHWM:"):
-            return found[0]
+        if sizes := _bytes_in("/proc/self/status", "VmHWM:"):
+            return sizes[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
@@ -86,14 +86,14 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had on a device; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = _bytes_in("/proc/meminfo", "MemAvailable:")
+    sizes = _bytes_in("/proc/meminfo", "MemAvailable:")
     limit, used, counts = (
         _read_text(f"/sys/fs/cgroup/memory.{name}").split() for name in ("max", "current", "stat")
     )
     if used and limit and limit[0].isdigit():  # a container's limit; its page cache can be had back
         cached = counts[counts.index("inactive_file") + 1] if "inactive_file" in counts else 0
-        found.append(int(limit[0]) - int(used[0]) + int(cached))
-    return min(found, default=None)
+        sizes.append(int(limit[0]) - int(used[0]) + int(cached))
+    return min(sizes, default=None)
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
@@ -102,21 +102,17 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
-        return _mps_knows_bfloat16(device)
+        try:
+            torch.ones(1, device=device, dtype=torch.bfloat16)
+        except (TypeError, RuntimeError):  # before macOS 14
+            return False
+        return True
     features = set(_read_text("/proc/cpuinfo").split())
     return not features.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's name
 
 
-def _mps_knows_bfloat16(device: torch.device) -> bool:
-    try:
-        torch.ones(1, device=device, dtype=torch.bfloat16)
-    except (TypeError, RuntimeError):  # before macOS 14
-        return False
-    return True
-
-
 def _bytes_in(path: str, name: str) -> list[int]:
-    """What a file of the system says in kilobytes under a name; nothing if it does not."""
+    """The values in kilobytes under a name in a file of the system, in bytes."""
     lines = _read_text(path).splitlines()
     return [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
 
@@ -132,10 +128,8 @@ def _read_text(path: str) -> str:
 class Compiled:
     """A function by `torch.compile`; the first failure gives a warning and ends the attempts.
 
-    Args:
-        function: What to compile; what it changes in place it must set, not add to.
-        backend: One of `torch.compile`, such as `inductor`; None compiles nothing.
-        dynamic: As for `torch.compile`.
+    The function must set what it changes in place, not add to it, since a failed call is repeated.
+    A backend of None compiles nothing; `dynamic` is as for `torch.compile`.
     """
 
     def __init__(
@@ -152,11 +146,7 @@ class Compiled:
         return self._compiled is not self._function
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the function gives.
-
-        Raises:
-            OutOfMemoryError: The device has no memory left: without compiling it needs more.
-        """
+        """Call the function; a lack of memory is raised, since without compiling it needs more."""
         if not self.is_compiled:
             return self._function(*arguments, **options)
         try:
@@ -176,9 +166,8 @@ FUSED: dict[str, str | None] = {"cuda": "inductor"}
 def fused(function: Callable[P, T]) -> Callable[P, T]:
     """A function of tensors, compiled on GPUs: one pass over memory where there would be many.
 
-    Whatever fits is compiled once for all sizes. What is compiled is an element-wise chain and no
-    whole layer: it holds no product, no module and no state, so that little can go wrong, and the
-    products stay those of the vendor's library.
+    To be used for element-wise chains without products, modules or state, so that the products stay
+    those of the vendor's library. Compiled once for all sizes.
     """
     made: dict[object, Compiled] = {}  # by backend
 
@@ -190,8 +179,8 @@ def fused(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **options)
         if backend not in made:
             made[backend] = Compiled(function, backend, dynamic=True)
-        found: T = made[backend](*arguments, **options)
-        return found
+        result: T = made[backend](*arguments, **options)
+        return result
 
     return call
 

@@ -1,7 +1,5 @@
 """A backbone's output head by itself, so that it runs only where its logits are wanted."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch
@@ -10,43 +8,34 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cgclora.models.checkpoint import BackboneError, evaluating
-from cgclora.models.quantized import Int4Weight, Int8Weight, pack_for_choosing
+from cgclora.models.quantized import pack_for_choosing
 
 CHOOSING_ROWS = 8
 """Most rows for which reading the head in few bits is the faster way to the likeliest word."""
 
-_SURELY = 5.0
-"""How many standard deviations of a logit's error a word may be behind to be looked at closely."""
+_MARGIN = 5.0
+"""Standard deviations of a logit's error that a candidate may be behind the largest."""
 
-_MOST = 2048
-"""Candidates a row with which a close look costs less than one at the whole head."""
+_MAX_CANDIDATES = 2048
+"""Candidates of a row up to which their logits cost less than those of the whole head."""
 
 
 class OutputHead:
     """Hidden states to logits, as the backbone itself would compute them.
 
-    Args:
-        model: A causal language model.
-        packed: Keep a copy of the head in few bits, which finds the words that may be the
-            likeliest; the head itself tells which of them is.
-
-    Attributes:
-        softcap: The bound of the logits in Gemma 2 (arXiv 2408.00118); None elsewhere.
+    With `packed` a copy of the head in few bits finds the candidates of `argmax`, among which the
+    head itself decides. `softcap` bounds the logits of Gemma 2 (arXiv 2408.00118).
 
     Raises:
-        BackboneError: The backbone does something else to its logits, so that the two would
-            disagree.
+        BackboneError: The backbone changes its logits in another way, so that the two disagree.
     """
 
     def __init__(self, model: PreTrainedModel, *, packed: bool = False) -> None:
         self._model = model
-        self._packed: Int4Weight | Int8Weight | None = None
-        self.softcap: float | None = getattr(
-            model.config.get_text_config(), "final_logit_softcapping", None
-        )
+        config = model.config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._check()
-        if packed:
-            self._packed = pack_for_choosing(self.weight)
+        self._packed = pack_for_choosing(self.weight) if packed else None
 
     @property
     def choosing_bits(self) -> int | None:
@@ -74,32 +63,30 @@ class OutputHead:
     def argmax(self, hidden: Tensor) -> list[int]:
         """The id of the word with the largest logit, for each hidden state of [N, H].
 
-        Bounding logits, as `cap` does, leaves their order.
-
-        A copy in few bits is off by an error of known size. Words that the largest logit leads by
-        more than that error can explain are out; few remain, whose logits the head gives in fp32.
+        A copy in few bits has an error of known size. Words that the largest logit leads by more
+        than that are out; few remain, whose logits the head gives in fp32. `cap` keeps their order.
         """
         if self._packed is None or len(hidden) > CHOOSING_ROWS:
             return self._likeliest_of_all(hidden)
         rough = self._packed(hidden)
-        lead = _SURELY * self._packed.error * hidden.norm(dim=-1, keepdim=True)
-        found = rough >= rough.amax(dim=-1, keepdim=True) - lead
+        lead = _MARGIN * self._packed.error * hidden.norm(dim=-1, keepdim=True)
+        candidates = rough >= rough.amax(dim=-1, keepdim=True) - lead
         return [
             self._likeliest_of(row, words.nonzero().squeeze(1))
-            for row, words in zip(hidden.split(1), found, strict=True)
+            for row, words in zip(hidden.split(1), candidates, strict=True)
         ]
 
     def _likeliest_of(self, row: Tensor, words: Tensor) -> int:
         """The likeliest of some words after a hidden state [1, H], by itself: rows round alike."""
         # Hardly any word leads, or none since a hidden state is no number: all of them, then.
-        if not 0 < len(words) <= _MOST:
+        if not 0 < len(words) <= _MAX_CANDIDATES:
             return self._likeliest_of_all(row)[0]
         return int(words[(row.float() * self.weight[words].float()).sum(-1).argmax()])
 
     def choose(self, hidden: Tensor) -> Tensor:
         """The id of the word with the largest logit, [N], for hidden states [N, H].
 
-        Unlike `likeliest` it looks at the whole head, and nothing waits for the device.
+        Unlike `argmax` it reads the whole head and does not wait for the device.
         """
         weight = self.weight
         return F.linear(hidden.contiguous().to(weight.dtype), weight).argmax(-1)
@@ -143,8 +130,8 @@ def text_decoder(model: PreTrainedModel) -> Any:
 
 def alike(one: Tensor, other: Tensor) -> bool:
     """Whether values are the same but for rounding, which in 16 bits is a percent or so."""
-    most = 0.1 if other.dtype.itemsize == 2 else 0.01
-    return bool((one - other).float().norm() <= most * other.float().norm())
+    tolerance = 0.1 if other.dtype.itemsize == 2 else 0.01
+    return bool((one - other).float().norm() <= tolerance * other.float().norm())
 
 
 def cap(logits: Tensor, softcap: float | None) -> Tensor:

@@ -54,18 +54,12 @@ def _works(pack: Callable[[Tensor], Int8Weight | Int4Weight]) -> bool:
 
 @dataclass(frozen=True)
 class Int8Weight:
-    """A matrix [out, in] as whole numbers and a scale a row, symmetric.
-
-    Attributes:
-        values: [out, in], int8.
-        scales: [out], bf16.
-        error: Root mean square of what rounding did to a weight.
-    """
+    """A matrix [out, in] as whole numbers and a scale a row, symmetric."""
 
     bits = 8
-    values: Tensor
-    scales: Tensor
-    error: float
+    values: Tensor  # [out, in], int8
+    scales: Tensor  # [out], bf16
+    error: float  # root mean square of what rounding did to a weight
 
     @classmethod
     @torch.no_grad()
@@ -90,20 +84,13 @@ class Int8Weight:
 
 @dataclass(frozen=True)
 class Int4Weight:
-    """A matrix [out, in] in 4 bits, with a scale and an offset for each 64 inputs of a row.
-
-    Attributes:
-        values: As torch's kernel wants them.
-        scales: Of `(q - 8) * scale + offset`, [in / 64, out, 2], bf16.
-        out: Rows without those that the kernel wants besides.
-        error: Root mean square of what rounding did to a weight.
-    """
+    """A matrix [out, in] in 4 bits, with a scale and an offset for each 64 inputs of a row."""
 
     bits = 4
-    values: Tensor
-    scales: Tensor
-    out: int
-    error: float
+    values: Tensor  # as torch's kernel wants them
+    scales: Tensor  # of `(q - 8) * scale + offset`, [in / 64, out, 2], bf16
+    out: int  # rows without those that the kernel wants besides
+    error: float  # root mean square of what rounding did to a weight
 
     @classmethod
     @torch.no_grad()
@@ -136,10 +123,10 @@ class Int4Weight:
 
 
 def _blocks(weights: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Parts in fp32, and where they lie among the rows of all.
+    """Parts in fp32, and their rows among those of all matrices.
 
-    What becomes of a part goes to its place at once: small results kept between large passing ones
-    would hold on to several times their memory.
+    Results go to their place at once: small ones kept between large temporary ones would hold on to
+    several times their memory.
     """
     start = 0
     for weight in weights:

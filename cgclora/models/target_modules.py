@@ -1,16 +1,14 @@
 """Which layers of a backbone an adapter stands beside, and whether it can.
 
-A layer's experts are weighed a row of the batch at a time, so row i of what the layer reads must be
-row i of the batch, in every pass. That is so in the layers of a text decoder, but for a few kinds,
-which are left out by what they are, not by what a pass shows: the choice must be the same wherever
-an adapter is loaded, and on a skeleton without weights. A small pass then shows whether it was
-right.
+Experts are weighted by row of the batch, so row i of a layer's input must be row i of the batch in
+every pass. That holds in the layers of a text decoder but for a few kinds, which are left out by
+type and not by what a pass shows, since the choice must be the same wherever an adapter is loaded,
+and on a skeleton without weights. A small pass then checks the choice.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -65,19 +63,17 @@ def saved_paths(
 ) -> list[str]:
     """Paths of the layers of a saved adapter, in gate order.
 
-    Those of `linear_paths`; and where its file has them, others that earlier versions adapted, too,
-    such as the vision tower of a multimodal backbone.
+    Those of `linear_paths`, and any others in its file that earlier versions adapted, such as the
+    vision tower of a multimodal backbone.
 
     Raises:
         AdapterError: As `linear_paths`.
     """
     stored = {name.removesuffix(".expert_A") for name in tensors if name.endswith(".expert_A")}
-    wanted = [
-        path for path in _linear(model) if names is None or any(_fits(path, n) for n in names)
-    ]
-    kept = {path for path, _ in _adaptable(model)}.intersection(wanted)
-    if kept < stored <= set(wanted):
-        return [path for path in wanted if path in stored]
+    named = [path for path in _linear(model) if names is None or any(_fits(path, n) for n in names)]
+    kept = {path for path, _ in _adaptable(model)}.intersection(named)
+    if kept < stored <= set(named):
+        return [path for path in named if path in stored]
     return linear_paths(model, names)
 
 
@@ -98,12 +94,10 @@ def _linear(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _adaptable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """Those of `_linear` that `linear_paths` does not leave out."""
+    """Those of `_linear` that `linear_paths` keeps."""
     modules = dict(model.named_modules())
     decoder = text_decoder(model)
-    inside = next(
-        (f"{path}." for path, module in modules.items() if module is decoder and path), ""
-    )
+    inside = next((f"{path}." for path, one in modules.items() if one is decoder and path), "")
     apart = tuple(
         f"{path}."
         for path, module in modules.items()
@@ -131,20 +125,13 @@ def _stands_apart(module: nn.Module, decoder: Any) -> bool:
     )
 
 
-# Rows --------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def check_rows(model: PreTrainedModel, paths: Sequence[str]) -> None:
     """Refuse layers that do not see the rows of a batch, as one pass over 15 tokens shows.
 
     Of its five rows the first and the third are alike, so that they must be in what a layer reads;
     what it makes of the last may not change if that is padded on the right, as in training.
-    Families that `fast_decoder` knows, and skeletons without weights, are not asked.
-
-    Args:
-        model: The backbone.
-        paths: Those to be adapted.
+    Families of `fast_decoder`, and skeletons without weights, are not checked.
 
     Raises:
         AdapterError: There are such layers, or the backbone cannot read token ids alone, or no
@@ -155,13 +142,10 @@ def check_rows(model: PreTrainedModel, paths: Sequence[str]) -> None:
     layers = {path: cast(nn.Linear, model.get_submodule(path)) for path in paths}
     faults: dict[str, str | None] = dict.fromkeys(paths, "is not called where text is read")
 
-    def watch(path: str, module: nn.Linear) -> Any:
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if path not in seen:
-                seen.add(path)
-                faults[path] = _fault(module, inputs[0])
-
-        return module.register_forward_pre_hook(see)
+    def check(path: str, module: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        if path not in seen:
+            seen.add(path)
+            faults[path] = _fault(module, inputs[0])
 
     seen: set[str] = set()
     ids = torch.tensor([range(first, first + 3) for first in _FIRST], device=model.device)
@@ -169,7 +153,7 @@ def check_rows(model: PreTrainedModel, paths: Sequence[str]) -> None:
     with ExitStack() as held:
         held.enter_context(evaluating(model))
         for path, module in layers.items():
-            held.callback(watch(path, module).remove)
+            held.callback(module.register_forward_pre_hook(partial(check, path)).remove)
         try:
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
             alone = decoder(input_ids=ids[-1:, :2], use_cache=False).last_hidden_state
@@ -179,7 +163,14 @@ def check_rows(model: PreTrainedModel, paths: Sequence[str]) -> None:
                 f"a batch alone: choose another backbone. ({in_short(error)})"
             ) from error
     if bad := {path: fault for path, fault in faults.items() if fault is not None}:
-        raise AdapterError(_refusal(model, paths, bad))
+        names = {path.rpartition(".")[2] for path in bad}
+        good = sorted({path.rpartition(".")[2] for path in paths} - names)
+        path, fault = next(iter(bad.items()))
+        raise AdapterError(
+            f"{len(bad)} layers of {type(model).__name__} cannot be adapted ({sorted(names)}), "
+            f"such as {path}, which {fault}: "
+            + (f"name the others, target_modules={good}." if good else "choose another backbone.")
+        )
     if not alike(hidden[-1, :2], alone[0]):
         raise AdapterError(
             f"{type(model).__name__} cannot be adapted, since what it makes of a row of a batch "
@@ -198,14 +189,3 @@ def _fault(module: nn.Linear, x: Tensor) -> str | None:
     if not alike(x[0], x[2]):
         return "reads the rows of a batch in another order"
     return None
-
-
-def _refusal(model: PreTrainedModel, paths: Sequence[str], faults: Mapping[str, str | None]) -> str:
-    path, fault = next(iter(faults.items()))
-    bad = {path.rpartition(".")[2] for path in faults}
-    good = sorted({path.rpartition(".")[2] for path in paths} - bad)
-    return (
-        f"{len(faults)} layers of {type(model).__name__} cannot be adapted ({sorted(bad)}), such "
-        f"as {path}, which {fault}: "
-        + (f"name the others, target_modules={good}." if good else "choose another backbone.")
-    )

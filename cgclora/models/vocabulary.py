@@ -25,16 +25,10 @@ def pad_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def unreadable_word(
-    ids: Iterable[int], most: int, tokenizer: PreTrainedTokenizerBase
+    ids: Iterable[int], limit: int, tokenizer: PreTrainedTokenizerBase
 ) -> str | None:
-    """The first word among token ids that a backbone cannot read; None if there is none.
-
-    Args:
-        ids: Of a text.
-        most: How many ids the backbone can read, see `readable`.
-        tokenizer: The backbone's.
-    """
-    unknown = next((token for token in ids if token >= most), None)
+    """The first word among token ids from `limit` up, which a backbone cannot read; else None."""
+    unknown = next((token for token in ids if token >= limit), None)
     if unknown is None:
         return None
     return cast(str, tokenizer.convert_ids_to_tokens(unknown))

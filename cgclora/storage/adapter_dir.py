@@ -5,16 +5,14 @@ holds the hashes of the others and of itself, so that a damaged folder is notice
 it is used.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgclora.config import AdapterConfig
@@ -43,23 +41,16 @@ def write(
 ) -> dict[str, Any]:
     """Write config, weights and manifest as a folder that appears whole or not at all.
 
-    Args:
-        folder: Where; an older adapter there is replaced.
-        config: What the adapter is.
-        tensors: Its weights by name.
-        facts: The manifest, but for its format and the files' hashes.
-        files: Further files by name: `ROUTER_FILE` or none.
-
-    Returns:
-        The manifest.
+    `facts` are the manifest but for its format and the files' hashes; `files` further ones by name:
+    `ROUTER_FILE` or none. An older adapter is replaced. Returns the manifest.
 
     Raises:
         AdapterError: The folder is there and holds something else.
     """
     folder = Path(folder)
     ours = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, ROUTER_FILE}
-    there = folder.iterdir() if folder.is_dir() else ()
-    if not {path.name for path in there if not atomic_io.is_temporary(path)} <= ours:
+    present = folder.iterdir() if folder.is_dir() else ()
+    if not {path.name for path in present if not atomic_io.is_temporary(path)} <= ours:
         raise AdapterError(f"{folder} holds something other than an adapter: choose another.")
     with atomic_io.replace_folder(folder) as new:
         atomic_io.write_json(new / CONFIG_FILE, config.to_dict())
@@ -67,7 +58,7 @@ def write(
         for name, content in (files or {}).items():
             (new / name).write_bytes(content)
         names = (CONFIG_FILE, WEIGHTS_FILE, *(files or ()))
-        hashes = {name: _size_and_hash(new / name) for name in names}
+        hashes = {name: atomic_io.size_and_hash(new / name) for name in names}
         manifest = {"format": MANIFEST_FORMAT, **facts, "files": hashes}
         atomic_io.write_sealed(new / MANIFEST_FILE, manifest)
     return manifest
@@ -106,14 +97,14 @@ def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
                 "update cgclora."
             )
         manifest["backbone"]["fingerprint"][:12]
-        names = [CONFIG_FILE, WEIGHTS_FILE]
-        names += [ROUTER_FILE] if ROUTER_FILE in manifest["files"] else []
-        listed = {name: manifest["files"][name]["sha256"] for name in names}
+        optional = [ROUTER_FILE] if ROUTER_FILE in manifest["files"] else []
+        names = [CONFIG_FILE, WEIGHTS_FILE, *optional]
+        hashes = {name: manifest["files"][name]["sha256"] for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(
             f"{folder / MANIFEST_FILE} is damaged ({error!r}): fetch the folder again."
         ) from error
-    for name, sha256 in listed.items():
+    for name, sha256 in hashes.items():
         if not (folder / name).is_file() or atomic_io.sha256_file(folder / name) != sha256:
             raise AdapterError(f"{folder / name} is damaged or missing: fetch the folder again.")
     try:
@@ -135,20 +126,12 @@ def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
         raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
     read_manifest(folder)
     with atomic_io.hold_folder(folder):
-        manifest, _ = read_manifest(folder)  # nobody replaces the folder from here on
+        manifest, _ = read_manifest(folder)  # other writers wait from here on
         atomic_io.write_sealed(Path(folder) / MANIFEST_FILE, {**manifest, **facts})
 
 
 def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a router's file into the folder of a saved adapter, in the place of an older one.
-
-    Args:
-        folder: The adapter's.
-        router: The file's bytes.
-        facts: Stand in the manifest as `router`, in the place of those of an older one.
-
-    Returns:
-        The manifest.
+    """Replace the router of a saved adapter; its facts are `router` in the manifest returned.
 
     Raises:
         AdapterError: As `read_manifest`.
@@ -156,27 +139,18 @@ def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) 
     folder = Path(folder)
     read_manifest(folder)
     with atomic_io.replace_folder(folder) as new:
-        manifest, _ = read_manifest(folder)  # nobody else replaces the folder from here on
+        manifest, _ = read_manifest(folder)  # other writers wait from here on
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy2(folder / name, new / name)
         (new / ROUTER_FILE).write_bytes(router)
-        hashes = {**manifest["files"], ROUTER_FILE: _size_and_hash(new / ROUTER_FILE)}
+        hashes = {**manifest["files"], ROUTER_FILE: atomic_io.size_and_hash(new / ROUTER_FILE)}
         manifest = {**manifest, "files": hashes, "router": dict(facts)}
         atomic_io.write_sealed(new / MANIFEST_FILE, manifest)
     return manifest
 
 
-def _size_and_hash(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": atomic_io.sha256_file(path)}
-
-
 def read_files(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The further files of a saved adapter by name, as `write` took them.
-
-    Args:
-        folder: The adapter's.
-        manifest: What `read_manifest` returned.
-    """
+    """The further files of a saved adapter by name, as `write` took them."""
     names = manifest["files"].keys() & {ROUTER_FILE}
     return {name: (Path(folder) / name).read_bytes() for name in names}
 
@@ -189,7 +163,6 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     """
     path = Path(folder) / WEIGHTS_FILE
     try:
-        with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         raise AdapterError(f"{path} is damaged: {error}.") from error

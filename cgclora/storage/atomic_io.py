@@ -20,7 +20,7 @@ LOG_FILE = "log.jsonl"
 _SEAL = "seal"
 _SIBLING = re.compile(r"\.(.+)\.(?:new|old)")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
-_SWAP_SECONDS = 60.0  # a swap takes milliseconds; whoever waits longer should be told
+_SWAP_SECONDS = 60.0  # a swap takes milliseconds; a longer wait is an error
 
 
 def sha256_file(path: str | Path) -> str:
@@ -29,21 +29,25 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def size_and_hash(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: `bytes` and `sha256`."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
 def sha256(content: bytes) -> str:
     """The sha256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def whole_lines(path: str | Path) -> list[str]:
-    """The lines of a log, without their ends; none where there is no file.
+    """The complete lines of a log, without their ends; none where there is no file.
 
-    What follows the last end of a line is being written, or a crash cut it short: it is left out.
-    Bytes that are no UTF-8, as damage leaves them, become U+FFFD.
+    A line without an end is being written, or a crash cut it short: it is left out. Bytes that are
+    no UTF-8, as damage leaves them, become U+FFFD.
     """
     path = Path(path)
     content = path.read_bytes() if path.exists() else b""
-    # Cut before decoding, since the rest may end within a character. Only \n ends a line: a text in
-    # it may hold what `splitlines` takes for another end.
+    # Cut before decoding, since the rest may end within a character. Unlike `splitlines`, only \n.
     return content[: content.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 
@@ -111,12 +115,12 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"a {type(values).__name__} where an object should be")
     seal = values.pop(_SEAL, None)
     if seal is not None and seal != _seal(values):
-        raise ValueError("not what was written; whoever edits it by hand must remove its seal")
+        raise ValueError("not what was written; remove its seal after editing it by hand")
     return values
 
 
 def _seal(values: Mapping[str, Any]) -> str:
-    """Of values as JSON gives them back, however they are laid out."""
+    """The hash of values as JSON gives them back, whatever their layout."""
     return sha256(json.dumps(values, sort_keys=True).encode())
 
 
@@ -141,11 +145,7 @@ def claim(
 ) -> None:
     """Note in a file what its folder holds, or check that the folder holds this already.
 
-    Args:
-        path: The file.
-        identity: What the folder is to hold, as JSON values.
-        error: What to raise.
-        write: How the file is written first.
+    `identity` is what the folder is to hold, as JSON values.
 
     Raises:
         error: The folder holds something else, or the file is damaged.
@@ -160,8 +160,8 @@ def claim(
             f"{path} is damaged ({damage}), and nothing else says what this run is: put back a "
             f"copy, choose another folder, or remove {path.parent} to start anew."
         ) from damage
-    same = json.loads(json.dumps(identity))
-    if differing := [key for key in same if earlier.get(key) != same[key]]:
+    expected = json.loads(json.dumps(identity))
+    if differing := [key for key in expected if earlier.get(key) != expected[key]]:
         raise error(
             f"{path.parent} holds a run that differs in {', '.join(differing)}: repeat its command "
             "and settings to go on, or choose another folder."
@@ -234,10 +234,9 @@ def recover_folder(target: str | Path) -> None:
 
 
 def recover_folders(parent: str | Path) -> None:
-    """Give folders below `parent` that a killed writer left without their names those back.
+    """Restore the names of folders below `parent` whose writer was killed, before listing them.
 
-    To be called before looking which folders there are; see `recover_folder`. Where nothing can be
-    changed, it changes nothing.
+    See `recover_folder`. Where nothing can be changed, it changes nothing.
     """
     for leftover in sorted(Path(parent).glob(".*.old")):
         with suppress(OSError):
@@ -246,12 +245,12 @@ def recover_folders(parent: str | Path) -> None:
 
 def replaced_name(sibling: Path) -> str | None:
     """The name of the folder that `replace_folder` made this sibling of; None if it is none."""
-    found = _SIBLING.fullmatch(sibling.name)
-    return found and found[1]
+    match = _SIBLING.fullmatch(sibling.name)
+    return match and match[1]
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `write_bytes` made this file, and was killed before it had its name, or will be."""
+    """Whether `write_bytes` made this file and has not renamed it, maybe since it was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -286,11 +285,8 @@ def _recover(target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file's bytes, or the renames inside a folder, last through a power cut.
-
-    Only where the system can sync a folder: elsewhere nothing promises the order of renames anyway.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
+    """Make a file's bytes, or the renames inside a folder, last through a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # a system that cannot sync a folder
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,7 +1,5 @@
 """The linear layers that a saved adapter stands beside, from its file's header: no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +15,12 @@ _IN_A_PASS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Adapted layers of one name and size.
+    """Adapted layers of one name and size."""
 
-    Attributes:
-        name: The last part of their paths, such as `q_proj`.
-        inner: Input features.
-        outer: Output features.
-        layers: How many there are.
-    """
-
-    name: str
-    inner: int
-    outer: int
-    layers: int
+    name: str  # the last part of their paths, such as `q_proj`
+    inner: int  # input features
+    outer: int  # output features
+    layers: int  # how many there are
 
 
 def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:
@@ -44,11 +35,11 @@ def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:
             shapes = {name: stored.get_slice(name).get_shape() for name in stored.offset_keys()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    found: Counter[tuple[str, int, int]] = Counter()
+    counts: Counter[tuple[str, int, int]] = Counter()
     for name, (_, inner) in ((n, s) for n, s in shapes.items() if n.endswith(".expert_A")):
         layer = name.removesuffix(".expert_A")
         outer, _ = shapes[f"{layer}.expert_B"]
-        found[layer.rpartition(".")[2], inner, outer] += 1
-    kinds = [LayerKind(*kind, layers) for kind, layers in found.items()]
+        counts[layer.rpartition(".")[2], inner, outer] += 1
+    kinds = [LayerKind(*kind, layers) for kind, layers in counts.items()]
     usual = {name: place for place, name in enumerate(_IN_A_PASS)}
     return tuple(sorted(kinds, key=lambda kind: usual.get(kind.name, len(usual))))

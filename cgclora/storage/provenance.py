@@ -25,11 +25,9 @@ CODE = (
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Installed versions of Python and of packages, by default those that shape a result."""
-    installed = ((package, _installed(package)) for package in packages)
-    return {
-        "python": platform.python_version(),
-        **{package: version for package, version in installed if version is not None},
-    }
+    installed = {package: _installed(package) for package in packages}
+    present = {package: version for package, version in installed.items() if version is not None}
+    return {"python": platform.python_version(), **present}
 
 
 @cache
@@ -66,7 +64,7 @@ def commit() -> dict[str, Any]:
 
 def hardware(model: PreTrainedModel | None) -> dict[str, Any]:
     """Processor, threads and accelerator; of a model where it is and in which dtype it computes."""
-    import torch  # noqa: PLC0415 - who only asks for versions or the commit does not wait for it
+    import torch  # noqa: PLC0415 - slow to import, and versions and commit need none
 
     facts: dict[str, Any] = {
         "machine": platform.machine(),

@@ -15,8 +15,6 @@ A checkpoint counts only when the hashes of all its files are there, which are w
 that was killed while it wrote one resumes from the one before. It needs no other checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
@@ -44,8 +42,8 @@ class TrainingDiverged(TrainingError):  # noqa: N818 - as TrainingStopped
     """The loss or its gradient is no number any more."""
 
 
-class TrainingStopped(TrainingError):  # noqa: N818 - no error: somebody wanted it
-    """A training run that was told to stop, and can be gone on with."""
+class TrainingStopped(TrainingError):  # noqa: N818 - no error, but a request
+    """A training run that was asked to stop, and can be resumed."""
 
 
 def hold(folder: Path) -> AbstractContextManager[Any]:
@@ -63,11 +61,10 @@ def hold(folder: Path) -> AbstractContextManager[Any]:
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Note what this run is, or check that the folder's run is this one.
+    """Write `run.json`, or check that the folder's run is this one.
 
     Raises:
-        TrainingError: The folder holds a run with other settings, config or data, or its note of
-            them is damaged.
+        TrainingError: The folder holds a run with other settings, config or data, or a damaged one.
     """
     atomic_io.claim(folder / "run.json", identity, TrainingError, atomic_io.write_json)
 
@@ -88,12 +85,9 @@ def cut_log(log_file: Path, checkpoint: Path | None) -> None:
 def write_checkpoint(
     checkpoint: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint, and then remove all but the one before.
+    """Write a checkpoint's tensors by file and name, then remove all but the one before.
 
-    Args:
-        checkpoint: Its folder, `checkpoint-<step>`.
-        tensors: By file and name.
-        state: What else a resumed run must know, as JSON values.
+    `state` is what else a resumed run must know, as JSON values.
 
     Raises:
         TrainingError: It cannot be written; those that were there count as before.
@@ -117,8 +111,8 @@ def write_checkpoint(
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints under a folder that count, the newest first."""
-    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
-    return [path for path in found if _is_complete(path)]
+    newest_first = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    return [path for path in newest_first if _is_complete(path)]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

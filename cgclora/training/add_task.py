@@ -1,24 +1,23 @@
 """Add tasks to a trained cluster, or drop them, and leave all others as they are, bit for bit.
 
-A new task brings its specific experts and its row of the gate. Only these are trained: gradients of
-everything else are masked, so that Adam, whose moments stay zero there, never touches it, and the
-other tasks' tensors are compared with the parent's before the adapter is saved.
+Only a new task's specific experts and its row of the gate are trained: all other gradients are
+masked, so that Adam's moments stay zero there, and the other tasks' tensors are compared with the
+parent's before the adapter is saved.
 
-The new experts start as a new adapter's do, A random and B zero. The new row of the gate starts as
-the mean of the other tasks' rows, and its own experts' logits as the mean of the others' own: it
-begins with the mix that a task of this cluster usually has (our choice). A random row, as in a new
-adapter, would weigh the trained common experts at random; a row of zeros could not learn its own
-experts' logits while their projection is zero, too.
+New experts start with A random and B zero. The new row of the gate starts as the mean of the other
+tasks' rows, and the logits of its own experts as the mean of the others' own (our choice): a random
+row would weight the trained common experts at random, and a row of zeros could not learn the logits
+of its own experts while their projection is zero, too.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 from cgclora.training.settings import TrainingSettings
-from cgclora.training.train import train
+from cgclora.training.train import fit_router, train
 
 Tensors = Mapping[str, Tensor]
 
@@ -51,8 +50,8 @@ def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
     """
     if not tasks:
         raise ConfigError("name at least one task to add.")
-    if known := sorted(set(tasks) & set(config.tasks)):
-        raise ConfigError(f"the adapter knows {known} already: choose other names.")
+    if present := sorted(set(tasks) & set(config.tasks)):
+        raise ConfigError(f"the adapter knows {present} already: choose other names.")
     if config.specific == 0 and config.gate != "task":
         raise ConfigError(
             "all of this adapter's experts belong to all tasks, and its gate is fixed: there is "
@@ -77,10 +76,10 @@ def shrunk(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
         raise ConfigError("name at least one task to drop.")
     for task in tasks:
         config.task_index(task)
-    left = tuple(task for task in config.tasks if task not in tasks)
-    if not left:
+    kept = tuple(task for task in config.tasks if task not in tasks)
+    if not kept:
         raise ConfigError("an adapter needs a task: these are all that it has.")
-    return _with_scale(replace(config, tasks=left), config.scale)
+    return _with_scale(replace(config, tasks=kept), config.scale)
 
 
 def _with_scale(config: AdapterConfig, scale: float) -> AdapterConfig:
@@ -93,59 +92,42 @@ def _with_scale(config: AdapterConfig, scale: float) -> AdapterConfig:
     near = (config.alpha, alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
     return min(
         (replace(config, alpha=candidate) for candidate in near),
-        key=lambda one: (_float32(one.scale) != _float32(scale), abs(one.scale - scale)),
+        key=lambda one: (np.float32(one.scale) != np.float32(scale), abs(one.scale - scale)),
     )
 
 
-def _float32(value: float) -> float:
-    return torch.tensor(value, dtype=torch.float32).item()
-
-
 def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -> dict[str, Tensor]:
-    """An adapter's tensors with rows and columns for so many more tasks.
-
-    Args:
-        tensors: By name, as stored.
-        config: Of the adapter that they are of.
-        more: How many tasks.
-        seed: Of the new experts' A.
-    """
+    """An adapter's tensors by name with experts for `more` tasks, whose A are drawn with `seed`."""
     ranks = more * config.specific * config.expert_rank
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, Tensor] = {}
+    grown: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".expert_A"):
             new = initial_A(ranks, tensor.shape[1], generator).to(tensor.dtype)
-            found[name] = torch.cat([tensor, new])
+            grown[name] = torch.cat([tensor, new])
         elif name.endswith(".expert_B"):
-            found[name] = torch.cat([tensor, tensor.new_zeros(len(tensor), ranks)], dim=1)
+            grown[name] = torch.cat([tensor, tensor.new_zeros(len(tensor), ranks)], dim=1)
     if EMBEDDING in tensors:
         embedding, projection = tensors[EMBEDDING], tensors[PROJECTION]
-        row, own = _usual_gate(embedding, projection[:, config.common :], config.specific)
-        found[EMBEDDING] = torch.cat([embedding, row.expand(more, -1)])
-        found[PROJECTION] = torch.cat([projection, own.repeat(1, more, 1)], dim=1)
-    return found
+        row, own = _mean_gate(embedding, projection[:, config.common :], config.specific)
+        grown[EMBEDDING] = torch.cat([embedding, row.expand(more, -1)])
+        grown[PROJECTION] = torch.cat([projection, own.repeat(1, more, 1)], dim=1)
+    return grown
 
 
-def _usual_gate(embedding: Tensor, projection: Tensor, specific: int) -> tuple[Tensor, Tensor]:
+def _mean_gate(embedding: Tensor, projection: Tensor, specific: int) -> tuple[Tensor, Tensor]:
     """What makes all logits of a new task the mean of the other tasks'.
 
-    Args:
-        embedding: Of the other tasks, [T, D].
-        projection: Of their own experts, [L, T * S, D].
-        specific: S.
-
-    Returns:
-        The new task's embedding [1, D], and the smallest projection of its own experts that does it
-        [L, S, D].
+    From the embedding [T, D] of the other tasks and the projection [L, T * S, D] of their own
+    experts. Returns the new task's embedding [1, D], and the smallest projection of its own experts
+    that does it, [L, S, D].
     """
     rows = embedding.float()
     row = rows.mean(dim=0, keepdim=True)
     own = projection.float().unflatten(1, (len(rows), specific))
     logits = (own * rows[:, None]).sum(dim=-1, keepdim=True).mean(dim=1)
-    least = torch.finfo(torch.float32).tiny
-    found = logits * row / row.square().sum().clamp(min=least)
-    return row.to(embedding.dtype), found.to(projection.dtype)
+    norm = row.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return row.to(embedding.dtype), (logits * row / norm).to(projection.dtype)
 
 
 def take_experts(
@@ -161,11 +143,11 @@ def take_experts(
     ranks = [expert * rank + within for expert in experts for within in range(rank)]
     places = {".expert_A": (0, ranks), ".expert_B": (1, ranks)}
     gate = {EMBEDDING: (0, kept), PROJECTION: (1, experts)}
-    found = {}
+    taken = {}
     for name, tensor in tensors.items():
-        dim, wanted = gate.get(name) or places[name[name.rindex(".") :]]
-        found[name] = tensor.index_select(dim, torch.tensor(wanted, dtype=torch.long)).contiguous()
-    return found
+        dim, index = gate.get(name) or places[name[name.rindex(".") :]]
+        taken[name] = tensor.index_select(dim, torch.tensor(index, dtype=torch.long)).contiguous()
+    return taken
 
 
 def add_tasks(
@@ -178,43 +160,40 @@ def add_tasks(
     settings: TrainingSettings,
     run_folder: str | Path,
     *,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> dict[str, Any]:
     """Train new tasks of a saved adapter, and nothing else of it; resumes an interrupted run.
 
-    Args:
-        folder: The adapter, which is left as it is.
-        tasks: New names.
-        backbone: The one that it was trained on.
-        tokenizer: The backbone's.
-        train_records: Of the new tasks alone.
-        dev_records: Likewise.
-        settings: How; without weight decay, which would reach the other tasks.
-        run_folder: Where the run lives; `adapter` in it is the result.
-        facts: More for its manifest; a licence is added to the parent's.
-        options: `progress` and `stop`, as for `train`.
-
-    Returns:
-        The manifest of the grown adapter.
+    The folder is left as it is; the grown adapter is `adapter` in the run folder. Records are of
+    the new tasks alone. `facts` go into its manifest, a licence beside the parent's; `options` are
+    `progress` and `stop` as for `train`. Returns the manifest of the grown adapter.
 
     Raises:
         ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
         AdapterError: Not of this backbone; a new task has nothing to learn; or others changed.
-        DataError, TrainingError: As `train`.
     """
     manifest, config = adapter_dir.read_manifest(folder)
-    _check_settings(folder, settings, run_folder)
+    if settings.weight_decay:
+        raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
+    if (result := Path(run_folder) / "adapter").exists() and result.samefile(folder):
+        raise ConfigError(
+            f"the run in {run_folder} would put the grown adapter in the place of {folder}, which "
+            "is left as it is: choose another --run."
+        )
     new, tensors = grown(config, tasks), adapter_dir.read_tensors(folder)
     _check_gate(tensors, new)
-    parent = Adapter.load(folder, backbone, name="parent")  # is it this backbone's?
+    parent = Adapter.load(folder, backbone, name="parent")  # checks the backbone
     parent.detach()
     adapter = Adapter.attach(backbone, new, name="grown")
     origin = inherited(manifest, config, config.tasks, added=list(tasks))
+    licences = dict.fromkeys(some["licence"] for some in (origin, facts) if "licence" in some)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
     try:
         adapter.load_state_dict(add_experts(tensors, config, len(tasks), settings.seed))
         before = take_experts(adapter.state_dict(), new, config.tasks)
-        adapter.files = _grown_router(parent, tasks, train_records)
+        if router := TaskRouter.of(parent.files, parent.config.tasks, parent.name):
+            adapter.files = router.plus(fit_router(train_records, tasks)).to_files()
         return train(
             adapter,
             tokenizer,
@@ -224,8 +203,8 @@ def add_tasks(
             run_folder,
             only=tasks,
             learns=_masks(adapter, tasks),
-            facts=_with_licences(origin, facts or {}),
-            dtype=_dtype(tensors),
+            facts={**origin, **facts, **({"licence": "; ".join(licences)} if licences else {})},
+            dtype=dtypes.pop() if len(dtypes) == 1 else None,  # several fit into float32
             check=lambda: _compare(adapter, before, config),
             **options,
         )
@@ -233,42 +212,11 @@ def add_tasks(
         adapter.detach()
 
 
-def _grown_router(
-    parent: Adapter, tasks: Sequence[str], records: Sequence[Record]
-) -> dict[str, bytes]:
-    """The files of an adapter's router that has learned new tasks' prompts; none without one."""
-    if (router := TaskRouter.of(parent.files, parent.config.tasks, parent.name)) is None:
-        return {}
-    prompts = {task: [one.prompt for one in records if one.task == task] for task in tasks}
-    return router.plus(TaskRouter.fit(prompts)).to_files()
-
-
-def _check_settings(folder: str | Path, settings: TrainingSettings, run_folder: str | Path) -> None:
-    """Refuse settings that would change the other tasks, and a run in the adapter's place.
-
-    Raises:
-        ConfigError: They would.
-    """
-    if settings.weight_decay:
-        raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
-    result = Path(run_folder) / "adapter"
-    if result.exists() and result.samefile(folder):
-        raise ConfigError(
-            f"the run in {run_folder} would put the grown adapter in the place of {folder}, which "
-            "is left as it is: choose another --run."
-        )
-
-
 def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dict[str, Any]:
-    """Write an adapter, and its router if it has one, without some tasks. Needs no backbone.
+    """Write an adapter, and its router if it has one, without some tasks; returns the manifest.
 
-    Args:
-        folder: The adapter, which is left as it is unless it is `out`.
-        tasks: Which of its tasks to drop.
-        out: Where the smaller one goes; an older adapter there is replaced.
-
-    Returns:
-        Its manifest.
+    Needs no backbone. The folder is left as it is unless it is `out`, where an older adapter is
+    replaced.
 
     Raises:
         ConfigError: As `shrunk`.
@@ -305,11 +253,7 @@ def inherited(
 ) -> dict[str, Any]:
     """What a manifest keeps of the parent's: method, licence, and what is true of these tasks.
 
-    Args:
-        manifest: The parent's.
-        config: The parent's.
-        tasks: Those of the parent that are there unchanged.
-        change: `added` or `dropped` tasks.
+    `tasks` are those of the parent that are there unchanged, `change` those `added` or `dropped`.
     """
     origin = {
         "sha256": manifest["files"][WEIGHTS_FILE]["sha256"],
@@ -318,24 +262,16 @@ def inherited(
         **change,
     }
     kept = {name: manifest[name] for name in ("method", "licence") if name in manifest}
-    if scores := manifest.get("classification"):
-        own = {task: found for task, found in scores["tasks"].items() if task in tasks}
-        if own:
-            kept["classification"] = {**scores, "tasks": own}
+    scores = manifest.get("classification") or {"tasks": {}}
+    if own := {task: score for task, score in scores["tasks"].items() if task in tasks}:
+        kept["classification"] = {**scores, "tasks": own}
     return {**kept, "origin": origin}
 
 
 def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:
-    """Refuse a gate of common experts alone that weighs them alike for every embedding.
+    """Refuse a gate of common experts alone that gives all the same weight for every embedding.
 
     A new task has only its embedding to learn then, and gets no gradient.
-
-    Args:
-        tensors: Of the adapter to grow.
-        config: Of the grown one.
-
-    Raises:
-        AdapterError: It does.
     """
     if config.specific:
         return
@@ -346,18 +282,6 @@ def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:
             "would have nothing else to learn: train the adapter on its own tasks first, or grow "
             "one with specific experts."
         )
-
-
-def _with_licences(kept: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts and more of them, under both licences."""
-    stated = dict.fromkeys(facts["licence"] for facts in (kept, more) if "licence" in facts)
-    return {**kept, **more, **({"licence": "; ".join(stated)} if stated else {})}
-
-
-def _dtype(tensors: Tensors) -> torch.dtype | None:
-    """That of all tensors; None where they have several, which all fit into float32."""
-    found = {tensor.dtype for tensor in tensors.values()}
-    return found.pop() if len(found) == 1 else None
 
 
 def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -380,11 +304,7 @@ def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _compare(adapter: Adapter, before: Tensors, config: AdapterConfig) -> None:
-    """Refuse an adapter whose other tasks are not what they were.
-
-    Raises:
-        AdapterError: A value differs.
-    """
+    """Refuse an adapter whose other tasks are not what they were."""
     after = take_experts(adapter.state_dict(), adapter.config, config.tasks)
     for name, tensor in before.items():
         # As bytes: a zero may change its sign, and what is no number differs from itself.

@@ -7,8 +7,6 @@ they stay whole in every process, and their gradients, a single vector each, are
 processes before a step. So what reads or writes an adapter is the same for both.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch
@@ -58,17 +56,17 @@ def check_fsdp() -> None:
     """
     if world_size() == 1:
         raise TrainingError("an FSDP config for a single process: start more, or leave it out.")
-    for setting, wanted in (
+    for setting, required in (
         ("fsdp_version", "2"),
         ("fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
         ("fsdp_offload_params", "false"),
         ("fsdp_activation_checkpointing", "false"),  # --gradient-checkpointing does the same
     ):
-        found = _config(setting)
-        if found.lower() not in {wanted.lower(), ""}:
+        value = _config(setting)
+        if value.lower() not in {required.lower(), ""}:
             raise TrainingError(
-                f"the FSDP config says {setting}: {found}, which does not work with a frozen "
-                f"backbone and its adapter: write {setting}: {wanted}."
+                f"the FSDP config says {setting}: {value}, which does not work with a frozen "
+                f"backbone and its adapter: write {setting}: {required}."
             )
 
 
@@ -80,22 +78,14 @@ def _config(setting: str) -> str:
 
 
 class Processes:
-    """The processes of a run, of which this is one.
-
-    Args:
-        device: Where the backbone is; of a single process it is where the run computes.
-
-    Attributes:
-        device: Where this process computes.
-        count: How many there are.
-        index: Which of them this is; process 0 writes.
+    """The processes of a run, of which this is number `index` of `count`; process 0 writes.
 
     Raises:
         TrainingError: See `check_fsdp`.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.count, self.index = device, 1, 0
+        self.device, self.count, self.index = device, 1, 0  # where this process computes
         self._state: PartialState | None = None
         if wants_fsdp():
             check_fsdp()
@@ -107,7 +97,7 @@ class Processes:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes files."""
         return self.index == 0
 
     def sum(self, value: Tensor) -> Tensor:
@@ -126,12 +116,7 @@ def shard(loss: TargetLoss, device: torch.device) -> None:
     """Leave this process an even part of every frozen weight on its device, and whole adapters.
 
     Each of the backbone's blocks becomes a unit of FSDP; embedding, last norm and head make another
-    one, whose weights are whole while `loss` computes. The backbone is good for nothing but
-    training afterwards.
-
-    Args:
-        loss: The backbone with its adapters.
-        device: This process's; the process group must be there.
+    one, whose weights are whole while `loss` computes. The backbone can only be trained afterwards.
 
     Raises:
         TrainingError: The backbone is sharded already or quantised, or it does not say which
@@ -148,7 +133,12 @@ def shard(loss: TargetLoss, device: torch.device) -> None:
     blocks = _blocks(loss.model)
     # What the sharded weights cannot tell any more, for the adapter's manifest.
     loss.model.config.unquantised_fingerprint = fingerprint(loss.model)
-    adapters = _adapter_modules(loss)
+    adapters: list[nn.Module] = []
+    for module in loss.modules():
+        if isinstance(module, TaskGate):
+            adapters.append(module)
+        elif isinstance(module, ExpertLinear):
+            adapters += [getattr(module, table) for table in module.adapter_parameter_names]
     for module in adapters:
         module.to(device)
     whole = {parameter for module in adapters for parameter in module.parameters()}
@@ -166,22 +156,11 @@ def shard(loss: TargetLoss, device: torch.device) -> None:
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The modules that the config calls blocks; if it calls none so, those that the model does."""
     named = _config("fsdp_transformer_layer_cls_to_wrap")
-    wanted = set(named.split(",") if named else model._no_split_modules or ())
-    blocks = [module for module in model.modules() if type(module).__name__ in wanted]
+    names = set(named.split(",") if named else model._no_split_modules or ())
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
         raise TrainingError(
-            f"{type(model).__name__} has no block to shard by, looked for {sorted(wanted)}: name "
+            f"{type(model).__name__} has no block to shard by, looked for {sorted(names)}: name "
             "its blocks' class in the config, under fsdp_transformer_layer_cls_to_wrap."
         )
     return blocks
-
-
-def _adapter_modules(loss: TargetLoss) -> list[nn.Module]:
-    """What holds the parameters of all adapters on the backbone."""
-    found: list[nn.Module] = []
-    for module in loss.modules():
-        if isinstance(module, TaskGate):
-            found.append(module)
-        elif isinstance(module, ExpertLinear):
-            found += [getattr(module, table) for table in module.adapter_parameter_names]
-    return found

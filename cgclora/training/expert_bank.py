@@ -13,8 +13,6 @@ processes) sees a single vector:
 The parameters of the backbone's expert layers stay the same objects throughout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -31,27 +29,24 @@ _ROW_SEED, _LAYER_SEED = 0x9E3779B1, 0x85EBCA6B
 
 
 class ExpertBank:
-    """See the module's text.
+    """The experts of adapters of one shape, whose parameters become views of the bank.
 
-    Args:
-        adapters: Those of one shape, see `banks`; their parameters become views of the bank.
-        rank: R, the largest total rank; what smaller ones lack is zero and stays so.
+    R is the largest total rank; what smaller adapters lack is zero and stays so.
     """
 
     def __init__(self, adapters: Sequence[Adapter], rank: int) -> None:
         self.adapters = adapters
         self.layers = list(adapters[0].layers.values())
         self.dropout = adapters[0].config.dropout
-        self.places: list[tuple[slice, slice]] = []
-        end = 0
-        for layer in self.layers:
-            sizes = (rank * layer.base_layer.in_features, rank * layer.base_layer.out_features)
-            self.places.append(
-                (slice(end, end + sizes[0]), slice(end + sizes[0], end + sum(sizes)))
-            )
-            end += sum(sizes)
+        # Of A and B of each layer in turn, as they lie in a row.
+        self.features = [
+            features
+            for layer in self.layers
+            for features in (layer.base_layer.in_features, layer.base_layer.out_features)
+        ]
+        self.sizes = [rank * features for features in self.features]
         like = next(parameter for _, parameter in adapters[0].expert_parameters())
-        self.master = torch.zeros(len(adapters), end, dtype=like.dtype, device=like.device)
+        self.master = like.data.new_zeros(len(adapters), sum(self.sizes))
         for row, adapter in enumerate(adapters):
             views = self.views(row, self.master[row])
             for name, parameter in adapter.expert_parameters():
@@ -64,13 +59,11 @@ class ExpertBank:
     def views(self, row: int, vector: Tensor) -> dict[str, Tensor]:
         """A vector laid out as an adapter's row, [P], by the names of its expert parameters."""
         adapter = self.adapters[row]
-        rank = adapter.config.total_rank
-        found: dict[str, Tensor] = {}
-        for path, layer, (a, b) in zip(adapter.layers, self.layers, self.places, strict=True):
-            A = vector[a].view(-1, layer.base_layer.in_features)
-            B = vector[b].view(-1, layer.base_layer.out_features)
-            found |= {f"{path}.expert_A": A[:rank], f"{path}.expert_B": B[:rank].t()}
-        return found
+        tables = [table[0, : adapter.config.total_rank] for table in self.tables(vector[None])]
+        views: dict[str, Tensor] = {}
+        for path, A, B in zip(adapter.layers, tables[::2], tables[1::2], strict=True):
+            views |= {f"{path}.expert_A": A, f"{path}.expert_B": B.t()}
+        return views
 
     def refresh(self, row: int) -> None:
         """Let the products read what an adapter has learned, and forget its gradient."""
@@ -81,13 +74,10 @@ class ExpertBank:
     def parts(
         self, adapters: slice, first_row: int, tasks: Sequence[Tensor], seeds: Tensor
     ) -> Iterator[tuple[ExpertLinear, LayerExperts]]:
-        """What consecutive adapters do for consecutive rows of a pass.
+        """What consecutive adapters do for consecutive rows of a pass, from `first_row` on.
 
-        Args:
-            adapters: Which of the bank.
-            first_row: Of the pass.
-            tasks: For each adapter its rows' task ids, [rows], equally many.
-            seeds: Of dropout, a number a row, int64; used while the layers are training.
+        `tasks` has each adapter's task ids [rows], equally many; `seeds` of dropout, int64 [rows],
+        are used while the layers are training.
         """
         count = len(tasks[0])
         for _, own in groupby(
@@ -99,22 +89,19 @@ class ExpertBank:
             run = slice(places[0], places[-1] + 1)
             start = (run.start - adapters.start) * count
             rows = slice(start, start + len(places) * count)
-            found = [
+            selected = [
                 self.adapters[place].weights_of_rows(tasks[place - adapters.start])
                 for place in places
             ]
-            tables = self._tables(run)
-            ranks = found[0][1]
+            apply: Callable[..., tuple[Tensor, ...]] = _Tables.apply
+            flat = apply(self._anchor, self, run)
+            tables = [*zip(flat[::2], flat[1::2], strict=True)]
+            ranks = selected[0][1]
             if ranks is not None:
                 tables = [(A.index_select(1, ranks), B.index_select(1, ranks)) for A, B in tables]
-            widest = tables[0][0].shape[1]
-            weights = torch.cat(
-                [
-                    F.pad(one, (0, widest - one.shape[-1])).to(self.working.dtype)
-                    for one, _ in found
-                ],
-                dim=1,
-            ).unsqueeze(2)
+            widest, dtype = tables[0][0].shape[1], self.working.dtype
+            padded = [F.pad(one, (0, widest - one.shape[-1])).to(dtype) for one, _ in selected]
+            weights = torch.cat(padded, dim=1).unsqueeze(2)
             dropouts: Sequence[RowDropout | None] = [None] * len(self.layers)
             if self.dropout and self.layers[0].training:
                 of_layers = seeds_of_layers(seeds[rows], len(self.layers))
@@ -127,22 +114,10 @@ class ExpertBank:
             ):
                 yield layer, LayerExperts(A, B, one, rows=at, dropout=dropout)
 
-    def _tables(self, adapters: slice) -> list[tuple[Tensor, Tensor]]:
-        """For each layer A [M, R, in] and B [M, R, out] of these adapters."""
-        apply: Callable[..., tuple[Tensor, ...]] = _Tables.apply
-        flat = apply(self._anchor, self, adapters)
-        return [*zip(flat[::2], flat[1::2], strict=True)]
-
-    def pairs(self, table: Tensor, adapters: slice) -> list[Tensor]:
-        """A and B of each layer in turn, views of some rows of a table."""
-        count = adapters.stop - adapters.start
-        return [
-            table[adapters, place].view(count, -1, features)
-            for layer, places in zip(self.layers, self.places, strict=True)
-            for place, features in zip(
-                places, (layer.base_layer.in_features, layer.base_layer.out_features), strict=True
-            )
-        ]
+    def tables(self, rows: Tensor) -> list[Tensor]:
+        """A [M, R, in] and B [M, R, out] of each layer in turn, views of rows [M, P]."""
+        parts = zip(rows.split(self.sizes, dim=1), self.features, strict=True)
+        return [part.view(len(rows), -1, features) for part, features in parts]
 
 
 class _Tables(torch.autograd.Function):
@@ -154,11 +129,11 @@ class _Tables(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, bank: ExpertBank, adapters: slice) -> tuple[Tensor, ...]:
         ctx.bank, ctx.adapters = bank, adapters
-        return tuple(bank.pairs(bank.working, adapters))
+        return tuple(bank.tables(bank.working[adapters]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        torch._foreach_add_(ctx.bank.pairs(ctx.bank.gradient, ctx.adapters), [*gradients])
+        torch._foreach_add_(ctx.bank.tables(ctx.bank.gradient[ctx.adapters]), [*gradients])
         return None, None, None
 
 

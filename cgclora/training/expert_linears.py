@@ -28,22 +28,15 @@ def experts_of(layer: nn.Module) -> tuple[LayerExperts, ...]:
 
 @dataclass(frozen=True)
 class _Segment:
-    """What the experts beside some layers do for some rows of the batch.
+    """What the experts beside some layers do for some rows of the batch."""
 
-    Attributes:
-        rows: Which; None is all.
-        A: Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an
-            equal share of the rows.
-        weights: Scale times gate, [rows, 1, R].
-        B: Of each layer [R_l, out_l], or [M, R_l, out_l]; None where it has no experts.
-        dropout: Of what the experts read.
-    """
-
-    rows: slice | None
+    rows: slice | None  # None is all
+    # Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an equal
+    # share of the rows.
     A: Tensor
-    weights: Tensor
-    B: tuple[Tensor | None, ...]
-    dropout: RowDropout | None
+    weights: Tensor  # scale times gate, [rows, 1, R]
+    B: tuple[Tensor | None, ...]  # a layer's [R_l, out_l] or [M, R_l, out_l]; None: no experts
+    dropout: RowDropout | None  # of what the experts read
 
     @classmethod
     def of(cls, parts: Sequence[LayerExperts | None], x: Tensor, rows: Tensor | None) -> _Segment:
@@ -65,6 +58,7 @@ class _Segment:
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd differentiates by."""
         return (self.A, self.weights, *self.B)
 
     def of_rows(self, table: Tensor) -> Tensor:
@@ -78,28 +72,20 @@ class _Segment:
         return x * kept, kept
 
 
-def _segments(modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None) -> list[_Segment]:
-    """What the experts of layers that read x do, for some rows each."""
-    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
-        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
-        for parts in map(experts_of, modules)
-    ]
-    places = dict.fromkeys(place for parts in own for place in parts)
-    return [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
-
-
 def linears(
     modules: Sequence[nn.Module], x: Tensor, rows: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """The outputs [batch, tokens, out] of layers, adapted or not, that read x [batch, tokens, in].
 
-    Args:
-        modules: The layers.
-        x: What they read.
-        rows: Which row of the batch each row of x is from; None if it is the batch.
+    `rows` says which row of the batch each row of x is from; None if x is the batch.
     """
     frozen = [cast(nn.Linear, getattr(module, "base_layer", module)) for module in modules]
-    segments = _segments(modules, x, rows)
+    own: list[dict[tuple[int, int] | None, LayerExperts]] = [
+        {None if part.rows is None else (part.rows.start, part.rows.stop): part for part in parts}
+        for parts in map(experts_of, modules)
+    ]
+    places = dict.fromkeys(place for parts in own for place in parts)
+    segments = [_Segment.of([parts.get(place) for parts in own], x, rows) for place in places]
     apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
     return apply(
         x,
@@ -149,10 +135,10 @@ class _Linears(torch.autograd.Function):
             of_x = gradients[0] @ frozen[0]
             for gradient, W in zip(gradients[1:], frozen[1:], strict=True):
                 add_product(of_x, gradient.flatten(0, -2), W)
-        found: list[Tensor | None] = []
+        of_tables: list[Tensor | None] = []
         for segment, z in zip(ctx.segments, narrow, strict=True):
-            found += _of_segment(segment, x, z, gradients, of_x)
-        return of_x, None, *[None] * (2 * len(frozen)), *found
+            of_tables += _of_segment(segment, x, z, gradients, of_x)
+        return of_x, None, *[None] * (2 * len(frozen)), *of_tables
 
 
 def _of_segment(

@@ -1,7 +1,7 @@
 """The backbone's forward pass as training wants it: few passes over memory beside the products.
 
-The weights are frozen, so that most of what autograd would do and keep is known beforehand. Here
-each piece of a decoder layer is one operation with a backward pass of its own:
+With frozen weights most of what autograd would compute and keep is known beforehand, so each piece
+of a decoder layer is one operation with a backward pass of its own:
 
 * layers that read the same input (query, key and value; gate and up) are one: their experts' A is
   one product, and the gradients by the input are summed up within the products;
@@ -10,8 +10,8 @@ each piece of a decoder layer is one operation with a backward pass of its own:
 * padding needs no mask: it stands on the right, where no token before it looks;
 * after the last layer's attention only the positions that predict a target go on.
 
-It knows the decoders that `fast_decoder` knows: Gemma 3, Llama, Qwen 2 and Qwen 3. All others take
-the path of `transformers`.
+It covers the decoders of `fast_decoder`: Gemma 3, Llama, Qwen 2 and Qwen 3. Others take the path of
+`transformers`.
 """
 
 from __future__ import annotations
@@ -78,10 +78,8 @@ def can_pass(model: PreTrainedModel) -> bool:
 def hidden_states(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
     """What the decoder makes of token ids [batch, tokens], at some positions: [N, H].
 
-    Args:
-        model: A causal language model that `can_pass`.
-        ids: Padded on the right, if at all.
-        positions: Indices into the flattened [batch * tokens], [N].
+    The model is one that `can_pass`; ids are padded on the right, if at all; positions [N] are
+    indices into the flattened [batch * tokens].
 
     Raises:
         ValueError: The batch has another number of rows than the current route has tasks.
@@ -109,33 +107,26 @@ def _at(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _is_one(layer: Any) -> bool:
-    """Whether a single adapter's experts stand beside the end of a layer, or none.
+    """Whether the experts at the end of a layer, if any, are of one adapter, without dropout.
 
-    Nothing may drop out there, since that depends on where in its row a token stands.
+    Dropout depends on where in its row a token stands.
     """
-    own, mlp = layer.self_attn.o_proj, layer.mlp
+    mlp = layer.mlp
     return all(
         part.rows is None and part.A.dim() == 2 and part.dropout is None
-        for module in (own, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        for module in (layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         for part in experts_of(module)
     )
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where tokens stand: what all layers of a kind need of it.
+    """Where tokens stand: what all layers of a kind need of it."""
 
-    Attributes:
-        cos: Of the rotation, [tokens, 1, head size], in fp32.
-        sin: Likewise, negative for the first half.
-        bias: For plain products, -inf where no token may look: [tokens * heads of a key, tokens].
-        seen: For the fused kernel, where it may; None if that is all that came before.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    bias: Tensor | None
-    seen: Tensor | None
+    cos: Tensor  # of the rotation, [tokens, 1, head size], in fp32
+    sin: Tensor  # likewise, negative for the first half
+    bias: Tensor | None  # for plain products, -inf where hidden, [tokens * heads of a key, tokens]
+    seen: Tensor | None  # for the fused kernel, where it may; None if that is all that came before
 
     @classmethod
     def of(cls, decoder: Any, config: Any, kind: str, tokens: int) -> _Place:
@@ -169,7 +160,9 @@ def _attended(layer: Any, x: Tensor, place: _Place) -> Tensor:
         )
     )
     query, key = (
-        _apply(_Turn, part, *_weight_of(getattr(attention, name, None)), place.cos, place.sin)
+        _apply(
+            _NormAndTurn, part, *_weight_of(getattr(attention, name, None)), place.cos, place.sin
+        )
         for part, name in ((query, "q_norm"), (key, "k_norm"))
     )
     if place.bias is not None:
@@ -222,21 +215,13 @@ def _weight_of(norm: Any) -> tuple[Tensor | None, float]:
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    return _apply(_Norm, x, *_weight_of(module))
+    return _apply(_NormAndTurn, x, *_weight_of(module), None, None)
 
 
 def _factor(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean x^2 + eps) of every row."""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return (length.square_() / x.shape[-1] + eps).rsqrt_()
-
-
-@fused
-def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Y = w x f, and f as in `_factor`."""
-    wide = _wide(x)
-    factor = _factor(wide, eps)
-    return (wide * factor).mul_(weight).to(x.dtype), factor
 
 
 def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
@@ -247,35 +232,31 @@ def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) 
 
 
 @fused
-def _of_normed(gradient: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
-    return _norm_backward(_wide(gradient), _wide(x), weight, factor).to(x.dtype)
-
-
-@fused
-def _turned(
-    x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+def _normed_and_turned(
+    x: Tensor, weight: Tensor | None, eps: float, cos: Tensor | None, sin: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Heads turned, after a norm if there is a weight, and the norm's factor."""
-    wide = _wide(x)
-    factor = None
+    """X after a norm if there is a weight, turned if there is a rotation; the norm's factor."""
+    wide, factor = _wide(x), None
     if weight is not None:
         factor = _factor(wide, eps)
         wide = (wide * factor).mul_(weight)
-    turned = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
-    return turned.to(x.dtype), factor
+    if cos is not None and sin is not None:
+        wide = (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
+    return wide.to(x.dtype), factor
 
 
 @fused
-def _of_turned(
+def _of_normed_and_turned(
     gradient: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
     factor: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
 ) -> Tensor:
-    wide = _wide(gradient)
-    back = (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), sin, value=-1)
+    back = _wide(gradient)
+    if cos is not None and sin is not None:
+        back = (back * cos).addcmul_(back.roll(back.shape[-1] // 2, -1), sin, value=-1)
     if x is not None and weight is not None and factor is not None:
         back = _norm_backward(back, _wide(x), weight, factor)
     return back.to(gradient.dtype)
@@ -297,39 +278,29 @@ def _of_gated(gradient: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[T
     return own, gradient * opened
 
 
-class _Norm(torch.autograd.Function):
-    """The RMS norm of x [..., n] with a frozen weight [n], in fp32 inside."""
+class _NormAndTurn(torch.autograd.Function):
+    """The RMS norm of x [..., n] with a frozen weight [n], if any, then a rotation, if any.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, factor = _normed(x, weight, eps)
-        ctx.save_for_backward(x, weight, factor)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _of_normed(gradients[0], *ctx.saved_tensors), None, None
-
-
-class _Turn(torch.autograd.Function):
-    """Heads [batch, tokens, heads, size], turned by their tokens' places, after a norm if any.
-
-    The halves (a, b) of a head become (a cos - b sin, b cos + a sin).
+    In fp32 inside. The halves (a, b) of a head become (a cos - b sin, b cos + a sin).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        eps: float,
+        cos: Tensor | None,
+        sin: Tensor | None,
     ) -> Tensor:
-        y, factor = _turned(x, weight, eps, cos, sin)
+        y, factor = _normed_and_turned(x, weight, eps, cos, sin)
         ctx.save_for_backward(None if weight is None else x, weight, factor, cos, sin)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _of_turned(gradients[0], *ctx.saved_tensors), None, None, None, None
+        return _of_normed_and_turned(gradients[0], *ctx.saved_tensors), None, None, None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -354,10 +325,7 @@ class _Gated(torch.autograd.Function):
 def _plain_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
 ) -> Tensor:
-    """[batch, tokens, heads * size] for queries [batch, tokens, heads, size] and fewer keys.
-
-    The query heads that share a key count as tokens of one: three products, nothing repeated.
-    """
+    """[batch, tokens, heads * size]; query heads that share a key count as tokens of one head."""
     batch, tokens, shared, size = key.shape
     query = query.unflatten(2, (shared, -1)).transpose(1, 2).reshape(batch * shared, -1, size)
     key, value = (x.transpose(1, 2).reshape(batch * shared, tokens, size) for x in (key, value))

@@ -7,8 +7,6 @@ way FlashAttention (arXiv 2205.14135) sums up its values: no logit outlives its 
 is small enough to stay in the processor's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -28,18 +26,11 @@ BLOCK_LOGITS = {"cpu": 1 << 21, "other": 1 << 26}
 def _shares(
     product: Tensor, place: Tensor, largest: Tensor, softcap: float | None, sloped: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The exponentials of a block's logits relative to the largest so far.
+    """The exponentials of a block's unbounded logits [N, words] relative to the largest so far.
 
-    Args:
-        product: The block's logits before they are bounded, [N, words].
-        place: Where in the block the target's is, [N, 1]; it is left out.
-        largest: Of the blocks before, [N, 1].
-        softcap: See `OutputHead`.
-        sloped: Whether the exponentials shall be multiplied by the slope of the bound.
-
-    Returns:
-        Them in the product's dtype; their sums in fp32, by what earlier sums shrink, and the new
-        largest, [N, 1] each.
+    The target's, at `place` [N, 1] in the block, is left out. Where `sloped`, they are multiplied
+    by the slope of the bound. Also returns their sums in fp32, the factor by which earlier sums
+    shrink, and the new largest, [N, 1] each.
     """
     logits = cap(product.float(), softcap)
     inside = (place >= 0) & (place < logits.shape[1])
@@ -69,8 +60,8 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None
     ) -> Tensor:
         count, words = len(targets), len(weight)
-        most = BLOCK_LOGITS.get(hidden.device.type, BLOCK_LOGITS["other"])
-        width = min(words, max(1, most // max(1, count)))
+        limit = BLOCK_LOGITS.get(hidden.device.type, BLOCK_LOGITS["other"])
+        width = min(words, max(1, limit // max(1, count)))
         chosen = weight[targets].float()
         target = cap((hidden.float() * chosen).sum(-1, keepdim=True), softcap)
         largest = target  # what all exponentials are taken relative to, [N, 1]
@@ -102,8 +93,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
 class TargetLoss(nn.Module):
     """A causal language model that returns the loss of chosen positions instead of logits.
 
-    Args:
-        model: The backbone, with or without adapters; its head must be frozen.
+    The backbone's head must be frozen.
 
     Raises:
         BackboneError: See `OutputHead`.
@@ -115,16 +105,11 @@ class TargetLoss(nn.Module):
         self.head = OutputHead(model)
 
     def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each target in nats, [N].
+        """The loss in nats of each target id [N], predicted at positions [N] of [batch * tokens].
 
-        No mask is needed: padding stands on the right, where no token before it looks. One would do
-        harm, since padding that lies further right than a sliding window reaches would see nothing,
-        and a softmax over nothing has no gradient.
-
-        Args:
-            input_ids: [batch, tokens], padded on the right.
-            positions: Indices into the flattened [batch * tokens] of the tokens that predict, [N].
-            targets: The token ids to predict there, [N].
+        Ids are padded on the right, where no token looks, so that no mask is needed. One would do
+        harm: padding beyond the reach of a sliding window would see nothing, and a softmax over
+        nothing has no gradient.
         """
         if can_pass(self.model):
             hidden = hidden_states(self.model, input_ids, positions)

@@ -1,8 +1,6 @@
-"""One training run among those that share their passes: its data, optimizer, log and checkpoints.
+"""One training run among those that share passes: its data, optimizer, log and checkpoints.
 
-All that makes a run is here, and none of it knows of other runs: which records a step takes, the
-step from a gradient, the dev loss and the weights with the lowest, and the files. Where gradients
-come from is `cgclora.training.side_by_side`'s matter.
+Nothing here knows of other runs; gradients come from `cgclora.training.side_by_side`.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ from cgclora.storage.run_dir import (
     BEST_FILE,
     OPTIMIZER_FILE,
     TrainingDiverged,
-    checkpoints,
     cut_log,
     read_state,
     write_checkpoint,
@@ -41,31 +39,22 @@ MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Share:
-    """What a member has in a pass.
-
-    Attributes:
-        member: Whose.
-        items: This process's records; may be none.
-        width: What they are padded to at least.
-        first: Place of the first of them among the records of the step.
-        weight: The target weights of the whole step, over passes and processes.
-    """
+    """What a member has in a pass."""
 
     member: Member
-    items: Sequence[Encoded]
-    width: int
-    first: int = 0
-    weight: float = 1.0
+    items: Sequence[Encoded]  # this process's records; may be none
+    width: int  # what they are padded to at least
+    first: int = 0  # place of the first of them among the records of the step
+    weight: float = 1.0  # the target weights of the whole step, over passes and processes
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pass: a process without a record of its own takes part with another."""
+        return max(1, len(self.items))
 
 
 class Member:
-    """See the module's text.
-
-    Args:
-        run: What is trained.
-        data: Encoded records by split, `train` and `dev`.
-        collator: Makes batches of them.
-        processes: Who share each step's records.
+    """A training run among those that share passes; `data` is its encoded records by split.
 
     Attributes:
         step: Steps that were taken.
@@ -75,6 +64,8 @@ class Member:
         seconds: Training time so far, its share of the passes.
         losses: Sum of loss and number of target tokens a task since the last log line, [2, T].
         step_loss: Sum of the losses of the steps since then, [].
+        place: Number among the members trained together.
+        slots: Places of its tasks among those of all members.
     """
 
     def __init__(
@@ -83,8 +74,10 @@ class Member:
         data: Mapping[str, Sequence[Encoded]],
         collator: Collator,
         processes: Processes,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.run = run
+        self.facts = facts
         self.adapter = run.adapter
         self.settings = settings = run.settings
         self.collator = collator
@@ -109,13 +102,16 @@ class Member:
         self._order: tuple[int, list[int]] = (-1, [])
         self.losses: Tensor
         self.step_loss: Tensor
+        self.place: int
+        self.slots: slice
         self._gate = list(self.adapter.gate.parameters())
 
     # Records ------------------------------------------------------------------------------
 
     def shares(self) -> list[Share]:
         """The next step's passes."""
-        settings, processes = self.settings, self.processes
+        size, processes = self.settings.batch_size, self.processes
+        offset, stride = processes.index * size, processes.count * size
         epoch, place = divmod(self.step, math.ceil(len(self.train) / self.records_a_step))
         if epoch != self._order[0]:
             self._order = (epoch, self.sampler.order(epoch))
@@ -125,31 +121,30 @@ class Member:
         weight = sum(
             self.collator.weight(item) * (len(item.ids) - item.prompt_length) for item in records
         )
-        found = []
-        size = settings.batch_size
-        for first in range(0, len(records), size * processes.count):
-            own = first + processes.index * size
-            found.append(
-                Share(
-                    self,
-                    records[own : own + size],
-                    # Of all processes alike, which take the same passes.
-                    self.collator.width(records[first : first + size * processes.count]),
-                    own,
-                    weight,
-                )
+        return [
+            Share(
+                self,
+                records[first + offset : first + offset + size],
+                # The same in all processes, which take the same passes.
+                self.collator.width(records[first : first + stride]),
+                first + offset,
+                weight,
             )
-        return found
+            for first in range(0, len(records), stride)
+        ]
 
     def dev_shares(self) -> list[Share]:
         """The passes of a dev loss: each record once, in one of the processes."""
-        processes, size = self.processes, self.settings.batch_size
-        found = []
-        for first in range(0, len(self.dev), size * processes.count):
-            records = self.dev[first : first + size * processes.count]
-            own = records[processes.index :: processes.count]
-            found.append(Share(self, own, self.collator.width(records)))
-        return found
+        stride = self.settings.batch_size * self.processes.count
+        steps = (self.dev[first : first + stride] for first in range(0, len(self.dev), stride))
+        return [
+            Share(
+                self,
+                records[self.processes.index :: self.processes.count],
+                self.collator.width(records),
+            )
+            for records in steps
+        ]
 
     # Steps --------------------------------------------------------------------------------
 
@@ -158,39 +153,31 @@ class Member:
         self.bank, self.row = bank, row
         experts = nn.Parameter(bank.master[row])
         experts.grad = bank.gradient[row]
-        rate = self.settings.gate_learning_rate
-        self._peaks = [
-            self.settings.learning_rate,
-            self.settings.learning_rate if rate is None else rate,
+        rate, gate_rate = self.settings.learning_rate, self.settings.gate_learning_rate
+        groups: list[dict[str, Any]] = [
+            {"params": [experts], "weight_decay": self.settings.weight_decay, "peak": rate}
         ]
-        groups = [{"params": [experts], "weight_decay": self.settings.weight_decay}]
         if self._gate:
-            groups.append({"params": self._gate, "weight_decay": 0.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+            peak = rate if gate_rate is None else gate_rate
+            groups.append({"params": self._gate, "weight_decay": 0.0, "peak": peak})
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self._parameters = [experts, *self._gate]
-        for parameter in self._gate:
-            parameter.grad = None
+        self.adapter.gate.zero_grad()
         self._gate_gradients = [torch.zeros_like(parameter) for parameter in self._gate]
         self._frozen: list[Tensor] = []
-        if self.run.learns is not None:
+        if (learns := self.run.learns) is not None:
             frozen = torch.ones_like(bank.master[row], dtype=torch.bool)
             for name, view in bank.views(row, frozen).items():
-                view.copy_(~self.run.learns[name])
-            self._frozen = [frozen]
-            for name, parameter in self.adapter.gate.named_parameters():
-                self._frozen.append(~self.run.learns[f"gate.{name}"].to(parameter.device))
+                view.copy_(~learns[name])
+            gate = self.adapter.gate.named_parameters()
+            self._frozen = [frozen, *(~learns[f"gate.{name}"].to(p.device) for name, p in gate)]
 
     def collect(self) -> None:
         """Add what a backward pass left to the step's gradient."""
         for total, parameter in zip(self._gate_gradients, self._gate, strict=True):
             if parameter.grad is not None:
                 total.add_(parameter.grad)
-                parameter.grad = None
-
-    def discard(self) -> None:
-        """Forget what a backward pass that failed may have left."""
-        for parameter in self._gate:
-            parameter.grad = None
+        self.adapter.gate.zero_grad()
 
     def take_step(self) -> None:
         """Move the weights by the gradient of the step's passes."""
@@ -204,12 +191,12 @@ class Member:
             gradient.masked_fill_(frozen, 0)
         self._norm = nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
         factor = self.settings.rate(self.step, self.steps)
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=False):
-            group["lr"] = peak * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
         self.optimizer.step()
         self.bank.refresh(self.row)
-        for parameter, total in zip(self._gate, self._gate_gradients, strict=True):
-            parameter.grad = None
+        self.adapter.gate.zero_grad()
+        for total in self._gate_gradients:
             total.zero_()
         self.step += 1
         self.ended = self.step >= self.steps
@@ -225,13 +212,10 @@ class Member:
         return self.evaluates or self.step % self.log_interval == 0
 
     def note_dev_losses(self, sums: Tensor) -> dict[str, Any]:
-        """Take over a dev loss: keep the weights if it is the lowest, end if patience does.
+        """Record a dev loss: keep the weights if it is the lowest, end if patience is used up.
 
-        Args:
-            sums: Of loss and target tokens a task, over all processes, [2, T].
-
-        Returns:
-            What the log says of it.
+        `sums` are of loss and target tokens a task, over all processes, [2, T]. Returns what the
+        log records.
 
         Raises:
             TrainingDiverged: It is no finite number.
@@ -259,7 +243,7 @@ class Member:
     # Log ----------------------------------------------------------------------------------
 
     def check_loss(self) -> None:
-        """Look at the step's loss, before the weights move by its gradient.
+        """Check the step's loss before the weights move by its gradient.
 
         Raises:
             TrainingDiverged: It is no finite number.
@@ -269,7 +253,7 @@ class Member:
             raise self._not_finite("loss", value, self.step + 1)
 
     def note_losses(self) -> dict[str, Any]:
-        """Write a line of the log: what was summed up since the last one; returns it.
+        """Log what was summed up since the last line; returns it.
 
         Raises:
             TrainingDiverged: The loss is no finite number.
@@ -280,10 +264,7 @@ class Member:
         facts = {
             "loss": loss,
             "losses": self._by_task(self.processes.sum(self.losses).tolist()),
-            "gates": [
-                [round(weight, 4) for weight in row]
-                for row in self.adapter.gates().mean(dim=0).tolist()
-            ],
+            "gates": [[round(g, 4) for g in row] for row in self.adapter.gates().mean(0).tolist()],
             "learning_rate": self.settings.learning_rate
             * self.settings.rate(self.step - 1, self.steps),
             "grad_norm": float(self._norm),
@@ -310,7 +291,7 @@ class Member:
     # Checkpoints --------------------------------------------------------------------------
 
     def write_checkpoint(self, cut: tuple[str, int]) -> None:
-        """Write what the run needs to go on from here; `cut` is the same for all that write now.
+        """Write what resuming needs; `cut` is the same for all members that write now.
 
         Raises:
             TrainingError: It cannot be written.
@@ -343,13 +324,13 @@ class Member:
 
     def _moments(self) -> dict[str, Tensor]:
         """Adam's moments by the parameters' names, as they are; zeros before the first step."""
-        found: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
         for moment in ("exp_avg", "exp_avg_sq"):
             views = self.bank.views(self.row, self._state(self._parameters[0])[moment])
-            found |= {f"{name}.{moment}": view for name, view in views.items()}
+            moments |= {f"{name}.{moment}": view for name, view in views.items()}
             for name, parameter in self.adapter.gate.named_parameters():
-                found[f"gate.{name}.{moment}"] = self._state(parameter)[moment]
-        return found
+                moments[f"gate.{name}.{moment}"] = self._state(parameter)[moment]
+        return moments
 
     def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.optimizer.state[parameter]
@@ -359,12 +340,8 @@ class Member:
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
 
-    def checkpoints(self) -> list[Path]:
-        """Those that count, the newest first."""
-        return checkpoints(self.run.folder / "checkpoints")
-
     def restore(self, checkpoint: Path | None) -> None:
-        """Stand where a checkpoint was written, or at the start; see `restore_optimizer`."""
+        """Go back to a checkpoint, or to the start; see `restore_optimizer`."""
         if self.processes.writes:
             cut_log(self.run.folder / atomic_io.LOG_FILE, checkpoint)
         self._checkpoint = checkpoint

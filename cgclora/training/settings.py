@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cgclora.config import ConfigError
+from cgclora.config import ConfigError, number, whole
 from cgclora.data.sampling import Sampling, Weighting
 
 if TYPE_CHECKING:
@@ -21,51 +21,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        epochs: Passes over the data.
-        batch_size: Records in one forward pass of one process.
-        accumulation: Forward passes in one step.
-        learning_rate: Peak rate of the experts.
-        gate_learning_rate: Peak rate of gate and task embedding; None takes `learning_rate`.
-        warmup: Share of the steps over which the rates rise; a cosine to zero follows.
-        weight_decay: Of the experts; the gate has none.
-        sampling: How often a task is seen: `proportional` to its records, `uniform`, or by
-            `temperature`, records to the power 1 / temperature.
-        temperature: For that sampling, 1 or more; 1 is proportional, large is uniform.
-        weighting: Of a target token in the training loss: `token`, all count alike; `record`, those
-            of a record share a weight of 1, so that a label counts as much as a report.
-        max_length: Most tokens of a record; longer ones are left out and counted. So are those that
-            the backbone has no positions for.
-        records_per_task: Most training records of a task, drawn with `seed` from those that fit;
-            0 takes all.
-        records_of: Other numbers for some tasks.
-        dev_records_per_task: The same for the dev loss.
-        evaluations: How often the dev loss is taken, evenly spread; a checkpoint follows each.
-        patience: Stop after so many evaluations without a lower dev loss; 0 never stops early.
-        gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        seed: Of the records' order and of dropout, from 0 to 2^32 - 1.
-    """
-
-    epochs: float = 2.0
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    gate_learning_rate: float | None = None
-    warmup: float = 0.05
-    weight_decay: float = 0.0
+    epochs: float = 2.0  # passes over the data
+    batch_size: int = 8  # records in one forward pass of one process
+    accumulation: int = 1  # forward passes in one step
+    learning_rate: float = 1e-3  # peak rate of the experts
+    gate_learning_rate: float | None = None  # peak rate of the gate; None takes `learning_rate`
+    warmup: float = 0.05  # share of the steps over which the rates rise; a cosine to zero follows
+    weight_decay: float = 0.0  # of the experts; the gate has none
+    # How often a task is seen: `proportional` to its records, `uniform`, or by `temperature`,
+    # records to the power 1 / temperature.
     sampling: Sampling = "proportional"
-    temperature: float = 2.0
+    temperature: float = 2.0  # for that sampling, 1 or more; 1 is proportional, large is uniform
+    # Of a target token in the training loss: `token`, all count alike; `record`, those of a record
+    # share a weight of 1, so that a label counts as much as a report.
     weighting: Weighting = "token"
+    # Most tokens of a record; longer ones are left out and counted. So are those that the backbone
+    # has no positions for.
     max_length: int = 1024
-    records_per_task: int = 0
-    records_of: Mapping[str, int] = field(default_factory=dict)
-    dev_records_per_task: int = 0
-    evaluations: int = 8
-    patience: int = 0
-    gradient_checkpointing: bool = False
-    seed: int = 0
+    records_per_task: int = 0  # training records of a task, drawn with `seed`; 0 takes all that fit
+    records_of: Mapping[str, int] = field(default_factory=dict)  # other numbers for some tasks
+    dev_records_per_task: int = 0  # the same for the dev loss
+    evaluations: int = 8  # number of dev losses, evenly spread; a checkpoint follows each
+    patience: int = 0  # evaluations without a lower dev loss before stopping; 0 never stops
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    seed: int = 0  # of the records' order and of dropout, from 0 to 2^32 - 1
 
     def __post_init__(self) -> None:
         """Check every field, since settings may come from a form."""
@@ -79,31 +60,29 @@ class TrainingSettings:
             ("patience", 0),
             ("seed", 0),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
+            whole(name, getattr(self, name), least)
+        for task, count in self.records_of.items():
+            whole(f"records_of {task!r}", count, 0)
         if self.seed >= 2**32:  # what numpy takes
             raise ConfigError(f"seed must be less than 2^32, got {self.seed!r}.")
-        for name, most in (("epochs", 1e6), ("learning_rate", 1e38)):  # more overflows later
+        for name, limit in (("epochs", 1e6), ("learning_rate", 1e38)):  # more overflows later
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= most:
+            number(name, value, 0)
+            if not 0 < value <= limit:
                 raise ConfigError(
-                    f"{name} must be a positive number up to {most:g}, got {value!r}."
+                    f"{name} must be a positive number up to {limit:g}, got {value!r}."
                 )
-        gate_rate = 0 if self.gate_learning_rate is None else self.gate_learning_rate
-        for name, value in (("gate_learning_rate", gate_rate), ("weight_decay", self.weight_decay)):
-            if not _is_number(value) or value < 0:
-                raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
+        if self.gate_learning_rate is not None:
+            number("gate_learning_rate", self.gate_learning_rate, 0)
+        number("weight_decay", self.weight_decay, 0)
         # Below 1 a task with few records would be drawn less than its share, down to never.
-        if not _is_number(self.temperature) or self.temperature < 1:
-            raise ConfigError(f"temperature must be 1 or more, got {self.temperature!r}.")
-        if not _is_number(self.warmup) or not 0 <= self.warmup < 1:
+        number("temperature", self.temperature, 1)
+        number("warmup", self.warmup, 0)
+        if self.warmup >= 1:
             raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
         for name, kinds in (("sampling", get_args(Sampling)), ("weighting", get_args(Weighting))):
             if getattr(self, name) not in kinds:
                 raise ConfigError(f"{name} must be one of {kinds}, got {getattr(self, name)!r}.")
-        if any(not isinstance(most, int) or most < 0 for most in self.records_of.values()):
-            raise ConfigError(f"records_of must hold whole numbers >= 0, got {self.records_of!r}.")
 
     def steps(self, records: int, processes: int = 1) -> int:
         """How many steps so many training records make, if no patience ends them early."""
@@ -114,10 +93,6 @@ class TrainingSettings:
         """The share of the peak rates with which a step is taken: a rise, then half a cosine.
 
         As `transformers.get_cosine_schedule_with_warmup` has it.
-
-        Args:
-            step: Steps that were taken before.
-            steps: Of the whole run.
         """
         rise = math.ceil(self.warmup * steps)
         if step < rise:
@@ -125,35 +100,19 @@ class TrainingSettings:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class TrainingRun:
-    """What to train, and where.
+    """What to train, and where."""
 
-    Attributes:
-        adapter: A fresh adapter, just attached.
-        train_records: What to learn from; every task needs some.
-        dev_records: What the dev loss is taken on; every task needs some.
-        settings: How.
-        folder: Where the run lives.
-        only: The tasks that have records; None for all. With some only, the adapter keeps the
-            router that it has.
-        learns: Which values of each parameter learn, by name, bool in its shape; None is all.
-        check: Called before the adapter is saved; may raise to prevent that.
-        facts: More for the adapter's manifest.
-        dtype: Of the saved weights; None keeps fp32.
-    """
-
-    adapter: Adapter
-    train_records: Sequence[Record]
-    dev_records: Sequence[Record]
+    adapter: Adapter  # a fresh one, just attached
+    train_records: Sequence[Record]  # what to learn from; every task needs some
+    dev_records: Sequence[Record]  # what the dev loss is taken on; every task needs some
     settings: TrainingSettings
     folder: Path
+    # The tasks that have records; None for all. With some only, the adapter keeps the router that
+    # it has.
     only: Sequence[str] | None = None
-    learns: Mapping[str, Tensor] | None = None
-    check: Callable[[], None] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    dtype: torch.dtype | None = None
+    learns: Mapping[str, Tensor] | None = None  # trained values by name, bool; None is all
+    check: Callable[[], None] | None = None  # called before saving; may raise to prevent it
+    facts: Mapping[str, Any] = field(default_factory=dict)  # more for the adapter's manifest
+    dtype: torch.dtype | None = None  # of the saved weights; None keeps fp32

@@ -5,22 +5,20 @@
     MOE-LoRA  rows 16-31 ├ pass rows 16-31 ├ pass
     CGC-LoRA  rows 32-47 ┘      rows 32-47 ┘
 
-The frozen backbone is the same function for all, each member's rows meet its own experts alone, and
+The frozen backbone is the same function for all, each member's rows pass its own experts alone, and
 no parameter belongs to two members. So the gradient of the sum of the losses holds each member's
 own gradient, and each trains as if it were alone. In a round every member takes one step, in as few
-passes as lengths and memory allow; then each looks after its own schedule, log and dev loss.
+passes as lengths and memory allow, and then updates its own schedule, log and dev loss.
 
-Checkpoints of a round are a cut through all members. The same members go on from it bit for bit;
-in another company, or alone, a member goes on from its own newest checkpoint.
+Checkpoints of a round are a cut through all members. The same members resume from it bit for bit;
+with other members, or alone, a member resumes from its own newest checkpoint.
 """
-
-from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any
 
 import torch
@@ -30,7 +28,13 @@ from transformers import PreTrainedModel
 from cgclora.adapter import follow
 from cgclora.layer import ExpertLinear, LayerExperts, Route
 from cgclora.models.hardware import free_memory
-from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped, read_state
+from cgclora.storage.run_dir import (
+    TrainingDiverged,
+    TrainingError,
+    TrainingStopped,
+    checkpoints,
+    read_state,
+)
 from cgclora.training.distributed import Processes, shard, wants_fsdp
 from cgclora.training.expert_bank import ExpertBank, banks
 from cgclora.training.loss import TargetLoss
@@ -51,17 +55,17 @@ _CUT_SHARE = 0.05
 
 
 class SideBySide:
-    """See the module's text.
+    """Members trained together on one backbone.
 
     Args:
         members: Those that have not ended; restored, not prepared.
         model: The backbone that carries all of them.
-        processes: Who share each pass.
-        name: Of these members in this company, the same whenever they are called together.
+        processes: The processes that share each pass.
+        name: Of this set of members, the same whenever they are trained together.
         reached: The round at which their checkpoints were written, see `resume`.
-        tokens: Most padded tokens of a pass of several members; None asks the device.
+        tokens: Largest number of padded tokens of a shared pass; None takes the device's.
         finish: Called with a member that took its last step.
-        say: Called with a member and what it logged.
+        report: Called with a member and what it logged.
     """
 
     def __init__(
@@ -71,10 +75,9 @@ class SideBySide:
         processes: Processes,
         name: str,
         reached: int,
-        *,
         tokens: int | None,
         finish: Callable[[Member], None],
-        say: Callable[[Member, dict[str, Any]], None],
+        report: Callable[[Member, dict[str, Any]], None],
     ) -> None:
         self.members = members
         self.model = model
@@ -82,7 +85,7 @@ class SideBySide:
         self.name = name
         self.round = reached
         self.finish = finish
-        self.say = say
+        self.report = report
         self.loss = TargetLoss(model)
         if wants_fsdp():
             shard(self.loss, processes.device)
@@ -97,32 +100,24 @@ class SideBySide:
         # Sums a member and task, on the device, without waiting for it; MPS has no float64.
         dtype = torch.float32 if processes.device.type == "mps" else torch.float64
         tasks = [len(member.adapter.config.tasks) for member in members]
-        self._first_task = dict(
-            zip(members, (sum(tasks[:place]) for place in range(len(members))), strict=True)
-        )
-        self._place = {member: place for place, member in enumerate(members)}
         self._sums, self._dev_sums = (
             torch.zeros(2, sum(tasks), dtype=dtype, device=processes.device) for _ in range(2)
         )
         self._step_losses = torch.zeros(len(members), dtype=dtype, device=processes.device)
-        for place, member in enumerate(members):
-            member.losses = self._of(member, self._sums)
+        for place, (member, end) in enumerate(zip(members, accumulate(tasks), strict=True)):
+            member.place, member.slots = place, slice(end - tasks[place], end)
+            member.losses = self._sums[:, member.slots]
             member.step_loss = self._step_losses[place]
             member.restore_optimizer()
         self._cut_seconds, self._last_cut = 0.0, time.monotonic()
 
-    def _of(self, member: Member, sums: Tensor) -> Tensor:
-        first = self._first_task[member]
-        return sums[:, first : first + len(member.adapter.config.tasks)]
-
     def run(self, stop: Callable[[], bool] | None) -> None:
         """Take rounds until all members have ended.
 
-        Args:
-            stop: Asked after each round; a yes ends the training after a checkpoint of all.
+        `stop` is called after each round; true ends the training after a checkpoint of all.
 
         Raises:
-            TrainingStopped: `stop` said so.
+            TrainingStopped: `stop` returned true.
             TrainingError: A checkpoint cannot be written, or a pass has no room in memory.
         """
         active = [*self.members]
@@ -154,26 +149,21 @@ class SideBySide:
         shares = [member.shares() for member in active]
         spent = dict.fromkeys(active, 0)
         for together in zip_longest(*shares):
-            found = [share for share in together if share is not None]
-            self._take(found, learning=True)
-            for share in found:
-                spent[share.member] += share.width * self._rows(share)
+            step = [share for share in together if share is not None]
+            self._take(step, learning=True)
+            for share in step:
+                spent[share.member] += share.width * share.rows
         for member in active:
             self._guarded(member, self._step)
-        stepped = [member for member in active if not member.error]
-        evaluating = [member for member in stepped if member.evaluates]
-        if evaluating:
+        if evaluating := [one for one in active if one.evaluates and not one.error]:
             self._evaluate(evaluating)
         elapsed, tokens = time.monotonic() - started, sum(spent.values())
         for member in active:
             member.seconds += elapsed * spent[member] / tokens
         self.round += 1
 
-    def _rows(self, share: Share) -> int:
-        return max(1, len(share.items))
-
     def _guarded(self, member: Member, work: Callable[[Member], None]) -> None:
-        """Do something for a member; one that diverges ends, and the others go on."""
+        """Work for a member; one that diverges ends, and the others go on."""
         try:
             work(member)
         except TrainingDiverged as error:
@@ -185,7 +175,7 @@ class SideBySide:
             member.check_loss()
         member.take_step()
         if member.logs:
-            self.say(member, member.note_losses())
+            self.report(member, member.note_losses())
 
     @torch.no_grad()
     def _evaluate(self, members: Sequence[Member]) -> None:
@@ -196,8 +186,8 @@ class SideBySide:
             self._take([share for share in together if share is not None], learning=False)
 
         def note(member: Member) -> None:
-            sums = self.processes.sum(self._of(member, self._dev_sums).clone())
-            self.say(member, member.note_dev_losses(sums))
+            sums = self.processes.sum(self._dev_sums[:, member.slots].clone())
+            self.report(member, member.note_dev_losses(sums))
 
         for member in members:
             self._guarded(member, note)
@@ -214,11 +204,11 @@ class SideBySide:
         group: list[Share] = []
         rows = width = 0
         for share in sorted(shares, key=lambda share: -share.width):
-            more = rows + self._rows(share)
+            more = rows + share.rows
             near = share.width * self.slack >= width or more * width <= self.cheap
             if group and not (near and more * width <= self.tokens):
                 yield group
-                group, more = [], self._rows(share)
+                group, more = [], share.rows
             if not group:
                 width = share.width
             rows = more
@@ -232,13 +222,13 @@ class SideBySide:
             self._pass(shares, learning)
         except torch.OutOfMemoryError as error:
             for share in shares:
-                share.member.discard()
+                share.member.adapter.gate.zero_grad()  # what the pass may have left
             if len(shares) == 1:
                 raise TrainingError(
                     "there is not enough memory for one batch: lower batch_size (and raise "
                     "accumulation), or take gradient_checkpointing."
                 ) from error
-            self.tokens = max(1, sum(map(self._rows, shares)) * shares[0].width // 2)
+            self.tokens = max(1, sum(share.rows for share in shares) * shares[0].width // 2)
             middle = len(shares) // 2
             self._pass_or_halves(shares[:middle], learning)
             self._pass_or_halves(shares[middle:], learning)
@@ -264,7 +254,7 @@ class SideBySide:
 
     def _batch(self, shares: Sequence[Share]) -> dict[str, Tensor]:
         """The rows of all shares, one after another, on the device."""
-        found: dict[str, list[Tensor]] = {}
+        columns: dict[str, list[Tensor]] = {}
         rows = 0
         for share in shares:
             # A process without a record of its own takes part, since all gather the weights.
@@ -280,15 +270,15 @@ class SideBySide:
                 & 0x7FFFFFFF,
                 "positions": own["positions"][targets] + rows * share.width,
                 "targets": own["targets"][targets],
-                "slots": own["target_tasks"][targets] + self._first_task[share.member],
-                "members": torch.full_like(own["targets"][targets], self._place[share.member]),
+                "slots": own["target_tasks"][targets] + share.member.slots.start,
+                "members": torch.full_like(own["targets"][targets], share.member.place),
                 "weights": own["weights"][targets] / share.weight,
             }
             for name, piece in pieces.items():
-                found.setdefault(name, []).append(piece)
+                columns.setdefault(name, []).append(piece)
             rows += len(items)
         device = self.processes.device
-        joined = {name: torch.cat(pieces) for name, pieces in found.items()}
+        joined = {name: torch.cat(pieces) for name, pieces in columns.items()}
         if device.type == "cuda":
             joined = {name: piece.pin_memory() for name, piece in joined.items()}
         return {name: piece.to(device, non_blocking=True) for name, piece in joined.items()}
@@ -298,13 +288,13 @@ class SideBySide:
         experts: dict[ExpertLinear, list[LayerExperts]] = {}
         row = start = 0
         while start < len(shares):
-            first, count = shares[start].member, self._rows(shares[start])
+            first, count = shares[start].member, shares[start].rows
             end = start + 1
             while (
                 end < len(shares)
                 and shares[end].member.bank is first.bank
                 and shares[end].member.row == first.row + end - start
-                and self._rows(shares[end]) == count
+                and shares[end].rows == count
             ):
                 end += 1
             adapters = slice(first.row, first.row + end - start)
@@ -341,23 +331,22 @@ class SideBySide:
 
 
 def resume(members: Sequence[Member], name: str) -> int:
-    """Let members stand at their checkpoints; returns the round at which these were written.
+    """Restore members from their checkpoints; returns the round at which these were written.
 
     The newest ones that were written in one round count, if these members wrote them together: what
-    one of them did since, up to its end, is done again in the same company. Else each member's
+    one of them did since, up to its end, is done again with the same members. Else each member's
     newest counts. What was logged after its checkpoint is dropped.
-
-    Args:
-        members: All that are called together, just made.
-        name: See `SideBySide`.
     """
-    known = [[(path, read_state(path)) for path in member.checkpoints()] for member in members]
-    written = [{s["cut"][1] for _, s in own if s["cut"][0] == name} for own in known]
-    for cuts, own in zip(written, known, strict=True):
-        if len(own) == len(cuts) < 2:  # no checkpoint was removed yet: the start is known, too
+    stored = [
+        [(path, read_state(path)) for path in checkpoints(member.run.folder / "checkpoints")]
+        for member in members
+    ]
+    written = [{s["cut"][1] for _, s in own if s["cut"][0] == name} for own in stored]
+    for cuts, own in zip(written, stored, strict=True):
+        if len(own) == len(cuts) < 2:  # no checkpoint was removed yet: the start counts, too
             cuts.add(0)
     # At any round after its end a member has nothing to do.
-    ends = [own[0][1]["cut"][1] if own and own[0][1]["ended"] else math.inf for own in known]
+    ends = [own[0][1]["cut"][1] if own and own[0][1]["ended"] else math.inf for own in stored]
     common = max(
         (
             cut
@@ -367,7 +356,7 @@ def resume(members: Sequence[Member], name: str) -> int:
         default=None,
     )
     latest = 0
-    for member, own, end in zip(members, known, ends, strict=True):
+    for member, own, end in zip(members, stored, ends, strict=True):
         chosen = next(iter(own), None)
         if common is not None and common < end:
             chosen = next((one for one in own if one[1]["cut"] == [name, common]), None)

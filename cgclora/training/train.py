@@ -1,12 +1,9 @@
 """Train adapters on many tasks at once: one, or any number side by side on one backbone.
 
-A run alone is side by side with no other. What is where: which records make a batch
-(`batching`), the loss (`loss`), one run with its schedule, log and checkpoints (`member`), the
-passes that several share (`side_by_side`, `expert_bank`), the files (`run_folder`), and which part
-of a backbone each of several processes holds (`distributed`).
+A single run takes the same path. Batches come from `cgclora.data.sampling`, the loss from `loss`,
+a run's schedule, log and checkpoints from `member`, shared passes from `side_by_side` and
+`expert_bank`, files from `cgclora.storage.run_dir`, several processes from `distributed`.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import math
@@ -41,12 +38,12 @@ Progress = Callable[[dict[str, Any]], None]
 
 def print_progress(facts: Mapping[str, Any]) -> None:
     """Write a line of progress to standard error."""
-    left = facts["seconds_left"]
-    parts = [f"{facts['run']}: "] if facts["runs"] > 1 else []
-    parts = [f"{''.join(parts)}step {facts['step']}/{facts['steps']}"]
+    run = f"{facts['run']}: " if facts["runs"] > 1 else ""
+    parts = [f"{run}step {facts['step']}/{facts['steps']}"]
     names = {"loss": "loss", "dev_loss": "dev loss"}
     parts += [f"{name} {facts[key]:.4f}" for key, name in names.items() if key in facts]
-    parts += [] if left is None else [f"{left / 60:.1f} min left"]
+    if facts["seconds_left"] is not None:
+        parts.append(f"{facts['seconds_left'] / 60:.1f} min left")
     print(" · ".join(parts), file=sys.stderr, flush=True)
 
 
@@ -64,32 +61,22 @@ def train(
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
 
-    Afterwards the adapter holds the weights with the lowest dev loss, and has a router. Under
-    `accelerate launch` the processes share each step's batch, and process 0 writes; with an FSDP
-    config they share the backbone, too, which is good for nothing but training then (see
-    `distributed`).
+    Afterwards the adapter, a fresh one before, holds the weights with the lowest dev loss, and has
+    a router. Under `accelerate launch` the processes share each step's batch, and process 0 writes;
+    with an FSDP config they share the backbone, too, which can only be trained then (see
+    `distributed`). Every task needs records of both kinds.
 
-    Args:
-        adapter: A fresh adapter, just attached.
-        tokenizer: The backbone's.
-        train_records: What to learn from; every task needs some.
-        dev_records: What the dev loss is taken on; every task needs some.
-        settings: How.
-        run_folder: Where the run lives.
-        progress: Called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses.
-        stop: Asked after each step; once it says yes a checkpoint is written and the run ends, to
-            be gone on with later. For a single process.
-        options: `only`, `learns`, `check`, `facts` and `dtype`, as for `TrainingRun`.
-
-    Returns:
-        The manifest of the saved adapter.
+    `progress` is called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses. `stop` is
+    called after each step of a single process; true writes a checkpoint and ends the run, to be
+    resumed later. `options` are `only`, `learns`, `check`, `facts` and `dtype` of `TrainingRun`.
+    Returns the manifest of the saved adapter.
 
     Raises:
         DataError: A task has no usable record.
         TrainingError: The folder holds another run or one that is under way, or an FSDP config does
             not work with it.
         TrainingDiverged: The loss is not finite.
-        TrainingStopped: `stop` said so.
+        TrainingStopped: `stop` returned true.
     """
     run = TrainingRun(
         adapter, train_records, dev_records, settings, Path(run_folder).absolute(), **options
@@ -111,13 +98,8 @@ def train_side_by_side(
     """Train several adapters of one backbone in the same passes, each as if it were alone.
 
     They may differ in method, rank, seed, rates, tasks, data and steps; each may be resumed alone.
-
-    Args:
-        runs: Adapters of one backbone, each with a folder of its own.
-        tokenizer: The backbone's.
-        tokens: Most padded tokens of a pass that several share; None asks the device.
-        progress: As for `train`.
-        stop: As for `train`, after each step of all.
+    `tokens` is the largest number of padded tokens of a shared pass (None: by device); `progress`
+    and `stop` are as for `train`.
 
     Returns:
         For each run the manifest of the saved adapter, or why it alone diverged.
@@ -126,46 +108,40 @@ def train_side_by_side(
         ConfigError: Two runs share a folder or an adapter, or there are several backbones.
         DataError, TrainingError, TrainingStopped: As `train`.
     """
-    provenance.commit()  # kept from here on: a commit made during the run is not the run's code
+    provenance.commit()  # cached from here on: a commit made during the run is not the run's code
     model = _model_of(runs)
     processes = Processes(runs[0].adapter.device)
     prepare = _Preparation(tokenizer, model, processes)
-    prepared = [prepare(run) for run in runs]
-    members = [member for member, _ in prepared]
-    outcomes: dict[Member, dict[str, Any] | TrainingDiverged] = {}
+    members = [prepare(run) for run in runs]
+    manifests: dict[Member, dict[str, Any]] = {}
 
     def finish(member: Member) -> None:
         member.adapter.load_state_dict(member.best)
-        identity = next(facts for one, facts in prepared if one is member)
-        outcomes[member] = _save(member, identity, len(runs))
+        manifests[member] = _save(member, len(runs))
 
     with ExitStack() as held:
         if processes.writes:
-            for member, facts in prepared:
+            for member in members:
                 held.enter_context(hold(member.run.folder))
-                claim(member.run.folder, facts["identity"])
+                claim(member.run.folder, member.facts["identity"])
         processes.wait()  # until process 0 has the folders
-        identities = atomic_io.json_text([facts["identity"] for _, facts in prepared])
+        identities = atomic_io.json_text([member.facts["identity"] for member in members])
         name = atomic_io.sha256(identities.encode())
         reached = resume(members, name)
-        for member in filter(lambda one: one.ended, members):
+        active = [member for member in members if not member.ended]
+        for member in (one for one in members if one.ended):
             saved = member.run.folder / "adapter"
             if saved.exists():
                 member.adapter.load_state_dict(member.best)
-                outcomes[member] = read_manifest(saved)[0]
+                manifests[member] = read_manifest(saved)[0]
             else:
                 finish(member)
-        if active := [member for member in members if not member.ended]:
-            say = _Progress(active, progress) if processes.writes else _no_progress
-            training = SideBySide(
-                active, model, processes, name, reached, tokens=tokens, finish=finish, say=say
+        if active:
+            report = _Progress(active, progress) if processes.writes else lambda *_: None
+            _take_steps(
+                SideBySide(active, model, processes, name, reached, tokens, finish, report), stop
             )
-            _take_steps(training, stop)
-    return [outcomes.get(member) or cast(TrainingDiverged, member.error) for member in members]
-
-
-def _no_progress(member: Member, facts: Mapping[str, Any]) -> None:
-    """Of a process that reports nothing."""
+    return [manifests.get(member) or cast(TrainingDiverged, member.error) for member in members]
 
 
 def _model_of(runs: Sequence[TrainingRun]) -> PreTrainedModel:
@@ -197,19 +173,20 @@ class _Preparation:
         self.tokenizer = tokenizer
         self.processes = processes
         self.fingerprint = fingerprint(model)
-        self.positions = _positions(model)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.positions = positions if positions and positions > 0 else sys.maxsize
         self.pad_id = pad_id(model, tokenizer)
         self.readable = readable(model)
-        self._known: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
 
-    def __call__(self, run: TrainingRun) -> tuple[Member, dict[str, Any]]:
-        """A member, and facts of it: its `identity`, and how many `records` and `too_long`."""
+    def __call__(self, run: TrainingRun) -> Member:
+        """A member, with the facts of its manifest: `identity`, `records` and `too_long`."""
         adapter, settings = run.adapter, run.settings
         tasks = adapter.config.tasks
         run.folder.mkdir(parents=True, exist_ok=True)
         if unknown := sorted(settings.records_of.keys() - set(tasks)):
             raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
-        wanted = {
+        max_records = {
             "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
             "dev": [settings.dev_records_per_task for _ in tasks],
         }
@@ -220,32 +197,33 @@ class _Preparation:
             digest = self._once(("hash", id(records)), data_hash, records)
             key = ("ids", digest, tasks, adapter.config.prompt_format, max_length, only)
             encoded, skipped = self._once(key, self._encode, run, records, max_length)
-            data[split] = sample_per_task(encoded, wanted[split], settings.seed)
+            data[split] = sample_per_task(encoded, max_records[split], settings.seed)
             too_long += skipped
             hashes[f"{split}_data"] = digest
-        if only is None:
-            adapter.files = self._once(
-                ("router", hashes["train_data"], tasks), _router, run.train_records, tasks
-            ).to_files()
         identity = {
             "config": adapter.config.to_dict(),
             "settings": dataclasses.asdict(settings),
             "backbone": self.fingerprint,
             **hashes,
-            **({} if only is None else _start(adapter, only)),
         }
-        collator = Collator(self.pad_id, settings.weighting, self.positions)
+        if only is None:
+            router = ("router", hashes["train_data"], tasks)
+            adapter.files = self._once(router, fit_router, run.train_records, tasks).to_files()
+        else:
+            weights = atomic_io.sha256(save(adapter.state_dict()))
+            identity |= {"only": list(only), "weights_at_start": weights}
         facts = {
             "identity": identity,
             "records": {split: len(items) for split, items in data.items()},
             "too_long": dict(too_long),
         }
-        return Member(run, data, collator, self.processes), facts
+        collator = Collator(self.pad_id, settings.weighting, self.positions)
+        return Member(run, data, collator, self.processes, facts)
 
     def _once(self, key: tuple[Any, ...], work: Callable[..., Any], *arguments: Any) -> Any:
-        if key not in self._known:
-            self._known[key] = work(*arguments)
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = work(*arguments)
+        return self._cache[key]
 
     def _encode(
         self, run: TrainingRun, records: Sequence[Record], max_length: int
@@ -257,7 +235,7 @@ class _Preparation:
             prompt_format=run.adapter.config.prompt_format,
             max_length=max_length,
             needed=run.only,
-            known=self.readable,
+            readable_ids=self.readable,
         )
         if skipped:
             print(f"left out as longer than {max_length} tokens: {dict(skipped)}", file=sys.stderr)
@@ -265,7 +243,7 @@ class _Preparation:
 
 
 class _Progress:
-    """Tells a listener what members log, and how long all of them will take."""
+    """Passes on what members log, with the time that all of them will take."""
 
     def __init__(self, members: Sequence[Member], listener: Progress) -> None:
         self.members = members
@@ -279,31 +257,24 @@ class _Progress:
         ]
 
     def __call__(self, member: Member, facts: Mapping[str, Any]) -> None:
-        """Tell it."""
-        steps = [one.step for one in self.members]
-        ends = [one.step if one.ended or one.error else one.steps for one in self.members]
-        done, due = (
-            sum(
-                size * (later - earlier)
-                for size, earlier, later in zip(self.sizes, *span, strict=True)
-            )
-            for span in ((self.first, steps), (steps, ends))
-        )
+        done = remaining = 0.0
+        for one, size, first in zip(self.members, self.sizes, self.first, strict=True):
+            done += size * (one.step - first)
+            remaining += 0 if one.ended or one.error else size * (one.steps - one.step)
         seconds = time.monotonic() - self.started
-        left = seconds / done * due if done else None
         self.listener(
             {
                 "run": member.run.folder.name,
                 "runs": len(self.members),
                 "step": member.step,
                 "steps": member.steps,
-                "seconds_left": left,
+                "seconds_left": seconds / done * remaining if done else None,
                 **facts,
             }
         )
 
 
-def _save(member: Member, facts: Mapping[str, Any], members: int) -> dict[str, Any]:
+def _save(member: Member, members: int) -> dict[str, Any]:
     """Save a member's adapter; its manifest."""
     run = member.run
     if run.check is not None:
@@ -311,9 +282,9 @@ def _save(member: Member, facts: Mapping[str, Any], members: int) -> dict[str, A
     if not member.processes.writes:
         return {}
     training = {
-        **facts["identity"],
-        "records": facts["records"],
-        "too_long": facts["too_long"],
+        **member.facts["identity"],
+        "records": member.facts["records"],
+        "too_long": member.facts["too_long"],
         "steps": member.step,
         "best_step": member.best_step,
         "best_dev_loss": member.best_loss,
@@ -340,20 +311,8 @@ def _take_steps(training: SideBySide, stop: Callable[[], bool] | None) -> None:
         model.eval()
 
 
-def _router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:
-    """What finds the tasks' prompts, from all records: it costs no step."""
-    prompts: dict[str, list[str]] = {task: [] for task in tasks}
-    for record in records:
-        prompts[record.task].append(record.prompt)
-    return TaskRouter.fit(prompts)
-
-
-def _start(adapter: Adapter, only: Sequence[str]) -> dict[str, Any]:
-    """What is trained of an adapter, and the hash of the weights that it has before."""
-    return {"only": list(only), "weights_at_start": atomic_io.sha256(save(adapter.state_dict()))}
-
-
-def _positions(model: PreTrainedModel) -> int:
-    """How many tokens a backbone can tell the places of."""
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return known if known and known > 0 else sys.maxsize
+def fit_router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:
+    """The router that finds the tasks of prompts, fitted to all records of these tasks."""
+    return TaskRouter.fit(
+        {task: [one.prompt for one in records if one.task == task] for task in tasks}
+    )

@@ -174,7 +174,7 @@ class Composer:
             (task,),
             prompt_format=adapter.config.prompt_format,
             max_length=sys.maxsize,
-            known=readable(adapter.model),
+            readable_ids=readable(adapter.model),
         )
         batch: dict[str, Tensor] = Collator(self.backbone.pad_id)(encoded)
         names = ("input_ids", "positions", "targets")

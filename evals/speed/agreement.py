@@ -98,7 +98,7 @@ def _encoded(
         prompt_format=config.prompt_format,
         max_length=max_length,
         needed=sorted({record.task for record in chosen}),
-        known=readable(backbone.model),
+        readable_ids=readable(backbone.model),
     )[0]
 
 

@@ -95,5 +95,5 @@ class _Steps:
             reached=0,
             tokens=None,
             finish=lambda _: None,
-            say=lambda *_: None,
+            report=lambda *_: None,
         )

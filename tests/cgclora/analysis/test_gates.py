@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.cluster.hierarchy import average
-from scipy.spatial.distance import squareform
 from scipy.stats import entropy as scipy_entropy
 
 from cgclora.analysis.gates import average_linkage, entropy, find_log, read_path, similarity
@@ -76,16 +74,22 @@ def test_one_common_expert_leaves_nothing_to_compare() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 9, 16])
-def test_the_tree_is_that_of_scipy(count: int) -> None:
+def test_the_two_closest_groups_are_merged(count: int) -> None:
     points = RANDOM.normal(size=(count, 3))
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     merges, order = average_linkage(distance)
-    expected = average(squareform(distance))
-    assert [merge.height for merge in merges] == pytest.approx(expected[:, 2].tolist())
-    assert [{merge.left, merge.right} for merge in merges] == [
-        {int(left), int(right)} for left, right in expected[:, :2]
-    ]
-    assert sorted(order) == list(range(count))
+    groups = {item: [item] for item in range(count)}
+    for number, merge in enumerate(merges, start=count):
+        means = {
+            (one, other): distance[np.ix_(groups[one], groups[other])].mean()
+            for one in groups
+            for other in groups
+            if one < other
+        }
+        assert means[merge.left, merge.right] == min(means.values())
+        assert merge.height == pytest.approx(means[merge.left, merge.right])
+        groups[number] = groups.pop(merge.left) + groups.pop(merge.right)
+    assert list(groups.values()) == [order]
 
 
 def test_what_is_merged_stands_side_by_side() -> None:
