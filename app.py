@@ -43,8 +43,7 @@ from ui.engine.zero_gpu import ZERO_GPU
 from ui.server.log import set_up_log
 from ui.server.memory import bound_memory, bound_sessions
 from ui.server.page import Page
-from ui.server.service import around
-from ui.server.shutdown import shut_down_on_sigterm
+from ui.server.service import around, shut_down_on_sigterm
 from ui.shell import Shell
 from ui.tabs.registry import TABS, Services, TabEntry
 
@@ -55,13 +54,7 @@ _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page 
 
 
 def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
-    """The page and its endpoints.
-
-    Args:
-        engine: Answers prompts.
-        settings: Where results are stored, and what visitors may do.
-        tabs: In the order in which the page shows them.
-    """
+    """The page and its endpoints."""
     page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
@@ -83,19 +76,11 @@ def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -
 
 
 def launch(
-    engine: Engine,
-    settings: Settings,
-    *,
-    built: Callable[[], None] = lambda: None,
-    **others: Any,
+    engine: Engine, settings: Settings, *, built: Callable[[], None] = lambda: None, **others: Any
 ) -> gr.Blocks:
     """Serve the page, then load the model; on ZeroGPU the other way round, see `zero_gpu`.
 
-    Args:
-        engine: Answers prompts.
-        settings: As for `build`.
-        built: Called before the page is served.
-        others: For `gr.Blocks.launch`.
+    `built` is called before the page is served; `others` are for `gr.Blocks.launch`.
     """
     page = build(engine, settings)
     if ZERO_GPU:
@@ -126,12 +111,7 @@ def _rows(engine: Engine) -> int:
 
 
 def main(settings: Settings, built: Callable[[], None]) -> None:
-    """Serve until the process is stopped.
-
-    Args:
-        settings: From the environment.
-        built: As for `launch`.
-    """
+    """Serve until the process is stopped."""
     set_up_log(as_json=settings.json_log)
     bound_memory()
     limits = settings.limits

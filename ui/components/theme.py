@@ -15,33 +15,15 @@ MENTIONS = (
 
 # What the machine has; no font is ever fetched.
 FONT = (
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "Roboto",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "WenQuanYi Zen Hei",
-    "sans-serif",
+    *("system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Hiragino Sans GB"),
+    *("Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "sans-serif"),
 )
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 _INK = gr.themes.Color(
+    *("#f7f8fa", "#eef0f4", "#e1e5eb", "#cbd2dc", "#98a2b3", "#667085"),
+    *("#475062", "#343c4b", "#20262f", "#171b22", "#0f1217"),
     name="ink",
-    c50="#f7f8fa",
-    c100="#eef0f4",
-    c200="#e1e5eb",
-    c300="#cbd2dc",
-    c400="#98a2b3",
-    c500="#667085",
-    c600="#475062",
-    c700="#343c4b",
-    c800="#20262f",
-    c900="#171b22",
-    c950="#0f1217",
 )
 
 

@@ -4,8 +4,6 @@ A browser sends what the components hold; other clients may send anything. So ha
 validate types.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -21,7 +21,6 @@ from tests.helpers.run_dirs import around, write_answers, write_folder, write_ru
 from ui.components.texts import TEXTS
 from ui.shell import Shell
 from ui.tabs.leaderboard.drilldown import PAGE, drill_down, select_marker
-from ui.tabs.leaderboard.markers import interval, scale
 from ui.tabs.leaderboard.query import (
     VIEWS,
     BoardView,
@@ -31,7 +30,7 @@ from ui.tabs.leaderboard.query import (
     toggle_sort,
 )
 from ui.tabs.leaderboard.tab import Leaderboard
-from ui.tabs.leaderboard.table import board_table
+from ui.tabs.leaderboard.table import board_table, interval, scale
 
 NAUGHTY = "<img src=x onerror=alert(1)>"
 TASKS = ("SentimentAnalyze", "NER")
@@ -85,7 +84,7 @@ def visitor(**query: str) -> gr.Request:
 
 def opened(tab: Leaderboard, **query: str) -> dict[Any, Any]:
     nothing = (None, "table", "", [], "", [], True, "", "", "parameters", "", "")
-    return tab.open(*nothing, request=visitor(**query))
+    return tab.open(visitor(**query), *nothing)
 
 
 def clicked(tab: Leaderboard, **data: Any) -> Any:
@@ -331,7 +330,7 @@ def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
         "",
     )
     add_run(library.local, "CGC-LoRA 2", 0.9, 0.9, 3)
-    shown = tab.open(*before, request=visitor())
+    shown = tab.open(visitor(), *before)
     assert "CGC-LoRA 2" in shown[tab.table]
     assert REFERENCE not in shown[tab.table]
     assert tab.find not in shown
@@ -412,11 +411,11 @@ def test_a_mark_is_known_by_the_names_around_it(library) -> None:
 def test_pages_turn_and_stop_at_the_ends(tab) -> None:
     selection = Selection("CGC-LoRA", "NER", REFERENCE)
     values = (*vars(Query()).values(), *vars(selection).values())
-    later = tab.next_page(visitor(), *values)
+    later = tab.turning(1)(visitor(), *values)
     assert "21–25 of 25" in later[tab.place]
     assert not later[tab.later]["interactive"]
     assert later[tab.earlier]["interactive"]
-    earlier = tab.previous_page(visitor(), *values)
+    earlier = tab.turning(-1)(visitor(), *values)
     assert "1–20 of 25" in earlier[tab.place]
     far = chosen(tab, Selection("CGC-LoRA", "NER", leaf="99"))
     assert far[tab.leaf] == "1"

@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from cgclora.analysis.gates import GatePath
 from evals.tasks import Language
 from ui.components.answering_models import AnsweringModel
-from ui.components.differences import marked
 from ui.components.figures import expert_names, is_common
 from ui.components.forms import task_named
 from ui.components.html import hidden_table, quiet, row, table
-from ui.components.label_bars import bar_cell, label_bars
-from ui.components.render import gate_shares
+from ui.components.render import bar_cell, gate_shares, label_bars, marked
 from ui.components.texts import text
 from ui.engine.task_gates import AdapterGates, TaskGates
 from ui.tabs.gates.what_if import MAX_TOKENS, Outcome, Side
@@ -28,7 +26,7 @@ def note(key: str, language: Language, **values: object) -> str:
 
 
 def pending(language: Language) -> str:
-    """Says that a newer result is being computed."""
+    """A line while a newer result is being computed."""
     return f'<p class="quiet live" role="status">{text("gates_waiting", language)}</p>'
 
 
@@ -142,14 +140,7 @@ def effects(gates: TaskGates, measured: TaskGates, language: Language) -> str:
 
 
 def matrix(gates: AdapterGates, names: Mapping[str, str], chosen: str, language: Language) -> str:
-    """Shares of all tasks: tasks down, experts across, cells tinted by the share.
-
-    Args:
-        gates: Of the adapter.
-        names: A title for each task, in the order of the rows.
-        chosen: The task whose row stands out.
-        language: Of the words around it.
-    """
+    """Shares of all tasks: tasks down by name and title, experts across; one row stands out."""
     values = gates.shares()
     experts = gates.of(gates.config.tasks[0])
     low, high = float(values.min()), float(values.max())

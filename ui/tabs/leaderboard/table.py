@@ -1,37 +1,46 @@
-"""The leaderboard as a sortable table whose cells are buttons that open their samples."""
+"""A board as a sortable table whose cells open their samples, or as a chart with its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any, cast
 
+from evals.figures import charts
 from evals.figures.captions import points, size, title
-from evals.leaderboard.board import Board, Entry, leaders
+from evals.figures.charts import Quantity
+from evals.figures.palette import colour, symbol
+from evals.leaderboard import tables
+from evals.leaderboard.board import Board, Entry, leaders, wins
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
-from evals.methods import description
+from evals.methods import description, is_main
 from evals.scoring.effect_sizes import OVERALL
+from evals.scoring.statistics import Estimate
 from evals.tasks import Language
 from ui.components import html
 from ui.components.texts import text
-from ui.tabs.leaderboard.markers import interval, marker, scale
 from ui.tabs.leaderboard.query import COSTS, RANK, BoardView
 
 UNKNOWN = "–"
 _WITH_NOTE = (*COSTS, "tokens_per_second")
+_SHAPES: Mapping[str, str] = {
+    "circle": '<circle cx="6" cy="6" r="4.5"/>',
+    "square": '<path d="M2 2h8v8H2z"/>',
+    "diamond": '<path d="M6 .5 11.5 6 6 11.5.5 6z"/>',
+    "triangle-up": '<path d="M6 1 11.5 10.5H.5z"/>',
+    "triangle-down": '<path d="M6 11 .5 1.5h11z"/>',
+    "cross": '<path d="M4 1h4v3h3v4H8v3H4V8H1V4h3z"/>',
+    "x": '<path d="M2.5 1 6 4.5 9.5 1 11 2.5 7.5 6 11 9.5 9.5 11 6 7.5 2.5 11 1 9.5 4.5 6z"/>',
+}
+_MAX_OUTLINES = 5
+"""How many outlines of a radar chart can be told apart."""
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table.
-
-    Attributes:
-        key: It is sorted by this, see `column_value`.
-        title: Of one line.
-        note: Below the title.
-        cell: Makes an entry's cell element.
-    """
+    """A column of the table: what it is sorted by, see `column_value`, its title and its cells."""
 
     key: str
     title: str
@@ -42,14 +51,7 @@ class _Column:
 def board_table(
     shown: BoardView, library: Library, selected: tuple[str, str], language: Language
 ) -> str:
-    """The table, or advice if no entry matches.
-
-    Args:
-        shown: The result of the query.
-        library: Tells which runs are local.
-        selected: Entry and task whose samples are shown.
-        language: Of the words.
-    """
+    """The table, or advice if no entry matches; `selected` is the entry and task of the samples."""
     if shown.filtered is None or not shown.entries:
         return f'<p class="board-empty">{text("board_nothing_fits", language)}</p>'
     columns = _columns(_Cells(shown, shown.filtered, library, selected, language))
@@ -212,12 +214,7 @@ def _number(inside: str) -> str:
 
 
 def text_table(table: Table, kind: str = "") -> str:
-    """A table of text cells as HTML.
-
-    Args:
-        table: Its cells.
-        kind: Class of the element, such as `unseen`.
-    """
+    """A table of text cells as HTML; `kind` is its class, such as `unseen`."""
     rows = []
     for row in table.rows:
         kinds = ["word"] * table.words + ["number"] * (len(row) - table.words)
@@ -236,3 +233,94 @@ def budgets(board: Board, language: Language) -> Mapping[str, str]:
         str(one): text("board_at_most", language, size=size("parameters", one, language))
         for one in sizes
     }
+
+
+# Drawings -----------------------------------------------------------------------------------
+
+
+def marker(method: str) -> str:
+    """The method's marker in its colour, as in the charts."""
+    shape = _SHAPES.get(symbol(method), _SHAPES["circle"])
+    fill = colour(method)
+    return f'<svg class="mark" viewBox="0 0 12 12" fill="{fill}" aria-hidden="true">{shape}</svg>'
+
+
+def scale(scores: Sequence[Estimate]) -> tuple[float, float]:
+    """Ends of a common scale of intervals.
+
+    Outliers far below would compress the others: up to a quarter of the scores may lie off the
+    scale if that halves it.
+    """
+    lows, high = sorted(one.low for one in scores), max(one.high for one in scores)
+    outliers = lows[: 1 + len(lows) // 4]
+    return next((low for low in outliers if 2 * (high - low) < high - lows[0]), lows[0]), high
+
+
+def interval(score: Estimate, method: str, low: float, high: float) -> str:
+    """A line over the interval with a dot at the value, in the method's colour.
+
+    `low` and `high` are the ends of the scale; a score below it is drawn as an arrow.
+    """
+    width = (high - low) or 1.0
+    left, at, right = (
+        max(0.0, 100 * (value - low) / width) for value in (score.low, score.value, score.high)
+    )
+    kind = "interval" if score.value >= low else "interval below"
+    style = f"--low:{left:.1f}%;--at:{at:.1f}%;--high:{right:.1f}%;--colour:{colour(method)}"
+    return f'<span class="{kind}" style="{escape(style)}" aria-hidden="true"></span>'
+
+
+# Charts ----------------------------------------------------------------------------------------
+
+
+def chart(shown: BoardView, language: Language) -> tuple[Any, Table] | None:
+    """The figure of the chosen view and its numbers; None for the table and without data."""
+    view = shown.query.view
+    board = _with_reference(shown) if view == "seesaw" else shown.drawn
+    if view == "table" or len(board.entries) < (2 if view == "seesaw" else 1):
+        return None
+    draw: dict[str, Callable[[], tuple[Any, Table]]] = {
+        "tasks": lambda: (charts.per_task(board, language), tables.task_table(board)),
+        "seesaw": lambda: (
+            charts.seesaw(board, shown.query.reference, language),
+            tables.seesaw_table(board, shown.query.reference),
+        ),
+        "pareto": lambda: (
+            charts.pareto(board, language, cast(Quantity, shown.query.cost)),
+            tables.overall_table(board),
+        ),
+        "heat": lambda: (charts.heat_map(board, language), tables.task_table(board)),
+        "wins": lambda: (charts.win_matrix(board, language), _wins_table(board)),
+        "radar": lambda: (
+            charts.radar(board, _outlines(board), language),
+            tables.task_table(board),
+        ),
+        "noise": lambda: (charts.seeds(board, language), tables.overall_table(board)),
+    }
+    return draw[view]()
+
+
+def _with_reference(shown: BoardView) -> Board:
+    """The drawn board with the reference, which the search may have left out."""
+    board, filtered = shown.drawn, shown.filtered
+    if filtered is None or any(one.name == shown.query.reference for one in board.entries):
+        return board
+    names = {entry.name for entry in board.entries} | {shown.query.reference}
+    entries = tuple(entry for entry in filtered.entries if entry.name in names)
+    return Board(filtered.id, filtered.cluster, filtered.split, filtered.tasks, entries)
+
+
+def _outlines(board: Board) -> list[str]:
+    names = [entry.name for entry in board.entries]
+    main = [entry.name for entry in board.entries if is_main(entry.method)]
+    return names if len(names) <= _MAX_OUTLINES else (main or names)[:_MAX_OUTLINES]
+
+
+def _wins_table(board: Board) -> Table:
+    won = wins(board)
+    names = [entry.name for entry in board.entries]
+    rows = (
+        (one, *("" if one == other else str(won[one][other].won) for other in names))
+        for one in names
+    )
+    return Table(f"sure wins of {len(board.tasks)} tasks", ("method", *names), tuple(rows))

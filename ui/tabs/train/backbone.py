@@ -1,7 +1,5 @@
 """What the training form needs to know of the backbone, available once it is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -12,11 +10,7 @@ from ui.engine.engine import Engine
 
 
 class BackboneFacts:
-    """Layers, size and tokenizer of an engine's backbone.
-
-    Args:
-        engine: Loads the backbone.
-    """
+    """Layers, size and tokenizer of an engine's backbone."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,50 +1,49 @@
-"""The training form, read into a plan, settings and a source of data."""
+"""The training form, read into a plan, settings and inspected data."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
 from cgclora.data.sources import FOLDER_VARIABLE
-from evals.data.training_data import Source
+from evals.data.datasets import Dataset
+from evals.data.report import CountTokens, Report, report
+from evals.data.training_data import Source, TrainingData, read_source, training_data
 from evals.experiments.training_plan import Plan, fitting_rank
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.samples import SAMPLES
+from ui.engine.settings import AppLimits
+from ui.server.files import check_upload
 
 if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
-
 
 SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
 STAND_INS = ("train.jsonl", "dev.jsonl")
 """Names of a run's data files, where the visitor's own files cannot be used unchanged."""
 
+_CACHED = 4  # sources, and choices within them
+
+Stamp = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which data to train on.
+    """Which data to train on."""
 
-    Attributes:
-        source: `samples`, `upload`, or a cluster of the data folder.
-        train_file: What was uploaded.
-        dev_file: Likewise.
-        tasks: Those to train; empty for all.
-        fraction: Share of dev records, if there is no dev set.
-        seed: Of that split.
-    """
-
-    source: str
+    source: str  # `samples`, `upload`, or a cluster of the data folder
     train_file: str | None
     dev_file: str | None
-    tasks: tuple[str, ...]
-    fraction: float
-    seed: int
+    tasks: tuple[str, ...]  # those to train; empty for all
+    fraction: float  # share of dev records, if there is no dev set
+    seed: int  # of the split
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> DataChoice:
@@ -97,6 +96,70 @@ def folders() -> dict[str, Path]:
         return {}
     found = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
     return {cluster: path for cluster, path in found.items() if path.is_dir()}
+
+
+# Data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A choice of data: all tasks of its source, and the chosen ones in a train and a dev set."""
+
+    tasks: tuple[str, ...]
+    data: TrainingData
+    report: Report
+
+
+def inspect(
+    choice: DataChoice, limits: AppLimits, max_length: int, count_tokens: CountTokens | None
+) -> Inspected | None:
+    """Read, split and report on a choice; None before there is data.
+
+    Records of more than `max_length` tokens are left out of training; without the backbone's
+    tokenizer `count_tokens` they are not counted.
+
+    Raises:
+        DataError: The data cannot be used.
+        OSError: It is gone.
+    """
+    source = choice.place()
+    if source is None:
+        return None
+    for upload in choice.uploads:
+        check_upload(upload, limits)
+    return _inspect(choice, source, _stamp(source), max_length, count_tokens)
+
+
+@lru_cache(maxsize=_CACHED)
+def _inspect(
+    choice: DataChoice,
+    source: Source,
+    stamp: Stamp,
+    max_length: int,
+    count_tokens: CountTokens | None,
+) -> Inspected:
+    train, dev = _read(source, stamp)
+    data = training_data(train, dev, tasks=choice.tasks, fraction=choice.fraction, seed=choice.seed)
+    return Inspected(train.tasks, data, report(data, max_length, count_tokens))
+
+
+@lru_cache(maxsize=_CACHED)
+def _read(source: Source, _: Stamp) -> tuple[Dataset, Dataset | None]:
+    return read_source(source)
+
+
+def _stamp(source: Source) -> Stamp:
+    """Modification times of a source's files, so that changed ones are read again."""
+    paths = [path for path in (source.train, source.dev) if path]
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*.json*")) if path.is_dir() else [path])
+    ]
+    return tuple(file.stat().st_mtime_ns for file in files)
+
+
+# Plan and settings --------------------------------------------------------------------------
 
 
 def plan_of(values: Mapping[str, Any], tasks: tuple[str, ...]) -> Plan:
