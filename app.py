@@ -1,19 +1,6 @@
 """The web app: `python app.py`. Also what a Space runs.
 
-Environment, see `ui/engine/settings.py`:
-    GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
-    CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
-    CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
-    CGCLORA_INT8        0 decodes on CPUs with the original weights instead of quantized copies
-    CGCLORA_RUNS        where evaluations and trainings are stored; by default `runs` here
-    CGCLORA_KEEP        a folder for backups of evaluations, see `evals.jobs.backup`
-    CGCLORA_KEEP_DATASET  a dataset repository for backups of evaluations
-    CGCLORA_ALLOW_JOBS  1 lets visitors start jobs, 0 does not; by default only on this machine
-    CGCLORA_DATA        a folder with the datasets, for the drill-down of scores and for training
-    CGCLORA_MAX_...     limits, such as CGCLORA_MAX_PER_MINUTE
-    CGCLORA_PROXIED     1 trusts the client address that a proxy reports; a Space has a proxy
-    CGCLORA_END_JOBS    1 stops evaluations and trainings with the server; they can be resumed
-    CGCLORA_JSON_LOG    1 logs a JSON object a line
+Its environment variables are in `docs/deploy.md`.
 """
 
 import sys

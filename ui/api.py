@@ -95,11 +95,6 @@ class Endpoints:
         Returns:
             `tasks`: for each its cluster, name, titles, descriptions, kind, field names and labels.
         """
-        listed = [
-            (cluster, task_named(name))
-            for cluster in self._engine.clusters()
-            for name in self._engine.tasks(cluster)
-        ]
         return {
             "tasks": [
                 {
@@ -111,7 +106,8 @@ class Endpoints:
                     "fields": [field.name for field in task.fields],
                     "labels": list(task.labels),
                 }
-                for cluster, task in listed
+                for cluster in self._engine.clusters()
+                for task in map(task_named, self._engine.tasks(cluster))
             ]
         }
 

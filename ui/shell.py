@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ui.components import render
+from ui.components.html import script
 from ui.components.texts import add_text, language_of
 from ui.components.widgets import Bilingual
 
@@ -24,21 +25,8 @@ LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
 
 _POLL_SECONDS = 0.5  # of the loading status
 
-_SWITCH_LANGUAGE = """(name) => {
-  const address = new URL(location);
-  address.searchParams.set("lang", name === "English" ? "en" : "zh");
-  location.assign(address);
-}"""
-_SET_LANGUAGE = """(otherLanguage) => {
-  document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
-  document.documentElement.dataset.opened = "yes";
-  // Gradio labels the "select all" box by a title alone, which screen readers may skip.
-  new MutationObserver(() => {
-    for (const box of document.querySelectorAll(".select-all-checkbox:not([aria-label])")) {
-      box.setAttribute("aria-label", box.title);
-    }
-  }).observe(document.body, { childList: true, subtree: true });
-}"""
+_SWITCH_LANGUAGE = script("switch_language")
+_SET_LANGUAGE = script("set_language")
 # The address holds what is shown, so that it can be shared.
 _REMEMBER = """(...values) => {
   const address = new URL(location);

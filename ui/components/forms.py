@@ -50,9 +50,7 @@ def cluster_title(cluster: str, language: Language) -> str:
     return text(key, language) if key in TEXTS else cluster
 
 
-@cache
-def _all_samples() -> dict[str, list[Sample]]:
-    return load_samples()
+_all_samples = cache(load_samples)
 
 
 def samples(task: Task) -> list[Sample]:

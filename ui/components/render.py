@@ -195,10 +195,10 @@ def _comparison(
     if open_ended:
         judgement = quiet(text("open_ended", language))
     elif parsed is not None:
-        expected, found = set(reference.items), set(parsed.items)
-        judgement = verdict(expected == found, language)
+        expected, predicted = set(reference.items), set(parsed.items)
+        judgement = verdict(expected == predicted, language)
         if parsed.kind != "label":
-            counts = {"hits": len(expected & found), "extra": len(found - expected)}
+            counts = {"hits": len(expected & predicted), "extra": len(predicted - expected)}
             hits = text("hits", language, expected=len(expected), **counts)
             judgement += f' <span class="quiet">{hits}</span>'
     return (

@@ -208,14 +208,14 @@ def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str
 
 def _call(engine: Engine, address: str) -> str:
     """Three lines of Python that ask the shortest sample."""
-    known = [
+    prompts = [
         (task.prompt(sample.fields), name)
         for cluster in engine.clusters()
         for name in engine.tasks(cluster)
         for task in [forms.task_named(name)]
         for sample in forms.samples(task)
     ]
-    prompt, task = min(known, key=lambda pair: len(pair[0]), default=("...", "..."))
+    prompt, task = min(prompts, key=lambda pair: len(pair[0]), default=("...", "..."))
     return (
         "from gradio_client import Client\n"
         f"client = Client({address!r})\n"

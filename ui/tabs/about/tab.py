@@ -102,13 +102,13 @@ class About:
 
 def readable_adapters(engine: Engine) -> dict[str, tuple[LayerKind, ...]]:
     """The layers of all adapters whose files can be read."""
-    found = {}
+    layers = {}
     for name in engine.adapters():
         try:
-            found[name] = layer_kinds(engine.path(name))
+            layers[name] = layer_kinds(engine.path(name))
         except ValueError:  # loading reports it
             continue
-    return found
+    return layers
 
 
 def _sections(parts: dict[str, str], language: Language) -> str:

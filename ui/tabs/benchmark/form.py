@@ -35,7 +35,7 @@ class BenchmarkForm:
     source: str  # `OFFICIAL`, `OWN` or `UPLOAD`
     upload: Path | None
     tasks: tuple[str, ...]  # those that are chosen; some may not fit the adapter or the data
-    per_task: int  # most records of a task; 0 takes all
+    per_task: int  # largest number of records of a task; 0 takes all
 
     @classmethod
     def read(cls, engine: Engine, *values: Any) -> BenchmarkForm:

@@ -15,7 +15,7 @@ from evals.runs.run_dir import MANIFEST_FILE, Run, RunError, partial_folder, rea
 from evals.tasks import Language
 from ui.components import render
 from ui.components.answering_models import adapter_title
-from ui.components.html import wide_table
+from ui.components.html import quiet, wide_table
 from ui.components.texts import text
 from ui.engine.questions import BARE
 from ui.tabs.benchmark.form import OFFICIAL, OWN
@@ -41,11 +41,11 @@ class Evaluations(JobPanel):
         progress = read_progress(self.folder / job.id)
         return progress.done / progress.total if progress and progress.total else None
 
-    def show(self, job: Job, language: Language, language_asked: str) -> str:
+    def show(self, job: Job, language: Language, link_language: str) -> str:
         """Progress of an evaluation, or its scores."""
         title, folder = self.title(job, language), self.folder / job.id
         if job.state == "done":
-            return scored(job, title, self._run(job), language, language_asked)
+            return scored(job, title, self._run(job), language, link_language)
         progress = read_progress(folder)
         is_answered = progress is None and (folder / MANIFEST_FILE).exists()
         return unscored(job, title, progress, language, is_answered=is_answered)
@@ -57,17 +57,17 @@ class Evaluations(JobPanel):
 
     def earlier(self, adapter: str) -> list[Earlier]:
         """Durations of the newest evaluations of an adapter, or of the bare backbone."""
-        found: list[Earlier] = []
+        earlier: list[Earlier] = []
         for job in self.all():
             alike = (job.facts.get("adapter") == BARE) == (adapter == BARE)
             if job.state != "done" or not alike or (run := self._run(job)) is None:
                 continue
             seconds = float(run.manifest.get("seconds") or 0.0)
             whole = (job.ended or 0.0) - (job.started or 0.0)
-            found.append(Earlier(float(job.facts.get("work") or 0), seconds, whole))
-            if len(found) == _REMEMBERED:
+            earlier.append(Earlier(float(job.facts.get("work") or 0), seconds, whole))
+            if len(earlier) == _REMEMBERED:
                 break
-        return found
+        return earlier
 
     def _run(self, job: Job) -> Run | None:
         """A finished run; None if it is gone."""
@@ -98,7 +98,7 @@ def unscored(
     )
 
 
-def scored(job: Job, title: str, run: Run | None, language: Language, language_asked: str) -> str:
+def scored(job: Job, title: str, run: Run | None, language: Language, link_language: str) -> str:
     """A job that is done, with its scores; without a run if its folder is gone."""
     facts = _facts(job, language)
     if run is None or run.metrics is None:
@@ -107,7 +107,7 @@ def scored(job: Job, title: str, run: Run | None, language: Language, language_a
     if (seconds := run.manifest.get("seconds")) is not None:
         facts.append(text("bench_took", language, time=span(seconds, language)))
     hue = colour(str(job.facts.get("method", "")))
-    go = link("leaderboard", text("bench_to_board", language), language_asked)
+    go = link("leaderboard", text("bench_to_board", language), link_language)
     body = f"{_scores(run.metrics, hue, language)}<p>{go}</p>"
     return section(job, title, facts, body, language)
 
@@ -118,8 +118,8 @@ def _facts(job: Job, language: Language) -> list[str]:
     data = text(f"bench_{source}", language) if source in {OFFICIAL, OWN} else name
     records = text("bench_total", language, records=f"{job.facts.get('records', 0):,}")
     per_task = job.facts.get("per_task")
-    most = text("bench_of_task", language, count=per_task) if per_task else ""
-    return [data, records, most]
+    limit = text("bench_of_task", language, count=per_task) if per_task else ""
+    return [data, records, limit]
 
 
 def _progress(progress: Progress | None, language: Language) -> str:
@@ -128,8 +128,8 @@ def _progress(progress: Progress | None, language: Language) -> str:
     words = text("bench_progress", language, done=progress.done, total=progress.total)
     if progress.seconds_left is None or progress.done == progress.total:
         return words
-    left = span(max(1, progress.seconds_left), language)
-    return f"{words} · {text('jobs_left', language, time=left)}"
+    time = span(max(1, progress.seconds_left), language)
+    return f"{words} · {text('jobs_left', language, time=time)}"
 
 
 def _bars(job: Job, progress: Progress | None, is_answered: bool, language: Language) -> str:
@@ -158,9 +158,8 @@ def _scores(metrics: Mapping[str, Any], hue: str, language: Language) -> str:
         rows.append((text("bench_mean", language), f"<b>{100 * mean:.1f}</b>", "", "", ""))
     scores = wide_table(text("bench_scores", language), [text(key, language) for key in keys], rows)
     fewest = min(facts["samples"] for facts in metrics.values())
-    few = text("bench_few", language, count=_MIN_RECORDS) if fewest < _MIN_RECORDS else ""
-    note = f'<p class="quiet">{few}</p>' if few else ""
-    return f'<div class="bench-scores">{scores}</div>{note}'
+    note = text("bench_few", language, count=_MIN_RECORDS) if fewest < _MIN_RECORDS else ""
+    return f'<div class="bench-scores">{scores}</div>{quiet(note)}'
 
 
 def _score_row(name: str, facts: Mapping[str, Any], hue: str) -> tuple[str, ...]:

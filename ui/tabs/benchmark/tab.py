@@ -152,19 +152,21 @@ class Benchmark(JobTab):
                 self.tasks: gr.update(choices=[], value=[], visible=False),
                 **self._line(form, None, language),
             }
-        known = form.usable_tasks(self.engine, facts)
+        usable = form.usable_tasks(self.engine, facts)
         if every:
-            form = replace(form, tasks=known)
+            form = replace(form, tasks=usable)
         report = _data_report(facts, language) if facts and form.source == UPLOAD else ""
-        if not known:
+        if not usable:
             report += quiet(text("bench_no_common_task", language))
-        counts = {task: f" · {facts.tasks[task].records:,}" if facts else "" for task in known}
+        counts = {task: f" · {facts.tasks[task].records:,}" if facts else "" for task in usable}
         choices = [(title(task, language) + count, task) for task, count in counts.items()]
         return {
             **updates,
             self.report: block(report),
             self.tasks: gr.update(
-                choices=choices, value=[*form.chosen_tasks(self.engine, facts)], visible=bool(known)
+                choices=choices,
+                value=[*form.chosen_tasks(self.engine, facts)],
+                visible=bool(usable),
             ),
             **self._line(form, facts, language),
         }
@@ -269,8 +271,8 @@ class Benchmark(JobTab):
 def _data_report(facts: DataFacts, language: Language) -> str:
     """What an uploaded file holds."""
     records = sum(size.records for size in facts.tasks.values())
-    found = text("bench_found", language, records=f"{records:,}", tasks=len(facts.tasks))
-    parts = [f'<p class="bench-found">{escape(facts.name)} · {found}</p>']
+    summary = text("bench_found", language, records=f"{records:,}", tasks=len(facts.tasks))
+    parts = [f'<p class="bench-found">{escape(facts.name)} · {summary}</p>']
     if facts.tasks:
         columns = [text("bench_tasks", language), text("bench_records", language)]
         rows = [

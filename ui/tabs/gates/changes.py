@@ -109,8 +109,8 @@ class Changes:
     def _wire(self, cluster: gr.Radio, task: gr.Radio) -> None:
         begun = [self.ticket, self.pending, *self._knocks]
         moved = [slider.release for slider in self._sliders]
-        asked = [*moved, self.keep_sum.input, self.run.click, self.prompt.submit]
-        gr.on(asked, self.begin, self._sliders, begun, **LAST)
+        triggers = [*moved, self.keep_sum.input, self.run.click, self.prompt.submit]
+        gr.on(triggers, self.begin, self._sliders, begun, **LAST)
         gr.on(
             [button.click for button in self._knocks],
             self.knock_out,

@@ -98,8 +98,8 @@ def _answer(side: Side, other: Side | None, task: str, language: Language) -> st
         return f'<div class="said hint">{text(key, language)}</div>'
     both_ended = other is not None and side.ended and other.ended
     words = marked(side.text, other.text) if other and both_ended else escape(side.text)
-    most = min(task_named(task).max_new_tokens, MAX_TOKENS)
-    cut = note("gates_cut", language, most=most) if side.state == "cut" else ""
+    limit = min(task_named(task).max_new_tokens, MAX_TOKENS)
+    cut = note("gates_cut", language, most=limit) if side.state == "cut" else ""
     return f'<div class="said">{words}</div>{cut}'
 
 
@@ -125,13 +125,13 @@ def effects(gates: TaskGates, measured: TaskGates, language: Language) -> str:
         cells = bar_cell(weight[place], faint), bar_cell(effect[place], colour)
         rows.append(row(names[place], cells))
     columns = ["", *(text(key, language) for key in ("gates_gate_share", "gates_effect_share"))]
-    most = int(np.argmax(effect / weight.clip(1e-9)))
+    strongest = int(np.argmax(effect / weight.clip(1e-9)))
     line = note(
         "gates_more_effect",
         language,
-        name=names[most],
-        gate=f"{weight[most]:.0%}",
-        effect=f"{effect[most]:.0%}",
+        name=names[strongest],
+        gate=f"{weight[strongest]:.0%}",
+        effect=f"{effect[strongest]:.0%}",
     )
     return f'<div class="label-bars table">{table(columns, rows)}</div>{line}'
 

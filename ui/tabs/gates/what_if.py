@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gradio.utils import LRUCache
 
 from evals.detection.detector import split_fields
 from evals.tasks import Task
@@ -79,7 +79,7 @@ class WhatIf:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._cache: OrderedDict[Request, Side] = OrderedDict()
+        self._cache: LRUCache[Request, Side] = LRUCache(_CACHE_SIZE)
         self._lock = threading.Lock()
 
     def compare(
@@ -102,24 +102,18 @@ class WhatIf:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The prompt cannot be answered.
         """
-        most = min(forms.task_named(task).max_new_tokens, MAX_TOKENS)
-        request = self._engine.request(cluster, task, prompt, most)
+        limit = min(forms.task_named(task).max_new_tokens, MAX_TOKENS)
+        request = self._engine.request(cluster, task, prompt, limit)
         with self._lock:
             cached = self._cache.get(request)
         with closing(_outcomes(self._engine, request, factors, keep_sum, cached)) as outcomes:
             for outcome in outcomes:
                 if outcome.original.ended:
-                    self._store(request, outcome.original)
+                    with self._lock:
+                        self._cache[request] = outcome.original
                 if stopped():
                     return
                 yield outcome
-
-    def _store(self, request: Request, side: Side) -> None:
-        with self._lock:
-            self._cache[request] = side
-            self._cache.move_to_end(request)
-            while len(self._cache) > _CACHE_SIZE:
-                self._cache.popitem(last=False)
 
 
 @on_gpu

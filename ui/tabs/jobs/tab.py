@@ -105,10 +105,10 @@ class JobPanel(ABC):
         return None
 
     @abstractmethod
-    def show(self, job: Job, language: Language, language_asked: str) -> str:
+    def show(self, job: Job, language: Language, link_language: str) -> str:
         """A job as HTML; whenever it changes, the page is updated.
 
-        `language_asked` is the language that the address names; empty if it names none.
+        `link_language` is the language that the address names; empty if it names none.
         """
 
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:

@@ -73,9 +73,9 @@ def command(job: Job, language: Language) -> str:
     )
 
 
-def link(tab: str, words: str, language_asked: str, **asked: str) -> str:
+def link(tab: str, words: str, link_language: str, **keys: str) -> str:
     """A link to another tab, in the language that the address names."""
-    query = {"tab": tab, **asked, **({"lang": language_asked} if language_asked else {})}
+    query = {"tab": tab, **keys, **({"lang": link_language} if link_language else {})}
     return f'<a class="job-go" href="?{escape(urlencode(query))}">{words}</a>'
 
 

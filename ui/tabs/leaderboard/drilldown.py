@@ -25,8 +25,8 @@ from ui.tabs.leaderboard.table import marker
 PAGE = 20
 """Samples a page."""
 
-_HASH = 12
-"""Digits of a hash that are shown; a tooltip has all."""
+_HASH = 12  # digits that are shown; a tooltip has all
+_FOLDED_LENGTH = 60  # characters of a prompt
 
 T = TypeVar("T")
 
@@ -112,9 +112,9 @@ def _find(board: Board, name: str) -> Entry | None:
 
 def _index(digits: str, count: int, *, last: bool = False) -> int:
     """A number below a count; one that is too large becomes 0, or the last one."""
-    wanted = int(digits) if digits.isdecimal() else 0
-    if wanted < count:
-        return wanted
+    index = int(digits) if digits.isdecimal() else 0
+    if index < count:
+        return index
     return max(0, count - 1) if last else 0
 
 
@@ -206,11 +206,11 @@ def _row(
     return f"<tr>{''.join(columns)}</tr>"
 
 
-def _prompt(prompt: str, most: int = 60) -> str:
+def _prompt(prompt: str) -> str:
     """The prompt, folded to its beginning if it is long."""
-    if len(prompt) <= most:
+    if len(prompt) <= _FOLDED_LENGTH:
         return f'<div class="said">{escape(prompt)}</div>'
-    start = escape(" ".join(prompt[:most].split()))
+    start = escape(" ".join(prompt[:_FOLDED_LENGTH].split()))
     return (
         f'<details class="prompt"><summary>{start}…</summary>'
         f'<div class="said">{escape(prompt)}</div></details>'

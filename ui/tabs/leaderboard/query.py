@@ -74,7 +74,7 @@ class Query(Inputs):
     view: str = VIEWS[0]  # one of `VIEWS`
     find: str = ""  # parts of method names, separated by commas
     families: tuple[str, ...] = ()  # of methods; none takes all
-    budget: str = ""  # most trained parameters, as digits; empty for any
+    budget: str = ""  # largest number of trained parameters, as digits; empty for any
     tasks: tuple[str, ...] = ()  # over which the mean is taken; none takes all
     local: bool = True  # whether runs of this machine are included
     sort: str = ""  # column, with `-` before it for descending; empty sorts by rank
@@ -159,11 +159,11 @@ def run_query(library: Library, query: Query) -> BoardView:
     return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
 
 
-def _reference(board: Board, wanted: str) -> str:
-    """The entry to compare with: the wanted one, else `REFERENCE`, else the first."""
-    for name in (wanted, REFERENCE):
+def _reference(board: Board, name: str) -> str:
+    """The entry to compare with: the named one, else `REFERENCE`, else the first."""
+    for candidate in (name, REFERENCE):
         try:
-            return find_entry(board, name).name
+            return find_entry(board, candidate).name
         except UnknownEntryError:
             continue
     return board.entries[0].name if board.entries else ""
@@ -171,8 +171,8 @@ def _reference(board: Board, wanted: str) -> str:
 
 def _matches(entry: Entry, words: str) -> bool:
     parts = [part.strip().lower() for part in words.replace("，", ",").split(",")]
-    wanted = [part for part in parts if part]
-    return not wanted or any(part in entry.name.lower() for part in wanted)
+    searched = [part for part in parts if part]
+    return not searched or any(part in entry.name.lower() for part in searched)
 
 
 def toggle_sort(sort: str, column: str) -> str:

@@ -60,7 +60,7 @@ class Leaderboard(LeaderboardLayout):
             *(self.view, self.find, self.families, self.local, self.sort, self.filters),
             *(self.board, self.tasks, self.budget, *self._board_parts, *self._sample_parts),
         ]
-        inputs = [*self._query, self.entry, self.cell]
+        inputs = [*self._query, *self._selection]
         shell.on_show("leaderboard", self.open, inputs, everything)
         boards = [self.board.input, self.local.input]
         self._remember(gr.on(boards, self.change_board, inputs, everything, **LAST))
@@ -100,30 +100,29 @@ class Leaderboard(LeaderboardLayout):
     def open(self, request: gr.Request, *values: Any) -> Updates:
         """Show the query that the page holds, else that of the address."""
         language = language_of(request)
-        *query, entry, cell = values
-        if query[0]:
-            shown = run_query(self.library, Query.of(*query))
-            return {**self._choices(shown, language), **self._show(shown, (entry, cell), language)}
+        if values[0]:
+            query, selection = self._read(values)
+            shown = run_query(self.library, query)
+            return {**self._choices(shown, language), **self._show(shown, selection, language)}
         address = request.query_params
         return self._restart(Query.from_address(address), Selection.from_address(address), language)
 
     def change_board(self, request: gr.Request, *values: Any) -> Updates:
         """Show another board, or other runs, without filters."""
-        old = Query.of(*values[:-2])
+        old, _ = self._read(values)
         query = Query(old.board, old.view, old.find, local=old.local, cost=old.cost)
         return self._restart(query, Selection(), language_of(request))
 
     def clear_filters(self, request: gr.Request, *values: Any) -> Updates:
         """Show the whole board."""
-        old = Query.of(*values[:-2])
+        old, _ = self._read(values)
         query = Query(old.board, old.view, cost=old.cost)
         return self._restart(query, Selection(), language_of(request))
 
     def change(self, request: gr.Request, *values: Any) -> Updates:
         """Show the board in another view or with other filters."""
-        *query, entry, cell = values
-        shown = run_query(self.library, Query.of(*query))
-        return self._show(shown, (entry, cell), language_of(request))
+        query, selection = self._read(values)
+        return self._show(run_query(self.library, query), selection, language_of(request))
 
     def _restart(self, query: Query, selection: Selection, language: Language) -> Updates:
         """Show a query and a selection, in the inputs, too."""
@@ -137,7 +136,7 @@ class Leaderboard(LeaderboardLayout):
             self.local: gr.update(value=query.local),
             self.sort: query.sort,
             self.filters: gr.update(open=bool(query.filters)),
-            **self._show(shown, (selection.entry, selection.cell), language),
+            **self._show(shown, selection, language),
             **self._show_samples(shown.selectable, selection, language),
         }
 
@@ -162,7 +161,7 @@ class Leaderboard(LeaderboardLayout):
             ),
         }
 
-    def _show(self, shown: BoardView, selected: tuple[str, str], language: Language) -> Updates:
+    def _show(self, shown: BoardView, selection: Selection, language: Language) -> Updates:
         """The board in the chosen view."""
         board, view = shown.board, shown.query.view
         left_out = captions.left_out(shown.boards, self.library, language)
@@ -174,7 +173,7 @@ class Leaderboard(LeaderboardLayout):
         names = [entry.name for entry in shown.filtered.entries]
         about = ""
         if view == "table" or not shown.entries:
-            table = board_table(shown, self.library, selected, language)
+            table = board_table(shown, self.library, selection, language)
         elif drawn is None:
             table = f'<p class="board-empty">{text("board_alone_seesaw", language)}</p>'
         else:
@@ -230,8 +229,7 @@ class Leaderboard(LeaderboardLayout):
         if "sort" in data:
             query = dataclasses.replace(query, sort=toggle_sort(query.sort, str(data["sort"])))
             shown = run_query(self.library, query)
-            selected = (selection.entry, selection.cell)
-            table = board_table(shown, self.library, selected, language)
+            table = board_table(shown, self.library, selection, language)
             return {self.sort: shown.query.sort, self.table: table}
         board = run_query(self.library, query).selectable
         words = data.get("words") or [data.get("entry"), data.get("cell")]
@@ -273,8 +271,7 @@ class Leaderboard(LeaderboardLayout):
         shown = run_query(self.library, query)
         updates = self._show_samples(shown.selectable, selection, language)
         if shown.query.view == "table":
-            selected = (selection.entry, selection.cell)
-            updates[self.table] = board_table(shown, self.library, selected, language)
+            updates[self.table] = board_table(shown, self.library, selection, language)
         return updates
 
     def _show_samples(

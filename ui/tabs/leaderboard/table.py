@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any, cast
 
@@ -21,10 +20,12 @@ from evals.scoring.statistics import Estimate
 from evals.tasks import Language
 from ui.components import html
 from ui.components.texts import text
-from ui.tabs.leaderboard.query import COSTS, RANK, BoardView
+from ui.tabs.leaderboard.query import COSTS, RANK, BoardView, Selection
 
 UNKNOWN = "–"
 _WITH_NOTE = (*COSTS, "tokens_per_second")
+_TITLES = {"name": "method", "overall": "mean"}
+_NOTES = {"overall": "board_interval", **{key: f"board_{key}_note" for key in _WITH_NOTE}}
 _SHAPES: Mapping[str, str] = {
     "circle": '<circle cx="6" cy="6" r="4.5"/>',
     "square": '<path d="M2 2h8v8H2z"/>',
@@ -38,90 +39,38 @@ _MAX_OUTLINES = 5
 """How many outlines of a radar chart can be told apart."""
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of the table: what it is sorted by, see `column_value`, its title and its cells."""
-
-    key: str
-    title: str
-    note: str
-    cell: Callable[[Entry], str]
-
-
 def board_table(
-    shown: BoardView, library: Library, selected: tuple[str, str], language: Language
+    shown: BoardView, library: Library, selection: Selection, language: Language
 ) -> str:
-    """The table, or advice if no entry matches; `selected` is the entry and task of the samples."""
+    """The table, or advice if no entry matches; the selected cell is marked."""
     if shown.filtered is None or not shown.entries:
         return f'<p class="board-empty">{text("board_nothing_fits", language)}</p>'
-    columns = _columns(_Cells(shown, shown.filtered, library, selected, language))
-    head = "".join(_header(column, shown.query.sort, language) for column in columns)
-    body = "".join(
-        f"<tr>{''.join(column.cell(entry) for column in columns)}</tr>" for entry in shown.entries
-    )
+    table = _BoardTable(shown, shown.filtered, library, selection, language)
     caption = text("board_caption", language)
     return (
         f'<div class="board-scroll" role="region" tabindex="0" aria-label="{caption}">'
         f'<table class="board">{html.hidden_caption(caption)}'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{table.header()}</tr></thead><tbody>{table.body()}</tbody></table></div>"
         f'<p class="quiet board-key">{text("board_key", language)}</p>'
     )
 
 
-def _header(column: _Column, sort: str, language: Language) -> str:
-    direction = "none"
-    if column.key == (sort.removeprefix("-") or RANK):
-        direction = "descending" if sort.startswith("-") else "ascending"
-    note = f"<small>{escape(column.note)}</small>" if column.note else ""
-    kind = {RANK: "rank", "name": "method", "overall": "mean"}.get(column.key, "number")
-    hint = text("board_sort_by", language, column=column.title)
-    return (
-        f'<th scope="col" class="{kind}" aria-sort="{direction}">'
-        f'<button type="button" data-sort="{escape(column.key)}" title="{escape(hint)}">'
-        f"<span>{escape(column.title)}</span>{note}</button></th>"
-    )
-
-
-def _columns(cells: _Cells) -> list[_Column]:
-    language = cells.language
-
-    def measured(key: str, cell: Callable[[Entry], str]) -> _Column:
-        note = text(f"board_{key}_note", language) if key in _WITH_NOTE else ""
-        return _Column(key, text(f"board_{key}", language), note, cell)
-
-    interval_note = text("board_interval", language)
-    several_seeds = any(entry.spread.seeds > 1 for entry in cells.entries)
-    return [
-        measured(RANK, cells.rank),
-        _Column("name", text("board_method", language), "", cells.method),
-        _Column("overall", text("board_mean", language), interval_note, cells.mean),
-        *([measured("spread", cells.spread)] if several_seeds else []),
-        measured("parameters", cells.size_of("parameters")),
-        measured("active_rank", cells.ranks),
-        measured("training_seconds", cells.size_of("training_seconds")),
-        measured("tokens_per_second", cells.speed),
-        *(
-            _Column(task.name, title(task.name, language), task.metric, cells.score(task.name))
-            for task in cells.board.tasks
-        ),
-    ]
-
-
-class _Cells:
-    """Makes the cells of the shown entries, which are compared within the filtered board."""
+class _BoardTable:
+    """Header and rows of the shown entries, which are compared within the filtered board."""
 
     def __init__(
         self,
         shown: BoardView,
         board: Board,
         library: Library,
-        selected: tuple[str, str],
+        selection: Selection,
         language: Language,
     ) -> None:
-        self.board = board
+        self.tasks = board.tasks
         self.entries = shown.entries
+        self.sort = shown.query.sort
         self.library = library
-        self.selected = selected
+        self.selected = (selection.entry, selection.cell)
         self.language = language
         self.close = leaders(board)
         self.best = {
@@ -131,13 +80,64 @@ class _Cells:
         self.low, self.high = scale([entry.overall for entry in shown.entries])
         ranks = [entry.rank for entry in board.entries]
         self.shared = {rank for rank in ranks if ranks.count(rank) > 1}
+        self.has_seeds = any(entry.spread.seeds > 1 for entry in shown.entries)
 
-    def rank(self, entry: Entry) -> str:
+    def header(self) -> str:
+        spread = ["spread"] if self.has_seeds else []
+        cells = [
+            self._header(key, text(f"board_{_TITLES.get(key, key)}", self.language), note)
+            for key in (RANK, "name", "overall", *spread, *_WITH_NOTE)
+            for note in [text(_NOTES[key], self.language) if key in _NOTES else ""]
+        ]
+        cells += [
+            self._header(task.name, title(task.name, self.language), task.metric)
+            for task in self.tasks
+        ]
+        return "".join(cells)
+
+    def _header(self, key: str, title: str, note: str) -> str:
+        direction = "none"
+        if key == (self.sort.removeprefix("-") or RANK):
+            direction = "descending" if self.sort.startswith("-") else "ascending"
+        small = f"<small>{escape(note)}</small>" if note else ""
+        kind = {RANK: "rank", "name": "method", "overall": "mean"}.get(key, "number")
+        hint = text("board_sort_by", self.language, column=title)
+        return (
+            f'<th scope="col" class="{kind}" aria-sort="{direction}">'
+            f'<button type="button" data-sort="{escape(key)}" title="{escape(hint)}">'
+            f"<span>{escape(title)}</span>{small}</button></th>"
+        )
+
+    def body(self) -> str:
+        return "".join(f"<tr>{self._cells(entry)}</tr>" for entry in self.entries)
+
+    def _cells(self, entry: Entry) -> str:
+        spread, ranks = entry.spread, [entry.active_rank, entry.total_rank]
+        deviation = f"±{points(spread.standard_deviation)}<small> × {spread.seeds}</small>"
+        speed = entry.tokens_per_second
+        numbers = [
+            *([deviation if spread.seeds > 1 else UNKNOWN] if self.has_seeds else []),
+            self._size(entry, "parameters"),
+            UNKNOWN
+            if ranks == [None, None]
+            else " / ".join(UNKNOWN if rank is None else str(rank) for rank in ranks),
+            self._size(entry, "training_seconds"),
+            UNKNOWN if speed is None else f"{speed:.0f}",
+        ]
+        cells = [self._rank(entry), self._method(entry), self._mean(entry)]
+        cells += [f'<td class="number">{number}</td>' for number in numbers]
+        return "".join([*cells, *(self._score(entry, task.name) for task in self.tasks)])
+
+    def _size(self, entry: Entry, quantity: str) -> str:
+        value = getattr(entry, quantity)
+        return UNKNOWN if value is None else size(quantity, value, self.language)
+
+    def _rank(self, entry: Entry) -> str:
         tied = text("board_tied_with", self.language)
         note = f"<small>{tied}</small>" if entry.rank in self.shared else ""
         return f'<td class="rank">{entry.rank}{note}</td>'
 
-    def method(self, entry: Entry) -> str:
+    def _method(self, entry: Entry) -> str:
         local = text("board_local_mark", self.language)
         note = f'<em class="local">{local}</em>' if self.library.is_local(entry) else ""
         suffix = entry.name.removeprefix(entry.method)  # tells it from others of the method
@@ -148,7 +148,7 @@ class _Cells:
         button = self._button(entry, OVERALL, inside, about, is_cell=False)
         return f'<th scope="row" class="method">{button}</th>'
 
-    def mean(self, entry: Entry) -> str:
+    def _mean(self, entry: Entry) -> str:
         mean = entry.overall
         inside = (
             f"<b>{points(mean.value)}</b>{interval(mean, entry.method, self.low, self.high)}"
@@ -156,43 +156,16 @@ class _Cells:
         )
         return f'<td class="mean">{self._button(entry, OVERALL, inside)}</td>'
 
-    def score(self, task: str) -> Callable[[Entry], str]:
-        def cell(entry: Entry) -> str:
-            score = entry.scores[task].estimate
-            if score.value == self.best[task]:
-                standing = "best"
-            else:
-                standing = "close" if entry.name in self.close[task] else "behind"
-            words = text(f"board_{standing}", self.language)
-            inside = f'{points(score.value)}<span class="unseen"> {words}</span>'
-            bounds = f"[{points(score.low)}, {points(score.high)}]"
-            hint = f"{bounds} · n = {score.samples:,} · {words}"
-            return f'<td class="number {standing}">{self._button(entry, task, inside, hint)}</td>'
-
-        return cell
-
-    def spread(self, entry: Entry) -> str:
-        spread = entry.spread
-        if spread.seeds < 2:
-            return _number(UNKNOWN)
-        return _number(f"±{points(spread.standard_deviation)}<small> × {spread.seeds}</small>")
-
-    def size_of(self, quantity: str) -> Callable[[Entry], str]:
-        def cell(entry: Entry) -> str:
-            value = getattr(entry, quantity)
-            return _number(UNKNOWN if value is None else size(quantity, value, self.language))
-
-        return cell
-
-    def ranks(self, entry: Entry) -> str:
-        ranks = [entry.active_rank, entry.total_rank]
-        if ranks == [None, None]:
-            return _number(UNKNOWN)
-        return _number(" / ".join(UNKNOWN if rank is None else str(rank) for rank in ranks))
-
-    def speed(self, entry: Entry) -> str:
-        value = entry.tokens_per_second
-        return _number(UNKNOWN if value is None else f"{value:.0f}")
+    def _score(self, entry: Entry, task: str) -> str:
+        score = entry.scores[task].estimate
+        standing = "close" if entry.name in self.close[task] else "behind"
+        if score.value == self.best[task]:
+            standing = "best"
+        words = text(f"board_{standing}", self.language)
+        inside = f'{points(score.value)}<span class="unseen"> {words}</span>'
+        bounds = f"[{points(score.low)}, {points(score.high)}]"
+        hint = f"{bounds} · n = {score.samples:,} · {words}"
+        return f'<td class="number {standing}">{self._button(entry, task, inside, hint)}</td>'
 
     def _button(
         self, entry: Entry, task: str, inside: str, hint: str = "", *, is_cell: bool = True
@@ -207,10 +180,6 @@ class _Cells:
             f'<button type="button" data-entry="{escape(entry.name)}" data-cell="{escape(task)}" '
             f'title="{tooltip}"{current}>{inside}</button>'
         )
-
-
-def _number(inside: str) -> str:
-    return f'<td class="number">{inside}</td>'
 
 
 def text_table(table: Table, kind: str = "") -> str:

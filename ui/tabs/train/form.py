@@ -94,8 +94,8 @@ def folders() -> dict[str, Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return {}
-    found = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
-    return {cluster: path for cluster, path in found.items() if path.is_dir()}
+    existing = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
+    return {cluster: path for cluster, path in existing.items() if path.is_dir()}
 
 
 # Data ---------------------------------------------------------------------------------------

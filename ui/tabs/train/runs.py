@@ -46,9 +46,9 @@ class TrainingRuns(JobPanel):
         log = self._log(job)
         return log.step / log.steps if log and log.steps else None
 
-    def show(self, job: Job, language: Language, language_asked: str) -> str:
+    def show(self, job: Job, language: Language, link_language: str) -> str:
         """Progress, and the newest losses and gate shares of each task."""
-        return view.run(job, self._log(job), language, language_asked)
+        return view.run(job, self._log(job), language, link_language)
 
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
         """Losses and gate shares over the steps."""

@@ -151,11 +151,11 @@ class Train(JobTab):
 
     def _sources(self, language: Language) -> list[tuple[str, str]]:
         """Titles of the sources of data, and their names."""
-        known = [(text("train_source_samples", language), "samples")]
+        choices = [(text("train_source_samples", language), "samples")]
         for cluster in folders():
             words = forms.cluster_title(cluster, language)
-            known.append((text("train_source_folder", language, cluster=words), cluster))
-        return [*known, (text("train_source_upload", language), "upload")]
+            choices.append((text("train_source_folder", language, cluster=words), cluster))
+        return [*choices, (text("train_source_upload", language), "upload")]
 
     def inspect(self, request: gr.Request, *given: Any) -> Updates:
         """The report on the data."""

@@ -12,6 +12,7 @@ from evals.jobs.queue import Job
 from evals.methods import description
 from evals.tasks import Language
 from ui.components import render
+from ui.components.forms import shortened
 from ui.components.html import wide_table
 from ui.components.texts import text
 from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span, state
@@ -100,13 +101,9 @@ def _lengths(of: Lengths) -> str:
 def _labels(task: TaskReport, language: Language) -> str:
     if task.labels is None:
         return "–"
-    commonest = task.labels.commonest
-    short = commonest if len(commonest) <= 12 else f"{commonest[:11]}…"
-    share = task.labels.share
-    words = text(
-        "train_labels", language, n=task.labels.count, commonest=short, share=f"{share:.0%}"
-    )
-    return escape(words) + _bar(share)
+    commonest, share = shortened(task.labels.commonest, 12), task.labels.share
+    facts = {"n": task.labels.count, "commonest": commonest, "share": f"{share:.0%}"}
+    return escape(text("train_labels", language, **facts)) + _bar(share)
 
 
 # Budget -------------------------------------------------------------------------------------
@@ -193,7 +190,7 @@ def bad_settings(words: str, language: Language) -> str:
 # Run ----------------------------------------------------------------------------------------
 
 
-def run(job: Job, log: TrainingLog | None, language: Language, language_asked: str) -> str:
+def run(job: Job, log: TrainingLog | None, language: Language, link_language: str) -> str:
     """Progress of a run, next steps, and the newest numbers of each task."""
     facts = [str(job.facts.get("method", ""))]
     if log and log.step:
@@ -204,7 +201,7 @@ def run(job: Job, log: TrainingLog | None, language: Language, language_asked: s
         step, loss = log.best
         facts.append(text("train_best", language, loss=f"{loss:.3f}", step=step))
     if job.state == "done":
-        now = _next_steps(job, language, language_asked)
+        now = _next_steps(job, language, link_language)
     elif job.state == "running" and log and not job.stopping:
         now = ""
     else:
@@ -231,9 +228,9 @@ def _progress(job: Job, log: TrainingLog | None, language: Language) -> str:
     )
 
 
-def _next_steps(job: Job, language: Language, language_asked: str) -> str:
-    asked = {"cluster": job.title, "task": str(job.facts["tasks"][0])}
-    go = link("try", text("train_try", language), language_asked, **asked)
+def _next_steps(job: Job, language: Language, link_language: str) -> str:
+    question = {"cluster": job.title, "task": str(job.facts["tasks"][0])}
+    go = link("try", text("train_try", language), link_language, **question)
     return f'<p>{go} <span class="quiet">{text("train_evaluate", language)}</span></p>'
 
 

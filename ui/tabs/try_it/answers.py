@@ -27,13 +27,8 @@ MAX_BESIDE = 3
 class Answers:
     """The components, made in the column that is open for building, and their events.
 
-    Of the buttons `run` and `stop` one is shown.
-
-    Attributes:
-        pages: What each open page shows.
-        beside: Choice of other models.
-        ticket: Hidden; number of the newest event, see `ui.server.page_sessions`.
-        parts: The components that `show` updates.
+    Of the buttons `run` and `stop` one is shown. `beside` chooses other models; the hidden `ticket`
+    is the number of the newest event, see `ui.server.page_sessions`.
     """
 
     def __init__(self, add: Bilingual, engine: Engine, run: gr.Button, stop: gr.Button) -> None:

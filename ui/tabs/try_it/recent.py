@@ -30,12 +30,7 @@ class RecentQuestion:
 
 
 class Recent:
-    """The list of them; a click on one shows it again.
-
-    Attributes:
-        kept: The browser's storage.
-        parts: The components that `add` updates.
-    """
+    """The list of them; a click on one shows it again. `parts` are what `add` updates."""
 
     def __init__(self, add: Bilingual) -> None:
         # Not a secret: the data stays in the visitor's own browser, and must outlive the server.
