@@ -172,7 +172,8 @@ def _expert_parts(
 ) -> list[Part]:
     """The two matrices and the weight of an expert."""
     rank, inner, outer = view.config.expert_rank, view.kind.inner, view.kind.outer
-    whose = text(f"about_whose_{'one' if view.config.num_experts == 1 else kind}", language)
+    is_only = kind == "common" and view.config.num_experts == 1
+    whose = text(f"about_whose_{'one' if is_only else kind}", language)
     why_a = _joined(language, whose, text("about_why_A", language, rank=rank))
     why_b = _joined(language, whose, text("about_why_B", language))
     why = text("about_why_weight" if is_used else "about_why_zero", language)

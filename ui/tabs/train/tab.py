@@ -31,10 +31,10 @@ from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
 from ui.tabs.jobs.tab import JobTab
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train import view
-from ui.tabs.train.backbone import BackboneFacts
 from ui.tabs.train.form import (
     SIZES,
     STAND_INS,
+    BackboneFacts,
     DataChoice,
     Inspected,
     folders,
