@@ -1,19 +1,6 @@
 """The web app: `python app.py`. Also what a Space runs.
 
-Environment, see `ui/engine/settings.py`:
-    GRADIO_SERVER_NAME, GRADIO_SERVER_PORT  where to listen
-    CGCLORA_ADAPTERS    a folder of adapter folders in place of the shipped ones
-    CGCLORA_BACKBONE    a local folder or hub id in place of the embedded backbone
-    CGCLORA_INT8        0 decodes on CPUs with the original weights instead of quantized copies
-    CGCLORA_RUNS        where evaluations and trainings are stored; by default `runs` here
-    CGCLORA_KEEP        a folder for backups of evaluations, see `evals.jobs.backup`
-    CGCLORA_KEEP_DATASET  a dataset repository for backups of evaluations
-    CGCLORA_ALLOW_JOBS  1 lets visitors start jobs, 0 does not; by default only on this machine
-    CGCLORA_DATA        a folder with the datasets, for the drill-down of scores and for training
-    CGCLORA_MAX_...     limits, such as CGCLORA_MAX_PER_MINUTE
-    CGCLORA_PROXIED     1 trusts the client address that a proxy reports; a Space has a proxy
-    CGCLORA_END_JOBS    1 stops evaluations and trainings with the server; they can be resumed
-    CGCLORA_JSON_LOG    1 logs a JSON object a line
+Its environment variables are in `docs/deploy.md`.
 """
 
 import sys
@@ -43,8 +30,7 @@ from ui.engine.zero_gpu import ZERO_GPU
 from ui.server.log import set_up_log
 from ui.server.memory import bound_memory, bound_sessions
 from ui.server.page import Page
-from ui.server.service import around
-from ui.server.shutdown import shut_down_on_sigterm
+from ui.server.service import around, shut_down_on_sigterm
 from ui.shell import Shell
 from ui.tabs.registry import TABS, Services, TabEntry
 
@@ -55,13 +41,7 @@ _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page 
 
 
 def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
-    """The page and its endpoints.
-
-    Args:
-        engine: Answers prompts.
-        settings: Where results are stored, and what visitors may do.
-        tabs: In the order in which the page shows them.
-    """
+    """The page and its endpoints."""
     page = Page(
         title=TEXTS["page"][0],
         analytics_enabled=False,
@@ -83,19 +63,11 @@ def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -
 
 
 def launch(
-    engine: Engine,
-    settings: Settings,
-    *,
-    built: Callable[[], None] = lambda: None,
-    **others: Any,
+    engine: Engine, settings: Settings, *, built: Callable[[], None] = lambda: None, **others: Any
 ) -> gr.Blocks:
     """Serve the page, then load the model; on ZeroGPU the other way round, see `zero_gpu`.
 
-    Args:
-        engine: Answers prompts.
-        settings: As for `build`.
-        built: Called before the page is served.
-        others: For `gr.Blocks.launch`.
+    `built` is called before the page is served; `others` are for `gr.Blocks.launch`.
     """
     page = build(engine, settings)
     if ZERO_GPU:
@@ -126,12 +98,7 @@ def _rows(engine: Engine) -> int:
 
 
 def main(settings: Settings, built: Callable[[], None]) -> None:
-    """Serve until the process is stopped.
-
-    Args:
-        settings: From the environment.
-        built: As for `launch`.
-    """
+    """Serve until the process is stopped."""
     set_up_log(as_json=settings.json_log)
     bound_memory()
     limits = settings.limits

@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 
 class Endpoints:
-    """What the endpoints compute; docstrings of its public methods are shown on the API page.
-
-    Args:
-        engine: Answers prompts.
-        library: The runs of the leaderboards.
-    """
+    """What the endpoints compute; docstrings of its public methods are shown on the API page."""
 
     def __init__(self, engine: Engine, library: Library) -> None:
         self._engine = engine
@@ -91,10 +86,7 @@ class Endpoints:
                 "items": [list(item) for item in items],
                 "unparsed": list(parsed.unparsed),
             },
-            "gates": {
-                "common": gates.common_share(),
-                "specific": 1 - gates.common_share(),
-            },
+            "gates": {"common": gates.common_share(), "specific": 1 - gates.common_share()},
         }
 
     def tasks(self) -> dict[str, list[dict[str, Any]]]:
@@ -103,11 +95,6 @@ class Endpoints:
         Returns:
             `tasks`: for each its cluster, name, titles, descriptions, kind, field names and labels.
         """
-        listed = [
-            (cluster, task_named(name))
-            for cluster in self._engine.clusters()
-            for name in self._engine.tasks(cluster)
-        ]
         return {
             "tasks": [
                 {
@@ -119,7 +106,8 @@ class Endpoints:
                     "fields": [field.name for field in task.fields],
                     "labels": list(task.labels),
                 }
-                for cluster, task in listed
+                for cluster in self._engine.clusters()
+                for task in map(task_named, self._engine.tasks(cluster))
             ]
         }
 
@@ -190,8 +178,8 @@ class Endpoints:
         try:
             return {"name": name, **run_facts(self._library.run(name))}
         except UNREADABLE as error:
-            said = isinstance(error, RunError)
-            raise _refusal(str(error) if said else f"{name} is damaged: {error!r}") from error
+            is_known = isinstance(error, RunError)
+            raise _refusal(str(error) if is_known else f"{name} is damaged: {error!r}") from error
 
 
 def add_endpoints(engine: Engine, library: Library) -> None:

@@ -1,7 +1,5 @@
 """The frame of the page: header, loading status, tabs, and events of opening and closing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +8,16 @@ from typing import Any
 import gradio as gr
 
 from ui.components import render
-from ui.components.bilingual import Bilingual
+from ui.components.html import script
 from ui.components.texts import add_text, language_of
+from ui.components.widgets import Bilingual
 
 Handler = Callable[..., Any]
 
-AT_ONCE: dict[str, Any] = {
-    "api_visibility": "private",
-    "show_progress": "hidden",
-    "queue": False,
-}
+Updates = dict[Any, Any]
+"""Updates of components."""
+
+AT_ONCE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """Settings of a short event, which bypasses the queue."""
 
 LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
@@ -27,21 +25,8 @@ LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}
 
 _POLL_SECONDS = 0.5  # of the loading status
 
-_SWITCH_LANGUAGE = """(name) => {
-  const address = new URL(location);
-  address.searchParams.set("lang", name === "English" ? "en" : "zh");
-  location.assign(address);
-}"""
-_SET_LANGUAGE = """(otherLanguage) => {
-  document.documentElement.lang = otherLanguage === "English" ? "zh-CN" : "en";
-  document.documentElement.dataset.opened = "yes";
-  // Gradio labels the "select all" box by a title alone, which screen readers may skip.
-  new MutationObserver(() => {
-    for (const box of document.querySelectorAll(".select-all-checkbox:not([aria-label])")) {
-      box.setAttribute("aria-label", box.title);
-    }
-  }).observe(document.body, { childList: true, subtree: true });
-}"""
+_SWITCH_LANGUAGE = script("switch_language")
+_SET_LANGUAGE = script("set_language")
 # The address holds what is shown, so that it can be shared.
 _REMEMBER = """(...values) => {
   const address = new URL(location);
@@ -73,9 +58,6 @@ class _Step:
 class Shell:
     """The frame, made in a page that is open for building.
 
-    Args:
-        page: Contains it.
-
     Attributes:
         bilingual: Makes components whose texts follow the visitor's language, for all tabs.
         status: Loading status.
@@ -95,7 +77,7 @@ class Shell:
             add(gr.HTML, {"value": render.header}, elem_id="head")
             with gr.Column(scale=0, min_width=200, elem_id="corner"):
                 self._other_language = add(
-                    gr.Button, {"value": "other_language"}, size="sm", elem_id="language"
+                    gr.Button, "other_language", size="sm", elem_id="language"
                 )
                 self.status = gr.HTML(elem_id="status")
         self.problems = gr.HTML(elem_id="problems")
@@ -105,14 +87,13 @@ class Shell:
     def tab(self, name: str, title: tuple[str, str] | None = None) -> gr.Tab:
         """A new tab, to be filled: `with shell.tab("try"): ...`.
 
-        Args:
-            name: Its name in the address (`?tab=`).
-            title: In Chinese and English; the name by default.
+        Its name stands in the address (`?tab=`); the title is Chinese and English, by default the
+        name.
         """
         key = f"tab {name}"
         add_text(key, *(title or (name, name)))
         with self._tabs:
-            tab: gr.Tab = self.bilingual(gr.Tab, {"label": key}, id=name, elem_id=f"tab-{name}")
+            tab: gr.Tab = self.bilingual(gr.Tab, key, id=name, elem_id=f"tab-{name}")
         self._tab[name] = tab
         tab.select(None, None, None, js=_REMEMBER_TAB % (_remember(["tab"]), name), **AT_ONCE)
         return tab
@@ -136,12 +117,8 @@ class Shell:
     ) -> None:
         """Run a handler whenever a tab is shown: by a click, or because the address names it.
 
-        Args:
-            name: Of the tab, which exists already.
-            handler: Takes the values of the inputs and a `request: gr.Request`; returns updates by
-                component.
-            inputs: Components.
-            outputs: Components.
+        The handler takes a `request: gr.Request`, then the values of the inputs; it returns
+        updates by component.
         """
         self._tab[name].select(handler, [*inputs], [*outputs], **AT_ONCE)
         self._on_show.append(_Step(handler, inputs, outputs, tab=name))
@@ -170,7 +147,7 @@ class Shell:
         for step in self._on_show:
             inputs, rest = rest[: len(step.inputs)], rest[len(step.inputs) :]
             if step.tab == selected and step.handler is not None:
-                updates.update(step.handler(*inputs, request=request))
+                updates.update(step.handler(request, *inputs))
         return updates or gr.skip()
 
     def _forget(self, request: gr.Request) -> None:
@@ -191,10 +168,7 @@ def remember(event: Any, **components: Any) -> None:
     """After an event, write the values of components into the address, so that it can be shared.
 
     For components that the visitor changes; values that the event itself returns arrive too late.
-
-    Args:
-        event: What `component.input(...)` returned, say.
-        components: Name in the address to component; an empty value is left out.
+    Each component's keyword is its name in the address; empty values are left out.
     """
     event.then(None, [*components.values()], None, js=_remember([*components]), **AT_ONCE)
 

@@ -1,7 +1,5 @@
 """The models that answer: adapters and the bare backbone, with their titles and colours."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,31 +16,23 @@ Role = Literal["adapted", "rival", "bare"]
 
 @dataclass(frozen=True)
 class AnsweringModel:
-    """A model that answers a question.
+    """A model that answers a question."""
 
-    Attributes:
-        name: The adapter's, or `BARE`.
-        role: `adapted` is the chosen cluster's adapter, `rival` another one.
-        title: Shown to the visitor.
-        note: Its amount of training data; may be empty.
-        colour: Its method's, `#rrggbb`.
-    """
-
-    name: str
-    role: Role
+    name: str  # the adapter's, or `BARE`
+    role: Role  # `adapted` is the chosen cluster's adapter, `rival` another one
     title: str
-    note: str
-    colour: str
+    note: str  # its amount of training data; may be empty
+    colour: str  # its method's, `#rrggbb`
 
 
 def answering_models(
     engine: Engine, cluster: str | None, beside: tuple[str, ...], language: Language
 ) -> tuple[AnsweringModel, ...]:
     """The chosen cluster's adapter, if it exists, then those asked beside it."""
-    names: list[tuple[str, Role]] = [(name, "rival") for name in beside]
+    models = [_model(engine, name, "rival", language) for name in beside]
     if cluster in engine.manifests:
-        names.insert(0, (str(cluster), "adapted"))
-    return tuple(_model(engine, name, role, language) for name, role in names)
+        models.insert(0, _model(engine, str(cluster), "adapted", language))
+    return tuple(models)
 
 
 def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
@@ -57,6 +47,18 @@ def title(engine: Engine, name: str, language: Language) -> str:
     if name.startswith(f"{COMPARED}/"):
         return method_of(engine.configs[name], engine.manifests[name])
     return forms.cluster_title(name, language)
+
+
+def adapter_title(engine: Engine, name: str, language: Language) -> str:
+    """A model's title where all are listed: its cluster and its method."""
+    if name == BARE:
+        return text("bare", language)
+    if name not in engine.configs:
+        return name
+    method = method_of(engine.configs[name], engine.manifests.get(name, {}))
+    if name.startswith(f"{COMPARED}/"):
+        return text("compared", language, method=method)
+    return f"{forms.cluster_title(name, language)} · {method}"
 
 
 def _model(engine: Engine, name: str, role: Role, language: Language) -> AnsweringModel:

@@ -62,7 +62,7 @@ def gate_heat_map(
     Args:
         gates: Of the task; or its experts' effects in place of weights.
         module: One kind of linear layer; None averages over all.
-        language: Of labels and hover details.
+        language: Of the words.
         measure: What the numbers are. The colours of effects start at zero.
     """
     depths, weights = gates.by_depth(module)

@@ -34,11 +34,6 @@ def task_named(name: str) -> Task:
     )
 
 
-def title(task: Task, language: Language) -> str:
-    """The task's title in a language."""
-    return task.title_zh if language == "zh" else task.title_en
-
-
 def description(task: Task, language: Language) -> str:
     """The task's one-line explanation in a language."""
     return task.description_zh if language == "zh" else task.description_en
@@ -55,9 +50,7 @@ def cluster_title(cluster: str, language: Language) -> str:
     return text(key, language) if key in TEXTS else cluster
 
 
-@cache
-def _all_samples() -> dict[str, list[Sample]]:
-    return load_samples()
+_all_samples = cache(load_samples)
 
 
 def samples(task: Task) -> list[Sample]:
@@ -65,15 +58,15 @@ def samples(task: Task) -> list[Sample]:
     return _all_samples().get(task.name, [])
 
 
-def beginning(values: Mapping[str, str], most: int = 22) -> str:
+def beginning(values: Mapping[str, str]) -> str:
     """The beginning of the first value, on one line."""
-    return shortened(next(iter(values.values()), ""), most)
+    return shortened(next(iter(values.values()), ""), 22)
 
 
-def shortened(words: str, most: int) -> str:
+def shortened(words: str, max_length: int) -> str:
     """The beginning of a text, on one line."""
     flat = " ".join(words.split())
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+    return flat if len(flat) <= max_length else f"{flat[: max_length - 1]}…"
 
 
 def missing_field(task: Task, values: Mapping[str, str]) -> Field | None:

@@ -1,10 +1,18 @@
-"""Tables and lines of explanation as HTML."""
+"""Tables and lines of explanation as HTML, and the scripts that the browser runs."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+_SCRIPTS = Path(__file__).resolve().parents[2] / "assets" / "scripts"
+
+
+def script(name: str) -> str:
+    """A script of `assets/scripts`."""
+    return (_SCRIPTS / f"{name}.js").read_text(encoding="utf-8")
 
 
 def quiet(*lines: str) -> str:
@@ -13,13 +21,7 @@ def quiet(*lines: str) -> str:
 
 
 def row(header: str, cells: Iterable[str], kind: str = "") -> str:
-    """A table row.
-
-    Args:
-        header: Text of the row's header.
-        cells: Each a `<td>` element.
-        kind: Class of the row.
-    """
+    """A table row: the text of its header, then `<td>` elements."""
     start = f'<tr class="{kind}">' if kind else "<tr>"
     return f'{start}<th scope="row">{escape(header)}</th>{"".join(cells)}</tr>'
 
@@ -28,14 +30,15 @@ def table(columns: Iterable[str], rows: Iterable[str], *, caption: str = "", kin
     """A table.
 
     Args:
-        columns: Column headers as HTML; an empty one is a corner without a header.
+        columns: Column headers as HTML; an empty one is a corner. Without columns there is no head.
         rows: Each a `<tr>` element.
-        caption: An element such as `hidden_caption` makes; empty for none.
+        caption: An element such as `hidden_caption` makes.
         kind: Class of the table.
     """
     head = "".join(f'<th scope="col">{one}</th>' if one else "<td></td>" for one in columns)
+    head = f"<thead><tr>{head}</tr></thead>" if head else ""
     start = f'<table class="{kind}">' if kind else "<table>"
-    return f"{start}{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"{start}{caption}{head}<tbody>{''.join(rows)}</tbody></table>"
 
 
 def hidden_caption(title: str) -> str:
@@ -46,13 +49,7 @@ def hidden_caption(title: str) -> str:
 def hidden_table(
     title: str, columns: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]
 ) -> str:
-    """A figure's numbers for screen readers.
-
-    Args:
-        title: What the numbers are.
-        columns: Names of the columns after the row headers.
-        rows: A header and the values of each row.
-    """
+    """A figure's numbers for screen readers: a header and the values of each row."""
     lines = (row(header, (f"<td>{value}</td>" for value in values)) for header, values in rows)
     caption = f"<caption>{escape(title)}</caption>"
     return table(["", *map(escape, columns)], lines, caption=caption, kind="unseen")
@@ -69,15 +66,13 @@ def wide_table(
         rows: Cells as HTML; the first of each is the row's title.
         kind: Class of the table.
     """
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    head = f"<thead><tr>{head}</tr></thead>" if columns else ""
-    body = "".join(
+    body = (
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
         for first, *cells in rows
     )
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table class="{kind}">{hidden_caption(caption)}{head}<tbody>{body}</tbody></table></div>'
+        f"{table(columns, body, caption=hidden_caption(caption), kind=kind)}</div>"
     )
 
 

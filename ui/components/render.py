@@ -1,44 +1,41 @@
 """Parts of the page as HTML. Text of visitors and models is escaped here."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
 from html import escape
 from typing import Literal
 
+from evals.figures.captions import title
 from evals.tasks import Language, Parsed, Task
 from ui.components.answering_models import AnsweringModel
-from ui.components.differences import marked
 from ui.components.figures import expert_names
-from ui.components.forms import description, title
-from ui.components.html import hidden_table, quiet, table
+from ui.components.forms import description
+from ui.components.html import hidden_table, quiet, row, table
 from ui.components.texts import STAGES, Word, text
 from ui.engine.engine import Engine, Status
 from ui.engine.task_gates import TaskGates
 
 _TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"
 
+_ALIKE = 0.25  # texts with a lower similarity are not marked: all of one would be
+_LONG = 40_000  # product of lengths above which a comparison would take seconds
+_TOP_LABELS = 6  # those with the highest probability of any model
+
 State = Literal["empty", "live", "done"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer of one model so far.
-
-    Attributes:
-        state: Whether it has begun and ended.
-        text: The answer.
-        facts: Notes on it, such as its speed.
-        right: Whether it agrees with the reference; None if that cannot be judged.
-        hint: Shown in place of an empty text.
-        against: Another answer; what differs from it is marked.
-    """
+    """The answer of one model so far."""
 
     state: State = "empty"
     text: str = ""
-    facts: tuple[str, ...] = ()
-    right: bool | None = None
-    hint: str = ""
-    against: str = ""
+    facts: tuple[str, ...] = ()  # notes on it, such as its speed
+    right: bool | None = None  # whether it agrees with the reference; None if that cannot be judged
+    hint: str = ""  # shown in place of an empty text
+    against: str = ""  # another answer; what differs from it is marked
 
 
 def header(word: Word) -> str:
@@ -50,16 +47,6 @@ def header(word: Word) -> str:
         f'<header><p class="name">CGC-LoRA</p><h1>{word("tagline")}</h1>'
         f'<p class="idea">{word("idea")}</p><ul class="legend">{legend}</ul></header>'
     )
-
-
-def heading(key: str) -> Callable[[Word], str]:
-    """A section's heading, for any translation."""
-    return lambda word: f"<h2>{word(key)}</h2>"
-
-
-def paragraph(key: str) -> Callable[[Word], str]:
-    """A line of explanation, for any translation."""
-    return lambda word: quiet(word(key))
 
 
 def status(now: Status, language: Language) -> str:
@@ -108,7 +95,7 @@ def task_head(task: Task, language: Language) -> str:
     """Title, name and one-line explanation of a task."""
     kind = text(task.kind, language)
     return (
-        f'<div class="task"><h2>{escape(title(task, language))}</h2>'
+        f'<div class="task"><h2>{escape(title(task.name, language))}</h2>'
         f"<p>{escape(description(task, language))}</p>"
         f'<p class="quiet"><code>{escape(task.name)}</code> · {kind}</p></div>'
     )
@@ -133,6 +120,22 @@ def answer_card(model: AnsweringModel, reply: Reply, language: Language) -> str:
     )
 
 
+@lru_cache(maxsize=256)
+def marked(text: str, other: str) -> str:
+    """A text as HTML, with `<mark>` around what the other one lacks."""
+    if not other:
+        return escape(text)
+    # Beyond the limit frequent characters are skipped.
+    matcher = SequenceMatcher(None, other, text, autojunk=len(text) * len(other) > _LONG)
+    if text != other and matcher.ratio() < _ALIKE:
+        return escape(text)
+    return "".join(
+        escape(text[start:end]) if same == "equal" else f"<mark>{escape(text[start:end])}</mark>"
+        for same, _, _, start, end in matcher.get_opcodes()
+        if end > start
+    )
+
+
 def verdict(right: bool, language: Language) -> str:
     """Right or wrong, as a sign and in words."""
     key = "right" if right else "wrong"
@@ -149,12 +152,8 @@ def parsed_answer(
 ) -> str:
     """The parsed answer beside the reference.
 
-    Args:
-        parsed: The answer; None for an empty one, which is not judged.
-        language: Of the words around it.
-        reference: The parsed reference.
-        reference_text: The reference as it was written.
-        open_ended: Whether many answers are right.
+    An empty answer is None and is not judged. `reference_text` is the reference as it was written;
+    `open_ended` tells that many answers are right.
     """
     parts = [_items(parsed, reference, language)]
     if parsed and parsed.unparsed:
@@ -182,9 +181,9 @@ def _items(parsed: Parsed | None, reference: Parsed | None, language: Language) 
     columns, rows = parsed.table(language)
     right = None if reference is None or parsed.kind == "sections" else set(reference.items)
     lines = []
-    for row in rows:
-        kind = "" if right is None else f' class="{"right" if tuple(row) in right else "wrong"}"'
-        cells = "".join(f"<td>{escape(cell) or '–'}</td>" for cell in row)
+    for item in rows:
+        kind = "" if right is None else f' class="{"right" if tuple(item) in right else "wrong"}"'
+        cells = "".join(f"<td>{escape(cell) or '–'}</td>" for cell in item)
         lines.append(f"<tr{kind}>{cells}</tr>")
     return f'<div class="table">{table(map(escape, columns), lines)}</div>'
 
@@ -196,10 +195,10 @@ def _comparison(
     if open_ended:
         judgement = quiet(text("open_ended", language))
     elif parsed is not None:
-        expected, found = set(reference.items), set(parsed.items)
-        judgement = verdict(expected == found, language)
+        expected, predicted = set(reference.items), set(parsed.items)
+        judgement = verdict(expected == predicted, language)
         if parsed.kind != "label":
-            counts = {"hits": len(expected & found), "extra": len(found - expected)}
+            counts = {"hits": len(expected & predicted), "extra": len(predicted - expected)}
             hits = text("hits", language, expected=len(expected), **counts)
             judgement += f' <span class="quiet">{hits}</span>'
     return (
@@ -236,3 +235,44 @@ def gate_table(
         for depth, row in zip(depths, weights, strict=True)
     )
     return hidden_table(text(f"{measure}_table", language), expert_names(gates, language), rows)
+
+
+def label_bars(
+    labels: Sequence[str],
+    shares: Mapping[AnsweringModel, Sequence[float]],
+    right: str,
+    language: Language,
+) -> str:
+    """A table with a row for each of the most probable labels and a bar for each model.
+
+    Args:
+        labels: All L labels of the task.
+        shares: The L probabilities of each model.
+        right: The reference label, which is marked; empty if there is none.
+        language: Of the words around it.
+    """
+    if not shares:
+        return ""
+    peak = [max(values) for values in zip(*shares.values(), strict=True)]
+    top = sorted(range(len(labels)), key=lambda place: -peak[place])[:_TOP_LABELS]
+    rows = (
+        row(
+            labels[place],
+            (bar_cell(values[place], model.colour) for model, values in shares.items()),
+            "right" if labels[place] == right else "",
+        )
+        for place in top
+    )
+    rest = len(labels) - len(top)
+    columns = ["", *(escape(model.title) for model in shares)]
+    caption = f"<caption>{text('label_shares', language)}</caption>"
+    return (
+        f'<div class="label-bars table">{table(columns, rows, caption=caption)}'
+        f"{quiet(text('more_labels', language, count=rest)) if rest else ''}</div>"
+    )
+
+
+def bar_cell(share: float, colour: str) -> str:
+    """A table cell with a share in [0, 1] as a bar and as a percentage."""
+    width = f"width:{share:.1%};background:{colour}"
+    return f'<td><span class="bar"><i style="{width}"></i></span><b>{share:.0%}</b></td>'

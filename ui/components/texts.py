@@ -12,14 +12,9 @@ Word = Callable[[str], str]
 """A key of `TEXTS` in, words out: either a language's, or a marker that the browser translates."""
 
 TEXTS: dict[str, tuple[str, str]] = {
-    **shell.WORDS,
-    **try_it.WORDS,
-    **gates.WORDS,
-    **leaderboard.WORDS,
-    **jobs.WORDS,
-    **benchmark.WORDS,
-    **train.WORDS,
-    **about.WORDS,
+    key: words
+    for part in (shell, try_it, gates, leaderboard, jobs, benchmark, train, about)
+    for key, words in part.WORDS.items()
 }
 """In Chinese and in English, by key."""
 
@@ -64,9 +59,11 @@ def language_of(request: gr.Request | None) -> Language:
     """What a visitor reads: `?lang=`, else the first that the browser asks for, else Chinese."""
     if request is None:
         return "zh"
-    wanted = [
+    preferred = [
         str(request.query_params.get("lang", "")),
         *re.findall(r"(?:^|,)\s*([A-Za-z]+)", request.headers.get("accept-language", "")),
     ]
-    known = [language for word in wanted for language in LANGUAGES if word.lower() == language]
-    return known[0] if known else "zh"
+    supported = [
+        language for word in preferred for language in LANGUAGES if word.lower() == language
+    ]
+    return supported[0] if supported else "zh"

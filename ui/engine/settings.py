@@ -105,7 +105,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """The settings of an environment; `app.py` lists the variables.
+        """The settings of an environment; `docs/deploy.md` lists the variables.
 
         Raises:
             SettingsError: A variable has an invalid value.

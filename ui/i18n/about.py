@@ -9,7 +9,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "computes and how large it is.",
     ),
     "about_adapter": ("适配器", "Adapter"),
-    "about_compared": ("{method} · 对照", "{method} · for comparison"),
     "about_linear": ("线性层", "Linear layer"),
     "about_task": ("任务", "Task"),
     "about_drawing": ("专家层的结构，用方向键选择", "The expert layer; choose with the arrow keys"),

@@ -10,7 +10,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "不带专家，用于对照；任务由数据决定。",
         "No experts, for comparison; all tasks of the data.",
     ),
-    "bench_compared": ("对照", "For comparison"),
     "bench_source": ("数据", "Data"),
     "bench_official": ("官方测试集", "Official test set"),
     "bench_samples": ("自带例句", "Our examples"),

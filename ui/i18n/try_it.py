@@ -45,6 +45,7 @@ WORDS: dict[str, tuple[str, str]] = {
     # Answers
     "answers": ("回答", "Answer"),
     "bare": ("裸基座", "Bare backbone"),
+    "compared": ("{method} · 对照", "{method} · for comparison"),
     "nothing_adapted_yet": (
         "回答会逐字显示在这里。",
         "The answer appears here, word by word.",

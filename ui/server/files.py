@@ -20,12 +20,7 @@ _HOUR = 3600.0
 
 
 class UploadQuota:
-    """Limits the bytes of all uploads within an hour: many small files would fill the disk, too.
-
-    Args:
-        limit: Bytes.
-        clock: Monotonic seconds.
-    """
+    """Limits the bytes of all uploads within an hour: many small files would fill the disk, too."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
@@ -80,10 +75,9 @@ def check_upload(path: Path, limits: AppLimits) -> None:
 
 
 def public_path(path: str | Path) -> str:
-    """A path relative to the project, or its last part if it lies elsewhere.
+    """An absolute path relative to the project, or its last part if it lies elsewhere.
 
-    Args:
-        path: Absolute; anything else, such as a hub id, stays as it is.
+    Anything else, such as a hub id, stays as it is.
     """
     absolute = Path(path)
     if not absolute.is_absolute():

@@ -1,7 +1,5 @@
 """Refuses requests that Gradio would process before any handler could: bodies and odd paths."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -26,12 +24,7 @@ _MAX_CHARACTERS = 2000  # of a path
 
 
 class Guard:
-    """Middleware that passes on what a page or a client may send.
-
-    Args:
-        app: The application.
-        uploads: Limits uploads.
-    """
+    """Middleware that passes on what a page or a client may send."""
 
     def __init__(self, app: ASGIApp, uploads: UploadQuota) -> None:
         self._app = app

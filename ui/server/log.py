@@ -1,7 +1,5 @@
 """The log, as text or JSON lines. It never contains visitors' texts."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -6,8 +6,6 @@ that was called from 64 threads held 2.3 GB afterwards, of which a trim released
 every call of a program is a page of its own, thousands a day, which never closes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 import threading
@@ -62,9 +60,6 @@ class SmallSession(state_holder.SessionState):
 
     Gradio copies the configuration of all components for links to a state of the page, which
     `ui.server.guard` switches off: 0.6 MB and 33 ms for each call.
-
-    Args:
-        blocks: The page.
     """
 
     def __init__(self, blocks: gr.Blocks) -> None:
@@ -77,9 +72,6 @@ class RecentSessions(LRUCache[str, T]):
 
     Gradio removes the values of a closed page and ends its events afterwards, which may still
     write to them.
-
-    Args:
-        empty: Makes an empty value.
     """
 
     def __init__(self, empty: Callable[[], T]) -> None:

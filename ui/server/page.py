@@ -4,8 +4,6 @@ A browser sends what the components hold; other clients may send anything. So ha
 validate types.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -110,10 +108,10 @@ def _has_no_file(value: Any) -> bool:
 def _fits(component: Any, value: Any) -> bool:
     if value is None:
         return not isinstance(component, _NEVER_EMPTY)
-    known = next((kinds for kind, kinds in _KINDS if isinstance(component, kind)), None)
-    if isinstance(value, list) and known is not None:
-        return list in known and all(isinstance(one, str) for one in value)
-    return known is None or type(value) in known  # True is not a number
+    types = next((kinds for kind, kinds in _KINDS if isinstance(component, kind)), None)
+    if isinstance(value, list) and types is not None:
+        return list in types and all(isinstance(one, str) for one in value)
+    return types is None or type(value) in types  # True is not a number
 
 
 def _refusal(reason: str) -> gr.Error:

@@ -10,17 +10,11 @@ View = TypeVar("View")
 
 @dataclass(frozen=True)
 class Shown(Generic[View]):
-    """What the newest event shows on one page.
+    """What the newest event shows on one page."""
 
-    Attributes:
-        ticket: Unique number of the event.
-        view: What is shown.
-        busy: Whether the event continues.
-    """
-
-    ticket: int
-    view: View
-    busy: bool
+    ticket: int  # unique number of the event
+    view: View  # what is shown
+    busy: bool  # whether the event continues
 
 
 class PageSessions(Generic[View]):

@@ -1,19 +1,21 @@
-"""Health, response headers and request ids.
+"""Health, response headers, request ids and graceful shutdown.
 
 GET /health   200 while the process answers
 GET /ready    200 while prompts are answered; 503 before, during shutdown, and if the model could
               not be loaded
 """
 
-from __future__ import annotations
-
 import logging
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from functools import cache, partial
 from importlib import metadata
+from types import FrameType
 from typing import Any
 
+import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -22,21 +24,21 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evals.jobs.queue import Jobs
 from ui.engine.engine import Engine
 from ui.server.files import UploadQuota
 from ui.server.guard import Guard
 from ui.server.log import new_request_id, note, request_id
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
+_POLL_SECONDS = 0.2  # of running jobs during the shutdown
 _log = logging.getLogger(__name__)
 
 
 def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]:
     """Routes and middleware for Gradio's application, as `gr.Blocks.launch(app_kwargs=...)`.
 
-    Args:
-        engine: Its state is reported.
-        embedded_by: Origins, besides its own, that may embed the app in a frame.
+    The origins `embedded_by`, besides its own, may embed the app in a frame.
     """
     return {
         "routes": [
@@ -174,3 +176,34 @@ class _Observer:
                 await _BAD_REQUEST(scope, receive, reply)
         finally:
             request_id.reset(token)
+
+
+def shut_down_on_sigterm(
+    page: gr.Blocks, engine: Engine, seconds: float, jobs: Jobs | None = None
+) -> None:
+    """On SIGTERM refuse new requests, wait for answers, and stop serving.
+
+    A second SIGTERM kills the process. Evaluations and trainings of `jobs` end with the server, and
+    can be resumed; None lets them outlive it.
+    """
+
+    def handle(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        threading.Thread(target=end, name="end").start()  # a signal handler must not block
+
+    def end() -> None:
+        note(_log, "ending", waiting=engine.waiting)
+        deadline = time.monotonic() + seconds
+        if jobs is not None:
+            for job in _running(jobs):
+                jobs.stop(job)
+        engine.end(seconds)
+        while jobs is not None and _running(jobs) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        page.close(verbose=False)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _running(jobs: Jobs) -> list[str]:
+    return [job.id for job in jobs.all() if job.state == "running"]

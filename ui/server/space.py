@@ -7,8 +7,6 @@ Problems that a Space would have are reported before it is pushed: its configura
 the Pythons and torch versions that ZeroGPU supports, and sizes.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -4,43 +4,13 @@ Importing Gradio takes seconds. Meanwhile every request gets 503 and this page, 
 reloads as soon as the app answers; `/health` gets 200, since the process is alive.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
-_PAGE = """<!doctype html>
-<html lang="zh">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>CGC-LoRA</title>
-<style>
-body { margin: 0; min-height: 100vh; display: grid; place-content: center; text-align: center;
-  font: 16px/1.6 system-ui, sans-serif; color: light-dark(#1f2937, #e5e7eb);
-  background: light-dark(#ffffff, #0b0f19); }
-h1 { margin: 0; font-size: 28px; font-weight: 650; }
-p { margin: 8px 0 0; color: light-dark(#4b5563, #9ca3af); }
-</style>
-</head>
-<body>
-<main role="status">
-<h1>CGC-LoRA</h1>
-<p>正在启动，几秒钟后自动打开。</p>
-<p lang="en">Starting; the page opens by itself in a few seconds.</p>
-</main>
-<script>
-const poll = () => fetch(location.href, { cache: "no-store" })
-  .then((reply) => reply.status === 503 ? setTimeout(poll, 300) : location.reload())
-  .catch(() => setTimeout(poll, 300));
-setTimeout(poll, 300);
-</script>
-</body>
-</html>
-"""
+_PAGE = (Path(__file__).resolve().parents[2] / "assets" / "splash.html").read_bytes()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,7 +18,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._answer(b'{"status": "starting"}', 200, "application/json")
         else:
-            self._answer(_PAGE.encode())
+            self._answer(_PAGE)
 
     def do_HEAD(self) -> None:
         self._answer(b"")
@@ -70,11 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class SplashPage:
-    """Serves the splash page on the app's address; does nothing if that is taken.
-
-    Args:
-        environment: Holds Gradio's variables of host and port.
-    """
+    """Serves the splash page on Gradio's host and port; does nothing if those are taken."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         host = environment.get("GRADIO_SERVER_NAME") or "127.0.0.1"

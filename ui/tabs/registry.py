@@ -1,7 +1,5 @@
 """The tabs of the app, one entry each, in the order in which the page shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,45 +18,29 @@ from ui.tabs.try_it.tab import TryIt
 
 @dataclass(frozen=True)
 class Services:
-    """What the tabs are built on.
-
-    Attributes:
-        engine: Answers prompts.
-        library: The runs of the leaderboards.
-        jobs: The queue of evaluations and trainings.
-        settings: Where results are stored, and what visitors may do.
-    """
+    """What the tabs are built on."""
 
     engine: Engine
-    library: Library
-    jobs: Jobs
-    settings: Settings
+    library: Library  # the runs of the leaderboards
+    jobs: Jobs  # the queue of evaluations and trainings
+    settings: Settings  # where results are stored, and what visitors may do
 
 
 @dataclass(frozen=True)
 class TabEntry:
-    """One tab.
+    """One tab."""
 
-    Attributes:
-        id: Its name in the address (`?tab=`) and in element ids (`tab-{id}`).
-        title: In Chinese and English.
-        build: Makes its components in the tab that is open for building, and registers with the
-            shell what runs when the tab is shown (`Shell.on_show`) or the page opens.
-        link_keys: Parameters of the address that hold what the tab shows.
-    """
-
-    id: str
-    title: tuple[str, str]
+    id: str  # its name in the address (`?tab=`) and in element ids (`tab-{id}`)
+    title: tuple[str, str]  # in Chinese and English
+    # Makes its components in the tab that is open for building, and registers with the shell what
+    # runs when the tab is shown (`Shell.on_show`) or the page opens.
     build: Callable[[Shell, Services], object]
-    link_keys: tuple[str, ...] = ()
+    link_keys: tuple[str, ...] = ()  # parameters of the address that hold what the tab shows
 
 
 TABS = (
     TabEntry(
-        "try",
-        ("试一试", "Try it"),
-        lambda shell, on: TryIt(shell, on.engine),
-        ("cluster", "task"),
+        "try", ("试一试", "Try it"), lambda shell, on: TryIt(shell, on.engine), ("cluster", "task")
     ),
     TabEntry(
         "gates",

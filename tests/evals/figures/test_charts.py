@@ -265,7 +265,7 @@ def test_a_figure_is_transparent_and_takes_the_width_of_its_place(
 
 
 @each_figure
-def test_words_are_in_the_language_asked_for(draw: Callable[..., go.Figure], board: Board) -> None:
+def test_words_are_in_the_link_language_for(draw: Callable[..., go.Figure], board: Board) -> None:
     assert not chinese(draw(board, "en"))
     assert chinese(draw(board, "zh"))
 

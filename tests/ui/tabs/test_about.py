@@ -19,11 +19,11 @@ from cgclora.storage.layer_shapes import layer_kinds
 from tests.browser.app_tour import visiting
 from tests.helpers.tiny import make_backbone
 from tests.ui.test_app import MARKUP, loaded_engine
+from ui.components.answering_models import adapter_title
 from ui.components.texts import text
 from ui.engine.engine import Engine
 from ui.shell import Shell
 from ui.tabs.about import facts as about_facts
-from ui.tabs.about import use as about_use
 from ui.tabs.about.layer import LayerView, formula, layer
 from ui.tabs.about.tab import About, readable_adapters
 
@@ -178,22 +178,22 @@ def test_without_an_adapter_the_tab_says_so(tmp_path: Path) -> None:
     engine = loaded_engine(tmp_path)
     note = text("about_no_adapter", "en")
     tab = tab_of(engine)
-    assert note in tab.draw(None, None, None, visitor(lang="en"))[tab.layer]
+    assert note in tab.draw(visitor(lang="en"), None, None, None)[tab.layer]
     assert note in about_facts.budgets(engine, "en")
     assert about_facts.tree(engine, "en")
     assert "Client('http://here')" in unescape(
-        about_use.programs(engine, "http://here", False, "en")
+        about_facts.programs(engine, "http://here", False, "en")
     )
 
 
 def test_the_address_chooses_until_the_visitor_does(engine: Engine) -> None:
     tab = tab_of(engine)
     address = {"about-adapter": "compare/moe", "about-task": "Couplet", "about-layer": "gone"}
-    shown = tab.show(None, None, None, visitor(lang="en", **address))
+    shown = tab.show(visitor(lang="en", **address), None, None, None)
     assert shown[tab.adapter]["value"] == "compare/moe"
     assert shown[tab.task]["value"] == "Couplet"
     assert shown[tab.kind]["value"] == shown[tab.kind]["choices"][0][1]
-    again = tab.show("compare/lora", None, "NER", visitor(lang="en", **address))
+    again = tab.show(visitor(lang="en", **address), "compare/lora", None, "NER")
     assert again[tab.adapter]["value"] == "compare/lora"
     assert not again[tab.task]["interactive"]
     assert text("about_same_for_all", "en") in again[tab.layer]
@@ -249,7 +249,7 @@ def test_what_a_manifest_does_not_say_is_left_open(engine: Engine) -> None:
 def test_the_paper_is_cited_as_the_readme_cites_it() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (entry,) = re.findall(r"```bibtex\n(.+?)\n```", readme, re.DOTALL)
-    assert entry == about_use.CITATION
+    assert entry == about_facts.CITATION
 
 
 def asked(headers: dict[str, str], *, mcp: bool = False) -> gr.Request:
@@ -280,13 +280,13 @@ def asked(headers: dict[str, str], *, mcp: bool = False) -> gr.Request:
 def test_programs_are_given_the_address_that_the_visitor_uses(
     headers: dict[str, str], address: str
 ) -> None:
-    assert about_use.address_of(asked(headers)) == address
+    assert about_facts.address_of(asked(headers)) == address
 
 
 @pytest.mark.parametrize("mcp", [False, True])
 def test_the_tab_says_whether_mcp_is_on(engine: Engine, mcp: bool) -> None:
-    found = about_use.has_mcp(asked({"host": "x"}, mcp=mcp))
-    html = about_use.programs(engine, "http://x", found, "en")
+    found = about_facts.has_mcp(asked({"host": "x"}, mcp=mcp))
+    html = about_facts.programs(engine, "http://x", found, "en")
     assert (text("about_mcp_on", "en") in html) == mcp
     assert ("http://x/gradio_api/mcp/" in html) == mcp
 
@@ -348,6 +348,6 @@ def test_a_visitor_chooses_task_layer_and_adapter(engine: Engine, page: Page) ->
     page.locator("#about-linear input").click()
     page.get_by_role("option").nth(1).click()
     expect(page.locator(".explained:visible dd").first).not_to_have_text(before)
-    choose("adapter", about_facts.adapter_title(engine, "compare/lora", "en"))
+    choose("adapter", adapter_title(engine, "compare/lora", "en"))
     expect(page.get_by_text(text("about_same_for_all", "en"))).to_be_visible()
     page.wait_for_url(re.compile("about-adapter=compare%2Flora"))

@@ -73,7 +73,7 @@ def settings_of(jobs: Jobs, allowed: bool = True, **options: Any) -> Settings:
 
 
 def opened(tab: Benchmark, **query: str) -> dict[Any, Any]:
-    return tab.show(None, None, None, None, 50, visitor(**query))
+    return tab.show(visitor(**query), None, None, None, None, 50)
 
 
 def value(update: Any) -> Any:
@@ -111,8 +111,8 @@ def test_at_first_all_tasks_of_the_first_adapter_are_chosen(engine, jobs, monkey
     assert shown[tab.tasks]["value"] == [*engine.tasks("general")]
     assert shown[tab.kept_tasks] == ""
     assert "12" in shown[tab.extent]
-    assert "--task" not in shown[tab.start.command]
-    assert shown[tab.start.button]["interactive"]
+    assert "--task" not in shown[tab.command]
+    assert shown[tab.start]["interactive"]
 
 
 def test_the_official_data_is_offered_where_it_is_known(engine, jobs, monkeypatch, tmp_path):
@@ -122,12 +122,12 @@ def test_the_official_data_is_offered_where_it_is_known(engine, jobs, monkeypatc
     shown = opened(tab)
     assert shown[tab.source]["value"] == "official"
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
-    assert "--data" not in shown[tab.start.command]
+    assert "--data" not in shown[tab.command]
     (tmp_path / "test.jsonl").unlink()
     broken = opened(tab)
     assert "notice" in broken[tab.report]["value"]
     assert str(tmp_path) not in broken[tab.report]["value"]
-    assert not broken[tab.start.button]["interactive"]
+    assert not broken[tab.start]["interactive"]
 
 
 def test_the_address_chooses(engine, jobs):
@@ -137,7 +137,7 @@ def test_the_address_chooses(engine, jobs):
     assert shown[tab.adapter]["value"] == "backbone"
     assert shown[tab.tasks]["value"] == ["Couplet", "NER"]
     assert shown[tab.per_task] == 3
-    words = shlex.split(shown[tab.start.command])
+    words = shlex.split(shown[tab.command])
     assert words[:4] == ["python", "-m", "evals", "run"]
     assert words.count("--task") == 2
     assert words[words.index("--per-task") + 1] == "3"
@@ -159,7 +159,7 @@ def test_an_address_that_makes_no_sense_is_passed_over(engine, jobs, monkeypatch
     shown = opened(tab, **query)
     assert shown[tab.adapter]["value"] == "general"
     assert shown[tab.source]["value"] == "samples"
-    tab.runs._arrive(query.get("bench_job"), visitor(**query))
+    tab.runs.arrive(visitor(**query), query.get("bench_job"))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_values_that_do_not_fit_together_are_made_to_fit(engine, jobs, values):
     tab = tab_of(engine, jobs)
     for handler in (tab.choose_data, tab.choose_tasks):
         shown = handler(visitor(), *values)
-        command = shlex.split(shown[tab.start.command])
+        command = shlex.split(shown[tab.command])
         adapter = values[0] if values[0] in engine.configs else "general"
         tasks = [word for flag, word in pairwise(command) if flag == "--task"]
         assert set(tasks) <= set(engine.tasks(adapter))
@@ -188,11 +188,11 @@ def test_values_that_do_not_fit_together_are_made_to_fit(engine, jobs, values):
 def test_without_a_task_nothing_can_be_started(engine, jobs):
     tab = tab_of(engine, jobs)
     shown = tab.choose_tasks(visitor(lang="en"), "general", "samples", None, [], 5)
-    assert not shown[tab.start.button]["interactive"]
-    assert shown[tab.start.command] == ""
+    assert not shown[tab.start]["interactive"]
+    assert shown[tab.command] == ""
     assert text("bench_choose_task", "en") in shown[tab.extent]
     outcome = tab.submit(visitor(lang="en"), "general", "samples", None, [], 5)
-    assert text("bench_choose_task", "en") in outcome[tab.start.outcome]
+    assert text("bench_choose_task", "en") in outcome[tab.outcome]
     assert jobs.all() == []
 
 
@@ -200,7 +200,7 @@ def test_an_adapter_that_knows_no_task_of_the_data_says_so(engine, jobs):
     tab = tab_of(engine, jobs)
     shown = tab.choose_data(visitor(lang="en"), "my-own", "samples", None, None, 5)
     assert text("bench_no_common_task", "en") in shown[tab.report]["value"]
-    assert not shown[tab.start.button]["interactive"]
+    assert not shown[tab.start]["interactive"]
 
 
 def test_titles_tell_adapters_apart(engine, jobs):
@@ -225,10 +225,10 @@ def test_an_uploaded_file_is_reported_at_once(engine, jobs, tmp_path):
     assert "<script>" not in report
     assert "<img" not in report
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
-    command = shlex.split(shown[tab.start.command])
+    command = shlex.split(shown[tab.command])
     assert "--skip-bad" in command
     assert command.count("--task") == 2  # one has no scorer and must be left out by name
-    assert str(tmp_path) not in shown[tab.start.command].split("--run")[0].split("--data")[1]
+    assert str(tmp_path) not in shown[tab.command].split("--run")[0].split("--data")[1]
 
 
 def test_a_file_without_a_record_says_why(engine, jobs, tmp_path):
@@ -239,7 +239,7 @@ def test_a_file_without_a_record_says_why(engine, jobs, tmp_path):
     assert text("jobs_unreadable", "en") in report
     assert "target" in report
     assert str(tmp_path) not in report
-    assert not shown[tab.start.button]["interactive"]
+    assert not shown[tab.start]["interactive"]
 
 
 def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
@@ -256,7 +256,7 @@ def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
     jobs.remove_uploads(job)
     assert not kept.exists()
     again = tab.submit(visitor(lang="en"), "general", "upload", str(path), ["Couplet"], 5)
-    assert text("bench_gone", "en") in again[tab.start.outcome]
+    assert text("bench_gone", "en") in again[tab.outcome]
     assert len(jobs.all()) == 1
 
 
@@ -266,7 +266,7 @@ def test_an_upload_becomes_the_job_s_and_goes_with_it(engine, jobs, tmp_path):
 def test_a_job_runs_the_command_that_was_shown(engine, jobs):
     tab = tab_of(engine, jobs)
     values = ("general", "samples", None, ["NER"], 2)
-    shown = tab.choose_tasks(visitor(), *values)[tab.start.command]
+    shown = tab.choose_tasks(visitor(), *values)[tab.command]
     started = tab.submit(visitor(), *values)
     (job,) = jobs.all()
     before, _, _ = shown.partition(" --run ")
@@ -285,7 +285,7 @@ def test_the_queue_has_an_end(adapters, jobs):
     for _ in range(3):
         tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
     refused = tab.submit(visitor(lang="en"), "general", "samples", None, ["NER"], 1)
-    assert text("jobs_full", "en", count=3) in refused[tab.start.outcome]
+    assert text("jobs_full", "en", count=3) in refused[tab.outcome]
     assert len(jobs.all()) == 3
 
 
@@ -307,18 +307,18 @@ def test_where_jobs_are_not_allowed_there_is_the_command_alone(engine, jobs, mon
     monkeypatch.delenv("CGCLORA_DATA", raising=False)
     tab = tab_of(engine, jobs, allowed=False, backbone="/elsewhere/on/the/server/own-backbone")
     shown = opened(tab, lang="en", bench_data="upload")
-    assert "--adapter general --backbone own-backbone " in shown[tab.start.command]
-    assert not tab.start.button.visible
+    assert "--adapter general --backbone own-backbone " in shown[tab.command]
+    assert not tab.start.visible
     assert not tab.upload.visible
-    assert "my-test.jsonl" in shown[tab.start.command]
-    assert str(Path(__file__).parents[3]) not in shown[tab.start.command]
-    assert str(engine.folder) not in shown[tab.start.command]
-    assert "--run runs/evaluations/general" in shown[tab.start.command]
+    assert "my-test.jsonl" in shown[tab.command]
+    assert str(Path(__file__).parents[3]) not in shown[tab.command]
+    assert str(engine.folder) not in shown[tab.command]
+    assert "--run runs/evaluations/general" in shown[tab.command]
     tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
     assert jobs.all() == []
     hidden = jobs.submit("evaluate", ["-c", ""], title="private")
     for update in (
-        tab.runs._arrive(None, visitor(bench_job=hidden.id)),
+        tab.runs.arrive(visitor(bench_job=hidden.id), None),
         tab.runs.acting(jobs.stop)(hidden.id, visitor()),
     ):
         assert "private" not in str(update)

@@ -74,7 +74,7 @@ def tab_of(engine: Engine) -> Gates:
 
 
 def shown(tab: Gates, **query: str) -> dict[Any, Any]:
-    return tab.show(None, None, None, None, visitor(**query))
+    return tab.show(visitor(**query), None, None, None, None)
 
 
 def prompt_of(task: str) -> str:
@@ -332,7 +332,7 @@ def test_the_address_says_what_is_seen(engine: Engine) -> None:
 
 def test_coming_back_to_the_tab_keeps_what_was_changed_there(engine: Engine) -> None:
     tab = tab_of(engine)
-    again = tab.show("cgc", "NER", "", "task", visitor(cluster="moe"))
+    again = tab.show(visitor(cluster="moe"), "cgc", "NER", "", "task")
     assert set(again) == {tab.cluster}
     assert "value" not in again[tab.cluster]
 
@@ -340,8 +340,8 @@ def test_coming_back_to_the_tab_keeps_what_was_changed_there(engine: Engine) -> 
 def test_a_task_of_the_cluster_before_changes_nothing(engine: Engine) -> None:
     tab = tab_of(engine)
     assert tab.pick_module("single", "NER", "", visitor()) == gr.skip()
-    assert tab.pick("gone", "NER", "", "task", visitor()) == gr.skip()
-    other = tab.pick("single", "NER", "", "task", visitor())
+    assert tab.pick(visitor(), "gone", "NER", "", "task") == gr.skip()
+    other = tab.pick(visitor(), "single", "NER", "", "task")
     assert other[tab.task]["value"] == LABELLED
 
 
@@ -351,10 +351,10 @@ def test_nothing_is_seen_until_the_model_is_loaded(engine: Engine) -> None:
     page = shown(tab)
     assert text("gates_loading", "zh") in page[tab.notice]["value"]
     assert page[tab.timer].active
-    assert tab.watch(None, None, None, None, visitor()) == gr.skip()
+    assert tab.watch(visitor(), None, None, None, None) == gr.skip()
     waiting.start()
     assert waiting.wait(60)
-    page = tab.watch(None, None, None, None, visitor())
+    page = tab.watch(visitor(), None, None, None, None)
     assert page[tab.body]["visible"]
     assert not page[tab.timer].active
 
@@ -400,7 +400,7 @@ def test_another_task_gives_up_what_was_asked(engine: Engine) -> None:
     tab = tab_of(engine)
     old = computed(tab, tab.changes.begin(visitor(), *[1.0] * SLIDERS), 0)
     next(old)
-    tab.pick("cgc", "NER", "", "task", visitor())
+    tab.pick(visitor(), "cgc", "NER", "", "task")
     assert list(old) == []
 
 

@@ -21,7 +21,6 @@ from tests.helpers.run_dirs import around, write_answers, write_folder, write_ru
 from ui.components.texts import TEXTS
 from ui.shell import Shell
 from ui.tabs.leaderboard.drilldown import PAGE, drill_down, select_marker
-from ui.tabs.leaderboard.markers import interval, scale
 from ui.tabs.leaderboard.query import (
     VIEWS,
     BoardView,
@@ -31,7 +30,7 @@ from ui.tabs.leaderboard.query import (
     toggle_sort,
 )
 from ui.tabs.leaderboard.tab import Leaderboard
-from ui.tabs.leaderboard.table import board_table
+from ui.tabs.leaderboard.table import board_table, interval, scale
 
 NAUGHTY = "<img src=x onerror=alert(1)>"
 TASKS = ("SentimentAnalyze", "NER")
@@ -84,8 +83,7 @@ def visitor(**query: str) -> gr.Request:
 
 
 def opened(tab: Leaderboard, **query: str) -> dict[Any, Any]:
-    nothing = (None, "table", "", [], "", [], True, "", "", "parameters", "", "")
-    return tab.open(*nothing, request=visitor(**query))
+    return tab.open(visitor(**query), *[None] * 16)
 
 
 def clicked(tab: Leaderboard, **data: Any) -> Any:
@@ -211,7 +209,9 @@ def test_a_header_sorts_the_best_first_and_then_turns_round() -> None:
 
 
 def test_every_cell_of_the_table_is_a_button_to_its_samples(library) -> None:
-    page = Page(board_table(run_query(library, Query()), library, ("CGC-LoRA", "NER"), "en"))
+    page = Page(
+        board_table(run_query(library, Query()), library, Selection("CGC-LoRA", "NER"), "en")
+    )
     cells = {
         (attrs["data-entry"], attrs["data-cell"]): attrs
         for tag, attrs in page.tags
@@ -235,7 +235,7 @@ def test_a_few_scores_far_below_leave_the_others_room() -> None:
 
 
 def test_the_header_says_how_the_table_is_sorted(library) -> None:
-    page = Page(board_table(run_query(library, Query(sort="-NER")), library, ("", ""), "en"))
+    page = Page(board_table(run_query(library, Query(sort="-NER")), library, Selection(), "en"))
     sorts = dict(zip(page.attributes("data-sort"), page.attributes("aria-sort"), strict=True))
     assert sorts.pop("NER") == "descending"
     assert set(sorts.values()) == {"none"}
@@ -243,7 +243,7 @@ def test_the_header_says_how_the_table_is_sorted(library) -> None:
 
 def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> None:
     add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
-    words = Page(board_table(run_query(library, Query()), library, ("", ""), "en")).words
+    words = Page(board_table(run_query(library, Query()), library, Selection(), "en")).words
     assert words.count(TEXTS["board_tied_with"][1]) == 2
     assert f" {TEXTS['board_best'][1]}" in words
     assert f" {TEXTS['board_behind'][1]}" in words
@@ -251,9 +251,9 @@ def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> 
 
 def test_seeds_have_a_column_where_there_are_several(library) -> None:
     spread = TEXTS["board_spread"][1]
-    assert spread not in board_table(run_query(library, Query()), library, ("", ""), "en")
+    assert spread not in board_table(run_query(library, Query()), library, Selection(), "en")
     add_run(library.shipped, "CGC-LoRA", 0.65, 0.72, 3, trainable_parameters=3_000_000, seed=1)
-    assert spread in board_table(run_query(library, Query()), library, ("", ""), "en")
+    assert spread in board_table(run_query(library, Query()), library, Selection(), "en")
 
 
 def test_names_of_methods_are_never_markup(library) -> None:
@@ -331,7 +331,7 @@ def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
         "",
     )
     add_run(library.local, "CGC-LoRA 2", 0.9, 0.9, 3)
-    shown = tab.open(*before, request=visitor())
+    shown = tab.open(visitor(), *before, None, None, None, None)
     assert "CGC-LoRA 2" in shown[tab.table]
     assert REFERENCE not in shown[tab.table]
     assert tab.find not in shown
@@ -341,7 +341,7 @@ def test_local_runs_on_other_records_have_a_board_that_says_so(tab, library) -> 
     write_run(library.local / "mine", {"NER": around(0.5)}, data="e" * 64)
     titles = [title for title, _ in opened(tab)[tab.board]["choices"]]
     assert [title.endswith("local") for title in titles] == [False, True]
-    values = (*vars(Query(local=False)).values(), "", "")
+    values = (*vars(Query(local=False)).values(), *vars(Selection()).values())
     assert len(tab.change_board(visitor(), *values)[tab.board]["choices"]) == 1
 
 
@@ -412,11 +412,11 @@ def test_a_mark_is_known_by_the_names_around_it(library) -> None:
 def test_pages_turn_and_stop_at_the_ends(tab) -> None:
     selection = Selection("CGC-LoRA", "NER", REFERENCE)
     values = (*vars(Query()).values(), *vars(selection).values())
-    later = tab.next_page(visitor(), *values)
+    later = tab.turning(1)(visitor(), *values)
     assert "21–25 of 25" in later[tab.place]
     assert not later[tab.later]["interactive"]
     assert later[tab.earlier]["interactive"]
-    earlier = tab.previous_page(visitor(), *values)
+    earlier = tab.turning(-1)(visitor(), *values)
     assert "1–20 of 25" in earlier[tab.place]
     far = chosen(tab, Selection("CGC-LoRA", "NER", leaf="99"))
     assert far[tab.leaf] == "1"
@@ -498,6 +498,6 @@ def test_sorting_and_filtering_the_shipped_boards_takes_a_tenth_of_a_second(tmp_
     times = []
     for _ in range(3):
         start = time.process_time()  # other processes shall not count
-        tab.change(visitor(), *vars(query).values(), "", "")
+        tab.change(visitor(), *vars(query).values(), *vars(Selection()).values())
         times.append(time.process_time() - start)
     assert min(times) < 0.1

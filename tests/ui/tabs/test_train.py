@@ -25,7 +25,7 @@ from ui.engine.engine import Engine
 from ui.engine.settings import Settings
 from ui.shell import Shell
 from ui.tabs.jobs import view as jobs_view
-from ui.tabs.train import run_view
+from ui.tabs.train import view as train_view
 from ui.tabs.train.form import SIZES, STAND_INS
 from ui.tabs.train.tab import Train
 
@@ -93,7 +93,7 @@ def settings_of(runs: Path, allowed: bool = True, backbone: str | None = None) -
 
 def filled_in(tab: Train, **changes: Any) -> list[Any]:
     """The values of the form as it comes, with some changed."""
-    values = {name: getattr(field, "value", None) for name, field in tab.fields.items()}
+    values = {name: getattr(field, "value", None) for name, field in tab.inputs.items()}
     return [*(values | {"source": "samples", "name": "mine"} | changes).values()]
 
 
@@ -137,7 +137,7 @@ def test_before_a_file_is_chosen_nothing_is_wrong(tab: Train) -> None:
     assert text("train_upload_first", "en") in look(tab, source="upload")
     updates = plan(tab, source="upload")
     assert text("train_no_data", "en") in updates[tab.form.budget]
-    assert updates[tab.start.command] == ""
+    assert updates[tab.command] == ""
 
 
 def test_bad_lines_of_an_upload_are_told_and_never_markup(tab: Train, tmp_path: Path) -> None:
@@ -194,26 +194,26 @@ def test_clusters_of_the_data_folder_are_offered(
         some = [json.loads(json.dumps(record).replace("{}", f"{split} {n}")) for n in range(3)]
         lines(tmp_path / "firefly" / f"{split}.jsonl", *some)
     monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
-    arrived = tab.show(None, None, visitor(lang="en", source="general", method="MOE-LoRA"))
+    arrived = tab.show(visitor(lang="en", source="general", method="MOE-LoRA"), None, None)
     choices = [name for _, name in arrived[tab.form.data["source"]]["choices"]]
     assert choices == ["samples", "general", "upload"]
     assert arrived[tab.form.data["source"]]["value"] == "general"
     assert arrived[tab.form.settings["method"]] == "MOE-LoRA"
     assert figures(look(tab, source="general")) == ["1", "3", "3"]
     shown = plan(tab, source="general", tasks=["Couplet"])
-    assert "--data $CGCLORA_DATA/firefly/train.jsonl" in shown[tab.start.command]
-    assert shown[tab.start.command].endswith("--task Couplet")
+    assert "--data $CGCLORA_DATA/firefly/train.jsonl" in shown[tab.command]
+    assert shown[tab.command].endswith("--task Couplet")
     assert not shown[tab.command_note]["visible"]
 
 
 def test_the_address_cannot_name_what_is_not_there(tab: Train) -> None:
-    arrived = tab.show(None, None, visitor(source="/etc", method="LoRAHub"))
+    arrived = tab.show(visitor(source="/etc", method="LoRAHub"), None, None)
     assert arrived[tab.form.data["source"]]["value"] == "samples"
     assert tab.form.settings["method"] not in arrived
 
 
 def test_what_is_chosen_stays_when_the_tab_is_shown_again(tab: Train) -> None:
-    arrived = tab.show("upload", 3, visitor(source="samples"))
+    arrived = tab.show(visitor(source="samples"), "upload", 3)
     assert arrived[tab.form.data["source"]]["value"] == "upload"
     assert arrived[tab.arrived] == 4
     assert tab.name not in arrived
@@ -259,7 +259,7 @@ def test_settings_that_cannot_be_are_named(tab: Train, changes: dict[str, Any], 
     updates = plan(tab, **changes)
     assert TEXTS["train_bad_settings"][1] in updates[tab.form.budget]
     assert words in updates[tab.form.budget]
-    assert updates[tab.start.command] == ""
+    assert updates[tab.command] == ""
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_the_command_is_the_one_that_is_run_but_for_its_paths(
     tab: Train, jobs: Jobs, tmp_path: Path
 ) -> None:
     chosen = {"source": "upload", "train_file": upload(tmp_path), "name": "some-run"}
-    shown = shlex.split(plan(tab, **chosen)[tab.start.command])
+    shown = shlex.split(plan(tab, **chosen)[tab.command])
     start(tab, **chosen)
     (job,) = jobs.all()
     paths = [STAND_INS[0], STAND_INS[1], "runs/training/some-run"]
@@ -316,7 +316,7 @@ def test_a_name_that_cannot_be_is_refused(tab: Train, jobs: Jobs, runs: Path, na
     start(tab, name="taken")
     (runs / "training" / "there").mkdir(parents=True)
     updates = start(tab, name=name)
-    assert 'class="notice"' in updates[tab.start.outcome]
+    assert 'class="notice"' in updates[tab.outcome]
     assert len(jobs.all()) == 1
 
 
@@ -326,7 +326,7 @@ def test_nothing_is_started_without_usable_data_or_settings(tab: Train, jobs: Jo
         {"epochs": 0},
         {"train_file": "/gone", "source": "upload"},
     ):
-        assert 'class="notice"' in start(tab, **changes)[tab.start.outcome]
+        assert 'class="notice"' in start(tab, **changes)[tab.outcome]
     assert jobs.all() == []
 
 
@@ -334,11 +334,11 @@ def test_where_it_is_not_allowed_all_but_training_works(
     engine: Engine, jobs: Jobs, runs: Path
 ) -> None:
     tab = tab_of(engine, jobs, runs, allowed=False, backbone="/elsewhere/on/the/server/own")
-    assert plan(tab)[tab.start.command].endswith("--backbone own")
+    assert plan(tab)[tab.command].endswith("--backbone own")
     assert figures(look(tab))[0] == "24"
-    assert plan(tab)[tab.start.command].startswith("python -m cgclora train")
-    assert not tab.start.button.visible
-    assert "CGCLORA_ALLOW_JOBS=1" in start(tab)[tab.start.outcome]
+    assert plan(tab)[tab.command].startswith("python -m cgclora train")
+    assert not tab.start.visible
+    assert "CGCLORA_ALLOW_JOBS=1" in start(tab)[tab.outcome]
     assert jobs.all() == []
 
 
@@ -451,17 +451,17 @@ def test_the_run_that_the_address_names_is_shown(tab: Train, jobs: Jobs) -> None
     for name in ("one", "two"):
         start(tab, name=name)
     newest, oldest = jobs.all()
-    show = tab.runs._arrive
-    assert show(None, visitor(run=oldest.id))[tab.runs.choice]["value"] == oldest.id
-    assert show(None, visitor(run="gone"))[tab.runs.choice]["value"] == newest.id
-    assert show(newest.id, visitor(run=oldest.id))[tab.runs.choice]["value"] == newest.id
+    show = tab.runs.arrive
+    assert show(visitor(run=oldest.id), None)[tab.runs.choice]["value"] == oldest.id
+    assert show(visitor(run="gone"), None)[tab.runs.choice]["value"] == newest.id
+    assert show(visitor(run=oldest.id), newest.id)[tab.runs.choice]["value"] == newest.id
 
 
 def test_titles_of_runs_are_never_markup(jobs: Jobs) -> None:
     facts = {"method": MARKUP, "tasks": [MARKUP], "common": 1, "specific": 1}
     job: Job = jobs.submit("train", ["-c", MARKUP], title=MARKUP, facts=facts)
     for shown in (
-        run_view.run(job, None, "en", ""),
+        train_view.run(job, None, "en", ""),
         jobs_view.command(job, "en"),
     ):
         assert "<script>" not in shown

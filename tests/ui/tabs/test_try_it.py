@@ -16,15 +16,14 @@ from evals.tasks import TASKS
 from tests.ui.test_app import MODEL, ask, form, loaded_engine, pieces, save_adapter
 from tests.ui.test_page import tab_of, visitor
 from ui.components.answering_models import answering_models
-from ui.components.differences import marked
-from ui.components.label_bars import label_bars
+from ui.components.render import label_bars, marked
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import AppLimits
 from ui.tabs.try_it import answering
-from ui.tabs.try_it.answers import MOST_BESIDE
+from ui.tabs.try_it.answers import MAX_BESIDE
 from ui.tabs.try_it.recent import RecentQuestion, read
 
 RIVAL = f"{COMPARED}/lora"
@@ -223,10 +222,10 @@ def test_no_more_are_asked_than_there_is_room_for(engine: Engine) -> None:
     tab = tab_of(engine)
     many = [BARE, RIVAL, "general", BARE]
     shown = tab.answers.choose_beside("general", many, visitor())
-    assert shown[tab.answers.beside] == many[:MOST_BESIDE]
-    assert [shown[card]["visible"] for card in tab.answers.cards] == [True] * (1 + MOST_BESIDE)
+    assert shown[tab.answers.beside] == many[:MAX_BESIDE]
+    assert [shown[card]["visible"] for card in tab.answers.cards] == [True] * (1 + MAX_BESIDE)
     fewer = tab.answers.choose_beside("general", [], visitor())
-    assert [fewer[card]["visible"] for card in tab.answers.cards] == [True, *[False] * MOST_BESIDE]
+    assert [fewer[card]["visible"] for card in tab.answers.cards] == [True, *[False] * MAX_BESIDE]
 
 
 def test_only_those_who_know_the_task_are_offered(engine: Engine) -> None:

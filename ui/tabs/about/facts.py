@@ -1,28 +1,46 @@
-"""What is installed here: backbone, clusters and tasks, and what each adapter costs."""
+"""What is installed here, what it costs, how programs call it, its limits and licences."""
 
-from __future__ import annotations
-
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from evals.methods import method_of
+import gradio as gr
+from gradio.route_utils import get_root_url
+
+from cgclora.storage.provenance import versions
+from evals.figures.captions import title
 from evals.tasks import TASKS, Language
-from ui.components import answering_models, forms
-from ui.components.html import wide_table
+from ui.components import forms
+from ui.components.answering_models import adapter_title
+from ui.components.html import quiet, script, wide_table
 from ui.components.texts import text
 from ui.engine.engine import Engine
+from ui.engine.settings import variable
 
 _SHORT = 8  # letters of a hash that are shown
+PAPER = "https://arxiv.org/abs/2402.01684"
+_PACKAGES = ("cgclora", "torch", "transformers", "gradio")
+_ENDPOINTS = ("/generate", "/tasks", "/gates", "/leaderboard", "/runs")
+_START_WITH_MCP = 'pip install "gradio[mcp]"\npython app.py'
+_CODE_LICENCE = ("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+_DATA_LICENCE = "https://creativecommons.org/licenses/by-nc/4.0/"
+_GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
+_GEMMA_PROHIBITED = "https://ai.google.dev/gemma/prohibited_use_policy"
 
+CITATION = """@misc{song2024cgclora,
+  title         = {A Framework to Implement 1+N Multi-task Fine-tuning Pattern in {LLMs} Using the \
+{CGC-LoRA} Algorithm},
+  author        = {Chao Song and Zhihao Ye and Qiqiang Lin and Qiuying Peng and Jun Wang},
+  year          = {2024},
+  eprint        = {2402.01684},
+  archivePrefix = {arXiv},
+  primaryClass  = {cs.CL}
+}"""
+"""As the README has it."""
 
-def adapter_title(engine: Engine, name: str, language: Language) -> str:
-    """An adapter's title where all are listed: its cluster and its method."""
-    method = method_of(engine.configs[name], engine.manifests[name])
-    if name not in engine.clusters():
-        return text("about_compared", language, method=method)
-    return f"{answering_models.title(engine, name, language)} · {method}"
+SCRIPT = script("copy")
 
 
 def backbone_name(engine: Engine) -> str:
@@ -81,7 +99,7 @@ def _branch(engine: Engine, name: str, language: Language) -> str:
     )
     by_kind: dict[str, str] = defaultdict(str)
     for task in map(forms.task_named, engine.tasks(name)):
-        by_kind[task.kind] += f"<li>{escape(forms.title(task, language))}</li>"
+        by_kind[task.kind] += f"<li>{escape(title(task.name, language))}</li>"
     kinds = "".join(
         f'<li><span class="kind">{text(kind, language)}</span><ul class="leaves">{tasks}</ul></li>'
         for kind, tasks in by_kind.items()
@@ -99,7 +117,7 @@ def budgets(engine: Engine, language: Language) -> str:
     """A column for each adapter: how large it is and where it comes from."""
     names = engine.adapters()
     if not names:
-        return f'<p class="quiet">{text("about_no_adapter", language)}</p>'
+        return quiet(text("about_no_adapter", language))
     size = backbone_size(engine)
     columns = [_facts(engine, name, size, language) for name in names]
     rows = [
@@ -111,8 +129,8 @@ def budgets(engine: Engine, language: Language) -> str:
         for name in names
     ]
     heads = [text("about_adapter", language), *titles]
-    note = f'<p class="quiet">{text("about_budget_note", language)}</p>'
-    return wide_table(text("about_budgets", language), heads, rows, "budgets") + note
+    table = wide_table(text("about_budgets", language), heads, rows, "budgets")
+    return table + quiet(text("about_budget_note", language))
 
 
 def _facts(engine: Engine, name: str, backbone: int | None, language: Language) -> dict[str, str]:
@@ -153,13 +171,115 @@ def _number(count: int | None) -> str:
 
 
 def _hash(value: object, changed: str = "") -> str:
-    """The beginning of a hash.
-
-    Args:
-        value: The hash; None if unknown.
-        changed: Stands behind the hash of a commit whose tree was changed.
-    """
+    """The beginning of a hash, empty if unknown, and a mark of a changed tree."""
     if not value:
         return ""
     whole = escape(str(value))
     return f'<code title="{whole}{changed}">{whole[:_SHORT]}{changed}</code>'
+
+
+# Use -------------------------------------------------------------------------------------------
+
+
+def address_of(request: gr.Request) -> str:
+    """The app's address in the visitor's browser, without a slash at the end."""
+    raw: Any = request.request
+    return get_root_url(raw, str(raw.url.path), raw.scope.get("root_path"))
+
+
+def has_mcp(request: gr.Request) -> bool:
+    """Whether the app serves MCP."""
+    raw: Any = request.request
+    app = raw.scope.get("app")
+    return bool(getattr(getattr(app, "blocks", None), "mcp_server", False))
+
+
+def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str:
+    """How programs and assistants call the app."""
+    names = " ".join(f"<code>{name}</code>" for name in _ENDPOINTS)
+    settings = {"mcpServers": {"cgclora": {"url": f"{address}/gradio_api/mcp/"}}}
+    return (
+        f"<p>{text('about_api', language)}</p>{snippet(_call(engine, address), language)}"
+        f'<p class="quiet"><a href="?view=api">{text("about_endpoints", language)}</a> {names}</p>'
+        f"<p>{text('about_mcp_on' if mcp else 'about_mcp_off', language)}</p>"
+        + snippet(json.dumps(settings, indent=2) if mcp else _START_WITH_MCP, language)
+    )
+
+
+def _call(engine: Engine, address: str) -> str:
+    """Three lines of Python that ask the shortest sample."""
+    prompts = [
+        (task.prompt(sample.fields), name)
+        for cluster in engine.clusters()
+        for name in engine.tasks(cluster)
+        for task in [forms.task_named(name)]
+        for sample in forms.samples(task)
+    ]
+    prompt, task = min(prompts, key=lambda pair: len(pair[0]), default=("...", "..."))
+    return (
+        "from gradio_client import Client\n"
+        f"client = Client({address!r})\n"
+        f'print(client.predict({task!r}, {prompt!r}, api_name="/generate"))'
+    )
+
+
+def snippet(code: str, language: Language) -> str:
+    """Code with a button that copies it."""
+    copy, copied, selected = (
+        text(f"about_{word}", language) for word in ("copy", "copied", "selected")
+    )
+    return (
+        f'<div class="snippet"><button type="button" data-copies="{copy}" data-copied="{copied}" '
+        f'data-selected="{selected}">{copy}</button>'
+        f'<pre lang="en" tabindex="0">{escape(code)}</pre></div>'
+    )
+
+
+def licences(engine: Engine, language: Language) -> str:
+    """Licences of code, backbone and adapters."""
+    name = backbone_name(engine)
+    of_gemma = not name or "gemma" in name.lower()
+    model = text("about_is_gemma" if of_gemma else "about_is_other", language)
+    if of_gemma:
+        terms = _link(text("about_gemma_terms", language), _GEMMA_TERMS)
+        model += f" {terms} · {_link(text('about_prohibited', language), _GEMMA_PROHIBITED)}"
+    research = f"{text('about_research', language)} {_link('CC BY-NC 4.0', _DATA_LICENCE)}"
+    rows = {
+        "about_code": _link(*_CODE_LICENCE),
+        "about_model": model,
+        "about_adapters": research,
+        "about_medicine": text("about_no_advice", language),
+    }
+    return _list({text(key, language): words for key, words in rows.items()})
+
+
+def limits(engine: Engine, language: Language) -> str:
+    """What this server accepts, and which variables change that."""
+    rows = [
+        (text(f"limit_{name}", language), f"{value:,}", f"<code>{variable(name)}</code>")
+        for name, value in vars(engine.limits).items()
+    ]
+    intro = quiet(text("about_limits_intro", language))
+    return intro + wide_table(text("about_limits", language), [], rows, "limits")
+
+
+def citation(language: Language) -> str:
+    """The paper, and its BibTeX entry."""
+    return (
+        f"<p>{text('about_independent', language)} "
+        f"{_link('arXiv 2402.01684', PAPER)}</p>{snippet(CITATION, language)}"
+    )
+
+
+def installed() -> str:
+    """Versions of what runs here."""
+    return _list({name: escape(version) for name, version in versions(_PACKAGES).items()})
+
+
+def _list(rows: dict[str, str]) -> str:
+    entries = "".join(f"<div><dt>{name}</dt><dd>{words}</dd></div>" for name, words in rows.items())
+    return f'<dl class="facts-list">{entries}</dl>'
+
+
+def _link(words: str, address: str) -> str:
+    return f'<a href="{address}" target="_blank" rel="noopener">{words}</a>'

@@ -3,57 +3,30 @@
 The drawing is a group of radio buttons, so that the browser itself handles mouse and arrow keys.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
 from cgclora.config import AdapterConfig
 from cgclora.storage.layer_shapes import LayerKind
 from evals.tasks import Language
+from ui.components.html import quiet, script
 from ui.components.texts import text
 
-# Shows the explanation of the chosen part; the address holds the choice.
-SCRIPT = """
-const show = () => {
-  const wanted = new URL(location).searchParams.get("about-part");
-  const parts = [...element.querySelectorAll(".part input")];
-  const chosen = parts.find((part) => part.value === wanted)
-    || parts.find((part) => part.value === "sum");
-  if (chosen) chosen.checked = true;
-  for (const panel of element.querySelectorAll("[data-part]")) {
-    panel.hidden = panel.dataset.part !== chosen.value;
-  }
-};
-element.addEventListener("change", (event) => {
-  const address = new URL(location);
-  address.searchParams.set("about-part", event.target.value);
-  history.replaceState(null, "", address);
-  show();
-});
-new MutationObserver(show).observe(element, { childList: true, subtree: true });
-show();
-"""
+SCRIPT = script("layer_parts")
 
 _TOKEN = re.compile(r"([\d.]+|[^\W_]+|\S)(?:([_^])(?:\{([^}]*)\}|(\S)))?")
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """What is drawn.
-
-    Attributes:
-        config: Of the adapter.
-        kind: Shape of the linear layer, and how many there are of it.
-        titles: The adapter's tasks' titles by name, in the order in which they are drawn.
-        task: The chosen task.
-    """
+    """An adapter's layer as it is drawn."""
 
     config: AdapterConfig
-    kind: LayerKind
-    titles: dict[str, str]
-    task: str
+    kind: LayerKind  # shape of the linear layer, and how many there are of it
+    titles: dict[str, str]  # of the adapter's tasks by name, in the order in which they are drawn
+    task: str  # the chosen one
 
     @property
     def has_gate(self) -> bool:
@@ -63,57 +36,34 @@ class LayerView:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the layer.
+    """A part of the layer."""
 
-    Attributes:
-        key: Names it in the address.
-        name: Its name on the page.
-        sign: What is written on it in the drawing.
-        formula: See `formula`.
-        why: What it does.
-        shape: Of its value or weight.
-        count: Parameters in one layer; None if there are none.
-        is_shared: Whether the whole model shares these parameters.
-    """
-
-    key: str
-    name: str
-    sign: str
-    formula: str
-    why: str
-    shape: str
-    count: int | None = None
-    is_shared: bool = False
-
-
-@dataclass(frozen=True)
-class Expert:
-    """An expert: its name, `common` or `specific`, whether the chosen task uses it, its parts."""
-
-    name: str
-    kind: str
-    is_used: bool
-    parts: tuple[Part, ...]
+    key: str  # names it in the address
+    name: str  # its name on the page
+    sign: str  # drawn on it
+    formula: str  # see `formula`
+    why: str  # what it does
+    shape: str  # of its value or weight
+    count: int | None = None  # parameters in one layer; None if there are none
+    is_shared: bool = False  # whether the whole model shares these parameters
 
 
 def layer(view: LayerView, language: Language) -> str:
     """The drawing and the explanations of all parts; the script shows one of them."""
-    base, gate, listed = (
-        base_parts(view, language),
-        gate_parts(view, language),
-        experts(view, language),
-    )
-    x, frozen, total, scale = base
+    x, frozen, total, scale = _base_parts(view, language)
+    gate = _gate_parts(view, language)
     rows = f'<div class="lane">{_radio(x)}{_radio(frozen, "frozen")}{_radio(total)}</div>'
     rows += f'<div class="lane gating">{"".join(map(_radio, gate))}{_radio(scale)}</div>'
-    for expert in listed:
-        unused = "" if expert.is_used else " unused"
-        radios = "".join(_radio(part, expert.kind) for part in expert.parts)
-        label = f'<span class="expert-name">{escape(expert.name)}</span>'
-        rows += f'<div class="lane expert {expert.kind}{unused}">{radios}{label}</div>'
-    parts = [*base, *gate, *(part for expert in listed for part in expert.parts)]
+    parts = [x, frozen, total, scale, *gate]
+    for kind, key, name, is_used in _experts(view, language):
+        of_expert = _expert_parts(f"{kind}-{key}", kind, name, view, language, is_used=is_used)
+        radios = "".join(_radio(part, kind) for part in of_expert)
+        unused = "" if is_used else " unused"
+        label = f'<span class="expert-name">{escape(name)}</span>'
+        rows += f'<div class="lane expert {kind}{unused}">{radios}{label}</div>'
+        parts += of_expert
     panels = "".join(_panel(part, view.kind.layers, language) for part in parts)
-    same = "" if view.has_gate else f'<p class="quiet">{text("about_same_for_all", language)}</p>'
+    same = "" if view.has_gate else quiet(text("about_same_for_all", language))
     gated = " gated" if view.has_gate else ""
     return (
         f'{same}<div class="layer"><div class="drawing{gated}" role="radiogroup" '
@@ -142,7 +92,7 @@ def _row(source: str) -> str:
 # Parts ----------------------------------------------------------------------------------------
 
 
-def base_parts(view: LayerView, language: Language) -> tuple[Part, Part, Part, Part]:
+def _base_parts(view: LayerView, language: Language) -> tuple[Part, Part, Part, Part]:
     """Input, frozen weight, output and the scale of the experts."""
     config, kind = view.config, view.kind
     gate = "g_{t,e}" if view.has_gate else ""
@@ -164,7 +114,7 @@ def base_parts(view: LayerView, language: Language) -> tuple[Part, Part, Part, P
     )
 
 
-def gate_parts(view: LayerView, language: Language) -> list[Part]:
+def _gate_parts(view: LayerView, language: Language) -> list[Part]:
     """Gate and task id; none where all tasks use the same weights."""
     config = view.config
     if not view.has_gate:
@@ -204,46 +154,41 @@ def gate_parts(view: LayerView, language: Language) -> list[Part]:
     ]
 
 
-def experts(view: LayerView, language: Language) -> list[Expert]:
-    """The common experts, then those of each task."""
+def _experts(view: LayerView, language: Language) -> Iterator[tuple[str, str, str, bool]]:
+    """Kind, key and name of each expert, and whether the task uses it; the common ones first."""
     config = view.config
-    alone = config.num_experts == 1
-    found = []
     for n in range(1, config.common + 1):
-        name = text("about_one", language) if alone else text("common_n", language, n=n)
-        whose = text("about_whose_one" if alone else "about_whose_common", language)
-        parts = _expert_parts(f"common-{n}", name, whose, view, language, is_used=True)
-        found.append(Expert(name, "common", True, parts))
+        is_only = config.num_experts == 1
+        name = text("about_one", language) if is_only else text("common_n", language, n=n)
+        yield "common", f"{n}", name, True
     for place, (task, title) in enumerate(view.titles.items()):
         for n in range(1, config.specific + 1):
             name = f"{title} {n}" if config.specific > 1 else title
-            is_used, whose = task == view.task, text("about_whose_specific", language)
-            key = f"specific-{place}-{n}"
-            parts = _expert_parts(key, name, whose, view, language, is_used=is_used)
-            found.append(Expert(name, "specific", is_used, parts))
-    return found
+            yield "specific", f"{place}-{n}", name, task == view.task
 
 
 def _expert_parts(
-    key: str, name: str, whose: str, view: LayerView, language: Language, *, is_used: bool
-) -> tuple[Part, ...]:
-    rank, kind = view.config.expert_rank, view.kind
-
-    def part(what: str, sign: str, formula: str, why: str, *shape: int, count: int | None) -> Part:
-        label = text(f"about {what}", language, expert=name)
-        return Part(f"{key}-{what}", label, sign, formula, why, _sizes(*shape), count)
-
+    key: str, kind: str, name: str, view: LayerView, language: Language, *, is_used: bool
+) -> list[Part]:
+    """The two matrices and the weight of an expert."""
+    rank, inner, outer = view.config.expert_rank, view.kind.inner, view.kind.outer
+    is_only = kind == "common" and view.config.num_experts == 1
+    whose = text(f"about_whose_{'one' if is_only else kind}", language)
     why_a = _joined(language, whose, text("about_why_A", language, rank=rank))
     why_b = _joined(language, whose, text("about_why_B", language))
-    matrices = (
-        part("A", "A", "z_e = A_e x", why_a, rank, kind.inner, count=rank * kind.inner),
-        part("B", "B", "B_e z_e", why_b, kind.outer, rank, count=kind.outer * rank),
-    )
-    if not view.has_gate:
-        return matrices
     why = text("about_why_weight" if is_used else "about_why_zero", language)
+
+    def part(what: str, sign: str, formula: str, why: str, shape: str, count: int | None) -> Part:
+        label = text(f"about {what}", language, expert=name)
+        return Part(f"{key}-{what}", label, sign, formula, why, shape, count)
+
     sign = "g" if is_used else "0"
-    return *matrices, part("weight", sign, "g_{t,e} · B_e z_e", why, 1, count=None)
+    parts = [
+        part("A", "A", "z_e = A_e x", why_a, _sizes(rank, inner), rank * inner),
+        part("B", "B", "B_e z_e", why_b, _sizes(outer, rank), outer * rank),
+        part("weight", sign, "g_{t,e} · B_e z_e", why, _sizes(1), None),
+    ]
+    return parts if view.has_gate else parts[:2]
 
 
 def _joined(language: Language, *sentences: str) -> str:
@@ -258,11 +203,10 @@ def _sizes(*sizes: str | int) -> str:
 
 
 def _radio(part: Part, kind: str = "") -> str:
-    what = part.key.rpartition("-")[2]
+    what, name = part.key.rpartition("-")[2], escape(part.name)
     return (
-        f'<label class="part {kind} {what}" title="{escape(part.name)}"><input type="radio" '
-        f'name="about-part" value="{part.key}" aria-label="{escape(part.name)}">'
-        f"<span>{escape(part.sign)}</span></label>"
+        f'<label class="part {kind} {what}" title="{name}"><input type="radio" name="about-part" '
+        f'value="{part.key}" aria-label="{name}"><span>{escape(part.sign)}</span></label>'
     )
 
 

@@ -15,7 +15,7 @@ from evals.experiments.evaluation_plan import (
 from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
-from ui.components import forms
+from ui.components.answering_models import adapter_title
 from ui.components.texts import text
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
@@ -29,21 +29,13 @@ _STAND_IN = Path("my-test.jsonl")
 
 @dataclass(frozen=True)
 class BenchmarkForm:
-    """What is evaluated.
+    """What is evaluated."""
 
-    Attributes:
-        adapter: Name of an adapter, or `BARE`.
-        source: `OFFICIAL`, `OWN` or `UPLOAD`.
-        upload: The uploaded file.
-        tasks: Those that are chosen; some may not fit the adapter or the data.
-        per_task: Most records of a task; 0 takes all.
-    """
-
-    adapter: str
-    source: str
+    adapter: str  # name of an adapter, or `BARE`
+    source: str  # `OFFICIAL`, `OWN` or `UPLOAD`
     upload: Path | None
-    tasks: tuple[str, ...]
-    per_task: int
+    tasks: tuple[str, ...]  # those that are chosen; some may not fit the adapter or the data
+    per_task: int  # largest number of records of a task; 0 takes all
 
     @classmethod
     def read(cls, engine: Engine, *values: Any) -> BenchmarkForm:
@@ -64,10 +56,7 @@ class BenchmarkForm:
         return [self.upload] if self.source == UPLOAD and self.upload else []
 
     def facts(self, limits: AppLimits) -> DataFacts | None:
-        """What the data holds; None before a file is uploaded.
-
-        Args:
-            limits: Of what is read.
+        """Tasks and records of the data; None before a file is uploaded.
 
         Raises:
             DataError: It cannot be used.
@@ -80,15 +69,15 @@ class BenchmarkForm:
             return data_facts(self.upload)
         return data_facts(SAMPLES if self.source == OWN else None)
 
-    def known(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+    def usable_tasks(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
         """Tasks that can be answered and scored, in the order of `TASKS`."""
         present = TASKS if facts is None else facts.tasks
         able = present if self.adapter == BARE else engine.tasks(self.adapter)
         return tuple(task for task in TASKS if task in present and task in able)
 
-    def wanted(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
-        """The chosen ones of `known`."""
-        return tuple(task for task in self.known(engine, facts) if task in self.tasks)
+    def chosen_tasks(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+        """The chosen ones of `usable_tasks`."""
+        return tuple(task for task in self.usable_tasks(engine, facts) if task in self.tasks)
 
     def plan(
         self,
@@ -99,15 +88,12 @@ class BenchmarkForm:
     ) -> EvaluationPlan:
         """The evaluation plan.
 
-        Args:
-            engine: Knows the adapters.
-            facts: Of the data; None before there is any.
-            source: Path of the uploaded file; None for a file on the user's machine.
-            backbone: In place of the embedded one.
+        Without a source the uploaded file is one on the user's machine; `backbone` replaces the
+        embedded one.
         """
-        tasks, bare = self.wanted(engine, facts), self.adapter == BARE
+        tasks, bare = self.chosen_tasks(engine, facts), self.adapter == BARE
         # Without a list the command takes all tasks, and would fail on those without a scorer.
-        every = tasks == self.known(engine, facts) and not (facts and facts.unknown)
+        every = tasks == self.usable_tasks(engine, facts) and not (facts and facts.unknown)
         config = None if bare else engine.configs[self.adapter]
         manifest = {} if bare else engine.manifests[self.adapter]
         places = {OFFICIAL: None, OWN: SAMPLES, UPLOAD: source or _STAND_IN}
@@ -131,18 +117,6 @@ def sources() -> tuple[str, ...]:
 def adapter_names(engine: Engine) -> tuple[str, ...]:
     """Names of the adapters, and of the bare backbone."""
     return (*engine.adapters(), BARE)
-
-
-def adapter_title(engine: Engine, name: str, language: Language) -> str:
-    """An adapter's title: its cluster and its method."""
-    if name == BARE:
-        return text("bare", language)
-    if name not in engine.configs:
-        return name
-    method = method_of(engine.configs[name], engine.manifests.get(name, {}))
-    if name.startswith(f"{COMPARED}/"):
-        return f"{text('bench_compared', language)} · {method}"
-    return f"{forms.cluster_title(name, language)} · {method}"
 
 
 def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]:

@@ -1,7 +1,5 @@
 """The part of the tab where experts' weights are changed, and how that changes an answer."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,21 +10,17 @@ import gradio as gr
 from cgclora.config import ConfigError
 from evals.tasks import Language
 from ui.components import forms, render
-from ui.components.bilingual import Bilingual
 from ui.components.figures import expert_names, gate_heat_map
-from ui.components.lists import show_samples, text_list
+from ui.components.html import script
 from ui.components.texts import language_of, text
+from ui.components.widgets import Bilingual, plot, show_samples
 from ui.engine.client import BusyError, EngineError
 from ui.engine.engine import Engine
-from ui.engine.settings import AppLimits
 from ui.engine.task_gates import TaskGates
 from ui.server.page_sessions import PageSessions
-from ui.shell import AT_ONCE, LAST, Shell, session_of
+from ui.shell import AT_ONCE, LAST, Shell, Updates, session_of
 from ui.tabs.gates import render as gates_render
-from ui.tabs.gates.layout import plot
 from ui.tabs.gates.what_if import Outcome, WhatIf
-
-Updates = dict[Any, Any]
 
 SLIDERS = 12
 """How many experts of a task have a slider."""
@@ -34,44 +28,51 @@ SLIDERS = 12
 _AT_A_TIME = 2
 _log = logging.getLogger(__name__)
 
-# A slider's `release` event covers the pointer, not the keyboard.
-_KEYS = """() => {
-  document.addEventListener("keyup", (event) => {
-    const slider = event.target;
-    if (slider.type === "range" && slider.closest("#gates-sliders")) {
-      slider.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
-    }
-  });
-}"""
+_KEYS = script("slider_keys")
 
 
-class ChangesLayout:
-    """The components, made in the column that is open for building."""
+class Changes:
+    """The components and their events.
 
-    def __init__(self, bilingual: Bilingual, limits: AppLimits) -> None:
-        self.bilingual = bilingual
-        self._lay_out_what_if(limits)
-        self._lay_out_effects()
+    The hidden `ticket` changes with every request; `parts` are what `show` updates.
+    """
 
-    def _lay_out_what_if(self, limits: AppLimits) -> None:
-        add = self.bilingual
-        with gr.Column(elem_classes="step", elem_id="gates-what-if"):
-            add(gr.HTML, {"value": render.heading("gates_what_if")})
-            add(gr.HTML, {"value": render.paragraph("gates_what_if_hint")})
+    def __init__(
+        self, shell: Shell, engine: Engine, ticket: gr.Number, cluster: gr.Radio, task: gr.Radio
+    ) -> None:
+        self.engine = engine
+        self._lay_out_what_if(shell.bilingual)
+        self._lay_out_effects(shell.bilingual)
+        self.ticket = ticket
+        self.what_if = WhatIf(engine)
+        self._pages = PageSessions[None]()
+        shell.on_close(self._pages.forget)
+        self._sliders = [slider for _, slider, _ in self.slots]
+        self._knocks = [button for _, _, button in self.slots]
+        self.parts = [
+            *(part for slot in self.slots for part in slot),
+            *(self.samples, self.prompt, self.slider_note, self.pending, self.outcome),
+            *(self.effect_map, self.effect_words),
+        ]
+        self._wire(cluster, task)
+        shell.on_open(None, js=_KEYS)
+
+    def _lay_out_what_if(self, add: Bilingual) -> None:
+        with add.section("gates_what_if", "gates_what_if_hint", elem_id="gates-what-if"):
             with gr.Row(elem_classes="pair"):
                 with gr.Column(min_width=300):
-                    self.samples = text_list(add, "gates_samples", "gates-samples")
+                    self.samples = add.text_list("gates_samples", "gates-samples")
                     self.prompt = add(
                         gr.Textbox,
-                        {"label": "gates_prompt"},
+                        "gates_prompt",
                         lines=4,
                         max_lines=8,
-                        max_length=limits.characters,
+                        max_length=self.engine.limits.characters,
                         elem_id="gates-prompt",
                     )
                     self.run = add(
                         gr.Button,
-                        {"value": "gates_run"},
+                        "gates_run",
                         variant="primary",
                         elem_id="gates-run",
                         scale=0,
@@ -87,14 +88,7 @@ class ChangesLayout:
                             value=True,
                             container=False,
                         )
-                        self.reset = add(
-                            gr.Button,
-                            {"value": "gates_reset"},
-                            size="sm",
-                            scale=0,
-                            min_width=96,
-                            elem_id="gates-reset",
-                        )
+                        self.reset = add.small_button("gates_reset", 96, elem_id="gates-reset")
             self.pending = gr.HTML(elem_id="gates-pending")
             self.outcome = gr.HTML(elem_id="gates-outcome")
 
@@ -104,56 +98,19 @@ class ChangesLayout:
             button = gr.Button(size="sm", scale=0, min_width=84, elem_id=f"knock-{place}")
         return row, slider, button
 
-    def _lay_out_effects(self) -> None:
-        add = self.bilingual
-        with gr.Column(elem_classes="step", elem_id="gates-effects"):
-            add(gr.HTML, {"value": render.heading("gates_effects")})
-            add(gr.HTML, {"value": render.paragraph("gates_effects_hint")})
-            with gr.Row(elem_classes="pair"):
-                with gr.Column(scale=2, min_width=300):
-                    self.effect_words = gr.HTML()
-                with gr.Column(scale=3, min_width=300):
-                    self.effect_map = plot("gates-effect-map", visible=False)
-
-
-class Changes(ChangesLayout):
-    """The components and their events.
-
-    Args:
-        shell: The frame of the page.
-        engine: Answers the requests.
-        ticket: A hidden number that changes with every request.
-        cluster: Chooses the adapter.
-        task: Chooses one of its tasks.
-
-    Attributes:
-        parts: The components that `show` updates.
-    """
-
-    def __init__(
-        self, shell: Shell, engine: Engine, ticket: gr.Number, cluster: gr.Radio, task: gr.Radio
-    ) -> None:
-        super().__init__(shell.bilingual, engine.limits)
-        self.engine = engine
-        self.ticket = ticket
-        self.what_if = WhatIf(engine)
-        self._pages = PageSessions[None]()
-        shell.on_close(self._pages.forget)
-        self._sliders = [slider for _, slider, _ in self.slots]
-        self._knocks = [button for _, _, button in self.slots]
-        self.parts = [
-            *(part for slot in self.slots for part in slot),
-            *(self.samples, self.prompt, self.slider_note, self.pending, self.outcome),
-            *(self.effect_map, self.effect_words),
-        ]
-        self._wire(cluster, task)
-        shell.on_open(None, js=_KEYS)
+    def _lay_out_effects(self, add: Bilingual) -> None:
+        section = add.section("gates_effects", "gates_effects_hint", elem_id="gates-effects")
+        with section, gr.Row(elem_classes="pair"):
+            with gr.Column(scale=2, min_width=300):
+                self.effect_words = gr.HTML()
+            with gr.Column(scale=3, min_width=300):
+                self.effect_map = plot("gates-effect-map", elem_classes="gates-plot", visible=False)
 
     def _wire(self, cluster: gr.Radio, task: gr.Radio) -> None:
         begun = [self.ticket, self.pending, *self._knocks]
         moved = [slider.release for slider in self._sliders]
-        asked = [*moved, self.keep_sum.input, self.run.click, self.prompt.submit]
-        gr.on(asked, self.begin, self._sliders, begun, **LAST)
+        triggers = [*moved, self.keep_sum.input, self.run.click, self.prompt.submit]
+        gr.on(triggers, self.begin, self._sliders, begun, **LAST)
         gr.on(
             [button.click for button in self._knocks],
             self.knock_out,

@@ -13,13 +13,7 @@ from cgclora.analysis.gates import GatePath, average_linkage
 from evals.figures.palette import faded
 from evals.figures.parts import INK, layout
 from evals.tasks import Language
-from ui.components.figures import (
-    depth_axis,
-    expert_heat_map,
-    expert_names,
-    is_common,
-    split_kinds,
-)
+from ui.components.figures import depth_axis, expert_heat_map, expert_names, is_common, split_kinds
 from ui.components.texts import text
 from ui.components.theme import COMMON, FROZEN, SPECIFIC
 from ui.engine.task_gates import AdapterGates, TaskGates
@@ -45,7 +39,7 @@ def entropy_lines(gates: TaskGates, module: str | None, language: Language) -> g
     Args:
         gates: Of the task, with at least two experts.
         module: The chosen kind of linear layer; None for the mean over all.
-        language: Of labels and hover details.
+        language: Of the words.
     """
     figure = go.Figure()
     kinds: list[str | None] = [None, *gates.modules()]
@@ -79,13 +73,7 @@ def entropy_lines(gates: TaskGates, module: str | None, language: Language) -> g
 def similarity_map(
     names: Sequence[str], cosines: NDArray[np.float64], language: Language
 ) -> go.Figure:
-    """Cosine similarity of tasks, ordered by hierarchical clustering, below the dendrogram.
-
-    Args:
-        names: Titles of T tasks, at least two.
-        cosines: [T, T].
-        language: Of hover details.
-    """
+    """Cosine similarity [T, T] of two or more tasks, in clustered order below the dendrogram."""
     merges, order = average_linkage(1 - cosines)
     names = [escape(name) for name in names]
     count = len(order)
@@ -173,11 +161,7 @@ def path_map(
 ) -> go.Figure:
     """The shares of all tasks at one training step, with a slider over the steps.
 
-    Args:
-        path: The gates during training.
-        gates: Of the adapter.
-        names: A title for each task, in the order of the rows.
-        language: Of labels and hover details.
+    The titles in `names` stand by task, in the order of the rows.
     """
     last = len(path.steps) - 1
     stops = sorted({round(at) for at in np.linspace(0, last, num=min(_STOPS, last + 1))})
@@ -210,8 +194,7 @@ def path_map(
         "tickcolor": INK,
     }
     figure.update_layout(
-        layout(_ROW * len(names) + 150, margin={"l": 4, "r": 12, "t": 26, "b": 4}),
-        sliders=[slider],
+        layout(_ROW * len(names) + 150, margin={"l": 4, "r": 12, "t": 26, "b": 4}), sliders=[slider]
     )
     figure.update_xaxes(_AXIS, side="top", showgrid=False)
     figure.update_yaxes(_AXIS, autorange="reversed", showgrid=False)

@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from cgclora.analysis.gates import GatePath
 from evals.tasks import Language
 from ui.components.answering_models import AnsweringModel
-from ui.components.differences import marked
 from ui.components.figures import expert_names, is_common
 from ui.components.forms import task_named
 from ui.components.html import hidden_table, quiet, row, table
-from ui.components.label_bars import bar_cell, label_bars
-from ui.components.render import gate_shares
+from ui.components.render import bar_cell, gate_shares, label_bars, marked
 from ui.components.texts import text
 from ui.engine.task_gates import AdapterGates, TaskGates
 from ui.tabs.gates.what_if import MAX_TOKENS, Outcome, Side
@@ -28,7 +26,7 @@ def note(key: str, language: Language, **values: object) -> str:
 
 
 def pending(language: Language) -> str:
-    """Says that a newer result is being computed."""
+    """A line while a newer result is being computed."""
     return f'<p class="quiet live" role="status">{text("gates_waiting", language)}</p>'
 
 
@@ -100,8 +98,8 @@ def _answer(side: Side, other: Side | None, task: str, language: Language) -> st
         return f'<div class="said hint">{text(key, language)}</div>'
     both_ended = other is not None and side.ended and other.ended
     words = marked(side.text, other.text) if other and both_ended else escape(side.text)
-    most = min(task_named(task).max_new_tokens, MAX_TOKENS)
-    cut = note("gates_cut", language, most=most) if side.state == "cut" else ""
+    limit = min(task_named(task).max_new_tokens, MAX_TOKENS)
+    cut = note("gates_cut", language, most=limit) if side.state == "cut" else ""
     return f'<div class="said">{words}</div>{cut}'
 
 
@@ -127,13 +125,13 @@ def effects(gates: TaskGates, measured: TaskGates, language: Language) -> str:
         cells = bar_cell(weight[place], faint), bar_cell(effect[place], colour)
         rows.append(row(names[place], cells))
     columns = ["", *(text(key, language) for key in ("gates_gate_share", "gates_effect_share"))]
-    most = int(np.argmax(effect / weight.clip(1e-9)))
+    strongest = int(np.argmax(effect / weight.clip(1e-9)))
     line = note(
         "gates_more_effect",
         language,
-        name=names[most],
-        gate=f"{weight[most]:.0%}",
-        effect=f"{effect[most]:.0%}",
+        name=names[strongest],
+        gate=f"{weight[strongest]:.0%}",
+        effect=f"{effect[strongest]:.0%}",
     )
     return f'<div class="label-bars table">{table(columns, rows)}</div>{line}'
 
@@ -142,14 +140,7 @@ def effects(gates: TaskGates, measured: TaskGates, language: Language) -> str:
 
 
 def matrix(gates: AdapterGates, names: Mapping[str, str], chosen: str, language: Language) -> str:
-    """Shares of all tasks: tasks down, experts across, cells tinted by the share.
-
-    Args:
-        gates: Of the adapter.
-        names: A title for each task, in the order of the rows.
-        chosen: The task whose row stands out.
-        language: Of the words around it.
-    """
+    """Shares of all tasks: tasks down by name and title, experts across; one row stands out."""
     values = gates.shares()
     experts = gates.of(gates.config.tasks[0])
     low, high = float(values.min()), float(values.max())

@@ -1,7 +1,5 @@
 """The tab of the gates: those of one task with a what-if, and those of a whole cluster."""
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,40 +7,81 @@ from typing import Any
 import gradio as gr
 
 from cgclora.analysis.gates import GatePath, find_log, read_path, similarity
+from evals.figures.captions import title
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.answering_models import clusters
 from ui.components.figures import gate_heat_map, share_bar
 from ui.components.texts import language_of, text
+from ui.components.widgets import Bilingual, Choice, plot
 from ui.engine.engine import Engine
 from ui.engine.task_gates import AdapterGates, TaskGates
-from ui.shell import AT_ONCE, LAST, Shell, remember
+from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
 from ui.tabs.gates import render as gates_render
 from ui.tabs.gates.changes import Changes
 from ui.tabs.gates.figures import entropy_lines, path_lines, path_map, similarity_map
-from ui.tabs.gates.layout import VIEWS, GatesLayout
 
-Updates = dict[Any, Any]
+Name = str | None
+
+VIEWS = ("task", "cluster")
 
 _HIDDEN = gr.update(value=None, visible=False)
 _RESULTS = Path(__file__).resolve().parents[3] / "assets" / "results"
 
 
-class Gates(GatesLayout):
-    """The tab's components and their events.
-
-    Args:
-        shell: The frame of the page.
-        engine: Its adapters' gates are shown.
-    """
+class Gates:
+    """The tab's components and their events."""
 
     def __init__(self, shell: Shell, engine: Engine) -> None:
-        super().__init__(shell.bilingual)
         self.engine = engine
-        with self.changes_place:
-            self.changes = Changes(shell, engine, self.ticket, self.cluster, self.task)
         self._paths: dict[str, GatePath | None] = {}
+        self._lay_out(shell, shell.bilingual)
         self._wire(shell)
+
+    def _lay_out(self, shell: Shell, add: Bilingual) -> None:
+        self.notice = gr.HTML(elem_id="gates-notice", visible=False)
+        self.ticket = gr.Number(visible="hidden", precision=0)
+        self.timer = gr.Timer(0.5, active=False)
+        with gr.Column(elem_id="gates-page", visible=False) as self.body:
+            with gr.Row(elem_id="gates-choose"):
+                self.cluster = add(Choice, "cluster", container=False, elem_classes="segments")
+                self.view = add(Choice, "gates_view", container=False, elem_classes="segments")
+            self.task = add.options("task", container=False, elem_id="gates-tasks")
+            with gr.Column(elem_classes="gates-view") as self.task_view:
+                self.task_head = gr.HTML()
+                self._lay_out_weights(add)
+                with gr.Column(elem_id="gates-changes"):
+                    self.changes = Changes(shell, self.engine, self.ticket, self.cluster, self.task)
+            with gr.Column(elem_classes="gates-view", visible=False) as self.cluster_view:
+                self._lay_out_cluster(add)
+
+    def _lay_out_weights(self, add: Bilingual) -> None:
+        with add.section("gates_weights", "gates_intro"):
+            self.shares = gr.HTML()
+            self.share_bar = plot("gates-share-bar", elem_classes="gates-plot")
+            self.module = add.options("module", container=False, elem_id="gates-module")
+            with gr.Row(elem_classes="pair"):
+                with gr.Column(scale=3, min_width=300):
+                    _add_subheading(add, "gates_by_layer")
+                    self.gate_map = plot("gates-heat-map", elem_classes="gates-plot")
+                    self.weights_table = gr.HTML(elem_classes="only-unseen")
+                with gr.Column(scale=2, min_width=300):
+                    _add_subheading(add, "gates_entropy")
+                    self.entropy = plot("gates-entropy", elem_classes="gates-plot")
+                    self.entropy_words = gr.HTML()
+
+    def _lay_out_cluster(self, add: Bilingual) -> None:
+        with add.section("gates_matrix", "gates_matrix_hint"):
+            self.matrix = gr.HTML()
+        with add.section("gates_similarity", "gates_similarity_hint"):
+            self.similarity_words = gr.HTML()
+            self.similarity = plot("gates-similarity", elem_classes="gates-plot")
+        with add.section("gates_path"):
+            self.path_words = gr.HTML()
+            self.path_lines = plot("gates-path-lines", elem_classes="gates-plot")
+            self.path_map = plot("gates-path-map", elem_classes="gates-plot")
+
+    # Events ---------------------------------------------------------------------------------
 
     def _wire(self, shell: Shell) -> None:
         chosen = [self.cluster, self.task, self.module, self.view]
@@ -63,17 +102,9 @@ class Gates(GatesLayout):
             names = ("cluster", "task", "module", "view")
             remember(changed, **dict(zip(names, chosen, strict=True)))
 
-    # Choosing -------------------------------------------------------------------------------
-
-    def show(
-        self,
-        cluster: str | None,
-        task: str | None,
-        module: str | None,
-        view: str | None,
-        request: gr.Request,
-    ) -> Updates:
+    def show(self, request: gr.Request, *chosen: Name) -> Updates:
         """Show the choice that the page holds, else that of the address."""
+        cluster, task, module, view = chosen
         language = language_of(request)
         usable = self.engine.clusters()
         if not usable or not self.engine.status.ready:
@@ -96,21 +127,14 @@ class Gates(GatesLayout):
             self.notice: gr.update(visible=False),
             self.body: gr.update(visible=True),
             self.timer: gr.Timer(active=False),
-            **self.pick(cluster, task, module, view, request),
+            **self.pick(request, cluster, task, module, view),
         }
 
-    def watch(
-        self,
-        cluster: str | None,
-        task: str | None,
-        module: str | None,
-        view: str | None,
-        request: gr.Request,
-    ) -> Any:
+    def watch(self, request: gr.Request, *chosen: Name) -> Any:
         """Show the gates once loading has ended."""
         if not (self.engine.status.ready or self.engine.status.problem):
             return gr.skip()
-        return self.show(cluster, task, module, view, request)
+        return self.show(request, *chosen)
 
     def pick_module(self, cluster: str, task: str, module: str, request: gr.Request) -> Any:
         """Show the layers of one kind; changed weights stay as they are."""
@@ -118,15 +142,9 @@ class Gates(GatesLayout):
             return gr.skip()
         return self._by_layer(self.engine.gates(cluster, task), module, language_of(request))
 
-    def pick(
-        self,
-        cluster: str | None,
-        task: str | None,
-        module: str | None,
-        view: str | None,
-        request: gr.Request,
-    ) -> Any:
+    def pick(self, request: gr.Request, *chosen: Name) -> Any:
         """Show a task, or the whole cluster; a task of another cluster gives way to the first."""
+        cluster, task, module, view = chosen
         if cluster not in self.engine.clusters():
             return gr.skip()
         language = language_of(request)
@@ -134,7 +152,7 @@ class Gates(GatesLayout):
         task = task if task in tasks else tasks[0]
         view = view if view in VIEWS else VIEWS[0]
         gates = self.engine.all_gates(cluster)
-        titles = {name: forms.title(forms.task_named(name), language) for name in tasks}
+        titles = {name: title(name, language) for name in tasks}
         views = [(text(f"gates_view {name}", language), name) for name in VIEWS]
         return {
             self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
@@ -240,3 +258,7 @@ class Gates(GatesLayout):
             log = find_log(self.engine.path(cluster), self.engine.manifests[cluster], _RESULTS)
             self._paths[cluster] = read_path(log, config) if log else None
         return self._paths[cluster]
+
+
+def _add_subheading(add: Bilingual, key: str) -> None:
+    add(gr.HTML, {"value": lambda word: f"<h3>{word(key)}</h3>"})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gradio.utils import LRUCache
 
 from evals.detection.detector import split_fields
 from evals.tasks import Task
@@ -35,20 +35,13 @@ _CACHE_SIZE = 256
 
 @dataclass(frozen=True)
 class Side:
-    """The answer under one set of weights.
+    """The answer under one set of weights."""
 
-    Attributes:
-        split: Weight of each of the task's experts, averaged over layers; the learned ones add up
-            to 1.
-        labels: A probability a label; empty where there are none, or not yet.
-        text: The answer so far.
-        state: `waiting`, `live`, `done`, or `cut` at `MAX_TOKENS`.
-    """
-
+    # weight of each of the task's experts, averaged over layers; the learned ones add up to 1
     split: tuple[float, ...]
-    labels: tuple[float, ...] = ()
-    text: str = ""
-    state: str = "waiting"
+    labels: tuple[float, ...] = ()  # a probability a label; empty where there are none, or not yet
+    text: str = ""  # the answer so far
+    state: str = "waiting"  # `waiting`, `live`, `done`, or `cut` at `MAX_TOKENS`
 
     @property
     def ended(self) -> bool:
@@ -58,19 +51,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The comparison so far.
+    """The comparison so far."""
 
-    Attributes:
-        labels: Possible answers of a classification; empty for other tasks.
-        sides: The learned weights, then the changed ones if any weight is changed.
-        gates: The weights in force.
-        effects: Size of each expert's update relative to the frozen output, in the form of gates;
-            None before it is measured.
-    """
-
-    labels: tuple[str, ...]
-    sides: tuple[Side, ...]
-    gates: TaskGates | None = None
+    labels: tuple[str, ...]  # possible answers of a classification; empty for other tasks
+    sides: tuple[Side, ...]  # the learned weights, then the changed ones if any weight is changed
+    gates: TaskGates | None = None  # the weights in force
+    # size of each expert's update relative to the frozen output; None before it is measured
     effects: TaskGates | None = None
 
     @property
@@ -89,15 +75,11 @@ class Outcome:
 
 
 class WhatIf:
-    """Compares answers, and caches those under the learned weights.
-
-    Args:
-        engine: Answers the requests.
-    """
+    """Compares answers, and caches those under the learned weights."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._cache: OrderedDict[Request, Side] = OrderedDict()
+        self._cache: LRUCache[Request, Side] = LRUCache(_CACHE_SIZE)
         self._lock = threading.Lock()
 
     def compare(
@@ -112,46 +94,31 @@ class WhatIf:
     ) -> Generator[Outcome]:
         """Yield label probabilities first, then both answers as they grow, then the effects.
 
-        Args:
-            cluster: Name of the adapter.
-            task: One of its tasks.
-            prompt: The whole prompt.
-            factors: Scale the weights of the task's experts; 1 keeps the learned weight. Experts
-                beyond the given factors keep theirs.
-            keep_sum: See `scaled_gates`.
-            stopped: Called before each outcome; True ends the comparison.
+        The factors scale the weights of the task's experts; experts beyond them keep theirs. For
+        `keep_sum` see `scaled_gates`. `stopped` is called before each outcome; True ends the
+        comparison.
 
         Raises:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The prompt cannot be answered.
         """
-        most = min(forms.task_named(task).max_new_tokens, MAX_TOKENS)
-        request = self._engine.request(cluster, task, prompt, most)
+        limit = min(forms.task_named(task).max_new_tokens, MAX_TOKENS)
+        request = self._engine.request(cluster, task, prompt, limit)
         with self._lock:
             cached = self._cache.get(request)
         with closing(_outcomes(self._engine, request, factors, keep_sum, cached)) as outcomes:
             for outcome in outcomes:
                 if outcome.original.ended:
-                    self._store(request, outcome.original)
+                    with self._lock:
+                        self._cache[request] = outcome.original
                 if stopped():
                     return
                 yield outcome
 
-    def _store(self, request: Request, side: Side) -> None:
-        with self._lock:
-            self._cache[request] = side
-            self._cache.move_to_end(request)
-            while len(self._cache) > _CACHE_SIZE:
-                self._cache.popitem(last=False)
-
 
 @on_gpu
 def _outcomes(
-    engine: Engine,
-    request: Request,
-    factors: Sequence[float],
-    keep_sum: bool,
-    cached: Side | None,
+    engine: Engine, request: Request, factors: Sequence[float], keep_sum: bool, cached: Side | None
 ) -> Generator[Outcome]:
     """The outcomes of `WhatIf.compare`; `cached` is the side with the learned weights."""
     from cgclora.analysis.probe import contributions, scaled_gates  # noqa: PLC0415 - needs torch

@@ -1,7 +1,5 @@
 """Jobs, and the data that they are given, as HTML."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -18,27 +16,20 @@ _LOG_LINES = 12  # of a failed job
 
 
 def state(job: Job, language: Language) -> str:
-    """The state of a job in a word or two."""
+    """The state of a job, with its position while it waits."""
     key = "stopping" if job.stopping else job.state
     return text(f"jobs_state_{key}", language, place=job.place)
 
 
 def row(job: Job, title: str, share: float | None, language: Language) -> str:
-    """A row of the list: title, state, and when the job was submitted.
-
-    Args:
-        job: Which.
-        title: In the visitor's language.
-        share: That is done; None if unknown.
-        language: Of the words.
-    """
+    """A row of the list: title, state, share done, and when the job was submitted."""
     done = f" {share:.0%}" if share is not None else ""
     when = time.strftime("%m-%d %H:%M", time.localtime(job.created))
     return f"{title}\n{state(job, language)}{done} · {when}"
 
 
 def section(job: Job, title: str, facts: Iterable[str], body: str, language: Language) -> str:
-    """The chosen job: title and state, facts about it, and what its tab shows of it."""
+    """The chosen job: title and state, facts, and a body as HTML."""
     details = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
     return (
         f'<section class="job {job.state}"><h3>{escape(title)} '
@@ -82,9 +73,9 @@ def command(job: Job, language: Language) -> str:
     )
 
 
-def link(tab: str, words: str, language_asked: str, **asked: str) -> str:
+def link(tab: str, words: str, link_language: str, **keys: str) -> str:
     """A link to another tab, in the language that the address names."""
-    query = {"tab": tab, **asked, **({"lang": language_asked} if language_asked else {})}
+    query = {"tab": tab, **keys, **({"lang": link_language} if link_language else {})}
     return f'<a class="job-go" href="?{escape(urlencode(query))}">{words}</a>'
 
 
@@ -109,20 +100,12 @@ def refused_lines(problems: Sequence[Problem], language: Language) -> str:
     if not problems:
         return ""
     shown = problems[:_SHOWN_LINES]
-    items = "".join(
-        f"<li><b>{escape(_line(problem, language))}</b> "
-        f'<span lang="en">{escape(_reason(problem))}</span></li>'
-        for problem in shown
-    )
+    items = ""
+    for problem in shown:
+        line = text("jobs_line", language, file=problem.file, line=problem.line or "–")
+        field = f"field {problem.field!r} " if problem.field else ""
+        value = f", got {problem.value}" if problem.value else ""
+        reason = escape(f"{field}{problem.message}{value}")
+        items += f'<li><b>{escape(line)}</b> <span lang="en">{reason}</span></li>'
     head = text("jobs_refused_lines", language, n=f"{len(problems):,}", shown=len(shown))
     return f'<details class="job-refused" open><summary>{head}</summary><ul>{items}</ul></details>'
-
-
-def _line(problem: Problem, language: Language) -> str:
-    return text("jobs_line", language, file=problem.file, line=problem.line or "–")
-
-
-def _reason(problem: Problem) -> str:
-    field = f"field {problem.field!r} " if problem.field else ""
-    value = f", got {problem.value}" if problem.value else ""
-    return f"{field}{problem.message}{value}"

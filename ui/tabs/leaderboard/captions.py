@@ -1,8 +1,5 @@
 """The leaderboard's texts: which differences are significant, what was measured, other results."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from html import escape
 
 from evals.figures.captions import title
@@ -89,17 +86,13 @@ def _significant(part: Board, reference: str, language: Language) -> str:
     overall = {name: row[OVERALL] for name, row in gains(part, reference).items()}
     effects = {name: gain.value for name, gain in overall.items() if gain.significant}
 
-    def names(wanted: Callable[[float], bool]) -> str:
-        matching = [escape(name) for name, value in effects.items() if wanted(value)]
+    def names(sign: int) -> str:
+        matching = [escape(name) for name, value in effects.items() if sign * value > 0]
         comma = "、" if language == "zh" else ", "
         return comma.join(matching) or text("board_nobody", language)
 
     return text(
-        "board_sure",
-        language,
-        reference=escape(reference),
-        above=names(lambda value: value > 0),
-        below=names(lambda value: value < 0),
+        "board_sure", language, reference=escape(reference), above=names(1), below=names(-1)
     )
 
 
@@ -113,8 +106,7 @@ def _training(part: Board, language: Language) -> str:
     return text(key, language, least=min(seeds), most=max(seeds))
 
 
-def _metric(name: str, language: Language) -> str:
-    title = metric_title(name, language)
+def _with_name(title: str, name: str) -> str:
     return name if title == name else f"{title} ({name})"
 
 
@@ -123,8 +115,8 @@ def facts(board: Board, language: Language) -> str:
     header = ("task", "board_metric", "board_version", "board_data", "board_records")
     rows = tuple(
         (
-            f"{title(task.name, language)} ({task.name})",
-            _metric(task.metric, language),
+            _with_name(title(task.name, language), task.name),
+            _with_name(metric_title(task.metric, language), task.metric),
             f"{task.version}, {task.metric_version}",
             task.data[:12],
             f"{task.samples:,}",

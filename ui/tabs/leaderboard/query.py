@@ -1,7 +1,5 @@
 """What a visitor asks the leaderboard to show, and the part of a board that matches."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ COSTS = ("parameters", "active_rank", "training_seconds")
 
 RANK = "rank"
 _LOWER_IS_BETTER = ("name", RANK, *COSTS)
+_MEASURED = (*_LOWER_IS_BETTER, "tokens_per_second", "overall", "spread")
 
 
 @dataclass(frozen=True)
@@ -69,31 +68,18 @@ def _parse(default: Any, written: str | None) -> Any:
 
 @dataclass(frozen=True)
 class Query(Inputs):
-    """Which part of which board to show, and how.
+    """Which part of which board to show, and how."""
 
-    Attributes:
-        board: Id of the board; empty takes the first.
-        view: One of `VIEWS`.
-        find: Parts of method names, separated by commas.
-        families: Of methods; none takes all.
-        budget: Most trained parameters, as digits; empty for any.
-        tasks: Over which the mean is taken; none takes all.
-        local: Whether runs of this machine are included.
-        sort: Column, with `-` before it for descending; empty sorts by rank.
-        reference: Name of the entry that the seesaw compares with.
-        cost: Of `COSTS`, for the Pareto plot.
-    """
-
-    board: str = ""
-    view: str = VIEWS[0]
-    find: str = ""
-    families: tuple[str, ...] = ()
-    budget: str = ""
-    tasks: tuple[str, ...] = ()
-    local: bool = True
-    sort: str = ""
-    reference: str = ""
-    cost: str = COSTS[0]
+    board: str = ""  # id of the board; empty takes the first
+    view: str = VIEWS[0]  # one of `VIEWS`
+    find: str = ""  # parts of method names, separated by commas
+    families: tuple[str, ...] = ()  # of methods; none takes all
+    budget: str = ""  # largest number of trained parameters, as digits; empty for any
+    tasks: tuple[str, ...] = ()  # over which the mean is taken; none takes all
+    local: bool = True  # whether runs of this machine are included
+    sort: str = ""  # column, with `-` before it for descending; empty sorts by rank
+    reference: str = ""  # name of the entry that the seesaw compares with
+    cost: str = COSTS[0]  # of `COSTS`, for the Pareto plot
 
     @property
     def filters(self) -> int:
@@ -103,42 +89,25 @@ class Query(Inputs):
 
 @dataclass(frozen=True)
 class Selection(Inputs):
-    """Which samples to show.
+    """Which samples to show."""
 
-    Attributes:
-        entry: Name of the entry; empty shows none.
-        cell: The task; `OVERALL` takes all.
-        against: Name of the entry beside it; empty for none.
-        seed: Index of the run among the entry's, as digits.
-        only: One of `evals.leaderboard.drilldown.KINDS`.
-        leaf: Number of the page, from 0, as digits.
-    """
-
-    entry: str = ""
-    cell: str = OVERALL
-    against: str = ""
-    seed: str = "0"
-    only: str = KINDS[0]
-    leaf: str = "0"
+    entry: str = ""  # name of the entry; empty shows none
+    cell: str = OVERALL  # the task; `OVERALL` takes all
+    against: str = ""  # name of the entry beside it; empty for none
+    seed: str = "0"  # index of the run among the entry's, as digits
+    only: str = KINDS[0]  # one of `evals.leaderboard.drilldown.KINDS`
+    leaf: str = "0"  # number of the page, from 0, as digits
 
 
 @dataclass(frozen=True)
 class BoardView:
-    """The result of a query.
+    """The result of a query."""
 
-    Attributes:
-        query: With defaults in place of what does not exist.
-        boards: All boards.
-        board: The chosen one; None if there is none at all.
-        filtered: The board after filtering, with its own ranks and means.
-        entries: Those of it that match the search, in the order of the table.
-    """
-
-    query: Query
+    query: Query  # with defaults in place of what does not exist
     boards: Leaderboards
-    board: Board | None
-    filtered: Board | None
-    entries: tuple[Entry, ...]
+    board: Board | None  # the chosen one; None if there is none at all
+    filtered: Board | None  # the board after filtering, with its own ranks and means
+    entries: tuple[Entry, ...]  # those of it that match the search, in the order of the table
 
     @cached_property
     def selectable(self) -> Board | None:
@@ -168,6 +137,7 @@ def run_query(library: Library, query: Query) -> BoardView:
         return BoardView(query, boards, None, None, ())
     tasks = tuple(task.name for task in board.tasks if task.name in query.tasks)
     budget = query.budget if query.budget.isdecimal() else ""
+    columns = {*_MEASURED, *(task.name for task in board.tasks)}
     query = dataclasses.replace(
         query,
         board=board.id,
@@ -175,7 +145,7 @@ def run_query(library: Library, query: Query) -> BoardView:
         cost=query.cost if query.cost in COSTS else COSTS[0],
         tasks=tasks,
         budget=budget,
-        sort=query.sort if query.sort.removeprefix("-") in _columns(board) else "",
+        sort=query.sort if query.sort.removeprefix("-") in columns else "",
     )
     names = [
         entry.name
@@ -189,16 +159,11 @@ def run_query(library: Library, query: Query) -> BoardView:
     return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
 
 
-def _columns(board: Board) -> tuple[str, ...]:
-    measured = (*COSTS, "tokens_per_second", "overall", "spread", "name", RANK)
-    return (*measured, *(task.name for task in board.tasks))
-
-
-def _reference(board: Board, wanted: str) -> str:
-    """The entry to compare with: the wanted one, else `REFERENCE`, else the first."""
-    for name in (wanted, REFERENCE):
+def _reference(board: Board, name: str) -> str:
+    """The entry to compare with: the named one, else `REFERENCE`, else the first."""
+    for candidate in (name, REFERENCE):
         try:
-            return find_entry(board, name).name
+            return find_entry(board, candidate).name
         except UnknownEntryError:
             continue
     return board.entries[0].name if board.entries else ""
@@ -206,8 +171,8 @@ def _reference(board: Board, wanted: str) -> str:
 
 def _matches(entry: Entry, words: str) -> bool:
     parts = [part.strip().lower() for part in words.replace("，", ",").split(",")]
-    wanted = [part for part in parts if part]
-    return not wanted or any(part in entry.name.lower() for part in wanted)
+    searched = [part for part in parts if part]
+    return not searched or any(part in entry.name.lower() for part in searched)
 
 
 def toggle_sort(sort: str, column: str) -> str:

@@ -1,7 +1,5 @@
 """The tab where methods are ranked: table, charts, and the samples behind every number."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -20,33 +18,23 @@ from evals.tasks import Language
 from ui.components.html import quiet
 from ui.components.render import notice
 from ui.components.texts import language_of, text
-from ui.shell import AT_ONCE, LAST, Shell, remember
-from ui.tabs.leaderboard import captions, samples
-from ui.tabs.leaderboard.charts import chart
+from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
+from ui.tabs.leaderboard import captions, drilldown
 from ui.tabs.leaderboard.drilldown import DrillDown, drill_down, select_marker, with_other
-from ui.tabs.leaderboard.layout import LeaderboardLayout
-from ui.tabs.leaderboard.query import (
-    BoardView,
-    Query,
-    Selection,
-    address,
-    run_query,
-    toggle_sort,
+from ui.tabs.leaderboard.layout import (
+    GO_BACK,
+    GO_TO_SAMPLES,
+    GO_TO_TOP,
+    LISTEN,
+    SAVE,
+    LeaderboardLayout,
 )
-from ui.tabs.leaderboard.scripts import GO_BACK, GO_TO_SAMPLES, GO_TO_TOP, LISTEN, SAVE
-from ui.tabs.leaderboard.table import board_table, budgets, text_table
-
-Updates = dict[Any, Any]
+from ui.tabs.leaderboard.query import BoardView, Query, Selection, address, run_query, toggle_sort
+from ui.tabs.leaderboard.table import board_table, budgets, chart, text_table
 
 
 class Leaderboard(LeaderboardLayout):
-    """The tab's components and their events.
-
-    Args:
-        shell: The frame of the page; its tab is open for building.
-        shipped: Folder of the run folders that came with the project.
-        local: Folder of those that were made on this machine; it need not exist.
-    """
+    """The tab's components and their events, for run folders of the project and of this machine."""
 
     def __init__(self, shell: Shell, shipped: Path, local: Path) -> None:
         super().__init__(shell.bilingual)
@@ -55,9 +43,7 @@ class Leaderboard(LeaderboardLayout):
             *(self.board, self.view, self.find, self.families, self.budget, self.tasks),
             *(self.local, self.sort, self.reference, self.cost),
         ]
-        self._selection = [
-            *(self.entry, self.cell, self.against, self.seed, self.only, self.leaf),
-        ]
+        self._selection = [*(self.entry, self.cell, self.against, self.seed, self.only, self.leaf)]
         self._board_parts = [
             *(self.verdict, self.body, self.about, self.settings, self.reference, self.cost),
             *(self.plot, self.table, self.apart),
@@ -74,7 +60,7 @@ class Leaderboard(LeaderboardLayout):
             *(self.view, self.find, self.families, self.local, self.sort, self.filters),
             *(self.board, self.tasks, self.budget, *self._board_parts, *self._sample_parts),
         ]
-        inputs = [*self._query, self.entry, self.cell]
+        inputs = [*self._query, *self._selection]
         shell.on_show("leaderboard", self.open, inputs, everything)
         boards = [self.board.input, self.local.input]
         self._remember(gr.on(boards, self.change_board, inputs, everything, **LAST))
@@ -97,8 +83,8 @@ class Leaderboard(LeaderboardLayout):
         selected.then(None, None, None, js=GO_TO_SAMPLES, **AT_ONCE)
         choices = [one.input for one in (self.cell, self.against, self.seed, self.only)]
         self._remember(gr.on(choices, self.first_page, inputs, outputs, **LAST))
-        for button, handler in ((self.earlier, self.previous_page), (self.later, self.next_page)):
-            turned = button.click(handler, inputs, outputs, **LAST)
+        for button, pages in ((self.earlier, -1), (self.later, 1)):
+            turned = button.click(self.turning(pages), inputs, outputs, **LAST)
             self._remember(turned)
             turned.then(None, None, None, js=GO_TO_TOP, **AT_ONCE)
         self.close.click(None, None, None, js=GO_BACK, **AT_ONCE)
@@ -111,50 +97,32 @@ class Leaderboard(LeaderboardLayout):
 
     # The board ------------------------------------------------------------------------------
 
-    def open(  # Gradio hands over no `*values` before a request
-        self,
-        board: str | None,
-        view: str,
-        find: str,
-        families: list[str],
-        budget: str,
-        tasks: list[str],
-        local: bool,
-        sort: str,
-        reference: str,
-        cost: str,
-        entry: str,
-        cell: str,
-        request: gr.Request,
-    ) -> Updates:
+    def open(self, request: gr.Request, *values: Any) -> Updates:
         """Show the query that the page holds, else that of the address."""
         language = language_of(request)
-        if board:
-            query = Query.of(
-                board, view, find, families, budget, tasks, local, sort, reference, cost
-            )
+        if values[0]:
+            query, selection = self._read(values)
             shown = run_query(self.library, query)
-            return {**self._choices(shown, language), **self._show(shown, (entry, cell), language)}
-        query = Query.from_address(request.query_params)
-        return self._restart(query, Selection.from_address(request.query_params), language)
+            return {**self._choices(shown, language), **self._show(shown, selection, language)}
+        address = request.query_params
+        return self._restart(Query.from_address(address), Selection.from_address(address), language)
 
     def change_board(self, request: gr.Request, *values: Any) -> Updates:
         """Show another board, or other runs, without filters."""
-        old = Query.of(*values[:-2])
+        old, _ = self._read(values)
         query = Query(old.board, old.view, old.find, local=old.local, cost=old.cost)
         return self._restart(query, Selection(), language_of(request))
 
     def clear_filters(self, request: gr.Request, *values: Any) -> Updates:
         """Show the whole board."""
-        old = Query.of(*values[:-2])
+        old, _ = self._read(values)
         query = Query(old.board, old.view, cost=old.cost)
         return self._restart(query, Selection(), language_of(request))
 
     def change(self, request: gr.Request, *values: Any) -> Updates:
         """Show the board in another view or with other filters."""
-        *query, entry, cell = values
-        shown = run_query(self.library, Query.of(*query))
-        return self._show(shown, (entry, cell), language_of(request))
+        query, selection = self._read(values)
+        return self._show(run_query(self.library, query), selection, language_of(request))
 
     def _restart(self, query: Query, selection: Selection, language: Language) -> Updates:
         """Show a query and a selection, in the inputs, too."""
@@ -168,7 +136,7 @@ class Leaderboard(LeaderboardLayout):
             self.local: gr.update(value=query.local),
             self.sort: query.sort,
             self.filters: gr.update(open=bool(query.filters)),
-            **self._show(shown, (selection.entry, selection.cell), language),
+            **self._show(shown, selection, language),
             **self._show_samples(shown.selectable, selection, language),
         }
 
@@ -193,7 +161,7 @@ class Leaderboard(LeaderboardLayout):
             ),
         }
 
-    def _show(self, shown: BoardView, selected: tuple[str, str], language: Language) -> Updates:
+    def _show(self, shown: BoardView, selection: Selection, language: Language) -> Updates:
         """The board in the chosen view."""
         board, view = shown.board, shown.query.view
         left_out = captions.left_out(shown.boards, self.library, language)
@@ -205,7 +173,7 @@ class Leaderboard(LeaderboardLayout):
         names = [entry.name for entry in shown.filtered.entries]
         about = ""
         if view == "table" or not shown.entries:
-            table = board_table(shown, self.library, selected, language)
+            table = board_table(shown, self.library, selection, language)
         elif drawn is None:
             table = f'<p class="board-empty">{text("board_alone_seesaw", language)}</p>'
         else:
@@ -231,20 +199,25 @@ class Leaderboard(LeaderboardLayout):
 
     def export_csv(self, *values: Any) -> str:
         """The table as it is shown, for the browser to save."""
-        shown = run_query(self.library, Query.of(*values))
-        if shown.filtered is None:
-            return ""
-        tasks = [task.name for task in shown.filtered.tasks]
-        return _file(shown.filtered, "csv", "text/csv", board_csv(shown.entries, tasks))
+        return self._file(values, "csv", "text/csv")
 
     def export_json(self, *values: Any) -> str:
-        """What is shown with all its numbers, for the browser to save."""
+        """The shown entries with all their numbers, for the browser to save."""
+        return self._file(values, "json", "application/json")
+
+    def _file(self, values: Sequence[Any], ending: str, kind: str) -> str:
+        """A file for the browser to save, as the JSON that `SAVE` reads."""
         shown = run_query(self.library, Query.of(*values))
-        if shown.filtered is None:
+        board = shown.filtered
+        if board is None:
             return ""
-        content = board_as_json(shown.drawn, self.library)
-        written = json.dumps(content, ensure_ascii=False, indent=2)
-        return _file(shown.filtered, "json", "application/json", written)
+        if ending == "csv":
+            content = board_csv(shown.entries, [task.name for task in board.tasks])
+        else:
+            written = board_as_json(shown.drawn, self.library)
+            content = json.dumps(written, ensure_ascii=False, indent=2)
+        name = f"leaderboard-{board.cluster}-{board.id}.{ending}"
+        return json.dumps({"name": name, "type": kind, "text": content})
 
     # Samples --------------------------------------------------------------------------------
 
@@ -256,8 +229,7 @@ class Leaderboard(LeaderboardLayout):
         if "sort" in data:
             query = dataclasses.replace(query, sort=toggle_sort(query.sort, str(data["sort"])))
             shown = run_query(self.library, query)
-            selected = (selection.entry, selection.cell)
-            table = board_table(shown, self.library, selected, language)
+            table = board_table(shown, self.library, selection, language)
             return {self.sort: shown.query.sort, self.table: table}
         board = run_query(self.library, query).selectable
         words = data.get("words") or [data.get("entry"), data.get("cell")]
@@ -271,23 +243,20 @@ class Leaderboard(LeaderboardLayout):
 
     def first_page(self, request: gr.Request, *values: Any) -> Updates:
         """Show another task, other method, seed or kind, from the first page."""
-        return self._turn(values, request, lambda leaf: 0)
-
-    def previous_page(self, request: gr.Request, *values: Any) -> Updates:
-        """Show the page before."""
-        return self._turn(values, request, lambda leaf: max(0, leaf - 1))
-
-    def next_page(self, request: gr.Request, *values: Any) -> Updates:
-        """Show the page after."""
-        return self._turn(values, request, lambda leaf: leaf + 1)
-
-    def _turn(
-        self, values: Sequence[Any], request: gr.Request, turned: Callable[[int], int]
-    ) -> Updates:
         query, selection = self._read(values)
-        leaf = turned(int(selection.leaf) if selection.leaf.isdecimal() else 0)
-        selection = dataclasses.replace(selection, leaf=str(leaf))
+        selection = dataclasses.replace(selection, leaf="0")
         return self._choose_samples(query, selection, language_of(request))
+
+    def turning(self, pages: int) -> Callable[..., Updates]:
+        """A handler that shows a later or an earlier page."""
+
+        def turn(request: gr.Request, *values: Any) -> Updates:
+            query, selection = self._read(values)
+            leaf = int(selection.leaf) if selection.leaf.isdecimal() else 0
+            selection = dataclasses.replace(selection, leaf=str(max(0, leaf + pages)))
+            return self._choose_samples(query, selection, language_of(request))
+
+        return turn
 
     def close_samples(self, request: gr.Request, *values: Any) -> Updates:
         """Close the panel of samples."""
@@ -302,8 +271,7 @@ class Leaderboard(LeaderboardLayout):
         shown = run_query(self.library, query)
         updates = self._show_samples(shown.selectable, selection, language)
         if shown.query.view == "table":
-            selected = (selection.entry, selection.cell)
-            updates[self.table] = board_table(shown, self.library, selected, language)
+            updates[self.table] = board_table(shown, self.library, selection, language)
         return updates
 
     def _show_samples(
@@ -319,7 +287,7 @@ class Leaderboard(LeaderboardLayout):
                 message = message.replace(folder, self.library.name(folder))
             return {
                 **self._open_panel(readable=False),
-                self.heading: samples.heading(selection.entry, "", language),
+                self.heading: drilldown.heading(selection.entry, "", language),
                 self.entry: selection.entry,
                 self.samples: notice(text("board_run_unreadable", language), verbatim=message),
                 self.provenance: "",
@@ -331,13 +299,13 @@ class Leaderboard(LeaderboardLayout):
         name = self.library.name(shown.run.folder)
         return {
             **self._open_panel(readable=True),
-            self.heading: samples.heading(shown.entry.name, shown.entry.method, language),
+            self.heading: drilldown.heading(shown.entry.name, shown.entry.method, language),
             **self._sample_choices(board, shown, language),
-            self.samples: samples.samples_table(shown, metric, language),
+            self.samples: drilldown.samples_table(shown, metric, language),
             self.earlier: gr.update(interactive=shown.first > 1),
-            self.place: samples.place(shown, language),
+            self.place: drilldown.place(shown, language),
             self.later: gr.update(interactive=shown.last < shown.count),
-            self.provenance: samples.provenance(shown.run, name, language),
+            self.provenance: drilldown.provenance(shown.run, name, language),
         }
 
     def _open_panel(self, *, readable: bool) -> Updates:
@@ -355,7 +323,7 @@ class Leaderboard(LeaderboardLayout):
         others = [(text("board_nobody", language), "")]
         others += [(one.name, one.name) for one in board.entries if one.name != entry.name]
         seeds = [("–" if s is None else str(s), str(n)) for n, s in enumerate(entry.seeds)]
-        kinds = samples.kinds(shown, language)
+        kinds = drilldown.kinds(shown, language)
         return {
             self.entry: entry.name,
             self.cell: gr.update(choices=tasks, value=selection.cell),
@@ -364,9 +332,3 @@ class Leaderboard(LeaderboardLayout):
             self.only: gr.update(choices=kinds, value=selection.only, visible=True),
             self.leaf: selection.leaf,
         }
-
-
-def _file(board: Board, ending: str, kind: str, content: str) -> str:
-    """A file for the browser to save, as the JSON that `SAVE` reads."""
-    name = f"leaderboard-{board.cluster}-{board.id}.{ending}"
-    return json.dumps({"name": name, "type": kind, "text": content})

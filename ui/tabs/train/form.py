@@ -1,50 +1,52 @@
-"""The training form, read into a plan, settings and a source of data."""
+"""The training form, read into a plan, settings and data; and facts about the backbone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
 from cgclora.data.sources import FOLDER_VARIABLE
-from evals.data.training_data import Source
-from evals.experiments.training_plan import Plan, fitting_rank
+from cgclora.storage.layer_shapes import LayerKind, layer_kinds
+from evals.data.datasets import Dataset
+from evals.data.report import CountTokens, Report, report
+from evals.data.training_data import Source, TrainingData, read_source, training_data
+from evals.experiments.training_plan import Plan, fitting_rank, kinds_of_model
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.samples import SAMPLES
+from ui.engine.engine import Engine
+from ui.engine.settings import AppLimits
+from ui.server.files import check_upload
 
 if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
-
 
 SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
 STAND_INS = ("train.jsonl", "dev.jsonl")
 """Names of a run's data files, where the visitor's own files cannot be used unchanged."""
 
+_CACHED = 4  # sources, and choices within them
+
+Stamp = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which data to train on.
+    """Which data to train on."""
 
-    Attributes:
-        source: `samples`, `upload`, or a cluster of the data folder.
-        train_file: What was uploaded.
-        dev_file: Likewise.
-        tasks: Those to train; empty for all.
-        fraction: Share of dev records, if there is no dev set.
-        seed: Of that split.
-    """
-
-    source: str
+    source: str  # `samples`, `upload`, or a cluster of the data folder
     train_file: str | None
     dev_file: str | None
-    tasks: tuple[str, ...]
-    fraction: float
-    seed: int
+    tasks: tuple[str, ...]  # those to train; empty for all
+    fraction: float  # share of dev records, if there is no dev set
+    seed: int  # of the split
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> DataChoice:
@@ -95,8 +97,72 @@ def folders() -> dict[str, Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return {}
-    found = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
-    return {cluster: path for cluster, path in found.items() if path.is_dir()}
+    existing = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
+    return {cluster: path for cluster, path in existing.items() if path.is_dir()}
+
+
+# Data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A choice of data: all tasks of its source, and the chosen ones in a train and a dev set."""
+
+    tasks: tuple[str, ...]
+    data: TrainingData
+    report: Report
+
+
+def inspect(
+    choice: DataChoice, limits: AppLimits, max_length: int, count_tokens: CountTokens | None
+) -> Inspected | None:
+    """Read, split and report on a choice; None before there is data.
+
+    Records of more than `max_length` tokens are left out of training; without the backbone's
+    tokenizer `count_tokens` they are not counted.
+
+    Raises:
+        DataError: The data cannot be used.
+        OSError: It is gone.
+    """
+    source = choice.place()
+    if source is None:
+        return None
+    for upload in choice.uploads:
+        check_upload(upload, limits)
+    return _inspect(choice, source, _stamp(source), max_length, count_tokens)
+
+
+@lru_cache(maxsize=_CACHED)
+def _inspect(
+    choice: DataChoice,
+    source: Source,
+    stamp: Stamp,
+    max_length: int,
+    count_tokens: CountTokens | None,
+) -> Inspected:
+    train, dev = _read(source, stamp)
+    data = training_data(train, dev, tasks=choice.tasks, fraction=choice.fraction, seed=choice.seed)
+    return Inspected(train.tasks, data, report(data, max_length, count_tokens))
+
+
+@lru_cache(maxsize=_CACHED)
+def _read(source: Source, _: Stamp) -> tuple[Dataset, Dataset | None]:
+    return read_source(source)
+
+
+def _stamp(source: Source) -> Stamp:
+    """Modification times of a source's files, so that changed ones are read again."""
+    paths = [path for path in (source.train, source.dev) if path]
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*.json*")) if path.is_dir() else [path])
+    ]
+    return tuple(file.stat().st_mtime_ns for file in files)
+
+
+# Plan and settings --------------------------------------------------------------------------
 
 
 def plan_of(values: Mapping[str, Any], tasks: tuple[str, ...]) -> Plan:
@@ -140,3 +206,57 @@ def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSet
 def _whole(value: Any) -> Any:
     """A whole number as int; other values are validated later."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Backbone --------------------------------------------------------------------------------------
+
+
+class BackboneFacts:
+    """Layers, size and tokenizer of an engine's backbone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kinds: tuple[LayerKind, ...] | None = None
+        self._parameters: int | None = None
+        self._count: CountTokens | None = None
+
+    def kinds(self) -> tuple[LayerKind, ...] | None:
+        """Its linear layers; None if neither the backbone nor an adapter of it can be read yet."""
+        self._read()
+        if self._kinds is None:
+            # If the adapter was made for another backbone, loading will find out.
+            for name in self._engine.adapters():
+                if self._engine.configs[name].target_modules is None:
+                    with suppress(ValueError):
+                        return layer_kinds(self._engine.path(name))
+        return self._kinds
+
+    def modules(self) -> list[str]:
+        """Names of its kinds of linear layers."""
+        return [*dict.fromkeys(kind.name for kind in self.kinds() or ())]
+
+    def parameters(self) -> int | None:
+        """Number of its parameters; None before it is loaded."""
+        self._read()
+        return self._parameters
+
+    def count_tokens(self) -> CountTokens | None:
+        """Its tokenizer as a counter, always the same object; None before it is loaded."""
+        self._read()
+        return self._count
+
+    def _read(self) -> None:
+        backbone = self._engine.backbone
+        if self._count is not None or backbone is None:
+            return
+        from cgclora.adapter import backbone_parameters  # noqa: PLC0415 - torch is loaded by now
+
+        tokenizer = backbone.tokenizer
+
+        def count(texts: Sequence[str]) -> Sequence[int]:
+            encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+            return [len(ids) + 2 for ids in encoded]  # with the start and the end token
+
+        self._kinds = kinds_of_model(backbone.model)
+        self._parameters = backbone_parameters(backbone.model)
+        self._count = count

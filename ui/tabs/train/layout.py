@@ -1,19 +1,15 @@
 """The components of the training form."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gradio as gr
 
 from evals.experiments.training_plan import trainable
 from evals.methods import CGC_LORA
-from ui.components import render
-from ui.components.bilingual import Bilingual
-from ui.components.choices import Choice
-from ui.tabs.jobs.layout import MAIN, SIDE, step, upload
+from ui.components.widgets import Bilingual, Choice
+from ui.tabs.jobs.tab import MAIN, SIDE, step, upload
 
-_SIZES = (  # name, value, most
+_SIZES = (  # name, value, maximum
     ("common", 4, 16),
     ("specific", 1, 4),
     ("expert_rank", 2, 16),
@@ -52,7 +48,7 @@ class TrainForm:
             with gr.Column(**SIDE):
                 self.data["source"] = add(
                     Choice,
-                    {"label": "train_source"},
+                    "train_source",
                     container=False,
                     elem_id="train-source",
                     elem_classes="job-rows",
@@ -60,17 +56,17 @@ class TrainForm:
                 with gr.Column(visible=False) as self.uploading:
                     self.data["train_file"] = upload(add, "train_file", "train-file")
                     self.data["dev_file"] = upload(add, "train_dev_file", "train-dev-file")
-                    add(gr.HTML, {"value": render.paragraph("train_formats")})
+                    add.paragraph("train_formats")
                 self.data["tasks"] = add(
                     gr.Dropdown,
-                    {"label": "train_tasks"},
+                    "train_tasks",
                     multiselect=True,
                     allow_custom_value=True,  # its choices change; the handler checks them
                     elem_id="train-tasks",
                 )
                 bounds = {"minimum": 0.05, "maximum": 0.5, "step": 0.05}
                 self.data["fraction"] = add(
-                    gr.Slider, {"label": "train_fraction"}, value=0.25, buttons=[], **bounds
+                    gr.Slider, "train_fraction", value=0.25, buttons=[], **bounds
                 )
             with gr.Column(**MAIN):
                 self.report = gr.HTML(elem_id="train-report")
@@ -80,16 +76,14 @@ class TrainForm:
         with step(add, "train_method_and_sizes"):
             with gr.Column(**SIDE):
                 self._setting("method", gr.Dropdown, choices=[*trainable()], value=CGC_LORA)
-                for name, value, most in _SIZES:
-                    bounds = {"minimum": 1, "maximum": most, "step": 1}
+                for name, value, maximum in _SIZES:
+                    bounds = {"minimum": 1, "maximum": maximum, "step": 1}
                     self._setting(name, gr.Slider, value=value, buttons=[], **bounds)
                 for name, number in _BASIC_NUMBERS:
                     self._number(name, number)
             with gr.Column(**MAIN):
                 self.budget = gr.HTML(elem_id="train-budget")
-                with add(
-                    gr.Accordion, {"label": "train_advanced"}, open=False, elem_id="train-advanced"
-                ):
+                with add(gr.Accordion, "train_advanced", open=False, elem_id="train-advanced"):
                     self._lay_out_advanced()
 
     def _lay_out_advanced(self) -> None:
@@ -109,9 +103,7 @@ class TrainForm:
 
     def _setting(self, name: str, kind: Any, **properties: Any) -> None:
         elem_id = f"train-{name.replace('_', '-')}"
-        self.settings[name] = self._add(
-            kind, {"label": f"train_{name}"}, elem_id=elem_id, **properties
-        )
+        self.settings[name] = self._add(kind, f"train_{name}", elem_id=elem_id, **properties)
 
     def _number(self, name: str, value: float) -> None:
         precision = 0 if isinstance(value, int) else None

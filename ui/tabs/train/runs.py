@@ -1,47 +1,37 @@
 """The training runs in their tab: losses and gates over the steps."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 
-from evals.experiments.training_log import TrainingLog, read_log
-from evals.jobs.queue import Job, Jobs
+from evals.experiments.training_log import Points, TrainingLog, read_log
+from evals.figures.captions import title
+from evals.figures.parts import INK, layout, value_axis
+from evals.jobs.queue import Job
 from evals.tasks import Language
-from ui.components.bilingual import Bilingual
-from ui.engine.engine import Engine
-from ui.tabs.jobs.panel import JobPanel
-from ui.tabs.train import run_view
-from ui.tabs.train.figures import gate_figure, loss_figure
+from ui.components.texts import text
+from ui.components.theme import MENTIONS
+from ui.components.widgets import plot
+from ui.tabs.jobs.tab import JobPanel
+from ui.tabs.train import view
+
+_DASHES = ("solid", "dot")  # colours repeat with another dash
+_HEIGHT = 250
+_MARGIN = 0.02  # above and below the shares, so that small changes look small
 
 
 class TrainingRuns(JobPanel):
-    """Lists training runs and shows the chosen one.
-
-    Args:
-        add: Makes components with words.
-        engine: Loads the adapters of finished runs.
-        jobs: The queue.
-        folder: Holds a run folder for each adapter.
-        allowed: Whether visitors see and change the runs.
-    """
+    """Lists training runs and shows the chosen one. A run folder has its adapter's name."""
 
     kind, prefix, tab, link_key = "train", "train", "train", "run"
 
-    def __init__(
-        self, add: Bilingual, engine: Engine, jobs: Jobs, folder: Path, *, allowed: bool
-    ) -> None:
-        super().__init__(add, jobs, allowed=allowed)
-        self.engine = engine
-        self.folder = folder
-
     def lay_out_details(self) -> list[Any]:
         """Two figures."""
-        self.losses = gr.Plot(show_label=False, container=False, visible=False)
-        self.gates = gr.Plot(show_label=False, container=False, visible=False)
+        self.losses = plot(visible=False)
+        self.gates = plot(visible=False)
         return [self.losses, self.gates]
 
     def all(self) -> list[Job]:
@@ -56,9 +46,9 @@ class TrainingRuns(JobPanel):
         log = self._log(job)
         return log.step / log.steps if log and log.steps else None
 
-    def show(self, job: Job, language: Language, language_asked: str) -> str:
+    def show(self, job: Job, language: Language, link_language: str) -> str:
         """Progress, and the newest losses and gate shares of each task."""
-        return run_view.run(job, self._log(job), language, language_asked)
+        return view.run(job, self._log(job), language, link_language)
 
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
         """Losses and gate shares over the steps."""
@@ -66,7 +56,7 @@ class TrainingRuns(JobPanel):
         losses = gates = None
         if log and log.loss:
             losses = loss_figure(log, tasks, language)
-            if shares := run_view.specific_shares(job, log):
+            if shares := view.specific_shares(job, log):
                 specific = int(job.facts["specific"])
                 even = specific / (int(job.facts["common"]) + specific)
                 gates = gate_figure(log, shares, even, language)
@@ -89,3 +79,75 @@ class TrainingRuns(JobPanel):
         with suppress(OSError):
             return read_log(self.folder / job.title)
         return None
+
+
+# Figures ------------------------------------------------------------------------------------
+
+
+def loss_figure(log: TrainingLog, tasks: Sequence[str], language: Language) -> go.Figure:
+    """Training loss of each task and of all, and the dev loss, over the steps."""
+    figure = go.Figure()
+    _add_lines(figure, log.losses, tasks, language)
+    everything = text("train_all_tasks", language)
+    _add(figure, log.loss, everything, line={"color": INK, "width": 3})
+    dev = text("train_dev", language)
+    marker = {"color": INK, "size": 9, "symbol": "diamond-open", "line": {"width": 2}}
+    _add(figure, log.dev_loss, dev, mode="markers", marker=marker)
+    _finish(figure, log, text("train_loss", language), language, columns=len(tasks) + 2)
+    return figure
+
+
+def gate_figure(
+    log: TrainingLog, shares: Mapping[str, Points], even: float, language: Language
+) -> go.Figure:
+    """The share of each task's specific experts over the steps, and that of an even split."""
+    figure = go.Figure()
+    _add_lines(figure, shares, [*shares], language)
+    figure.add_hline(
+        even,
+        line={"color": INK, "width": 1, "dash": "dash"},
+        annotation={"text": text("train_even_split", language), "font": {"size": 11}},
+        annotation_position="bottom right",
+    )
+    values = [even, *(value for points in shares.values() for _, value in points)]
+    ends = [min(values) - _MARGIN, max(values) + _MARGIN]
+    axis = text("train_gate_axis", language)
+    _finish(figure, log, axis, language, columns=len(shares), tickformat=".0%", range=ends)
+    return figure
+
+
+def _add_lines(
+    figure: go.Figure, lines: Mapping[str, Points], tasks: Sequence[str], language: Language
+) -> None:
+    for place, task in enumerate(tasks):
+        line = {
+            "color": MENTIONS[place % len(MENTIONS)],
+            "dash": _DASHES[place // len(MENTIONS) % len(_DASHES)],
+            "width": 1.5,
+        }
+        _add(figure, lines.get(task, []), title(task, language), line=line)
+
+
+def _add(figure: go.Figure, points: Points, name: str, **look: Any) -> None:
+    if len(points) == 1:
+        look.setdefault("mode", "markers")  # a line of one point is invisible
+    figure.add_scatter(
+        x=[step for step, _ in points],
+        y=[value for _, value in points],
+        name=name,
+        hovertemplate=f"{name}: %{{y}}<extra></extra>",
+        **{"mode": "lines", **look},
+    )
+
+
+def _finish(
+    figure: go.Figure, log: TrainingLog, words: str, language: Language, columns: int, **axis: Any
+) -> None:
+    settings = layout(_HEIGHT, legend=columns, columns=2)
+    figure.update_layout(
+        settings,
+        hovermode="x",
+        uirevision="run",  # hidden lines stay hidden while it grows
+        xaxis=value_axis(text("train_step_axis", language), range=[0, 1.02 * max(log.steps, 1)]),
+        yaxis=value_axis(words, **{"hoverformat": axis.get("tickformat", ".3f"), **axis}),
+    )

@@ -20,24 +20,25 @@ from evals.experiments.training_plan import Plan, budgets, command, trainable
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import CGC_SIZES, METHODS
 from evals.tasks import Language
-from ui.components import forms, render
+from ui.components import forms
 from ui.components.texts import language_of, text
+from ui.components.widgets import Bilingual
 from ui.engine.engine import COMPARED, Engine
 from ui.engine.questions import BARE
 from ui.engine.settings import Settings
-from ui.server.files import public_path, without_folders
-from ui.shell import AT_ONCE, LAST, Shell, remember
-from ui.tabs.jobs.layout import StartLayout, lay_out_notice
-from ui.tabs.jobs.submit import check_queue, submitted
+from ui.server.files import without_folders
+from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
+from ui.tabs.jobs.tab import JobTab
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train import view
-from ui.tabs.train.backbone import BackboneFacts
-from ui.tabs.train.data import Inspected, inspect
 from ui.tabs.train.form import (
     SIZES,
     STAND_INS,
+    BackboneFacts,
     DataChoice,
+    Inspected,
     folders,
+    inspect,
     plan_of,
     settings_of,
 )
@@ -47,7 +48,6 @@ from ui.tabs.train.runs import TrainingRuns
 if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
 
-Updates = dict[Any, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
@@ -61,52 +61,40 @@ class _Run:
     settings: TrainingSettings
 
 
-class Train:
-    """The tab's components and event handlers.
+class Train(JobTab):
+    """The tab's components and event handlers."""
 
-    Args:
-        shell: Of the page.
-        engine: Answers with the trained adapters.
-        jobs: The queue.
-        settings: Where runs are stored, and whether visitors may start them.
-    """
+    prefix, panel, subfolder = "train", TrainingRuns, "training"
+    runs: TrainingRuns
 
     def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
-        self.engine = engine
-        self.jobs = jobs
-        self.allowed = allowed = settings.jobs_allowed
-        self.folder = settings.runs.absolute() / "training"
-        self.source = settings.backbone
+        super().__init__(shell, engine, jobs, settings)
         self.backbone = BackboneFacts(engine)
         self._submitting = threading.Lock()
-        add = shell.bilingual
-        with gr.Column(elem_id="train", elem_classes="jobs-tab"):
-            lay_out_notice(add, "train", allowed=allowed)
-            self.form = TrainForm(add)
-            self.start = StartLayout(add, "train", allowed=allowed)
-            with self.start.fields:
-                self.name = add(
-                    gr.Textbox,
-                    {"label": "train_name", "info": "train_name_info"},
-                    max_length=40,
-                    elem_id="train-name",
-                )
-            with self.start.notes:
-                self.command_note = add(
-                    gr.HTML, {"value": render.paragraph("train_command_files")}, visible=False
-                )
-            self.runs = TrainingRuns(add, engine, jobs, self.folder, allowed=allowed)
+        with self.fields:
+            self.name = shell.bilingual(
+                gr.Textbox,
+                {"label": "train_name", "info": "train_name_info"},
+                max_length=40,
+                elem_id="train-name",
+            )
+        with self.notes:
+            self.command_note = shell.bilingual.paragraph("train_command_files", visible=False)
         self.load_clock = gr.Timer(1.0, active=False)  # while the backbone is loaded
         # Counts arrivals at the tab: events that follow see all that the page holds by then.
         self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)
 
+    def lay_out_form(self, add: Bilingual) -> None:
+        """Data and method."""
+        self.form = TrainForm(add)
+
     # Events ---------------------------------------------------------------------------------
 
     def _wire(self, shell: Shell) -> None:
         form = self.form
-        self.fields: dict[str, Any] = {**form.data, **form.settings, "name": self.name}
-        inputs = [*self.fields.values()]
+        self.inputs: dict[str, Any] = {**form.data, **form.settings, "name": self.name}
+        inputs = [*self.inputs.values()]
         source, method = form.data["source"], form.settings["method"]
         arriving = [source, method, self.name, self.load_clock, self.arrived]
         shell.on_show("train", self.show, [source, self.arrived], arriving)
@@ -121,25 +109,25 @@ class Train:
             **LAST,
         )
         sizes = [form.settings[name] for name in (*SIZES, "modules")]
-        parts = [form.budget, self.start.command, self.command_note, *sizes]
+        parts = [form.budget, self.command, self.command_note, *sizes]
         inspected.then(self.plan, inputs, parts, **AT_ONCE)
         remember(inspected, source=source)
         others = [one for one in inputs if one not in of_data]
         planned = gr.on([*map(_changed, others)], self.plan, inputs, parts, **LAST)
         remember(planned, method=method)
-        begun = self.start.button.click(
-            self.submit, inputs, [self.start.outcome, self.name, *self.runs.parts], **AT_ONCE
+        begun = self.start.click(
+            self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
         self.runs.wire(shell, begun)
 
-    def show(self, source: str | None, arrived: float | None, request: gr.Request) -> Updates:
+    def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
         """The tab comes into view: what can be chosen, and at first what the address chose."""
-        asked, sources = request.query_params, self._sources(language_of(request))
+        address, sources = request.query_params, self._sources(language_of(request))
         updates: Updates = {}
         if not source:
             names = [name for _, name in sources]
-            wanted, method = str(asked.get("source", "")), str(asked.get("method", ""))
-            source = wanted if wanted in names else names[0]
+            linked, method = str(address.get("source", "")), str(address.get("method", ""))
+            source = linked if linked in names else names[0]
             updates[self.name] = self._free_name()
             if method in trainable():
                 updates[self.form.settings["method"]] = method
@@ -157,17 +145,17 @@ class Train:
         return self.engine.status.ready or bool(self.engine.status.problem)
 
     def _values(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        return dict(zip(self.fields, values, strict=True))
+        return dict(zip(self.inputs, values, strict=True))
 
     # What is to be trained ------------------------------------------------------------------
 
     def _sources(self, language: Language) -> list[tuple[str, str]]:
         """Titles of the sources of data, and their names."""
-        known = [(text("train_source_samples", language), "samples")]
+        choices = [(text("train_source_samples", language), "samples")]
         for cluster in folders():
             words = forms.cluster_title(cluster, language)
-            known.append((text("train_source_folder", language, cluster=words), cluster))
-        return [*known, (text("train_source_upload", language), "upload")]
+            choices.append((text("train_source_folder", language, cluster=words), cluster))
+        return [*choices, (text("train_source_upload", language), "upload")]
 
     def inspect(self, request: gr.Request, *given: Any) -> Updates:
         """The report on the data."""
@@ -193,7 +181,7 @@ class Train:
         }
 
     def _inspect(self, choice: DataChoice, values: Mapping[str, Any]) -> Inspected | None:
-        """See `ui.tabs.train.data.inspect`."""
+        """See `ui.tabs.train.form.inspect`."""
         max_length = values["max_length"] or 0
         return inspect(choice, self.engine.limits, max_length, self.backbone.count_tokens())
 
@@ -206,7 +194,7 @@ class Train:
             **{settings[name]: gr.update(visible=name in sizes) for name in SIZES},
             settings["modules"]: gr.update(choices=self.backbone.modules()),
             self.command_note: gr.update(visible=choice.shown_paths() == STAND_INS),
-            self.start.command: "",
+            self.command: "",
         }
         try:
             run = self._run(choice, values)
@@ -219,7 +207,7 @@ class Train:
         return {
             **updates,
             self.form.budget: self._budget(run, language),
-            self.start.command: self._command_line(choice, run, str(values["name"])),
+            self.command: self._command_line(choice, run, str(values["name"])),
         }
 
     def _run(self, choice: DataChoice, values: Mapping[str, Any]) -> _Run | None:
@@ -258,9 +246,7 @@ class Train:
     def _command_line(self, choice: DataChoice, run: _Run, name: str) -> str:
         """What a visitor would type."""
         train, dev = choice.shown_paths()
-        # Visitors of somebody else's server are not shown where its files lie.
-        source = self.source if self.allowed or not self.source else public_path(self.source)
-        shown = self._command(run, train, dev, f"runs/training/{name}", source)
+        shown = self._command(run, train, dev, f"runs/training/{name}", self.shown_backbone)
         shown += [part for task in choice.tasks for part in ("--task", task)]
         # The shell expands a variable in double quotes, or in none.
         parts = (
@@ -288,13 +274,12 @@ class Train:
         """A new run, at the end of the queue."""
         language, values = language_of(request), self._values(given)
         choice = DataChoice.of(values)
-        job, outcome = submitted(
-            lambda: self._submit(choice, values, language), choice.uploads, language
+        return self.start_job(
+            request,
+            lambda: self._submit(choice, values, language),
+            choice.uploads,
+            lambda: {self.name: self._free_name()},
         )
-        if job is None:
-            return {self.start.outcome: outcome}
-        updates = self.runs.updates(job.id, request)
-        return {**updates, self.start.outcome: outcome, self.name: self._free_name()}
 
     def _submit(self, choice: DataChoice, values: Mapping[str, Any], language: Language) -> Job:
         """A new job.
@@ -304,7 +289,7 @@ class Train:
             ConfigError: A setting is out of range.
             DataError, OSError: The data cannot be used.
         """
-        check_queue(self.jobs, self.engine.limits, language, allowed=self.allowed)
+        self.check_queue(language)
         run, name = self._run(choice, values), str(values["name"] or "").strip()
         if run is None:
             raise JobError(text("train_no_data", language))
@@ -323,7 +308,7 @@ class Train:
         records = settings.batch_size * settings.accumulation
         return self.jobs.submit(
             "train",
-            self._command(run, train, dev, out, self.source),
+            self._command(run, train, dev, out, self.backbone_name),
             title=name,
             facts={
                 "method": run.plan.method,

@@ -1,22 +1,23 @@
-"""The report on training data and the budget of a plan as HTML."""
+"""The report on training data, the budget of a plan, and a run as HTML."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from evals.data.report import COUNTED, Finding, Lengths, Report, TaskReport
+from evals.experiments.training_log import Points, TrainingLog
 from evals.experiments.training_plan import Budget
 from evals.figures.captions import title
 from evals.figures.palette import colour
+from evals.jobs.queue import Job
 from evals.methods import description
 from evals.tasks import Language
 from ui.components import render
+from ui.components.forms import shortened
 from ui.components.html import wide_table
 from ui.components.texts import text
-from ui.tabs.jobs.view import refused_lines, span
+from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span, state
 
-_NAMED = 4  # tasks that a finding names
+_MAX_NAMES = 4  # of tasks in a finding
 _NOTES = ("split_off", "repeated")  # findings that are no warnings
 
 
@@ -32,7 +33,7 @@ def figures(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def report(of: Report, language: Language) -> str:
-    """What is in the data, and what to know before training."""
+    """The size of the data, findings, and each task's numbers."""
     numbers = [
         (f"{len(of.tasks)}", text("train_n_tasks", language)),
         (f"{sum(task.train for task in of.tasks):,}", text("train_n_train", language)),
@@ -59,23 +60,23 @@ def _findings(findings: Sequence[Finding], tasks: int, language: Language) -> st
 
 def _finding(finding: Finding, tasks: int, language: Language) -> str:
     names = [title(task, language) for task in finding.tasks]
-    more = " …" if len(names) > _NAMED else ""
+    more = " …" if len(names) > _MAX_NAMES else ""
     joint = "、" if language == "zh" else ", "
-    named = joint.join(names[:_NAMED]) + more
+    named = joint.join(names[:_MAX_NAMES]) + more
     if len(names) == tasks > 1 and finding.kind != "unequal":
         named = text("train_find_all", language)
     return text(f"train_find_{finding.kind}", language, n=f"{finding.count:,}", tasks=named)
 
 
 def _report_table(tasks: Sequence[TaskReport], language: Language) -> str:
-    most = max(task.train for task in tasks)
+    largest = max(task.train for task in tasks)
     counted = any(task.too_long is not None for task in tasks)
     names = ("task", "records", "prompt", "target", "labels", *(("too_long",) if counted else ()))
     columns = [text(f"train_col_{name}", language) for name in names]
     rows = [
         (
             escape(title(task.name, language)),
-            f'{task.train:,} <span class="quiet">/ {task.dev:,}</span>{_bar(task.train / most)}',
+            f'{task.train:,} <span class="quiet">/ {task.dev:,}</span>{_bar(task.train / largest)}',
             _lengths(task.prompt),
             _lengths(task.target),
             _labels(task, language),
@@ -100,13 +101,9 @@ def _lengths(of: Lengths) -> str:
 def _labels(task: TaskReport, language: Language) -> str:
     if task.labels is None:
         return "–"
-    commonest = task.labels.commonest
-    short = commonest if len(commonest) <= 12 else f"{commonest[:11]}…"
-    share = task.labels.share
-    words = text(
-        "train_labels", language, n=task.labels.count, commonest=short, share=f"{share:.0%}"
-    )
-    return escape(words) + _bar(share)
+    commonest, share = shortened(task.labels.commonest, 12), task.labels.share
+    facts = {"n": task.labels.count, "commonest": commonest, "share": f"{share:.0%}"}
+    return escape(text("train_labels", language, **facts)) + _bar(share)
 
 
 # Budget -------------------------------------------------------------------------------------
@@ -120,23 +117,23 @@ def budget(
     seconds: float | None,
     language: Language,
 ) -> str:
-    """What a plan trains and how long that takes, and what other methods would.
+    """The parameters, size and time of a plan beside those of other methods.
 
     Args:
         budgets: Of all methods.
         chosen: The plan's method.
         backbone: Number of the backbone's parameters; None if unknown.
         steps: Of the run.
-        seconds: It will take; None if unknown.
+        seconds: Estimated time; None if unknown.
         language: Of the words.
     """
-    own = next(one for one in budgets if one.method == chosen)
+    plan = next(one for one in budgets if one.method == chosen)
     later = text("train_after_loading", language)
-    share = f"{own.parameters / backbone:.2%}" if own.parameters and backbone else later
+    share = f"{plan.parameters / backbone:.2%}" if plan.parameters and backbone else later
     numbers = [
-        (_millions(own.parameters, later), text("train_trained", language)),
+        (_millions(plan.parameters, later), text("train_trained", language)),
         (share, text("train_share", language)),
-        (_megabytes(own.file_bytes, later), text("train_file_size", language)),
+        (_megabytes(plan.file_bytes, later), text("train_file_size", language)),
         (f"{steps:,}", text("train_steps", language)),
         ("–", text("train_time_unknown", language))
         if seconds is None
@@ -144,8 +141,8 @@ def budget(
     ]
     names = ("method", "parameters", "file", "total", "active")
     columns = [text(f"train_col_{name}", language) for name in names]
-    most = max((one.parameters or 0 for one in budgets), default=0) or 1
-    rows = [_budget_row(one, one.method == chosen, most, later, language) for one in budgets]
+    largest = max((one.parameters or 0 for one in budgets), default=0) or 1
+    rows = [_budget_row(one, one.method == chosen, largest, later, language) for one in budgets]
     caption = text("train_budget_table", language)
     return (
         figures(numbers)
@@ -155,7 +152,7 @@ def budget(
 
 
 def _budget_row(
-    of: Budget, is_chosen: bool, most: int, later: str, language: Language
+    of: Budget, is_chosen: bool, largest: int, later: str, language: Language
 ) -> tuple[str, ...]:
     name = (
         f'<span title="{escape(description(of.method, language))}"><span class="train-dot" '
@@ -166,7 +163,7 @@ def _budget_row(
     if of.problem:
         why = text("train_impossible", language)
         return name, f'<span class="quiet" title="{escape(of.problem)}">{why}</span>', "–", "–", "–"
-    bar = _bar((of.parameters or 0) / most) if of.parameters else ""
+    bar = _bar((of.parameters or 0) / largest) if of.parameters else ""
     parameters, size = _millions(of.parameters, later) + bar, _megabytes(of.file_bytes, later)
     return name, parameters, size, f"{of.total_rank}", f"{of.active_rank}"
 
@@ -180,7 +177,7 @@ def _megabytes(size: int | None, unknown: str) -> str:
 
 
 def no_data(key: str, language: Language) -> str:
-    """What stands in place of report or budget before there is data."""
+    """A line in place of report or budget before there is data."""
     return f'<p class="train-empty">{text(key, language)}</p>'
 
 
@@ -188,3 +185,85 @@ def bad_settings(words: str, language: Language) -> str:
     """Why nothing can be trained with these settings."""
     advice = text("train_bad_settings_advice", language)
     return render.notice(text("train_bad_settings", language), advice, words)
+
+
+# Run ----------------------------------------------------------------------------------------
+
+
+def run(job: Job, log: TrainingLog | None, language: Language, link_language: str) -> str:
+    """Progress of a run, next steps, and the newest numbers of each task."""
+    facts = [str(job.facts.get("method", ""))]
+    if log and log.step:
+        facts.append(text("train_step", language, step=log.step, steps=log.steps))
+    if job.state == "running" and log and log.seconds_left is not None:
+        facts.append(text("jobs_left", language, time=span(log.seconds_left, language)))
+    if log and log.best:
+        step, loss = log.best
+        facts.append(text("train_best", language, loss=f"{loss:.3f}", step=step))
+    if job.state == "done":
+        now = _next_steps(job, language, link_language)
+    elif job.state == "running" and log and not job.stopping:
+        now = ""
+    else:
+        now = advice(job, "train", language)
+    body = _progress(job, log, language) + now + log_tail(job, language)
+    return section(job, job.title, facts, body + _newest(job, log, language), language)
+
+
+def specific_shares(job: Job, log: TrainingLog) -> dict[str, Points]:
+    """The gate share of each task's specific experts, over the steps; empty without a choice."""
+    if not (job.facts["common"] and job.facts["specific"]):
+        return {}
+    return log.specific_shares([str(task) for task in job.facts["tasks"]], job.facts["common"])
+
+
+def _progress(job: Job, log: TrainingLog | None, language: Language) -> str:
+    value = 'max="1" value="0"'
+    if log and log.steps:
+        value = f'max="{log.steps}" value="{log.step}"'
+    elif job.state == "running":
+        value = ""  # indeterminate
+    return (
+        f'<progress class="train-progress" {value} aria-label="{state(job, language)}"></progress>'
+    )
+
+
+def _next_steps(job: Job, language: Language, link_language: str) -> str:
+    question = {"cluster": job.title, "task": str(job.facts["tasks"][0])}
+    go = link("try", text("train_try", language), link_language, **question)
+    return f'<p>{go} <span class="quiet">{text("train_evaluate", language)}</span></p>'
+
+
+def _newest(job: Job, log: TrainingLog | None, language: Language) -> str:
+    """The newest losses and gate shares of each task."""
+    if not (log and log.losses):
+        return ""
+    shares = _last(specific_shares(job, log))
+    losses, dev_losses = _last(log.losses), _last(log.dev_losses)
+    names = ["task", "loss", "dev_loss", *(["gate"] if shares else [])]
+    rows = [
+        (
+            escape(title(task, language)),
+            _loss(losses.get(task)),
+            _loss(dev_losses.get(task)),
+            *([_split(shares[task])] if shares else []),
+        )
+        for task in map(str, job.facts["tasks"])
+    ]
+    columns = [text(f"train_col_{name}", language) for name in names]
+    return wide_table(text("train_run_table", language), columns, rows)
+
+
+def _last(points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, float]:
+    return {task: values[-1][1] for task, values in points.items() if values}
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _split(specific: float) -> str:
+    return (
+        f"{1 - specific:.0%} / {specific:.0%}"
+        f'<span class="train-split" style="--share:{1 - specific:.3f}" aria-hidden="true"></span>'
+    )

@@ -15,8 +15,8 @@ from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
 from ui.components import forms, render
 from ui.components.answering_models import AnsweringModel, answering_models
-from ui.components.label_bars import label_bars
-from ui.components.render import Reply
+from ui.components.html import quiet
+from ui.components.render import Reply, label_bars
 from ui.components.texts import text
 from ui.engine.client import BusyError, EngineError, Wait
 from ui.engine.engine import Engine
@@ -32,24 +32,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Form:
-    """The form as a visitor filled it in.
+    """The form as a visitor filled it in."""
 
-    Attributes:
-        cluster: Name of the adapter.
-        task: One of its tasks.
-        values: A value for each of the task's fields.
-        own_prompt: The prompt as the visitor rewrote it; None for the one made from the fields.
-        labels_only: Whether the answer must be one of the task's labels.
-        max_new_tokens: Longest answer.
-        beside: Other models to ask: names of adapters that know the task, or `BARE`.
-    """
-
-    cluster: str
-    task: Task
-    values: Mapping[str, str]
+    cluster: str  # name of the adapter
+    task: Task  # one of its tasks
+    values: Mapping[str, str]  # a value for each of the task's fields
+    # the prompt as the visitor rewrote it; None for the one made from the fields
     own_prompt: str | None
-    labels_only: bool
+    labels_only: bool  # whether the answer must be one of the task's labels
     max_new_tokens: int
+    # other models to ask: names of adapters that know the task, or `BARE`
     beside: tuple[str, ...] = (BARE,)
 
     @property
@@ -73,25 +65,16 @@ class Form:
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows at one moment.
+    """The answers and their evaluation at one moment."""
 
-    Attributes:
-        models: The models that are asked, the chosen adapter first.
-        replies: One of each model.
-        highlights: The input's text in pieces, each with the kind that the answer gives it.
-        parsed: The parsed answer and its verdict, as HTML.
-        labels: The label probabilities of each model, as HTML.
-        problem: Why there is no answer, and what to do; empty otherwise.
-        detail: The library's own message, in English.
-    """
-
-    models: tuple[AnsweringModel, ...]
-    replies: tuple[Reply, ...]
+    models: tuple[AnsweringModel, ...]  # the chosen adapter first
+    replies: tuple[Reply, ...]  # one of each model
+    # the input's text in pieces, each with the kind that the answer gives it
     highlights: tuple[tuple[str, str | None], ...] = ()
-    parsed: str = ""
-    labels: str = ""
-    problem: str = ""
-    detail: str = ""
+    parsed: str = ""  # the parsed answer and its verdict, as HTML
+    labels: str = ""  # the label probabilities of each model, as HTML
+    problem: str = ""  # why there is no answer, and what to do; empty otherwise
+    detail: str = ""  # the library's own message, in English
 
     def with_reply(self, place: int, reply: Reply) -> View:
         """The same view with another reply."""
@@ -101,13 +84,13 @@ class View:
 def empty_view(models: tuple[AnsweringModel, ...], language: Language) -> View:
     """The view before a question."""
     replies = [Reply(hint=text(f"nothing_{model.role}_yet", language)) for model in models]
-    return View(models, tuple(replies), parsed=_later(language))
+    return View(models, tuple(replies), parsed=quiet(text("parsed_later", language)))
 
 
 def waiting_view(models: tuple[AnsweringModel, ...], language: Language, *, ready: bool) -> View:
     """The view between the click and the first token."""
     reply = Reply("live", hint=text("reading" if ready else "waiting_model", language))
-    return View(models, (reply,) * len(models), parsed=_later(language))
+    return View(models, (reply,) * len(models), parsed=quiet(text("parsed_later", language)))
 
 
 def queued_view(view: View, ahead: int, language: Language) -> View:
@@ -125,10 +108,6 @@ def stopped_view(view: View, language: Language) -> View:
     return view
 
 
-def _later(language: Language) -> str:
-    return f'<p class="quiet">{text("parsed_later", language)}</p>'
-
-
 def answer(
     engine: Engine,
     form: Form,
@@ -140,12 +119,8 @@ def answer(
 
     Errors end in `View.problem`; none is raised. Closing the iterator cancels the requests.
 
-    Args:
-        engine: Answers the requests.
-        form: The question.
-        language: Of the views.
-        stopped: Called after every piece and while waiting; True cancels the requests.
-        count: Called before the model is asked; applies the rate limit.
+    `stopped` is called after every piece and while waiting, True cancels the requests; `count` is
+    called before the model is asked and applies the rate limit.
     """
     models = answering_models(engine, form.cluster, form.beside, language)
     empty = empty_view(models, language)
@@ -240,7 +215,7 @@ def _with_labels(
     yield replace(view, labels=bars)  # all at once: a growing table would shift the page
 
 
-def _problem(form: Form, most: int, language: Language) -> str:
+def _problem(form: Form, max_length: int, language: Language) -> str:
     """What the visitor must correct before the models are asked."""
     if form.own_prompt is None:
         field = forms.missing_field(form.task, form.values)
@@ -249,7 +224,7 @@ def _problem(form: Form, most: int, language: Language) -> str:
     elif not form.own_prompt.strip():
         return text("fill_in", language, field=text("prompt_short", language))
     count = len(form.prompt)
-    return text("too_long", language, count=count, most=most) if count > most else ""
+    return text("too_long", language, count=count, most=max_length) if count > max_length else ""
 
 
 def finished_reply(answer: Answer, form: Form, language: Language) -> Reply:

@@ -1,7 +1,5 @@
 """The part of the tab where answers are shown: one card a model, parsed and compared."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,37 +10,25 @@ import gradio as gr
 from evals.tasks import Language
 from ui.components import render
 from ui.components.answering_models import answering_models, title
-from ui.components.bilingual import Bilingual
-from ui.components.choices import Choices
 from ui.components.texts import language_of, text
 from ui.components.theme import MENTIONS
+from ui.components.widgets import Bilingual, Choices
 from ui.engine.engine import Engine
 from ui.engine.questions import BARE
 from ui.server.page_sessions import PageSessions
-from ui.shell import session_of
+from ui.shell import Updates, session_of
 from ui.tabs.try_it import answering
 from ui.tabs.try_it.answering import Form, View
 
-Updates = dict[Any, Any]
-
-MOST_BESIDE = 3
+MAX_BESIDE = 3
 """How many other models can be asked beside the chosen adapter."""
 
 
 class Answers:
     """The components, made in the column that is open for building, and their events.
 
-    Args:
-        add: Makes components.
-        engine: Answers the requests.
-        run: The button that asks.
-        stop: The button that stops, shown in its place.
-
-    Attributes:
-        pages: What each open page shows.
-        beside: Choice of other models.
-        ticket: Hidden; the number of what the page shows, see `ui.server.page_sessions`.
-        parts: The components that `show` updates.
+    Of the buttons `run` and `stop` one is shown. `beside` chooses other models; the hidden `ticket`
+    is the number of the newest event, see `ui.server.page_sessions`.
     """
 
     def __init__(self, add: Bilingual, engine: Engine, run: gr.Button, stop: gr.Button) -> None:
@@ -50,22 +36,16 @@ class Answers:
         self.run, self.stop = run, stop
         self.pages = PageSessions[View]()
         self.ticket = gr.Number(visible="hidden", precision=0)
-        with gr.Column(elem_classes="step"):
-            add(gr.HTML, {"value": render.heading("answers")})
+        with add.section("answers"):
             self.beside = Choices(visible=False, elem_classes="options", elem_id="beside")
             with gr.Row(equal_height=True, elem_id="answers"):
                 self.cards = [
                     gr.HTML(elem_id=f"answer-{place}", min_width=220, visible=place < 2)
-                    for place in range(1 + MOST_BESIDE)
+                    for place in range(1 + MAX_BESIDE)
                 ]
-        with gr.Column(elem_classes="step"):
-            add(gr.HTML, {"value": render.heading("parsed")})
+        with add.section("parsed"):
             self.highlights = add(
-                gr.HighlightedText,
-                {"label": "in_text"},
-                visible=False,
-                show_label=False,
-                elem_id="highlights",
+                gr.HighlightedText, "in_text", visible=False, show_label=False, elem_id="highlights"
             )
             self.parsed = gr.HTML(elem_id="parsed")
             self.labels = gr.HTML(elem_id="labels")
@@ -81,7 +61,7 @@ class Answers:
             for name in self.engine.adapters()
             if task is None or task in self.engine.configs[name].tasks
         ]
-        return tuple(name for name in beside or () if name in (BARE, *adapters))[:MOST_BESIDE]
+        return tuple(name for name in beside or () if name in (BARE, *adapters))[:MAX_BESIDE]
 
     # Updates --------------------------------------------------------------------------------
 
@@ -92,7 +72,7 @@ class Answers:
         offered = gr.update(
             choices=[(title(self.engine, name, language), name) for name in names],
             value=[BARE],
-            label=text("beside", language, most=MOST_BESIDE),
+            label=text("beside", language, most=MAX_BESIDE),
             visible=len(names) > 1,
         )
         view = self._empty(cluster, [BARE], language)

@@ -1,36 +1,27 @@
 """The questions that this browser asked last; they are stored in the browser."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
 
+from evals.figures.captions import title
 from evals.tasks import Language
 from ui.components import forms
-from ui.components.bilingual import Bilingual
-from ui.components.lists import show_lines, text_list
 from ui.components.texts import language_of
+from ui.components.widgets import Bilingual, show_lines
 from ui.engine.engine import Engine
 from ui.shell import AT_ONCE, Shell
-from ui.tabs.try_it.free_input import Choose
+from ui.tabs.try_it.fields import Choose
 
-_MOST = 10
+_MAX_QUESTIONS = 10
 _ANSWER_LENGTH = 24
 
 
 @dataclass(frozen=True)
 class RecentQuestion:
-    """A question and its answer.
-
-    Attributes:
-        cluster: Name of the adapter.
-        task: Name of the task.
-        values: A value for each field.
-        answer: The adapter's answer.
-    """
+    """The values of a task's fields, and the answer of a cluster's adapter."""
 
     cluster: str
     task: str
@@ -39,32 +30,18 @@ class RecentQuestion:
 
 
 class Recent:
-    """The list of them; a click on one shows it again.
-
-    Attributes:
-        kept: The browser's storage.
-        parts: The components that `add` updates.
-    """
+    """The list of them; a click on one shows it again. `parts` are what `add` updates."""
 
     def __init__(self, add: Bilingual) -> None:
         # Not a secret: the data stays in the visitor's own browser, and must outlive the server.
         self.kept = gr.BrowserState([], storage_key="cgclora-recent", secret="cgclora")  # noqa: S106
         with gr.Column(visible=False, elem_id="recent") as self._column:
-            self._list = text_list(add, "recent", "recent-questions")
-            self._forget = add(
-                gr.Button, {"value": "forget_recent"}, size="sm", elem_id="forget-recent"
-            )
+            self._list = add.text_list("recent", "recent-questions")
+            self._forget = add(gr.Button, "forget_recent", size="sm", elem_id="forget-recent")
         self.parts = [self.kept, self._column, self._list]
 
     def wire(self, shell: Shell, engine: Engine, choose: Choose, outputs: list[Any]) -> None:
-        """Connect the events.
-
-        Args:
-            shell: The frame of the page.
-            engine: Has the clusters.
-            choose: See `Choose`.
-            outputs: The components that `choose` updates.
-        """
+        """Connect the events; `outputs` are the components that `choose` updates."""
         self._engine, self._choose = engine, choose
         shell.on_open(self.open, [self.kept], [self._column, self._list])
         self._forget.click(self.clear, None, self.parts, **AT_ONCE)
@@ -73,7 +50,7 @@ class Recent:
     def add(self, kept: object, newest: RecentQuestion, language: Language) -> dict[Any, Any]:
         """Add a question, in place of an older one with the same input."""
         older = (one for one in read(kept) if _key(one) != _key(newest))
-        return self._keep([newest, *older][:_MOST], language)
+        return self._keep([newest, *older][:_MAX_QUESTIONS], language)
 
     def _keep(self, questions: list[RecentQuestion], language: Language) -> dict[Any, Any]:
         stored = [asdict(question) for question in questions]
@@ -125,6 +102,6 @@ def _key(question: RecentQuestion) -> tuple[str, str, dict[str, str]]:
 
 def _line(question: RecentQuestion, language: Language) -> str:
     """The task and the beginnings of input and answer."""
-    task = forms.title(forms.task_named(question.task), language)
+    task = title(question.task, language)
     answer = forms.shortened(question.answer, _ANSWER_LENGTH)
     return f"{task} · {forms.beginning(question.values)} → {answer}"

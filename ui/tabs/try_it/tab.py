@@ -1,42 +1,74 @@
 """The tab where a visitor asks a task's experts and sees their answer and their gate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from evals.figures.captions import title
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.answering_models import clusters
 from ui.components.figures import gate_heat_map, share_bar
-from ui.components.lists import show_samples
+from ui.components.html import quiet, script
 from ui.components.texts import language_of, text
+from ui.components.widgets import Bilingual, Choice, plot, show_samples
 from ui.engine.engine import Engine
-from ui.shell import AT_ONCE, LAST, Shell
+from ui.shell import AT_ONCE, LAST, Shell, Updates
 from ui.tabs.try_it.answering import Form
-from ui.tabs.try_it.layout import Layout
-from ui.tabs.try_it.recent import RecentQuestion
-from ui.tabs.try_it.scripts import KEEP_UP
+from ui.tabs.try_it.answers import Answers
+from ui.tabs.try_it.fields import Fields, FreeInput
+from ui.tabs.try_it.recent import Recent, RecentQuestion
 
-Updates = dict[Any, Any]
+_KEEP_UP = script("keep_up")
 
 
-class TryIt(Layout):
-    """The tab's components and their events.
-
-    Args:
-        shell: The frame of the page.
-        engine: Answers the questions.
-    """
+class TryIt:
+    """The tab's components and their events."""
 
     def __init__(self, shell: Shell, engine: Engine) -> None:
-        super().__init__(shell.bilingual, engine)
         self.shell = shell
         self.engine = engine
+        self._lay_out(shell.bilingual)
         self._wire()
+
+    def _lay_out(self, add: Bilingual) -> None:
+        engine = self.engine
+        with gr.Row(elem_id="page") as self.body:
+            with gr.Column(scale=0, min_width=272, elem_id="choose"):
+                self.cluster = add(gr.Radio, "cluster", container=False, elem_id="clusters")
+                self.task = add(Choice, "task", container=False, elem_id="tasks")
+            with gr.Column(elem_id="work", min_width=300):
+                self.free = FreeInput(add, engine.limits.characters)
+                self.task_head = gr.HTML()
+                self._lay_out_input(add)
+                self.answers = Answers(add, engine, self.run, self.stop)
+                self._lay_out_gates(add)
+                self.recent = Recent(add)
+
+    def _lay_out_input(self, add: Bilingual) -> None:
+        with add.section("input"):
+            self.samples = add.text_list("samples", "samples")
+            self.fields = Fields(add, self.engine.limits)
+            with gr.Row(elem_id="actions"):
+                size = {"scale": 0, "min_width": 128}
+                self.run = add(gr.Button, "run", variant="primary", elem_id="run", **size)
+                self.stop = add(gr.Button, "stop", visible=False, elem_id="stop", **size)
+                self.labels_only = add(
+                    gr.Checkbox,
+                    {"label": "labels_only", "info": "labels_only_info"},
+                    container=False,
+                    visible=False,
+                    elem_id="labels-only",
+                )
+
+    def _lay_out_gates(self, add: Bilingual) -> None:
+        with add.section("gates", "gates_intro", elem_id="gates"):
+            self.gate_shares = gr.HTML(elem_id="gate-shares")
+            self.share_bar = plot("share-bar")
+            self.gate_map = plot("heat-map")
+
+    # Events ---------------------------------------------------------------------------------
 
     def _wire(self) -> None:
         """Connect the events. All are private: `ui.api` has the public endpoints."""
@@ -56,7 +88,7 @@ class TryIt(Layout):
         loading = [self.shell.status, self.shell.problems, self.shell.clock, self.body]
         everything = [*loading, *self._task_parts]
         self.shell.on_open(self.open, [], everything)
-        self.shell.on_open(None, js=KEEP_UP)
+        self.shell.on_open(None, js=_KEEP_UP)
         self.shell.clock.tick(self.watch, self._chosen, everything, **AT_ONCE)
         self.shell.on_close(self.answers.pages.forget)
         self.cluster.input(self.choose_cluster, self.cluster, self._task_parts, **LAST)
@@ -73,7 +105,7 @@ class TryIt(Layout):
         answers, fields = self.answers, self.fields
         prompts = [fields.prompt, fields.made_prompt]
         question = [answers.ticket, *self._chosen, *prompts]
-        options = [self.labels_only, fields.most, answers.beside]
+        options = [self.labels_only, fields.max_tokens, answers.beside]
         # `input` misses pasted text and input methods. One event for all boxes, so that the last
         # call sees all of them.
         changed = [box.change for box in fields.boxes]
@@ -162,39 +194,33 @@ class TryIt(Layout):
     def choose(
         self,
         cluster: str,
-        name: str,
+        task: str,
         request: gr.Request,
         values: Mapping[str, str] | None = None,
         own_prompt: str = "",
     ) -> Updates:
         """Show a task of a cluster: its form, its gates, no answer yet.
 
-        Args:
-            cluster: Name of the adapter.
-            name: One of its tasks.
-            request: The visitor's.
-            values: Of the fields; None takes those of the first sample.
-            own_prompt: In place of the prompt that the fields make.
+        Without values the fields hold those of the first sample; `own_prompt` replaces the prompt
+        that the fields make.
         """
         language = language_of(request)
-        tasks = [forms.task_named(each) for each in self.engine.tasks(cluster)]
         choices = [
-            (f"{forms.title(each, language)}\n{forms.description(each, language)}", each.name)
-            for each in tasks
+            (
+                f"{title(name, language)}\n{forms.description(forms.task_named(name), language)}",
+                name,
+            )
+            for name in self.engine.tasks(cluster)
         ]
         return {
             self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
-            self.task: gr.update(choices=choices, value=name),
-            **self._show_task(cluster, name, request, values),
+            self.task: gr.update(choices=choices, value=task),
+            **self._show_task(cluster, task, request, values),
             **({self.fields.prompt: own_prompt} if own_prompt else {}),
         }
 
     def _show_task(
-        self,
-        cluster: str,
-        name: str,
-        request: gr.Request,
-        values: Mapping[str, str] | None = None,
+        self, cluster: str, name: str, request: gr.Request, values: Mapping[str, str] | None = None
     ) -> Updates:
         """A task without the choice of it, which would undo a faster visitor's next click."""
         language = language_of(request)
@@ -214,7 +240,7 @@ class TryIt(Layout):
     def _show_gates(self, cluster: str, task: str, language: Language) -> Updates:
         if not (self.engine.status.ready and cluster in self.engine.clusters()):
             key = "gates_never" if self.engine.status.problem else "gates_later"
-            note = render.paragraph(key)(partial(text, language=language))
+            note = quiet(text(key, language))
             return {self.gate_shares: note, self.share_bar: None, self.gate_map: None}
         gates = self.engine.gates(cluster, task)
         return {
@@ -246,7 +272,7 @@ class TryIt(Layout):
         prompt: str,
         made_prompt: str,
         labels_only: bool,
-        most: int,
+        max_tokens: int,
         beside: list[str],
         *boxes: str | None,  # Gradio wants the request first then
     ) -> Iterator[Updates]:
@@ -258,7 +284,7 @@ class TryIt(Layout):
             values=self.fields.values(described, boxes),
             own_prompt=None if prompt == made_prompt else prompt,
             labels_only=labels_only,
-            max_new_tokens=int(most),
+            max_new_tokens=int(max_tokens),
             beside=self.answers.available(beside, task),
         )
         yield from self.answers.stream(form, ticket, request)

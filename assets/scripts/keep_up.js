@@ -1,8 +1,6 @@
-"""Scripts that the browser runs in the tab."""
-
-# Keeps the address and the list of tasks in step with the choice, and marks the answers as live
-# regions. It reads the page, since chained Gradio events get values from before the first one.
-KEEP_UP = """() => {
+// Keeps the address and the list of tasks in step with the choice, and marks the answers as live
+// regions. It reads the page, since chained Gradio events get values from before the first one.
+() => {
   const chosen = (part) => document.querySelector(`${part} .selected input`)?.value;
   const keepUp = () => {
     const cluster = chosen("#clusters"), task = chosen("#tasks");
@@ -27,4 +25,4 @@ KEEP_UP = """() => {
     attributeFilter: ["class"], childList: true, subtree: true,
   });
   soon();
-}"""
+}

@@ -1,0 +1,5 @@
+(name) => {
+  const address = new URL(location);
+  address.searchParams.set("lang", name === "English" ? "en" : "zh");
+  location.assign(address);
+}
