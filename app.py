@@ -23,7 +23,7 @@ from evals.leaderboard.run_sources import Library
 from ui.api import add_endpoints
 from ui.components.texts import I18N, TEXTS
 from ui.components.theme import theme
-from ui.engine.engine import Engine, loader
+from ui.engine.engine import AppEngine, loader
 from ui.engine.rates import Rates
 from ui.engine.settings import Settings, SettingsError
 from ui.engine.zero_gpu import ZERO_GPU
@@ -40,7 +40,7 @@ _SESSIONS = 1000  # whose state is stored; 25 kB each, see `ui.server.memory`
 _EMBEDDING = ("https://huggingface.co", "https://*.hf.space")  # a Space's page shows it in a frame
 
 
-def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
+def build(engine: AppEngine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -> gr.Blocks:
     """The page and its endpoints."""
     page = Page(
         title=TEXTS["page"][0],
@@ -63,7 +63,11 @@ def build(engine: Engine, settings: Settings, tabs: Sequence[TabEntry] = TABS) -
 
 
 def launch(
-    engine: Engine, settings: Settings, *, built: Callable[[], None] = lambda: None, **others: Any
+    engine: AppEngine,
+    settings: Settings,
+    *,
+    built: Callable[[], None] = lambda: None,
+    **others: Any,
 ) -> gr.Blocks:
     """Serve the page, then load the model; on ZeroGPU the other way round, see `zero_gpu`.
 
@@ -92,7 +96,7 @@ def launch(
     return page
 
 
-def _rows(engine: Engine) -> int:
+def _rows(engine: AppEngine) -> int:
     """How many requests may be answered or wait."""
     return engine.limits.at_once + engine.limits.waiting
 
@@ -102,7 +106,7 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
     set_up_log(as_json=settings.json_log)
     bound_memory()
     limits = settings.limits
-    engine = Engine(
+    engine = AppEngine(
         folder=settings.adapters,
         load=loader(settings.backbone, int8=settings.int8),
         trained=settings.runs / "training",

@@ -18,7 +18,7 @@ from evals.runs.scored_run import UNREADABLE
 from ui.components.figures import expert_names
 from ui.components.forms import task_named
 from ui.engine.client import EngineError, Wait
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 
 if TYPE_CHECKING:
     from cgclora.inference.request import Answer, Piece
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Endpoints:
     """What the endpoints compute; docstrings of its public methods are shown on the API page."""
 
-    def __init__(self, engine: Engine, library: Library) -> None:
+    def __init__(self, engine: AppEngine, library: Library) -> None:
         self._engine = engine
         self._library = library
 
@@ -182,7 +182,7 @@ class Endpoints:
             raise _refusal(str(error) if is_known else f"{name} is damaged: {error!r}") from error
 
 
-def add_endpoints(engine: Engine, library: Library) -> None:
+def add_endpoints(engine: AppEngine, library: Library) -> None:
     """Add the endpoints to the page that is being built, each named as its method."""
     on = Endpoints(engine, library)
     for endpoint in (on.generate, on.tasks, on.gates, on.leaderboard, on.runs):

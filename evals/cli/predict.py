@@ -16,7 +16,7 @@ from evals.methods import BACKBONE, METHODS, method_of
 
 if TYPE_CHECKING:
     from evals.data.datasets import Dataset
-    from evals.runs.evaluate import Engine
+    from evals.runs.evaluate import ModelAPI
     from evals.runs.run_dir import Run
 
 PREDICT = """Answer every record of a data file, with adapters, the bare backbone, or a server.
@@ -155,7 +155,7 @@ def _selected_tasks(
     return selected
 
 
-def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, None]:
+def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str, None]:
     """The engine, its tasks (None: any), and name and training seed of its method."""
     from cgclora.config import ConfigError
     from evals.runs.engines import KEY_VARIABLE, ServerEngine
@@ -172,7 +172,7 @@ def _server(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, 
     return server, tasks, options.method, None
 
 
-def _local(options: argparse.Namespace) -> tuple[Engine, set[str] | None, str, int | None]:
+def _local(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str, int | None]:
     """As `_server`, for a model in this process."""
     from cgclora.adapter import Adapter
     from cgclora.config import ConfigError

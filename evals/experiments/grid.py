@@ -44,7 +44,7 @@ from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
 from evals.runs import evaluate
 from evals.runs.engines import LocalEngine
-from evals.runs.evaluate import Engine, Questions, predict_together
+from evals.runs.evaluate import ModelAPI, Questions, predict_together
 from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
 
 SPLITS = ("train", "dev", "test")
@@ -224,7 +224,7 @@ class Grid:
             self.trainer.report(f"{of_run[run.folder].name}: done")
             self._finished()
 
-    def _answers(self, pairs: Sequence[tuple[Engine, Request]]) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, pairs: Sequence[tuple[ModelAPI, Request]]) -> Iterator[tuple[int, Answer]]:
         adapters = [
             engine.adapter_of(request) if isinstance(engine, LocalEngine) else None
             for engine, request in pairs

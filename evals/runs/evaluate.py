@@ -45,7 +45,7 @@ PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {
 """How a record becomes a prompt: as it is, or with the task's name before it (LoRA (Full+TP))."""
 
 
-class Engine(Protocol):
+class ModelAPI(Protocol):
     """Whoever answers: a model in this process, or a server."""
 
     @property
@@ -79,7 +79,7 @@ class Questions:
     """
 
     run: Path
-    engine: Engine
+    engine: ModelAPI
     dataset: Dataset
     method: str
     label: str = ""
@@ -134,7 +134,7 @@ class Questions:
 
 def predict(
     run: str | Path,
-    engine: Engine,
+    engine: ModelAPI,
     dataset: Dataset,
     *,
     to_be_scored: bool = False,
@@ -166,7 +166,7 @@ def predict(
 
 def predict_together(
     runs: Sequence[Questions],
-    answers: Callable[[Sequence[tuple[Engine, Request]]], Iterator[tuple[int, Answer]]],
+    answers: Callable[[Sequence[tuple[ModelAPI, Request]]], Iterator[tuple[int, Answer]]],
     progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Iterator[Run]:
     """As `predict` for several runs, whose requests are answered in any order; yields each run.

@@ -29,7 +29,7 @@ from ui.components.figures import gate_heat_map, share_bar
 from ui.components.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, text
 from ui.components.theme import COMMON, FROZEN, SPECIFIC
 from ui.engine.client import EngineError, Wait
-from ui.engine.engine import Engine, Status
+from ui.engine.engine import AppEngine, Status
 from ui.engine.questions import BARE, BARE_TOKENS
 from ui.engine.settings import AppLimits, Settings
 from ui.engine.task_gates import TaskGates
@@ -53,14 +53,14 @@ def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Back
 
 
 def ask(
-    engine: Engine, name: str, task: str, prompt: str, most: int, *, beside: Sequence[str] = ()
+    engine: AppEngine, name: str, task: str, prompt: str, most: int, *, beside: Sequence[str] = ()
 ) -> Generator[Piece | Wait]:
     """The answers of an adapter and of those beside it."""
     names = (name, *beside)
     return engine.ask([engine.request(each, task, prompt, most) for each in names])
 
 
-def pieces(engine: Engine, *question: Any, beside: Sequence[str] = ()) -> list[Piece]:
+def pieces(engine: AppEngine, *question: Any, beside: Sequence[str] = ()) -> list[Piece]:
     """The pieces of the answers to a question, see `ask`."""
     asked = ask(engine, *question, beside=beside)
     return [piece for piece in asked if not isinstance(piece, Wait)]
@@ -76,9 +76,9 @@ def save_adapters(folder: Path) -> Path:
     return folder
 
 
-def loaded_engine(folder: Path) -> Engine:
+def loaded_engine(folder: Path) -> AppEngine:
     """An engine whose loading has ended."""
-    engine = Engine(folder, load=lambda progress: make_backbone())
+    engine = AppEngine(folder, load=lambda progress: make_backbone())
     engine.start()
     assert engine.wait(60)
     return engine
@@ -90,7 +90,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(adapters: Path) -> Engine:
+def engine(adapters: Path) -> AppEngine:
     engine = loaded_engine(adapters)
     assert engine.status.ready, engine.status
     return engine
@@ -299,10 +299,10 @@ def test_nothing_is_marked_where_no_mention_occurs() -> None:
     assert forms.highlighted("今天下雨", TASKS["NER"].parse("人名：小林"), "zh") == []
 
 
-# Engine ---------------------------------------------------------------------------------------
+# AppEngine ---------------------------------------------------------------------------------------
 
 
-def test_a_damaged_adapter_is_named_and_the_others_work(engine: Engine) -> None:
+def test_a_damaged_adapter_is_named_and_the_others_work(engine: AppEngine) -> None:
     assert set(engine.problems) == {"damaged", "empty"}
     assert engine.clusters() == ("general", "my-own")
     page = render.problems(engine, "en")
@@ -315,12 +315,12 @@ def test_an_adapter_whose_saving_was_killed_keeps_its_place(tmp_path: Path) -> N
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("NER",))
     for folder in (tmp_path / "shipped" / "general", tmp_path / "runs" / "mine" / "adapter"):
         folder.rename(folder.with_name(f".{folder.name}.old"))
-    engine = Engine(tmp_path / "shipped", lambda progress: make_backbone(), tmp_path / "runs")
+    engine = AppEngine(tmp_path / "shipped", lambda progress: make_backbone(), tmp_path / "runs")
     assert {"general", "mine"} <= engine.configs.keys()
 
 
 def test_tasks_are_known_before_the_model_is_loaded(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone())
+    engine = AppEngine(adapters, load=lambda progress: make_backbone())
     assert engine.configs["general"].tasks == ("SentimentAnalyze", "NER", "Couplet")
     assert not engine.status.ready
 
@@ -329,7 +329,7 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
     def broken(progress: Callable[[str, float], None]) -> Backbone:
         raise RuntimeError("the disk is full: make room")
 
-    engine = Engine(adapters, load=broken)
+    engine = AppEngine(adapters, load=broken)
     engine.start()
     assert engine.wait(60)
     assert "make room" in render.problems(engine, "en")
@@ -352,19 +352,19 @@ def test_the_others_work_only_if_there_are_others(adapters: Path, tmp_path: Path
     (tmp_path / "empty").mkdir()
     others = text("others_work", "zh")
     pages = [
-        render.problems(Engine(folder, load=lambda progress: make_backbone()), "zh")
+        render.problems(AppEngine(folder, load=lambda progress: make_backbone()), "zh")
         for folder in (adapters, tmp_path)
     ]
     assert [others in page for page in pages] == [True, False]
 
 
 def test_without_adapters_the_page_says_how_to_train_one(tmp_path: Path) -> None:
-    engine = Engine(tmp_path / "none", load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path / "none", load=lambda progress: make_backbone())
     assert engine.clusters() == ()
     assert "python -m cgclora train" in render.problems(engine, "en")
 
 
-def test_gates_are_the_adapter_s_own(engine: Engine, adapters: Path) -> None:
+def test_gates_are_the_adapter_s_own(engine: AppEngine, adapters: Path) -> None:
     adapter = Adapter.load(adapters / "general", make_backbone())
     expected = adapter.gates()[:, 1]  # NER
     gates = engine.gates("general", "NER")
@@ -374,7 +374,7 @@ def test_gates_are_the_adapter_s_own(engine: Engine, adapters: Path) -> None:
     assert gates.layers == tuple(adapter.layers)
 
 
-def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine: Engine) -> None:
+def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine: AppEngine) -> None:
     found = pieces(engine, "general", "NER", "你好", BARE_TOKENS + 8, beside=(BARE,))
     answers = {piece.index: piece.answer for piece in found if piece.answer}
     assert set(answers) == {0, 1}
@@ -382,14 +382,14 @@ def test_both_sides_are_answered_in_one_batch_and_the_bare_one_is_capped(engine:
     assert answers[0].text != answers[1].text
 
 
-def test_closing_the_stream_leaves_the_engine_free(engine: Engine) -> None:
+def test_closing_the_stream_leaves_the_engine_free(engine: AppEngine) -> None:
     asked = ask(engine, "general", "NER", "你好", 64)
     next(asked)
     asked.close()
     assert list(ask(engine, "general", "NER", "你好", 2))
 
 
-def test_several_questions_at_once_get_the_answers_they_get_alone(engine: Engine) -> None:
+def test_several_questions_at_once_get_the_answers_they_get_alone(engine: AppEngine) -> None:
     questions = [("general", "NER"), ("general", "Couplet"), ("my-own", "greet")]
 
     def answers(question: tuple[str, str]) -> list[str]:
@@ -418,24 +418,24 @@ def form(task: str, values: dict[str, str], **changes: object) -> Form:
     return Form(cluster, forms.task_named(task), values, **{**settings, **changes})
 
 
-def test_an_empty_field_is_named(engine: Engine) -> None:
+def test_an_empty_field_is_named(engine: AppEngine) -> None:
     *_, view = answering.answer(engine, form("NER", {"text": " "}), "zh")
     assert "新闻语句" in view.problem
 
 
-def test_a_too_long_input_is_refused_with_both_numbers(engine: Engine) -> None:
+def test_a_too_long_input_is_refused_with_both_numbers(engine: AppEngine) -> None:
     asked = form("NER", {"text": "长" * AppLimits.characters})
     *_, view = answering.answer(engine, asked, "en")
     assert str(AppLimits.characters) in view.problem
 
 
-def test_what_the_model_refuses_becomes_a_sentence(engine: Engine) -> None:
+def test_what_the_model_refuses_becomes_a_sentence(engine: AppEngine) -> None:
     *_, view = answering.answer(engine, form("NER", {"text": "长" * 400}), "en")  # 256 positions
     assert "shorten it" in view.problem
     assert "256 tokens" in view.detail
 
 
-def test_what_a_library_says_in_english_stands_below_a_chinese_sentence(engine: Engine) -> None:
+def test_what_a_library_says_in_english_stands_below_a_chinese_sentence(engine: AppEngine) -> None:
     *_, view = answering.answer(engine, form("NER", {"text": "长" * 400}), "zh")
     assert "请缩短" in view.problem
     assert not re.search("[a-z]{3}", view.problem)
@@ -465,7 +465,7 @@ def test_mentions_are_looked_for_where_answers_come_from(
     assert forms.searched(TASKS[task], values) == expected
 
 
-def test_only_labels_are_said_when_only_labels_are_allowed(engine: Engine) -> None:
+def test_only_labels_are_said_when_only_labels_are_allowed(engine: AppEngine) -> None:
     asked = form("SentimentAnalyze", {"text": "好"}, labels_only=True, max_new_tokens=32)
     *_, view = answering.answer(engine, asked, "zh")
     assert view.problem == ""
@@ -473,7 +473,7 @@ def test_only_labels_are_said_when_only_labels_are_allowed(engine: Engine) -> No
     assert view.replies[0].text in view.parsed
 
 
-def test_a_sample_as_it_stands_is_judged_and_an_edited_one_is_not(engine: Engine) -> None:
+def test_a_sample_as_it_stands_is_judged_and_an_edited_one_is_not(engine: AppEngine) -> None:
     (sample, *_) = forms.samples(TASKS["SentimentAnalyze"])
     *_, judged = answering.answer(engine, form("SentimentAnalyze", sample.fields), "zh")
     *_, own = answering.answer(engine, form("SentimentAnalyze", {"text": "好"}), "zh")
@@ -494,7 +494,7 @@ def test_silence_is_neither_right_nor_wrong(task: str) -> None:
     assert "chip" not in view.parsed
 
 
-def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: Engine) -> None:
+def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: AppEngine) -> None:
     asked = form("Couplet", {"text": "春"}, max_new_tokens=200)
     started = time.monotonic()
     *_, view = answering.answer(engine, asked, "en", stopped=lambda: True)
@@ -507,13 +507,13 @@ def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: Engine) -> 
 
 
 def test_a_question_that_waits_for_the_model_can_be_stopped(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone())  # never started
+    engine = AppEngine(adapters, load=lambda progress: make_backbone())  # never started
     asked = form("NER", {"text": "你好"})
     (view,) = answering.answer(engine, asked, "en", stopped=lambda: True)
     assert view.replies[0].state == "live"
 
 
-def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: Engine) -> None:
+def test_a_task_that_nobody_described_takes_text_and_gives_text(engine: AppEngine) -> None:
     *_, view = answering.answer(engine, form("greet", {"text": "你好 {name}"}), "en")
     assert view.problem == ""
     assert view.replies[0].state == "done"

@@ -19,7 +19,7 @@ from tests.helpers.tiny import make_backbone
 from tests.ui.test_app import loaded_engine, save_adapter, save_adapters
 from ui.components import forms
 from ui.components.texts import TEXTS, text
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import Settings
@@ -34,14 +34,14 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(adapters: Path) -> Engine:
+def engine(adapters: Path) -> AppEngine:
     return loaded_engine(adapters)
 
 
 # Page -----------------------------------------------------------------------------------------
 
 
-def test_all_that_a_question_holds_comes_from_the_browser(engine: Engine) -> None:
+def test_all_that_a_question_holds_comes_from_the_browser(engine: AppEngine) -> None:
     # What lay on the server would be ahead of the rest by the messages on their way.
     page = app.build(engine, Settings())
     inputs = {part for event in page.fns.values() for part in event.inputs}
@@ -53,7 +53,7 @@ def visitor(session: str = "one", **query: str) -> gr.Request:
     return SimpleNamespace(session_hash=session, query_params=query, headers={}, client=None)  # type: ignore[return-value]
 
 
-def tab_of(engine: Engine) -> TryIt:
+def tab_of(engine: AppEngine) -> TryIt:
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("try"):
@@ -71,7 +71,7 @@ def ask(tab: TryIt, begun: dict[Any, Any], task: str, words: str) -> Iterator[di
 
 
 @pytest.mark.parametrize("newer", ["task", "cluster", "sample", "question", "stop", "closed"])
-def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, newer: str) -> None:
+def test_an_answer_writes_nothing_once_something_newer_began(engine: AppEngine, newer: str) -> None:
     tab = tab_of(engine)
     old = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(old)
@@ -90,7 +90,7 @@ def test_an_answer_writes_nothing_once_something_newer_began(engine: Engine, new
     assert tab.answers.catch_up(visitor()) == now
 
 
-def test_the_newest_answer_is_written_to_its_end(engine: Engine) -> None:
+def test_the_newest_answer_is_written_to_its_end(engine: AppEngine) -> None:
     tab = tab_of(engine)
     *_, last = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     assert last[tab.run]["visible"]
@@ -98,7 +98,7 @@ def test_the_newest_answer_is_written_to_its_end(engine: Engine) -> None:
     assert tab.answers.catch_up(visitor()) == last
 
 
-def test_answers_on_another_page_go_on(engine: Engine) -> None:
+def test_answers_on_another_page_go_on(engine: AppEngine) -> None:
     tab = tab_of(engine)
     answer = ask(tab, tab.answers.begin("general", [BARE], visitor()), "SentimentAnalyze", "好")
     next(answer)
@@ -107,7 +107,7 @@ def test_answers_on_another_page_go_on(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "refused"])
-def test_run_comes_back_for_a_question_that_nobody_answers(engine: Engine, end: str) -> None:
+def test_run_comes_back_for_a_question_that_nobody_answers(engine: AppEngine, end: str) -> None:
     tab = tab_of(engine)
     waiting = tab.answers.begin("general", [BARE], visitor())
     assert not waiting[tab.run]["visible"]
@@ -122,7 +122,7 @@ def test_run_comes_back_for_a_question_that_nobody_answers(engine: Engine, end: 
     assert list(ask(tab, waiting, "SentimentAnalyze", "好")) == []
 
 
-def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engine) -> None:
+def test_a_refused_question_and_every_finished_one_settle_the_page(engine: AppEngine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     names = {event["id"]: event["api_name"] for event in events}
     asked = [event["id"] for event in events if names[event["id"]].startswith("answer")]
@@ -133,7 +133,7 @@ def test_a_refused_question_and_every_finished_one_settle_the_page(engine: Engin
         assert not any(event["queue"] for event in after)
 
 
-def test_only_answers_stand_in_the_queue(engine: Engine) -> None:
+def test_only_answers_stand_in_the_queue(engine: AppEngine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     queued = {event["api_name"] for event in events if event["queue"] is not False}
     assert queued - {"_forget"} == {
@@ -152,7 +152,7 @@ def test_a_cluster_found_damaged_while_loading_gives_way_to_another(tmp_path: Pa
     save_adapter(tmp_path / "broken", ("NER",))
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
     save_adapter(tmp_path / "sound", ("Couplet",))
-    engine = Engine(tmp_path, load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path, load=lambda progress: make_backbone())
     tab = tab_of(engine)
     assert tab.open(visitor())[tab.cluster]["value"] == "broken"
     assert tab.shell.clock not in tab.watch("broken", "NER", visitor())
@@ -177,7 +177,7 @@ def test_nothing_can_be_asked_when_no_adapter_is_left(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine) -> Iterator[Client]:
+def client(engine: AppEngine) -> Iterator[Client]:
     page = app.build(engine, Settings())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield Client(url, verbose=False)
@@ -203,7 +203,7 @@ def test_generate_endpoint_gives_answer_parsed_result_and_gates(client: Client) 
     assert reply["gates"]["common"] + reply["gates"]["specific"] == pytest.approx(1)
 
 
-def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: Engine) -> None:
+def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: AppEngine) -> None:
     gates = client.predict(task="NER", api_name="/gates")
     assert len(gates["weights"]) == len(gates["layers"]) == 14
     assert len(gates["experts"]) == 5
@@ -212,7 +212,7 @@ def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: Engi
 
 def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
     page = app.build(
-        Engine(adapters, load=lambda progress: make_backbone()), Settings()
+        AppEngine(adapters, load=lambda progress: make_backbone()), Settings()
     )  # never started
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
@@ -226,7 +226,7 @@ def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone(), rates=Rates(2))
+    engine = AppEngine(adapters, load=lambda progress: make_backbone(), rates=Rates(2))
     page = app.build(engine, Settings())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
@@ -297,7 +297,7 @@ def test_no_file_of_the_project_can_be_fetched(client: Client) -> None:
         assert reply.status_code in (403, 404), path
 
 
-def test_an_assistant_finds_the_same_endpoints_as_tools(engine: Engine) -> None:
+def test_an_assistant_finds_the_same_endpoints_as_tools(engine: AppEngine) -> None:
     import httpx
 
     page = app.build(engine, Settings())
@@ -337,7 +337,7 @@ def test_a_board_or_run_that_is_not_there_is_refused(
 # Tabs -----------------------------------------------------------------------------------------
 
 
-def test_a_tab_is_added_by_one_entry(engine: Engine) -> None:
+def test_a_tab_is_added_by_one_entry(engine: AppEngine) -> None:
     made: list[gr.HTML] = []
 
     def build(shell: Shell, services: Services) -> None:
@@ -357,7 +357,7 @@ def test_a_tab_is_added_by_one_entry(engine: Engine) -> None:
     assert text("tab extra", "zh") == "另一个"
 
 
-def test_every_tab_declares_what_it_writes_into_the_address(engine: Engine) -> None:
+def test_every_tab_declares_what_it_writes_into_the_address(engine: AppEngine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     written = {
         key

@@ -8,7 +8,7 @@ from evals.methods import BACKBONE, method_of
 from evals.tasks import Language
 from ui.components import forms
 from ui.components.texts import text
-from ui.engine.engine import COMPARED, Engine
+from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
 
 Role = Literal["adapted", "rival", "bare"]
@@ -26,7 +26,7 @@ class AnsweringModel:
 
 
 def answering_models(
-    engine: Engine, cluster: str | None, beside: tuple[str, ...], language: Language
+    engine: AppEngine, cluster: str | None, beside: tuple[str, ...], language: Language
 ) -> tuple[AnsweringModel, ...]:
     """The chosen cluster's adapter, if it exists, then those asked beside it."""
     models = [_model(engine, name, "rival", language) for name in beside]
@@ -35,12 +35,12 @@ def answering_models(
     return tuple(models)
 
 
-def clusters(engine: Engine, language: Language) -> list[tuple[str, str]]:
+def clusters(engine: AppEngine, language: Language) -> list[tuple[str, str]]:
     """All clusters as choices: their titles and names."""
     return [(forms.cluster_title(name, language), name) for name in engine.clusters()]
 
 
-def title(engine: Engine, name: str, language: Language) -> str:
+def title(engine: AppEngine, name: str, language: Language) -> str:
     """A model's title: a compared adapter has its method's, another one its cluster's."""
     if name == BARE:
         return text("bare", language)
@@ -49,7 +49,7 @@ def title(engine: Engine, name: str, language: Language) -> str:
     return forms.cluster_title(name, language)
 
 
-def adapter_title(engine: Engine, name: str, language: Language) -> str:
+def adapter_title(engine: AppEngine, name: str, language: Language) -> str:
     """A model's title where all are listed: its cluster and its method."""
     if name == BARE:
         return text("bare", language)
@@ -61,7 +61,7 @@ def adapter_title(engine: Engine, name: str, language: Language) -> str:
     return f"{forms.cluster_title(name, language)} · {method}"
 
 
-def _model(engine: Engine, name: str, role: Role, language: Language) -> AnsweringModel:
+def _model(engine: AppEngine, name: str, role: Role, language: Language) -> AnsweringModel:
     if name == BARE:
         return AnsweringModel(name, "bare", text("bare", language), "", colour(BACKBONE))
     manifest = engine.manifests[name]

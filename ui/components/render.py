@@ -14,7 +14,7 @@ from ui.components.figures import expert_names
 from ui.components.forms import description
 from ui.components.html import hidden_table, quiet, row, table
 from ui.components.texts import STAGES, Word, text
-from ui.engine.engine import Engine, Status
+from ui.engine.engine import AppEngine, Status
 from ui.engine.task_gates import TaskGates
 
 _TRAIN = "python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine"
@@ -67,7 +67,7 @@ def _stage(now: Status, language: Language) -> str:
     return next((words for start, words in STAGES.items() if now.stage.startswith(start)), "")
 
 
-def problems(engine: Engine, language: Language) -> str:
+def problems(engine: AppEngine, language: Language) -> str:
     """Notices about the backbone and adapters that failed to load; empty if none did."""
     notices = []
     if engine.status.problem:

@@ -26,7 +26,7 @@ from ui.engine.zero_gpu import ZERO_GPU, Inherited, to_gpu
 
 if TYPE_CHECKING:
     from cgclora.adapter import Adapter
-    from cgclora.inference.engine import Engine as InferenceEngine
+    from cgclora.inference.engine import Engine
     from cgclora.inference.multi_adapter import Clusters
     from cgclora.inference.request import Piece, Request
     from cgclora.models.backbone import Backbone
@@ -61,7 +61,7 @@ class Status:
 
 
 @dataclass
-class Engine(Inherited):
+class AppEngine(Inherited):
     """One backbone with N adapters.
 
     Attributes:
@@ -89,7 +89,7 @@ class Engine(Inherited):
     status: Status = field(default_factory=Status)
     ending: bool = False
     _clusters: Clusters | None = None
-    _inference: InferenceEngine | None = None
+    _inference: Engine | None = None
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
     _gates: dict[str, AdapterGates] = field(default_factory=dict)
@@ -328,8 +328,8 @@ class Engine(Inherited):
         finally:
             self._finished.set()
 
-    def _start_workers(self, clusters: Clusters) -> InferenceEngine:
-        from cgclora.inference.engine import Engine as InferenceEngine  # noqa: PLC0415 - slow
+    def _start_workers(self, clusters: Clusters) -> Engine:
+        from cgclora.inference.engine import Engine  # noqa: PLC0415 - slow
         from cgclora.inference.request_queue import Limits  # noqa: PLC0415 - slow, see above
 
         limits = Limits(
@@ -338,7 +338,7 @@ class Engine(Inherited):
             prompt_tokens=self.limits.prompt_tokens,
             answer_tokens=self.limits.answer_tokens,
         )
-        return InferenceEngine(clusters.backbone, clusters, limits).__enter__()
+        return Engine(clusters.backbone, clusters, limits).__enter__()
 
     def _attach(self, clusters: Clusters, names: Iterable[str]) -> None:
         """Load adapters; a damaged one does not stop the others."""

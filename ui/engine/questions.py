@@ -20,7 +20,7 @@ BARE = "backbone"
 
 
 class Models(Protocol):
-    """What holds the backbone and its adapters, such as `Engine`."""
+    """What holds the backbone and its adapters, such as `AppEngine`."""
 
     def resident(self, cluster: str | None = None) -> tuple[Backbone, Clusters]:
         """The backbone and the resident adapters."""
@@ -28,7 +28,7 @@ class Models(Protocol):
 
 @on_gpu
 def answers(engine: Models, requests: Sequence[Request]) -> Generator[Piece]:
-    """Stream answers without the shared batch, see `Engine.ask`."""
+    """Stream answers without the shared batch, see `AppEngine.ask`."""
     from cgclora.inference.engine import stream  # noqa: PLC0415 - torch is loaded by now
 
     backbone, clusters = engine.resident()
@@ -37,7 +37,7 @@ def answers(engine: Models, requests: Sequence[Request]) -> Generator[Piece]:
 
 @on_gpu
 def label_shares(engine: Models, request: Request, labels: Sequence[str]) -> Generator[list[float]]:
-    """Yield label probabilities once, see `Engine.label_probabilities`."""
+    """Yield label probabilities once, see `AppEngine.label_probabilities`."""
     from cgclora.analysis.probe import label_probabilities  # noqa: PLC0415 - torch is loaded by now
 
     backbone, clusters = engine.resident(request.cluster)

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evals.jobs.queue import Jobs
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.server.files import UploadQuota
 from ui.server.guard import Guard
 from ui.server.log import new_request_id, note, request_id
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.2  # of running jobs during the shutdown
 _log = logging.getLogger(__name__)
 
 
-def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]:
+def around(engine: AppEngine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]:
     """Routes and middleware for Gradio's application, as `gr.Blocks.launch(app_kwargs=...)`.
 
     The origins `embedded_by`, besides its own, may embed the app in a frame.
@@ -53,7 +53,7 @@ def around(engine: Engine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]
     }
 
 
-def state(engine: Engine) -> dict[str, Any]:
+def state(engine: AppEngine) -> dict[str, Any]:
     """What is loaded, the length of the queue, and versions of packages."""
     now = engine.status
     model = "failed" if now.problem else "ready" if now.ready else "loading"
@@ -67,7 +67,7 @@ def state(engine: Engine) -> dict[str, Any]:
     }
 
 
-async def _health(engine: Engine, _: Request) -> JSONResponse:
+async def _health(engine: AppEngine, _: Request) -> JSONResponse:
     return JSONResponse(state(engine))
 
 
@@ -78,7 +78,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": wrong}, 422)
 
 
-async def _ready(engine: Engine, _: Request) -> JSONResponse:
+async def _ready(engine: AppEngine, _: Request) -> JSONResponse:
     now = state(engine)
     ready = now["model"] == "ready" and now["status"] == "ok"
     return JSONResponse(now, 200 if ready else 503)
@@ -121,7 +121,7 @@ class _Observer:
     as a call of an unknown endpoint, and are answered with 400.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, policy: str) -> None:
+    def __init__(self, app: ASGIApp, engine: AppEngine, policy: str) -> None:
         self._app = app
         self._engine = engine
         self._headers = {
@@ -179,7 +179,7 @@ class _Observer:
 
 
 def shut_down_on_sigterm(
-    page: gr.Blocks, engine: Engine, seconds: float, jobs: Jobs | None = None
+    page: gr.Blocks, engine: AppEngine, seconds: float, jobs: Jobs | None = None
 ) -> None:
     """On SIGTERM refuse new requests, wait for answers, and stop serving.
 

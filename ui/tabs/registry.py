@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from evals.jobs.queue import Jobs
 from evals.leaderboard.run_sources import Library
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
 from ui.shell import Shell
 from ui.tabs.about.tab import About
@@ -20,7 +20,7 @@ from ui.tabs.try_it.tab import TryIt
 class Services:
     """What the tabs are built on."""
 
-    engine: Engine
+    engine: AppEngine
     library: Library  # the runs of the leaderboards
     jobs: Jobs  # the queue of evaluations and trainings
     settings: Settings  # where results are stored, and what visitors may do

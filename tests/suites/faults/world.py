@@ -20,7 +20,7 @@ from tests.helpers.tiny_gguf import write_gguf
 from tests.helpers.training_runs import TASKS
 from tests.suites.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.ui.test_app import pieces
-from ui.engine.engine import Engine, Load, loader
+from ui.engine.engine import AppEngine, Load, loader
 
 FIRST = 1
 """The turn of the adapters that were committed before."""
@@ -67,7 +67,9 @@ class World:
             damaged_runs: Below `runs`; must be named with a reason.
             load: Another backbone than the tiny one, which then fits no adapter.
         """
-        with _started(Engine(self.folder / "adapters", load or _tiny, trained=self.runs)) as engine:
+        with _started(
+            AppEngine(self.folder / "adapters", load or _tiny, trained=self.runs)
+        ) as engine:
             if load is None:
                 assert set(adapters) <= set(engine.adapters()), engine.problems
                 assert engine.problems.keys() == set(damaged_adapters), engine.problems
@@ -131,7 +133,7 @@ def _tiny(_: Callable[[str, float], None]) -> object:
 
 
 @contextmanager
-def _started(engine: Engine) -> Iterator[Engine]:
+def _started(engine: AppEngine) -> Iterator[AppEngine]:
     """The engine at work; afterwards none of its threads holds on to the backbone's file."""
     engine.start()
     assert engine.wait(60), "the engine does not come to an end"
@@ -142,13 +144,13 @@ def _started(engine: Engine) -> Iterator[Engine]:
         engine.end(0)
 
 
-def _answer(engine: Engine) -> str:
+def _answer(engine: AppEngine) -> str:
     return "".join(piece.text for piece in pieces(engine, "general", TASKS[0], "abcdefgh", 6))
 
 
 @cache
 def _expected_answer() -> str:
-    with _started(Engine(_template() / "adapters", _tiny)) as engine:
+    with _started(AppEngine(_template() / "adapters", _tiny)) as engine:
         return _answer(engine)
 
 

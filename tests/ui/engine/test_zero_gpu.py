@@ -18,7 +18,7 @@ from cgclora.models.backbone import load_backbone
 from tests.browser.app_server import ROOT
 from tests.helpers.tiny import make_model, make_tokenizer
 from tests.ui.engine.zero_gpu_process import TASKS, replies
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.zero_gpu import ZERO_GPU, on_gpu
 
 
@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(folders):
     adapters, backbone = folders
-    here = Engine(adapters, lambda _: load_backbone(backbone, device="cpu", dtype="bfloat16"))
+    here = AppEngine(adapters, lambda _: load_backbone(backbone, device="cpu", dtype="bfloat16"))
     here.start()
     assert here.wait(60)
     expected = replies(here)

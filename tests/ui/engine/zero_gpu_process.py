@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.ui.test_app import ask, pieces
 from ui.engine.client import EngineError, Wait
-from ui.engine.engine import Engine, loader
+from ui.engine.engine import AppEngine, loader
 from ui.engine.questions import BARE
 from ui.engine.settings import Settings
 from ui.tabs.gates.what_if import WhatIf
@@ -20,7 +20,7 @@ TASKS = ("SentimentAnalyze", "Couplet")
 PROMPT = "灯光柔和，令人舒适"
 
 
-def replies(engine: Engine) -> dict[str, Any]:
+def replies(engine: AppEngine) -> dict[str, Any]:
     """What it says to one question of each kind."""
     question = ("one", TASKS[1], PROMPT, 12)
     beside = ("two", BARE)
@@ -64,7 +64,7 @@ def main(adapters: str, backbone: str) -> None:
 
     from app import launch
 
-    engine = Engine(Path(adapters), loader(backbone))
+    engine = AppEngine(Path(adapters), loader(backbone))
     said: dict[str, Any] = {}
     with TemporaryDirectory() as runs:
         page = launch(engine, Settings(runs=Path(runs), jobs_allowed=False), quiet=True)

@@ -27,7 +27,7 @@ from tests.browser.app_server import ROOT, start, wait_until_ready
 from tests.helpers.tiny import make_backbone, make_model, make_tokenizer
 from tests.ui.test_app import save_adapters
 from ui.engine.client import BusyError, EngineError, Wait
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import AppLimits, Settings, SettingsError, variable
@@ -42,15 +42,15 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapters(tmp_path_factory.mktemp("adapters"))
 
 
-def ready(adapters: Path, **settings: Any) -> Engine:
-    engine = Engine(adapters, load=lambda progress: make_backbone(), **settings)
+def ready(adapters: Path, **settings: Any) -> AppEngine:
+    engine = AppEngine(adapters, load=lambda progress: make_backbone(), **settings)
     engine.start()
     assert engine.wait(60)
     return engine
 
 
 def question(
-    engine: Engine, prompt: str = "你好", *, most: int = 8, beside: tuple[str, ...] = ()
+    engine: AppEngine, prompt: str = "你好", *, most: int = 8, beside: tuple[str, ...] = ()
 ) -> list[Request]:
     return [engine.request(name, "NER", prompt, most) for name in ("general", *beside)]
 
@@ -158,7 +158,7 @@ def test_questions_at_once_share_a_batch(adapters: Path) -> None:
     assert served.batches - before < 3
 
 
-def answers(engine: Engine, asked: list[Request]) -> list[str]:
+def answers(engine: AppEngine, asked: list[Request]) -> list[str]:
     told = [piece for piece in engine.ask(asked) if not isinstance(piece, Wait)]
     return [piece.answer.text for piece in told if piece.answer is not None]
 
@@ -192,7 +192,7 @@ def test_an_answer_that_takes_too_long_is_given_up(adapters: Path) -> None:
         list(engine.ask(question(engine, most=64, beside=(BARE,))))
 
 
-def waiting_becomes(engine: Engine, count: int) -> bool:
+def waiting_becomes(engine: AppEngine, count: int) -> bool:
     deadline = time.monotonic() + 10
     while engine.waiting != count and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -200,7 +200,7 @@ def waiting_becomes(engine: Engine, count: int) -> bool:
 
 
 def test_a_program_that_hangs_up_leaves_nothing_to_be_answered(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone(), limits=AppLimits(at_once=1))
+    engine = AppEngine(adapters, load=lambda progress: make_backbone(), limits=AppLimits(at_once=1))
     page = app.launch(engine, Settings(), quiet=True, server_name="127.0.0.1")
     assert engine.wait(60)
     with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
@@ -245,7 +245,7 @@ def test_a_server_that_is_loading_or_has_failed_is_healthy_but_not_ready(adapter
     from starlette.testclient import TestClient
 
     for load, model in ((lambda progress: make_backbone(), "loading"), (fail, "failed")):
-        engine = Engine(adapters, load=load)
+        engine = AppEngine(adapters, load=load)
         if model == "failed":
             engine.start()
             assert engine.wait(60)

@@ -21,7 +21,7 @@ from tests.helpers.tiny import make_backbone
 from tests.ui.test_app import MARKUP, loaded_engine
 from ui.components.answering_models import adapter_title
 from ui.components.texts import text
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.shell import Shell
 from ui.tabs.about import facts as about_facts
 from ui.tabs.about.layer import LayerView, formula, layer
@@ -51,11 +51,11 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(adapters: Path) -> Engine:
+def engine(adapters: Path) -> AppEngine:
     return loaded_engine(adapters)
 
 
-def view_of(engine: Engine, name: str, task: str = "NER", place: int = 0) -> LayerView:
+def view_of(engine: AppEngine, name: str, task: str = "NER", place: int = 0) -> LayerView:
     titles = {one: f"title of {one}" for one in engine.tasks(name)}
     return LayerView(engine.configs[name], layer_kinds(engine.path(name))[place], titles, task)
 
@@ -77,7 +77,7 @@ def visitor(**query: str) -> Any:
     return gr.Request(Request({**scope, "query_string": text.encode()}))
 
 
-def tab_of(engine: Engine) -> About:
+def tab_of(engine: AppEngine) -> About:
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("about"):
@@ -102,7 +102,7 @@ def test_a_file_without_a_header_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_expert_is_drawn_with_its_owner(engine: Engine, name: str) -> None:
+def test_every_expert_is_drawn_with_its_owner(engine: AppEngine, name: str) -> None:
     config = CONFIGS[name]
     html = layer(view_of(engine, name), "en")
     lanes = re.findall(r'<div class="lane expert (\w+)( unused)?">', html)
@@ -112,7 +112,7 @@ def test_every_expert_is_drawn_with_its_owner(engine: Engine, name: str) -> None
     assert lanes.count(("specific", " unused")) == config.specific * (len(config.tasks) - 1)
 
 
-def test_a_lora_has_neither_gate_nor_weights(engine: Engine) -> None:
+def test_a_lora_has_neither_gate_nor_weights(engine: AppEngine) -> None:
     assert parts_of(view_of(engine, "compare/lora")).keys() == {
         *("input", "frozen", "scale", "sum", "common-1-A", "common-1-B"),
     }
@@ -121,14 +121,14 @@ def test_a_lora_has_neither_gate_nor_weights(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_part_is_explained_and_nothing_else(engine: Engine, name: str) -> None:
+def test_every_part_is_explained_and_nothing_else(engine: AppEngine, name: str) -> None:
     view = view_of(engine, name)
     explained = re.findall(r'<section class="explained" data-part="([^"]+)"', layer(view, "zh"))
     assert sorted(explained) == sorted(parts_of(view))
 
 
 @pytest.mark.parametrize("name", ["general", "compare/lora", "compare/moe", "compare/even"])
-def test_the_parameters_of_all_parts_add_up_to_those_trained(engine: Engine, name: str) -> None:
+def test_the_parameters_of_all_parts_add_up_to_those_trained(engine: AppEngine, name: str) -> None:
     total, shared = 0, 0
     for place in range(len(layer_kinds(engine.path(name)))):
         html = layer(view_of(engine, name, place=place), "en")
@@ -154,7 +154,7 @@ def test_formulas_are_mathml(source: str, markup: str) -> None:
     assert markup in formula(source)
 
 
-def test_what_somebody_else_named_is_never_markup(engine: Engine) -> None:
+def test_what_somebody_else_named_is_never_markup(engine: AppEngine) -> None:
     html = layer(view_of(engine, "general", "<b>bold</b>"), "zh")
     html += about_facts.tree(engine, "zh") + about_facts.budgets(engine, "zh")
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
@@ -170,7 +170,7 @@ def test_an_adapter_whose_file_is_damaged_is_left_out(adapters: Path, tmp_path: 
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / name).write_bytes((adapters / "general" / name).read_bytes())
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
-    engine = Engine(tmp_path, load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path, load=lambda progress: make_backbone())
     assert [*readable_adapters(engine)] == ["sound"]
 
 
@@ -186,7 +186,7 @@ def test_without_an_adapter_the_tab_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_the_address_chooses_until_the_visitor_does(engine: Engine) -> None:
+def test_the_address_chooses_until_the_visitor_does(engine: AppEngine) -> None:
     tab = tab_of(engine)
     address = {"about-adapter": "compare/moe", "about-task": "Couplet", "about-layer": "gone"}
     shown = tab.show(visitor(lang="en", **address), None, None, None)
@@ -210,7 +210,7 @@ def row(html: str, key: str) -> list[str]:
 
 
 def test_the_table_says_what_configs_and_manifests_say() -> None:
-    engine = Engine(ROOT / "assets" / "adapters", load=lambda progress: make_backbone())
+    engine = AppEngine(ROOT / "assets" / "adapters", load=lambda progress: make_backbone())
     html = about_facts.budgets(engine, "en")
     for place, name in enumerate(engine.adapters()):
         manifest, config = read_manifest(engine.path(name))
@@ -228,7 +228,7 @@ def test_the_table_says_what_configs_and_manifests_say() -> None:
         )
 
 
-def test_the_share_is_of_the_backbone_without_its_adapters(engine: Engine) -> None:
+def test_the_share_is_of_the_backbone_without_its_adapters(engine: AppEngine) -> None:
     html = about_facts.budgets(engine, "en")
     size = sum(parameter.numel() for parameter in make_backbone().model.parameters())
     backbone, _ = engine.loaded("general")
@@ -238,7 +238,7 @@ def test_the_share_is_of_the_backbone_without_its_adapters(engine: Engine) -> No
     ]
 
 
-def test_what_a_manifest_does_not_say_is_left_open(engine: Engine) -> None:
+def test_what_a_manifest_does_not_say_is_left_open(engine: AppEngine) -> None:
     html = about_facts.budgets(engine, "en")
     for key in ("about_records", "about_steps", "about_dev_loss", "about_data"):
         assert set(row(html, key)) == {"–"}
@@ -284,7 +284,7 @@ def test_programs_are_given_the_address_that_the_visitor_uses(
 
 
 @pytest.mark.parametrize("mcp", [False, True])
-def test_the_tab_says_whether_mcp_is_on(engine: Engine, mcp: bool) -> None:
+def test_the_tab_says_whether_mcp_is_on(engine: AppEngine, mcp: bool) -> None:
     found = about_facts.has_mcp(asked({"host": "x"}, mcp=mcp))
     html = about_facts.programs(engine, "http://x", found, "en")
     assert (text("about_mcp_on", "en") in html) == mcp
@@ -292,7 +292,7 @@ def test_the_tab_says_whether_mcp_is_on(engine: Engine, mcp: bool) -> None:
 
 
 def test_the_backbone_s_size_comes_once_it_is_loaded(adapters: Path) -> None:
-    engine = Engine(adapters, load=lambda progress: make_backbone())
+    engine = AppEngine(adapters, load=lambda progress: make_backbone())
     tab = tab_of(engine)
     before = tab.watch(visitor(lang="en"))
     assert before[tab.clock].active
@@ -308,7 +308,7 @@ def test_the_backbone_s_size_comes_once_it_is_loaded(adapters: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(engine: Engine) -> Iterator[Page]:
+def page(engine: AppEngine) -> Iterator[Page]:
     with gr.Blocks() as built:
         shell = Shell(built)
         with shell.tab("about"):
@@ -332,7 +332,7 @@ def test_a_visitor_chooses_parts_by_mouse_and_keyboard(page: Page) -> None:
 
 
 @pytest.mark.browser
-def test_a_visitor_chooses_task_layer_and_adapter(engine: Engine, page: Page) -> None:
+def test_a_visitor_chooses_task_layer_and_adapter(engine: AppEngine, page: Page) -> None:
     def choose(name: str, title: str) -> None:
         page.locator(f"#about-{name} input").click()
         page.get_by_role("option", name=title, exact=True).first.click()

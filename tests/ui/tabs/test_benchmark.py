@@ -23,7 +23,7 @@ from tests.helpers.queues import Waiting, Worked
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import text
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits, Settings
 from ui.server.files import check_upload
 from ui.shell import Shell
@@ -48,8 +48,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(adapters: Path) -> Engine:
-    return Engine(adapters, load=lambda progress: make_backbone())
+def engine(adapters: Path) -> AppEngine:
+    return AppEngine(adapters, load=lambda progress: make_backbone())
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def visitor(**query: str) -> gr.Request:
     return SimpleNamespace(session_hash="one", query_params=query, headers={})  # type: ignore[return-value]
 
 
-def tab_of(engine: Engine, jobs: Jobs, allowed: bool = True, **options: Any) -> Benchmark:
+def tab_of(engine: AppEngine, jobs: Jobs, allowed: bool = True, **options: Any) -> Benchmark:
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("benchmark"):
@@ -281,7 +281,7 @@ def test_a_job_runs_the_command_that_was_shown(engine, jobs):
 
 def test_the_queue_has_an_end(adapters, jobs):
     limits = AppLimits(jobs=3)
-    tab = tab_of(Engine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
+    tab = tab_of(AppEngine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
     for _ in range(3):
         tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
     refused = tab.submit(visitor(lang="en"), "general", "samples", None, ["NER"], 1)
@@ -506,7 +506,7 @@ def test_an_evaluation_goes_from_a_click_to_scores(engine, worked, tmp_path):
 
 
 @pytest.fixture
-def page(engine: Engine, worked: Worked, tmp_path: Path) -> Iterator[Page]:
+def page(engine: AppEngine, worked: Worked, tmp_path: Path) -> Iterator[Page]:
     backbone = str(save_backbone(tmp_path / "backbone"))
     with gr.Blocks() as built:
         shell = Shell(built)

@@ -25,7 +25,7 @@ from ui.components import forms
 from ui.components.texts import text
 from ui.components.theme import COMMON, SPECIFIC
 from ui.engine.client import EngineError
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.task_gates import AdapterGates
 from ui.shell import Shell
 from ui.tabs.gates import render as gates_render
@@ -50,7 +50,7 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> AppEngine:
     folder = tmp_path_factory.mktemp("adapters")
     for name, config in METHODS.items():
         adapter = Adapter.attach(make_backbone(), config)
@@ -66,7 +66,7 @@ def visitor(session: str = "one", **query: str) -> gr.Request:
     return SimpleNamespace(session_hash=session, query_params=query, headers={}, client=None)  # type: ignore[return-value]
 
 
-def tab_of(engine: Engine) -> Gates:
+def tab_of(engine: AppEngine) -> Gates:
     with gr.Blocks() as page:
         shell = Shell(page)
         with shell.tab("gates"):
@@ -92,14 +92,16 @@ def path_of(config: AdapterConfig, steps: int = 50) -> GatePath:
 # Numbers --------------------------------------------------------------------------------------
 
 
-def test_shares_of_a_cluster_are_those_of_its_tasks(engine: Engine) -> None:
+def test_shares_of_a_cluster_are_those_of_its_tasks(engine: AppEngine) -> None:
     gates = engine.all_gates("cgc")
     for row, task in zip(gates.shares(), TASK_NAMES, strict=True):
         assert row == pytest.approx(gates.of(task).shares())
         assert gates.of(task).weights == pytest.approx(engine.gates("cgc", task).weights)
 
 
-def test_entropy_of_a_transformer_layer_is_the_mean_over_its_linear_layers(engine: Engine) -> None:
+def test_entropy_of_a_transformer_layer_is_the_mean_over_its_linear_layers(
+    engine: AppEngine,
+) -> None:
     gates = engine.gates("cgc", "NER")
     depths, values = gates.entropy()
     assert depths == (0, 1)
@@ -114,7 +116,7 @@ def test_entropy_of_a_transformer_layer_is_the_mean_over_its_linear_layers(engin
 
 
 def test_entropy_is_a_thick_line_for_the_chosen_layers_and_a_thin_one_for_each_other_kind(
-    engine: Engine,
+    engine: AppEngine,
 ) -> None:
     gates = engine.gates("cgc", "NER")
     for module in (None, "up_proj"):
@@ -136,7 +138,7 @@ def test_the_similarity_map_keeps_pairs_together_and_every_value_in_its_place() 
     assert max(height for height in tree.y if height is not None) == pytest.approx(1.45)
 
 
-def test_the_path_s_lines_are_the_shares_of_one_task(engine: Engine) -> None:
+def test_the_path_s_lines_are_the_shares_of_one_task(engine: AppEngine) -> None:
     gates, path = engine.all_gates("cgc"), path_of(METHODS["cgc"])
     lines = path_lines(path, gates, "NER", "en").data
     assert [line.line.color for line in lines] == [COMMON, COMMON, SPECIFIC]
@@ -145,7 +147,7 @@ def test_the_path_s_lines_are_the_shares_of_one_task(engine: Engine) -> None:
     assert list(lines[0].x) == list(path.steps)
 
 
-def test_the_path_s_slider_stops_at_the_first_and_the_last_step(engine: Engine) -> None:
+def test_the_path_s_slider_stops_at_the_first_and_the_last_step(engine: AppEngine) -> None:
     gates, path = engine.all_gates("cgc"), path_of(METHODS["cgc"])
     names = {task: f"<i>{task}" for task in reversed(TASK_NAMES)}
     figure = path_map(path, gates, names, "en")
@@ -165,7 +167,9 @@ def test_the_path_s_slider_stops_at_the_first_and_the_last_step(engine: Engine) 
 # HTML -----------------------------------------------------------------------------------------
 
 
-def test_the_matrix_is_a_table_with_a_row_a_task_and_no_markup_from_names(engine: Engine) -> None:
+def test_the_matrix_is_a_table_with_a_row_a_task_and_no_markup_from_names(
+    engine: AppEngine,
+) -> None:
     gates = engine.all_gates("cgc")
     names = {task: task for task in TASK_NAMES}
     table = gates_render.matrix(gates, names, "NER", "en")
@@ -177,7 +181,7 @@ def test_the_matrix_is_a_table_with_a_row_a_task_and_no_markup_from_names(engine
         assert f">{share:.0%}</td>" in table
 
 
-def test_what_a_model_says_is_never_markup(engine: Engine) -> None:
+def test_what_a_model_says_is_never_markup(engine: AppEngine) -> None:
     gates = engine.gates("cgc", FREE)
     side = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(1)>", "done")
     other = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(2)>", "done")
@@ -192,14 +196,16 @@ def test_what_a_model_says_is_never_markup(engine: Engine) -> None:
 Case = tuple[str, str, str]  # cluster, task, prompt
 
 
-def compared(engine: Engine, case: Case, *factors: float, keep_sum: bool = True) -> list[Outcome]:
+def compared(
+    engine: AppEngine, case: Case, *factors: float, keep_sum: bool = True
+) -> list[Outcome]:
     return list(WhatIf(engine).compare(*case, factors, keep_sum=keep_sum))
 
 
 @pytest.mark.parametrize("keep_sum", [False, True])
 @pytest.mark.parametrize("task", [LABELLED, FREE])
 def test_the_comparison_ends_with_what_the_model_says_under_both_weights(
-    engine: Engine, task: str, keep_sum: bool
+    engine: AppEngine, task: str, keep_sum: bool
 ) -> None:
     prompt = prompt_of(task)
     found = compared(engine, ("cgc", task, prompt), 0, 1, 2, keep_sum=keep_sum)[-1]
@@ -224,14 +230,14 @@ def test_the_comparison_ends_with_what_the_model_says_under_both_weights(
     assert found.effects.weights == pytest.approx(expected.relative.numpy())
 
 
-def test_without_a_change_there_is_one_side(engine: Engine) -> None:
+def test_without_a_change_there_is_one_side(engine: AppEngine) -> None:
     found = compared(engine, ("cgc", FREE, prompt_of(FREE)), 1, 1, 1)
     assert all(outcome.changed is None for outcome in found)
     assert found[-1].original.ended
 
 
 def test_what_the_learned_weights_answer_is_computed_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: AppEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -249,7 +255,9 @@ def test_what_the_learned_weights_answer_is_computed_once(
     assert [*what_if.compare(*case, (1, 1, 1), keep_sum=True)][-1].original == first[-1].original
 
 
-def test_a_comparison_that_nobody_wants_ends_and_leaves_nothing_half_known(engine: Engine) -> None:
+def test_a_comparison_that_nobody_wants_ends_and_leaves_nothing_half_known(
+    engine: AppEngine,
+) -> None:
     what_if, case = WhatIf(engine), ("cgc", FREE, prompt_of(FREE))
     wanted = iter([False, True])
     given_up = [*what_if.compare(*case, (0, 1, 1), keep_sum=True, stopped=lambda: next(wanted))]
@@ -258,7 +266,7 @@ def test_a_comparison_that_nobody_wants_ends_and_leaves_nothing_half_known(engin
     assert whole.original.text == compared(engine, case)[-1].original.text
 
 
-def test_a_prompt_that_is_too_long_is_refused(engine: Engine) -> None:
+def test_a_prompt_that_is_too_long_is_refused(engine: AppEngine) -> None:
     with pytest.raises(EngineError, match="shorten"):
         compared(engine, ("cgc", FREE, "好" * 7000))
 
@@ -286,7 +294,7 @@ def test_a_label_that_a_prompt_of_the_visitor_s_own_happens_to_name_counts_for_n
 @pytest.mark.parametrize("view", ["task", "cluster"])
 @pytest.mark.parametrize("cluster", sorted(METHODS))
 def test_the_gates_of_every_method_can_be_seen(
-    engine: Engine, cluster: str, view: str, language: str
+    engine: AppEngine, cluster: str, view: str, language: str
 ) -> None:
     tab = tab_of(engine)
     page = shown(tab, cluster=cluster, task=LABELLED, view=view, lang=language)
@@ -305,7 +313,7 @@ def test_the_gates_of_every_method_can_be_seen(
 
 
 @pytest.mark.parametrize("cluster", sorted(METHODS))
-def test_experts_of_every_method_can_be_knocked_out(engine: Engine, cluster: str) -> None:
+def test_experts_of_every_method_can_be_knocked_out(engine: AppEngine, cluster: str) -> None:
     case = (cluster, LABELLED, prompt_of(LABELLED))
     found = compared(engine, case, *[0.0] * SLIDERS)[-1]
     assert found.changed is not None
@@ -319,7 +327,7 @@ def test_experts_of_every_method_can_be_knocked_out(engine: Engine, cluster: str
     assert (text("gates_effects_nothing", "en") in words) == nothing
 
 
-def test_the_address_says_what_is_seen(engine: Engine) -> None:
+def test_the_address_says_what_is_seen(engine: AppEngine) -> None:
     tab = tab_of(engine)
     page = shown(tab, cluster="cgc", task="NER", module="up_proj")
     assert page[tab.module]["value"] == "up_proj"
@@ -330,14 +338,14 @@ def test_the_address_says_what_is_seen(engine: Engine) -> None:
     assert page[tab.view]["value"] == "task"
 
 
-def test_coming_back_to_the_tab_keeps_what_was_changed_there(engine: Engine) -> None:
+def test_coming_back_to_the_tab_keeps_what_was_changed_there(engine: AppEngine) -> None:
     tab = tab_of(engine)
     again = tab.show(visitor(cluster="moe"), "cgc", "NER", "", "task")
     assert set(again) == {tab.cluster}
     assert "value" not in again[tab.cluster]
 
 
-def test_a_task_of_the_cluster_before_changes_nothing(engine: Engine) -> None:
+def test_a_task_of_the_cluster_before_changes_nothing(engine: AppEngine) -> None:
     tab = tab_of(engine)
     assert tab.pick_module("single", "NER", "", visitor()) == gr.skip()
     assert tab.pick(visitor(), "gone", "NER", "", "task") == gr.skip()
@@ -345,8 +353,8 @@ def test_a_task_of_the_cluster_before_changes_nothing(engine: Engine) -> None:
     assert other[tab.task]["value"] == LABELLED
 
 
-def test_nothing_is_seen_until_the_model_is_loaded(engine: Engine) -> None:
-    waiting = Engine(engine.folder, load=lambda progress: make_backbone())
+def test_nothing_is_seen_until_the_model_is_loaded(engine: AppEngine) -> None:
+    waiting = AppEngine(engine.folder, load=lambda progress: make_backbone())
     tab = tab_of(waiting)
     page = shown(tab)
     assert text("gates_loading", "zh") in page[tab.notice]["value"]
@@ -359,14 +367,14 @@ def test_nothing_is_seen_until_the_model_is_loaded(engine: Engine) -> None:
     assert not page[tab.timer].active
 
 
-def test_without_an_adapter_or_a_model_the_tab_says_so(tmp_path: Path, engine: Engine) -> None:
+def test_without_an_adapter_or_a_model_the_tab_says_so(tmp_path: Path, engine: AppEngine) -> None:
     tab = tab_of(loaded_engine(tmp_path))
     assert text("gates_none", "zh") in shown(tab)[tab.notice]["value"]
 
     def fail(progress: Any) -> Any:
         raise OSError("no such file")
 
-    broken = Engine(engine.folder, load=fail)
+    broken = AppEngine(engine.folder, load=fail)
     broken.start()
     assert broken.wait(60)
     tab = tab_of(broken)
@@ -385,7 +393,7 @@ def computed(
     return tab.changes.compute(visitor(), ticket, "cgc", task, words, True, *padded)
 
 
-def test_the_newest_sliders_alone_are_answered(engine: Engine) -> None:
+def test_the_newest_sliders_alone_are_answered(engine: AppEngine) -> None:
     tab = tab_of(engine)
     old = computed(tab, tab.changes.begin(visitor(), *[1.0] * SLIDERS), 0)
     next(old)
@@ -396,7 +404,7 @@ def test_the_newest_sliders_alone_are_answered(engine: Engine) -> None:
     assert last[tab.changes.effect_map]["visible"]
 
 
-def test_another_task_gives_up_what_was_asked(engine: Engine) -> None:
+def test_another_task_gives_up_what_was_asked(engine: AppEngine) -> None:
     tab = tab_of(engine)
     old = computed(tab, tab.changes.begin(visitor(), *[1.0] * SLIDERS), 0)
     next(old)
@@ -404,7 +412,7 @@ def test_another_task_gives_up_what_was_asked(engine: Engine) -> None:
     assert list(old) == []
 
 
-def test_knocking_out_twice_restores(engine: Engine) -> None:
+def test_knocking_out_twice_restores(engine: AppEngine) -> None:
     tab = tab_of(engine)
     changes = tab.changes
     pressed: Any = SimpleNamespace(target=changes.slots[2][2])
@@ -418,14 +426,14 @@ def test_knocking_out_twice_restores(engine: Engine) -> None:
     assert back[changes.slots[2][2]] == text("gates_knock", "zh")
 
 
-def test_a_button_that_is_none_of_the_sliders_knocks_nothing_out(engine: Engine) -> None:
+def test_a_button_that_is_none_of_the_sliders_knocks_nothing_out(engine: AppEngine) -> None:
     changes = tab_of(engine).changes
     for target in (changes.run, None):
         pressed: Any = SimpleNamespace(target=target)
         assert changes.knock_out(pressed, visitor(), *[1.0] * SLIDERS) == gr.skip()
 
 
-def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: Engine) -> None:
+def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: AppEngine) -> None:
     changes = tab_of(engine).changes
     ones = [1.0] * SLIDERS
     assert changes.choose_sample(visitor(), FREE, 99, *ones) == gr.skip()
@@ -435,7 +443,7 @@ def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: Engine) -> 
 @pytest.mark.parametrize(
     ("prompt", "words"), [(" ", "gates_empty_prompt"), ("好" * 7000, "gates_refused")]
 )
-def test_what_cannot_be_computed_is_said(engine: Engine, prompt: str, words: str) -> None:
+def test_what_cannot_be_computed_is_said(engine: AppEngine, prompt: str, words: str) -> None:
     tab = tab_of(engine)
     begun = tab.changes.begin(visitor(), *[1.0] * SLIDERS)
     *_, last = computed(tab, begun, 0, prompt=prompt)
@@ -443,7 +451,7 @@ def test_what_cannot_be_computed_is_said(engine: Engine, prompt: str, words: str
     assert last[tab.changes.pending] == ""
 
 
-def test_a_gate_that_is_not_the_usual_kind_is_told_in_a_line(engine: Engine) -> None:
+def test_a_gate_that_is_not_the_usual_kind_is_told_in_a_line(engine: AppEngine) -> None:
     for cluster, key in (
         ("lora", "gates_unlearned none"),
         ("uniform", "gates_unlearned uniform"),

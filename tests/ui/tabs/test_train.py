@@ -21,7 +21,7 @@ from tests.helpers.records import lines
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
 from ui.shell import Shell
 from ui.tabs.jobs import view as jobs_view
@@ -45,8 +45,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def engine(adapters: Path, tmp_path: Path) -> Engine:
-    return Engine(
+def engine(adapters: Path, tmp_path: Path) -> AppEngine:
+    return AppEngine(
         adapters, load=lambda progress: make_backbone(), trained=tmp_path / "runs" / "training"
     )
 
@@ -74,12 +74,12 @@ ENGLISH = visitor(lang="en")
 
 
 @pytest.fixture
-def tab(engine: Engine, jobs: Jobs, runs: Path) -> Train:
+def tab(engine: AppEngine, jobs: Jobs, runs: Path) -> Train:
     return tab_of(engine, jobs, runs)
 
 
 def tab_of(
-    engine: Engine, jobs: Jobs, runs: Path, allowed: bool = True, backbone: str | None = None
+    engine: AppEngine, jobs: Jobs, runs: Path, allowed: bool = True, backbone: str | None = None
 ) -> Train:
     with gr.Blocks():
         shell = Shell(gr.Blocks())
@@ -331,7 +331,7 @@ def test_nothing_is_started_without_usable_data_or_settings(tab: Train, jobs: Jo
 
 
 def test_where_it_is_not_allowed_all_but_training_works(
-    engine: Engine, jobs: Jobs, runs: Path
+    engine: AppEngine, jobs: Jobs, runs: Path
 ) -> None:
     tab = tab_of(engine, jobs, runs, allowed=False, backbone="/elsewhere/on/the/server/own")
     assert plan(tab)[tab.command].endswith("--backbone own")
@@ -352,7 +352,7 @@ def small(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_a_run_is_trained_shown_and_its_adapter_can_be_used(
-    engine: Engine, jobs: Jobs, runs: Path, tmp_path: Path, backbone: str
+    engine: AppEngine, jobs: Jobs, runs: Path, tmp_path: Path, backbone: str
 ) -> None:
     tab = tab_of(engine, jobs, runs, backbone=backbone)
     engine.start()
@@ -383,7 +383,7 @@ def test_a_run_is_trained_shown_and_its_adapter_can_be_used(
 
 
 def test_a_run_that_fails_shows_the_end_of_its_log_alone(
-    engine: Engine, jobs: Jobs, runs: Path, tmp_path: Path, backbone: str
+    engine: AppEngine, jobs: Jobs, runs: Path, tmp_path: Path, backbone: str
 ) -> None:
     tab = tab_of(engine, jobs, runs, backbone=backbone)
     start(tab, **small(tmp_path, name="wild", max_length=3))
@@ -480,7 +480,7 @@ def test_times_have_two_digits(seconds: float, words: str) -> None:
 
 
 @pytest.fixture
-def page(engine: Engine, runs: Path, backbone: str) -> Iterator[Page]:
+def page(engine: AppEngine, runs: Path, backbone: str) -> Iterator[Page]:
     jobs = Worked(runs / "jobs")
     with gr.Blocks() as built:
         shell = Shell(built)

@@ -18,7 +18,7 @@ from tests.ui.test_page import tab_of, visitor
 from ui.components.answering_models import answering_models
 from ui.components.render import label_bars, marked
 from ui.engine.client import EngineError, Wait
-from ui.engine.engine import COMPARED, Engine
+from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
 from ui.engine.rates import Rates
 from ui.engine.settings import AppLimits
@@ -30,7 +30,7 @@ RIVAL = f"{COMPARED}/lora"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> AppEngine:
     folder = tmp_path_factory.mktemp("adapters")
     save_adapter(folder / "general", ("SentimentAnalyze", "NER"))
     save_adapter(folder / COMPARED / "lora", ("SentimentAnalyze",), seed=1)
@@ -40,14 +40,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 # Several adapters -----------------------------------------------------------------------------
 
 
-def test_an_adapter_to_compare_with_is_a_rival_and_no_cluster(engine: Engine) -> None:
+def test_an_adapter_to_compare_with_is_a_rival_and_no_cluster(engine: AppEngine) -> None:
     assert engine.clusters() == ("general",)
     assert engine.adapters() == ("general", RIVAL)
     assert engine.rivals("general", "SentimentAnalyze") == (RIVAL,)
     assert engine.rivals("general", "NER") == ()
 
 
-def test_a_question_to_no_cluster_is_refused_on_the_page(engine: Engine) -> None:
+def test_a_question_to_no_cluster_is_refused_on_the_page(engine: AppEngine) -> None:
     tab = tab_of(engine)
     for cluster in (None, "gone"):
         begun = tab.answers.begin(cluster, [BARE], visitor())  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def test_a_question_to_no_cluster_is_refused_on_the_page(engine: Engine) -> None
         assert "notice" in refused[tab.answers.cards[0]]["value"]
 
 
-def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
+def test_every_side_answers_as_it_does_alone(engine: AppEngine) -> None:
     def answers(cluster: str, *beside: str) -> list[str]:
         asked = pieces(engine, cluster, "SentimentAnalyze", "你好", 12, beside=beside)
         found = {piece.index: piece.answer for piece in asked if piece.answer}
@@ -69,7 +69,7 @@ def test_every_side_answers_as_it_does_alone(engine: Engine) -> None:
 
 def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_path: Path) -> None:
     save_adapter(tmp_path / "general", ("NER",))
-    engine = Engine(
+    engine = AppEngine(
         tmp_path,
         loaded_engine(tmp_path).load,
         limits=AppLimits(at_once=1, waiting=1),
@@ -95,13 +95,13 @@ def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_pa
     assert "ask again in" in again.detail
 
 
-def test_the_number_of_those_before_is_said_in_both_languages(engine: Engine) -> None:
+def test_the_number_of_those_before_is_said_in_both_languages(engine: AppEngine) -> None:
     view = answering.waiting_view((MODEL,), "zh", ready=True)
     assert "前面还有 3 个" in answering.queued_view(view, 3, "zh").replies[0].hint
     assert "after 3 other" in answering.queued_view(view, 3, "en").replies[0].hint
 
 
-def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: Engine) -> None:
+def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: AppEngine) -> None:
     labels = TASKS["SentimentAnalyze"].labels
     shares = [
         engine.label_probabilities(engine.request(name, "SentimentAnalyze", "好", 8), labels)
@@ -113,7 +113,7 @@ def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: Engine)
 
 def test_an_adapter_that_appears_is_found_and_answers(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
-    engine = Engine(
+    engine = AppEngine(
         tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
     )
     engine.start()
@@ -129,7 +129,7 @@ def test_an_adapter_that_appears_is_found_and_answers(tmp_path: Path) -> None:
 def test_a_run_without_an_adapter_yet_is_looked_at_again(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    engine = Engine(
+    engine = AppEngine(
         tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
     )
     assert engine.refresh() == ()
@@ -140,7 +140,7 @@ def test_a_run_without_an_adapter_yet_is_looked_at_again(tmp_path: Path) -> None
 def test_a_shipped_adapter_keeps_its_name_before_a_trained_one(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
     save_adapter(tmp_path / "runs" / "general" / "adapter", ("Couplet",))
-    engine = Engine(
+    engine = AppEngine(
         tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
     )
     assert engine.tasks("general") == ("NER",)
@@ -156,7 +156,7 @@ def test_the_bare_backbone_cannot_be_asked_without_any_adapter(tmp_path: Path) -
         ask(engine, "general", "NER", "你好", 2, beside=("nobody",))
 
 
-def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: Engine) -> None:
+def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: AppEngine) -> None:
     config = engine.configs["general"]
     assert method_of(config, {"method": "lora (full)"}) == "LoRA (Full)"
     assert method_of(config, {"method": "somebody's own"}) == "somebody's own"
@@ -170,20 +170,20 @@ def test_a_method_is_what_the_manifest_says_or_what_the_experts_are(engine: Engi
 # Side by side ---------------------------------------------------------------------------------
 
 
-def last_view(engine: Engine, **changes: Any) -> answering.View:
+def last_view(engine: AppEngine, **changes: Any) -> answering.View:
     sample = form("SentimentAnalyze", {"text": "这家店很好"}, **changes)
     *_, view = answering.answer(engine, sample, "en")
     return view
 
 
-def test_all_who_are_asked_have_a_card_and_a_bar_for_each_label(engine: Engine) -> None:
+def test_all_who_are_asked_have_a_card_and_a_bar_for_each_label(engine: AppEngine) -> None:
     view = last_view(engine, beside=(BARE, RIVAL))
     assert [model.name for model in view.models] == ["general", BARE, RIVAL]
     assert [reply.state for reply in view.replies] == ["done"] * 3
     assert view.labels.count('class="bar"') == 3 * len(TASKS["SentimentAnalyze"].labels)
 
 
-def test_answers_are_compared_with_the_first(engine: Engine) -> None:
+def test_answers_are_compared_with_the_first(engine: AppEngine) -> None:
     view = last_view(engine, beside=("general",))
     assert view.replies[1].against == view.replies[0].text == view.replies[1].text
     assert "same as the first" in view.replies[1].facts
@@ -218,7 +218,7 @@ def test_the_likeliest_labels_of_any_side_are_shown_and_the_right_one_is_marked(
 # The page -------------------------------------------------------------------------------------
 
 
-def test_no_more_are_asked_than_there_is_room_for(engine: Engine) -> None:
+def test_no_more_are_asked_than_there_is_room_for(engine: AppEngine) -> None:
     tab = tab_of(engine)
     many = [BARE, RIVAL, "general", BARE]
     shown = tab.answers.choose_beside("general", many, visitor())
@@ -228,19 +228,19 @@ def test_no_more_are_asked_than_there_is_room_for(engine: Engine) -> None:
     assert [fewer[card]["visible"] for card in tab.answers.cards] == [True, *[False] * MAX_BESIDE]
 
 
-def test_only_those_who_know_the_task_are_offered(engine: Engine) -> None:
+def test_only_those_who_know_the_task_are_offered(engine: AppEngine) -> None:
     tab = tab_of(engine)
     offered = tab.choose_task("general", "SentimentAnalyze", visitor())[tab.answers.beside]
     assert [name for _, name in offered["choices"]] == [BARE, RIVAL]
     assert not tab.choose_task("general", "NER", visitor())[tab.answers.beside]["visible"]
 
 
-def test_an_event_between_two_clusters_changes_nothing(engine: Engine) -> None:
+def test_an_event_between_two_clusters_changes_nothing(engine: AppEngine) -> None:
     tab = tab_of(engine)
     assert tab.choose_task("general", "Couplet", visitor()) == gr.skip()
 
 
-def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: Engine) -> None:
+def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: AppEngine) -> None:
     tab = tab_of(engine)
     empty: list[str | None] = [None] * len(tab.fields.boxes)
     assert tab.fields.make_prompt("SentimentAnalyze", "my own", "", *empty) == gr.skip()
@@ -253,7 +253,7 @@ def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: 
 # Free input -----------------------------------------------------------------------------------
 
 
-def test_a_text_fills_the_form_of_the_task_that_it_is_for(engine: Engine) -> None:
+def test_a_text_fills_the_form_of_the_task_that_it_is_for(engine: AppEngine) -> None:
     tab = tab_of(engine)
     words = TASKS["SentimentAnalyze"].prompt({"text": "这家店很好"})
     guesses = tab.free.show(words, visitor())
@@ -263,7 +263,7 @@ def test_a_text_fills_the_form_of_the_task_that_it_is_for(engine: Engine) -> Non
     assert taken[tab.fields.boxes[0]]["value"] == "这家店很好"
 
 
-def test_an_instruction_in_other_words_becomes_the_prompt_as_it_stands(engine: Engine) -> None:
+def test_an_instruction_in_other_words_becomes_the_prompt_as_it_stands(engine: AppEngine) -> None:
     tab = tab_of(engine)
     words = "请找出下面这句话里的人名和地名：小明在北京。"
     taken = tab.free.take("NER", words, visitor())
@@ -271,7 +271,7 @@ def test_an_instruction_in_other_words_becomes_the_prompt_as_it_stands(engine: E
     assert not taken[tab.fields.boxes[0]]["value"]
 
 
-def test_no_text_is_for_no_task(engine: Engine) -> None:
+def test_no_text_is_for_no_task(engine: AppEngine) -> None:
     tab = tab_of(engine)
     assert not tab.free.show("  ", visitor())["visible"]
     assert tab.free.take_best("", visitor()) == gr.skip()
@@ -281,7 +281,7 @@ def test_no_text_is_for_no_task(engine: Engine) -> None:
 # History --------------------------------------------------------------------------------------
 
 
-def test_a_question_that_was_answered_is_kept_and_comes_back(engine: Engine) -> None:
+def test_a_question_that_was_answered_is_kept_and_comes_back(engine: AppEngine) -> None:
     tab = tab_of(engine)
     asked = RecentQuestion("general", "NER", {"text": "小明在北京"}, "人名：小明")
     kept = tab.recent.add([], asked, "zh")[tab.recent.kept]
@@ -292,7 +292,7 @@ def test_a_question_that_was_answered_is_kept_and_comes_back(engine: Engine) -> 
     assert tab.recent.show_again(1, kept, visitor()) == gr.skip()
 
 
-def test_the_same_question_is_kept_once_and_the_oldest_are_dropped(engine: Engine) -> None:
+def test_the_same_question_is_kept_once_and_the_oldest_are_dropped(engine: AppEngine) -> None:
     recent = tab_of(engine).recent
     kept: object = []
     for number in [*range(12), 5]:
@@ -311,7 +311,7 @@ def test_what_else_lies_in_the_browser_is_left_out(stored: object) -> None:
     ]  # type: ignore[arg-type]
 
 
-def test_the_answering_models_are_named_by_cluster_and_method(engine: Engine) -> None:
+def test_the_answering_models_are_named_by_cluster_and_method(engine: AppEngine) -> None:
     names = [one.title for one in answering_models(engine, "general", (RIVAL, BARE), "en")]
     assert names == ["General · CGC-LoRA", "CGC-LoRA", "Bare backbone"]
 
@@ -324,7 +324,7 @@ def test_two_answers_that_repeat_themselves_are_compared_at_once() -> None:
 
 def test_an_adapter_that_is_not_loaded_yet_is_not_offered(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
-    engine = Engine(
+    engine = AppEngine(
         tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
     )
     engine.start()
@@ -354,7 +354,7 @@ def test_what_is_wrong_with_one_adapter_is_no_other_s_problem(
 
 
 def test_a_question_of_a_task_that_the_adapter_no_longer_knows_stays_where_it_is(
-    engine: Engine,
+    engine: AppEngine,
 ) -> None:
     tab = tab_of(engine)
     kept = tab.recent.add([], RecentQuestion("general", "Couplet", {"text": "春"}, ""), "zh")

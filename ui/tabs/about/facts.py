@@ -16,7 +16,7 @@ from ui.components import forms
 from ui.components.answering_models import adapter_title
 from ui.components.html import quiet, script, wide_table
 from ui.components.texts import text
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import variable
 
 _SHORT = 8  # letters of a hash that are shown
@@ -43,13 +43,13 @@ CITATION = """@misc{song2024cgclora,
 SCRIPT = script("copy")
 
 
-def backbone_name(engine: Engine) -> str:
+def backbone_name(engine: AppEngine) -> str:
     """The backbone's name, as the adapters know it."""
     names = (engine.manifests[name].get("backbone", {}).get("name") for name in engine.adapters())
     return next((str(name) for name in names if name), "")
 
 
-def backbone_size(engine: Engine) -> int | None:
+def backbone_size(engine: AppEngine) -> int | None:
     """The backbone's number of parameters; None until it is loaded."""
     names = engine.adapters()
     if not (engine.status.ready and names):
@@ -69,7 +69,7 @@ def millions(count: int) -> str:
 # The tree -------------------------------------------------------------------------------------
 
 
-def tree(engine: Engine, language: Language) -> str:
+def tree(engine: AppEngine, language: Language) -> str:
     """Backbone, clusters and tasks as nested lists."""
     facts = [text("about_backbone", language)]
     if (size := backbone_size(engine)) is not None:
@@ -87,7 +87,7 @@ def tree(engine: Engine, language: Language) -> str:
     return f'<ul class="tree"><li>{root}<ul>{branches}</ul></li></ul>'
 
 
-def _branch(engine: Engine, name: str, language: Language) -> str:
+def _branch(engine: AppEngine, name: str, language: Language) -> str:
     """One cluster, its tasks by kind."""
     config = engine.configs[name]
     counts = text(
@@ -113,7 +113,7 @@ def _branch(engine: Engine, name: str, language: Language) -> str:
 # The budgets ----------------------------------------------------------------------------------
 
 
-def budgets(engine: Engine, language: Language) -> str:
+def budgets(engine: AppEngine, language: Language) -> str:
     """A column for each adapter: how large it is and where it comes from."""
     names = engine.adapters()
     if not names:
@@ -133,7 +133,9 @@ def budgets(engine: Engine, language: Language) -> str:
     return table + quiet(text("about_budget_note", language))
 
 
-def _facts(engine: Engine, name: str, backbone: int | None, language: Language) -> dict[str, str]:
+def _facts(
+    engine: AppEngine, name: str, backbone: int | None, language: Language
+) -> dict[str, str]:
     """The cells of an adapter's column by key of their row's title; empty where unknown."""
     config, manifest = engine.configs[name], engine.manifests[name]
     training, code = _dict(manifest, "training"), _dict(manifest, "code")
@@ -194,7 +196,7 @@ def has_mcp(request: gr.Request) -> bool:
     return bool(getattr(getattr(app, "blocks", None), "mcp_server", False))
 
 
-def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str:
+def programs(engine: AppEngine, address: str, mcp: bool, language: Language) -> str:
     """How programs and assistants call the app."""
     names = " ".join(f"<code>{name}</code>" for name in _ENDPOINTS)
     settings = {"mcpServers": {"cgclora": {"url": f"{address}/gradio_api/mcp/"}}}
@@ -206,7 +208,7 @@ def programs(engine: Engine, address: str, mcp: bool, language: Language) -> str
     )
 
 
-def _call(engine: Engine, address: str) -> str:
+def _call(engine: AppEngine, address: str) -> str:
     """Three lines of Python that ask the shortest sample."""
     prompts = [
         (task.prompt(sample.fields), name)
@@ -235,7 +237,7 @@ def snippet(code: str, language: Language) -> str:
     )
 
 
-def licences(engine: Engine, language: Language) -> str:
+def licences(engine: AppEngine, language: Language) -> str:
     """Licences of code, backbone and adapters."""
     name = backbone_name(engine)
     of_gemma = not name or "gemma" in name.lower()
@@ -253,7 +255,7 @@ def licences(engine: Engine, language: Language) -> str:
     return _list({text(key, language): words for key, words in rows.items()})
 
 
-def limits(engine: Engine, language: Language) -> str:
+def limits(engine: AppEngine, language: Language) -> str:
     """What this server accepts, and which variables change that."""
     rows = [
         (text(f"limit_{name}", language), f"{value:,}", f"<code>{variable(name)}</code>")

@@ -9,7 +9,7 @@ from ui.components.answering_models import adapter_title
 from ui.components.html import quiet
 from ui.components.texts import language_of, text
 from ui.components.widgets import Pick
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
 from ui.tabs.about import facts
 from ui.tabs.about.layer import SCRIPT, LayerView, layer
@@ -21,7 +21,7 @@ _POLL_SECONDS = 1.0  # until the backbone is loaded
 class About:
     """The tab's components and event handlers."""
 
-    def __init__(self, shell: Shell, engine: Engine) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine) -> None:
         self.engine = engine
         add = shell.bilingual
         with add.section("about_layer", "about_layer_intro", elem_id="about", elem_classes=[]):
@@ -100,7 +100,7 @@ class About:
         return _sections(parts, language)
 
 
-def readable_adapters(engine: Engine) -> dict[str, tuple[LayerKind, ...]]:
+def readable_adapters(engine: AppEngine) -> dict[str, tuple[LayerKind, ...]]:
     """The layers of all adapters whose files can be read."""
     layers = {}
     for name in engine.adapters():

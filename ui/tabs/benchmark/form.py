@@ -17,7 +17,7 @@ from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui.components.answering_models import adapter_title
 from ui.components.texts import text
-from ui.engine.engine import COMPARED, Engine
+from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
@@ -38,7 +38,7 @@ class BenchmarkForm:
     per_task: int  # largest number of records of a task; 0 takes all
 
     @classmethod
-    def read(cls, engine: Engine, *values: Any) -> BenchmarkForm:
+    def read(cls, engine: AppEngine, *values: Any) -> BenchmarkForm:
         """From the values of adapter, source, file, tasks and number; each may be missing."""
         adapter, source, upload, tasks, number = values
         names = adapter_names(engine)
@@ -69,19 +69,19 @@ class BenchmarkForm:
             return data_facts(self.upload)
         return data_facts(SAMPLES if self.source == OWN else None)
 
-    def usable_tasks(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+    def usable_tasks(self, engine: AppEngine, facts: DataFacts | None) -> tuple[str, ...]:
         """Tasks that can be answered and scored, in the order of `TASKS`."""
         present = TASKS if facts is None else facts.tasks
         able = present if self.adapter == BARE else engine.tasks(self.adapter)
         return tuple(task for task in TASKS if task in present and task in able)
 
-    def chosen_tasks(self, engine: Engine, facts: DataFacts | None) -> tuple[str, ...]:
+    def chosen_tasks(self, engine: AppEngine, facts: DataFacts | None) -> tuple[str, ...]:
         """The chosen ones of `usable_tasks`."""
         return tuple(task for task in self.usable_tasks(engine, facts) if task in self.tasks)
 
     def plan(
         self,
-        engine: Engine,
+        engine: AppEngine,
         facts: DataFacts | None,
         source: Path | None = None,
         backbone: str | None = None,
@@ -114,12 +114,12 @@ def sources() -> tuple[str, ...]:
     return (OFFICIAL, OWN, UPLOAD) if is_official_data_known() else (OWN, UPLOAD)
 
 
-def adapter_names(engine: Engine) -> tuple[str, ...]:
+def adapter_names(engine: AppEngine) -> tuple[str, ...]:
     """Names of the adapters, and of the bare backbone."""
     return (*engine.adapters(), BARE)
 
 
-def adapter_choices(engine: Engine, language: Language) -> list[tuple[str, str]]:
+def adapter_choices(engine: AppEngine, language: Language) -> list[tuple[str, str]]:
     """Choices of adapters: a title, and details on a second line."""
     rows = []
     for name in adapter_names(engine):

@@ -17,7 +17,7 @@ from evals.tasks import TASKS, Language
 from ui.components.html import block, quiet, wide_table
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, Choices
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
 from ui.server.files import PROJECT, public_path, without_folders
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
@@ -34,7 +34,7 @@ class Benchmark(JobTab):
     prefix, panel, subfolder = "bench", Evaluations, "evaluations"
     runs: Evaluations
 
-    def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
         with self.fields:
             self.extent = gr.HTML(elem_id="bench-extent")

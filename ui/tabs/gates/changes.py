@@ -15,7 +15,7 @@ from ui.components.html import script
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, plot, show_samples
 from ui.engine.client import BusyError, EngineError
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.task_gates import TaskGates
 from ui.server.page_sessions import PageSessions
 from ui.shell import AT_ONCE, LAST, Shell, Updates, session_of
@@ -38,7 +38,7 @@ class Changes:
     """
 
     def __init__(
-        self, shell: Shell, engine: Engine, ticket: gr.Number, cluster: gr.Radio, task: gr.Radio
+        self, shell: Shell, engine: AppEngine, ticket: gr.Number, cluster: gr.Radio, task: gr.Radio
     ) -> None:
         self.engine = engine
         self._lay_out_what_if(shell.bilingual)

@@ -14,7 +14,7 @@ from ui.components.answering_models import clusters
 from ui.components.figures import gate_heat_map, share_bar
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, plot
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.task_gates import AdapterGates, TaskGates
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
 from ui.tabs.gates import render as gates_render
@@ -32,7 +32,7 @@ _RESULTS = Path(__file__).resolve().parents[3] / "assets" / "results"
 class Gates:
     """The tab's components and their events."""
 
-    def __init__(self, shell: Shell, engine: Engine) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine) -> None:
         self.engine = engine
         self._paths: dict[str, GatePath | None] = {}
         self._lay_out(shell, shell.bilingual)

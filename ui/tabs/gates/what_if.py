@@ -15,7 +15,7 @@ from gradio.utils import LRUCache
 from evals.detection.detector import split_fields
 from evals.tasks import Task
 from ui.components import forms
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.task_gates import TaskGates
 from ui.engine.zero_gpu import on_gpu
 
@@ -77,7 +77,7 @@ class Outcome:
 class WhatIf:
     """Compares answers, and caches those under the learned weights."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AppEngine) -> None:
         self._engine = engine
         self._cache: LRUCache[Request, Side] = LRUCache(_CACHE_SIZE)
         self._lock = threading.Lock()
@@ -118,7 +118,11 @@ class WhatIf:
 
 @on_gpu
 def _outcomes(
-    engine: Engine, request: Request, factors: Sequence[float], keep_sum: bool, cached: Side | None
+    engine: AppEngine,
+    request: Request,
+    factors: Sequence[float],
+    keep_sum: bool,
+    cached: Side | None,
 ) -> Generator[Outcome]:
     """The outcomes of `WhatIf.compare`; `cached` is the side with the learned weights."""
     from cgclora.analysis.probe import contributions, scaled_gates  # noqa: PLC0415 - needs torch

@@ -18,7 +18,7 @@ from ui.components import render
 from ui.components.html import block
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
 from ui.server.files import public_path, without_folders
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
@@ -48,7 +48,7 @@ class JobPanel(ABC):
     link_key: ClassVar[str]  # the chosen job's name in the address
 
     def __init__(
-        self, add: Bilingual, engine: Engine, jobs: Jobs, folder: Path, *, allowed: bool
+        self, add: Bilingual, engine: AppEngine, jobs: Jobs, folder: Path, *, allowed: bool
     ) -> None:
         self.engine = engine
         self.jobs = jobs
@@ -226,7 +226,7 @@ class JobTab(ABC):
     panel: ClassVar[type[JobPanel]]  # class of the list of jobs
     subfolder: ClassVar[str]  # of the runs' folder, for this kind of jobs
 
-    def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         self.engine = engine
         self.jobs = jobs
         self.allowed = settings.jobs_allowed

@@ -20,7 +20,7 @@ from evals.experiments.training_plan import Plan, fitting_rank, kinds_of_model
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.samples import SAMPLES
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
 
@@ -214,7 +214,7 @@ def _whole(value: Any) -> Any:
 class BackboneFacts:
     """Layers, size and tokenizer of an engine's backbone."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AppEngine) -> None:
         self._engine = engine
         self._kinds: tuple[LayerKind, ...] | None = None
         self._parameters: int | None = None

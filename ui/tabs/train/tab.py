@@ -23,7 +23,7 @@ from evals.tasks import Language
 from ui.components import forms
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual
-from ui.engine.engine import COMPARED, Engine
+from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
 from ui.engine.settings import Settings
 from ui.server.files import without_folders
@@ -67,7 +67,7 @@ class Train(JobTab):
     prefix, panel, subfolder = "train", TrainingRuns, "training"
     runs: TrainingRuns
 
-    def __init__(self, shell: Shell, engine: Engine, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
         self.backbone = BackboneFacts(engine)
         self._submitting = threading.Lock()

@@ -19,7 +19,7 @@ from ui.components.html import quiet
 from ui.components.render import Reply, label_bars
 from ui.components.texts import text
 from ui.engine.client import BusyError, EngineError, Wait
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def stopped_view(view: View, language: Language) -> View:
 
 
 def answer(
-    engine: Engine,
+    engine: AppEngine,
     form: Form,
     language: Language,
     stopped: Callable[[], bool] = lambda: False,
@@ -144,7 +144,7 @@ def _error_key(error: EngineError | ValueError) -> str:
 
 
 def _answer(
-    engine: Engine,
+    engine: AppEngine,
     form: Form,
     models: tuple[AnsweringModel, ...],
     language: Language,
@@ -199,7 +199,7 @@ def _compared(view: View, language: Language) -> View:
 
 
 def _with_labels(
-    engine: Engine, form: Form, view: View, language: Language, stopped: Callable[[], bool]
+    engine: AppEngine, form: Form, view: View, language: Language, stopped: Callable[[], bool]
 ) -> Generator[View]:
     """The same view with the label probabilities of all models."""
     labels = tuple(dict.fromkeys(form.task.answers(form.choices)))

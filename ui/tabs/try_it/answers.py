@@ -13,7 +13,7 @@ from ui.components.answering_models import answering_models, title
 from ui.components.texts import language_of, text
 from ui.components.theme import MENTIONS
 from ui.components.widgets import Bilingual, Choices
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
 from ui.server.page_sessions import PageSessions
 from ui.shell import Updates, session_of
@@ -31,7 +31,7 @@ class Answers:
     is the number of the newest event, see `ui.server.page_sessions`.
     """
 
-    def __init__(self, add: Bilingual, engine: Engine, run: gr.Button, stop: gr.Button) -> None:
+    def __init__(self, add: Bilingual, engine: AppEngine, run: gr.Button, stop: gr.Button) -> None:
         self.engine = engine
         self.run, self.stop = run, stop
         self.pages = PageSessions[View]()

@@ -11,7 +11,7 @@ from evals.tasks import TASKS, Language, Task
 from ui.components import forms
 from ui.components.texts import language_of
 from ui.components.widgets import Bilingual, Choice
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
 from ui.shell import AT_ONCE, LAST
 
@@ -135,7 +135,7 @@ class FreeInput:
             )
             self._choice = add.options("guesses", visible=False, elem_id="guesses")
 
-    def wire(self, engine: Engine, choose: Choose, outputs: list[Any]) -> None:
+    def wire(self, engine: AppEngine, choose: Choose, outputs: list[Any]) -> None:
         """Connect the events; `outputs` are the components that `choose` updates."""
         self._engine, self._choose = engine, choose
         self._words.change(self.show, self._words, self._choice, **LAST)

@@ -11,7 +11,7 @@ from evals.tasks import Language
 from ui.components import forms
 from ui.components.texts import language_of
 from ui.components.widgets import Bilingual, show_lines
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.shell import AT_ONCE, Shell
 from ui.tabs.try_it.fields import Choose
 
@@ -40,7 +40,7 @@ class Recent:
             self._forget = add(gr.Button, "forget_recent", size="sm", elem_id="forget-recent")
         self.parts = [self.kept, self._column, self._list]
 
-    def wire(self, shell: Shell, engine: Engine, choose: Choose, outputs: list[Any]) -> None:
+    def wire(self, shell: Shell, engine: AppEngine, choose: Choose, outputs: list[Any]) -> None:
         """Connect the events; `outputs` are the components that `choose` updates."""
         self._engine, self._choose = engine, choose
         shell.on_open(self.open, [self.kept], [self._column, self._list])

@@ -13,7 +13,7 @@ from ui.components.figures import gate_heat_map, share_bar
 from ui.components.html import quiet, script
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, plot, show_samples
-from ui.engine.engine import Engine
+from ui.engine.engine import AppEngine
 from ui.shell import AT_ONCE, LAST, Shell, Updates
 from ui.tabs.try_it.answering import Form
 from ui.tabs.try_it.answers import Answers
@@ -26,7 +26,7 @@ _KEEP_UP = script("keep_up")
 class TryIt:
     """The tab's components and their events."""
 
-    def __init__(self, shell: Shell, engine: Engine) -> None:
+    def __init__(self, shell: Shell, engine: AppEngine) -> None:
         self.shell = shell
         self.engine = engine
         self._lay_out(shell.bilingual)
