@@ -3,6 +3,9 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+# Of this process and of those that tests start: threads that wait spin, and tiny tensors lose more
+# to handing work over than they gain.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
 

@@ -115,11 +115,16 @@ def looking(browser: Browser, view: View) -> Iterator[Page]:
 
 def tab_names(browser: Browser, address: str) -> list[str]:
     """The names of the tabs, in their order."""
-    with looking(browser, View()) as page:  # wide, so that none is in the menu of the others
+    with looking(browser, View()) as page:
         page.goto(address)
-        page.locator("#tabs [role=tab]").first.wait_for()
-        settle(page)
-        found = page.locator("#tabs [role=tab]").evaluate_all("all => all.map((one) => one.id)")
+        return tabs_of(page)
+
+
+def tabs_of(page: Page) -> list[str]:
+    """The names of a page's tabs; it must be wide, so that none is in the menu of the others."""
+    page.locator("#tabs [role=tab]").first.wait_for()
+    settle(page)
+    found = page.locator("#tabs [role=tab]").evaluate_all("all => all.map((one) => one.id)")
     return [name[1] for name in (re.fullmatch(r"tab-(.+)-button", one) for one in found) if name]
 
 
@@ -136,6 +141,11 @@ def show(page: Page, address: str, view: View, tab: str, **asked: str) -> None:
     page.goto(f"{address}/?{urlencode({'tab': tab, 'lang': view.language, **asked})}")
     page.locator(f"#tab-{tab}").wait_for()
     page.locator(".status.ready").wait_for()
+    use(page, tab)
+
+
+def use(page: Page, tab: str) -> None:
+    """Do what shows an open tab at work, and wait until nothing changes."""
     settle(page)
     if tab in _WORK:
         clicked, shown = _WORK[tab]

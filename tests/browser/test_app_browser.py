@@ -1,5 +1,6 @@
 """The whole app as a visitor meets it: real backbone, shipped adapters, a real browser."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -7,10 +8,11 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.app_server import ADAPTERS, serve
-from tests.browser.app_tour import browsing, settle
+from tests.browser.app_tour import View, browsing, looking, show, tabs_of, use
+from tests.browser.axe import violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
 
@@ -19,6 +21,7 @@ SAID = "#answer-0 :is(.card.live, .card.done) .said:not(.hint)"
 
 TASKS = ("SentimentAnalyze", "CHIP-STS", "KUAKE-QIC")  # short answers, whichever is shipped
 LONG_TASKS = ("CMeIE", "Summary")
+TABS = ("try", "gates", "leaderboard", "benchmark", "train", "about")
 MINUTES = 60_000
 
 
@@ -47,6 +50,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all visits, so that scripts come from its cache."""
+    context = browser.new_context(locale="zh-CN", viewport={"width": 1280, "height": 900})
+    yield context
+    context.close()
+
+
 @dataclass
 class Visit:
     """A page, what went wrong on it, and whom it asked."""
@@ -57,8 +68,7 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    context = browser.new_context(locale="zh-CN", viewport={"width": 1280, "height": 900})
+def visit(context: BrowserContext) -> Iterator[Visit]:
     visit = Visit(context.new_page())
     page = visit.page
     page.set_default_timeout(5 * MINUTES)  # a first start converts the backbone
@@ -66,7 +76,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
     page.on("request", lambda sent: visit.hosts.add(urlsplit(sent.url).hostname or ""))
     yield visit
-    context.close()
+    page.evaluate("localStorage.clear()")
+    page.close()
     assert visit.errors == []
     assert visit.hosts <= {"127.0.0.1", ""}
 
@@ -282,12 +293,34 @@ def test_the_page_changes_its_language_and_keeps_its_tab(server: str, visit: Vis
     expect(page.locator("html")).to_have_attribute("lang", "en")
 
 
-@pytest.mark.parametrize("tab", ["try", "gates", "leaderboard", "benchmark", "train", "about"])
-def test_no_tab_scrolls_sideways_on_a_telephone(server: str, visit: Visit, tab: str) -> None:
-    page = visit.page
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{server}/?tab={tab}")
-    page.locator(f"#tab-{tab}").wait_for()
-    page.locator(".status.ready").wait_for()
-    settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+# Each width, scheme and language occurs.
+
+
+def test_no_tab_has_a_serious_violation(server: str, browser: Browser) -> None:
+    found = {}
+    with looking(browser, View(1280, "light", "zh")) as page:
+        page.goto(server)
+        page.locator(".status.ready").wait_for()
+        assert tabs_of(page) == [*TABS]
+        for tab in TABS:
+            page.locator(f"#tab-{tab}-button").click()
+            page.locator(f"#tab-{tab}").wait_for()
+            use(page, tab)
+            if wrong := violations(page):
+                found[tab] = wrong
+    assert not found, json.dumps(found, ensure_ascii=False, indent=1)
+
+
+def test_no_tab_scrolls_sideways_or_has_a_serious_violation_on_a_telephone(
+    server: str, browser: Browser
+) -> None:
+    found = {}
+    cluster, task = shipped_task()
+    view = View(390, "dark", "en")
+    with looking(browser, view) as page:
+        for tab in TABS:
+            show(page, server, view, tab, cluster=cluster, task=task)
+            assert page.evaluate("document.documentElement.scrollWidth") <= view.width, tab
+            if wrong := violations(page):
+                found[tab] = wrong
+    assert not found, json.dumps(found, ensure_ascii=False, indent=1)

@@ -8,13 +8,16 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from shutil import copy2, copytree, ignore_patterns
 from typing import Any
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cgclora.models.embedded import EMBEDDED, embedded_folder
 from evals.jobs.backup import BackupLog
@@ -109,15 +112,45 @@ def home(place: Path) -> Path:
     return folder
 
 
+def required(lines: Iterable[str]) -> dict[str, Distribution]:
+    """What is installed here of a file of requirements, with all that it requires in turn."""
+    found: dict[str, Distribution] = {}
+    pending = [Requirement(line) for text in lines if (line := text.partition("#")[0].strip())]
+    seen = set()
+    while pending:
+        one = pending.pop()
+        name = canonicalize_name(one.name)
+        if str(one) in seen or (one.marker and not one.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(str(one))
+        found[name] = distribution(name)
+        for text in found[name].requires or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            # What an extra brings is required as if it were no part of one.
+            if marker and any(marker.evaluate({"extra": extra}) for extra in one.extras):
+                requirement.marker = None
+            pending.append(requirement)
+    return found
+
+
 @pytest.fixture(scope="module")
 def python(place: Path, code: Path) -> Path:
-    """A new environment with what the folder's requirements.txt says, and nothing else."""
-    found = place / "environment" / "bin" / "python"
+    """A new environment with what the folder's requirements.txt says, and nothing else.
+
+    Its packages are those of this environment, which pip has installed by the same file.
+    """
     base = interpreter(place / "python")
-    subprocess.run([base, "-m", "venv", "--without-pip", place / "environment"], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", found, "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, "--requirement", code / "requirements.txt"], check=True)
-    return found
+    environment = place / "environment"
+    subprocess.run([base, "-m", "venv", "--without-pip", environment], check=True)
+    (site,) = environment.glob("lib/*/site-packages")
+    for package in required((code / "requirements.txt").read_text("utf-8").splitlines()).values():
+        for file in package.files or ():
+            if ".." not in file.parts and (source := Path(str(file.locate()))).is_file():
+                target = site / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link(str(source), str(target))
+    return environment / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
