@@ -9,15 +9,18 @@ MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
 
-.PHONY: app test lint format bench backbones fault load fuzz schema browser axe audit space clean
+.PHONY: app test suite lint format bench backbones fault load fuzz schema browser axe audit space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
 	$(python) app.py $(ARGS)
 
+# The types, which one core checks, beside the tests.
+test: lint suite
+
 # As many processes as there are cores, but not more than memory has room for; a file stays in one,
 # and files come in the order of their names: those of few tests are not the quick ones.
-test: lint browser axe
+suite: browser axe
 	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev

@@ -1,5 +1,7 @@
 """What all tests share: no network, one thread, tiny models on demand."""
 
+from __future__ import annotations
+
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
@@ -8,28 +10,31 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
-from transformers import PreTrainedTokenizerFast
 
-from cgclora.models.backbone import Backbone
-from tests.helpers.tiny import make_backbone, make_tokenizer
+if TYPE_CHECKING:  # else xdist's controller, which runs no test, would wait for torch as well
+    from transformers import PreTrainedTokenizerFast
+
+    from cgclora.models.backbone import Backbone
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one takes its time
 hypothesis.settings.load_profile("any machine")
-
-torch.set_num_threads(1)  # tiny tensors lose more to handing work over than they gain
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of 300 tokens."""
+    from tests.helpers.tiny import make_tokenizer
+
     return make_tokenizer()
 
 
 @pytest.fixture
 def tiny_backbone() -> Callable[..., Backbone]:
     """Make a fresh tiny backbone: `tiny_backbone("llama", seed=1)`."""
+    from tests.helpers.tiny import make_backbone
+
     return make_backbone

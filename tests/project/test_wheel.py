@@ -36,10 +36,22 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, folder: Path, *words: str) -> str:
-    """The output of a command whose packages are the wheel's."""
+COMMANDS = """
+import json, sys
+import cgclora.__main__, evals.__main__
+for package, *words in json.loads(sys.argv[1]):
+    code = getattr(sys.modules[f"{package}.__main__"], "main")(words)
+    print("\\0", flush=True)
+    if code:
+        sys.exit(f"{package} {words} ended with {code}")
+print(cgclora.__file__, evals.__file__)
+"""
+
+
+def run(installed: Path, folder: Path, *commands: tuple[str, ...]) -> list[str]:
+    """The output of each command, whose packages are the wheel's, and where those lie."""
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,
@@ -47,7 +59,7 @@ def run(installed: Path, folder: Path, *words: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done.stdout.split("\0")
 
 
 def test_the_wheel_holds_the_library_and_the_judge_with_their_files(installed):
@@ -64,21 +76,18 @@ def test_it_trains_answers_and_evaluates_outside_of_a_checkout(installed, tmp_pa
     lines = [json.dumps(record, ensure_ascii=False) for record in RECORDS]
     data.write_text("\n".join(lines), encoding="utf-8")
     adapter = ("--adapter", "run/adapter", "--backbone", "backbone")
-    code = "import cgclora.config, evals; print(cgclora.config.__file__, evals.__file__)"
-    where = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert all(Path(path).is_relative_to(installed) for path in where.split())
     training = ("--data", "own.jsonl", "--dev", "own.jsonl", "--run", "run", "--epochs", "1")
-    run(installed, tmp_path, "cgclora", "train", "--backbone", "backbone", *training)
     prompt = ("--task", "CHIP-CTC", "--max-new-tokens", "3", "CHIP-CTC: 1")
-    run(installed, tmp_path, "cgclora", "generate", *adapter, *prompt)
     options = ("--data", "own.jsonl", "--run", "answers", "--json")
-    scored = json.loads(run(installed, tmp_path, "evals", "run", *adapter, *options))
-    assert scored["metrics"].keys() == {"KUAKE-QTR", "CHIP-CTC"}
-    run(installed, tmp_path, "evals", "report", "answers")
+    _, answer, scores, report, where = run(
+        installed,
+        tmp_path,
+        ("cgclora", "train", "--backbone", "backbone", *training),
+        ("cgclora", "generate", *adapter, *prompt),
+        ("evals", "run", *adapter, *options),
+        ("evals", "report", "answers"),
+    )
+    assert answer.strip()
+    assert json.loads(scores)["metrics"].keys() == {"KUAKE-QTR", "CHIP-CTC"}
+    assert "CHIP-CTC" in report
+    assert all(Path(path).is_relative_to(installed) for path in where.split())

@@ -4,13 +4,15 @@ import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +39,7 @@ from cgclora.inference.runtime import Runtime
 from cgclora.models import checkpoint, embedded, gguf_model, hardware
 from cgclora.models.backbone import EMBEDDED, BackboneError, fingerprint, load_backbone
 from cgclora.storage.atomic_io import sha256_file
+from tests.cgclora.training.test_interrupted_training import PROCESSES
 from tests.helpers.tiny import ARCHITECTURES, make_model, make_tokenizer, save_backbone
 
 IDS = torch.tensor([[5, 17, 101, 250]])
@@ -742,36 +745,41 @@ def test_the_real_tokenizer_is_the_one_of_the_library() -> None:
     assert ours.all_special_tokens == theirs.all_special_tokens
 
 
+def convert(cache: Path, stages: Connection) -> None:
+    """Convert into a new cache; runs in a process of its own."""
+    torch.set_num_threads(1)
+    os.environ["CGCLORA_CACHE"] = str(cache)
+    embedded.embedded_folder(lambda stage, fraction: stages.send(stage))
+
+
+@contextmanager
+def converting(cache: Path) -> Iterator[tuple[BaseProcess, Connection]]:
+    """The process of a conversion, and where its stages come from."""
+    stages, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=convert, args=(cache, theirs))
+    process.start()
+    theirs.close()
+    yield process, stages
+    process.join()
+    stages.close()
+
+
 @pytest.mark.backbone
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_conversion_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     """Two conversions are killed, in early stages to save time; a third one runs to its end."""
-    convert = [
-        sys.executable,
-        "-c",
-        "from cgclora.models.embedded import embedded_folder;"
-        "embedded_folder(lambda stage, fraction: print(stage, flush=True))",
-    ]
-    start = partial(
-        subprocess.Popen,
-        convert,
-        cwd=Path(__file__).parents[3],
-        env=os.environ | {"CGCLORA_CACHE": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
     for stage in ("joining the parts", "converting the tokenizer"):
-        with start() as process:
-            assert process.stdout is not None
-            assert any(line.startswith(stage) for line in process.stdout)
+        with converting(tmp_path) as (process, stages):
+            while not stages.recv().startswith(stage):
+                pass
             time.sleep(1)
             process.kill()
         assert not (tmp_path / EMBEDDED).exists()
         assert not embedded._is_sound(tmp_path / f".{EMBEDDED}.new")
-    with start() as process:
-        process.communicate()
-    assert process.returncode == 0
+    with converting(tmp_path) as (process, stages), suppress(EOFError):
+        while True:
+            stages.recv()
+    assert process.exitcode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".{EMBEDDED}.conversion", EMBEDDED]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / EMBEDDED)
     assert fingerprint(model) == embedded.read_manifest(tmp_path / EMBEDDED)["fingerprint"]
