@@ -195,7 +195,7 @@ def test_fifty_steps_in_fp32_give_the_weights_of_a_run_alone(
 
 
 @pytest.mark.backbone
-def test_fifty_steps_on_the_embedded_backbone_give_the_weights_of_a_run_alone(
+def test_steps_on_the_embedded_backbone_give_the_weights_of_a_run_alone(
     tmp_path: Path,
 ) -> None:
     backbone = load_backbone(dtype="float32")
@@ -204,8 +204,8 @@ def test_fifty_steps_on_the_embedded_backbone_give_the_weights_of_a_run_alone(
     backbone.model.double()  # as in `together`
     short = [dataclasses.replace(record, prompt=record.prompt[:12]) for record in TRAIN]
     cases = {
-        "cgc": (AdapterConfig(TASKS, common=2, specific=1), short, 50),
-        "lora": (AdapterConfig.lora(TASKS, 3), short[::-1], 12),  # steps
+        "cgc": (AdapterConfig(TASKS, common=2, specific=1), short, 16),
+        "lora": (AdapterConfig.lora(TASKS, 3), short[::-1], 6),  # steps
     }
 
     def steps(folder: Path, names: Sequence[str]) -> None:
