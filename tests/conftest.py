@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 # to handing work over than they gain.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -38,3 +38,16 @@ def tiny_backbone() -> Callable[..., Backbone]:
     from tests.helpers.tiny import make_backbone
 
     return make_backbone
+
+
+@pytest.fixture(autouse=True)
+def real_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of the real backbone compute with as many threads as a user's process does."""
+    if request.node.get_closest_marker("backbone") is None:
+        yield
+        return
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)

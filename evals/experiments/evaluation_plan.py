@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from cgclora.storage.atomic_io import short_path
 from evals.data import datasets
 from evals.methods import METHODS
 from evals.runs.time_left import ANSWER_WEIGHT
+from evals.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class DataFacts:
 
     name: str  # see `cgclora.data.readers.RecordSet`
     split: str | None  # likewise
-    tasks: Mapping[str, TaskSize]  # the tasks that can be scored, in the order of the dataset
-    unknown: Mapping[str, int]  # number of records of each task without targets
+    tasks: Mapping[str, TaskSize]  # in the order of the dataset
+    own: Mapping[str, Task]  # the tasks that are not built in, as recognised from the records
     problems: tuple[Problem, ...]  # lines that are not records
 
 
@@ -94,17 +94,13 @@ def data_facts(source: Path | None, split: str = "test") -> DataFacts:
 @lru_cache(maxsize=16)
 def _data_facts(path: Path, split: str, _file_versions: object) -> DataFacts:
     dataset = datasets.read(path, split=split, skip_bad=True)
-    known = dataset.descriptions
-    unknown = Counter(record.task for record in dataset.records if record.task not in known)
     sizes = {
         name: TaskSize(len(records), statistics.fmean(map(_work, records)))
         for name in dataset.tasks
-        if name in known
         for records in [dataset.of_task(name)]
     }
-    return DataFacts(
-        dataset.name, dataset.split, MappingProxyType(sizes), dict(unknown), dataset.problems
-    )
+    own = {entry["name"]: dataset.descriptions[entry["name"]] for entry in dataset.own}
+    return DataFacts(dataset.name, dataset.split, MappingProxyType(sizes), own, dataset.problems)
 
 
 def _work(record: Record) -> float:

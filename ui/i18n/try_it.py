@@ -5,6 +5,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "cluster": ("任务簇", "Task cluster"),
     "cluster medical": ("医疗", "Medical"),
     "cluster general": ("通用", "General"),
+    "cluster own": ("自有任务", "Your own tasks"),
     "task": ("任务", "Task"),
     "classification": ("分类", "classification"),
     "extraction": ("抽取", "extraction"),

@@ -114,8 +114,9 @@ def test_facts_count_records_and_keep_no_text(tmp_path):
     assert {name: size.records for name, size in facts.tasks.items()} == {
         "SentimentAnalyze": 1,
         "Couplet": 2,
+        "SomethingElse": 1,
     }
-    assert facts.unknown == {"SomethingElse": 1}
+    assert [*facts.own] == ["SomethingElse"]
     assert [problem.line for problem in facts.problems] == [5, 6]
     assert "春风" not in repr(facts)
 

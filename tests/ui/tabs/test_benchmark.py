@@ -219,7 +219,8 @@ def test_an_uploaded_file_is_reported_at_once(engine, jobs, tmp_path):
     tab = tab_of(engine, jobs)
     shown = tab.choose_data(visitor(lang="en"), "general", "upload", str(path), None, 5)
     report = shown[tab.report]["value"]
-    assert text("bench_found", "en", records="4", tasks=3) in report
+    assert text("bench_found", "en", records="5", tasks=4) in report
+    assert text("bench_own_note", "en") in report
     assert "line 6" in report
     assert "line 7" in report
     assert "<script>" not in report
@@ -227,7 +228,7 @@ def test_an_uploaded_file_is_reported_at_once(engine, jobs, tmp_path):
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
     command = shlex.split(shown[tab.command])
     assert "--skip-bad" in command
-    assert command.count("--task") == 2  # one has no scorer and must be left out by name
+    assert "--task" not in command  # all that the adapter knows
     assert str(tmp_path) not in shown[tab.command].split("--run")[0].split("--data")[1]
 
 

@@ -70,10 +70,10 @@ class BenchmarkForm:
         return data_facts(SAMPLES if self.source == OWN else None)
 
     def usable_tasks(self, engine: AppEngine, facts: DataFacts | None) -> tuple[str, ...]:
-        """Tasks that can be answered and scored, in the order of `TASKS`."""
+        """Tasks that can be answered and scored, built-in ones first."""
         present = TASKS if facts is None else facts.tasks
         able = present if self.adapter == BARE else engine.tasks(self.adapter)
-        return tuple(task for task in TASKS if task in present and task in able)
+        return tuple(task for task in present if task in able)
 
     def chosen_tasks(self, engine: AppEngine, facts: DataFacts | None) -> tuple[str, ...]:
         """The chosen ones of `usable_tasks`."""
@@ -92,8 +92,8 @@ class BenchmarkForm:
         embedded one.
         """
         tasks, bare = self.chosen_tasks(engine, facts), self.adapter == BARE
-        # Without a list the command takes all tasks, and would fail on those without a scorer.
-        every = tasks == self.usable_tasks(engine, facts) and not (facts and facts.unknown)
+        # Without a list the command takes all tasks that the adapter knows.
+        every = tasks == self.usable_tasks(engine, facts)
         config = None if bare else engine.configs[self.adapter]
         manifest = {} if bare else engine.manifests[self.adapter]
         places = {OFFICIAL: None, OWN: SAMPLES, UPLOAD: source or _STAND_IN}

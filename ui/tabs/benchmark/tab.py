@@ -13,7 +13,8 @@ from cgclora.data.records import DataError
 from evals.experiments.evaluation_plan import DataFacts, EvaluationPlan, seconds_needed, total
 from evals.figures.captions import title
 from evals.jobs.queue import Job, JobError, Jobs
-from evals.tasks import TASKS, Language
+from evals.scoring.metrics import metric_title
+from evals.tasks import TASKS, Language, Task
 from ui.components.html import block, quiet, wide_table
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, Choices
@@ -26,6 +27,9 @@ from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.tabs.benchmark.runs import Evaluations
 from ui.tabs.jobs.tab import MAIN, SIDE, JobTab, step, upload
 from ui.tabs.jobs.view import refused_lines, span, unreadable
+
+_LABELS = 4
+"""Labels of a task that are shown."""
 
 
 class Benchmark(JobTab):
@@ -280,8 +284,19 @@ def _data_report(facts: DataFacts, language: Language) -> str:
             for name, size in facts.tasks.items()
         ]
         parts.append(wide_table(text("bench_report_table", language), columns, rows))
-    if facts.unknown:
-        names = ", ".join(f"{name} ({count:,})" for name, count in facts.unknown.items())
-        parts.append(f"<p>{escape(text('bench_left_out', language, tasks=names))}</p>")
+    if facts.own:
+        columns = [text(key, language) for key in ("bench_own", "bench_kind", "bench_main_metric")]
+        own_rows = [[*map(escape, _recognised(task, language))] for task in facts.own.values()]
+        parts.append(f"<p>{escape(text('bench_own_note', language))}</p>")
+        parts.append(wide_table(text("bench_own", language), columns, own_rows))
     refused = refused_lines(facts.problems, language)
     return f'<div class="bench-report">{"".join(parts)}{refused}</div>'
+
+
+def _recognised(task: Task, language: Language) -> tuple[str, str, str]:
+    """Name, form of the answers with a few labels, and main metric of a task."""
+    form = text(task.kind, language)
+    if task.labels:
+        more = " …" if len(task.labels) > _LABELS else ""
+        form += f" ({' / '.join(task.labels[:_LABELS])}{more})"
+    return task.name, form, metric_title(task.metrics[0], language)
