@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cgclora.inference.batch import Batch
 from cgclora.inference.multi_adapter import Resident
-from cgclora.inference.prompt_lookup import Drafts
+from cgclora.inference.prompt_lookup import PromptLookup
 from cgclora.inference.request import Answer, EncodedRequest, Finish, Piece, Request, check_folded
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
@@ -59,11 +59,15 @@ def decode(
     rows, batch, hidden = joining.begin()
     while True:
         # Joining copies the cache, as dropping rows does below, so both wait until it pays.
-        if batch.joins and 4 * (width - len(rows)) >= width and joining.arrived(width - len(rows)):
+        if (
+            batch.can_join
+            and 4 * (width - len(rows)) >= width
+            and joining.arrived(width - len(rows))
+        ):
             new, other, first = joining.begin()
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
-        if len(rows) == 1 and batch.joins:
+        if len(rows) == 1 and batch.can_join:
             rest = yield from _decode_alone(
                 batch, rows[0], hidden, cancelled, lambda: joining.arrived(width - 1)
             )
@@ -79,7 +83,7 @@ def decode(
         if not alive:
             return
         room, ended = width - len(alive), len(rows) - len(alive)
-        makes_room = ended and batch.joins and 4 * room >= width and joining.arrived(room)
+        makes_room = ended and batch.can_join and 4 * room >= width and joining.arrived(room)
         if 2 * ended >= len(rows) or makes_room:
             batch.keep(alive)
             rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
@@ -142,16 +146,16 @@ def _decode_alone(
     Returns:
         The hidden state after its last token where it was interrupted; None once the answer ended.
     """
-    drafts = Drafts(row.prompt, Runtime.of(row.backbone).phrases, row.form)
+    lookup = PromptLookup(row.prompt, Runtime.of(row.backbone).ngrams, row.ngram_group)
     for token in row.ids:
-        drafts.add(token)
-    max_drafts = batch.most_drafts if row.is_greedy else 0
+        lookup.add(token)
+    max_drafts = batch.max_drafts if row.is_greedy else 0
     tokens = _choose(batch, [row], hidden)
     while True:
         new: list[int] = []
         for token in tokens:  # the backbone has read all but the last of them, as drafts
             new.append(token)
-            drafts.add(token)
+            lookup.add(token)
             yield from row.append(token)
             if row.finish is not None:
                 return None
@@ -165,14 +169,14 @@ def _decode_alone(
         unread = new[len(tokens) - 1 :]
         if interrupted():
             return batch.read(torch.tensor([unread], device=batch.device))[0, -1:]
-        draft = drafts.next(max_drafts) if max_drafts else []
+        draft = lookup.draft(max_drafts) if max_drafts else []
         hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
         if not draft:
             tokens = _choose(batch, [row], hidden[-1:])
             continue
         best = batch.argmax(hidden[len(unread) - 1 :])
         accepted = next((i for i, token in enumerate(draft) if token != best[i]), len(draft))
-        batch.forget(len(draft) - accepted)
+        batch.drop_last(len(draft) - accepted)
         tokens = best[: accepted + 1]
 
 
@@ -228,8 +232,8 @@ class Reply:
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
 
     @property
-    def form(self) -> tuple[str | None, str | None]:
-        """Answers with the same value share phrases, see `prompt_lookup`."""
+    def ngram_group(self) -> tuple[str | None, str | None]:
+        """Answers of the same group share n-grams, see `NgramCache`."""
         return self.request.cluster, self.request.task
 
     @property
@@ -259,7 +263,7 @@ class Reply:
         """Add a token; yields what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
-            Runtime.of(self.backbone).phrases.remember(self.form, self.ids)
+            Runtime.of(self.backbone).ngrams.add(self.ngram_group, self.ids)
             yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)

@@ -127,7 +127,7 @@ class Clusters:
                 raise ConfigError(_no_cluster(self._adapters, name))
             adapter = self._adapters[name]
             self._settle({other: one for other, one in self._adapters.items() if other != name})
-            self.folded.forget(adapter)
+            self.folded.remove(adapter)
             with self.backbone.lock:
                 adapter.detach(keep_layers=True)
 
