@@ -1,12 +1,13 @@
 """Decoding: one batch of answers, token by token; rows leave it as they end, and others join it.
 
-Rows share one forward pass a token whatever their tasks; a row of task None is answered by the bare
-backbone in the same batch. Requests come from `cgclora.inference.engine`, encoded and checked.
+Rows of any tasks share one forward pass per token; a row without a task is answered by the bare
+backbone in the same batch.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -33,26 +34,25 @@ def decode(
     cancelled: Callable[[int], bool] = lambda _: False,
     reference: bool = False,
 ) -> Generator[Piece]:
-    """Answer requests in one batch, which ends when the last of them has; yields their pieces.
+    """Answer requests in one batch until the last has ended; yields their pieces.
 
-    A piece's index counts the requests in the order in which they came. Between pieces the backbone
-    is free for other uses.
+    A piece's index numbers the requests in order of arrival. Between pieces the backbone is
+    unlocked.
 
     Args:
         backbone: The model.
-        adapters: Whose tasks the requests name.
-        requests: Those that begin the batch; no more than `width`, and prompts of one length where
-            `may_pad` says so.
-        width: Largest number of rows.
-        take: Called with the number of free rows, where others can join; returns up to so many
+        adapters: They know the requests' tasks.
+        requests: The first ones; at most `width`, and of equal length unless `may_pad`.
+        width: Maximum number of rows.
+        take: Called with the number of free rows, if requests can join; returns up to so many
             further requests, of the same adapters.
-        cancelled: Called with a request's index before each token; its answer ends there, without a
-            last piece.
+        cancelled: Called with a request's index before each token; if true, the answer ends
+            without a last piece.
         reference: See `Batch`.
 
     Raises:
-        DecodingError: A task is folded in or out while the answers run, or is folded in and not the
-            one that is asked for.
+        DecodingError: A task is folded in or out while the answers run, or another task than the
+            requested one is folded in.
         AdapterError: A request's gates have a wrong shape.
     """
     joining = _Joining(backbone, adapters, take, reference, [*requests])
@@ -92,11 +92,11 @@ def decode(
 
 @dataclass
 class _Joining:
-    """Requests that are about to join a batch; the other attributes are those of `decode`.
+    """Requests that are about to join a batch; other attributes are those of `decode`.
 
     Attributes:
-        pending: Taken, and not begun yet.
-        count: Number of requests begun.
+        pending: Taken, but not started yet.
+        count: Number of started requests.
     """
 
     backbone: Backbone
@@ -107,7 +107,7 @@ class _Joining:
     count: int = 0
 
     def arrived(self, room: int) -> bool:
-        """Whether requests are pending, after asking for up to `room` where none were."""
+        """Whether requests are pending; takes up to `room` if none were."""
         if not self.pending and room > 0:
             self.pending = [*self.take(room)]
         return bool(self.pending)
@@ -141,10 +141,10 @@ def _decode_alone(
         row: The answer so far.
         hidden: After its last token, [1, H].
         cancelled: As for `decode`.
-        interrupted: Called before each pass; true ends the loop early, since others are to join.
+        interrupted: Called before each pass; true returns early, since requests are to join.
 
     Returns:
-        The hidden state after its last token where it was interrupted; None once the answer ended.
+        The hidden state after its last token if interrupted; None if the answer has ended.
     """
     lookup = PromptLookup(row.prompt, Runtime.of(row.backbone).ngrams, row.ngram_group)
     for token in row.ids:
@@ -153,7 +153,7 @@ def _decode_alone(
     tokens = _choose(batch, [row], hidden)
     while True:
         new: list[int] = []
-        for token in tokens:  # the backbone has read all but the last of them, as drafts
+        for token in tokens:  # the backbone has read all but the last, as drafts
             new.append(token)
             lookup.add(token)
             yield from row.append(token)
@@ -208,13 +208,13 @@ class Reply:
 
     Attributes:
         index: The request's index.
-        request: What is asked.
-        prompt: Its token ids.
+        request: The request.
+        prompt: Token ids of the prompt.
         backbone: The model.
         started: When it joined a batch, by `time.monotonic`.
         finish: Why it ended; None until then.
         ids: The tokens so far.
-        sent: Their text, as far as later tokens cannot change it.
+        sent: The part of their text that later tokens cannot change.
     """
 
     index: int
@@ -242,7 +242,7 @@ class Reply:
         return self.request.temperature == 0 and self.allowed is None
 
     def allowed_now(self) -> list[int]:
-        """The ids of the tokens that may come next, where the request has choices."""
+        """Ids of the allowed next tokens, if the request has choices."""
         return cast(dict[tuple[int, ...], list[int]], self.allowed)[tuple(self.ids)]
 
     def only_choice(self) -> int | None:
@@ -293,9 +293,9 @@ class Reply:
         return new
 
     def take(self, tokens: Sequence[int]) -> None:
-        """Add tokens up to the answer's end, and drop the rest; the answer is that of `append`.
+        """Add tokens up to the answer's end, and drop the rest; equals `append` for each.
 
-        Without stop texts only the end itself needs the text.
+        Without stop texts the text is decoded at the end only.
         """
         for token in tokens:
             if self.finish is not None:
@@ -308,18 +308,18 @@ class Reply:
             if ended or len(self.ids) >= self.request.max_new_tokens:
                 self._conclude(self.ids[:-1] if ended else self.ids)
 
-    def _conclude(self, said: list[int]) -> None:
-        """The text of an answer that ends, all at once."""
-        text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True))
+    def _conclude(self, text_ids: list[int]) -> None:
+        """Decode the text of an ended answer at once."""
+        text = cast(str, self.tokenizer.decode(text_ids, skip_special_tokens=True))
         if "\ufffd" not in text:
-            self.sent, self.finish = text, "end" if len(said) < len(self.ids) else "length"
+            self.sent, self.finish = text, "end" if len(text_ids) < len(self.ids) else "length"
             return
         ids, self.ids = self.ids, []
-        for token in ids:  # characters that stayed in part: what was certain on the way counts
+        for token in ids:  # incomplete characters: decode token by token, as `append`
             self.add(token)
 
     def _uncertain(self, text: str) -> int:
-        """How many last characters may turn out to be the start of a stop text."""
+        """Number of last characters that may be the start of a stop text."""
         longest = max(map(len, self.request.stop), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self.request.stop):
@@ -336,12 +336,12 @@ class Reply:
 def _allowed_next(
     choices: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
 ) -> dict[tuple[int, ...], list[int]] | None:
-    """For each beginning of a choice, as token ids, the ids that may follow."""
+    """The token ids that may follow each prefix of a choice, by the prefix's ids."""
     if choices is None:
         return None
-    following: dict[tuple[int, ...], set[int]] = {}
+    following: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
     for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]:
         whole = [*ids, tokenizer.eos_token_id]
         for length, token in enumerate(whole):
-            following.setdefault(tuple(whole[:length]), set()).add(token)
-    return {start: sorted(tokens) for start, tokens in following.items()}
+            following[tuple(whole[:length])].add(token)
+    return {prefix: sorted(tokens) for prefix, tokens in following.items()}

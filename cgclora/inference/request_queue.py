@@ -1,4 +1,4 @@
-"""The bounded queue of requests that wait for an engine, and what it takes on."""
+"""The bounded queue of an engine's waiting requests, and its limits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cgclora.inference.request import DecodingError, EncodedRequest, Piece
 
 _log = logging.getLogger(__name__)
 
-_RECENT = 32  # requests whose starts are remembered, to estimate how long others will wait
-_MAX_RETRY_SECONDS = 60  # of the estimate: by then the load may be different
-_GATHER_SECONDS = 0.01  # a batch waits so long for requests that arrive with its first one
+_RECENT = 32  # starts of requests from which waiting times are estimated
+_MAX_RETRY_SECONDS = 60  # longer estimates are of no use
+_GATHER_SECONDS = 0.01  # wait of a batch for requests that arrive with its first
 
 
 class QueueFullError(RuntimeError):
     """The queue is full, or the engine is shutting down: try again later.
 
     Attributes:
-        seconds: When to try again.
+        seconds: Time after which to try again.
     """
 
     def __init__(self, reason: str, seconds: int) -> None:
@@ -33,16 +33,16 @@ class QueueFullError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine takes on.
+    """Limits of an engine.
 
     Attributes:
-        batch_size: Largest number of rows of a batch.
-        batch_tokens: Largest number of prompt tokens that are read at once, padding included; a
-            longer prompt is read alone.
-        queue: Largest number of waiting requests.
-        prompt_tokens: Longest prompt.
-        answer_tokens: Longest answer.
-        workers: Number of batches that run at once.
+        batch_size: Maximum rows of a batch.
+        batch_tokens: Maximum prompt tokens of a prefill, padding included; a longer prompt is read
+            alone.
+        queue: Maximum number of waiting requests.
+        prompt_tokens: Maximum tokens of a prompt.
+        answer_tokens: Maximum tokens of an answer.
+        workers: Number of batches that run concurrently.
     """
 
     batch_size: int = 16
@@ -65,7 +65,7 @@ class Call:
     Attributes:
         tell: Called in a worker's thread with each piece, whose `index` is that of the request in
             the call, or with the error that ended a request. The call is cancelled if it raises.
-        cancelled: Set by the caller when it has left; its requests stop then.
+        cancelled: Set by the caller to stop its requests.
     """
 
     tell: Callable[[Piece | Exception], None]
@@ -77,10 +77,10 @@ class Waiting:
     """A submitted request.
 
     Attributes:
-        request: With its prompt's tokens.
+        request: The encoded request.
         index: Of the request in its call.
         call: The caller.
-        ended: Whether the caller has got the whole answer or an error.
+        ended: Whether the caller has received the whole answer or an error.
     """
 
     request: EncodedRequest
@@ -99,10 +99,10 @@ class Waiting:
             self.ended = True
             self._tell(error)
 
-    def _tell(self, news: Piece | Exception) -> None:
+    def _tell(self, event: Piece | Exception) -> None:
         try:
-            self.call.tell(news)
-        except Exception:  # the caller's own: it ends neither the worker nor the rest of the batch
+            self.call.tell(event)
+        except Exception:  # of the caller: it must not end the worker or the rest of the batch
             _log.exception("the caller of a request raised an error")
             self.call.cancelled = True
 
@@ -112,33 +112,33 @@ class RequestQueue:
 
     Args:
         limits: Of the engine.
-        pads: Whether prompts of unequal length may begin together.
+        pads: Whether prompts of unequal length may share a prefill.
 
     Attributes:
-        closed: Whether all work is to stop.
+        closed: Whether the queue was closed and all work must stop.
     """
 
     def __init__(self, limits: Limits, *, pads: bool = True) -> None:
         self._limits = limits
         self._pads = pads
         self._waiting: deque[Waiting] = deque()
-        self._begun: deque[float] = deque(maxlen=_RECENT)  # when, by `time.monotonic`
+        self._starts: deque[float] = deque(maxlen=_RECENT)  # recent ones, by `time.monotonic`
         self._changed = Condition()
         self._draining = False
-        self._busy = 0  # batches that run
+        self._busy = 0  # running batches
         self.closed = False
 
     def put(self, new: Sequence[Waiting]) -> None:
         """Add all of these requests, or none.
 
         Raises:
-            QueueFullError: There is no room for all of them, or the queue takes no more.
+            QueueFullError: The queue has no room for all of them, or is draining or closed.
         """
         with self._changed:
             if len(self._waiting) + len(new) > self._limits.queue:
                 self._waiting = deque(one for one in self._waiting if not one.call.cancelled)
             if self._draining or self.closed:
-                raise QueueFullError("the server is about to end.", _MAX_RETRY_SECONDS)
+                raise QueueFullError("the server is shutting down.", _MAX_RETRY_SECONDS)
             if len(self._waiting) + len(new) > self._limits.queue:
                 raise QueueFullError(
                     f"no room for {len(new)} more requests: {len(self._waiting)} wait, "
@@ -149,14 +149,14 @@ class RequestQueue:
             self._changed.notify_all()
 
     def take(self, rows: int) -> list[Waiting]:
-        """The next requests that may begin together, up to so many; none if none wait."""
+        """Up to `rows` requests that may share a prefill; empty if none wait."""
         with self._changed:
             return self._take(rows)
 
     def next_batch(self) -> list[Waiting]:
-        """Wait for requests, and take those that begin a batch; none once the queue is closed.
+        """Wait for requests and take a batch; empty once the queue is closed.
 
-        The caller says `batch_ended` when they are done.
+        The caller must call `batch_ended` when the batch has ended.
         """
         while True:
             with self._changed:
@@ -174,13 +174,13 @@ class RequestQueue:
                     return batch
 
     def batch_ended(self) -> None:
-        """Note that a batch of `next_batch` has ended."""
+        """Record the end of a batch of `next_batch`."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> None:
-        """Take no more requests, and wait until all are answered, at most so long."""
+        """Accept no more requests, and wait up to `seconds` until all are answered."""
         with self._changed:
             self._draining = True
             self._changed.wait_for(lambda: not (self._waiting or self._busy), seconds)
@@ -192,20 +192,20 @@ class RequestQueue:
             self._changed.notify_all()
 
     def waiting(self) -> list[Waiting]:
-        """The requests that wait, without cancelled ones."""
+        """The waiting requests, without cancelled ones."""
         with self._changed:
             return [one for one in self._waiting if not one.call.cancelled]
 
     def seconds_until_room(self) -> int:
-        """When a caller that found no room should try again; at least 1."""
+        """Time after which a refused caller should try again; at least 1."""
         with self._changed:
             return self._seconds_until_room()
 
     def _seconds_until_room(self) -> int:
-        """Until a quarter of the queue will have begun, at the recent pace."""
-        if not self._begun:
+        """Time until a quarter of the queue has started, at the recent pace."""
+        if not self._starts:
             return 1
-        pace = (time.monotonic() - self._begun[0]) / len(self._begun)
+        pace = (time.monotonic() - self._starts[0]) / len(self._starts)
         return max(1, min(_MAX_RETRY_SECONDS, math.ceil(pace * len(self._waiting) / 4)))
 
     def _take(self, rows: int) -> list[Waiting]:
@@ -221,7 +221,7 @@ class RequestQueue:
             waiting = self._waiting.popleft()
             if not waiting.call.cancelled:
                 batch.append(waiting)
-                self._begun.append(time.monotonic())
-        if not self._waiting:  # the next request will not wait for any other
-            self._begun.clear()
+                self._starts.append(time.monotonic())
+        if not self._waiting:  # the next request waits for no other
+            self._starts.clear()
         return batch

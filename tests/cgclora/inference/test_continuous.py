@@ -109,7 +109,7 @@ def test_mixed_adapters_answer_as_each_alone(architecture):
 def test_mixed_adapters_answer_as_each_alone_in_a_static_batch(architecture, static):
     backbone = make_backbone(architecture)
     _check_mixed(backbone)
-    assert [batch.places for batch in static] == [5, 40]
+    assert [batch.max_rows for batch in static] == [5, 40]
 
 
 def _check_mixed(backbone: Backbone) -> None:
