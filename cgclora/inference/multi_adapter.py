@@ -135,7 +135,7 @@ class Clusters:
                 continue
             if router := TaskRouter.of(adapter.files, adapter.config.tasks, name):
                 routers[name] = router
-        self._router = TaskRouter.join(routers) if routers else None
+        self._router = JoinedRouter(routers) if routers else None
         self._routers = routers
         self._adapters = adapters
 

@@ -220,11 +220,10 @@ def to_requests(completion: CompletionRequest, clusters: Clusters) -> tuple[str,
     seed = completion.seed
     requests = []
     for i, prompt in enumerate(completion.prompts):
-        if resolved is None:
+        if (target := resolved) is None:
             routed = clusters.choose(prompt)
-            task, cluster = routed.task, routed.cluster
-        else:
-            task, cluster = resolved
+            target = routed.task, routed.cluster
+        task, cluster = target
         request = Request(
             task,
             prompt,
