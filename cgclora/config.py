@@ -162,8 +162,6 @@ class AdapterConfig:
         """The prompt format of training and decoding."""
         return PromptFormat(self.separator, self.start)
 
-    # Counts -------------------------------------------------------------------------------
-
     @property
     def num_experts(self) -> int:
         """E, the experts of all tasks together."""
@@ -231,8 +229,6 @@ class AdapterConfig:
         gates = len(shapes) if self.gate_scope == "layer" else 1
         return experts + self.embedding_size * (len(self.tasks) + gates * self.num_experts)
 
-    # Methods by name ----------------------------------------------------------------------
-
     @classmethod
     def lora(cls, tasks: Sequence[str], rank: int = 16, **changes: Any) -> AdapterConfig:
         """Plain LoRA (arXiv 2106.09685): one expert for all tasks, no gate."""
@@ -273,8 +269,6 @@ class AdapterConfig:
             separator=self.separator,
             start=self.start,
         )
-
-    # Saved form ---------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON values, stamped with the format's version."""

@@ -69,8 +69,6 @@ class Adapter(PlannedExperts):
         self._lock: AbstractContextManager[Any] = nullcontext()
         self.routing = next(iter(layers.values())).routing
 
-    # Life on a backbone -------------------------------------------------------------------
-
     @classmethod
     def attach(
         cls,
@@ -184,8 +182,6 @@ class Adapter(PlannedExperts):
         """Number of trainable values."""
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
-    # Tasks of a batch ---------------------------------------------------------------------
-
     @contextmanager
     def route(
         self, tasks: Sequence[str | None] | Tensor | Route, *, gates: Tensor | None = None
@@ -211,8 +207,6 @@ class Adapter(PlannedExperts):
         route = tasks if isinstance(tasks, Route) else self.plan(tasks, gates=gates)
         with follow(self.routing, route):
             yield
-
-    # One task as part of the backbone -----------------------------------------------------
 
     @property
     def folded_task(self) -> str | None:
@@ -264,8 +258,6 @@ class Adapter(PlannedExperts):
         if self.folded_task is not None:
             with self._lock:
                 unfold_all(self.model, self.routing)
-
-    # Folder -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """The adapter's weights by name, on the CPU."""

@@ -46,11 +46,7 @@ class PlannedExperts:
     """
 
     def __init__(
-        self,
-        config: AdapterConfig,
-        name: str,
-        layers: dict[str, ExpertLinear],
-        gate: TaskGate,
+        self, config: AdapterConfig, name: str, layers: dict[str, ExpertLinear], gate: TaskGate
     ) -> None:
         self.config = config
         self.name = name

@@ -92,19 +92,14 @@ def decode(
 
 @dataclass
 class _Joining:
-    """Requests that are about to join a batch; other attributes are those of `decode`.
-
-    Attributes:
-        pending: Taken, but not started yet.
-        count: Number of started requests.
-    """
+    """Requests that are about to join the batch of `decode`."""
 
     backbone: Backbone
     adapters: Resident | None
     take: Callable[[int], Sequence[EncodedRequest]]
     reference: bool
-    pending: list[EncodedRequest]
-    count: int = 0
+    pending: list[EncodedRequest]  # taken, but not started yet
+    count: int = 0  # of started requests
 
     def arrived(self, room: int) -> bool:
         """Whether requests are pending; takes up to `room` if none were."""
@@ -136,15 +131,8 @@ def _decode_alone(
 ) -> Generator[Piece, None, Tensor | None]:
     """Finish the answer of a batch of one row by speculative decoding, see `prompt_lookup`.
 
-    Args:
-        batch: Of one row.
-        row: The answer so far.
-        hidden: After its last token, [1, H].
-        cancelled: As for `decode`.
-        interrupted: Called before each pass; true returns early, since requests are to join.
-
-    Returns:
-        The hidden state after its last token if interrupted; None if the answer has ended.
+    `interrupted` is called before each pass; if true, the hidden state after the last token [1, H]
+    is returned, so that requests can join. None is returned once the answer has ended.
     """
     lookup = PromptLookup(row.prompt, Runtime.of(row.backbone).ngrams, row.ngram_group)
     for token in row.ids:
@@ -204,27 +192,16 @@ def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
 
 @dataclass
 class Reply:
-    """The state of one answer: its tokens, its text, and whether it has ended.
+    """The state of one answer: its tokens, its text, and whether it has ended."""
 
-    Attributes:
-        index: The request's index.
-        request: The request.
-        prompt: Token ids of the prompt.
-        backbone: The model.
-        started: When it joined a batch, by `time.monotonic`.
-        finish: Why it ended; None until then.
-        ids: The tokens so far.
-        sent: The part of their text that later tokens cannot change.
-    """
-
-    index: int
+    index: int  # of the request
     request: Request
     prompt: Sequence[int]
     backbone: Backbone
-    started: float = 0.0
-    finish: Finish | None = None
+    started: float = 0.0  # when it joined a batch, by `time.monotonic`
+    finish: Finish | None = None  # None until the answer has ended
     ids: list[int] = field(default_factory=list)
-    sent: str = ""
+    sent: str = ""  # the part of the text that later tokens cannot change
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.request.seed)

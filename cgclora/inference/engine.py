@@ -59,9 +59,6 @@ class Engine:
         adapters: They know the requests' tasks. Clusters may be added and removed meanwhile.
         limits: Of `submit`; `answers` uses the batch size only.
         reference: See `Batch`.
-
-    Attributes:
-        served: Counts of the workers.
     """
 
     def __init__(
@@ -81,8 +78,6 @@ class Engine:
         self._queue = RequestQueue(self.limits, pads=self._pads)
         self._tokenizer = Lock()
         self._threads: list[Thread] = []
-
-    # In the calling thread ----------------------------------------------------------------
 
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[int], bool] = lambda _: False
@@ -175,8 +170,6 @@ class Engine:
         )
         for piece in pieces:
             yield batch[piece.index], piece
-
-    # In worker threads --------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Start the workers."""

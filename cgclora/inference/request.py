@@ -103,17 +103,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of an answer that is being generated.
-
-    Attributes:
-        index: Of its request.
-        text: The new text; may be empty.
-        answer: The whole answer, in the last piece only.
-    """
+    """A piece of the answer to the request with this index."""
 
     index: int
-    text: str
-    answer: Answer | None = None
+    text: str  # may be empty
+    answer: Answer | None = None  # the whole answer, in the last piece only
 
 
 def encode_requests(

@@ -74,19 +74,12 @@ class Call:
 
 @dataclass
 class Waiting:
-    """A submitted request.
-
-    Attributes:
-        request: The encoded request.
-        index: Of the request in its call.
-        call: The caller.
-        ended: Whether the caller has received the whole answer or an error.
-    """
+    """A submitted request, with its index in the call."""
 
     request: EncodedRequest
     index: int
     call: Call
-    ended: bool = False
+    ended: bool = False  # the caller has received the whole answer or an error
 
     def tell(self, piece: Piece) -> None:
         """Pass a piece on to the caller."""
@@ -123,7 +116,7 @@ class RequestQueue:
         self._pads = pads
         self._waiting: deque[Waiting] = deque()
         self._starts: deque[float] = deque(maxlen=_RECENT)  # recent ones, by `time.monotonic`
-        self._changed = Condition()
+        self._changed = Condition()  # its lock is reentrant
         self._draining = False
         self._busy = 0  # running batches
         self.closed = False
@@ -143,15 +136,10 @@ class RequestQueue:
                 raise QueueFullError(
                     f"no room for {len(new)} more requests: {len(self._waiting)} wait, "
                     f"{self._limits.queue} may.",
-                    self._seconds_until_room(),
+                    self.seconds_until_room(),
                 )
             self._waiting.extend(new)
             self._changed.notify_all()
-
-    def take(self, rows: int) -> list[Waiting]:
-        """Up to `rows` requests that may share a prefill; empty if none wait."""
-        with self._changed:
-            return self._take(rows)
 
     def next_batch(self) -> list[Waiting]:
         """Wait for requests and take a batch; empty once the queue is closed.
@@ -167,7 +155,7 @@ class RequestQueue:
             if is_small:
                 time.sleep(_GATHER_SECONDS)
             with self._changed:
-                if batch := self._take(self._limits.batch_size):
+                if batch := self.take(self._limits.batch_size):
                     self._busy += 1
                     if self._waiting:
                         self._changed.notify_all()
@@ -197,31 +185,29 @@ class RequestQueue:
             return [one for one in self._waiting if not one.call.cancelled]
 
     def seconds_until_room(self) -> int:
-        """Time after which a refused caller should try again; at least 1."""
+        """Time until a quarter of the queue has started, at the recent pace; at least 1."""
         with self._changed:
-            return self._seconds_until_room()
+            if not self._starts:
+                return 1
+            pace = (time.monotonic() - self._starts[0]) / len(self._starts)
+            return max(1, min(_MAX_RETRY_SECONDS, math.ceil(pace * len(self._waiting) / 4)))
 
-    def _seconds_until_room(self) -> int:
-        """Time until a quarter of the queue has started, at the recent pace."""
-        if not self._starts:
-            return 1
-        pace = (time.monotonic() - self._starts[0]) / len(self._starts)
-        return max(1, min(_MAX_RETRY_SECONDS, math.ceil(pace * len(self._waiting) / 4)))
-
-    def _take(self, rows: int) -> list[Waiting]:
+    def take(self, rows: int) -> list[Waiting]:
+        """Up to `rows` requests that may share a prefill; empty if none wait."""
         batch: list[Waiting] = []
         longest = 0
-        while self._waiting and len(batch) < rows:
-            tokens = len(self._waiting[0].request.ids)
-            longest = max(longest, tokens)
-            if batch and longest * (len(batch) + 1) > self._limits.batch_tokens:
-                break
-            if batch and not self._pads and tokens != len(batch[0].request.ids):
-                break
-            waiting = self._waiting.popleft()
-            if not waiting.call.cancelled:
-                batch.append(waiting)
-                self._starts.append(time.monotonic())
-        if not self._waiting:  # the next request waits for no other
-            self._starts.clear()
+        with self._changed:
+            while self._waiting and len(batch) < rows:
+                tokens = len(self._waiting[0].request.ids)
+                longest = max(longest, tokens)
+                if batch and longest * (len(batch) + 1) > self._limits.batch_tokens:
+                    break
+                if batch and not self._pads and tokens != len(batch[0].request.ids):
+                    break
+                waiting = self._waiting.popleft()
+                if not waiting.call.cancelled:
+                    batch.append(waiting)
+                    self._starts.append(time.monotonic())
+            if not self._waiting:  # the next request waits for no other
+                self._starts.clear()
         return batch

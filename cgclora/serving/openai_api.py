@@ -171,9 +171,6 @@ def _boolean(body: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-# Models -----------------------------------------------------------------------------------
-
-
 def model_names(clusters: Clusters) -> list[str]:
     """The backbone, `auto` if there are routers, and the tasks.
 
@@ -263,9 +260,6 @@ def _no_model(model: str) -> ApiError:
         param="model",
         code="model_not_found",
     )
-
-
-# Answers ----------------------------------------------------------------------------------
 
 
 def choice(index: int, text: str, answer: Answer | None = None) -> dict[str, Any]:

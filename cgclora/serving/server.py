@@ -200,9 +200,6 @@ def _field(body: Any, name: str) -> str:
     return value
 
 
-# Answers ----------------------------------------------------------------------------------
-
-
 async def _complete(engine: Engine, completion: CompletionRequest, http: Request) -> Response:
     """Answer a completion; its requests are cancelled when the client disconnects."""
     model, requests = await asyncio.to_thread(openai_api.to_requests, completion, engine.clusters)
@@ -290,9 +287,6 @@ async def _events(
 def _event(body: Mapping[str, Any]) -> str:
     """An event in ASCII, since many clients split lines as `str.splitlines`, such as at U+2028."""
     return f"data: {json.dumps(body)}\n\n"
-
-
-# Adapters ---------------------------------------------------------------------------------
 
 
 def _allowed(adapters_folder: Path | None, path: str) -> Path:

@@ -19,13 +19,7 @@ from cgclora.inference.continuous.static_batch import StaticBatch, rows_that_fit
 from cgclora.inference.decoding import Reply
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
-from cgclora.inference.request import (
-    Answer,
-    DecodingError,
-    Request,
-    encode_requests,
-    longest_first,
-)
+from cgclora.inference.request import Answer, DecodingError, Request, encode_requests, longest_first
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone
@@ -148,17 +142,11 @@ def _slots(
 
 @dataclass(eq=False)
 class _Row:
-    """A request with its answer so far.
-
-    Attributes:
-        reply: The answer so far.
-        slot: Of its experts.
-        length: Tokens in its row of the cache after all steps that were started.
-    """
+    """A request with its answer so far and the slot of its experts."""
 
     reply: Reply
     slot: int
-    length: int = 0
+    length: int = 0  # cached tokens after all steps that were started
 
 
 _Chunk = tuple[list[_Row | None], Callable[[], list[list[int]]]]
@@ -168,11 +156,7 @@ _Chunk = tuple[list[_Row | None], Callable[[], list[list[int]]]]
 class _Run:
     """Rows that join and leave a batch until all are answered.
 
-    Args:
-        backbone: Its lock is held while work is launched on the device.
-        batch: Where the rows are decoded.
-        waiting: The requests, in order.
-        prefill_tokens: As for `answers`.
+    The backbone's lock is held while work is launched on the device.
     """
 
     def __init__(

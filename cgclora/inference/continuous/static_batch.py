@@ -72,10 +72,6 @@ class StaticBatch:
         capacity: Maximum tokens of a row, including those decoded after its end.
         chunk: Steps per chunk.
         backend: Of `torch.compile` for the layers; None compiles none.
-
-    Attributes:
-        max_rows: As given.
-        chunk: As given.
     """
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cgclora.inference.fast_decoder.cache import Cache
-from cgclora.inference.fast_decoder.experts import BatchExperts
+from cgclora.inference.fast_decoder.experts import BatchExperts, group_experts
 from cgclora.inference.fast_decoder.layers import DecoderLayer, Positions, RMSNorm
 from cgclora.layer import Route
 from cgclora.models.quantized import FEW_ROWS
@@ -29,11 +29,6 @@ class FastDecoder:
     Args:
         model: A causal language model with `is_known`, with or without adapters.
         int8: Use 8-bit copies of the weights in passes of few tokens; for CPUs.
-
-    Attributes:
-        layers: The decoder layers.
-        int8: As given.
-        windows: Sliding window of each attention type; None attends to all earlier tokens.
     """
 
     def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
@@ -50,7 +45,7 @@ class FastDecoder:
             DecoderLayer(layer, config, attention_type, int8)
             for layer, attention_type in zip(decoder.layers, types, strict=True)
         ]
-        self.windows: dict[str, int | None] = {
+        self.windows: dict[str, int | None] = {  # by attention type; None is unlimited
             one: config.sliding_window if one == "sliding_attention" else None
             for one in dict.fromkeys(types)
         }
@@ -130,7 +125,8 @@ class FastDecoder:
 
     def experts(self, route: Route | None) -> BatchExperts:
         """The experts of a planned route; None has none."""
-        return BatchExperts.of((layer.groups for layer in self.layers), route)
+        layers = (layer.groups for layer in self.layers)
+        return BatchExperts(tuple(tuple(group_experts(g, route) for g in one) for one in layers))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input of the first layer, [batch, tokens, H] in fp32."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
@@ -53,11 +52,7 @@ class SharedExperts:
 
 @dataclass(frozen=True)
 class BatchExperts:
-    """The experts of a batch.
-
-    Attributes:
-        layers: For each decoder layer, the experts of its four groups of linear layers.
-    """
+    """The experts of a batch, for the four groups of linear layers of each decoder layer."""
 
     layers: tuple[tuple[SharedExperts | None, ...], ...]
 
@@ -66,11 +61,6 @@ class BatchExperts:
         """Whether folded weights replace any frozen ones."""
         groups = (experts for layer in self.layers for experts in layer)
         return any(experts is not None and experts.folded_weights is not None for experts in groups)
-
-    @classmethod
-    def of(cls, layers: Iterable[Sequence[LinearGroup]], route: Route | None) -> BatchExperts:
-        """The experts of a route, for the linear groups of each layer; None has no experts."""
-        return cls(tuple(tuple(_group_experts(group, route) for group in one) for one in layers))
 
     def keep(self, rows: Tensor) -> BatchExperts:
         """The same for some rows of the batch."""
@@ -82,7 +72,8 @@ class BatchExperts:
         )
 
 
-def _group_experts(group: LinearGroup, route: Route | None) -> SharedExperts | None:
+def group_experts(group: LinearGroup, route: Route | None) -> SharedExperts | None:
+    """The experts of a route for a group of linear layers; None if there are none."""
     if route is None:
         return None
     by_module = [

@@ -171,11 +171,7 @@ class DecoderLayer:
     ) -> Tensor:
         """The layer's output for the residual stream x [batch, tokens, H] in fp32.
 
-        Args:
-            x: The residual stream.
-            key_values: Of the layer; those of x are written to it.
-            positions: Of the tokens.
-            experts: Of each group of linear layers.
+        The keys and values of x are written to the layer's part of the cache, `key_values`.
         """
         y = self._self_attention(self.before_attention(x), key_values, positions, experts)
         x = x + y if self.after_attention is None else self.after_attention.added_to(x, y)
@@ -222,12 +218,7 @@ class DecoderLayer:
         return self.groups[1](y.float(), experts[1])
 
     def _attention(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
-        dtype: torch.dtype,
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
         """Attention output [batch, tokens, -1] of rotated queries [batch, tokens, heads, size].
 
