@@ -190,19 +190,12 @@ class ClusterRow(Row, Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """The adapters of a batch: a single one, or a snapshot of clusters.
-
-    Attributes:
-        model: The backbone's model.
-        adapters: By their clusters' names.
-        folded: The cache of folded weights.
-        is_single: Whether it is a single adapter; then the clusters that rows name are ignored.
-    """
+    """The adapters of a batch: a single one, or a snapshot of clusters."""
 
     model: PreTrainedModel
-    adapters: Mapping[str, Adapter]
+    adapters: Mapping[str, Adapter]  # by their clusters' names
     folded: FoldedWeights
-    is_single: bool = False
+    is_single: bool = False  # a single adapter; then the clusters that rows name are ignored
 
     @classmethod
     def of(cls, adapters: Adapters) -> Resident | None:

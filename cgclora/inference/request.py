@@ -84,21 +84,13 @@ class EncodedRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request.
-
-    Attributes:
-        text: The answer.
-        finish: Why it ended: its `end` token, a `stop` text, or `length`.
-        prompt_tokens: Tokens of the prompt.
-        tokens: Generated tokens, the end token included.
-        seconds: Time from joining a batch to the end.
-    """
+    """The answer to a request."""
 
     text: str
-    finish: Finish
+    finish: Finish  # why it ended: its `end` token, a `stop` text, or `length`
     prompt_tokens: int
-    tokens: int
-    seconds: float
+    tokens: int  # generated, the end token included
+    seconds: float  # from joining a batch to the end
 
 
 @dataclass(frozen=True)

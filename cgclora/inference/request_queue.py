@@ -33,24 +33,14 @@ class QueueFullError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an engine.
+    """Maximum numbers of an engine."""
 
-    Attributes:
-        batch_size: Maximum rows of a batch.
-        batch_tokens: Maximum prompt tokens of a prefill, padding included; a longer prompt is read
-            alone.
-        queue: Maximum number of waiting requests.
-        prompt_tokens: Maximum tokens of a prompt.
-        answer_tokens: Maximum tokens of an answer.
-        workers: Number of batches that run concurrently.
-    """
-
-    batch_size: int = 16
-    batch_tokens: int = 16384
-    queue: int = 256
+    batch_size: int = 16  # rows of a batch
+    batch_tokens: int = 16384  # of a prefill, padding included; a longer prompt is read alone
+    queue: int = 256  # waiting requests
     prompt_tokens: int = 4096
     answer_tokens: int = 2048
-    workers: int = 2
+    workers: int = 2  # concurrent batches
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -53,17 +53,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RoutedTask:
-    """A candidate task of a prompt.
-
-    Attributes:
-        cluster: Cluster of the task.
-        task: Name of the task.
-        probability: In [0, 1]; the rest to a sum of 1 over all tasks is that of none of them.
-    """
+    """A candidate task of a prompt."""
 
     cluster: str
     task: str
-    probability: float
+    probability: float  # the rest to a sum of 1 over all tasks is that of none of them
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,14 +45,7 @@ _IGNORED = {"metadata", "user"}
 
 
 class ApiError(Exception):
-    """An error response in OpenAI's format.
-
-    Attributes:
-        status: HTTP status.
-        message: What is wrong and what to do.
-        param: The invalid field.
-        code: Machine-readable name of the error.
-    """
+    """An error response in OpenAI's format, with the invalid field and a name for programs."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -72,29 +65,17 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A validated body of `POST /v1/completions`; defaults are OpenAI's.
-
-    Attributes:
-        model: Name of a model.
-        prompts: One or more, with one answer each.
-        max_tokens: Maximum tokens of an answer.
-        temperature: See `Request`.
-        top_p: See `Request`.
-        seed: Of the sampling; random if missing.
-        stop: Texts that end an answer.
-        stream: Whether pieces are sent as they are generated.
-        include_usage: Whether a stream ends with the token counts.
-    """
+    """A validated body of `POST /v1/completions`; defaults are OpenAI's."""
 
     model: str
-    prompts: tuple[str, ...]
-    max_tokens: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    stream: bool = False
-    include_usage: bool = False
+    prompts: tuple[str, ...]  # with one answer each
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool  # whether a stream ends with the token counts
 
     @classmethod
     def parse(cls, body: Any) -> Self:
@@ -110,25 +91,30 @@ class CompletionRequest:
                 raise ApiError(400, f"{name} is not supported here: leave it out.", param=name)
             if name not in _NO_EFFECT and name not in _SUPPORTED | _IGNORED:
                 raise ApiError(400, f"there is no field {name[:100]!r}: leave it out.", param=name)
-        seed = _number(body, "seed", secrets.randbelow(_NUMBER_LIMIT), whole=True)
         options = body.get("stream_options") or {}
         if not isinstance(options, dict):
             raise ApiError(400, "stream_options must be an object.", param="stream_options")
         return cls(
-            model=_text(body, "model"),
+            model=text_field(body, "model"),
             prompts=_texts(body, "prompt", MAX_PROMPTS),
             max_tokens=int(_number(body, "max_tokens", 16, whole=True)),
             temperature=_number(body, "temperature", 1.0),
             top_p=_number(body, "top_p", 1.0),
-            seed=int(seed),
+            seed=int(_number(body, "seed", secrets.randbelow(_NUMBER_LIMIT), whole=True)),
             stop=_stops(body),
             stream=_boolean(body, "stream"),
             include_usage=_boolean(options, "include_usage"),
         )
 
 
-def _text(body: Mapping[str, Any], name: str) -> str:
-    if not isinstance(value := body.get(name), str) or not value:
+def text_field(body: Any, name: str) -> str:
+    """The text of a field of a JSON body.
+
+    Raises:
+        ApiError: The body is not an object, or the field is not a non-empty string.
+    """
+    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(value, str) or not value:
         raise ApiError(400, f"{name} must be a non-empty string.", param=name)
     return value
 

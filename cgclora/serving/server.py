@@ -24,7 +24,7 @@ from cgclora.inference.engine import Engine
 from cgclora.inference.request import DecodingError, Piece
 from cgclora.inference.request_queue import Call, QueueFullError
 from cgclora.serving import openai_api
-from cgclora.serving.openai_api import ApiError, CompletionRequest
+from cgclora.serving.openai_api import ApiError, CompletionRequest, text_field
 from cgclora.storage.adapter_dir import AdapterError
 
 MAX_BODY_BYTES = 4 << 20
@@ -84,14 +84,14 @@ def application(
     @routes.post("/load_lora_adapter")
     async def load(http: Request) -> Response:
         body = await _body(http)
-        name, path = _field(body, "lora_name"), _field(body, "lora_path")
+        name, path = text_field(body, "lora_name"), text_field(body, "lora_path")
         folder = _allowed(adapters_folder, path)
         await asyncio.to_thread(_add, engine, name, path, folder)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @routes.post("/unload_lora_adapter")
     async def unload(http: Request) -> Response:
-        name = _field(await _body(http), "lora_name")
+        name = text_field(await _body(http), "lora_name")
         _allowed(adapters_folder, ".")
         try:
             await asyncio.to_thread(engine.clusters.remove, name)
@@ -191,13 +191,6 @@ async def _body(http: Request) -> Any:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "the body is not valid JSON.") from error
     return body
-
-
-def _field(body: Any, name: str) -> str:
-    value = body.get(name) if isinstance(body, dict) else None
-    if not isinstance(value, str) or not value:
-        raise ApiError(400, f"{name} must be a non-empty string.", param=name)
-    return value
 
 
 async def _complete(engine: Engine, completion: CompletionRequest, http: Request) -> Response:

@@ -54,19 +54,12 @@ def sharing_pays(slots: int, rows: int, device: str, *, compiled: bool) -> bool:
 
 @dataclass(frozen=True)
 class SlotExperts:
-    """See `GroupExperts`: the slots of a group of linear layers, and the slot of each row.
+    """See `GroupExperts`: the slots of a group of linear layers, and the slot of each row."""
 
-    Attributes:
-        A: [slots, R, in].
-        B: [slots, R, all outputs].
-        rows: The slot of each row, [batch].
-        mask: Whether a row uses a slot, [batch, slots], if experts are shared; else None.
-    """
-
-    A: Tensor
-    B: Tensor
-    rows: Tensor
-    mask: Tensor | None
+    A: Tensor  # [slots, R, in]
+    B: Tensor  # [slots, R, all outputs]
+    rows: Tensor  # slot of each row, [batch]
+    mask: Tensor | None  # whether a row uses a slot, [batch, slots], if experts are shared
     folded_weights: None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:

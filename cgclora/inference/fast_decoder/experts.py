@@ -16,18 +16,11 @@ from cgclora.models.quantized import FEW_ROWS
 
 @dataclass(frozen=True)
 class SharedExperts:
-    """See `GroupExperts`: the experts that any row of the batch uses, applied to all rows.
+    """See `GroupExperts`: the experts that any row of the batch uses, applied to all rows."""
 
-    Attributes:
-        A: [R, in]; None with folded weights.
-        B: [R, all outputs], multiplied by the gates for a batch of one.
-        gates: [batch, 1, R]; None where B includes them.
-        folded_weights: See `GroupExperts`.
-    """
-
-    A: Tensor | None = None
-    B: Tensor | None = None
-    gates: Tensor | None = None
+    A: Tensor | None = None  # [R, in]; None with folded weights
+    B: Tensor | None = None  # [R, all outputs], multiplied by the gates for a batch of one
+    gates: Tensor | None = None  # [batch, 1, R]; None where B includes them
     folded_weights: tuple[Tensor, ...] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:

@@ -17,32 +17,18 @@ from cgclora.models.quantized import FEW_ROWS, Int8Weight
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions of a pass's tokens, with what layers of one attention type derive from them.
+    """Positions of a pass's tokens, with what layers of one attention type derive from them."""
 
-    Attributes:
-        rows: Row indices, [batch, 1].
-        tokens: Position of each token, [batch, tokens]; [tokens] where all rows are alike.
-        cos: Rotary table, [..., tokens, 1, head size].
-        sin: Likewise, signed, see `FastDecoder.rotary_tables`.
-        start: Position of the first token of all rows; None where rows differ.
-        first_key: First key that any token attends to.
-        end: After the last such key.
-        mask: Keys in this range that each token attends to, [batch or 1, 1, tokens, keys]; None
-            is all.
-        dtype: Of the attention scores.
-        key_ranges: First key and end of each token, where tokens attend separately.
-    """
-
-    rows: Tensor
-    tokens: Tensor
-    cos: Tensor
-    sin: Tensor
-    start: int | None
-    first_key: int
-    end: int
-    mask: Tensor | None
-    dtype: torch.dtype
-    key_ranges: Sequence[tuple[int, int]] = ()
+    rows: Tensor  # row indices, [batch, 1]
+    tokens: Tensor  # position of each token, [batch, tokens]; [tokens] where all rows are alike
+    cos: Tensor  # rotary table, [..., tokens, 1, head size]
+    sin: Tensor  # likewise, signed, see `FastDecoder.rotary_tables`
+    start: int | None  # position of the first token of all rows; None where rows differ
+    first_key: int  # that any token attends to
+    end: int  # of the keys
+    mask: Tensor | None  # of these keys, [batch or 1, 1, tokens, keys]; None attends to all
+    dtype: torch.dtype  # of the attention scores
+    key_ranges: Sequence[tuple[int, int]] = ()  # first key and end of each token that is separate
 
 
 class RMSNorm:
