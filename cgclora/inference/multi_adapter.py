@@ -38,7 +38,7 @@ from cgclora.storage.adapter_dir import AdapterError
 
 
 class Clusters:
-    """The adapters resident on one backbone; takes an adapter's place in `generate`.
+    """The adapters resident on one backbone; accepted by `generate` like an adapter.
 
     Args:
         backbone: They are attached to it.
@@ -271,9 +271,9 @@ def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> st
     for name, adapter in adapters.items():
         if cluster in {None, name} and task in adapter.config.tasks:
             return name
-    who = "no cluster" if cluster is None else f"the cluster {cluster!r} does not"
-    known = "; ".join(f"{name} knows {', '.join(a.config.tasks)}" for name, a in adapters.items())
-    raise ConfigError(f"{who} {'knows' if cluster is None else 'know'} the task {task!r}: {known}.")
+    tasks = "; ".join(f"{name} knows {', '.join(a.config.tasks)}" for name, a in adapters.items())
+    subject = "no cluster knows" if cluster is None else f"the cluster {cluster!r} does not know"
+    raise ConfigError(f"{subject} the task {task!r}: {tasks}.")
 
 
 def _no_cluster(adapters: Mapping[str, Adapter], name: str) -> str:

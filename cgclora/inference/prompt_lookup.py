@@ -16,7 +16,7 @@ from threading import Lock
 _MAX_NGRAM = 4
 _MIN_NGRAM = 2  # of earlier answers; in the prompt and its answer 1 is enough
 _MAX_CONTINUATION = 8
-_START = -1  # stands for the tokens before an answer's first one
+_START = -1  # placeholder before the first token of an answer
 
 
 class NgramCache:
