@@ -91,7 +91,7 @@ class AdapterConfig:
         expert_rank: Rank of one expert (k).
         gate: `task`, a learned softmax over the task's experts (arXiv 2402.01684);
             `uniform`, 1 / (C + S) each; `none`, weight 1 each, a plain sum.
-        gate_scope: One gate a layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
+        gate_scope: One gate per layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
         embedding_size: Width of the task embedding that the gate reads.
         alpha: Numerator of the scale.
         scale_rule: Denominator of the scale: `expert` k, `active` (C + S) * k, `total` E * k, or
@@ -131,13 +131,9 @@ class AdapterConfig:
         repeated = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
         if repeated:
             raise ConfigError(f"tasks names {repeated} more than once: each task needs one id.")
-        for field, least in (
-            ("common", 0),
-            ("specific", 0),
-            ("expert_rank", 1),
-            ("embedding_size", 1),
-        ):
-            whole(field, getattr(self, field), least)
+        minimums = {"common": 0, "specific": 0, "expert_rank": 1, "embedding_size": 1}
+        for field, minimum in minimums.items():
+            whole(field, getattr(self, field), minimum)
         if self.experts_per_task == 0:
             raise ConfigError("common and specific are both 0: give every task at least 1 expert.")
         for field, choices in (
@@ -232,10 +228,9 @@ class AdapterConfig:
     @classmethod
     def lora(cls, tasks: Sequence[str], rank: int = 16, **changes: Any) -> AdapterConfig:
         """Plain LoRA (arXiv 2106.09685): one expert for all tasks, no gate."""
-        settings = {"common": 1, "specific": 0, "expert_rank": rank, "gate": "none"}
-        return cls(
-            tuple(tasks), **{**settings, "scale_rule": "active", "alpha": 2.0 * rank, **changes}
-        )
+        sizes = {"common": 1, "specific": 0, "expert_rank": rank, "gate": "none"}
+        scale = {"alpha": 2.0 * rank, "scale_rule": "active"}
+        return cls(tuple(tasks), **{**sizes, **scale, **changes})
 
     @classmethod
     def moe_lora(
@@ -248,15 +243,10 @@ class AdapterConfig:
         """
         if experts < 1 or rank % experts:
             raise ConfigError(f"rank {rank} does not divide into {experts} equal experts.")
-        settings = {"common": experts, "specific": 0, "expert_rank": rank // experts}
-        published = {
-            "gate_scope": "model",
-            "embedding_size": 64,
-            "alpha": 32.0,
-            "scale_rule": "total",
-            "dropout": 0.1,
-        }
-        return cls(tuple(tasks), **{**settings, **published, **changes})
+        sizes = {"common": experts, "specific": 0, "expert_rank": rank // experts}
+        gate = {"gate_scope": "model", "embedding_size": 64}  # this and below as published
+        scale = {"alpha": 32.0, "scale_rule": "total", "dropout": 0.1}
+        return cls(tuple(tasks), **{**sizes, **gate, **scale, **changes})
 
     def matched_lora(self, to: Literal["total", "active"]) -> AdapterConfig:
         """The plain LoRA of the same total or the same active rank, on the same layers."""

@@ -51,9 +51,7 @@ def decode(
         reference: See `Batch`.
 
     Raises:
-        DecodingError: A task is folded in or out while the answers run, or another task than the
-            requested one is folded in.
-        AdapterError: A request's gates have a wrong shape.
+        DecodingError, AdapterError: As `Engine.stream`.
     """
     joining = _Joining(backbone, adapters, take, reference, [*requests])
     rows, batch, hidden = joining.begin()

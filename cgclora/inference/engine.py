@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock, Thread
-from types import TracebackType
 from typing import Self
 
 from cgclora.adapter import Adapter
@@ -181,12 +180,7 @@ class Engine:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop all workers; returns after the last forward pass."""
         self._queue.close()
         for thread in self._threads:
@@ -197,7 +191,7 @@ class Engine:
     def drain(self, seconds: float) -> None:
         """Accept no more requests, answer the waiting ones within `seconds`, and stop."""
         self._queue.drain(seconds)
-        self.__exit__(None, None, None)
+        self.__exit__()
 
     def submit(self, call: Call, requests: Sequence[Request]) -> None:
         """Queue all of these requests for the workers, or none.

@@ -82,16 +82,10 @@ def answers(
         ConfigError: No adapter knows a task.
     """
     rows = default_rows(backbone) if batch_size is None else batch_size
-    runtime = Runtime.of(backbone)
-    if rows < 1:
-        raise DecodingError(f"batch_size must be at least 1, got {rows}.")
-    if not runtime.is_fast:
-        raise DecodingError(f"{backbone.name} is of a family that no static batch is made for.")
-    if any(request.temperature or request.choices is not None for request in requests):
-        raise DecodingError("a static batch takes greedy requests without choices only.")
+    _check_supported(backbone, requests, rows)
     if not requests:
         return
-    resident = Resident.of(adapters)
+    runtime, resident = Runtime.of(backbone), Resident.of(adapters)
     encoded = encode_requests(backbone, requests, resident)
     if folded_in(backbone.model) is not None:
         resident = None  # the folded task needs no experts
@@ -118,6 +112,15 @@ def answers(
         for row in run.step():
             seconds = time.monotonic() - row.reply.started
             yield row.reply.index, row.reply.answer(seconds)
+
+
+def _check_supported(backbone: Backbone, requests: Sequence[Request], rows: int) -> None:
+    if rows < 1:
+        raise DecodingError(f"batch_size must be at least 1, got {rows}.")
+    if not Runtime.of(backbone).is_fast:
+        raise DecodingError(f"{backbone.name} is of a family that static batches do not support.")
+    if any(request.temperature or request.choices is not None for request in requests):
+        raise DecodingError("a static batch takes greedy requests without choices only.")
 
 
 def _slots(

@@ -464,7 +464,7 @@ def test_what_a_static_batch_cannot_answer_is_refused():
             list(answers(backbone, [other], None))
     with pytest.raises(DecodingError, match="batch_size"):
         list(answers(backbone, [request], None, batch_size=0))
-    with pytest.raises(DecodingError, match="no static batch"):
+    with pytest.raises(DecodingError, match="do not support"):
         list(answers(make_backbone("gpt_neox"), [request], None))
     assert list(answers(backbone, [], None)) == []
 

@@ -304,7 +304,9 @@ def test_a_batch_hears_of_one_adapter_even_if_another_takes_its_place_meanwhile(
         clusters.remove("small")
         clusters.add("small", tmp_path / "other")
 
-    monkeypatch.setattr(cgclora.inference.request, "check_folded", replaced)  # between format and plan
+    monkeypatch.setattr(
+        cgclora.inference.request, "check_folded", replaced
+    )  # between format and plan
     assert generate(backbone, [request], clusters)[0].text == expected
     monkeypatch.undo()
     assert generate(backbone, [request], clusters)[0].text != expected
