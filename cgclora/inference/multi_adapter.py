@@ -233,12 +233,10 @@ class Resident:
             ((name, task),) = tasks
             if name and task and (folded := self.folded.route(self.adapters[name], task)):
                 return folded
+        bare = TaskRow(None)
         routes = [
             self.adapters[name].plan_rows(
-                [
-                    row if own == name else TaskRow(None)
-                    for row, own in zip(rows, names, strict=True)
-                ]
+                [row if own == name else bare for row, own in zip(rows, names, strict=True)]
             )
             for name in dict.fromkeys(filter(None, names))
         ]
