@@ -56,7 +56,7 @@ class Engine:
     Args:
         backbone: The model.
         adapters: They know the requests' tasks. Clusters may be added and removed meanwhile.
-        limits: Of `submit`; `answers` uses the batch size only.
+        limits: Of `submit`; `answers` uses those of a batch only.
         reference: See `Batch`.
     """
 
