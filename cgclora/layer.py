@@ -162,9 +162,7 @@ class ExpertLinear(nn.Module):
             return F.linear(x, experts, self.base_layer.bias)
         y = cast(Tensor, self.base_layer(x))
         if experts:
-            y = y.clone(
-                memory_format=torch.contiguous_format
-            )  # hooks may have kept the frozen output
+            y = y.clone(memory_format=torch.contiguous_format)  # hooks may keep the frozen output
         for one in experts:
             one.add(x, y)
         return y

@@ -294,7 +294,7 @@ def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
     )
     expected = head.argmax(hidden)
     assert not whole
-    monkeypatch.setattr("cgclora.models.lm_head._MOST", 0)
+    monkeypatch.setattr("cgclora.models.lm_head._MAX_CANDIDATES", 0)
     assert head.argmax(hidden) == expected
     assert whole == [1] * 4  # each by itself: rows of one product round unlike
 
