@@ -1,7 +1,7 @@
-"""One description for every method: LoRA, MOE-LoRA, CGC-LoRA and the ablations are its values.
+"""One config for every method: LoRA, MOE-LoRA, CGC-LoRA and the ablations are values of it.
 
-A config says which task may use which expert (`common`, `specific`), how a task weighs the experts
-that it may use (`gate`), and how large everything is. The layer reads nothing else.
+A config defines which task may use which expert (`common`, `specific`), how a task weights its
+experts (`gate`), and all sizes. The layer reads nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 FORMAT = 2
-"""Version of the saved form of a config; a folder with a larger one is refused."""
+"""Version of the saved form; larger ones are refused."""
 
 BEFORE_START = 1
-"""The last version whose configs say nothing of `start`: those adapters are trained with `bos`."""
+"""The last version without `start`: its adapters were trained with `bos`."""
 
 Gate = Literal["task", "uniform", "none"]
 GateScope = Literal["layer", "model"]
@@ -26,7 +26,7 @@ Start = Literal["tokenizer", "bos"]
 
 
 class ConfigError(ValueError):
-    """A config value that no adapter can have; the message names the field, value and remedy."""
+    """An invalid config value; the message names the field, value and remedy."""
 
 
 def _is_number(value: object) -> bool:
@@ -34,20 +34,20 @@ def _is_number(value: object) -> bool:
 
 
 def whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number of at least `least`.
+    """Check that a value is a whole number of at least `least`.
 
     Raises:
-        ConfigError: It is not; the message has the name.
+        ConfigError: It is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}.")
 
 
 def number(name: str, value: object, least: float) -> None:
-    """Refuse what is no finite number of at least `least`.
+    """Check that a value is a finite number of at least `least`.
 
     Raises:
-        ConfigError: It is not; the message has the name.
+        ConfigError: It is not.
     """
     if not _is_number(value) or cast(float, value) < least:
         raise ConfigError(f"{name} must be a number >= {least}, got {value!r}.")
@@ -63,13 +63,12 @@ def _names(field: str, values: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """What stands around a prompt when it becomes token ids.
+    """What is added to a prompt before it is encoded.
 
     Attributes:
         separator: Text between the prompt and its answer.
-        start: `tokenizer`, the special tokens that the backbone's tokenizer itself adds to a text:
-            what PEFT, TRL and vLLM feed; `bos`, its `bos_token` wherever it names one, and nothing
-            else.
+        start: `tokenizer`, the special tokens that the backbone's tokenizer adds by itself, as with
+            PEFT, TRL and vLLM; `bos`, only its `bos_token`, if it has one.
     """
 
     separator: str = "\n"
@@ -78,7 +77,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter is, apart from its weights.
+    """Everything that defines an adapter except its weights.
 
     With T tasks there are E = `common` + T * `specific` experts, each of rank k = `expert_rank`.
     Task t may use the common experts and its own. The adapted layer computes
@@ -88,11 +87,11 @@ class AdapterConfig:
     Attributes:
         tasks: Task names, in the order of their ids.
         common: Number of experts that every task uses (C).
-        specific: Number of experts that one task has to itself (S).
+        specific: Number of experts of each single task (S).
         expert_rank: Rank of one expert (k).
         gate: `task`, a learned softmax over the task's experts (arXiv 2402.01684);
             `uniform`, 1 / (C + S) each; `none`, weight 1 each, a plain sum.
-        gate_scope: One gate a layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
+        gate_scope: One gate per layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
         embedding_size: Width of the task embedding that the gate reads.
         alpha: Numerator of the scale.
         scale_rule: Denominator of the scale: `expert` k, `active` (C + S) * k, `total` E * k, or
@@ -100,10 +99,9 @@ class AdapterConfig:
             uniform weights the update is that of a LoRA of the active rank with the same alpha.
         dropout: Probability of dropping an input feature of the experts while training.
         target_modules: Names of the linear layers to adapt (`q_proj`, or a full path); None takes
-            all that can be adapted, see `cgclora.models.target_modules.linear_paths`.
+            all adaptable layers, see `cgclora.models.target_modules.linear_paths`.
         separator: Text between a prompt and its answer, in training and decoding alike.
-        start: Special tokens around a prompt, see `PromptFormat`. `bos` is for adapters that were
-            trained so, before there was a choice.
+        start: Special tokens of a prompt, see `PromptFormat`; `bos` is for older adapters.
 
     Raises:
         ConfigError: A value is out of range, or no task could use any expert.
@@ -133,13 +131,9 @@ class AdapterConfig:
         repeated = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
         if repeated:
             raise ConfigError(f"tasks names {repeated} more than once: each task needs one id.")
-        for field, least in (
-            ("common", 0),
-            ("specific", 0),
-            ("expert_rank", 1),
-            ("embedding_size", 1),
-        ):
-            whole(field, getattr(self, field), least)
+        minimums = {"common": 0, "specific": 0, "expert_rank": 1, "embedding_size": 1}
+        for field, minimum in minimums.items():
+            whole(field, getattr(self, field), minimum)
         if self.experts_per_task == 0:
             raise ConfigError("common and specific are both 0: give every task at least 1 expert.")
         for field, choices in (
@@ -161,10 +155,8 @@ class AdapterConfig:
 
     @property
     def prompt_format(self) -> PromptFormat:
-        """What stands around a prompt, in training and decoding alike."""
+        """The prompt format of training and decoding."""
         return PromptFormat(self.separator, self.start)
-
-    # Counts -------------------------------------------------------------------------------
 
     @property
     def num_experts(self) -> int:
@@ -198,9 +190,9 @@ class AdapterConfig:
         return self.alpha / denominator
 
     def access(self) -> list[list[bool]]:
-        """The table of which task may use which expert: T rows of E values.
+        """Which task may use which expert: T rows of E values.
 
-        Experts stand in the order: common ones, then those of task 0, of task 1, and so on.
+        The order of experts is: common ones, those of task 0, of task 1, and so on.
         """
         owners = [t for t in range(len(self.tasks)) for _ in range(self.specific)]
         common = [True] * self.common
@@ -233,15 +225,12 @@ class AdapterConfig:
         gates = len(shapes) if self.gate_scope == "layer" else 1
         return experts + self.embedding_size * (len(self.tasks) + gates * self.num_experts)
 
-    # Methods by name ----------------------------------------------------------------------
-
     @classmethod
     def lora(cls, tasks: Sequence[str], rank: int = 16, **changes: Any) -> AdapterConfig:
         """Plain LoRA (arXiv 2106.09685): one expert for all tasks, no gate."""
-        settings = {"common": 1, "specific": 0, "expert_rank": rank, "gate": "none"}
-        return cls(
-            tuple(tasks), **{**settings, "scale_rule": "active", "alpha": 2.0 * rank, **changes}
-        )
+        sizes = {"common": 1, "specific": 0, "expert_rank": rank, "gate": "none"}
+        scale = {"alpha": 2.0 * rank, "scale_rule": "active"}
+        return cls(tuple(tasks), **{**sizes, **scale, **changes})
 
     @classmethod
     def moe_lora(
@@ -254,15 +243,10 @@ class AdapterConfig:
         """
         if experts < 1 or rank % experts:
             raise ConfigError(f"rank {rank} does not divide into {experts} equal experts.")
-        settings = {"common": experts, "specific": 0, "expert_rank": rank // experts}
-        published = {
-            "gate_scope": "model",
-            "embedding_size": 64,
-            "alpha": 32.0,
-            "scale_rule": "total",
-            "dropout": 0.1,
-        }
-        return cls(tuple(tasks), **{**settings, **published, **changes})
+        sizes = {"common": experts, "specific": 0, "expert_rank": rank // experts}
+        gate = {"gate_scope": "model", "embedding_size": 64}  # this and below as published
+        scale = {"alpha": 32.0, "scale_rule": "total", "dropout": 0.1}
+        return cls(tuple(tasks), **{**sizes, **gate, **scale, **changes})
 
     def matched_lora(self, to: Literal["total", "active"]) -> AdapterConfig:
         """The plain LoRA of the same total or the same active rank, on the same layers."""
@@ -276,18 +260,16 @@ class AdapterConfig:
             start=self.start,
         )
 
-    # Saved form ---------------------------------------------------------------------------
-
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON values, stamped with the format's version."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterConfig:
-        """Read what `to_dict` wrote. Keys this version does not know are named in a warning.
+        """Read the output of `to_dict`. Unknown keys give a warning.
 
         Raises:
-            ConfigError: The format is newer than this code, or a field is missing or wrong.
+            ConfigError: The format is newer than this version, or a field is missing or wrong.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a config must be an object, got {type(values).__name__}.")
@@ -309,5 +291,5 @@ class AdapterConfig:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise ConfigError(
-                f"config is not complete or has a value of a wrong type: {error}"
+                f"config is incomplete or has a value of a wrong type: {error}"
             ) from error

@@ -83,15 +83,15 @@ class LayerExperts:
 
     A: Tensor  # [R, in]; or [M, R, in] of M adapters with equal shares of consecutive rows
     B: Tensor  # [R, out], or [M, R, out]
-    weights: Tensor  # scale times gate, a value a rank, [batch, 1, R]
+    weights: Tensor  # scale times gate, one value per rank, [batch, 1, R]
     rows: slice | None = None  # of the batch; None is all
-    dropout: Callable[[Tensor], Tensor] | None = None  # what x is multiplied by, while training
+    dropout: Callable[[Tensor], Tensor] | None = None  # factor of x, while training
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add to y [batch, ..., out], in place, what the experts make of x [batch, ..., in].
+        """Add the experts' output for x [batch, ..., in] to y [batch, ..., out], in place.
 
         Raises:
-            ValueError: The batch has another number of rows than the route has tasks.
+            ValueError: The numbers of rows of the batch and of the route differ.
         """
         if self.rows is not None:
             x, y = x[self.rows], y[self.rows]
@@ -108,11 +108,11 @@ class LayerExperts:
 
 @dataclass(frozen=True)
 class Route:
-    """How a batch uses the experts of one or several adapters, which may go meanwhile.
+    """How a batch uses the experts of one or several adapters, which may be detached meanwhile.
 
     Attributes:
-        experts: What each layer applies; or a weight [out, in] that takes the frozen one's place,
-            with a task folded into it. Layers that are not named stay as they are.
+        experts: The experts of each layer, or a weight [out, in] with a folded task that replaces
+            the frozen one. Other layers are unchanged.
     """
 
     experts: Mapping[ExpertLinear, tuple[LayerExperts, ...] | Tensor]
@@ -120,17 +120,17 @@ class Route:
 
 @dataclass
 class Routing:
-    """What all expert layers of a backbone share."""
+    """The state that all expert layers of a backbone share."""
 
     route: Route | None = None  # of the current batch
     folded: tuple[str, str] | None = None  # adapter and task that are folded into the weights
-    trainable: list[nn.Parameter] = field(default_factory=list)  # before any adapter came
+    trainable: list[nn.Parameter] = field(default_factory=list)  # before any adapter was attached
 
 
 class ExpertLinear(nn.Module):
     """A frozen linear layer with the experts of any number of adapters beside it.
 
-    The linear layer is neither copied nor changed; without a route the output is its own.
+    The linear layer is neither copied nor changed; without a route its output is unchanged.
     """
 
     adapter_parameter_names = ("expert_A", "expert_B")
@@ -142,11 +142,11 @@ class ExpertLinear(nn.Module):
         self.routing = routing
         self.expert_A = nn.ParameterDict()  # [E*k, in] by the adapter's name
         self.expert_B = nn.ParameterDict()  # [out, E*k]
-        self.register_parameter("frozen_weight", None)  # what a folded weight stands in for
+        self.register_parameter("frozen_weight", None)  # while a folded one replaces it
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight, or the folded one: code of backbones looks up its dtype or device."""
+        """The frozen or folded weight: code of backbones reads its dtype and device."""
         return self.base_layer.weight
 
     @property
@@ -170,28 +170,28 @@ class ExpertLinear(nn.Module):
     def update(self, name: str, weights: Tensor) -> Tensor:
         """B diag(weights) A in fp32, [out, in]: what an adapter's experts add to the frozen weight.
 
-        The weights are scale times gate of one task, a value a rank, [E*k].
+        The weights are scale times gate of one task, one value per rank, [E*k].
         """
         A, B = self.expert_A[name].float(), self.expert_B[name].float()
         return cast(Tensor, (B * weights.float()) @ A)
 
 
 def row_count(rows: int, tasks: int) -> str:
-    """What is wrong with a batch of another number of rows than its route."""
-    return f"the batch has {rows} rows but the route names {tasks} tasks: one task a row."
+    """Error message for a batch whose number of rows differs from its route's."""
+    return f"the batch has {rows} rows but the route names {tasks} tasks: one task per row."
 
 
 def select(table: Tensor, rows: Tensor | None, dim: int = 0) -> Tensor:
-    """Some rows of a table; unlike with `[...]`, the gradient is summed up in a fixed order."""
+    """Rows of a table; unlike with `[...]`, the gradient is summed in a fixed order."""
     return table if rows is None else table.index_select(dim, rows)
 
 
 def by_adapter(x: Tensor, table: Tensor) -> Tensor:
-    """View x [batch, ..., n] as a table wants it: [rows, n], or [M, rows, n] for M adapters."""
+    """View x [batch, ..., n] for a table: [rows, n], or [M, rows, n] for M adapters."""
     return x.reshape(*table.shape[:-2], -1, x.shape[-1])
 
 
 def add_product(y: Tensor, z: Tensor, table: Tensor) -> None:
-    """Add z [rows, R] times a table [R, n] to y, in place: a sum of its own would cost more."""
+    """Add z [rows, R] times a table [R, n] to y, in place, which is faster than a separate sum."""
     rows = by_adapter(y, table)
     (rows.addmm_ if table.dim() == 2 else rows.baddbmm_)(z, table)

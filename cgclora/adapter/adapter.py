@@ -1,12 +1,12 @@
-"""Put an adapter on a backbone, tell it the tasks of a batch, fold a task in, save and load.
+"""Attach an adapter to a backbone, route a batch, fold a task, save and load.
 
     adapter = Adapter.attach(model, AdapterConfig(tasks=("NER", "Summary")))
-    with adapter.route(["NER", "Summary", "NER"]):      # one task a row
+    with adapter.route(["NER", "Summary", "NER"]):      # one task per row
         logits = model(input_ids).logits
     adapter.save("my-adapter")
 
-The expert layers stand inside the backbone's own tree, so that whatever walks a model (optimizers,
-DDP, FSDP, gradient checkpointing) finds them; the frozen weights are never written to.
+The expert layers are part of the backbone's module tree, so that optimizers, DDP, FSDP and gradient
+checkpointing find them. The frozen weights are never written to.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from cgclora.storage.adapter_dir import AdapterError
 
 
 class Adapter(PlannedExperts):
-    """A named adapter on a backbone. Made by `attach` or `load`.
+    """A named adapter on a backbone, created by `attach` or `load`.
 
-    Attributes, beside those of `PlannedExperts`:
-        model: The backbone that carries it.
-        routing: What all expert layers of the backbone share.
-        manifest: What its folder says of it; empty for a new one.
+    Attributes:
+        model: The backbone's model.
+        routing: Shared by all expert layers of the backbone.
+        manifest: Manifest of its folder; empty for a new adapter.
         files: Further files of its folder by name, such as a router's, see `adapter_dir`.
-        backbone_name: Where the backbone came from, for the manifest.
+        backbone_name: Origin of the backbone, for the manifest.
     """
 
     def __init__(
@@ -69,8 +69,6 @@ class Adapter(PlannedExperts):
         self._lock: AbstractContextManager[Any] = nullcontext()
         self.routing = next(iter(layers.values())).routing
 
-    # Life on a backbone -------------------------------------------------------------------
-
     @classmethod
     def attach(
         cls,
@@ -80,24 +78,24 @@ class Adapter(PlannedExperts):
         name: str = "default",
         seed: int = 0,
     ) -> Self:
-        """Give a backbone a new adapter that does not change its outputs yet (B is zero).
+        """Attach a new adapter to a backbone, without effect on its outputs yet (B is zero).
 
         The backbone's own parameters stop requiring gradients.
 
         Args:
             backbone: A loaded backbone, or any `transformers` model.
-            config: What to attach.
-            name: Letters, digits, `_` and `-`; several adapters may live on one backbone.
-            seed: Of the experts' and the gate's first values.
+            config: Of the adapter.
+            name: Unique on the backbone: letters, digits, `_` and `-`.
+            seed: Of the experts' and the gate's initial values.
 
         Raises:
-            AdapterError: The name is taken or malformed, no layer has a wanted name, or the
-                backbone is not one whose layers see the rows of a batch; which layers are adapted
-                says `cgclora.models.target_modules.linear_paths`.
+            AdapterError: The name is taken or malformed, no layer has a target name (see
+                `cgclora.models.target_modules.linear_paths`), or the backbone's layers do not see
+                the rows of a batch.
         """
         model, lock = model_and_lock(backbone)
         paths = linear_paths(model, config.target_modules)
-        with lock:  # others' passes would be taken for the one that shows the rows
+        with lock:  # a concurrent forward pass would disturb the check
             if any(not isinstance(model.get_submodule(path), ExpertLinear) for path in paths):
                 check_rows(model, paths)
         return cls._attach(backbone, config, paths, name, seed)
@@ -111,13 +109,13 @@ class Adapter(PlannedExperts):
         name: str,
         seed: int,
     ) -> Self:
-        """`attach`, beside these layers."""
+        """`attach` to the layers at these paths."""
         model, lock = model_and_lock(backbone)
         taken = any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict))
         if taken or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise AdapterError(
-                f"adapter name {name!r} cannot be used: take letters, digits, '_' and '-', and "
-                "not a word that torch modules use, such as 'train'."
+                f"adapter name {name!r} cannot be used: use letters, digits, '_' and '-', and "
+                "no attribute name of torch modules, such as 'train'."
             )
         if name in getattr(model, GATES, {}):
             raise AdapterError(f"an adapter named {name!r} is attached already: detach it first.")
@@ -145,16 +143,15 @@ class Adapter(PlannedExperts):
         return adapter
 
     def detach(self, *, keep_layers: bool = False) -> None:
-        """Take the adapter off; with the last one gone the backbone is as it came.
+        """Detach the adapter; without adapters the backbone is in its original state.
 
         Args:
-            keep_layers: Leave empty expert layers where they are, for batches on their way that
-                hold a route through them.
+            keep_layers: Keep empty expert layers, for running batches with a route through them.
         """
-        self._take_off(set(self.layers.values()) if keep_layers else set())
+        self._detach(set(self.layers.values()) if keep_layers else set())
 
-    def _take_off(self, kept: Set[ExpertLinear]) -> None:
-        """`detach`; of the layers that are empty then, these are left where they are."""
+    def _detach(self, kept: Set[ExpertLinear]) -> None:
+        """`detach`, which keeps these expert layers even if they are empty."""
         self.unfold()
         self._detached = {layer: self._tables(layer) for layer in self.layers.values()}
         for path, layer in self.layers.items():
@@ -170,39 +167,37 @@ class Adapter(PlannedExperts):
             self.routing.trainable.clear()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The adapter's own parameters under the names that its file uses."""
+        """The adapter's parameters by their names in its file."""
         yield from self.expert_parameters()
         for gate_name, parameter in self.gate.named_parameters():
             yield f"gate.{gate_name}", parameter
 
     def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of `named_parameters` that are not the gate's."""
+        """The `named_parameters` without the gate's."""
         for path, layer in self.layers.items():
             for table in ExpertLinear.adapter_parameter_names:
                 yield f"{path}.{table}", getattr(layer, table)[self.name]
 
     def num_parameters(self) -> int:
-        """Number of trained values."""
+        """Number of trainable values."""
         return sum(parameter.numel() for _, parameter in self.named_parameters())
-
-    # Tasks of a batch ---------------------------------------------------------------------
 
     @contextmanager
     def route(
         self, tasks: Sequence[str | None] | Tensor | Route, *, gates: Tensor | None = None
     ) -> Iterator[None]:
-        """Within this context the backbone answers each row with its task's experts.
+        """Route each row of a batch to its task's experts, within this context.
 
-        A training step keeps the context open through `backward`, since gradient checkpointing
-        runs the layers again there.
+        In training, `backward` must be within the context, too: gradient checkpointing recomputes
+        the layers there.
 
         Args:
-            tasks: As for `plan`, or what `plan` returned.
+            tasks: As for `plan`, or a route that `plan` returned.
             gates: As for `plan`.
 
         Raises:
             ConfigError: A task is unknown.
-            AdapterError: A task is folded in, or `gates` has another shape.
+            AdapterError: A task is folded in, or `gates` has a wrong shape.
         """
         if self.routing.folded is not None:
             name, task = self.routing.folded
@@ -213,20 +208,18 @@ class Adapter(PlannedExperts):
         with follow(self.routing, route):
             yield
 
-    # One task as part of the backbone -----------------------------------------------------
-
     @property
     def folded_task(self) -> str | None:
-        """The task of this adapter that is folded in, if any."""
+        """This adapter's folded task, if any."""
         name, task = self.routing.folded or (None, None)
         return task if name == self.name else None
 
     def folded_weights(self, task: str) -> dict[ExpertLinear, Tensor]:
-        """What each adapted layer's weight is with a task folded in, [out, in]; nothing changes.
+        """The weight [out, in] of each adapted layer with a task folded in; changes nothing.
 
         Raises:
             ConfigError: The task is unknown.
-            AdapterError: The backbone is quantised, so that there is no weight to add to.
+            AdapterError: The backbone is quantised.
         """
         self._check_foldable()
         return {
@@ -240,36 +233,31 @@ class Adapter(PlannedExperts):
                 raise AdapterError(f"{path} is quantised: fold into an unquantised backbone.")
 
     def fold(self, task: str) -> None:
-        """Add one task's experts to the frozen weights: its answers then cost nothing extra.
-
-        It takes the place of what this or another adapter had folded in.
+        """Fold one task into the weights, without cost at inference; replaces any folded task.
 
         Raises:
             ConfigError: The task is unknown.
-            AdapterError: The backbone is quantised, so that there is no weight to add to, or a
-                route is open.
+            AdapterError: The backbone is quantised, or a route is active.
         """
         if self.routing.route is not None:
             raise AdapterError("fold() within route(): leave the route first.")
         self._check_foldable()
         weights = self.rank_weights(task)
-        with self._lock:  # not between two layers of a pass
+        with self._lock:  # not within a forward pass
             unfold_all(self.model, self.routing)
             try:
                 for layer, row in zip(self.layers.values(), weights, strict=True):
                     fold_layer(layer, self.name, row)
-            except BaseException:  # out of memory, say: a part of a task is no task
+            except BaseException:  # such as out of memory: no partly folded task
                 unfold_all(self.model, self.routing)
                 raise
             self.routing.folded = (self.name, task)
 
     def unfold(self) -> None:
-        """Undo this adapter's `fold` exactly; without a folded task nothing happens."""
+        """Undo this adapter's `fold` exactly, if there is one."""
         if self.folded_task is not None:
             with self._lock:
                 unfold_all(self.model, self.routing)
-
-    # Folder -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """The adapter's weights by name, on the CPU."""
@@ -279,7 +267,7 @@ class Adapter(PlannedExperts):
         }
 
     def backbone_facts(self) -> dict[str, str]:
-        """What a manifest says of the backbone: its name, fingerprint and model type."""
+        """The backbone's name, fingerprint and model type, for the manifest."""
         return {
             "name": public_name(self.backbone_name),
             "fingerprint": fingerprint(self.model),
@@ -287,24 +275,24 @@ class Adapter(PlannedExperts):
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over weights by name.
+        """Load weights by name.
 
         Raises:
-            AdapterError: A name is missing or unknown, or a shape differs; nothing is changed then.
+            AdapterError: A name is missing or unknown, or a shape differs; then nothing changes.
         """
-        own = dict(self.named_parameters())
-        if missing := sorted(own.keys() - tensors.keys()):
+        parameters = dict(self.named_parameters())
+        if missing := sorted(parameters.keys() - tensors.keys()):
             raise AdapterError(f"{len(missing)} tensors are missing, the first is {missing[0]!r}.")
-        if unknown := sorted(tensors.keys() - own.keys()):
+        if unknown := sorted(tensors.keys() - parameters.keys()):
             raise AdapterError(f"{len(unknown)} tensors are unknown, the first is {unknown[0]!r}.")
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             if parameter.shape != tensors[name].shape:
                 raise AdapterError(
                     f"{name} has shape {list(tensors[name].shape)}, "
                     f"expected {list(parameter.shape)}."
                 )
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(tensors[name])
 
     def save(
@@ -314,18 +302,18 @@ class Adapter(PlannedExperts):
         dtype: torch.dtype | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write config, weights, further files and manifest as a folder, whole or not at all.
+        """Write config, weights, further files and manifest to a folder, atomically.
 
         Args:
-            folder: Where; an older adapter there is replaced.
-            dtype: Of the written weights; None keeps theirs.
-            facts: What else the manifest shall say: data hash, seed, hyper-parameters, results.
+            folder: An older adapter there is replaced.
+            dtype: Of the saved weights; None keeps theirs.
+            facts: Further entries of the manifest: data hash, seed, hyper-parameters, results.
 
         Returns:
             The manifest.
 
         Raises:
-            AdapterError: The folder is there and holds something else.
+            AdapterError: The folder exists and is not an adapter.
         """
         self.manifest = adapter_dir.write(
             folder,
@@ -348,51 +336,49 @@ class Adapter(PlannedExperts):
     def load(
         cls, folder: str | Path, backbone: Backbone | PreTrainedModel, *, name: str | None = None
     ) -> Self:
-        """Attach an adapter that was saved. Reads JSON and safetensors only.
+        """Attach a saved adapter. Reads JSON and safetensors only.
 
         Args:
-            folder: What `save` wrote.
+            folder: Written by `save`.
             backbone: The backbone it was trained on.
-            name: Its name on this backbone; None takes the folder's, as far as its letters go.
+            name: Its name on this backbone; None derives it from the folder's.
 
         Raises:
-            AdapterError: The folder is not an adapter or is damaged, or its format is newer, or it
-                was trained on another backbone, or its shapes do not fit, or it holds a value that
-                is no finite number.
+            AdapterError: The folder is not an adapter, is damaged, has a newer format, was trained
+                on another backbone, or has a wrong shape or a value that is not finite.
         """
         folder = Path(folder)
         manifest, config = adapter_dir.read_manifest(folder)
         model, lock = model_and_lock(backbone)
-        found = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
-        wanted = manifest["backbone"]["fingerprint"]
-        if found != wanted:
+        actual = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
+        expected = manifest["backbone"]["fingerprint"]
+        if actual != expected:
             raise AdapterError(
                 f"{folder} was trained on {manifest['backbone'].get('name') or 'another backbone'} "
-                f"(fingerprint {wanted[:12]}), this backbone is {found[:12]}: load that one."
+                f"(fingerprint {expected[:12]}), this backbone is {actual[:12]}: load that one."
             )
         tensors = adapter_dir.read_tensors(folder)
         for tensor_name, tensor in tensors.items():
-            # Even with gate zero, as in the rows of other adapters, it would give no number.
+            # Even with gate zero, as in rows of other adapters, it would give NaN.
             if not torch.isfinite(tensor).all():
                 raise AdapterError(
-                    f"{folder}: {tensor_name} holds a value that is not a finite number: take an "
-                    "earlier state of its training, or train it anew."
+                    f"{folder}: {tensor_name} has a value that is not a finite number: use an "
+                    "earlier checkpoint, or train the adapter again."
                 )
-        # Others may be using the backbone, and must not meet an adapter between two layers.
-        with lock:
-            # Of adapters that left, too: answers on their way may hold routes through them.
-            older = {layer for layer in model.modules() if isinstance(layer, ExpertLinear)}
+        with lock:  # not within a forward pass
+            # Also those of detached adapters: running batches may have routes through them.
+            existing = {layer for layer in model.modules() if isinstance(layer, ExpertLinear)}
             paths = saved_paths(model, config.target_modules, tensors)
-            adapter = cls._attach(backbone, config, paths, name or _name_of(folder), 0)
+            adapter = cls._attach(backbone, config, paths, name or _module_name(folder), 0)
             try:
                 adapter.load_state_dict(tensors)
             except AdapterError as error:
-                adapter._take_off(older)
+                adapter._detach(existing)
                 raise AdapterError(f"{folder} does not fit this backbone: {error}") from error
         adapter.manifest, adapter.files = manifest, adapter_dir.read_files(folder, manifest)
         return adapter
 
 
-def _name_of(folder: Path) -> str:
-    """A folder's name as a module's may be."""
+def _module_name(folder: Path) -> str:
+    """A folder's name, restricted to characters of adapter names."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"

@@ -1,4 +1,4 @@
-"""The expert layers of a model: put in, found, counted, and unfolded again."""
+"""The expert layers of a model: insertion, lookup and folding."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ GATES = "task_gates"
 def initial_A(  # noqa: N802 - the matrix of the formula
     ranks: int, inner: int, generator: torch.Generator
 ) -> Tensor:
-    """A as it starts, [ranks, in]: uniform as in LoRA's code."""
+    """The initial A [ranks, in], uniform as in the LoRA reference code."""
     A = torch.empty(ranks, inner)
     return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if ranks else A
 
 
 def frozen_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """The backbone's own parameters: all but those of adapters that are attached already."""
+    """The backbone's parameters without those of attached adapters."""
     for name, parameter in model.named_parameters():
         if not any(f"{table}." in name for table in (*ExpertLinear.adapter_parameter_names, GATES)):
             yield parameter
 
 
 def backbone_parameters(model: PreTrainedModel) -> int:
-    """Number of the backbone's own parameters, adapters aside."""
+    """Number of the backbone's parameters without those of attached adapters."""
     return sum(parameter.numel() for parameter in frozen_parameters(model))
 
 
 def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
-    """Name of the adapter and of its task that are folded into a backbone, if any."""
-    if not hasattr(model, GATES):  # asked at every token: no walk through a bare backbone
+    """Names of the adapter and of the task that is folded into a backbone, if any."""
+    if not hasattr(model, GATES):  # checked per token: avoid searching a bare backbone
         return None
     return routing_of(model).folded
 
 
 @contextmanager
 def follow(routing: Routing, route: Route) -> Iterator[None]:
-    """Within this context the layers that share this routing follow a route."""
+    """Apply a route to the layers that share this routing, within this context."""
     previous, routing.route = routing.route, route
     try:
         yield
@@ -57,19 +57,13 @@ def follow(routing: Routing, route: Route) -> Iterator[None]:
 
 @torch.no_grad()
 def folded_weight(layer: ExpertLinear, name: str, weights: Tensor) -> Tensor:
-    """Frozen weight plus an adapter's update, [out, in], in the frozen one's dtype.
-
-    Args:
-        layer: Whose.
-        name: The adapter's.
-        weights: As for `ExpertLinear.update`.
-    """
+    """Frozen weight plus `ExpertLinear.update`, [out, in], in the frozen weight's dtype."""
     frozen = layer.base_layer.weight
     return (frozen.float() + layer.update(name, weights)).to(frozen.dtype)
 
 
 def fold_layer(layer: ExpertLinear, name: str, weights: Tensor) -> None:
-    """Let `folded_weight` stand in for the frozen weight, which is set aside as it is."""
+    """Replace the frozen weight, which is kept unchanged, by `folded_weight`."""
     unfold_layer(layer)
     folded = nn.Parameter(folded_weight(layer, name, weights), requires_grad=False)
     layer.frozen_weight = cast(nn.Parameter, layer.base_layer.weight)
@@ -77,14 +71,14 @@ def fold_layer(layer: ExpertLinear, name: str, weights: Tensor) -> None:
 
 
 def unfold_layer(layer: ExpertLinear) -> None:
-    """Put the frozen weight back, bit for bit."""
+    """Restore the frozen weight, bit for bit."""
     if layer.frozen_weight is not None:
         layer.base_layer.weight = layer.frozen_weight
         layer.frozen_weight = None
 
 
 def unfold_all(model: PreTrainedModel, routing: Routing) -> None:
-    """Put all frozen weights back, whichever adapter folded a task into them."""
+    """Restore all frozen weights, whichever adapter folded a task into them."""
     for module in model.modules():
         if isinstance(module, ExpertLinear):
             unfold_layer(module)
@@ -92,7 +86,7 @@ def unfold_all(model: PreTrainedModel, routing: Routing) -> None:
 
 
 def routing_of(model: PreTrainedModel) -> Routing:
-    """What the expert layers of a model share; new where it has none."""
+    """The routing that a model's expert layers share; a new one if it has none."""
     for module in model.modules():
         if isinstance(module, ExpertLinear):
             return module.routing
@@ -100,7 +94,7 @@ def routing_of(model: PreTrainedModel) -> Routing:
 
 
 def wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinear:
-    """The expert layer at a path, put there if no earlier adapter did."""
+    """The expert layer at a path, inserted if there is none yet."""
     module = model.get_submodule(path)
     if not isinstance(module, ExpertLinear):
         module = ExpertLinear(cast(nn.Linear, module), routing).train(module.training)
@@ -111,7 +105,7 @@ def wrapped(model: PreTrainedModel, path: str, routing: Routing) -> ExpertLinear
 def model_and_lock(
     backbone: Backbone | PreTrainedModel,
 ) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
-    """A backbone's model, and what is held while it runs."""
+    """A backbone's model, and the lock that is held while it runs."""
     if isinstance(backbone, Backbone):
         return backbone.model, backbone.lock
     return backbone, nullcontext()

@@ -1,4 +1,4 @@
-"""Which experts the rows of a batch go through, with which weights."""
+"""The routes of a batch: which experts each row uses, with which weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cgclora.storage.adapter_dir import AdapterError
 
 
 class Row(Protocol):
-    """What a route needs to know of a row of the batch.
+    """A row of a batch.
 
     Attributes:
-        task: Whose experts answer; None is the bare backbone.
-        gates: Weights in place of the gate's, [E] or [L, E]; None keeps the gate's.
+        task: Its experts answer; None is the bare backbone.
+        gates: Weights that replace the gate's, [E] or [L, E].
     """
 
     @property
@@ -28,7 +28,7 @@ class Row(Protocol):
     def gates(self) -> Tensor | None: ...  # noqa: D102
 
 
-class _Row(NamedTuple):
+class TaskRow(NamedTuple):
     """A `Row` as plain values."""
 
     task: str | None
@@ -36,21 +36,17 @@ class _Row(NamedTuple):
 
 
 class PlannedExperts:
-    """An adapter's experts, and how the rows of a batch use them.
+    """An adapter's experts, and routes through them.
 
     Args:
-        config: Tasks, experts and scale.
+        config: Of the adapter.
         name: Of the adapter.
         layers: The adapted layers by their path in the unadapted backbone, in gate order.
         gate: The task gate.
     """
 
     def __init__(
-        self,
-        config: AdapterConfig,
-        name: str,
-        layers: dict[str, ExpertLinear],
-        gate: TaskGate,
+        self, config: AdapterConfig, name: str, layers: dict[str, ExpertLinear], gate: TaskGate
     ) -> None:
         self.config = config
         self.name = name
@@ -59,14 +55,14 @@ class PlannedExperts:
         self._detached: dict[ExpertLinear, tuple[Tensor, Tensor]] = {}
 
     def for_inference(self) -> Self:
-        """Hold the experts in the backbone's dtype, laid out so that a batch's are picked quickly.
+        """Convert the experts, in place, to the backbone's dtype and a layout for fast selection.
 
-        The answers stay the same. Train before, not after: updates get lost in bf16.
+        Answers stay the same. Do not train afterwards: bf16 loses small updates.
         """
         for layer in self.layers.values():
             A, B = layer.expert_A[self.name], layer.expert_B[self.name]
             dtype = layer.base_layer.weight.dtype
-            if not dtype.is_floating_point:  # quantised: the pass decides
+            if not dtype.is_floating_point:  # quantised
                 dtype = A.dtype
             A.data = A.requires_grad_(False).to(dtype)
             B.data = B.requires_grad_(False).to(dtype).t().contiguous().t()
@@ -74,7 +70,7 @@ class PlannedExperts:
 
     @property
     def device(self) -> torch.device:
-        """Where the gate is."""
+        """The gate's device."""
         return self.gate.usable.device
 
     def gates(self) -> Tensor:
@@ -83,18 +79,18 @@ class PlannedExperts:
             return cast(Tensor, self.gate().clone())
 
     def gates_of(self, rows: Sequence[Row]) -> Tensor:
-        """The gates of a batch's rows, [L, batch, E]: zero for a row without a task.
+        """The gates of a batch's rows, [L, batch, E]; zero for a row without a task.
 
         Raises:
             ConfigError: A task is unknown.
-            AdapterError: Gates have another shape, or hold a value that is no finite number.
+            AdapterError: Gates have a wrong shape, or a value that is not finite.
         """
         ids = [0 if row.task is None else self.config.task_index(row.task) for row in rows]
         weights = self.gate(torch.tensor(ids, device=self.device))
         layers, _, experts = weights.shape
         if any(row.task is None or row.gates is not None for row in rows):
-            weights = weights.clone()  # one gate for all layers is one row seen many times
-        for place, row in enumerate(rows):
+            weights = weights.clone()  # a gate for all layers is an expanded view
+        for i, row in enumerate(rows):
             if row.gates is not None:
                 if row.gates.shape not in ((experts,), (layers, experts)):
                     raise AdapterError(
@@ -102,29 +98,29 @@ class PlannedExperts:
                         f"[{layers}, {experts}] (layers, experts)."
                     )
                 if not torch.isfinite(row.gates).all():
-                    raise AdapterError("gates holds a value that is not a finite number.")
-                weights[:, place] = row.gates.to(weights)
+                    raise AdapterError("gates has a value that is not a finite number.")
+                weights[:, i] = row.gates.to(weights)
             if row.task is None:
-                weights[:, place] = 0
+                weights[:, i] = 0
         return cast(Tensor, weights)
 
     def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
-        """The route of a batch, for use with `route` once or many times.
+        """The route of a batch, for any number of uses of `Adapter.route`.
 
         Args:
-            tasks: A task name a row, None for a row that the bare backbone answers; or a tensor
-                of task ids [batch].
-            gates: Weights in place of the gate's: [batch, E], or [L, batch, E].
+            tasks: One task name per row, None for the bare backbone; or a tensor of task ids
+                [batch].
+            gates: Weights that replace the gate's: [batch, E], or [L, batch, E].
 
         Raises:
             ConfigError: A task is unknown.
-            AdapterError: `gates` has another shape.
+            AdapterError: `gates` has a wrong shape.
         """
         if isinstance(tasks, Tensor):
             if gates is None:
                 return self._route(*self.weights_of_rows(tasks))
             tasks = [self.config.tasks[task] for task in tasks.tolist()]
-        given: Sequence[Tensor | None] = [None] * len(tasks)
+        row_gates: Sequence[Tensor | None] = [None] * len(tasks)
         if gates is not None:
             shape = (len(self.layers), len(tasks), self.config.num_experts)
             if gates.shape not in (shape, shape[1:]):
@@ -132,11 +128,11 @@ class PlannedExperts:
                     f"gates has shape {list(gates.shape)}, expected {list(shape[1:])} or "
                     f"{list(shape)} (layers, batch, experts)."
                 )
-            given = gates.expand(shape).unbind(1)
-        return self.plan_rows([_Row(*row) for row in zip(tasks, given, strict=True)])
+            row_gates = gates.expand(shape).unbind(1)
+        return self.plan_rows([TaskRow(*row) for row in zip(tasks, row_gates, strict=True)])
 
     def plan_rows(self, rows: Sequence[Row]) -> Route:
-        """The route of a batch, through those experts alone that some row uses.
+        """The route of a batch, through the experts that any row uses.
 
         Raises:
             ConfigError: A task is unknown.
@@ -145,11 +141,11 @@ class PlannedExperts:
         gates = self.gates_of(rows)
         used = gates.ne(0).flatten(0, 1).any(dim=0).nonzero().squeeze(1)
         if len(used) == gates.shape[-1]:
-            return self._route(self._of_ranks(gates), None)
-        return self._route(self._of_ranks(gates[..., used]), self._ranks_of(used))
+            return self._route(self._per_rank(gates), None)
+        return self._route(self._per_rank(gates[..., used]), self._ranks_of(used))
 
     def _route(self, weights: Tensor, ranks: Tensor | None) -> Route:
-        """The route through some ranks [R], weighed by [L, batch, R]; see `weights_of_rows`."""
+        """The route through ranks [R] with weights [L, batch, R], see `weights_of_rows`."""
         if not weights.shape[-1]:
             return Route({})
         experts: dict[ExpertLinear, tuple[LayerExperts, ...]] = {}
@@ -163,54 +159,54 @@ class PlannedExperts:
         return Route(experts)
 
     def _tables(self, layer: ExpertLinear) -> tuple[Tensor, Tensor]:
-        """A [E*k, in] and B [out, E*k]; batches on their way use those of a detached adapter."""
+        """A [E*k, in] and B [out, E*k]; running batches keep those of a detached adapter."""
         if layer in self._detached:
             return self._detached[layer]
         return layer.expert_A[self.name], layer.expert_B[self.name]
 
     def rank_weights(self, task: str) -> Tensor:
-        """Scale times gate of a task in fp32, a value a rank, [L, E * k].
+        """Scale times gate of a task in fp32, one value per rank, [L, E*k].
 
         Raises:
             ConfigError: The task is unknown.
         """
         with torch.no_grad():
-            return self._of_ranks(self.gates_of([_Row(task)])[:, 0].float())
+            return self._per_rank(self.gates_of([TaskRow(task)])[:, 0].float())
 
-    def _of_ranks(self, gates: Tensor) -> Tensor:
-        """Scale times gate, a value a rank, of gates [..., experts]."""
+    def _per_rank(self, gates: Tensor) -> Tensor:
+        """Scale times gate, one value per rank, for gates [..., experts]."""
         return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
 
     def _ranks_of(self, experts: Tensor) -> Tensor:
-        """Which of the E * k ranks belong to some experts [N]: [N * k]."""
+        """Indices of the ranks of experts [N], [N*k]."""
         rank = self.config.expert_rank
         return (experts[:, None] * rank + torch.arange(rank, device=experts.device)).flatten()
 
     def selects_experts(self, rows: int) -> bool:
-        """Whether a training batch of so many rows goes through its own tasks' experts alone."""
+        """Whether a training batch of this many rows uses its own tasks' experts only."""
         return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
 
     def weights_of_rows(self, tasks: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale times gate of the rows of a training batch, a value a rank, and which ranks.
+        """Scale times gate of a training batch, one value per rank, and the ranks' indices.
 
-        Where rows are few beside the tasks they go through their own experts, not all. Each row
-        brings its task's experts then, twice where two rows have one task. So how many there are is
-        known without a look at the ids, for which a GPU would have to wait.
+        If rows are few compared with tasks, only their experts are used. Each row then adds its
+        task's experts, repeated where rows share a task, so that their number does not depend on
+        the ids: reading these would synchronise with a GPU.
 
         Args:
             tasks: Ids [batch].
 
         Returns:
-            [L, batch, R], and which of the E*k ranks these are, [R]; None is all of them in order.
+            [L, batch, R], and the indices of these ranks, [R]; None is all E*k of them in order.
         """
         tasks = tasks.to(self.device)
         gates = cast(Tensor, self.gate(tasks))
         if not self.selects_experts(len(tasks)):
-            return self._of_ranks(gates), None
+            return self._per_rank(gates), None
         common = self.config.common
         specific = self.gate.usable[tasks, common:]  # [batch, S]
-        of_rows = gates.gather(-1, specific.expand(len(gates), -1, -1)).unsqueeze(2)
+        row_gates = gates.gather(-1, specific.expand(len(gates), -1, -1)).unsqueeze(2)
         diagonal = torch.eye(len(tasks), device=tasks.device).unsqueeze(-1)
-        gates = torch.cat([gates[..., :common], (of_rows * diagonal).flatten(2)], dim=-1)
+        gates = torch.cat([gates[..., :common], (row_gates * diagonal).flatten(2)], dim=-1)
         experts = torch.cat([torch.arange(common, device=tasks.device), specific.flatten()])
-        return self._of_ranks(gates), self._ranks_of(experts)
+        return self._per_rank(gates), self._ranks_of(experts)

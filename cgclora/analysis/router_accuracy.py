@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cgclora.analysis.intervals import wilson_interval
 from cgclora.data.records import DataError, Record, data_hash
-from cgclora.inference.router import SURE, TaskRouter
+from cgclora.inference.router import SURE, JoinedRouter, TaskRouter
 
 Flags = npt.NDArray[np.bool_]
 
@@ -32,7 +32,7 @@ def check(routers: Mapping[str, TaskRouter], records: Sequence[Record]) -> dict[
     """
     if not records:
         raise DataError("there is no record to check the router with: give some.")
-    joined = TaskRouter.join(routers)
+    joined = JoinedRouter(routers)
     best = joined.most_likely(record.prompt for record in records)
     routed = [(one.cluster, one.task) for one in best]
     sure: Flags = np.array([one.probability >= SURE for one in best])

@@ -21,7 +21,7 @@ Without --adapter the bare backbone answers. A file's lines have the fields of t
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give the command its options."""
+    """Add the command's options."""
     parser.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
     backbone_options(parser)
     int8_option(parser)
@@ -33,9 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop", action="append", default=[], help="text that ends the answer")
-    parser.add_argument("--choice", action="append", help="allow only the choices given")
+    parser.add_argument("--choice", action="append", help="allow only the given choices (repeat)")
     parser.add_argument("--batch-size", type=int, default=16, help="for --file")
-    parser.add_argument("--json", action="store_true", help="an object a line, for machines")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -69,18 +69,18 @@ def _requests(options: argparse.Namespace) -> list[Any]:
     if options.task is not None and options.adapter is None:
         raise ConfigError("--task needs --adapter: name the adapter that knows the task.")
     if options.file is not None and (options.prompt is not None or options.task is not None):
-        raise ConfigError("--file brings its own prompts and tasks: leave out prompt and --task.")
-    questions: list[tuple[str | None, str]]
+        raise ConfigError("--file has its own prompts and tasks: leave out prompt and --task.")
+    prompts: list[tuple[str | None, str]]
     if options.file is not None:
         records = read_records(options.file, split="test", need_target=False)
-        questions = [(record.task, record.prompt) for record in records]
+        prompts = [(record.task, record.prompt) for record in records]
     else:
         prompt = sys.stdin.read().rstrip("\n") if options.prompt is None else options.prompt
-        questions = [(options.task, prompt)]
+        prompts = [(options.task, prompt)]
     if options.adapter is None:
-        questions = [(None, prompt) for _, prompt in questions]
-    elif any(task is None for task, _ in questions):
-        raise ConfigError("--adapter needs --task: name the task whose experts shall answer.")
+        prompts = [(None, prompt) for _, prompt in prompts]
+    elif any(task is None for task, _ in prompts):
+        raise ConfigError("--adapter needs --task: name the task whose experts answer.")
     return [
         Request(
             task,
@@ -92,5 +92,5 @@ def _requests(options: argparse.Namespace) -> list[Any]:
             seed=options.seed,
             choices=tuple(options.choice) if options.choice else None,
         )
-        for task, prompt in questions
+        for task, prompt in prompts
     ]

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from cgclora.data.records import Record
     from cgclora.inference.router import TaskRouter
 
-HELP = """Find the task, and so the cluster, of prompts that name none. An adapter that is trained
-gets its router at the end; an older one by `fit`. `check` says how often task and cluster of test
-prompts are found among the tasks of all adapters given, and how often the router is sure.
+HELP = """Find the task, and so the cluster, of prompts that name none. Training fits a router for
+its adapter; `fit` does so for older ones. `check` reports how often task and cluster of test
+prompts are found among the tasks of all given adapters, and how often the router is sure.
 
   python -m cgclora router fit --adapter my-adapter --data train.jsonl --dev dev.jsonl
   python -m cgclora router check --adapter medical --adapter general --data test.jsonl
   python -m cgclora router route --adapter medical --adapter general "找出句子中的人名：…"
 
-A router knows only the tasks of its own adapter, and was fitted without a look at others: any
-adapters go together. Data is as for training. With --write, `check` also notes in each
-adapter's manifest how well it does among its own tasks."""
+A router is fitted on the tasks of its own adapter only, so any adapters can be combined. Data is as
+for training. With --write, `check` also writes each router's accuracy on its own tasks to the
+adapter's manifest."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     fit = _action(actions, "fit", "fit the routers of adapters", _fit)
     _data_option(fit, "--data", "train records: file, folder or hub id (repeat)", required=True)
-    _data_option(fit, "--dev", "dev records to check with afterwards (repeat)", required=False)
+    _data_option(fit, "--dev", "dev records to check the router with (repeat)", required=False)
 
-    check = _action(actions, "check", "say how often routers are right", _check)
+    check = _action(actions, "check", "report how often routers are right", _check)
     _data_option(check, "--data", "test records: file, folder or hub id (repeat)", required=True)
-    check.add_argument("--write", action="store_true", help="note the scores in the manifests")
+    check.add_argument("--write", action="store_true", help="write the scores to the manifests")
     check.add_argument("--out", type=Path, help="also write the JSON to this file")
 
-    route = _action(actions, "route", "show the tasks that a prompt may be for", _route)
+    route = _action(actions, "route", "show the most likely tasks of a prompt", _route)
     route.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
 
 
@@ -80,12 +80,13 @@ def _fit(options: argparse.Namespace) -> None:
     reports = {}
     for folder in options.adapter:
         _, config = read_manifest(folder)
-        own = [record for record in records if record.task in config.tasks]
+        own = _of_tasks(records, config.tasks)
         prompts = {task: [r.prompt for r in own if r.task == task] for task in config.tasks}
         router = TaskRouter.fit(prompts)
-        facts: dict[str, Any] = {"train": {"data": data_hash(own), "records": len(own)}, **_stamp()}
-        if own_dev := [record for record in dev if record.task in config.tasks]:
-            facts["dev"] = _kept(check({folder.name: router}, own_dev), "data")
+        train = {"data": data_hash(own), "records": len(own)}
+        facts: dict[str, Any] = {"train": train, **_stamp()}
+        if own_dev := _of_tasks(dev, config.tasks):
+            facts["dev"] = _summary(check({folder.name: router}, own_dev), "data")
         router.save(folder, facts)
         reports[str(folder)] = facts
         if not options.json:
@@ -105,15 +106,15 @@ def _check(options: argparse.Namespace) -> None:
     report = {**check(routers, records), **_stamp()}
     if len(routers) > 1:
         report["alone"] = {
-            name: _kept(check({name: router}, records), "other tasks")
+            name: _summary(check({name: router}, records), "other tasks")
             for name, router in routers.items()
         }
     if options.write:
         for folder, (name, router) in zip(options.adapter, routers.items(), strict=True):
-            if own := [record for record in records if record.task in router.tasks]:
-                noted = read_manifest(folder)[0].get("router", {})
-                test = _kept(check({name: router}, own), "data", "tasks") | _stamp()
-                annotate(folder, {"router": {**noted, "test": test}})
+            if own := _of_tasks(records, router.tasks):
+                facts = read_manifest(folder)[0].get("router", {})
+                test = _summary(check({name: router}, own), "data", "tasks") | _stamp()
+                annotate(folder, {"router": {**facts, "test": test}})
     if options.out:
         atomic_io.write_json(options.out, report)
     show(report, _table(report), options)
@@ -123,17 +124,17 @@ def _route(options: argparse.Namespace) -> None:
     import dataclasses
     import sys
 
-    from cgclora.inference.router import TaskRouter
+    from cgclora.inference.router import JoinedRouter
 
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
-    router = TaskRouter.join(_routers(options.adapter))
-    routes = router.route(prompt)
+    router = JoinedRouter(_routers(options.adapter))
+    routed = router.route(prompt)
     if options.json:
-        print(json.dumps([dataclasses.asdict(one) for one in routes], ensure_ascii=False))
+        print(json.dumps([dataclasses.asdict(one) for one in routed], ensure_ascii=False))
         return
     if router.choose(prompt) is None:
         print("not sure: the prompt is unlike those of all tasks. Name the task.")
-    for one in routes[:5]:
+    for one in routed[:5]:
         print(f"{one.probability:.3f}  {one.task}  ({one.cluster})")
 
 
@@ -145,8 +146,12 @@ def _records(sources: Sequence[str], split: str) -> list[Record]:
     ]
 
 
+def _of_tasks(records: Sequence[Record], tasks: Sequence[str]) -> list[Record]:
+    return [record for record in records if record.task in tasks]
+
+
 def _routers(folders: Sequence[Path]) -> dict[str, TaskRouter]:
-    """By the folders' names; by their paths where two have the same name."""
+    """Routers by the names of their folders, or by their paths if two names are equal."""
     from cgclora.inference.router import TaskRouter
 
     names = [folder.resolve().name for folder in folders]
@@ -164,8 +169,8 @@ def _stamp() -> dict[str, Any]:
     }
 
 
-def _kept(report: dict[str, Any], *more: str) -> dict[str, Any]:
-    """What is kept of a report on one router."""
+def _summary(report: dict[str, Any], *more: str) -> dict[str, Any]:
+    """The entries of a report that are saved for one router."""
     return {name: report[name] for name in ("task", "sure", "task when sure", *more)}
 
 
@@ -181,23 +186,20 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    rows = [
-        (what, report[key], count)
-        for what, key, count in (
-            ("task right", "task", "right"),
-            ("cluster right", "cluster", "right"),
-            ("router sure", "sure", "sure"),
-            ("task then right", "task when sure", "right"),
-            ("other tasks surely taken", "other tasks", "sure"),
-        )
-        if report.get(key, {}).get("records")
-    ]
-    return [
-        f"{what:26}{share['share']:8.2%}  ({low:.2%} to {high:.2%})  "
-        f"{share[count]} of {share['records']} prompts"
-        for what, share, count in rows
-        for low, high in [share["interval"]]
-    ]
+    lines = []
+    for label, key, count in (
+        ("task right", "task", "right"),
+        ("cluster right", "cluster", "right"),
+        ("router sure", "sure", "sure"),
+        ("task then right", "task when sure", "right"),
+        ("other tasks surely taken", "other tasks", "sure"),
+    ):
+        share = report.get(key, {})
+        if share.get("records"):
+            low, high = share["interval"]
+            counts = f"{share[count]} of {share['records']} prompts"
+            lines.append(f"{label:26}{share['share']:8.2%}  ({low:.2%} to {high:.2%})  {counts}")
+    return lines
 
 
 def _rows(confusions: list[dict[str, Any]]) -> list[str]:

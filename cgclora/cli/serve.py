@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cgclora.cli.common import backbone_options, int8_option, load
 
-HELP = """Serve all tasks of all adapters from one backbone, as OpenAI's completions API. A model is
-a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers shall
+HELP = """Serve all tasks of all adapters from one backbone, with OpenAI's completions API. A model
+is a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers
 find the task, and the backbone's own name for the bare backbone. Requests of any tasks share
 batches.
 
@@ -21,14 +21,14 @@ batches.
       -d '{"model": "KUAKE-QIC", "prompt": "...", "max_tokens": 32, "temperature": 0}'
   python -m evals predict --server http://127.0.0.1:8000/v1 --model '*={task}' ...
 
-A prompt comes with or without the separator that the adapter was trained with: one at its end is
-taken off, and the adapter's own is added. With --adapters-folder, adapters below it come and go at
-run time as with vLLM: POST /v1/load_lora_adapter {"lora_name": ..., "lora_path": ...} and
+The separator that an adapter was trained with may be at the end of a prompt or missing. With
+--adapters-folder, adapters below it can be loaded and unloaded at run time as with vLLM:
+POST /v1/load_lora_adapter {"lora_name": ..., "lora_path": ...} and
 POST /v1/unload_lora_adapter {"lora_name": ...}."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give the command its options."""
+    """Add the command's options."""
     parser.add_argument(
         "--adapter",
         type=_named_folder,
@@ -41,16 +41,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     int8_option(parser)
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
-    parser.add_argument("--batch-size", type=int, default=16, help="most requests in one batch")
-    parser.add_argument("--queue", type=int, default=256, help="most requests that wait")
-    parser.add_argument("--prompt-tokens", type=int, default=4096, help="longest prompt")
-    parser.add_argument("--answer-tokens", type=int, default=2048, help="longest answer")
+    parser.add_argument("--batch-size", type=int, default=16, help="maximum requests in a batch")
+    parser.add_argument("--queue", type=int, default=256, help="maximum waiting requests")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=4096, help="maximum tokens of a prompt"
+    )
+    parser.add_argument(
+        "--answer-tokens", type=int, default=2048, help="maximum tokens of an answer"
+    )
     parser.add_argument(
         "--folded-memory",
         type=int,
         default=0,
         metavar="MB",
-        help="for folded weights of tasks that are asked for most, which then answer faster",
+        help="for folded weights of the most requested tasks, which makes them faster",
     )
     parser.add_argument(
         "--api-key-variable", metavar="NAME", help="environment variable that holds the API key"
@@ -64,12 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="web pages of this origin may ask, such as https://example.org; * is any (repeat)",
+        help="allow web pages of this origin, such as https://example.org; * is any (repeat)",
     )
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
-    """`NAME=FOLDER` or a folder; a run's `adapter` folder has the run's name."""
+    """Cluster name and folder; the default name of a run's `adapter` folder is the run's."""
     name, equals, folder = text.partition("=")
     if equals and not name:
         raise argparse.ArgumentTypeError(f"{text!r} has no name before '=': give the cluster one.")
@@ -86,7 +90,7 @@ def _port(text: str) -> int:
 
 
 def _origin(text: str) -> str:
-    """`*`, or an origin as a browser sends it: a scheme and a host, maybe a port, nothing else."""
+    """`*`, or an origin as browsers send it: scheme, host and optional port only."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", text.lower()):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no origin: give scheme, host and port alone, such as "
@@ -139,13 +143,13 @@ def execute(options: argparse.Namespace) -> None:
 
 
 def _key(options: argparse.Namespace) -> str | None:
-    """The API key; the command line, which others can see, only says where it is."""
+    """The API key, from the environment, since other users can see the command line."""
     from cgclora.config import ConfigError
 
     if options.api_key_variable is None:
         if options.host not in {"127.0.0.1", "localhost", "::1"}:
             print(
-                "cgclora: whoever reaches this machine may ask; --api-key-variable sets a key.",
+                "cgclora: no API key is required from other machines; --api-key-variable sets one.",
                 file=sys.stderr,
             )
         return None

@@ -1,4 +1,4 @@
-"""The model's side of a batch of answers: token ids in, hidden states or logits out."""
+"""The forward passes of a batch of answers: token ids in, hidden states or logits out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from cgclora.adapter import folded_in, follow
-from cgclora.inference.fast_decoder import FastDecoder
+from cgclora.inference.fast_decoder import BatchExperts, FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.inference.request import DecodingError, Request
 from cgclora.inference.runtime import Runtime
@@ -26,14 +27,14 @@ from cgclora.storage.atomic_io import in_short
 
 
 class Batch:
-    """The model's side of a batch: token ids in, hidden states or logits of the next token out.
+    """The forward passes of a batch: token ids in, hidden states or logits of the next token out.
 
     Args:
-        backbone: Who answers.
-        adapters: Whose experts the requests' tasks use.
-        requests: Their tasks and gates.
-        prompts: Their token ids.
-        reference: Take the path of `transformers` where there is a faster one, too.
+        backbone: The model.
+        adapters: Their experts answer.
+        requests: They name task and gates of each row.
+        prompts: Token ids of each row.
+        reference: Use the forward pass of `transformers` even if `FastDecoder` supports the model.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class Batch:
         self.folded = folded_in(backbone.model)
         self.adapters = Resident.of(adapters) if self.folded is None else None
         self.device = backbone.model.device
-        with backbone.lock:  # the head's first use runs the backbone, which no route may touch
+        with backbone.lock:  # the head's first use runs the backbone, which must have no route
             runtime = Runtime.of(backbone)
             self.head = runtime.head
             decoder = None if reference else runtime.decoder
             if decoder is not None and self.folded is not None and decoder.int8:
-                decoder = FastDecoder(backbone.model)  # no 8-bit copy has the folded weights
+                decoder = FastDecoder(backbone.model)  # 8-bit copies lack the folded task
         with torch.inference_mode():
             route = self.adapters.plan_rows(requests) if self.adapters else None
             if decoder is None:
@@ -67,74 +68,75 @@ class Batch:
                     backbone.model, prompts, backbone.pad_id, route
                 )
             else:
-                most = max(
+                capacity = max(
                     len(prompt) + request.max_new_tokens
                     for prompt, request in zip(prompts, requests, strict=True)
                 )
-                self._pass = _FastPass(self, decoder, route, prompts, most)
+                experts = decoder.experts(route)
+                self._pass = _FastPass(decoder, experts, prompts, backbone.pad_id, capacity)
 
     def prefill(self) -> Tensor:
         """Logits [batch, V] after the prompts."""
         return self.logits(self.prefill_hidden())
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Logits [batch, V] after one more token a row."""
+        """Logits [batch, V] after one more token per row."""
         return self.logits(self.step_hidden(tokens))
 
     def prefill_hidden(self) -> Tensor:
         """Hidden states [batch, H] after the prompts."""
-        return self._in_turn(self._pass.prefill)
+        return self._locked(self._pass.prefill)
 
     def step_hidden(self, tokens: Sequence[int]) -> Tensor:
-        """Hidden states [batch, H] after one more token a row."""
+        """Hidden states [batch, H] after one more token per row."""
         return self.read(torch.tensor(tokens, device=self.device).unsqueeze(1))[:, -1]
 
     def read(self, ids: Tensor) -> Tensor:
-        """Hidden states [batch, N, H] at N more tokens a row, [batch, N]."""
-        return self._in_turn(lambda: self._pass.read(ids))
+        """Hidden states [batch, N, H] of N more tokens per row, [batch, N]."""
+        return self._locked(lambda: self._pass.read(ids))
 
     @property
-    def most_drafts(self) -> int:
-        """How many tokens to read on trust besides the one that is sure.
+    def max_drafts(self) -> int:
+        """Largest number of draft tokens to verify in one pass.
 
-        0 where sums of several tokens are rounded otherwise than those of one: a draft must not
-        change what is said.
+        0 where products of several tokens round differently: drafts must not change the answer.
         """
-        return FEW_ROWS - 1 if isinstance(self._pass, _FastPass) and self._pass.keeps_apart else 0
+        is_invariant = isinstance(self._pass, _FastPass) and self._pass.is_batch_invariant
+        return FEW_ROWS - 1 if is_invariant else 0
 
-    def forget(self, tokens: int) -> None:
-        """Take back the last tokens of every row."""
-        cast(_FastPass, self._pass).cache.forget(tokens)
+    def drop_last(self, tokens: int) -> None:
+        """Remove the last tokens of every row, such as rejected drafts."""
+        cast(_FastPass, self._pass).cache.drop_last(tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, V] for hidden states [N, H]."""
-        with self.backbone.lock, torch.inference_mode():  # two products at once slow each other
+        with self.backbone.lock, torch.inference_mode():  # concurrent products slow each other
             return self.head(hidden)
 
     def argmax(self, hidden: Tensor) -> list[int]:
-        """The likeliest next token after each hidden state of [N, H]."""
+        """The most likely next token after each hidden state of [N, H]."""
         with self.backbone.lock, torch.inference_mode():
             return self.head.argmax(hidden)
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with these rows only; one that is named several times becomes several."""
-        self.requests = [self.requests[place] for place in places]
-        self._pass.keep(torch.tensor(places, device=self.device))
+    def keep(self, rows: Sequence[int]) -> None:
+        """Select rows by index; an index that occurs several times duplicates its row."""
+        self.requests = [self.requests[row] for row in rows]
+        self._pass.keep(torch.tensor(rows, device=self.device))
 
     @property
-    def joins(self) -> bool:
-        """Whether others can join it, and tokens that it read can be taken back."""
+    def can_join(self) -> bool:
+        """Whether the batch supports `join` and `drop_last`."""
         return isinstance(self._pass, _FastPass)
 
     def join(self, other: Batch) -> None:
-        """Take in the rows of another batch of the same adapters, after the own ones."""
+        """Append the rows of another batch of the same adapters."""
         self.requests += other.requests
         with torch.inference_mode():
             route = self.adapters.plan_rows(self.requests) if self.adapters else None
             cast(_FastPass, self._pass).join(cast(_FastPass, other._pass), route)
 
     @torch.inference_mode()
-    def _in_turn(self, run: Callable[[], Tensor]) -> Tensor:
+    def _locked(self, run: Callable[[], Tensor]) -> Tensor:
         with self.backbone.lock:
             if folded_in(self.backbone.model) != self.folded:
                 raise DecodingError("a task was folded in or out while the answer ran: ask again.")
@@ -142,33 +144,31 @@ class Batch:
 
 
 class _FastPass:
-    """By `cgclora.inference.fast_decoder`."""
+    """Passes of `FastDecoder`."""
 
     def __init__(
         self,
-        batch: Batch,
         decoder: FastDecoder,
-        route: Route | None,
+        experts: BatchExperts,
         prompts: Sequence[Sequence[int]],
-        most: int,
+        pad_id: int,
+        capacity: int,
     ) -> None:
         self.decoder = decoder
-        self.experts = decoder.experts(route)
-        self.cache = decoder.new_cache(len(prompts), most)
-        width = max(map(len, prompts))
-        pad = batch.backbone.pad_id
-        padded = [[*p, *[pad] * (width - len(p))] for p in prompts]
-        self.ids = torch.tensor(padded, device=batch.device)
-        self.counts = torch.tensor([len(prompt) for prompt in prompts], device=batch.device)
+        self.experts = experts
+        self.cache = decoder.new_cache(len(prompts), capacity)
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        self.ids = pad_sequence(rows, True, pad_id).to(decoder.device)
+        self.counts = torch.tensor([len(prompt) for prompt in prompts], device=decoder.device)
 
     def prefill(self) -> Tensor:
         hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
         return hidden[torch.arange(len(hidden), device=hidden.device), self.counts - 1]
 
     @property
-    def keeps_apart(self) -> bool:
-        """See `FastDecoder.keeps_apart`; a folded task's weights have no 8-bit copies."""
-        return self.experts.beside and self.decoder.keeps_apart
+    def is_batch_invariant(self) -> bool:
+        """See `FastDecoder`; folded weights have no 8-bit copies."""
+        return not self.experts.is_folded and self.decoder.is_batch_invariant
 
     def read(self, ids: Tensor) -> Tensor:
         return self.decoder(ids, self.cache, self.experts)
@@ -183,7 +183,7 @@ class _FastPass:
 
 
 class _ReferencePass:
-    """By the backbone's own modules and the cache of `transformers`."""
+    """Passes of the backbone's own modules, with the cache of `transformers`."""
 
     def __init__(
         self,
@@ -216,39 +216,34 @@ class _ReferencePass:
         self.cache.batch_select_indices(index)
         self.mask = self.mask[index]
         if self.route is not None:
-            self.route = _kept(self.route, index)
+            self.route = Route(
+                {
+                    layer: experts
+                    if isinstance(experts, Tensor)
+                    else tuple(replace(one, weights=one.weights[index]) for one in experts)
+                    for layer, experts in self.route.experts.items()
+                }
+            )
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": self.mask,
-            "position_ids": positions,
-            "past_key_values": self.cache,
-            "use_cache": True,
-        }
+        decoder = cast(Any, text_decoder(self.model))
         with follow_route(self.route):
-            output = text_decoder(self.model)(**inputs)
+            output = decoder(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
             return cast(Tensor, output.last_hidden_state)
 
 
 def follow_route(route: Route | None) -> AbstractContextManager[None]:
-    """Within this context the backbone's layers follow a route; None leaves them frozen."""
+    """Apply a route to the backbone's layers within this context; None has no experts."""
     layer = None if route is None else next(iter(route.experts), None)
     if route is None or layer is None:
         return nullcontext()
-    return follow(layer.routing, route)  # any layer's: they share it
-
-
-def _kept(route: Route, rows: Tensor) -> Route:
-    """The route of some rows of the batch."""
-    return Route(
-        {
-            layer: experts
-            if isinstance(experts, Tensor)
-            else tuple(replace(one, weights=one.weights[rows]) for one in experts)
-            for layer, experts in route.experts.items()
-        }
-    )
+    return follow(layer.routing, route)  # all layers share one
 
 
 _MAY_PAD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -257,11 +252,11 @@ _MAY_PAD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def may_pad(backbone: Backbone) -> bool:
     """Whether rows of unequal length may be decoded in one batch, padded on the left.
 
-    Not where a place is counted from the first column, whatever the mask says. Models that
-    `cgclora.inference.fast_decoder` does not know are tried once, on a few tokens.
+    Some models derive positions from the column and ignore the mask. Models that `FastDecoder`
+    does not support are tested once, on a few tokens.
 
     Raises:
-        BackboneError: The backbone does not go on from what it has read as if it read it anew.
+        BackboneError: A pass with cached tokens differs from a pass of all tokens.
     """
     model = backbone.model
     if is_known(model):
@@ -274,7 +269,7 @@ def may_pad(backbone: Backbone) -> bool:
 
 @torch.inference_mode()
 def _try_padding(model: PreTrainedModel) -> bool:
-    """Compare one step after padded prompts and after a single one with all read at once."""
+    """Compare a cached step, with and without padding, with one pass of all tokens."""
     short, long = [*range(3, 8)], [*range(3, 19)]
     following = torch.tensor([[9]], device=model.device)
 

@@ -1,12 +1,13 @@
 """Decoding: one batch of answers, token by token; rows leave it as they end, and others join it.
 
-Rows share one forward pass a token whatever their tasks; a row of task None is answered by the bare
-backbone in the same batch. Requests come from `cgclora.inference.engine`, encoded and checked.
+Rows of any tasks share one forward pass per token; a row without a task is answered by the bare
+backbone in the same batch.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cgclora.inference.batch import Batch
 from cgclora.inference.multi_adapter import Resident
-from cgclora.inference.prompt_lookup import Drafts
+from cgclora.inference.prompt_lookup import PromptLookup
 from cgclora.inference.request import Answer, EncodedRequest, Finish, Piece, Request, check_folded
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
@@ -33,37 +34,38 @@ def decode(
     cancelled: Callable[[int], bool] = lambda _: False,
     reference: bool = False,
 ) -> Generator[Piece]:
-    """Answer requests in one batch, which ends when the last of them has; yields their pieces.
+    """Answer requests in one batch until the last has ended; yields their pieces.
 
-    A piece's index counts the requests in the order in which they came. Between pieces the backbone
-    is free for other uses.
+    A piece's index numbers the requests in order of arrival. Between pieces the backbone is
+    unlocked.
 
     Args:
         backbone: The model.
-        adapters: Whose tasks the requests name.
-        requests: Those that begin the batch; no more than `width`, and prompts of one length where
-            `may_pad` says so.
-        width: Largest number of rows.
-        take: Called with the number of free rows, where others can join; returns up to so many
+        adapters: They know the requests' tasks.
+        requests: The first ones; at most `width`, and of equal length unless `may_pad`.
+        width: Maximum number of rows.
+        take: Called with the number of free rows, if requests can join; returns up to so many
             further requests, of the same adapters.
-        cancelled: Called with a request's index before each token; its answer ends there, without a
-            last piece.
+        cancelled: Called with a request's index before each token; if true, the answer ends
+            without a last piece.
         reference: See `Batch`.
 
     Raises:
-        DecodingError: A task is folded in or out while the answers run, or is folded in and not the
-            one that is asked for.
-        AdapterError: A request's gates have a wrong shape.
+        DecodingError, AdapterError: As `Engine.stream`.
     """
     joining = _Joining(backbone, adapters, take, reference, [*requests])
     rows, batch, hidden = joining.begin()
     while True:
         # Joining copies the cache, as dropping rows does below, so both wait until it pays.
-        if batch.joins and 4 * (width - len(rows)) >= width and joining.arrived(width - len(rows)):
+        if (
+            batch.can_join
+            and 4 * (width - len(rows)) >= width
+            and joining.arrived(width - len(rows))
+        ):
             new, other, first = joining.begin()
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
-        if len(rows) == 1 and batch.joins:
+        if len(rows) == 1 and batch.can_join:
             rest = yield from _decode_alone(
                 batch, rows[0], hidden, cancelled, lambda: joining.arrived(width - 1)
             )
@@ -79,7 +81,7 @@ def decode(
         if not alive:
             return
         room, ended = width - len(alive), len(rows) - len(alive)
-        makes_room = ended and batch.joins and 4 * room >= width and joining.arrived(room)
+        makes_room = ended and batch.can_join and 4 * room >= width and joining.arrived(room)
         if 2 * ended >= len(rows) or makes_room:
             batch.keep(alive)
             rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
@@ -88,22 +90,17 @@ def decode(
 
 @dataclass
 class _Joining:
-    """Requests that are about to join a batch; the other attributes are those of `decode`.
-
-    Attributes:
-        pending: Taken, and not begun yet.
-        count: Number of requests begun.
-    """
+    """Requests that are about to join the batch of `decode`."""
 
     backbone: Backbone
     adapters: Resident | None
     take: Callable[[int], Sequence[EncodedRequest]]
     reference: bool
-    pending: list[EncodedRequest]
-    count: int = 0
+    pending: list[EncodedRequest]  # taken, but not started yet
+    count: int = 0  # of started requests
 
     def arrived(self, room: int) -> bool:
-        """Whether requests are pending, after asking for up to `room` where none were."""
+        """Whether requests are pending; takes up to `room` if none were."""
         if not self.pending and room > 0:
             self.pending = [*self.take(room)]
         return bool(self.pending)
@@ -132,26 +129,19 @@ def _decode_alone(
 ) -> Generator[Piece, None, Tensor | None]:
     """Finish the answer of a batch of one row by speculative decoding, see `prompt_lookup`.
 
-    Args:
-        batch: Of one row.
-        row: The answer so far.
-        hidden: After its last token, [1, H].
-        cancelled: As for `decode`.
-        interrupted: Called before each pass; true ends the loop early, since others are to join.
-
-    Returns:
-        The hidden state after its last token where it was interrupted; None once the answer ended.
+    `interrupted` is called before each pass; if true, the hidden state after the last token [1, H]
+    is returned, so that requests can join. None is returned once the answer has ended.
     """
-    drafts = Drafts(row.prompt, Runtime.of(row.backbone).phrases, row.form)
+    lookup = PromptLookup(row.prompt, Runtime.of(row.backbone).ngrams, row.ngram_group)
     for token in row.ids:
-        drafts.add(token)
-    max_drafts = batch.most_drafts if row.is_greedy else 0
+        lookup.add(token)
+    max_drafts = batch.max_drafts if row.is_greedy else 0
     tokens = _choose(batch, [row], hidden)
     while True:
         new: list[int] = []
-        for token in tokens:  # the backbone has read all but the last of them, as drafts
+        for token in tokens:  # the backbone has read all but the last, as drafts
             new.append(token)
-            drafts.add(token)
+            lookup.add(token)
             yield from row.append(token)
             if row.finish is not None:
                 return None
@@ -165,14 +155,14 @@ def _decode_alone(
         unread = new[len(tokens) - 1 :]
         if interrupted():
             return batch.read(torch.tensor([unread], device=batch.device))[0, -1:]
-        draft = drafts.next(max_drafts) if max_drafts else []
+        draft = lookup.draft(max_drafts) if max_drafts else []
         hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
         if not draft:
             tokens = _choose(batch, [row], hidden[-1:])
             continue
         best = batch.argmax(hidden[len(unread) - 1 :])
         accepted = next((i for i, token in enumerate(draft) if token != best[i]), len(draft))
-        batch.forget(len(draft) - accepted)
+        batch.drop_last(len(draft) - accepted)
         tokens = best[: accepted + 1]
 
 
@@ -200,27 +190,16 @@ def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
 
 @dataclass
 class Reply:
-    """The state of one answer: its tokens, its text, and whether it has ended.
+    """The state of one answer: its tokens, its text, and whether it has ended."""
 
-    Attributes:
-        index: The request's index.
-        request: What is asked.
-        prompt: Its token ids.
-        backbone: The model.
-        started: When it joined a batch, by `time.monotonic`.
-        finish: Why it ended; None until then.
-        ids: The tokens so far.
-        sent: Their text, as far as later tokens cannot change it.
-    """
-
-    index: int
+    index: int  # of the request
     request: Request
     prompt: Sequence[int]
     backbone: Backbone
-    started: float = 0.0
-    finish: Finish | None = None
+    started: float = 0.0  # when it joined a batch, by `time.monotonic`
+    finish: Finish | None = None  # None until the answer has ended
     ids: list[int] = field(default_factory=list)
-    sent: str = ""
+    sent: str = ""  # the part of the text that later tokens cannot change
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.request.seed)
@@ -228,8 +207,8 @@ class Reply:
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
 
     @property
-    def form(self) -> tuple[str | None, str | None]:
-        """Answers with the same value share phrases, see `prompt_lookup`."""
+    def ngram_group(self) -> tuple[str | None, str | None]:
+        """Answers of the same group share n-grams, see `NgramCache`."""
         return self.request.cluster, self.request.task
 
     @property
@@ -238,7 +217,7 @@ class Reply:
         return self.request.temperature == 0 and self.allowed is None
 
     def allowed_now(self) -> list[int]:
-        """The ids of the tokens that may come next, where the request has choices."""
+        """Ids of the allowed next tokens, if the request has choices."""
         return cast(dict[tuple[int, ...], list[int]], self.allowed)[tuple(self.ids)]
 
     def only_choice(self) -> int | None:
@@ -259,7 +238,7 @@ class Reply:
         """Add a token; yields what it adds to the text."""
         text = self.add(token)
         if self.finish is not None:
-            Runtime.of(self.backbone).phrases.remember(self.form, self.ids)
+            Runtime.of(self.backbone).ngrams.add(self.ngram_group, self.ids)
             yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
         elif text:
             yield Piece(self.index, text)
@@ -289,9 +268,9 @@ class Reply:
         return new
 
     def take(self, tokens: Sequence[int]) -> None:
-        """Add tokens up to the answer's end, and drop the rest; the answer is that of `append`.
+        """Add tokens up to the answer's end, and drop the rest; equals `append` for each.
 
-        Without stop texts only the end itself needs the text.
+        Without stop texts the text is decoded at the end only.
         """
         for token in tokens:
             if self.finish is not None:
@@ -304,18 +283,18 @@ class Reply:
             if ended or len(self.ids) >= self.request.max_new_tokens:
                 self._conclude(self.ids[:-1] if ended else self.ids)
 
-    def _conclude(self, said: list[int]) -> None:
-        """The text of an answer that ends, all at once."""
-        text = cast(str, self.tokenizer.decode(said, skip_special_tokens=True))
+    def _conclude(self, text_ids: list[int]) -> None:
+        """Decode the text of an ended answer at once."""
+        text = cast(str, self.tokenizer.decode(text_ids, skip_special_tokens=True))
         if "\ufffd" not in text:
-            self.sent, self.finish = text, "end" if len(said) < len(self.ids) else "length"
+            self.sent, self.finish = text, "end" if len(text_ids) < len(self.ids) else "length"
             return
         ids, self.ids = self.ids, []
-        for token in ids:  # characters that stayed in part: what was certain on the way counts
+        for token in ids:  # incomplete characters: decode token by token, as `append`
             self.add(token)
 
     def _uncertain(self, text: str) -> int:
-        """How many last characters may turn out to be the start of a stop text."""
+        """Number of last characters that may be the start of a stop text."""
         longest = max(map(len, self.request.stop), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self.request.stop):
@@ -332,12 +311,12 @@ class Reply:
 def _allowed_next(
     choices: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
 ) -> dict[tuple[int, ...], list[int]] | None:
-    """For each beginning of a choice, as token ids, the ids that may follow."""
+    """The token ids that may follow each prefix of a choice, by the prefix's ids."""
     if choices is None:
         return None
-    following: dict[tuple[int, ...], set[int]] = {}
+    following: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
     for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]:
         whole = [*ids, tokenizer.eos_token_id]
         for length, token in enumerate(whole):
-            following.setdefault(tuple(whole[:length]), set()).add(token)
-    return {start: sorted(tokens) for start, tokens in following.items()}
+            following[tuple(whole[:length])].add(token)
+    return {prefix: sorted(tokens) for prefix, tokens in following.items()}

@@ -9,10 +9,9 @@
         engine.submit(Call(print), [Request("NER", prompt)])
 
 Every request is checked and encoded once, waits in a queue, and is answered in a batch of any tasks
-of any adapters; as answers end, waiting requests take their rows. Submitted requests that find all
-batches full wait until rows are free. Batches take the backbone's lock token by token, so that a
-short answer does not wait for a long one. On CUDA `answers` runs greedy requests in one batch of
-fixed size, see `cgclora.inference.continuous`.
+of any adapters; as answers end, waiting requests take their rows. Batches hold the backbone's lock
+for one token at a time, so a short answer does not wait for a long one. On CUDA `answers` runs
+greedy requests in one batch of fixed size, see `cgclora.inference.continuous`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock, Thread
-from types import TracebackType
 from typing import Self
 
 from cgclora.adapter import Adapter
@@ -41,33 +39,25 @@ from cgclora.inference.request_queue import Call, Limits, RequestQueue, Waiting
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 
-_MAX_CHARACTERS = 32  # of a prompt for each token that it may have: words are shorter
+_MAX_CHARACTERS = 32  # per token of the longest prompt: tokens are shorter
 
 
 @dataclass
 class Served:
-    """What an engine's workers have done so far.
-
-    Attributes:
-        batches: Number of batches begun.
-        requests: Number of requests in them.
-    """
+    """Counts of an engine's workers: batches started, and requests in them."""
 
     batches: int = 0
     requests: int = 0
 
 
 class Engine:
-    """See the module's text.
+    """See the module's docstring.
 
     Args:
         backbone: The model.
-        adapters: Whose tasks the requests name. Clusters may come and go meanwhile.
-        limits: Those of `submit`; `answers` takes its batch size, too.
+        adapters: They know the requests' tasks. Clusters may be added and removed meanwhile.
+        limits: Of `submit`; `answers` uses those of a batch only.
         reference: See `Batch`.
-
-    Attributes:
-        served: What the workers have done.
     """
 
     def __init__(
@@ -88,33 +78,29 @@ class Engine:
         self._tokenizer = Lock()
         self._threads: list[Thread] = []
 
-    # In the calling thread ----------------------------------------------------------------
-
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[int], bool] = lambda _: False
     ) -> Generator[Piece]:
-        """Answer requests as one batch; yields pieces as soon as they are known.
+        """Answer requests as one batch; yields pieces as they are generated.
 
-        Closing the iterator stops the work.
+        Closing the iterator stops decoding.
 
         Args:
-            requests: Their tasks may differ.
-            cancelled: Called with a request's index before each token; its answer ends there,
+            requests: Of any tasks.
+            cancelled: Called with a request's index before each token; if true, the answer ends
                 without a last piece.
 
         Raises:
             ConfigError: No adapter knows a task.
-            DecodingError: A prompt is empty or too long for the backbone, a task is named without
-                an adapter or beside another that is folded in, or a task is folded in or out while
-                the answers run.
+            DecodingError: A prompt is empty or too long for the backbone, a task needs an adapter
+                or is not the one that is folded in, or a task is folded in or out while the
+                answers run.
             AdapterError: A request's gates have a wrong shape.
         """
         yield from self._stream(requests, max(1, len(requests)), cancelled)
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer any number of requests in batches of mixed tasks, longest answers first.
-
-        Requests of similar length share a batch, so that little of it is padding.
+        """Answer any number of requests in mixed batches, longest first, so with little padding.
 
         Yields:
             Each request's index with its answer, as soon as it has ended.
@@ -134,13 +120,13 @@ class Engine:
                 yield order[piece.index], piece.answer
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """What `answers` yields, in the order of the requests."""
-        found = dict(self.answers(requests))
-        return [found[i] for i in range(len(requests))]
+        """Answers in the order of the requests."""
+        answers = dict(self.answers(requests))
+        return [answers[i] for i in range(len(requests))]
 
     def _fits_static_batch(self, requests: Sequence[Request]) -> bool:
         if len(requests) < 2 or self.backbone.model.device.type not in loop.ROWS:
-            return False  # one answer alone is faster with drafts
+            return False  # a single answer is faster with drafts
         is_greedy = all(one.temperature == 0 and one.choices is None for one in requests)
         return is_greedy and Runtime.of(self.backbone).is_fast
 
@@ -165,7 +151,7 @@ class Engine:
         take: Callable[[int], list[Waiting]],
         cancelled: Callable[[Waiting], bool],
     ) -> Iterator[tuple[Waiting, Piece]]:
-        """Decode a batch, to which requests that join are appended; yields pieces with theirs."""
+        """Decode a batch and yield pieces with their requests; joining requests are appended."""
 
         def joining(room: int) -> list[EncodedRequest]:
             new = take(room)
@@ -184,8 +170,6 @@ class Engine:
         for piece in pieces:
             yield batch[piece.index], piece
 
-    # In worker threads --------------------------------------------------------------------
-
     def __enter__(self) -> Self:
         """Start the workers."""
         self._threads = [
@@ -196,32 +180,27 @@ class Engine:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop all work; returns when the last pass has ended."""
+    def __exit__(self, *_: object) -> None:
+        """Stop all workers; returns after the last forward pass."""
         self._queue.close()
         for thread in self._threads:
             thread.join()
         for waiting in self._queue.waiting():
-            waiting.fail(DecodingError("the server ends."))
+            waiting.fail(DecodingError("the server was shut down."))
 
     def drain(self, seconds: float) -> None:
-        """Take no more requests, answer those that wait, and stop, at the latest after so long."""
+        """Accept no more requests, answer the waiting ones within `seconds`, and stop."""
         self._queue.drain(seconds)
-        self.__exit__(None, None, None)
+        self.__exit__()
 
     def submit(self, call: Call, requests: Sequence[Request]) -> None:
-        """Let all of these requests wait for the workers, or none.
+        """Queue all of these requests for the workers, or none.
 
         Raises:
-            QueueFullError: There is no room for all of them, or the engine is shutting down.
+            QueueFullError: The queue has no room for all of them, or the engine is shutting down.
             ConfigError: No adapter knows a request's task.
             DecodingError: A prompt is empty, a prompt or answer is longer than allowed, or there
-                are more requests than the queue ever holds.
+                are more requests than the queue can hold.
         """
         if len(requests) > self.limits.queue:
             raise DecodingError(
@@ -232,16 +211,16 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Number of requests that wait."""
+        """Number of waiting requests."""
         return len(self._queue.waiting())
 
     @property
     def seconds_until_room(self) -> int:
-        """When a caller that found no room should try again; at least 1."""
+        """Time after which a refused caller should try again; at least 1."""
         return self._queue.seconds_until_room()
 
     def ahead(self, call: Call) -> int:
-        """Queue position of a call's first request; 0 once it has begun."""
+        """Queue position of a call's first request; 0 once it has started."""
         calls = [waiting.call for waiting in self._queue.waiting()]
         return calls.index(call) if call in calls else 0
 
@@ -250,14 +229,14 @@ class Engine:
         """The resident clusters.
 
         Raises:
-            TypeError: The engine is one of a single adapter, or of none.
+            TypeError: The engine was created without clusters.
         """
         if not isinstance(self.adapters, Clusters):
-            raise TypeError("this engine has no clusters: make it with `Clusters(backbone)`.")
+            raise TypeError("this engine has no clusters: create it with `Clusters(backbone)`.")
         return self.adapters
 
     def _encode(self, request: Request) -> EncodedRequest:
-        """Check a submitted request against the limits, and encode it."""
+        """Check a submitted request against the limits and encode it."""
         limits = self.limits
         if request.max_new_tokens > limits.answer_tokens:
             raise DecodingError(
@@ -269,7 +248,7 @@ class Engine:
                 f"the prompt's {len(request.prompt)} characters are more than the "
                 f"{limits.prompt_tokens} tokens that this server reads: shorten it."
             )
-        with self._tokenizer:  # which threads may not share
+        with self._tokenizer:  # not thread-safe
             (encoded,) = encode_requests(self.backbone, [request], self.adapters)
         if len(encoded.ids) > limits.prompt_tokens:
             raise DecodingError(
@@ -287,10 +266,10 @@ class Engine:
 
     def _answer(self, batch: list[Waiting]) -> None:
         resident = Resident.of(self.adapters)
-        has_told = False
+        has_output = False
 
         def take(room: int) -> list[Waiting]:
-            """Waiting requests, unless adapters have come or gone since the batch began."""
+            """Waiting requests, unless adapters were added or removed since the batch started."""
             now = Resident.of(self.adapters)
             if now and resident and now.adapters != resident.adapters:
                 return []
@@ -306,19 +285,19 @@ class Engine:
                 take,
                 lambda waiting: self._queue.closed or waiting.call.cancelled,
             ):
-                has_told = True
+                has_output = True
                 waiting.tell(piece)
-        except Exception as error:  # it ends these requests, not the server
-            if has_told or len(batch) == 1:
+        except Exception as error:  # it must not end the worker
+            if has_output or len(batch) == 1:
                 for waiting in batch:
                     waiting.fail(error)
                 return
-            # One of them may be to blame, such as one whose cluster has gone: not all of them.
+            # A single request may be invalid, such as one of a removed cluster: retry one by one.
             for waiting in batch:
                 self._answer([waiting])
             return
         for waiting in batch:
-            waiting.fail(DecodingError("the answer was given up."))
+            waiting.fail(DecodingError("the answer was cancelled."))
 
 
 def generate(
@@ -346,16 +325,16 @@ def answers_of(
     *,
     batch_size: int | None = None,
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer requests in mixed batches, each with an adapter of its own, see `Engine.answers`.
+    """Answer requests in mixed batches, each with its own adapter, see `Engine.answers`.
 
-    Adapters that are not laid out for inference yet will be, see `Adapter.for_inference`.
+    Adapters are converted by `Adapter.for_inference`.
 
     Args:
         backbone: The model.
-        requests: Tasks are looked up in the request's adapter.
+        requests: The requests; their clusters are ignored.
         adapters: The adapter of each, attached to the backbone; None is the bare backbone, whatever
             the request's task.
-        batch_size: Largest number of rows of a batch; None takes `default_rows`.
+        batch_size: Maximum rows of a batch; None takes `default_rows`.
 
     Raises:
         ConfigError: An adapter does not know its request's task.

@@ -1,4 +1,4 @@
-"""Folded weights of the tasks that are asked for most, within a memory budget."""
+"""Folded weights of the most requested tasks, within a memory budget."""
 
 from __future__ import annotations
 
@@ -15,120 +15,119 @@ Key = tuple[str, str]
 
 
 @dataclass
-class _Copy:
-    """Folded weights that are kept: the route through them, their bytes, and when last used."""
+class _Entry:
+    """A folded copy: the route through it, its bytes, and the number of the batch that used it."""
 
     route: Route
     size: int
-    used: int
+    last_used: int
 
 
 class FoldedWeights:
-    """Keeps a copy of the adapted weights with a task folded in, for tasks that earn it.
+    """A cache of copies of the adapted weights with a task folded in.
 
-    A batch of one such task costs what the bare backbone costs. A task is folded once enough
-    batches have asked for it. Where it needs the room of other copies, the least recently used go,
-    but only if so many have asked since any of those was used: tasks that take turns would fold
-    each other out for ever. A batch on its way keeps what it uses until it has ended.
+    A batch of one such task costs as much as the bare backbone. A task is folded once `min_batches`
+    batches have requested it. It evicts the least recently used copies, but only if none of them
+    was used since the first of those batches: otherwise alternating tasks would evict each other
+    for ever. Running batches keep the copies that they use.
 
     Args:
-        budget: Most bytes of all copies together; 0 keeps none.
-        after: How many batches of a task alone are enough; they are counted anew once it was
-            folded.
+        budget: Maximum bytes of all copies together; 0 disables the cache.
+        min_batches: Number of batches of one task after which it is folded.
     """
 
-    def __init__(self, budget: int, after: int = 4) -> None:
+    def __init__(self, budget: int, min_batches: int = 4) -> None:
         self.budget = budget
-        self.after = after
-        self._kept: OrderedDict[Key, _Copy] = OrderedDict()
-        self._asked: dict[Key, deque[int]] = {}  # when last, of tasks that are not kept
-        self._batches = 0  # of one task alone; tells the time
-        self._forgotten: WeakSet[Adapter] = WeakSet()
+        self.min_batches = min_batches
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._requested: dict[Key, deque[int]] = {}  # last batches of tasks that are not folded
+        self._batches = 0  # of one task each, which is the cache's clock
+        self._removed: WeakSet[Adapter] = WeakSet()
         self._lock = Lock()
         self._folding = Lock()
 
     @property
-    def kept(self) -> tuple[Key, ...]:
-        """What is folded, the least recently used first."""
+    def keys(self) -> tuple[Key, ...]:
+        """The folded tasks, the least recently used first."""
         with self._lock:
-            return tuple(self._kept)
+            return tuple(self._entries)
 
     @property
     def bytes(self) -> int:
         """Bytes of all copies."""
         with self._lock:
-            return sum(copy.size for copy in self._kept.values())
+            return sum(entry.size for entry in self._entries.values())
 
     def route(self, adapter: Adapter, task: str) -> Route | None:
-        """The route of a batch of this task alone; None if it is not folded.
+        """The route of a batch of this task; None if it is not folded.
 
         Raises:
             ConfigError: The adapter does not know the task.
         """
         key = (adapter.name, task)
         with self._lock:
-            if adapter in self._forgotten:
+            if adapter in self._removed:
                 return None
             self._batches += 1
-            if (copy := self._kept.get(key)) is not None:
-                copy.used = self._batches
-                self._kept.move_to_end(key)
-                return copy.route
+            if (entry := self._entries.get(key)) is not None:
+                entry.last_used = self._batches
+                self._entries.move_to_end(key)
+                return entry.route
             size = folded_bytes(adapter)
-            if not self._earned(key, size) or not self._folding.acquire(blocking=False):
+            if not self._should_fold(key, size) or not self._folding.acquire(blocking=False):
                 return None
-            for other in self._in_the_way(size):
-                del self._kept[other]
-            del self._asked[key]
-        try:  # others may use their copies meanwhile
-            route = _folded(adapter, task)
+            for evicted in self._evicted_by(size):
+                del self._entries[evicted]
+            del self._requested[key]
+        try:  # without the lock, so that other batches can use their copies
+            route = _fold(adapter, task)
             with self._lock:
-                if route is not None and adapter not in self._forgotten:
-                    self._kept[key] = _Copy(route, size, self._batches)
+                if route is not None and adapter not in self._removed:
+                    self._entries[key] = _Entry(route, size, self._batches)
             return route
         finally:
             self._folding.release()
 
-    def _earned(self, key: Key, size: int) -> bool:
-        """Note that a batch has asked for a task; whether it is to be folded now."""
+    def _should_fold(self, key: Key, size: int) -> bool:
+        """Record a batch of a task; returns whether it should be folded now."""
         if size > self.budget:
             return False
-        asked = self._asked.setdefault(key, deque(maxlen=self.after))
-        asked.append(self._batches)
-        leaving = self._in_the_way(size)
-        return len(asked) == self.after and all(self._kept[o].used < asked[0] for o in leaving)
+        requested = self._requested.setdefault(key, deque(maxlen=self.min_batches))
+        requested.append(self._batches)
+        evicted = [self._entries[key] for key in self._evicted_by(size)]
+        is_due = len(requested) == self.min_batches
+        return is_due and all(entry.last_used < requested[0] for entry in evicted)
 
-    def _in_the_way(self, size: int) -> list[Key]:
-        """The copies that must go before there is room for so many bytes."""
-        free = self.budget - sum(copy.size for copy in self._kept.values())
-        leaving = []
-        for key, copy in self._kept.items():
+    def _evicted_by(self, size: int) -> list[Key]:
+        """The copies to evict so that `size` more bytes fit."""
+        free = self.budget - sum(entry.size for entry in self._entries.values())
+        evicted = []
+        for key, entry in self._entries.items():
             if free >= size:
                 break
-            leaving.append(key)
-            free += copy.size
-        return leaving
+            evicted.append(key)
+            free += entry.size
+        return evicted
 
-    def forget(self, adapter: Adapter) -> None:
-        """Drop an adapter's copies for good, also one that is being made."""
+    def remove(self, adapter: Adapter) -> None:
+        """Remove an adapter's copies for good, including one that is being made."""
         with self._lock:
-            self._forgotten.add(adapter)
-            for key in [key for key in self._kept if key[0] == adapter.name]:
-                del self._kept[key]
-            for key in [key for key in self._asked if key[0] == adapter.name]:
-                del self._asked[key]
+            self._removed.add(adapter)
+            for table in (self._entries, self._requested):
+                for key in [key for key in table if key[0] == adapter.name]:
+                    del table[key]
 
 
-def _folded(adapter: Adapter, task: str) -> Route | None:
-    """A new copy; None where there is no memory for it, or the adapter is being detached."""
+def _fold(adapter: Adapter, task: str) -> Route | None:
+    """A new copy; None if memory is short or the adapter is being detached."""
     try:
         return Route(adapter.folded_weights(task))
-    except (AttributeError, MemoryError, RuntimeError):  # the last one: torch, without memory
+    except (AttributeError, MemoryError, RuntimeError):  # torch: out of memory
         return None
 
 
 def folded_bytes(adapter: Adapter) -> int:
-    """Bytes of a copy of the weights that an adapter adapts; beyond any budget if quantised."""
+    """Bytes of a copy of the weights that an adapter adapts; above any budget if quantised."""
     weights = [layer.base_layer.weight for layer in adapter.layers.values()]
     if not all(weight.is_floating_point() for weight in weights):
         return 1 << 62

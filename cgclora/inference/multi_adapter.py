@@ -5,14 +5,14 @@
     clusters.add("general", "assets/adapters/general")
     generate(backbone, [Request("NER", a), Request("KUAKE-QIC", b)], clusters)   # one batch
 
-A request goes task -> cluster -> gate -> experts; where it names no task, `choose` finds one. Rows
-of one batch may be of any tasks of any clusters. The experts that some row uses are put one after
-another as if they were one adapter's, with weight zero where a row does not use them:
+A request names a task, which selects a cluster, its gate and its experts; `choose` finds the task
+of a request that names none. Rows of a batch may be of any tasks of any clusters: the experts that
+any row uses are concatenated as if they were one adapter's, with weight zero for the other rows:
 
     A = [A_1[used]; A_2[used]; ...]      B = [B_1[used]; B_2[used]; ...]      weights [batch, 1, R]
 
-So a pass costs what the tasks in it need, however many are resident, and nothing of what a row's
-experts compute depends on who else is. Clusters come and go while batches are on their way.
+So the cost of a pass depends on the tasks in the batch, not on the number of resident adapters, and
+a row's result does not depend on other rows. Clusters may be added and removed while batches run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Protocol, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from cgclora.adapter import Adapter, Row
+from cgclora.adapter import Adapter, Row, TaskRow
 from cgclora.config import ConfigError, PromptFormat
 from cgclora.inference.merged_cache import FoldedWeights
 from cgclora.inference.router import JoinedRouter, RoutedTask, TaskRouter
@@ -38,18 +38,17 @@ from cgclora.storage.adapter_dir import AdapterError
 
 
 class Clusters:
-    """The adapters resident on one backbone; takes an adapter's place in `generate`.
+    """The adapters resident on one backbone; accepted by `generate` like an adapter.
 
     Args:
-        backbone: Carries them.
-        folded_budget: Bytes for folded weights of tasks that are asked for most, see
-            `FoldedWeights`. A batch of one such task is then answered by weights that are rounded
-            to the backbone's dtype as a whole, so that a close call between two tokens may end
-            otherwise; 0 folds nothing.
+        backbone: They are attached to it.
+        folded_budget: Bytes for folded weights of the most requested tasks, see `FoldedWeights`; 0
+            folds nothing. Folded weights are rounded to the backbone's dtype, which may change the
+            choice between two tokens of nearly equal probability.
 
     Attributes:
         model: The backbone's model.
-        folded: The folded weights.
+        folded: The cache of folded weights.
     """
 
     def __init__(self, backbone: Backbone, *, folded_budget: int = 0) -> None:
@@ -62,23 +61,21 @@ class Clusters:
         self._router: JoinedRouter | None = None
         self._count = 0
 
-    # Who is resident ----------------------------------------------------------------------
-
     @property
     def adapters(self) -> Mapping[str, Adapter]:
         """The resident adapters by their clusters' names."""
         return MappingProxyType(self._adapters)
 
     def add(self, name: str, adapter: str | Path | Adapter) -> Adapter:
-        """Make an adapter resident, while others answer.
+        """Make an adapter resident, also while batches run.
 
         Args:
             name: The cluster's name, any text.
-            adapter: The folder of a saved one, or one that is attached to this backbone already.
+            adapter: The folder of a saved adapter, or one that is attached to this backbone.
 
         Raises:
-            AdapterError: The name is empty or taken, the adapter is attached elsewhere or is
-                resident under another name, or as `Adapter.load`.
+            AdapterError: The name is empty or taken, the adapter is attached to another backbone
+                or already resident, or as `Adapter.load`.
         """
         with self._changing:
             if not name:
@@ -87,14 +84,14 @@ class Clusters:
                 raise AdapterError(f"a cluster {name!r} is resident already: remove it first.")
             if isinstance(adapter, Adapter):
                 self._check_attached(name, adapter)
-                self._admit(name, adapter)
+                self._make_resident(name, adapter)
                 return adapter
             self._count += 1
             internal = re.sub(r"[^A-Za-z0-9_-]", "_", f"{name}_{self._count}")
             loaded = Adapter.load(adapter, self.backbone, name=internal)
             try:
-                self._admit(name, loaded)
-            except BaseException:  # out of memory, say: nobody else could take it off
+                self._make_resident(name, loaded)
+            except BaseException:  # such as out of memory: the caller has no adapter to detach
                 with self.backbone.lock:
                     loaded.detach(keep_layers=True)
                 raise
@@ -110,14 +107,13 @@ class Clusters:
                     "time, or remove the other."
                 )
 
-    def _admit(self, name: str, adapter: Adapter) -> None:
-        """Let an attached adapter be resident."""
-        with self.backbone.lock:  # not between two layers of a pass
+    def _make_resident(self, name: str, adapter: Adapter) -> None:
+        with self.backbone.lock:  # not within a forward pass
             adapter.for_inference()
-        self._settle({**self._adapters, name: adapter})
+        self._replace({**self._adapters, name: adapter})
 
     def remove(self, name: str) -> None:
-        """Let a cluster go. Requests on their way end as they began; new ones are refused.
+        """Remove a cluster. Running requests finish with it; new ones are refused.
 
         Raises:
             ConfigError: There is no such cluster.
@@ -126,73 +122,67 @@ class Clusters:
             if name not in self._adapters:
                 raise ConfigError(_no_cluster(self._adapters, name))
             adapter = self._adapters[name]
-            self._settle({other: one for other, one in self._adapters.items() if other != name})
-            self.folded.forget(adapter)
+            self._replace({other: one for other, one in self._adapters.items() if other != name})
+            self.folded.remove(adapter)
             with self.backbone.lock:
                 adapter.detach(keep_layers=True)
 
-    def _settle(self, adapters: dict[str, Adapter]) -> None:
-        """Let these adapters be the resident ones from now on."""
+    def _replace(self, adapters: dict[str, Adapter]) -> None:
+        """Set the resident adapters, and join their routers."""
         routers = {name: one for name, one in self._routers.items() if name in adapters}
         for name, adapter in adapters.items():
-            if name not in self._adapters:  # reading one takes a while, and others have been read
-                router = TaskRouter.of(adapter.files, adapter.config.tasks, name)
-                routers |= {} if router is None else {name: router}
-        self._router = TaskRouter.join(routers) if routers else None
+            if name in self._adapters:  # its router has been read, which takes a while
+                continue
+            if router := TaskRouter.of(adapter.files, adapter.config.tasks, name):
+                routers[name] = router
+        self._router = JoinedRouter(routers) if routers else None
         self._routers = routers
         self._adapters = adapters
 
     def choose(self, prompt: str) -> RoutedTask:
-        """The task that a prompt which names none is for, by the routers of the clusters.
+        """The task of a prompt, found by the clusters' routers.
 
         Raises:
-            ConfigError: No resident cluster has a router, or none of their tasks is likely enough.
+            ConfigError: No resident cluster has a router, or no task is likely enough.
             DataError: The prompt is empty.
         """
-        router = self._router
-        if router is None:
+        if (router := self._router) is None:
             raise ConfigError(
                 "no resident cluster has a router: name a task, or fit one with "
                 "`python -m cgclora router fit`."
             )
-        if (found := router.choose(prompt)) is None:
+        if (chosen := router.choose(prompt)) is None:
             (best,) = router.most_likely([prompt])
             raise ConfigError(
-                f"the prompt is for none of the tasks that are known here; the nearest is "
-                f"{best.task!r} with {best.probability:.0%}: name a task."
+                f"the prompt fits none of the known tasks; the most likely is {best.task!r} with "
+                f"{best.probability:.0%}: name a task."
             )
-        return found
+        return chosen
 
     def find(self, task: str, cluster: str | None = None) -> str:
-        """The name of the cluster that a task belongs to; the first that was added, if several do.
+        """The name of the first cluster that knows a task, or of `cluster` if given.
 
         Raises:
-            ConfigError: No resident cluster, or not the one that was named, knows the task.
+            ConfigError: No resident cluster, or not the given one, knows the task.
         """
         return _find(self._adapters, task, cluster)
 
-    # Batches ------------------------------------------------------------------------------
-
     def snapshot(self) -> Resident:
-        """The clusters of now, for a batch: they come and go between its questions, too."""
+        """The current clusters, for a batch: later changes do not affect it."""
         return Resident(self.model, self._adapters, self.folded)
 
     @property
     def has_routers(self) -> bool:
-        """Whether `choose` can find a prompt's task."""
+        """Whether any resident cluster has a router, which `choose` needs."""
         return self._router is not None
 
 
 Adapters: TypeAlias = "Adapter | Clusters | Resident | None"
-"""Whose experts answer: one adapter's, those of resident clusters, or none, the bare backbone."""
+"""The adapters of a batch: a single one, resident clusters, or None, the bare backbone."""
 
 
 class ClusterRow(Row, Protocol):
-    """What a route needs to know of a row where several adapters are resident.
-
-    Attributes:
-        cluster: The adapter that knows the task; None looks it up.
-    """
+    """A row of a batch with several adapters; `cluster` None takes the first with its task."""
 
     @property
     def cluster(self) -> str | None: ...  # noqa: D102 - see above
@@ -200,31 +190,23 @@ class ClusterRow(Row, Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """The adapters that a batch may use: a single one, or the clusters of one moment.
-
-    Attributes:
-        model: The backbone's model.
-        adapters: By their clusters' names.
-        folded: The folded weights of all moments.
-        is_single: Whether it is an adapter by itself, for which rows need not name a cluster, and
-            may name any.
-    """
+    """The adapters of a batch: a single one, or a snapshot of clusters."""
 
     model: PreTrainedModel
-    adapters: Mapping[str, Adapter]
+    adapters: Mapping[str, Adapter]  # by their clusters' names
     folded: FoldedWeights
-    is_single: bool = False
+    is_single: bool = False  # a single adapter; then the clusters that rows name are ignored
 
     @classmethod
     def of(cls, adapters: Adapters) -> Resident | None:
-        """One adapter by itself, or the clusters of now; None stays None, the bare backbone."""
+        """A single adapter, or a snapshot of clusters; None stays None."""
         if isinstance(adapters, Adapter):
-            own = {adapters.name: adapters}
-            return cls(adapters.model, own, FoldedWeights(0), is_single=True)
+            single = {adapters.name: adapters}
+            return cls(adapters.model, single, FoldedWeights(0), is_single=True)
         return adapters.snapshot() if isinstance(adapters, Clusters) else adapters
 
     def prompt_format(self, row: ClusterRow) -> PromptFormat:
-        """What stands around a row's prompt.
+        """The prompt format of a row's adapter.
 
         Raises:
             ConfigError: As `Clusters.find`.
@@ -233,7 +215,7 @@ class Resident:
         return self.adapters[name].config.prompt_format if name else PromptFormat()
 
     def _cluster(self, row: ClusterRow) -> str | None:
-        """The cluster that answers a row; None is the bare backbone."""
+        """The cluster of a row; None is the bare backbone."""
         if row.task is None:
             return None
         return _find(self.adapters, row.task, None if self.is_single else row.cluster)
@@ -249,34 +231,24 @@ class Resident:
         tasks = {(name, row.task) for name, row in zip(names, rows, strict=True)}
         if len(tasks) == 1 and all(row.gates is None for row in rows):
             ((name, task),) = tasks
-            if name and task and (merged := self.folded.route(self.adapters[name], task)):
-                return merged
+            if name and task and (folded := self.folded.route(self.adapters[name], task)):
+                return folded
+        bare = TaskRow(None)
         routes = [
             self.adapters[name].plan_rows(
-                [row if of == name else _BARE for row, of in zip(rows, names, strict=True)]
+                [row if own == name else bare for row, own in zip(rows, names, strict=True)]
             )
             for name in dict.fromkeys(filter(None, names))
         ]
-        return routes[0] if len(routes) == 1 else _joined(routes)
+        return routes[0] if len(routes) == 1 else _concatenate(routes)
 
 
-@dataclass(frozen=True)
-class _Bare:
-    """A row that uses none of an adapter's experts."""
-
-    task: None = None
-    gates: None = None
-
-
-_BARE = _Bare()
-
-
-def _joined(routes: Sequence[Route]) -> Route:
-    """The experts of several routes for the same rows, one after another in each layer."""
-    of_layers: dict[ExpertLinear, list[LayerExperts]] = {}
+def _concatenate(routes: Sequence[Route]) -> Route:
+    """One route with the experts of several routes of the same rows."""
+    by_layer: dict[ExpertLinear, list[LayerExperts]] = {}
     for route in routes:
         for layer, experts in route.experts.items():
-            of_layers.setdefault(layer, []).extend(experts)
+            by_layer.setdefault(layer, []).extend(experts)
     return Route(
         {
             layer: (
@@ -286,7 +258,7 @@ def _joined(routes: Sequence[Route]) -> Route:
                     torch.cat([one.weights for one in experts], dim=-1),
                 ),
             )
-            for layer, experts in of_layers.items()
+            for layer, experts in by_layer.items()
         }
     )
 
@@ -297,9 +269,9 @@ def _find(adapters: Mapping[str, Adapter], task: str, cluster: str | None) -> st
     for name, adapter in adapters.items():
         if cluster in {None, name} and task in adapter.config.tasks:
             return name
-    who = "no cluster" if cluster is None else f"the cluster {cluster!r} does not"
-    known = "; ".join(f"{name} knows {', '.join(a.config.tasks)}" for name, a in adapters.items())
-    raise ConfigError(f"{who} {'knows' if cluster is None else 'know'} the task {task!r}: {known}.")
+    tasks = "; ".join(f"{name} knows {', '.join(a.config.tasks)}" for name, a in adapters.items())
+    subject = "no cluster knows" if cluster is None else f"the cluster {cluster!r} does not know"
+    raise ConfigError(f"{subject} the task {task!r}: {tasks}.")
 
 
 def _no_cluster(adapters: Mapping[str, Adapter], name: str) -> str:

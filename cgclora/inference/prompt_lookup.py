@@ -1,11 +1,11 @@
-"""Drafts of what an answer may say next, copied from what was read and said before.
+"""Speculative decoding with draft tokens copied from the prompt and earlier answers.
 
-Extraction tasks quote their prompt, and a task's answers have a form whose phrases they share. So
-where the last words stood before, in this prompt and answer or in the task's earlier answers, what
-followed them there is a good guess (prompt lookup decoding). A draft costs next to nothing, and the
-backbone reads several tokens in about the time of one: it says which of them it would have said
-itself. Drafts are tried only where such a pass rounds each token as a pass of that token alone
-(`FastDecoder.keeps_apart`), so that an answer is the same with drafts as without, bit for bit.
+Extraction tasks quote their prompt, and the answers of a task share phrases. So the tokens that
+followed the latest n-gram when it last occurred, in this prompt and answer or in the task's earlier
+answers, are a good draft (prompt lookup decoding). Drafts cost next to nothing, and the backbone
+verifies several tokens in about the time of one. They are used only where a pass of several tokens
+rounds each as a pass of its own (`FastDecoder.is_batch_invariant`), so the answer is bit for bit
+the same with drafts as without.
 """
 
 from __future__ import annotations
@@ -13,97 +13,85 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from threading import Lock
 
-_LONGEST, _SHORTEST = 4, 2
-"""Words by which a place is found again; in the own text one word is enough."""
-
-_KEPT = 8
-"""Words that are kept of what followed."""
-
-_START = -1
-"""Stands before an answer's first word."""
+_MAX_NGRAM = 4
+_MIN_NGRAM = 2  # of earlier answers; in the prompt and its answer 1 is enough
+_MAX_CONTINUATION = 8
+_START = -1  # placeholder before the first token of an answer
 
 
-class Phrases:
-    """What earlier answers said, by whose they were; in memory only, and not much of it.
+class NgramCache:
+    """Continuations of the n-grams of earlier answers, in memory only; safe to use from threads.
 
     Args:
-        most: Places that are kept, the latest ones.
+        max_ngrams: Number of n-grams kept, the latest ones.
     """
 
-    def __init__(self, most: int = 1 << 16) -> None:
-        self._most = most
-        self._after: dict[tuple[Hashable, ...], Sequence[int]] = {}
-        self._lock = Lock()  # answers may end in several threads
+    def __init__(self, max_ngrams: int = 1 << 16) -> None:
+        self._max_ngrams = max_ngrams
+        self._continuations: dict[tuple[Hashable, ...], Sequence[int]] = {}
+        self._lock = Lock()
 
-    def remember(self, whose: Hashable, ids: Sequence[int]) -> None:
-        """Keep an answer's phrases.
-
-        Args:
-            whose: Answers of one form have the same.
-            ids: Its tokens.
-        """
-        said = [*[_START] * _LONGEST, *ids]
+    def add(self, group: Hashable, ids: Sequence[int]) -> None:
+        """Add the n-grams of an answer's token ids; answers of one group share them."""
+        tokens = [*[_START] * _MAX_NGRAM, *ids]
         with self._lock:
-            for place in range(_LONGEST, len(said)):
-                follows = said[place : place + _KEPT]
-                for length in range(_SHORTEST, _LONGEST + 1):
-                    key = (whose, *said[place - length : place])
-                    self._after.pop(key, None)  # so that it counts as late
-                    self._after[key] = follows
-            while len(self._after) > self._most:
-                del self._after[next(iter(self._after))]
+            for position in range(_MAX_NGRAM, len(tokens)):
+                continuation = tokens[position : position + _MAX_CONTINUATION]
+                for length in range(_MIN_NGRAM, _MAX_NGRAM + 1):
+                    key = (group, *tokens[position - length : position])
+                    self._continuations.pop(key, None)  # moves the key to the end
+                    self._continuations[key] = continuation
+            while len(self._continuations) > self._max_ngrams:
+                del self._continuations[next(iter(self._continuations))]
 
-    def forget(self) -> None:
-        """Keep nothing of what was said so far."""
+    def clear(self) -> None:
+        """Remove all n-grams."""
         with self._lock:
-            self._after.clear()
+            self._continuations.clear()
 
-    def after(self, whose: Hashable, words: Sequence[int]) -> Sequence[int]:
-        """What followed these words the last time; nothing if they are unknown."""
-        return self._after.get((whose, *words), ())
+    def continuation(self, group: Hashable, ngram: Sequence[int]) -> Sequence[int]:
+        """The tokens after the n-gram's last occurrence in a group; empty if there is none."""
+        return self._continuations.get((group, *ngram), ())
 
 
-class Drafts:
-    """Guesses for one answer.
+class PromptLookup:
+    """Draft tokens for one answer.
 
     Args:
         prompt: Its token ids.
-        phrases: Of earlier answers.
-        whose: Which of them are like this one.
+        cache: N-grams of earlier answers.
+        group: The answer's group in the cache.
     """
 
     def __init__(
-        self, prompt: Sequence[int], phrases: Phrases | None = None, whose: Hashable = None
+        self, prompt: Sequence[int], cache: NgramCache | None = None, group: Hashable = None
     ) -> None:
-        self._phrases = phrases or Phrases()
-        self._whose = whose
+        self._cache = cache or NgramCache()
+        self._group = group
         self._ids: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
+        self._positions: dict[tuple[int, ...], int] = {}  # after an n-gram's last occurrence
         for token in prompt:
-            self._read(token)
-        self._said = [_START] * _LONGEST
+            self._index(token)
+        self._answer = [_START] * _MAX_NGRAM
 
     def add(self, token: int) -> None:
-        """Take the answer's next token."""
-        self._read(token)
-        self._said.append(token)
+        """Add the answer's next token."""
+        self._index(token)
+        self._answer.append(token)
 
-    def next(self, most: int) -> list[int]:
-        """Up to so many tokens that may come next; none without a trace."""
-        for length in range(_LONGEST, 0, -1):
-            place = self._after.get(tuple(self._ids[-length:]))
-            if place is not None:
-                return self._ids[place : place + most]
-            if length >= _SHORTEST:
-                follows = self._phrases.after(self._whose, self._said[-length:])
-                if follows:
-                    return list(follows[:most])
+    def draft(self, max_tokens: int) -> list[int]:
+        """Up to `max_tokens` draft tokens; empty where no n-gram has occurred before."""
+        for length in range(_MAX_NGRAM, 0, -1):
+            position = self._positions.get(tuple(self._ids[-length:]))
+            if position is not None:
+                return self._ids[position : position + max_tokens]
+            if length >= _MIN_NGRAM:
+                continuation = self._cache.continuation(self._group, self._answer[-length:])
+                if continuation:
+                    return list(continuation[:max_tokens])
         return []
 
-    def _read(self, token: int) -> None:
-        ids = self._ids
-        # What ends just before this token is followed by it; the last place counts.
-        for length in range(1, _LONGEST + 1):
-            if len(ids) >= length:
-                self._after[tuple(ids[-length:])] = len(ids)
-        ids.append(token)
+    def _index(self, token: int) -> None:
+        for length in range(1, min(_MAX_NGRAM, len(self._ids)) + 1):
+            self._positions[tuple(self._ids[-length:])] = len(self._ids)
+        self._ids.append(token)

@@ -1,21 +1,22 @@
-"""Which task, and so which cluster, a prompt is for when its request names none.
+"""Finds the task, and so the cluster, of a prompt whose request names none.
 
-    router = TaskRouter.fit({"NER": prompts, "Summary": others})     # with an adapter, of its tasks
-    router.save("my-adapter")                                        # beside its weights
-    joined = TaskRouter.join({"medical": TaskRouter.load(a), "general": TaskRouter.load(b)})
+    router = TaskRouter.fit({"NER": prompts, "Summary": others})     # of an adapter's tasks
+    router.save("my-adapter")                                        # in the adapter's folder
+    joined = JoinedRouter({"medical": TaskRouter.load(a), "general": TaskRouter.load(b)})
     joined.route("找出句子中的人名：…")[0]     # RoutedTask(cluster="general", task="NER", ...)
 
-Every task is a language model of its own prompts: a multinomial over the hashed features of
-`cgclora.data.text_features`, smoothed towards the uniform background that all routers share
-(Jelinek-Mercer, Zhai and Lafferty 2004). A prompt's score is its log likelihood ratio to that
-background, in nats, and asks nothing of other tasks. So scores of routers that were fitted apart
-can be compared, and a cluster that comes or goes adds or removes its rows and changes no other.
+Each task has a language model of its prompts: a multinomial over the hashed features of
+`cgclora.data.text_features`, smoothed with the uniform background that all routers share
+(Jelinek-Mercer, Zhai and Lafferty 2004). The score of a prompt is its log likelihood ratio to that
+background, in nats, and does not depend on other tasks. So the scores of routers that were fitted
+separately can be compared, and adding or removing a cluster changes no score of the others.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,18 +34,18 @@ from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import ROUTER_FILE, AdapterError
 
 FORMAT = 1
-"""Of the file; another one means other features, another smoothing or another probability."""
+"""Version of the file: of features, smoothing and probability."""
 
 SURE = 0.5
-"""A task with at least this probability may be taken without asking."""
+"""Minimum probability of a task that is chosen automatically."""
 
 _ARRAYS = ("weights", "scales", "usual", "spread")
 
 _BACKGROUND = 0.1  # its weight in a task's model, chosen on dev
-_TEMPERATURE = 0.5  # of the softmax: one for all routers, so that their tasks compare
-_LIMIT = -3.0  # spreads from the usual score where a prompt is as likely of no task, chosen on dev
+_TEMPERATURE = 0.5  # of the softmax: one for all routers, so that their tasks are comparable
+_LIMIT = -3.0  # deviation from the mean score where a prompt fits with 50 %, chosen on dev
 _STEEPNESS = 4.0
-_LEAST_SPREAD = 0.1  # of the usual score, and 1 nat; a task of like prompts has next to none
+_MIN_SPREAD = 0.1  # of the mean score, and at least 1 nat: similar prompts have almost none
 
 Features = tuple[IntArray, FloatArray]
 Floats = npt.NDArray[np.float32]
@@ -52,29 +53,23 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RoutedTask:
-    """A task that a prompt may be for.
-
-    Attributes:
-        cluster: The name that its router was joined under.
-        task: Its name.
-        probability: In [0, 1]. Those of all tasks sum to 1 at most; the rest says "none of them".
-    """
+    """A candidate task of a prompt."""
 
     cluster: str
     task: str
-    probability: float
+    probability: float  # the rest to a sum of 1 over all tasks is that of none of them
 
 
 @dataclass(frozen=True, eq=False)
 class TaskRouter:
-    """What an adapter's folder knows of its T tasks' prompts.
+    """The router of an adapter's T tasks.
 
     Attributes:
         tasks: Their names.
-        weights: int8 [T, B]: log likelihood ratios of the B hash buckets, in steps.
-        scales: float32 [T]: what a step is worth, in nats.
-        usual: float32 [T]: mean score of a task's own prompts, each left out of its model.
-        spread: float32 [T]: their standard deviation, or a tenth of the mean if that is more.
+        weights: int8 [T, B], quantised log likelihood ratios of the B hash buckets.
+        scales: float32 [T], nats per quantisation step.
+        usual: float32 [T], mean leave-one-out score of a task's prompts.
+        spread: float32 [T], their standard deviation, at least a tenth of the mean and 1 nat.
     """
 
     tasks: tuple[str, ...]
@@ -94,25 +89,27 @@ class TaskRouter:
             or tuple(array.dtype.type for array in arrays) != kinds
         ):
             raise AdapterError(
-                f"a router of the tasks {list(self.tasks)} has arrays of shapes {shapes}: fit anew."
+                f"a router of the tasks {list(self.tasks)} must have distinct tasks and arrays of "
+                f"shapes {shapes}: fit anew."
             )
 
     @classmethod
     def fit(cls, prompts: Mapping[str, Sequence[str]]) -> Self:
-        """A router from prompts by task. Prompts that recur count once.
+        """Fit a router to prompts by task. Repeated prompts count once.
 
         Raises:
             DataError: There is no task, or a task has no prompt.
         """
         if not prompts:
-            raise DataError("there is no task to fit a router on: give prompts of one at least.")
-        if empty := [task for task, own in prompts.items() if not any(p.strip() for p in own)]:
+            raise DataError("there is no task to fit a router on: give prompts of at least one.")
+        if empty := [task for task, texts in prompts.items() if not any(map(str.strip, texts))]:
             raise DataError(f"a router needs prompts of every task, there are none of {empty}.")
-        rows = [_fit_task([features(p) for p in dict.fromkeys(own)]) for own in prompts.values()]
-        weights = np.stack([row for row, _ in rows])
+        fits = [_fit_task([features(p) for p in dict.fromkeys(own)]) for own in prompts.values()]
+        weights = np.stack([ratios for ratios, _ in fits])
         scales = (np.abs(weights).max(axis=1) / 127).astype(np.float32)
-        usual = np.array([own.mean() for _, own in rows])
-        spread = np.maximum([own.std() for _, own in rows], np.maximum(_LEAST_SPREAD * usual, 1))
+        usual = np.array([scores.mean() for _, scores in fits])
+        deviations = [scores.std() for _, scores in fits]
+        spread = np.maximum(deviations, np.maximum(_MIN_SPREAD * usual, 1))
         return cls(
             tuple(prompts),
             np.round(weights / scales[:, None]).astype(np.int8),
@@ -122,39 +119,39 @@ class TaskRouter:
         )
 
     def take(self, tasks: Sequence[str]) -> Self:
-        """The router of some of its tasks only."""
+        """The router of some of the tasks."""
         rows = [row for row, task in enumerate(self.tasks) if task in tasks]
         arrays = (getattr(self, name)[rows] for name in _ARRAYS)
         return type(self)(tuple(self.tasks[row] for row in rows), *arrays)
 
     def plus(self, other: TaskRouter) -> Self:
-        """The router of its tasks and another's."""
+        """The router of its own and another's tasks."""
         arrays = (np.concatenate([getattr(one, name) for one in (self, other)]) for name in _ARRAYS)
         return type(self)(self.tasks + other.tasks, *arrays)
 
     def to_bytes(self) -> bytes:
-        """The router's file."""
+        """Contents of the router's file."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        about = {"format": FORMAT, "tasks": list(self.tasks)}
-        # One entry: the order of several in a safetensors file is left to chance.
-        return save(arrays, metadata={"router": json.dumps(about, ensure_ascii=False)})
+        metadata = {"format": FORMAT, "tasks": list(self.tasks)}
+        # A single entry, since safetensors writes several in random order.
+        return save(arrays, metadata={"router": json.dumps(metadata, ensure_ascii=False)})
 
     def to_files(self) -> dict[str, bytes]:
-        """Its file by name, for `Adapter.files`."""
+        """Contents of the router's file by its name, for `Adapter.files`."""
         return {ROUTER_FILE: self.to_bytes()}
 
     def save(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Put the router beside a saved adapter, in the place of an older one.
+        """Save the router in an adapter's folder; it replaces an older one.
 
         Args:
-            folder: The adapter's.
-            facts: What the manifest shall say of the router, as `router`.
+            folder: Of the adapter.
+            facts: Entry `router` of the manifest.
 
         Returns:
             The manifest.
 
         Raises:
-            AdapterError: The folder holds no adapter, a damaged one, or one of other tasks.
+            AdapterError: The folder has no adapter, a damaged one, or one of other tasks.
         """
         _, config = adapter_dir.read_manifest(folder)
         self.check(config.tasks, str(folder))
@@ -165,7 +162,7 @@ class TaskRouter:
         """The router of a saved adapter.
 
         Raises:
-            AdapterError: The folder holds no adapter, a damaged one, or one without a router.
+            AdapterError: The folder has no adapter, a damaged one, or one without a router.
         """
         manifest, config = adapter_dir.read_manifest(folder)
         files = adapter_dir.read_files(folder, manifest)
@@ -178,39 +175,39 @@ class TaskRouter:
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], tasks: Sequence[str], name: str) -> Self | None:
-        """The router among an adapter's files (`Adapter.files`); None if there is none.
+        """The router among an adapter's files, see `to_files`; None if there is none.
 
         Args:
-            files: By name, as `to_files` gave them.
-            tasks: The adapter's.
-            name: The adapter's, for messages.
+            files: `Adapter.files`.
+            tasks: Of the adapter.
+            name: Of the adapter, for messages.
 
         Raises:
-            AdapterError: The file is damaged, of another format, or of other tasks.
+            AdapterError: The file is damaged, or of another format or other tasks.
         """
         if (content := files.get(ROUTER_FILE)) is None:
             return None
         try:
             (size,) = struct.unpack_from("<Q", content)
-            metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-            about = json.loads(metadata.get("router", "{}"))
-            if about.get("format") != FORMAT:
+            header = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+            metadata = json.loads(header.get("router", "{}"))
+            if metadata.get("format") != FORMAT:
                 raise AdapterError(
-                    f"{ROUTER_FILE} of {name} has format {about.get('format')!r}, this version "
+                    f"{ROUTER_FILE} of {name} has format {metadata.get('format')!r}, this version "
                     f"reads {FORMAT}: update cgclora, or fit the router anew."
                 )
             arrays: dict[str, Any] = load(content)
-            router = cls(tuple(about["tasks"]), **arrays)
+            router = cls(tuple(metadata["tasks"]), **arrays)
         except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{ROUTER_FILE} of {name} is damaged: {error!r}.") from error
         router.check(tasks, name)
         return router
 
     def check(self, tasks: Sequence[str], name: str) -> None:
-        """Make sure that the router is of an adapter's tasks.
+        """Check that the router has the tasks of an adapter.
 
         Raises:
-            AdapterError: It lacks some, or knows others.
+            AdapterError: It lacks some, or has others.
         """
         if set(self.tasks) != set(tasks):
             raise AdapterError(
@@ -218,56 +215,41 @@ class TaskRouter:
                 f"{sorted(tasks)}: fit the router on prompts of the adapter's tasks."
             )
 
-    @staticmethod
-    def join(routers: Mapping[str, TaskRouter]) -> JoinedRouter:
-        """A router among all tasks of several, by the names of their clusters.
-
-        Raises:
-            ConfigError: There is none.
-        """
-        if not routers:
-            raise ConfigError("no cluster has a router: name the task of each request.")
-        return JoinedRouter(routers)
-
 
 class JoinedRouter:
-    """Routes among the tasks of one or several clusters; made by `TaskRouter.join`.
+    """Routes among the tasks of one or several clusters.
+
+    Args:
+        routers: By their clusters' names.
 
     Attributes:
         tasks: Cluster and name of each task.
+
+    Raises:
+        ConfigError: There is no router.
     """
 
     def __init__(self, routers: Mapping[str, TaskRouter]) -> None:
+        if not routers:
+            raise ConfigError("no cluster has a router: name the task of each request.")
         self.tasks = [(name, task) for name, one in routers.items() for task in one.tasks]
-        same: dict[str, list[int]] = {}
-        for place, (_, task) in enumerate(self.tasks):
-            same.setdefault(task, []).append(place)
-        self._places = list(same.values())
+        columns: defaultdict[str, list[int]] = defaultdict(list)
+        for column, (_, task) in enumerate(self.tasks):
+            columns[task].append(column)
+        self._columns = list(columns.values())  # of each task, in one or several clusters
         parts = routers.values()
-        # A prompt reads a few hundred rows of it, each in one piece.
+        # Transposed, since a prompt reads the rows of a few hundred buckets.
         self._weights = np.ascontiguousarray(np.concatenate([one.weights for one in parts]).T)
         self._scales = np.concatenate([one.scales for one in parts])
         self._usual = np.concatenate([one.usual for one in parts])
         self._spread = np.concatenate([one.spread for one in parts])
 
-    def probabilities(self, prompts: Iterable[str]) -> Floats:
-        """Of each prompt and task, [N, T], in the order of `tasks`; a row sums to 1 at most.
-
-        The softmax over the scores says which task it is if it is one of them; how far the best
-        score lies below that task's usual one says whether it is.
-
-        Raises:
-            DataError: A prompt is empty.
-        """
-        scores = self._scores(prompts)
-        found: Floats = self._fits(scores)[:, None] * _shares(scores)
-        return found
-
     def route(self, prompt: str) -> list[RoutedTask]:
-        """All tasks of all clusters, the likeliest first.
+        """All tasks of all clusters, the most likely first.
 
-        A task that several clusters know comes where their probabilities together put it, and among
-        them the cluster first where it is likeliest.
+        The softmax over the scores is the probability of each task if the prompt is of one of them;
+        the deviation of the best score from that task's mean gives the probability that it is. A
+        task of several clusters is ranked by the sum of its probabilities.
 
         Raises:
             DataError: The prompt is empty.
@@ -278,41 +260,37 @@ class JoinedRouter:
         """`route` for each of several prompts."""
         scores = self._scores(prompts)
         shares = _shares(scores)
-        together = np.empty_like(shares)
-        for places in self._places:
-            together[:, places] = shares[:, places].sum(axis=1, keepdims=True)
-        # By score where they are the same: shares of far tasks are 0 alike.
-        orders = np.lexsort((-scores, -together), axis=1)
-        chances = self._fits(scores)[:, None] * shares
+        sums = np.empty_like(shares)
+        for columns in self._columns:
+            sums[:, columns] = shares[:, columns].sum(axis=1, keepdims=True)
+        # Ties are broken by score: the shares of unlikely tasks are all 0.
+        orders = np.lexsort((-scores, -sums), axis=1)
+        probabilities = self._fits(scores)[:, None] * shares
         return [
-            [RoutedTask(*self.tasks[int(at)], float(row[at])) for at in order]
-            for row, order in zip(chances, orders, strict=True)
+            [RoutedTask(*self.tasks[int(i)], float(row[i])) for i in order]
+            for row, order in zip(probabilities, orders, strict=True)
         ]
 
     def most_likely(self, prompts: Iterable[str]) -> list[RoutedTask]:
-        """The likeliest task of each prompt, with the probability of all clusters that know it.
+        """The most likely task of each prompt, with its probability over all clusters.
 
         Raises:
             DataError: A prompt is empty.
         """
         best = []
-        for found in self.route_all(prompts):
-            together = sum(one.probability for one in found if one.task == found[0].task)
-            best.append(replace(found[0], probability=min(together, 1.0)))
+        for routed in self.route_all(prompts):
+            total = sum(one.probability for one in routed if one.task == routed[0].task)
+            best.append(replace(routed[0], probability=min(total, 1.0)))
         return best
 
-    def choose(self, prompt: str, least: float = SURE) -> RoutedTask | None:
-        """The likeliest task, as `likeliest`; None where nothing is likely enough.
-
-        Args:
-            prompt: What to route.
-            least: Probability that a task must have.
+    def choose(self, prompt: str, min_probability: float = SURE) -> RoutedTask | None:
+        """The most likely task, see `most_likely`; None if it is less likely than required.
 
         Raises:
             DataError: The prompt is empty.
         """
         (best,) = self.most_likely([prompt])
-        return best if best.probability >= least else None
+        return best if best.probability >= min_probability else None
 
     def _scores(self, prompts: Iterable[str]) -> Floats:
         """Log likelihood ratios to the background, [N, T], in nats."""
@@ -326,7 +304,7 @@ class JoinedRouter:
         return scores
 
     def _fits(self, scores: Floats) -> Floats:
-        """Probability of each prompt to be of any task here, [N]."""
+        """Probability that each prompt is of any of the tasks, [N]."""
         best = scores.argmax(axis=1)
         deviations = (scores.max(axis=1) - self._usual[best]) / self._spread[best]
         fits: Floats = 0.5 + 0.5 * np.tanh(_STEEPNESS / 2 * (deviations - _LIMIT))  # a sigmoid
@@ -334,27 +312,27 @@ class JoinedRouter:
 
 
 def _shares(scores: Floats) -> Floats:
-    """Probabilities of the tasks if a prompt is of one of them, [N, T]."""
-    chances = np.exp((scores - scores.max(axis=1, keepdims=True)) / _TEMPERATURE)
-    shares: Floats = chances / chances.sum(axis=1, keepdims=True)
+    """Probabilities of the tasks, given that a prompt is of one of them, [N, T]."""
+    odds = np.exp((scores - scores.max(axis=1, keepdims=True)) / _TEMPERATURE)
+    shares: Floats = odds / odds.sum(axis=1, keepdims=True)
     return shares
 
 
 def _fit_task(prompts: Sequence[Features]) -> tuple[FloatArray, FloatArray]:
-    """Log likelihood ratios of the buckets [B], and the score of each prompt under the others."""
+    """Log likelihood ratios of the buckets [B], and each prompt's leave-one-out score."""
     sums = np.zeros(BUCKETS)
     for buckets, values in prompts:
         sums[buckets] += values
     total = sums.sum()
-    own = [
+    scores = [
         values @ _log_ratios(sums[buckets] - values, total - values.sum())
         for buckets, values in prompts
     ]
-    return _log_ratios(sums, total), np.array(own)
+    return _log_ratios(sums, total), np.array(scores)
 
 
 def _log_ratios(sums: FloatArray, total: float) -> FloatArray:
-    """Log of a task's smoothed share of each bucket over the background's, 1 / B."""
+    """Log of a task's smoothed frequency of each bucket over the background's, 1 / B."""
     shares = np.maximum(sums, 0) / total if total > 1e-9 else np.zeros_like(sums)
     ratios: FloatArray = np.log((1 - _BACKGROUND) * BUCKETS * shares + _BACKGROUND)
     return ratios

@@ -1,4 +1,4 @@
-"""What decoding keeps for a backbone: its output head, the fast decoder, phrases of answers."""
+"""The decoding state of a backbone: its output head, the fast decoder, n-grams of answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.fast_decoder.decoder import DEVICES
-from cgclora.inference.prompt_lookup import Phrases
+from cgclora.inference.prompt_lookup import NgramCache
 from cgclora.models.backbone import Backbone
 from cgclora.models.families import KNOWN, is_known
 from cgclora.models.hardware import choose_device
@@ -18,23 +18,20 @@ from cgclora.models.quantized import FEW_ROWS, has_fast_int4, has_kernel
 
 
 class Runtime:
-    """The state of decoding with a backbone; one for each, made when first asked for.
-
-    Args:
-        backbone: Who answers.
+    """The decoding state of a backbone, created on first use.
 
     Attributes:
-        phrases: What answers have said, for drafts of later ones.
+        ngrams: N-grams of earlier answers, for speculative decoding.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self._model = backbone.model
         self._int8 = backbone.int8
-        self.phrases = Phrases()
+        self.ngrams = NgramCache()
 
     @classmethod
     def of(cls, backbone: Backbone) -> Self:
-        """The backbone's."""
+        """The backbone's runtime."""
         state = backbone.state
         if cls not in state:
             with backbone.lock:
@@ -43,12 +40,12 @@ class Runtime:
         return runtime
 
     def warm_up(self) -> None:
-        """Make head and decoder now, so that no first answer waits for it."""
+        """Create head and decoder now, so that the first answer is not delayed."""
         _ = self.decoder, self.head
 
     @cached_property
     def head(self) -> OutputHead:
-        """The output head by itself.
+        """The model's output head.
 
         Raises:
             BackboneError: See `OutputHead`.
@@ -57,16 +54,16 @@ class Runtime:
 
     @cached_property
     def is_fast(self) -> bool:
-        """Whether there is a faster forward pass for it here than that of `transformers`."""
+        """Whether `FastDecoder` supports the model on its device."""
         return self._model.device.type in DEVICES and is_known(self._model)
 
     @cached_property
     def decoder(self) -> FastDecoder | None:
-        """The fast forward pass; None unless `is_fast`."""
+        """The fast decoder; None unless `is_fast`."""
         return FastDecoder(self._model, int8=self._int8) if self.is_fast else None
 
     def facts(self) -> dict[str, str]:
-        """How answers are computed, for manifests and pages: by which code, with which weights."""
+        """Which forward pass and weights compute answers, for manifests and pages."""
         dtype = str(self._model.dtype).removeprefix("torch.")
         few = f"int8 up to {FEW_ROWS} tokens a pass, {self.head.choosing_bits}-bit head to choose"
         return {
@@ -76,10 +73,7 @@ class Runtime:
 
 
 def decoding_here() -> str:
-    """Which code and weights may answer on this machine, in a line.
-
-    `Runtime.facts` says which do, once one is loaded.
-    """
+    """A line on the forward passes and weights available on this machine, see `Runtime.facts`."""
     device = choose_device("auto")
     if device.type not in DEVICES:
         return f"transformers on {device.type}"

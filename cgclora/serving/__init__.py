@@ -1,1 +1,1 @@
-"""Serving: a scheduler of requests behind OpenAI's completions API."""
+"""An HTTP server with OpenAI's completions API."""

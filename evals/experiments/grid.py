@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cgclora.adapter import Adapter
-from cgclora.inference.continuous.loop import FEW, default_rows
+from cgclora.inference.continuous.loop import DEFAULT_ROWS, default_rows
 from cgclora.inference.engine import answers_of
 from cgclora.inference.request import Answer, Request
 from cgclora.models.backbone import Backbone
@@ -172,7 +172,9 @@ class Grid:
         than two half-finished ones.
         """
         cells = [cell for cell in self.missing() if cell.seed == seed]
-        return [cells] if cells and default_rows(self.backbone) > FEW else [[one] for one in cells]
+        if cells and default_rows(self.backbone) > DEFAULT_ROWS:
+            return [cells]
+        return [[one] for one in cells]
 
     def _work_on(self, cells: Sequence[Cell]) -> bool:
         """Answer those cells that no other process holds; False if there are none."""

@@ -102,8 +102,8 @@ def _answering(
     def decode() -> None:
         for _ in range(STEPS):
             batch.argmax(batch.step_hidden([3] * rows))
-        if batch.joins:  # other caches grow by these few tokens
-            batch.forget(STEPS)
+        if batch.can_join:  # other caches grow by these few tokens
+            batch.drop_last(STEPS)
 
     return decode
 

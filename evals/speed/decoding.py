@@ -241,7 +241,7 @@ def _ours(backbone: Backbone, by_task: Mapping[str, Adapter], *, reference: bool
                 return Timing(first, whole - first, piece.answer.tokens, piece.answer.text)
         raise RuntimeError("an answer came to no end")
 
-    return Way(answer, Runtime.of(backbone).phrases.forget)
+    return Way(answer, Runtime.of(backbone).ngrams.clear)
 
 
 def _llama_cpp(backbone: Backbone, adapters: Sequence[Adapter], folder: Path) -> Way:

@@ -996,11 +996,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a value that is no number": (
         lambda f: edit_tensors(f, lambda t: t[A_NAME][0].fill_(torch.nan)),
-        f"{A_NAME} holds a value that is not a finite number",
+        f"{A_NAME} has a value that is not a finite number",
     ),
     "an infinite value": (
         lambda f: edit_tensors(f, lambda t: t["gate.embedding"][0].fill_(torch.inf)),
-        r"gate\.embedding holds a value that is not a finite number",
+        r"gate\.embedding has a value that is not a finite number",
     ),
     "layers that the backbone lacks": (
         lambda f: edit_config(f, lambda c: c.update(target_modules=["c_attn"])),

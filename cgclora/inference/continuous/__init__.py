@@ -1,1 +1,1 @@
-"""Continuous batching: very many greedy requests through a batch with a fixed number of places."""
+"""Continuous batching: many greedy requests in one batch with a fixed number of rows."""

@@ -1,13 +1,13 @@
-"""The experts of many tasks of many adapters, a slot for each, for batches that mix them all.
+"""The experts of many tasks of many adapters, in one slot each, for mixed batches.
 
-A row's task makes of its adapter's experts a plain LoRA of the active rank: the experts that the
-task uses, one above the other, the gate's weights in B. A bank holds one of them for each task of
-each adapter that is asked for, padded to one rank R, and slot 0 for the bare backbone, all zero:
+A row's task turns its adapter's experts into a plain LoRA of the active rank: the task's experts
+stacked, with B multiplied by the gate weights. The tables below hold one such LoRA for each
+requested task of each adapter, padded to a common rank R; slot 0, all zero, is the bare backbone:
 
     A [slots, R, in]      B [slots, R, out]      slot of each row [batch]
 
-There are two ways to apply it, which compute the same. The shared one multiplies every row with all
-slots and drops what belongs to others; the other takes each row's own experts alone.
+They are applied in one of two ways with the same result: shared, every row is multiplied with all
+slots and those of other rows are masked; otherwise each row's own experts are gathered first.
 """
 
 from __future__ import annotations
@@ -26,108 +26,92 @@ from cgclora.inference.fast_decoder.layers import GroupExperts
 from cgclora.layer import Route
 
 _MULTIPLICATIONS = {"cuda": 128, "cpu": 10}
-"""About how many multiply-adds of a large product take as long as moving one weight to or from
-memory: an H100 does 4e14 a second in bf16 (dense, as measured for large products) and moves 3e12
-bytes, a CPU core 3e10 in fp32 and 1e10 bytes."""
+"""Multiply-adds of a large product that take about as long as moving one weight to or from memory:
+an H100 does 4e14 per second in bf16 (dense, measured) and moves 3e12 bytes, a CPU core does 3e10 in
+fp32 and moves 1e10 bytes."""
 
-_COPIED = 3
-"""How often a weight moves where each row's own are copied first: read, written, and read again.
-Where a compiler makes one operation of the copy and the product, it is read."""
+_GATHER_MOVES = 3  # of a weight that is gathered: read, written, and read again
 
-_ALIGNED = 8
-"""The rank is a multiple of it, as tensor cores want it."""
+_RANK_MULTIPLE = 8  # as tensor cores require
 
 
 def sharing_pays(slots: int, rows: int, device: str, *, compiled: bool) -> bool:
-    """Whether multiplying rows with all slots is cheaper than taking each row's own experts.
+    """Whether multiplying all rows with all slots is cheaper than gathering each row's experts.
 
-    In moves of R * (in + out) weights: the shared way reads each slot once and multiplies each row
-    with each slot, the other moves those of each row. Its few products are not counted.
+    Costs are counted in moves of R * (in + out) weights: shared, each slot is read once and each
+    row is multiplied with each slot; otherwise the experts of each row are moved, and once only
+    where compilation fuses gather and product.
 
     Args:
-        slots: In the bank.
-        rows: Of one token each.
+        slots: Number of slots.
+        rows: Number of rows, of one token each.
         device: Type of the device.
-        compiled: Whether the layers are.
+        compiled: Whether the layers are compiled.
     """
     shared = slots * (1 + rows / _MULTIPLICATIONS.get(device, _MULTIPLICATIONS["cpu"]))
-    return shared <= (1 if compiled else _COPIED) * rows
+    return shared <= (1 if compiled else _GATHER_MOVES) * rows
 
 
 @dataclass(frozen=True)
 class SlotExperts:
-    """See `GroupExperts`: the slots of a group of linear layers, and which of them each row uses.
+    """See `GroupExperts`: the slots of a group of linear layers, and the slot of each row."""
 
-    Attributes:
-        A: [slots, R, in].
-        B: [slots, R, all outputs].
-        rows: The slot of each row, [batch].
-        uses: Whether a row uses a slot, [batch, slots] of 0 and 1, for the shared way; None is the
-            other one.
-    """
-
-    A: Tensor
-    B: Tensor
-    rows: Tensor
-    uses: Tensor | None
-    weights: None = None
+    A: Tensor  # [slots, R, in]
+    B: Tensor  # [slots, R, all outputs]
+    rows: Tensor  # slot of each row, [batch]
+    mask: Tensor | None  # whether a row uses a slot, [batch, slots], if experts are shared
+    folded_weights: None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """See `GroupExperts`."""
-        if self.uses is not None:
+        if self.mask is not None:
             z = F.linear(x.to(self.A.dtype), self.A.flatten(0, 1)).unflatten(-1, self.A.shape[:2])
-            z = (z * self.uses[:, None, :, None]).flatten(-2)
+            z = (z * self.mask[:, None, :, None]).flatten(-2)
             y += z.view(len(y), -1) @ self.B.flatten(0, 1)
             return
         A, B = self.A.index_select(0, self.rows), self.B.index_select(0, self.rows)
-        if x.shape[1] == 1 and torch.compiler.is_compiling():  # sums fuse with what they read
+        if x.shape[1] == 1 and torch.compiler.is_compiling():  # sums are fused with the gather
             y += ((A * x).sum(-1, keepdim=True) * B).sum(1)
         else:
             y += torch.bmm(torch.bmm(x.to(A.dtype), A.transpose(1, 2)), B).view(y.shape)
 
 
 class ExpertSlots:
-    """See the module's text.
+    """See the module's docstring.
 
     Args:
-        decoder: Whose layers the experts stand beside.
-        routes: Of one row each: what the slots from 1 on add.
+        decoder: The decoder whose layers have these experts.
+        routes: Of one row each, for the slots from 1 on.
 
     Attributes:
-        slots: How many there are, slot 0 included.
+        slots: Number of slots, slot 0 included.
 
     Raises:
         ValueError: A route has folded weights instead of experts.
     """
 
     def __init__(self, decoder: FastDecoder, routes: Iterable[Route]) -> None:
-        # On a GPU products in fp32 take many times as long, and training rounds there, too.
+        # On GPUs fp32 products are many times slower, and training rounds to bf16, too.
         dtype = torch.float32 if decoder.device.type == "cpu" else decoder.dtype
-        found: list[list[_Pair | None]] = [[] for layer in decoder.layers for _ in layer.groups]
+        self._groups = [len(layer.groups) for layer in decoder.layers]
+        loras: list[list[_Pair | None]] = [[] for _ in range(sum(self._groups))]
         self.slots = 1
         for route in routes:
             self.slots += 1
-            own = (own for layer in decoder.experts(route).layers for own in layer)
-            for pairs, one in zip(found, own, strict=True):
-                pairs.append(_pair(one, dtype))
-        self._tables = [_stacked(pairs) for pairs in found]
-        self._groups = [len(layer.groups) for layer in decoder.layers]
+            groups = (group for layer in decoder.experts(route).layers for group in layer)
+            for pairs, experts in zip(loras, groups, strict=True):
+                pairs.append(_pair(experts, dtype))
+        self._tables = [_stack(pairs) for pairs in loras]
 
     def layers(self, slots: Tensor, *, shared: bool) -> list[tuple[GroupExperts | None, ...]]:
-        """For each layer what rows add that use these slots.
-
-        Args:
-            slots: Of each row, [batch].
-            shared: Multiply all rows with all slots, see `sharing_pays`.
-        """
-        uses: Tensor | None = None
+        """The experts of each layer for rows of these slots, [batch]; `shared`: `sharing_pays`."""
+        mask: Tensor | None = None
         if shared:
-            known = torch.arange(self.slots, device=slots.device)
-            uses = slots[:, None] == known
+            mask = slots[:, None] == torch.arange(self.slots, device=slots.device)
         tables = iter(self._tables)
         return [
             tuple(
-                None if table is None else SlotExperts(*table, slots, uses)
+                None if table is None else SlotExperts(*table, slots, mask)
                 for table in islice(tables, count)
             )
             for count in self._groups
@@ -138,22 +122,21 @@ _Pair = tuple[Tensor, Tensor]
 """A [R, in] and B [R, all outputs]."""
 
 
-def _pair(own: SharedExperts | None, dtype: torch.dtype) -> _Pair | None:
-    """What one row adds, its gates in B; None where it adds nothing."""
-    if own is None:
+def _pair(experts: SharedExperts | None, dtype: torch.dtype) -> _Pair | None:
+    if experts is None:
         return None
-    if own.A is None or own.B is None:
-        raise ValueError("a bank holds experts, and this route has folded weights instead.")
-    return own.A.to(dtype), own.B.to(dtype)
+    if experts.A is None or experts.B is None:
+        raise ValueError("slots hold experts, but this route has folded weights instead.")
+    return experts.A.to(dtype), experts.B.to(dtype)
 
 
-def _stacked(pairs: Sequence[_Pair | None]) -> _Pair | None:
-    """The tables of all slots, slot 0 first, and of one rank; None where none adds anything."""
+def _stack(pairs: Sequence[_Pair | None]) -> _Pair | None:
+    """The tables of all slots, slot 0 first, padded to one rank; None if there are no experts."""
     first = next((pair for pair in pairs if pair is not None), None)
     if first is None:
         return None
     rank = max(len(pair[0]) for pair in pairs if pair is not None)
-    rank = -(-rank // _ALIGNED) * _ALIGNED
+    rank = -(-rank // _RANK_MULTIPLE) * _RANK_MULTIPLE
     A, B = (table.new_zeros(1 + len(pairs), rank, table.shape[1]) for table in first)
     for slot, pair in enumerate(pairs, start=1):
         if pair is not None:

@@ -1,7 +1,7 @@
-"""Answers to very many greedy requests of any tasks of any adapters: continuous batching.
+"""Continuous batching of many greedy requests, of any tasks of any adapters.
 
-Hundreds of rows run in one `StaticBatch`; rows that end leave it and others join, whatever their
-adapters. The engine uses it on CUDA.
+Hundreds of rows run in one `StaticBatch`; as answers end, waiting requests take their rows,
+whatever their adapters. The engine uses it on CUDA.
 """
 
 from __future__ import annotations
@@ -19,46 +19,38 @@ from cgclora.inference.continuous.static_batch import StaticBatch, rows_that_fit
 from cgclora.inference.decoding import Reply
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
-from cgclora.inference.request import (
-    Answer,
-    DecodingError,
-    Request,
-    encode_requests,
-    longest_first,
-)
+from cgclora.inference.request import Answer, DecodingError, Request, encode_requests, longest_first
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone
 
 ROWS = {"cuda": 1024}
-"""Default of the most rows of a batch, by the device's type."""
+"""Default batch size by device type, for backbones that `FastDecoder` supports."""
 
-FEW = 16
-"""The same for other devices, and for backbones that `fast_decoder` does not know."""
+DEFAULT_ROWS = 16
+"""Default batch size of all others."""
 
 CHUNK = 4
 """Steps between two checks for ended rows: a row is decoded for up to twice as many steps after its
 end, and the surplus tokens are dropped."""
 
 PREFILL_TOKENS = 16_384
-"""Most prompt tokens that are read at once, padding included; a longer prompt goes alone."""
+"""Maximum prompt tokens of a prefill, padding included; a longer prompt is read alone."""
 
-MANY = 1000
-"""Requests for which compiling the layers on CUDA pays: it takes a minute or so, once a process."""
+COMPILED_REQUESTS = 1000
+"""Number of requests from which compiling the layers on CUDA pays: it takes about a minute, once
+per process."""
 
-_JOINING = 16
-"""One place of so many is free before others join: reading few prompts costs as many launches."""
-
-_LEAST = 16
-"""Fewest rows that a step is made for."""
-
-_ROUND = 64
-"""Room for tokens is a multiple of it."""
+_JOIN_SHARE = 16  # requests join when 1 / 16 of the rows are free: a small prefill costs as much
+_MIN_ROWS = 16  # of a step
+_CAPACITY_MULTIPLE = 64  # of the cache, in tokens
 
 
 def default_rows(backbone: Backbone) -> int:
-    """Default of the most rows of a batch: `ROWS` or `FEW`."""
-    return ROWS.get(backbone.model.device.type, FEW) if Runtime.of(backbone).is_fast else FEW
+    """Default batch size, see `ROWS` and `DEFAULT_ROWS`."""
+    if not Runtime.of(backbone).is_fast:
+        return DEFAULT_ROWS
+    return ROWS.get(backbone.model.device.type, DEFAULT_ROWS)
 
 
 def answers(
@@ -67,56 +59,54 @@ def answers(
     adapters: Adapters,
     *,
     batch_size: int | None = None,
-    chunk: int = CHUNK,
     prefill_tokens: int = PREFILL_TOKENS,
     backend: str | None = None,
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer greedy requests in one `StaticBatch`, those that may say most first.
+    """Answer greedy requests in one `StaticBatch`, those with the longest answers first.
 
     Args:
-        backbone: Who answers; one that `cgclora.inference.fast_decoder` knows.
+        backbone: One that `FastDecoder` supports.
         requests: Without choices, and at temperature 0.
-        adapters: Whose tasks they name.
-        batch_size: Largest number of rows; None takes `default_rows`. There are fewer where memory
-            is short.
-        chunk: As `CHUNK`.
+        adapters: They know the requests' tasks.
+        batch_size: Maximum number of rows; None takes `default_rows`. Memory may limit it further.
         prefill_tokens: As `PREFILL_TOKENS`.
-        backend: Of `torch.compile`; None compiles with `inductor` on CUDA, from `MANY` requests on.
+        backend: Of `torch.compile`; None compiles with `inductor` on CUDA, from
+            `COMPILED_REQUESTS` requests on.
 
-    Yields each request's place with its answer, as soon as it is known to have ended.
+    Yields:
+        Each request's index with its answer, as soon as it has ended.
 
     Raises:
-        DecodingError: As `Engine.stream`; `batch_size` is less than 1, the backbone is of
-            another family, or a request is not greedy.
+        DecodingError: As `Engine.stream`; `batch_size` is less than 1, the backbone is not
+            supported, or a request is not greedy.
         ConfigError: No adapter knows a task.
     """
     rows = default_rows(backbone) if batch_size is None else batch_size
-    if rows < 1:
-        raise DecodingError(f"batch_size must be at least 1, got {rows}.")
-    if not Runtime.of(backbone).is_fast:
-        raise DecodingError(f"{backbone.name} is of a family that no static batch is made for.")
+    _check_supported(backbone, requests, rows)
     if not requests:
         return
-    resident = Resident.of(adapters)
-    replies = _replies(backbone, requests, resident)
+    runtime, resident = Runtime.of(backbone), Resident.of(adapters)
+    encoded = encode_requests(backbone, requests, resident)
     if folded_in(backbone.model) is not None:
-        resident = None  # it is part of the weights
+        resident = None  # the folded task needs no experts
     slots, routes = _slots(requests, resident)
     decoder = FastDecoder(backbone.model)
-    if backend is None and decoder.device.type == "cuda" and len(requests) >= MANY:
+    if backend is None and decoder.device.type == "cuda" and len(requests) >= COMPILED_REQUESTS:
         backend = "inductor"
     with torch.inference_mode():
-        bank = ExpertSlots(decoder, routes)
-    most = max(len(reply.prompt) + reply.request.max_new_tokens for reply in replies)
+        experts = ExpertSlots(decoder, routes)
+    longest = max(len(one.ids) + one.request.max_new_tokens for one in encoded)
     # A row is decoded for up to two chunks after its end, see `CHUNK`.
-    capacity = -(-(most + 2 * chunk) // _ROUND) * _ROUND
-    fitting = rows_that_fit(decoder, Runtime.of(backbone).head, capacity, prefill_tokens)
-    places = min(rows, len(requests), len(requests) if fitting is None else fitting)
+    capacity = -(-(longest + 2 * CHUNK) // _CAPACITY_MULTIPLE) * _CAPACITY_MULTIPLE
+    fitting = rows_that_fit(decoder, runtime.head, capacity, prefill_tokens)
+    rows = min(rows, len(requests), len(requests) if fitting is None else fitting)
     batch = StaticBatch(
-        decoder, Runtime.of(backbone).head, bank, places, capacity, chunk=chunk, backend=backend
+        decoder, runtime.head, experts, rows, capacity, chunk=CHUNK, backend=backend
     )
-    order = longest_first(requests)
-    waiting = deque(_Row(replies[place], slots[place]) for place in order)
+    waiting = deque(
+        _Row(Reply(i, encoded[i].request, encoded[i].ids, backbone), slots[i])
+        for i in longest_first(requests)
+    )
     run = _Run(backbone, batch, waiting, prefill_tokens)
     while run.is_unfinished:
         for row in run.step():
@@ -124,21 +114,21 @@ def answers(
             yield row.reply.index, row.reply.answer(seconds)
 
 
-def _replies(
-    backbone: Backbone, requests: Sequence[Request], adapters: Resident | None
-) -> list[Reply]:
+def _check_supported(backbone: Backbone, requests: Sequence[Request], rows: int) -> None:
+    if rows < 1:
+        raise DecodingError(f"batch_size must be at least 1, got {rows}.")
+    if not Runtime.of(backbone).is_fast:
+        raise DecodingError(f"{backbone.name} is of a family that static batches do not support.")
     if any(request.temperature or request.choices is not None for request in requests):
         raise DecodingError("a static batch takes greedy requests without choices only.")
-    encoded = encode_requests(backbone, requests, adapters)
-    return [Reply(place, one.request, one.ids, backbone) for place, one in enumerate(encoded)]
 
 
 def _slots(
     requests: Sequence[Request], adapters: Resident | None
 ) -> tuple[list[int], Iterator[Route]]:
-    """The slot of each request, and the routes of the slots from 1 on."""
-    known: dict[Hashable, int] = {}
-    first: list[Request] = []
+    """The expert slot of each request, and the routes of the slots from 1 on."""
+    numbers: dict[Hashable, int] = {}
+    distinct: list[Request] = []
     slots = []
     for request in requests:
         if request.task is None or adapters is None:
@@ -146,40 +136,30 @@ def _slots(
             continue
         gates = None if request.gates is None else id(request.gates)
         key = (request.cluster, request.task, gates)
-        if key not in known:
-            first.append(request)
-            known[key] = len(first)
-        slots.append(known[key])
-    return slots, (adapters.plan_rows([request]) for request in first if adapters)
+        if key not in numbers:
+            distinct.append(request)
+            numbers[key] = len(distinct)
+        slots.append(numbers[key])
+    return slots, (adapters.plan_rows([request]) for request in distinct if adapters)
 
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way.
-
-    Attributes:
-        reply: What it says.
-        slot: Of the bank.
-        length: Tokens that its place holds once all steps have run that were begun.
-    """
+    """A request with its answer so far and the slot of its experts."""
 
     reply: Reply
     slot: int
-    length: int = 0
+    length: int = 0  # cached tokens after all steps that were started
 
 
 _Chunk = tuple[list[_Row | None], Callable[[], list[list[int]]]]
-"""Whose steps they are, and what waits for the tokens."""
+"""The rows of a chunk of steps, and a function that waits for their tokens."""
 
 
 class _Run:
     """Rows that join and leave a batch until all are answered.
 
-    Args:
-        backbone: Who answers; its lock is held while work for the device is begun.
-        batch: Where.
-        waiting: Who, in order.
-        prefill_tokens: As for `answers`.
+    The backbone's lock is held while work is launched on the device.
     """
 
     def __init__(
@@ -190,7 +170,7 @@ class _Run:
         self._waiting = waiting
         self._prefill_tokens = prefill_tokens
         self._folded = folded_in(backbone.model)
-        self._rows: list[_Row | None] = [None] * batch.places
+        self._rows: list[_Row | None] = [None] * batch.max_rows
         self._running: _Chunk | None = None
 
     @property
@@ -199,17 +179,17 @@ class _Run:
         return bool(self._waiting) or any(self._rows)
 
     def step(self) -> set[_Row]:
-        """Begin a chunk, and read the one before, while it runs; the rows that ended there."""
+        """Start a chunk, and read the previous one meanwhile; returns the rows that ended in it."""
         with self._backbone.lock:
             if folded_in(self._backbone.model) != self._folded:
                 raise DecodingError("a task was folded in or out while answers ran: ask again.")
             self._join()
-            running, self._running = self._running, self._begin()
-        if running is None:
+            previous, self._running = self._running, self._start_chunk()
+        if previous is None:
             return set()
-        rows, read = running
+        rows, read_tokens = previous
         ended: set[_Row] = set()
-        for row, tokens in zip(rows, read(), strict=True):
+        for row, tokens in zip(rows, read_tokens(), strict=True):
             if row is not None and row.reply.finish is None:
                 row.reply.take(tokens)
                 if row.reply.finish is not None:
@@ -219,10 +199,10 @@ class _Run:
         return ended
 
     def _join(self) -> None:
-        """Let those that wait take free places, if that pays."""
-        free = [place for place, row in enumerate(self._rows) if row is None]
-        wanted = min(len(self._waiting), -(-len(self._rows) // _JOINING))
-        if not self._waiting or len(free) < wanted:
+        """Let waiting requests take free rows, once enough are free."""
+        free = [i for i, row in enumerate(self._rows) if row is None]
+        needed = min(len(self._waiting), -(-len(self._rows) // _JOIN_SHARE))
+        if not self._waiting or len(free) < needed:
             return
         while self._waiting and free:
             group: list[_Row] = []
@@ -232,36 +212,36 @@ class _Run:
                 if group and longest * (len(group) + 1) > self._prefill_tokens:
                     break
                 group.append(self._waiting.popleft())
-            places, free = free[: len(group)], free[len(group) :]
-            for place, row in zip(places, group, strict=True):
+            indices, free = free[: len(group)], free[len(group) :]
+            for i, row in zip(indices, group, strict=True):
                 row.length = len(row.reply.prompt)
                 row.reply.started = time.monotonic()
-                self._rows[place] = row
+                self._rows[i] = row
             prompts = [row.reply.prompt for row in group]
-            self._batch.admit(places, prompts, [row.slot for row in group])
+            self._batch.admit(indices, prompts, [row.slot for row in group])
 
-    def _begin(self) -> _Chunk | None:
-        """Begin a chunk of all rows; None if there are none."""
-        alive = [row for row in self._rows if row is not None]
-        if not alive:
+    def _start_chunk(self) -> _Chunk | None:
+        """Start a chunk of steps of all rows; None if there are none."""
+        active = [row for row in self._rows if row is not None]
+        if not active:
             return None
         if not self._waiting:
-            self._compact(len(alive))
-        longest = max(row.length for row in alive)
-        for row in alive:
+            self._compact(len(active))
+        longest = max(row.length for row in active)
+        for row in active:
             row.length += self._batch.chunk
         return [*self._rows], self._batch.run(len(self._rows), longest)
 
-    def _compact(self, count: int) -> None:
-        """Halve the number of places as often as the rows still fit."""
+    def _compact(self, active: int) -> None:
+        """Halve the number of rows as often as the active ones still fit."""
         width = len(self._rows)
-        while width > _LEAST and 2 * count <= width:
+        while width > _MIN_ROWS and 2 * active <= width:
             width = -(-width // 2)
-        old = [place for place in range(width, len(self._rows)) if self._rows[place] is not None]
-        free = [place for place in range(width) if self._rows[place] is None]
-        new = free[: len(old)]
-        if old:
-            self._batch.move(old, new)
-        for source, target in zip(old, new, strict=True):
+        sources = [i for i in range(width, len(self._rows)) if self._rows[i] is not None]
+        free = [i for i in range(width) if self._rows[i] is None]
+        targets = free[: len(sources)]
+        if sources:
+            self._batch.move(sources, targets)
+        for source, target in zip(sources, targets, strict=True):
             self._rows[target] = self._rows[source]
         del self._rows[width:]

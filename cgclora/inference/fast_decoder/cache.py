@@ -1,4 +1,4 @@
-"""Keys and values that the fast decoder has read, in memory that is allocated once."""
+"""The key-value cache of the fast decoder."""
 
 from __future__ import annotations
 
@@ -8,74 +8,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SPARE = 64
-"""Tokens that a cache grows by at least."""
+_MIN_GROWTH = 64  # tokens, since growing copies the whole cache
 
 
 class Cache:
     """Keys and values of a batch, [layers, 2, batch, heads, capacity, head size].
 
     Args:
-        shape: As above; its capacity is the most tokens of a row, as far as is known.
-        device: Where.
+        shape: As above; the capacity is the expected maximum length of a row.
+        device: Where it is allocated.
         dtype: Of keys and values.
 
     Attributes:
-        lengths: How many tokens each row holds, [batch].
-        longest: The largest of them.
+        lengths: Number of cached tokens of each row, [batch].
+        max_length: The largest of them.
     """
 
     def __init__(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
-        # Zeros, since what no row may see still takes part with weight 0.
-        self._room = torch.zeros(*shape, device=device, dtype=dtype)
+        # Zeros, since masked keys and values are multiplied by 0 and must be finite.
+        self._buffer = torch.zeros(*shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(shape[2], dtype=torch.long, device=device)
-        self.longest = 0
+        self.max_length = 0
 
     @property
-    def table(self) -> Tensor:
-        """Keys and values of the rows that there are."""
-        return self._room[:, :, : len(self.lengths)]
+    def key_values(self) -> Tensor:
+        """Keys and values of the current rows, as a view."""
+        return self._buffer[:, :, : len(self.lengths)]
 
-    def make_room(self, tokens: int) -> None:
-        """Have room for so many more tokens a row."""
-        missing = self.longest + tokens - self._room.shape[4]
-        if missing > 0:  # with some to spare, since all of it is copied
-            self._room = F.pad(self.table, (0, 0, 0, max(missing, _SPARE)))
+    def reserve(self, tokens: int) -> None:
+        """Grow, if needed, so that every row can take this many more tokens."""
+        missing = self.max_length + tokens - self._buffer.shape[4]
+        if missing > 0:
+            self._buffer = F.pad(self.key_values, (0, 0, 0, max(missing, _MIN_GROWTH)))
 
     @torch.inference_mode()
     def join(self, other: Cache) -> None:
-        """Take in the rows of another one, after the own ones: where some were left, if they fit.
-
-        Fresh memory is what takes the time, not the copies.
-        """
+        """Append the rows of another cache; in place if they fit, since allocation is slow."""
         rows, more = len(self.lengths), len(other.lengths)
-        shape, dtypes = [*self._room.shape], (self._room.dtype, other.table.dtype)
-        dtype = min(dtypes, key=lambda one: one.itemsize)
-        if dtype != dtypes[0] or shape[2] < rows + more or shape[4] < other.table.shape[4]:
-            shape[2], shape[4] = rows + more, max(shape[4], other.table.shape[4])
-            room = self._room.new_zeros(shape, dtype=dtype)
-            room[:, :, :rows, :, : self.longest] = self.table[..., : self.longest, :]
-            self._room = room
-        place = self._room[:, :, rows : rows + more]
-        place[..., : other.longest, :] = other.table[..., : other.longest, :]
-        place[..., other.longest :, :] = 0  # of whoever was there before, maybe no numbers
+        source = other.key_values
+        shape = [*self._buffer.shape]
+        dtype = min(self._buffer.dtype, source.dtype, key=lambda one: one.itemsize)
+        if dtype != self._buffer.dtype or shape[2] < rows + more or shape[4] < source.shape[4]:
+            shape[2], shape[4] = rows + more, max(shape[4], source.shape[4])
+            buffer = self._buffer.new_zeros(shape, dtype=dtype)
+            buffer[:, :, :rows, :, : self.max_length] = self.key_values[..., : self.max_length, :]
+            self._buffer = buffer
+        target = self._buffer[:, :, rows : rows + more]
+        target[..., : other.max_length, :] = source[..., : other.max_length, :]
+        target[..., other.max_length :, :] = 0  # an earlier row may have left NaN
         self.lengths = torch.cat([self.lengths, other.lengths])
-        self.longest = max(self.longest, other.longest)
+        self.max_length = max(self.max_length, other.max_length)
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only; one that is named several times becomes several."""
-        places = rows.tolist()
+        """Select rows by index [n]; an index that occurs several times duplicates its row."""
+        sources = rows.tolist()
         self.lengths = self.lengths[rows]
-        self.longest = int(self.lengths.max())
-        if all(place >= new for new, place in enumerate(places)):  # none is written over too soon
-            for new, place in enumerate(places):
-                if new != place:
-                    self._room[:, :, new] = self._room[:, :, place]
+        self.max_length = int(self.lengths.max())
+        if all(source >= target for target, source in enumerate(sources)):  # safe in place
+            for target, source in enumerate(sources):
+                if target != source:
+                    self._buffer[:, :, target] = self._buffer[:, :, source]
         else:
-            self._room = self._room[:, :, rows]
+            self._buffer = self._buffer[:, :, rows]
 
-    def forget(self, tokens: int) -> None:
-        """Drop the last tokens of every row: drafts that were not right."""
+    def drop_last(self, tokens: int) -> None:
+        """Remove the last tokens of every row, such as rejected drafts."""
         self.lengths = self.lengths - tokens
-        self.longest -= tokens
+        self.max_length -= tokens

@@ -1,4 +1,4 @@
-"""The fast forward pass itself."""
+"""The forward pass of the fast decoder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from cgclora.inference.fast_decoder.cache import Cache
-from cgclora.inference.fast_decoder.experts import BatchExperts
-from cgclora.inference.fast_decoder.layers import DecoderLayer, RMSNorm
-from cgclora.inference.fast_decoder.places import Place, reach_of, seen_keys
+from cgclora.inference.fast_decoder.experts import BatchExperts, group_experts
+from cgclora.inference.fast_decoder.layers import DecoderLayer, Positions, RMSNorm
 from cgclora.layer import Route
 from cgclora.models.quantized import FEW_ROWS
 
@@ -21,19 +20,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEVICES = ("cpu", "cuda")
-"""Where it runs."""
+"""Supported device types."""
 
 
 class FastDecoder:
-    """See the module's text.
+    """See the package's docstring.
 
     Args:
         model: A causal language model with `is_known`, with or without adapters.
-        int8: Read 8-bit copies of the weights where few tokens pass at once; for CPUs.
-
-    Attributes:
-        layers: One for each of the model's.
-        int8: Whether there are such copies.
+        int8: Use 8-bit copies of the weights in passes of few tokens; for CPUs.
     """
 
     def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
@@ -45,154 +40,170 @@ class FastDecoder:
         self._embed: Callable[[Tensor], Tensor] = decoder.embed_tokens
         self._rotary = decoder.rotary_emb
         self.norm = RMSNorm(decoder.norm)
-        kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
+        types = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         self.layers = [
-            DecoderLayer(layer, config, kind, int8)
-            for layer, kind in zip(decoder.layers, kinds, strict=True)
+            DecoderLayer(layer, config, attention_type, int8)
+            for layer, attention_type in zip(decoder.layers, types, strict=True)
         ]
-        self.windows: dict[str, int | None] = {
-            kind: config.sliding_window if kind == "sliding_attention" else None
-            for kind in dict.fromkeys(kinds)
+        self.windows: dict[str, int | None] = {  # by attention type; None is unlimited
+            one: config.sliding_window if one == "sliding_attention" else None
+            for one in dict.fromkeys(types)
         }
-        self._typed = config.model_type == "gemma3_text"  # a rotation for each kind of attention
-        self._turns: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rotary_by_type = config.model_type == "gemma3_text"
+        self._rotary_tables: dict[str, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     @torch.inference_mode()
-    def keeps_apart(self) -> bool:
-        """Whether a pass of few tokens of one row finds for each what passes of one token find.
+    def is_batch_invariant(self) -> bool:
+        """Whether a pass of few tokens of one row equals passes of one token each, bit for bit.
 
-        Bit for bit, so that several tokens can be verified at once without a trace in the answer.
-        The frozen weights in 8 bits are multiplied by each token anew; whether this machine's
-        kernels round all tokens alike is tried here, on a layer of each kind.
+        Then drafts can be verified several at once without changing the answer. It needs 8-bit
+        weights, which are multiplied by each token separately, and kernels that round all tokens
+        alike; the latter is tested on one layer of each attention type.
         """
         if not self.int8:
             return False
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, FEW_ROWS, len(self.norm.weight), generator=generator)
-        layers = {layer.kind: layer for layer in self.layers}.values()
+        layers = {layer.attention_type: layer for layer in self.layers}.values()
 
-        def found(sizes: Sequence[int]) -> Tensor:
+        def hidden_states(pass_sizes: Sequence[int]) -> Tensor:
             cache = self.new_cache(1, FEW_ROWS)
-            start, rows = 0, []
-            for part in x.split(sizes, dim=1):
-                places = self.places_from(start, part.shape[1], torch.float32, apart=True)
-                hidden = part
-                for layer, keys_values in zip(layers, cache.table, strict=False):
-                    hidden = layer(hidden, keys_values, places[layer.kind], [None] * 4)
-                rows.append(self.norm(hidden))
-                start += part.shape[1]
-            return torch.cat(rows, dim=1)
+            start, outputs = 0, []
+            for part in x.split(pass_sizes, dim=1):
+                hidden, count = part, part.shape[1]
+                positions = self.positions_from(start, count, torch.float32, separate=True)
+                for layer, key_values in zip(layers, cache.key_values, strict=False):
+                    at = positions[layer.attention_type]
+                    hidden = layer(hidden, key_values, at, [None] * 4)
+                outputs.append(self.norm(hidden))
+                start += count
+            return torch.cat(outputs, dim=1)
 
-        return torch.equal(found([FEW_ROWS]), found([1] * FEW_ROWS))
+        return torch.equal(hidden_states([FEW_ROWS]), hidden_states([1] * FEW_ROWS))
 
     @torch.inference_mode()
     def __call__(
         self, ids: Tensor, cache: Cache, experts: BatchExperts, counts: Tensor | None = None
     ) -> Tensor:
-        """Hidden states [batch, tokens, H] in fp32 after these tokens, which the cache then holds.
+        """Hidden states [batch, tokens, H] in fp32 of new tokens, which are added to the cache.
 
         Args:
             ids: [batch, tokens], padded on the right.
-            cache: Of all tokens before.
-            experts: What the batch's rows use.
-            counts: How many of its tokens each row has, [batch]; None is all of them.
+            cache: Of all earlier tokens.
+            experts: Of the batch's rows.
+            counts: Number of tokens of each row without padding, [batch]; None is all.
         """
         rows, count = ids.shape
-        cache.make_room(count)
-        # Scores of many tokens are large products, which bf16 makes several times as fast.
-        dtype = cache.table.dtype if count <= FEW_ROWS else self.dtype
-        end = cache.longest + count
+        cache.reserve(count)
+        # Scores of many tokens are large products, which are several times as fast in bf16.
+        dtype = cache.key_values.dtype if count <= FEW_ROWS else self.dtype
+        end = cache.max_length + count
         if rows == 1:
-            apart = self.int8 and count <= FEW_ROWS
-            places = self.places_from(cache.longest, count, dtype, apart=apart)
+            separate = self.int8 and count <= FEW_ROWS
+            positions = self.positions_from(cache.max_length, count, dtype, separate=separate)
         else:
-            places = self.places_at(cache.lengths, count, end, dtype)
+            positions = self.positions_after(cache.lengths, count, end, dtype)
         x = self.embed(ids)
-        for layer, keys_values, own in zip(self.layers, cache.table, experts.layers, strict=True):
-            x = layer(x, keys_values, places[layer.kind], own)
+        layers = zip(self.layers, cache.key_values, experts.layers, strict=True)
+        for layer, key_values, layer_experts in layers:
+            x = layer(x, key_values, positions[layer.attention_type], layer_experts)
         cache.lengths += count if counts is None else counts
-        cache.longest = end
+        cache.max_length = end
         return self.norm(x)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
-        """An empty cache; a single row's is in fp32, those of many in the backbone's dtype.
+        """An empty cache; in fp32 for a single row, else in the backbone's dtype.
 
         Args:
             rows: Size of the batch.
-            capacity: Most tokens of a row, as far as is known.
+            capacity: Expected maximum length of a row, in tokens.
         """
         first = self.layers[0]
         shape = (len(self.layers), 2, rows, first.kv_heads, capacity, first.head_size)
         return Cache(shape, self.device, torch.float32 if rows == 1 else self.dtype)
 
     def experts(self, route: Route | None) -> BatchExperts:
-        """What a planned route adds to the layers; None adds nothing."""
-        return BatchExperts.of((layer.groups for layer in self.layers), route)
+        """The experts of a planned route; None has none."""
+        layers = (layer.groups for layer in self.layers)
+        return BatchExperts(tuple(tuple(group_experts(g, route) for g in one) for one in layers))
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the first layer reads, [batch, tokens, H] in fp32."""
+        """Input of the first layer, [batch, tokens, H] in fp32."""
         return self._embed(ids).float()
 
-    def places_from(
-        self, start: int, count: int, dtype: torch.dtype, *, apart: bool = False
-    ) -> dict[str, Place]:
-        """For each kind of attention the places of tokens that stand alike in all rows.
+    def positions_from(
+        self, start: int, count: int, dtype: torch.dtype, *, separate: bool = False
+    ) -> dict[str, Positions]:
+        """Positions by attention type, the same for all rows.
 
         Args:
-            start: Where the first of them stands.
-            count: Tokens a row.
-            dtype: What scores are computed in.
-            apart: Each token attends by itself, as in a pass of its own.
+            start: Position of the first token.
+            count: Tokens per row.
+            dtype: Of the attention scores.
+            separate: Each token attends separately, as in a pass of one token.
         """
-        positions = torch.arange(start, start + count, device=self.device)
-        places = self._places(positions, start, start + count, dtype)
-        if not apart or count == 1:
-            return places
+        tokens = torch.arange(start, start + count, device=self.device)
+        positions = self._positions(tokens, start, start + count, dtype)
+        if not separate or count == 1:
+            return positions
+        ends = range(start + 1, start + count + 1)
         return {
-            kind: dataclasses.replace(place, reach=reach_of(start, count, self.windows[kind]))
-            for kind, place in places.items()
+            one: dataclasses.replace(at, key_ranges=[(self._first_key(one, e), e) for e in ends])
+            for one, at in positions.items()
         }
 
-    def places_at(
+    def positions_after(
         self, lengths: Tensor, count: int, end: int, dtype: torch.dtype
-    ) -> dict[str, Place]:
-        """For each kind of attention the places of tokens that come after what each row holds.
+    ) -> dict[str, Positions]:
+        """Positions by attention type, of tokens that continue rows of different lengths.
 
         Args:
-            lengths: What each row holds, [batch].
-            count: Tokens a row.
-            end: No token of any row stands at it or after it. Nothing here looks at the lengths
-                themselves, for which a GPU would have to wait.
-            dtype: What scores are computed in.
+            lengths: Cached tokens of each row, [batch].
+            count: Tokens per row.
+            end: Upper bound of all positions; reading it from `lengths` would synchronise.
+            dtype: Of the attention scores.
         """
-        positions = lengths[:, None] + torch.arange(count, device=self.device)
-        return self._places(positions, None, end, dtype)
+        tokens = lengths[:, None] + torch.arange(count, device=self.device)
+        return self._positions(tokens, None, end, dtype)
 
-    def _places(
-        self, positions: Tensor, start: int | None, end: int, dtype: torch.dtype
-    ) -> dict[str, Place]:
-        rows = torch.arange(len(positions), device=self.device)[:, None]
-        found = {}
-        for kind, window in self.windows.items():
-            cos, sin = (table[positions].unsqueeze(-2) for table in self.turns(kind, end))
-            first, seen = seen_keys(positions, window, end, alike=start is not None)
-            found[kind] = Place(rows, positions, cos, sin, start, first, end, seen, dtype)
-        return found
+    def _positions(
+        self, tokens: Tensor, start: int | None, end: int, dtype: torch.dtype
+    ) -> dict[str, Positions]:
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        positions = {}
+        for one, window in self.windows.items():
+            cos, sin = (table[tokens].unsqueeze(-2) for table in self.rotary_tables(one, end))
+            first, mask = 0, None
+            if start is not None and tokens.shape[-1] == 1:
+                first = self._first_key(one, end)
+            else:
+                keys, last = torch.arange(end, device=self.device), tokens.unsqueeze(-1)
+                mask = keys <= last
+                if window is not None:
+                    mask &= keys > last - window
+                mask = mask.view(-1, 1, tokens.shape[-1], end)
+            positions[one] = Positions(rows, tokens, cos, sin, start, first, end, mask, dtype)
+        return positions
 
-    def turns(self, kind: str, most: int) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine at each position, so many at least: [positions, head size].
+    def _first_key(self, attention_type: str, end: int) -> int:
+        """First key that the last of `end` tokens attends to."""
+        window = self.windows[attention_type]
+        return 0 if window is None else max(0, end - window)
 
-        A rotation takes x to x cos + roll(x) sin: the halves of x change places, and the sign of
-        the first goes into the sine.
+    def rotary_tables(self, attention_type: str, length: int) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine of at least `length` positions, [positions, head size] each.
+
+        The rotation is x cos + roll(x) sin, where `roll` swaps the halves of x; the sine of the
+        first half is negative.
         """
-        known = self._turns.get(kind)
-        if known is None or len(known[0]) < most:
-            steps = torch.arange(max(1024, 1 << most.bit_length()), device=self.device)[None]
+        tables = self._rotary_tables.get(attention_type)
+        if tables is None or len(tables[0]) < length:
+            steps = torch.arange(max(1024, 1 << length.bit_length()), device=self.device)[None]
             like = torch.zeros(1, device=self.device)
-            arguments = (like, steps, kind) if self._typed else (like, steps)
+            arguments = (like, steps, attention_type) if self._rotary_by_type else (like, steps)
             cos, sin = (table[0].float() for table in self._rotary(*arguments))
             half = sin.shape[-1] // 2
             sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
-            known = self._turns[kind] = (cos, sin)
-        return known
+            tables = self._rotary_tables[attention_type] = (cos, sin)
+        return tables

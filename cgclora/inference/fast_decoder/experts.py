@@ -1,9 +1,9 @@
-"""The experts of a batch, laid out for the fast decoder."""
+"""The experts of a batch, as tensors for the fast decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +16,12 @@ from cgclora.models.quantized import FEW_ROWS
 
 @dataclass(frozen=True)
 class SharedExperts:
-    """See `GroupExperts`: the experts that some row uses, for all rows.
+    """See `GroupExperts`: the experts that any row of the batch uses, applied to all rows."""
 
-    Attributes:
-        A: [R, in]; None where there are weights.
-        B: [R, all outputs], the gates of a batch of one in it.
-        gates: [batch, 1, R]; None where they are in B.
-        weights: See `GroupExperts`.
-    """
-
-    A: Tensor | None = None
-    B: Tensor | None = None
-    gates: Tensor | None = None
-    weights: tuple[Tensor, ...] | None = None
+    A: Tensor | None = None  # [R, in]; None with folded weights
+    B: Tensor | None = None  # [R, all outputs], multiplied by the gates for a batch of one
+    gates: Tensor | None = None  # [batch, 1, R]; None where B includes them
+    folded_weights: tuple[Tensor, ...] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """See `GroupExperts`."""
@@ -36,9 +29,9 @@ class SharedExperts:
             return
         flat = x.reshape(len(y), -1)
         if len(x) == 1 and self.gates is None and 1 < len(y) <= FEW_ROWS:
-            # One by one, since sums of several rows are rounded in another order.
-            for one, row in zip(y.split(1), flat.split(1), strict=True):
-                one.addmm_(F.linear(row, self.A), self.B)
+            # Token by token, since products of several rows round differently.
+            for y_token, x_token in zip(y.split(1), flat.split(1), strict=True):
+                y_token.addmm_(F.linear(x_token, self.A), self.B)
             return
         z = F.linear(flat, self.A)
         if self.gates is not None:
@@ -47,71 +40,59 @@ class SharedExperts:
 
     def keep(self, rows: Tensor) -> SharedExperts:
         """The same for some rows of the batch."""
-        return (
-            self
-            if self.gates is None
-            else SharedExperts(self.A, self.B, self.gates[rows], self.weights)
-        )
+        return self if self.gates is None else replace(self, gates=self.gates[rows])
 
 
 @dataclass(frozen=True)
 class BatchExperts:
-    """The experts of a batch, laid out for `FastDecoder`.
-
-    Attributes:
-        layers: For each layer what it adds to its four groups of linear layers.
-    """
+    """The experts of a batch, for the four groups of linear layers of each decoder layer."""
 
     layers: tuple[tuple[SharedExperts | None, ...], ...]
 
     @property
-    def beside(self) -> bool:
-        """Whether all stand beside the frozen weights, and none in their place."""
-        return all(own is None or own.weights is None for layer in self.layers for own in layer)
-
-    @classmethod
-    def of(cls, layers: Iterable[Sequence[LinearGroup]], route: Route | None) -> BatchExperts:
-        """What a planned route adds to the groups of each layer; None adds nothing."""
-        return cls(tuple(tuple(_of_group(group, route) for group in groups) for groups in layers))
+    def is_folded(self) -> bool:
+        """Whether folded weights replace any frozen ones."""
+        groups = (experts for layer in self.layers for experts in layer)
+        return any(experts is not None and experts.folded_weights is not None for experts in groups)
 
     def keep(self, rows: Tensor) -> BatchExperts:
         """The same for some rows of the batch."""
         return BatchExperts(
             tuple(
-                tuple(None if own is None else own.keep(rows) for own in layer)
+                tuple(None if experts is None else experts.keep(rows) for experts in layer)
                 for layer in self.layers
             )
         )
 
 
-def _of_group(group: LinearGroup, route: Route | None) -> SharedExperts | None:
+def group_experts(group: LinearGroup, route: Route | None) -> SharedExperts | None:
+    """The experts of a route for a group of linear layers; None if there are none."""
     if route is None:
         return None
-    of_layers = [
+    by_module = [
         route.experts.get(module, ()) if isinstance(module, ExpertLinear) else ()
         for module in group.modules
     ]
-    if any(isinstance(experts, Tensor) for experts in of_layers):
+    if any(isinstance(experts, Tensor) for experts in by_module):
         return SharedExperts(
-            weights=tuple(
+            folded_weights=tuple(
                 experts if isinstance(experts, Tensor) else linear.weight
-                for experts, linear in zip(of_layers, group.linears, strict=True)
+                for experts, linear in zip(by_module, group.linears, strict=True)
             )
         )
-    places = [0]
-    for size in group.sizes:
-        places.append(places[-1] + size)
-    tables: list[Tensor] = []
-    lower: list[Tensor] = []
+    outputs = sum(group.sizes)
+    As: list[Tensor] = []
+    Bs: list[Tensor] = []
     gates: list[Tensor] = []
-    for experts, start, end in zip(of_layers, places, places[1:], strict=False):
+    columns = pairwise(accumulate(group.sizes, initial=0))
+    for experts, (start, end) in zip(by_module, columns, strict=True):
         for one in experts:
-            tables.append(one.A)
-            lower.append(F.pad(one.B.float(), (start, places[-1] - end)))
+            As.append(one.A)
+            Bs.append(F.pad(one.B.float(), (start, outputs - end)))
             gates.append(one.weights)
-    if not tables:
+    if not As:
         return None
-    A, B = torch.cat(tables).float(), torch.cat(lower)
+    A, B = torch.cat(As).float(), torch.cat(Bs)
     weights = torch.cat(gates, dim=-1).float()
     if len(weights) == 1:
         return SharedExperts(A, B * weights.view(-1, 1))

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgclora.inference.fast_decoder.places import Place
 from cgclora.models.families import ACTIVATIONS
 from cgclora.models.quantized import FEW_ROWS, Int8Weight
 
 
-class RMSNorm:
-    """An RMS norm with its weight in fp32; Gemma's stores the difference from 1.
+@dataclass(frozen=True)
+class Positions:
+    """Positions of a pass's tokens, with what layers of one attention type derive from them."""
 
-    With n features, x / sqrt(|x|^2 / n + eps) is sqrt(n) x / hypot(|x|, sqrt(n eps)): half as many
-    operations, the factor being part of the weight.
+    rows: Tensor  # row indices, [batch, 1]
+    tokens: Tensor  # position of each token, [batch, tokens]; [tokens] where all rows are alike
+    cos: Tensor  # rotary table, [..., tokens, 1, head size]
+    sin: Tensor  # likewise, signed, see `FastDecoder.rotary_tables`
+    start: int | None  # position of the first token of all rows; None where rows differ
+    first_key: int  # that any token attends to
+    end: int  # of the keys
+    mask: Tensor | None  # of these keys, [batch or 1, 1, tokens, keys]; None attends to all
+    dtype: torch.dtype  # of the attention scores
+    key_ranges: Sequence[tuple[int, int]] = ()  # first key and end of each token that is separate
+
+
+class RMSNorm:
+    """An RMS norm with its weight in fp32 (Gemma stores weight - 1).
+
+    With n features, x / sqrt(|x|^2 / n + eps) is sqrt(n) x / hypot(|x|, sqrt(n eps)), which takes
+    half as many operations; the weight includes the factor sqrt(n).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,16 +45,16 @@ class RMSNorm:
         if type(module).__name__.startswith("Gemma3"):
             weight = weight + 1
         self.weight = weight * math.sqrt(size)
-        self.least = torch.tensor(math.sqrt(size * eps), device=weight.device)
+        self.min_length = torch.tensor(math.sqrt(size * eps), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of x [..., n]."""
         return self.direction(x) * self.weight
 
     def direction(self, x: Tensor) -> Tensor:
-        """Without the weight."""
+        """The norm without the weight."""
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / length.hypot_(self.least)
+        return x / length.hypot_(self.min_length)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Residual plus norm of x."""
@@ -46,23 +62,21 @@ class RMSNorm:
 
 
 class GroupExperts(Protocol):
-    """What a batch's rows add to a group of linear layers that read the same input."""
+    """The experts of a batch at a group of linear layers with the same input."""
 
     @property
-    def weights(self) -> tuple[Tensor, ...] | None:
-        """Folded ones [out, in], in the place of the frozen; None leaves these."""
+    def folded_weights(self) -> tuple[Tensor, ...] | None:
+        """Weights [out, in] that replace the frozen ones; None keeps these."""
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add it to the layers' outputs.
+        """Add the experts' outputs for x [batch, tokens, in] to y [batch * tokens, all outputs].
 
-        Args:
-            y: [batch * tokens, all outputs] in fp32, changed in place.
-            x: What they read, [batch, tokens, in] in fp32.
+        Both are in fp32; y is changed in place.
         """
 
 
 class LinearGroup:
-    """Linear layers that read the same input, as one."""
+    """Linear layers with the same input, as one."""
 
     def __init__(self, parent: nn.Module, names: Sequence[str], int8: bool) -> None:
         self._parent = parent
@@ -77,33 +91,33 @@ class LinearGroup:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """Now: an adapter that is attached puts its layers in the place of others."""
+        """The current modules: attaching an adapter replaces them."""
         return [cast(nn.Module, getattr(self._parent, name)) for name in self._names]
 
-    def __call__(self, x: Tensor, own: GroupExperts | None) -> Tensor:
+    def __call__(self, x: Tensor, experts: GroupExperts | None) -> Tensor:
         """[batch, tokens, all outputs] in fp32 for x [batch, tokens, in]."""
         rows = x.shape[0] * x.shape[1]
         flat = x.reshape(rows, -1)
-        weights = own.weights if own is not None else None
+        weights = experts.folded_weights if experts is not None else None
         if self.packed is not None and weights is None and rows <= FEW_ROWS:
             y = self.packed(flat)
         else:
-            known = weights or [linear.weight for linear in self.linears]
-            input_ = flat.to(known[0].dtype)
-            y = torch.cat([F.linear(input_, weight) for weight in known], dim=-1).float()
+            frozen = [linear.weight for linear in self.linears]
+            flat = flat.to((weights or frozen)[0].dtype)
+            y = torch.cat([F.linear(flat, w) for w in weights or frozen], dim=-1).float()
         if self.bias is not None:
             y += self.bias
-        if own is not None:
-            own.add_to(y, x)
+        if experts is not None:
+            experts.add_to(y, x)
         return y.view(*x.shape[:2], -1)
 
 
 class DecoderLayer:
     """A decoder layer."""
 
-    def __init__(self, module: Any, config: Any, kind: str, int8: bool) -> None:
+    def __init__(self, module: Any, config: Any, attention_type: str, int8: bool) -> None:
         attention, mlp = module.self_attn, module.mlp
-        self.kind = kind
+        self.attention_type = attention_type
         self.head_size = int(attention.head_dim)
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
@@ -114,7 +128,7 @@ class DecoderLayer:
             LinearGroup(mlp, ("gate_proj", "up_proj"), int8),
             LinearGroup(mlp, ("down_proj",), int8),
         ]
-        self.head_norm = self._of_heads(attention)
+        self.head_norm = self._query_key_norm(attention)
         self.before_attention = RMSNorm(module.input_layernorm)
         sandwich = hasattr(module, "pre_feedforward_layernorm")
         middle = module.post_attention_layernorm
@@ -124,8 +138,8 @@ class DecoderLayer:
         name = getattr(config, "hidden_activation", None) or config.hidden_act
         self.activation = ACTIVATIONS[name]
 
-    def _of_heads(self, attention: Any) -> Callable[[Tensor], Tensor] | None:
-        """The norms of queries and keys, as one over all their heads."""
+    def _query_key_norm(self, attention: Any) -> Callable[[Tensor], Tensor] | None:
+        """The norms of queries and keys, as one for all their heads."""
         if not hasattr(attention, "q_norm"):
             return None
         query, key = RMSNorm(attention.q_norm), RMSNorm(attention.k_norm)
@@ -137,92 +151,78 @@ class DecoderLayer:
     def __call__(
         self,
         x: Tensor,
-        keys_values: Tensor | tuple[Tensor, Tensor],
-        place: Place,
-        own: Sequence[GroupExperts | None],
+        key_values: Tensor | tuple[Tensor, Tensor],
+        positions: Positions,
+        experts: Sequence[GroupExperts | None],
     ) -> Tensor:
-        """The layer's output for x [batch, tokens, H] in fp32.
+        """The layer's output for the residual stream x [batch, tokens, H] in fp32.
 
-        Args:
-            x: The residual stream.
-            keys_values: The layer's part of the cache, to which those of x are added.
-            place: Where the tokens stand.
-            own: What the batch's experts add to each group of linear layers.
+        The keys and values of x are written to the layer's part of the cache, `key_values`.
         """
-        y = self._attend(self.before_attention(x), keys_values, place, own)
+        y = self._self_attention(self.before_attention(x), key_values, positions, experts)
         x = x + y if self.after_attention is None else self.after_attention.added_to(x, y)
-        gate, up = self.groups[2](self.before_mlp(x), own[2]).chunk(2, dim=-1)
-        y = self.groups[3](self.activation(gate) * up, own[3])
+        gate, up = self.groups[2](self.before_mlp(x), experts[2]).chunk(2, dim=-1)
+        y = self.groups[3](self.activation(gate) * up, experts[3])
         return x + y if self.after_mlp is None else self.after_mlp.added_to(x, y)
 
-    def _attend(
+    def _self_attention(
         self,
         x: Tensor,
-        keys_values: Tensor | tuple[Tensor, Tensor],
-        place: Place,
-        own: Sequence[GroupExperts | None],
+        key_values: Tensor | tuple[Tensor, Tensor],
+        positions: Positions,
+        experts: Sequence[GroupExperts | None],
     ) -> Tensor:
         rows, count, _ = x.shape
-        heads = self.heads + self.kv_heads
-        found = self.groups[0](x, own[0]).view(rows, count, heads + self.kv_heads, self.head_size)
-        turned, value = found[:, :, :heads], found[:, :, heads:]
+        rotated_heads = self.heads + self.kv_heads
+        heads = self.groups[0](x, experts[0])
+        heads = heads.view(rows, count, rotated_heads + self.kv_heads, self.head_size)
+        rotated, value = heads[:, :, :rotated_heads], heads[:, :, rotated_heads:]
         if self.head_norm is not None:
-            turned = self.head_norm(turned)
-        turned = torch.addcmul(turned * place.cos, turned.roll(self.head_size // 2, -1), place.sin)
-        query, key = turned[:, :, : self.heads], turned[:, :, self.heads :]
-        keys, values = keys_values[0], keys_values[1]
-        if place.start is not None:
-            keys[:, :, place.start : place.end] = key.transpose(1, 2)
-            values[:, :, place.start : place.end] = value.transpose(1, 2)
+            rotated = self.head_norm(rotated)
+        swapped = rotated.roll(self.head_size // 2, -1)
+        rotated = torch.addcmul(rotated * positions.cos, swapped, positions.sin)
+        query, key = rotated[:, :, : self.heads], rotated[:, :, self.heads :]
+        keys, values = key_values[0], key_values[1]
+        if positions.start is not None:
+            keys[:, :, positions.start : positions.end] = key.transpose(1, 2)
+            values[:, :, positions.start : positions.end] = value.transpose(1, 2)
         else:
-            keys[place.rows, :, place.positions] = key.to(keys.dtype)
-            values[place.rows, :, place.positions] = value.to(values.dtype)
-        if place.reach:
-            each = zip(query.split(1, dim=1), place.reach, strict=True)
-            y = torch.cat(
-                [
-                    self._look(one, keys[:, :, first:end], values[:, :, first:end], None, place)
-                    for one, (first, end) in each
-                ],
-                dim=1,
-            )
+            keys[positions.rows, :, positions.tokens] = key.to(keys.dtype)
+            values[positions.rows, :, positions.tokens] = value.to(values.dtype)
+        dtype = positions.dtype
+        if positions.key_ranges:
+            queries = zip(query.split(1, dim=1), positions.key_ranges, strict=True)
+            outputs = [
+                self._attention(one, keys[:, :, first:end], values[:, :, first:end], None, dtype)
+                for one, (first, end) in queries
+            ]
+            y = torch.cat(outputs, dim=1)
         else:
-            near = slice(place.first, place.end)
-            y = self._look(query, keys[:, :, near], values[:, :, near], place.seen, place)
-        return self.groups[1](y.float(), own[1])
+            part = slice(positions.first_key, positions.end)
+            mask = positions.mask
+            y = self._attention(query, keys[:, :, part], values[:, :, part], mask, dtype)
+        return self.groups[1](y.float(), experts[1])
 
-    def _look(
-        self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, place: Place
+    def _attention(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
-        """What queries [batch, tokens, heads, size] take from keys and values: [batch, tokens, -1].
+        """Attention output [batch, tokens, -1] of rotated queries [batch, tokens, heads, size].
 
-        Args:
-            query: Turned to their places.
-            keys: [batch, kv heads, keys, size].
-            values: Like the keys.
-            seen: As `Place.seen`, of these keys.
-            place: Of the pass.
+        Keys and values are [batch, kv heads, keys, size], the mask is as in `Positions`.
         """
         rows, count = query.shape[:2]
-        keys, values = keys.to(place.dtype), values.to(place.dtype)
-        if count == 1:  # the queries of a group see the same keys: as if they were several tokens
+        keys, values = keys.to(dtype), values.to(dtype)
+        if count == 1:  # the queries of a group have the same keys, like several tokens
             query = query.reshape(rows, self.kv_heads, -1, self.head_size)
         else:
             query = query.transpose(1, 2)
         grouped = count > 1 and self.heads != self.kv_heads
-        if grouped and keys.is_cuda:  # where no fast kernel knows both groups and masks
-            keys, values = (
-                table.repeat_interleave(self.heads // self.kv_heads, dim=1)
-                for table in (keys, values)
-            )
+        if grouped and keys.is_cuda:  # no fast kernel supports both groups and masks
+            groups = self.heads // self.kv_heads
+            keys, values = (one.repeat_interleave(groups, dim=1) for one in (keys, values))
             grouped = False
         y = F.scaled_dot_product_attention(
-            query.to(place.dtype),
-            keys,
-            values,
-            attn_mask=seen,
-            scale=self.scaling,
-            enable_gqa=grouped,
+            query.to(dtype), keys, values, mask, scale=self.scaling, enable_gqa=grouped
         )
         if count > 1:
             y = y.transpose(1, 2)

@@ -109,7 +109,7 @@ def test_mixed_adapters_answer_as_each_alone(architecture):
 def test_mixed_adapters_answer_as_each_alone_in_a_static_batch(architecture, static):
     backbone = make_backbone(architecture)
     _check_mixed(backbone)
-    assert [batch.places for batch in static] == [5, 40]
+    assert [batch.max_rows for batch in static] == [5, 40]
 
 
 def _check_mixed(backbone: Backbone) -> None:
@@ -182,7 +182,7 @@ def test_gates_of_a_request_have_a_slot_of_their_own(static):
 
 
 def test_rows_join_where_others_left_and_few_rows_take_fewer_places(static, monkeypatch):
-    monkeypatch.setattr(loop, "_LEAST", 2)
+    monkeypatch.setattr(loop, "_MIN_ROWS", 2)
     admitted: list[list[int]] = []
     widths: list[int] = []
     admit, run = StaticBatch.admit, StaticBatch.run
@@ -230,22 +230,24 @@ def test_prompts_are_read_so_many_tokens_at_once(static, monkeypatch):
 def test_a_row_does_not_depend_on_the_one_that_had_its_place():
     """Not even if that row held what is no number, and the new one is shorter."""
     backbone = make_backbone("gemma3")
-    batch = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), places=2)
+    batch = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), max_rows=2)
     batch.admit([0, 1], [[5, 6, 7] * 9, [8, 9]], [0, 0])
     with torch.inference_mode():
         for table in itertools.chain(*batch._cache):
             table[0] = torch.nan
     batch.admit([0], [[11, 12]], [0])
     found = batch.run(2, 27)()
-    fresh = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), places=2)
+    fresh = _batch(backbone, ExpertSlots(FastDecoder(backbone.model), []), max_rows=2)
     fresh.admit([0, 1], [[11, 12], [8, 9]], [0, 0])
     assert found == fresh.run(2, 2)()
 
 
-def _batch(backbone: Backbone, bank: ExpertSlots, *, places: int, **options: object) -> StaticBatch:
+def _batch(
+    backbone: Backbone, bank: ExpertSlots, *, max_rows: int, **options: object
+) -> StaticBatch:
     decoder = FastDecoder(backbone.model)
     settings = {"chunk": 4, "backend": None} | options
-    return StaticBatch(decoder, Runtime.of(backbone).head, bank, places, 192, **settings)
+    return StaticBatch(decoder, Runtime.of(backbone).head, bank, max_rows, 192, **settings)
 
 
 def test_lengths_of_steps_are_few_and_never_too_short():
@@ -268,10 +270,10 @@ def test_there_are_as_many_places_as_memory_is_free_for(static, monkeypatch):
         assert rows_that_fit(decoder, Runtime.of(backbone).head, 128, loop.PREFILL_TOKENS) == rows
     monkeypatch.setattr(static_batch, "free_memory", lambda _: 1)
     assert together(backbone, asked, 64) == expected
-    assert static[-1].places == 1
+    assert static[-1].max_rows == 1
     monkeypatch.setattr(static_batch, "free_memory", lambda _: None)
     assert together(backbone, asked, 64) == expected
-    assert static[-1].places == 12
+    assert static[-1].max_rows == 12
 
 
 # The bank ---------------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def test_nothing_waits_for_the_device_but_the_reader_of_a_chunk(shared, monkeypa
     backbone = make_backbone("gemma3")
     adapter = several(backbone)[2].for_inference()
     bank = ExpertSlots(FastDecoder(backbone.model), [adapter.plan_rows([Request(TASKS[0], "x")])])
-    batch = _batch(backbone, bank, places=4)
+    batch = _batch(backbone, bank, max_rows=4)
     listed = []
     tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: (listed.append(1), tolist(self))[1])
@@ -409,13 +411,13 @@ def test_on_cuda_graphs_answer_as_each_alone_without_waiting(backend, monkeypatc
     adapters = several(backbone)
     asked = mixed(adapters, 40)
     expected = alone(backbone, asked)
-    monkeypatch.setattr(loop, "MANY", 1 if backend else 1000)
+    monkeypatch.setattr(loop, "COMPILED_REQUESTS", 1 if backend else 1000)
     assert together(backbone, asked, 16) == expected
     adapter = adapters[2].for_inference()
     with torch.inference_mode():
         route = adapter.plan_rows([Request(TASKS[0], "x")])
         bank = ExpertSlots(FastDecoder(backbone.model), [route])
-    batch = _batch(backbone, bank, places=4, backend=backend)
+    batch = _batch(backbone, bank, max_rows=4, backend=backend)
     batch.admit([0, 1], [[5, 6, 7], [8]], [0, 1])
     batch.run(4, 3)()
     assert batch._graphs
@@ -462,7 +464,7 @@ def test_what_a_static_batch_cannot_answer_is_refused():
             list(answers(backbone, [other], None))
     with pytest.raises(DecodingError, match="batch_size"):
         list(answers(backbone, [request], None, batch_size=0))
-    with pytest.raises(DecodingError, match="no static batch"):
+    with pytest.raises(DecodingError, match="do not support"):
         list(answers(make_backbone("gpt_neox"), [request], None))
     assert list(answers(backbone, [], None)) == []
 

@@ -11,7 +11,7 @@ from cgclora.inference.decoding import decode
 from cgclora.inference.engine import generate
 from cgclora.inference.fast_decoder import FastDecoder
 from cgclora.inference.multi_adapter import Resident
-from cgclora.inference.prompt_lookup import Drafts, Phrases
+from cgclora.inference.prompt_lookup import NgramCache, PromptLookup
 from cgclora.inference.request import EncodedRequest, Request, encode_requests
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
@@ -90,7 +90,7 @@ def test_tokens_that_are_taken_back_leave_no_trace():
     for cache in (straight, back):
         decoder(ids[:, :20], cache, experts)
     decoder(ids[:, :7] + 1, back, experts)
-    back.forget(7)
+    back.drop_last(7)
     torch.testing.assert_close(
         decoder(ids[:, 20:], back, experts), decoder(ids[:, 20:], straight, experts)
     )
@@ -151,7 +151,7 @@ def test_who_takes_the_place_of_a_row_hears_nothing_of_it(kept, left):
 
     first, second = batch([[5, 6, 7], [8] * 30, [9, 10]]), batch([[11, 12]])
     with torch.inference_mode():
-        first._pass.cache._room[:, :, left] = torch.nan
+        first._pass.cache._buffer[:, :, left] = torch.nan
     first.keep(kept)
     first.join(second)
     found = first.step([13] * (len(kept) + 1))
@@ -294,7 +294,7 @@ def test_where_hardly_any_word_leads_all_of_them_are_looked_at(monkeypatch):
     )
     expected = head.argmax(hidden)
     assert not whole
-    monkeypatch.setattr("cgclora.models.lm_head._MOST", 0)
+    monkeypatch.setattr("cgclora.models.lm_head._MAX_CANDIDATES", 0)
     assert head.argmax(hidden) == expected
     assert whole == [1] * 4  # each by itself: rows of one product round unlike
 
@@ -328,41 +328,41 @@ def test_eight_bits_are_used_for_few_rows_only():
 
 
 def test_a_draft_is_what_followed_the_last_words_before():
-    drafts = Drafts([1, 2, 3, 4, 5, 9, 2, 3])
-    assert drafts.next(3) == [4, 5, 9]
-    drafts.add(7)
-    assert drafts.next(3) == []
-    drafts.add(2)
-    drafts.add(3)
-    assert drafts.next(2) == [7, 2]  # the last place counts
-    drafts.add(8)
-    drafts.add(9)
-    assert drafts.next(1) == [2]  # one word is enough
+    lookup = PromptLookup([1, 2, 3, 4, 5, 9, 2, 3])
+    assert lookup.draft(3) == [4, 5, 9]
+    lookup.add(7)
+    assert lookup.draft(3) == []
+    lookup.add(2)
+    lookup.add(3)
+    assert lookup.draft(2) == [7, 2]  # the last place counts
+    lookup.add(8)
+    lookup.add(9)
+    assert lookup.draft(1) == [2]  # one word is enough
 
 
 def test_a_draft_may_come_from_earlier_answers_of_the_same_form():
-    phrases = Phrases()
-    phrases.remember("one", [10, 11, 12, 13])
-    phrases.remember("other", [10, 15])
-    drafts = Drafts([1, 2, 11, 12, 3], phrases, "one")
-    assert drafts.next(2) == [10, 11]  # how the answers begin
-    drafts.add(10)
-    assert drafts.next(9) == [11, 12, 13]
-    assert Drafts([1, 2], phrases, "none").next(2) == []
-    drafts.add(11)
-    drafts.add(12)
-    assert drafts.next(1) == [13]  # more words agree than in the prompt
+    ngrams = NgramCache()
+    ngrams.add("one", [10, 11, 12, 13])
+    ngrams.add("other", [10, 15])
+    lookup = PromptLookup([1, 2, 11, 12, 3], ngrams, "one")
+    assert lookup.draft(2) == [10, 11]  # how the answers begin
+    lookup.add(10)
+    assert lookup.draft(9) == [11, 12, 13]
+    assert PromptLookup([1, 2], ngrams, "none").draft(2) == []
+    lookup.add(11)
+    lookup.add(12)
+    assert lookup.draft(1) == [13]  # more words agree than in the prompt
 
 
-def test_phrases_are_bounded_and_the_latest_count():
-    phrases = Phrases(most=50)
+def test_ngrams_are_bounded_and_the_latest_count():
+    ngrams = NgramCache(max_ngrams=50)
     for start in range(100):
-        phrases.remember("one", range(start, start + 10))
-    assert len(phrases._after) == 50
-    assert list(phrases.after("one", (105, 106))) == [107, 108]
-    phrases.remember("one", [105, 106, 200])
-    assert list(phrases.after("one", (105, 106))) == [200]
-    assert phrases.after("one", (5, 6)) == ()
+        ngrams.add("one", range(start, start + 10))
+    assert len(ngrams._continuations) == 50
+    assert list(ngrams.continuation("one", (105, 106))) == [107, 108]
+    ngrams.add("one", [105, 106, 200])
+    assert list(ngrams.continuation("one", (105, 106))) == [200]
+    assert ngrams.continuation("one", (5, 6)) == ()
 
 
 def in_8_bits(architecture: str) -> Backbone:
@@ -376,7 +376,7 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
     backbone = in_8_bits(architecture)
     adapter = with_experts(backbone)
     decoder = Runtime.of(backbone).decoder
-    assert decoder.keeps_apart
+    assert decoder.is_batch_invariant
     experts = decoder.experts(adapter.plan([adapter.config.tasks[0]]) if task else None)
     ids = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
     found = []
@@ -386,7 +386,7 @@ def test_several_tokens_of_a_pass_are_rounded_as_each_alone(architecture, task):
         parts = ids[:, 20:].split([*sizes, 40 - sum(sizes)] if sum(sizes) < 40 else sizes, dim=1)
         hidden = [decoder(part, cache, experts)[0] for part in parts]
         chosen = [word for part in hidden for word in Runtime.of(backbone).head.argmax(part)]
-        found.append((torch.cat(hidden), cache.table.clone(), chosen))
+        found.append((torch.cat(hidden), cache.key_values.clone(), chosen))
     for hidden, table, chosen in found[1:]:
         assert torch.equal(hidden, found[0][0])
         assert torch.equal(table, found[0][1])
@@ -400,11 +400,11 @@ def test_nothing_is_drafted_where_rounding_would_show(monkeypatch):
     most = []
 
     def seen(batch: Batch) -> int:
-        most.append(Batch.most_drafts.fget(batch))
+        most.append(Batch.max_drafts.fget(batch))
         return most[-1]
 
     class Watched(Batch):
-        most_drafts = property(seen)
+        max_drafts = property(seen)
 
     monkeypatch.setattr("cgclora.inference.decoding.Batch", Watched)
     generate(make_backbone("qwen2"), [request])
@@ -414,7 +414,7 @@ def test_nothing_is_drafted_where_rounding_would_show(monkeypatch):
     task = adapter.config.tasks[0]
     adapter.fold(task)
     generate(backbone, [dataclasses.replace(request, task=task)], adapter)
-    monkeypatch.setattr(FastDecoder, "keeps_apart", False)
+    monkeypatch.setattr(FastDecoder, "is_batch_invariant", False)
     generate(in_8_bits("qwen2"), [request])
     assert most == [0, FEW_ROWS - 1, 0, 0]
 
@@ -434,7 +434,7 @@ def test_answers_are_the_same_with_drafts_as_without(architecture, monkeypatch):
     )
     found = generate(backbone, requests, adapter, batch_size=1)
     assert max(read) > 1  # drafts were tried
-    monkeypatch.setattr(Drafts, "next", lambda *_: [])
+    monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
     plain = generate(backbone, requests, adapter, batch_size=1)
     assert [one.text for one in found] == [one.text for one in plain]
     assert [one.tokens for one in found] == [one.tokens for one in plain]
@@ -448,18 +448,18 @@ def test_a_draft_that_is_right_saves_passes(monkeypatch):
     monkeypatch.setattr(
         Batch, "read", lambda self, ids: (passes.append(ids[0].tolist()), original(self, ids))[1]
     )
-    monkeypatch.setattr(Drafts, "next", lambda *_: [])
+    monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
     plain = generate(backbone, [request])[0]
     said = [token for ids in passes for token in ids]
 
     seen: list[int] = []
 
-    def foresee(self: Drafts, most: int) -> list[int]:
+    def foresee(self: PromptLookup, max_tokens: int) -> list[int]:
         seen.append(len(self._ids))
         done = seen[-1] - seen[0] + 1
-        return said[done : done + most]
+        return said[done : done + max_tokens]
 
     passes.clear()
-    monkeypatch.setattr(Drafts, "next", foresee)
+    monkeypatch.setattr(PromptLookup, "draft", foresee)
     assert generate(backbone, [request])[0].text == plain.text
     assert len(passes) <= 1 + 40 // FEW_ROWS

@@ -304,7 +304,9 @@ def test_a_batch_hears_of_one_adapter_even_if_another_takes_its_place_meanwhile(
         clusters.remove("small")
         clusters.add("small", tmp_path / "other")
 
-    monkeypatch.setattr(cgclora.inference.request, "check", replaced)  # between format and plan
+    monkeypatch.setattr(
+        cgclora.inference.request, "check_folded", replaced
+    )  # between format and plan
     assert generate(backbone, [request], clusters)[0].text == expected
     monkeypatch.undo()
     assert generate(backbone, [request], clusters)[0].text != expected
@@ -357,7 +359,7 @@ def test_a_task_that_is_asked_for_again_and_again_is_folded_and_answers_the_same
     for time in range(6):
         found = logits(backbone, asked, clusters)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        assert bool(clusters.folded.kept) == (time >= 3)
+        assert bool(clusters.folded.keys) == (time >= 3)
     route = clusters.snapshot().plan_rows(asked)
     assert all(isinstance(part, torch.Tensor) for part in route.experts.values())
     # Others are answered as ever, beside it too.
@@ -376,14 +378,14 @@ def test_folded_weights_stay_within_their_budget_and_the_least_used_goes(folders
     size = folded_bytes(adapter)
     linear = [m for m in backbone.model.modules() if isinstance(m, ExpertLinear)]
     assert size == sum(4 * m.base_layer.weight.numel() for m in linear)
-    folded = FoldedWeights(2 * size, after=1)
+    folded = FoldedWeights(2 * size, min_batches=1)
     for task in ("c", "d", "c", "e"):
         assert folded.route(adapter, task) is not None
         assert folded.bytes <= 2 * size
-    assert [task for _, task in folded.kept] == ["c", "e"]
-    folded.forget(adapter)
+    assert [task for _, task in folded.keys] == ["c", "e"]
+    folded.remove(adapter)
     assert folded.bytes == 0
-    assert FoldedWeights(size - 1, after=1).route(adapter, "c") is None
+    assert FoldedWeights(size - 1, min_batches=1).route(adapter, "c") is None
 
 
 def test_a_folded_task_leaves_with_its_cluster(folders):
@@ -391,25 +393,25 @@ def test_a_folded_task_leaves_with_its_cluster(folders):
     clusters = resident(backbone, folders, folded_budget=1 << 30)
     for _ in range(4):
         clusters.snapshot().plan_rows([Request("a", "x")])
-    assert len(clusters.folded.kept) == 1
+    assert len(clusters.folded.keys) == 1
     clusters.remove("small")
-    assert not clusters.folded.kept
+    assert not clusters.folded.keys
 
 
 def test_tasks_that_take_turns_do_not_fold_each_other_out(folders):
     adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
-    folded = FoldedWeights(folded_bytes(adapter), after=2)
+    folded = FoldedWeights(folded_bytes(adapter), min_batches=2)
     for _ in range(5):
         for task in ("c", "d"):
             folded.route(adapter, task)
-    assert [task for _, task in folded.kept] == ["c"]
+    assert [task for _, task in folded.keys] == ["c"]
     folded.route(adapter, "d")
-    assert [task for _, task in folded.kept] == ["d"]  # the second since c was last asked for
+    assert [task for _, task in folded.keys] == ["d"]  # the second since c was last asked for
 
 
 def test_without_memory_for_a_copy_a_batch_is_answered_without_it(folders, monkeypatch):
     adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
-    folded = FoldedWeights(1 << 30, after=1)
+    folded = FoldedWeights(1 << 30, min_batches=1)
 
     def no_room(*_: object) -> None:
         raise torch.OutOfMemoryError("no room")
@@ -422,7 +424,7 @@ def test_without_memory_for_a_copy_a_batch_is_answered_without_it(folders, monke
 
 def test_a_copy_that_is_being_made_keeps_nobody_from_those_that_are_kept(folders, monkeypatch):
     adapter = Adapter.load(folders["large"], make_backbone()).for_inference()
-    folded = FoldedWeights(1 << 30, after=1)
+    folded = FoldedWeights(1 << 30, min_batches=1)
     kept = folded.route(adapter, "c")
     fold = Adapter.folded_weights
 
@@ -438,7 +440,7 @@ def test_a_copy_that_is_being_made_keeps_nobody_from_those_that_are_kept(folders
 
 def test_a_copy_of_an_adapter_that_leaves_while_it_is_made_is_not_kept(folders, monkeypatch):
     clusters = resident(make_backbone(), folders, folded_budget=1 << 30)
-    clusters.folded.after = 1
+    clusters.folded.min_batches = 1
     before, asked = clusters.snapshot(), [Request("a", "x")]
     fold = Adapter.folded_weights
 
@@ -451,12 +453,12 @@ def test_a_copy_of_an_adapter_that_leaves_while_it_is_made_is_not_kept(folders, 
     assert before.plan_rows(asked).experts
     monkeypatch.undo()
     assert before.plan_rows(asked).experts  # not folded, from the experts that it still has
-    assert not clusters.folded.kept
+    assert not clusters.folded.keys
 
 
 def test_an_adapter_that_is_detached_before_its_copy_is_made_answers_without(folders, monkeypatch):
     clusters = resident(make_backbone(), folders, folded_budget=1 << 30)
-    clusters.folded.after = 1
+    clusters.folded.min_batches = 1
     fold = Adapter.folded_weights
 
     def late(adapter: Adapter, task: str) -> dict[ExpertLinear, torch.Tensor]:
@@ -465,7 +467,7 @@ def test_an_adapter_that_is_detached_before_its_copy_is_made_answers_without(fol
 
     monkeypatch.setattr(Adapter, "folded_weights", late)
     assert clusters.snapshot().plan_rows([Request("a", "x")]).experts
-    assert not clusters.folded.kept
+    assert not clusters.folded.keys
 
 
 def test_an_adapter_by_itself_answers_whatever_cluster_a_request_names(folders):

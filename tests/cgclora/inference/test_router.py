@@ -56,7 +56,7 @@ def routers() -> dict[str, TaskRouter]:
 
 @pytest.fixture(scope="module")
 def joined(routers: dict[str, TaskRouter]) -> JoinedRouter:
-    return TaskRouter.join(routers)
+    return JoinedRouter(routers)
 
 
 def saved(folder: Path, tasks: tuple[str, ...] = FIRST, router: TaskRouter | None = None) -> Path:
@@ -89,24 +89,28 @@ def test_a_new_prompt_in_a_tasks_wording_is_of_that_task_and_its_cluster(task, j
 
 def test_a_router_is_unsure_of_what_is_none_of_its_tasks(routers, joined):
     assert joined.choose(FOREIGN) is None
-    alone = TaskRouter.join({"first": routers["first"]})
+    alone = JoinedRouter({"first": routers["first"]})
     for task in SECOND:
         assert alone.choose(NEW[task]) is None
         assert alone.route(NEW[task])[0].probability < 0.1
 
 
 def test_a_cluster_that_comes_or_goes_changes_no_score_of_the_others(routers, joined):
-    alone = TaskRouter.join({"first": routers["first"]})
+    alone = JoinedRouter({"first": routers["first"]})
     both = [one for one in joined.route(NEW["mood"]) if one.cluster == "first"]
     assert [one.task for one in both] == [one.task for one in alone.route(NEW["mood"])]
     for prompt in NEW.values():
-        chances = joined.probabilities([prompt])[0, :2].astype(float)
-        apart = alone.probabilities([prompt])[0].astype(float)
-        np.testing.assert_allclose(chances[0] * apart[1], chances[1] * apart[0], rtol=1e-3)
+        routed = joined.route(prompt)
+        both = {one.task: one.probability for one in routed if one.cluster == "first"}
+        apart = {one.task: one.probability for one in alone.route(prompt)}
+        first, second = FIRST
+        np.testing.assert_allclose(
+            both[first] * apart[second], both[second] * apart[first], rtol=1e-3
+        )
 
 
 def test_the_order_of_the_clusters_does_not_matter(routers, joined):
-    other = TaskRouter.join(dict(reversed(routers.items())))
+    other = JoinedRouter(dict(reversed(routers.items())))
     for prompt in (*NEW.values(), FOREIGN):
         assert other.route(prompt) == [
             RoutedTask(one.cluster, one.task, pytest.approx(one.probability, rel=1e-4))
@@ -137,9 +141,9 @@ def test_several_prompts_are_routed_as_each_alone(joined):
 
 
 def test_a_task_that_two_clusters_know_is_as_sure_as_one(routers):
-    twice = TaskRouter.join({"old": routers["first"], "new": routers["first"]})
+    twice = JoinedRouter({"old": routers["first"], "new": routers["first"]})
     assert twice.route(NEW["mood"])[0].probability == pytest.approx(0.5, abs=0.05)
-    chosen = twice.choose(NEW["mood"], least=0.9)
+    chosen = twice.choose(NEW["mood"], min_probability=0.9)
     assert chosen is not None
     assert (chosen.cluster, chosen.task) == ("old", "mood")
 
@@ -147,9 +151,7 @@ def test_a_task_that_two_clusters_know_is_as_sure_as_one(routers):
 def test_clusters_that_share_a_task_win_together_against_one_that_is_nearer_alone(
     routers, monkeypatch
 ):
-    joined = TaskRouter.join(
-        {"old": routers["first"], "new": routers["first"], "x": fitted("intent")}
-    )
+    joined = JoinedRouter({"old": routers["first"], "new": routers["first"], "x": fitted("intent")})
     scores = {("old", "mood"): 99.9, ("new", "mood"): 99.95, ("x", "intent"): 100.0}
     row = np.array([[scores.get(one, 0.0) for one in joined.tasks]], np.float32)
     monkeypatch.setattr(joined, "_scores", lambda _: row)
@@ -182,7 +184,7 @@ def test_prompts_that_recur_count_once():
 
 def test_a_task_with_a_single_prompt_is_found():
     few = TaskRouter.fit({task: PROMPTS[task][:1] for task in FIRST})
-    assert TaskRouter.join({"few": few}).route(NEW["names"])[0].task == "names"
+    assert JoinedRouter({"few": few}).route(NEW["names"])[0].task == "names"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_an_empty_prompt_is_refused(joined):
 
 def test_no_router_at_all_asks_for_the_task():
     with pytest.raises(ConfigError, match="name the task"):
-        TaskRouter.join({})
+        JoinedRouter({})
 
 
 # Files ------------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def test_a_router_comes_back_from_its_adapters_folder(tmp_path, routers):
     assert {k: v for k, v in manifest.items() if k != "router"} == before
     loaded = TaskRouter.load(folder)
     assert loaded.to_bytes() == routers["first"].to_bytes()
-    assert TaskRouter.join({"a": loaded}).choose(NEW["mood"]).task == "mood"
+    assert JoinedRouter({"a": loaded}).choose(NEW["mood"]).task == "mood"
     fitted(*FIRST[::-1]).save(folder)  # a later one takes its place
     assert TaskRouter.load(folder).tasks == FIRST[::-1]
 

@@ -16,7 +16,7 @@ from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import DataError, Record, encode_prompts
 from cgclora.inference.batch import Batch
 from cgclora.inference.request import Request
-from cgclora.inference.router import TaskRouter
+from cgclora.inference.router import JoinedRouter, TaskRouter
 from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.models.gates import read_gates
 from cgclora.storage import adapter_dir
@@ -201,7 +201,7 @@ def test_a_router_grows_and_shrinks_with_its_adapter(tmp_path):
     child = add(parent, tmp_path / "run")
     router = TaskRouter.load(child)
     assert router.tasks == (*TASKS, "new")
-    found = TaskRouter.join({"child": router}).choose("The cat sat on mat 77?")
+    found = JoinedRouter({"child": router}).choose("The cat sat on mat 77?")
     assert found is not None
     assert found.task == "new"
     drop_tasks(child, ["new"], tmp_path / "again")

@@ -365,5 +365,5 @@ def test_the_end_does_not_wait_for_ever(adapters: Path) -> None:
         time.sleep(0.5)
     ending.join(60)
     assert not ending.is_alive()
-    with pytest.raises(ValueError, match="given up"):
+    with pytest.raises(ValueError, match="cancelled"):
         list(asked)
