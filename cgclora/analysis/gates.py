@@ -17,6 +17,44 @@ from cgclora.storage import atomic_io
 
 Floats = NDArray[np.float64]
 
+LEARNED = "learned"
+VARIANTS = (LEARNED, "uniform", "no specific experts", "no common experts")
+"""Gates that an adapter's scores are compared with, see `evals.runs.gate_ablation`."""
+
+_EVEN = 0.995  # normalised entropy from which on gates count as uniform
+_COLLAPSED = 0.05  # and up to which all weight is on one expert
+_UNUSED = 0.1  # of an even share: an expert with less is hardly used
+
+
+@dataclass(frozen=True)
+class GateHealth:
+    """What looks wrong with learned gates; empty where nothing does."""
+
+    is_uniform: bool  # the gates of all tasks have stayed uniform
+    unused: tuple[int, ...]  # experts that no task gives a tenth of an even share
+    collapsed: tuple[int, ...]  # tasks with all weight on one expert
+
+
+def gate_health(weights: ArrayLike, access: ArrayLike) -> GateHealth:
+    """Whether learned gates have stayed uniform, collapsed, or leave experts out.
+
+    Args:
+        weights: [L, T, E], zero where a task may not use an expert.
+        access: [T, E], whether it may.
+    """
+    gates, usable = np.asarray(weights, dtype=float), np.asarray(access, dtype=bool)
+    counts = usable.sum(axis=1)
+    evenness = [entropy(gates[:, t, usable[t]]).mean() for t in range(len(usable))]
+    has_choice = counts > 1
+    means = gates.mean(axis=0)
+    relative = means / means.sum(axis=1, keepdims=True) * counts[:, None]  # 1 is an even share
+    best = np.where(usable & has_choice[:, None], relative, -1).max(axis=0)
+    return GateHealth(
+        is_uniform=bool(has_choice.any() and np.min(evenness, where=has_choice, initial=1) > _EVEN),
+        unused=tuple(np.flatnonzero((best >= 0) & (best < _UNUSED)).tolist()),
+        collapsed=tuple(np.flatnonzero(has_choice & (np.array(evenness) < _COLLAPSED)).tolist()),
+    )
+
 
 def entropy(weights: ArrayLike) -> Floats:
     """Entropy of weights [..., N] divided by log N, in [0, 1]: how evenly they are spread.

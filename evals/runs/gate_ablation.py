@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cgclora.adapter import Adapter
+from cgclora.analysis.gates import LEARNED, VARIANTS
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import DataError, Record, data_hash
 from cgclora.inference.continuous.loop import default_rows
@@ -33,9 +34,6 @@ from evals.scoring.effect_sizes import OVERALL, Part, over_tasks
 from evals.scoring.metrics import Pair, get_metric
 from evals.scoring.statistics import FloatArray, mean_of, replicates, summarise, task_seed
 from evals.tasks import Task
-
-LEARNED = "learned"
-VARIANTS = (LEARNED, "uniform", "no specific experts", "no common experts")
 
 _Scored = tuple[float, FloatArray, int]
 """A task's score, its replicates [R], and the number of records."""

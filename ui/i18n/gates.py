@@ -43,6 +43,48 @@ WORDS: dict[str, tuple[str, str]] = {
         "There is no adapter, so there are no gates.",
     ),
     # Weights
+    "gates_ablation": ("门控的作用", "What the gates do"),
+    "gates_ablation_hint": (
+        "换一种门控，再答一遍同样的开发集记录。权重不等于作用：权重小的专家也可能决定答案。",
+        "The same dev records, answered with other gates. The weight of an expert is not its "
+        "effect: an expert with little weight may decide the answer.",
+    ),
+    "gates_variant": ("门控", "Gates"),
+    "gates_score": ("分数", "Score"),
+    "gates_change": (
+        "与学到的门控之差（95% 区间）",
+        "Difference from the learned gates (95% interval)",
+    ),
+    "gates learned": ("学到的门控", "Learned"),
+    "gates uniform": ("均匀门控", "Uniform"),
+    "gates no specific experts": ("去掉专有专家", "Without specific experts"),
+    "gates no common experts": ("去掉共享专家", "Without common experts"),
+    "gates_effect": (
+        "影响最大的改变：{variant}，分数变化 {change}。",
+        "The change that matters most: {variant}, {change} points.",
+    ),
+    "gates_no_effect": (
+        "这些记录上，没有一种改变的影响超出偶然。",
+        "On these records no change makes a difference beyond chance.",
+    ),
+    "gates_measured": ("开发集 {n} 条记录", "{n} dev records"),
+    "gates_unmeasured": (
+        "还没有测量：python -m evals gates --adapter … --write",
+        "Not measured yet: python -m evals gates --adapter … --write",
+    ),
+    "gates_uniform": (
+        "门控几乎仍是均匀的：试试更大的 --gate-learning-rate，或训练更久。",
+        "The gates have stayed almost uniform: try a larger --gate-learning-rate, or train longer.",
+    ),
+    "gates_unused": (
+        "{n} 个专家里，第 {experts} 个几乎没有被使用：可以减少专家数，或加大它们的秩。",
+        "Of the {n} experts, number {experts} is hardly used: fewer experts, or experts of a "
+        "higher rank, may do.",
+    ),
+    "gates_collapsed": (
+        "这些任务的权重全在一个专家上：{tasks}。试试较小的 --gate-learning-rate。",
+        "All weight is on one expert in these tasks: {tasks}. Try a smaller --gate-learning-rate.",
+    ),
     "gates_weights": ("权重在专家间的分配", "How the weight is split"),
     "gates_by_layer": ("逐层", "Layer by layer"),
     "gates_entropy": ("分配的均匀程度", "How even the split is"),

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy.stats import entropy as scipy_entropy
 
-from cgclora.analysis.gates import average_linkage, entropy, find_log, read_path, similarity
+from cgclora.analysis.gates import (
+    GateHealth,
+    average_linkage,
+    entropy,
+    find_log,
+    gate_health,
+    read_path,
+    similarity,
+)
 from cgclora.config import AdapterConfig
 
 RANDOM = np.random.default_rng(0)
@@ -165,3 +173,38 @@ def test_shipped_adapters_have_a_log_that_ends_where_their_manifest_says(name: s
     usable = np.array(config.access())
     assert path.gates[:, ~usable].max() == 0
     assert path.gates.sum(-1) == pytest.approx(1, abs=2e-3)  # rounded to four digits
+
+
+# Health -----------------------------------------------------------------------------------
+
+ACCESS = [[True, True, True, False], [True, True, False, True]]  # two common experts, one each
+
+
+def test_learned_gates_that_differ_are_healthy():
+    weights = np.array([[[0.6, 0.2, 0.2, 0], [0.2, 0.5, 0, 0.3]]] * 3)
+    assert gate_health(weights, ACCESS) == GateHealth(False, (), ())
+
+
+def test_gates_that_stayed_uniform_are_named():
+    even = np.array(ACCESS) / 3
+    assert gate_health(np.stack([even, even]), ACCESS).is_uniform
+    nearly = even * np.array([1.02, 0.98, 1, 1])
+    assert gate_health(nearly[None], ACCESS).is_uniform
+    one_learned = np.array([[0.7, 0.2, 0.1, 0], even[1]])
+    assert not gate_health(one_learned[None], ACCESS).is_uniform
+
+
+def test_an_expert_that_no_task_uses_is_named():
+    weights = np.array([[[0.58, 0.02, 0.4, 0], [0.68, 0.02, 0, 0.3]]])
+    assert gate_health(weights, ACCESS).unused == (1,)
+    one_uses_it = np.array([[[0.58, 0.02, 0.4, 0], [0.5, 0.2, 0, 0.3]]])
+    assert gate_health(one_uses_it, ACCESS).unused == ()
+
+
+def test_a_task_with_all_weight_on_one_expert_is_named():
+    weights = np.array([[[0.998, 0.001, 0.001, 0], [0.3, 0.3, 0, 0.4]]])
+    assert gate_health(weights, ACCESS).collapsed == (0,)
+
+
+def test_a_task_with_one_expert_has_nothing_to_choose():
+    assert gate_health([[[1.0]]], [[True]]) == GateHealth(False, (), ())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cgclora.adapter import Adapter
+from cgclora.analysis.gates import LEARNED, VARIANTS
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import DataError, Record
 from cgclora.inference.engine import Engine
@@ -15,7 +16,7 @@ from cgclora.inference.request import Answer
 from cgclora.storage.adapter_dir import read_manifest
 from evals.__main__ import main
 from evals.data.datasets import Dataset
-from evals.runs.gate_ablation import LEARNED, VARIANTS, ablate, variants
+from evals.runs.gate_ablation import ablate, variants
 from tests.helpers.reference import scatter
 from tests.helpers.tiny import make_backbone, save_backbone
 

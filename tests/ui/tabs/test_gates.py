@@ -89,6 +89,58 @@ def path_of(config: AdapterConfig, steps: int = 50) -> GatePath:
     return GatePath(tuple(range(10, 10 * steps + 1, 10)), gates)
 
 
+# Effects --------------------------------------------------------------------------------------
+
+
+def score_of(value: float, difference: float | None = None, adjusted: float = 1) -> dict[str, Any]:
+    score: dict[str, Any] = {"value": value, "low": 0.0, "high": 1.0, "samples": 50}
+    if difference is not None:
+        ends = {"low": difference - 0.1, "high": difference + 0.1}
+        score["difference"] = {"value": difference, "adjusted": adjusted, **ends}
+    return score
+
+
+def test_the_page_says_first_what_changes_of_the_gates_do(engine, monkeypatch) -> None:
+    report = {
+        "variants": {
+            "learned": {"NER": score_of(0.7), "overall": score_of(0.7)},
+            "uniform": {"NER": score_of(0.69, -0.01), "overall": score_of(0.69, -0.01)},
+            "no specific experts": {
+                "NER": score_of(0.1, -0.6, 0.001),
+                "overall": score_of(0.68, -0.02),
+            },
+        }
+    }
+    monkeypatch.setitem(engine.manifests["cgc"], "gate effects", report)
+    tab = tab_of(engine)
+    one = shown(tab, cluster="cgc", task="NER", lang="en")[tab.ablation]
+    change = "-60.0 (-70.0 … -50.0)"
+    variant = text("gates no specific experts", "en")
+    assert text("gates_effect", "en", variant=variant, change=change) in one
+    assert "70.0" in one
+    assert text("gates no common experts", "en") not in one
+    other = shown(tab, cluster="cgc", task=FREE, lang="en")[tab.ablation]
+    assert escape(text("gates_unmeasured", "en")) in other
+    whole = shown(tab, cluster="cgc", view="cluster", lang="en")[tab.overall]
+    assert text("gates_no_effect", "en") in whole
+    assert escape(text("gates_unmeasured", "zh")) in shown(tab, cluster="moe")[tab.ablation]
+
+
+def test_what_looks_wrong_with_learned_gates_is_said_with_what_to_try(engine) -> None:
+    config = METHODS["cgc"]
+    names = {task: f"<{task}>" for task in TASK_NAMES}
+    even = np.array(config.access(), dtype=float)[None]
+    layers = ("model.layers.0.self_attn.q_proj",)
+    said = gates_render.health(AdapterGates(config, layers, even), names, "en")
+    assert escape(text("gates_uniform", "en")) in said
+    alone = np.zeros_like(even)
+    alone[:, :, 0] = 1
+    said = gates_render.health(AdapterGates(config, layers, alone), names, "en")
+    assert escape(names["NER"]) in said
+    assert "number 2, 3, 4, 5, 6 is" in said
+    assert gates_render.health(engine.all_gates("lora"), names, "en") == ""
+
+
 # Numbers --------------------------------------------------------------------------------------
 
 

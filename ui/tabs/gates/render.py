@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cgclora.analysis.gates import GatePath
+from cgclora.analysis.gates import LEARNED, GatePath, gate_health
+from evals.figures.captions import points
+from evals.scoring.effect_sizes import SIGNIFICANCE
 from evals.tasks import Language
 from ui.components.answering_models import AnsweringModel
 from ui.components.figures import expert_names, is_common
 from ui.components.forms import task_named
-from ui.components.html import hidden_table, quiet, row, table
+from ui.components.html import hidden_table, quiet, row, table, wide_table
 from ui.components.render import bar_cell, gate_shares, label_bars, marked
 from ui.components.texts import text
 from ui.engine.task_gates import AdapterGates, TaskGates
@@ -42,6 +45,58 @@ def shares(gates: AdapterGates, task: str, language: Language) -> str:
     elif config.gate_scope == "model":
         kind = note("gates_one_scope", language)
     return gate_shares(gates.of(task), language) + kind
+
+
+def ablation(report: Mapping[str, Any], task: str, language: Language) -> str:
+    """The scores of a task, or of all (`OVERALL`), with other gates: a sentence and a table.
+
+    Args:
+        report: See `evals.runs.gate_ablation.ablate`; empty where nothing was measured.
+        task: Name of the task, or `OVERALL`.
+        language: Of the page.
+    """
+    of_task = {
+        name: scores[task] for name, scores in report.get("variants", {}).items() if task in scores
+    }
+    if not of_task:
+        return note("gates_unmeasured", language)
+    rows, sure = [], []
+    for name, score in of_task.items():
+        change = ""
+        if difference := score.get("difference"):
+            low, high = (points(difference[end], signed=True) for end in ("low", "high"))
+            change = f"{points(difference['value'], signed=True)} ({low} … {high})"
+            if difference["adjusted"] < SIGNIFICANCE:
+                sure.append((difference["value"], text(f"gates {name}", language), change))
+        rows.append((text(f"gates {name}", language), points(score["value"]), change))
+    words = text("gates_no_effect", language)
+    if sure:
+        _, name, change = min(sure)
+        words = text("gates_effect", language, variant=name, change=change)
+    count = of_task[LEARNED]["samples"]
+    columns = [text(f"gates_{key}", language) for key in ("variant", "score", "change")]
+    return (
+        f'<p class="gates-effect">{escape(words)}</p>'
+        + wide_table(text("gates_ablation", language), columns, rows)
+        + note("gates_measured", language, n=f"{count:,}")
+    )
+
+
+def health(gates: AdapterGates, titles: Mapping[str, str], language: Language) -> str:
+    """What looks wrong with the learned gates, and what to try; empty where nothing does."""
+    if gates.config.gate != "task":
+        return ""
+    found = gate_health(gates.weights, gates.config.access())
+    names, tasks = expert_names(gates.of(gates.config.tasks[0]), language), gates.config.tasks
+    lines = []
+    if found.is_uniform:
+        lines.append(note("gates_uniform", language))
+    if unused := [str(number + 1) for number in found.unused]:
+        lines.append(note("gates_unused", language, experts=", ".join(unused), n=len(names)))
+    if found.collapsed:
+        shown = ", ".join(titles[tasks[number]] for number in found.collapsed)
+        lines.append(note("gates_collapsed", language, tasks=shown))
+    return "".join(lines)
 
 
 def entropy_table(gates: TaskGates, module: str | None, language: Language) -> str:

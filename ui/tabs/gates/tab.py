@@ -1,5 +1,6 @@
 """The tab of the gates: those of one task with a what-if, and those of a whole cluster."""
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import gradio as gr
 
 from cgclora.analysis.gates import GatePath, find_log, read_path, similarity
 from evals.figures.captions import title
+from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.answering_models import clusters
@@ -49,6 +51,8 @@ class Gates:
             self.task = add.options("task", container=False, elem_id="gates-tasks")
             with gr.Column(elem_classes="gates-view") as self.task_view:
                 self.task_head = gr.HTML()
+                with add.section("gates_ablation", "gates_ablation_hint"):
+                    self.ablation = gr.HTML(elem_id="gates-ablation")
                 self._lay_out_weights(add)
                 with gr.Column(elem_id="gates-changes"):
                     self.changes = Changes(shell, self.engine, self.ticket, self.cluster, self.task)
@@ -71,6 +75,8 @@ class Gates:
                     self.entropy_words = gr.HTML()
 
     def _lay_out_cluster(self, add: Bilingual) -> None:
+        with add.section("gates_ablation", "gates_ablation_hint"):
+            self.overall = gr.HTML(elem_id="gates-overall")
         with add.section("gates_matrix", "gates_matrix_hint"):
             self.matrix = gr.HTML()
         with add.section("gates_similarity", "gates_similarity_hint"):
@@ -88,8 +94,9 @@ class Gates:
         layers = [self.gate_map, self.weights_table, self.entropy, self.entropy_words]
         everything = [
             *(self.notice, self.body, self.timer, *chosen, self.task_view, self.cluster_view),
-            *(self.task_head, self.shares, self.share_bar, *layers, *self.changes.parts),
-            *(self.matrix, self.similarity_words, self.similarity),
+            *(self.task_head, self.ablation, self.shares, self.share_bar, *layers),
+            *self.changes.parts,
+            *(self.overall, self.matrix, self.similarity_words, self.similarity),
             *(self.path_words, self.path_lines, self.path_map),
         ]
         shell.on_show("gates", self.show, chosen, everything)
@@ -161,7 +168,7 @@ class Gates:
             self.task_view: gr.update(visible=view == "task"),
             self.cluster_view: gr.update(visible=view == "cluster"),
             **(
-                self._one_task(gates, task, module, request)
+                self._one_task(cluster, gates, task, module, request)
                 if view == "task"
                 else self._one_cluster(cluster, gates, task, titles, language)
             ),
@@ -170,7 +177,12 @@ class Gates:
     # Views ----------------------------------------------------------------------------------
 
     def _one_task(
-        self, gates: AdapterGates, task: str, module: str | None, request: gr.Request
+        self,
+        cluster: str,
+        gates: AdapterGates,
+        task: str,
+        module: str | None,
+        request: gr.Request,
     ) -> Updates:
         language = language_of(request)
         task_gates = gates.of(task)
@@ -179,6 +191,7 @@ class Gates:
         choices = [(text("all_modules", language), ""), *((name, name) for name in modules)]
         return {
             self.task_head: render.task_head(forms.task_named(task), language),
+            self.ablation: gates_render.ablation(self._measured(cluster), task, language),
             self.shares: gates_render.shares(gates, task, language),
             self.share_bar: share_bar(task_gates, language),
             self.module: gr.update(choices=choices, value=module),
@@ -211,6 +224,8 @@ class Gates:
         language: Language,
     ) -> Updates:
         return {
+            self.overall: gates_render.ablation(self._measured(cluster), OVERALL, language)
+            + gates_render.health(gates, titles, language),
             self.matrix: gates_render.matrix(gates, titles, task, language),
             **self._similarity(gates, [titles[name] for name in gates.config.tasks], language),
             **self._path(cluster, gates, task, titles, language),
@@ -250,6 +265,11 @@ class Gates:
             self.path_lines: gr.update(value=path_lines(path, gates, task, language), visible=True),
             self.path_map: gr.update(value=path_map(path, gates, titles, language), visible=True),
         }
+
+    def _measured(self, cluster: str) -> Mapping[str, Any]:
+        """What `python -m evals gates` has written into the adapter's manifest."""
+        report: Mapping[str, Any] = self.engine.manifests[cluster].get("gate effects", {})
+        return report
 
     def _logged(self, cluster: str) -> GatePath | None:
         """The gates in the adapter's training log, which is read once."""
