@@ -57,11 +57,8 @@ def decode(
     rows, batch, hidden = joining.begin()
     while True:
         # Joining copies the cache, as dropping rows does below, so both wait until it pays.
-        if (
-            batch.can_join
-            and 4 * (width - len(rows)) >= width
-            and joining.arrived(width - len(rows))
-        ):
+        room = width - len(rows)
+        if batch.can_join and 4 * room >= width and joining.arrived(room):
             new, other, first = joining.begin()
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])

@@ -88,7 +88,7 @@ def _task_model(text: str) -> tuple[str, str]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from evals.runs.evaluate import score
+    from evals.runs.score import score
 
     records = dataset(options)
     run = _predict(options, records, to_be_scored=True)
@@ -100,8 +100,8 @@ def _predict_only(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from evals.runs.evaluate import score
     from evals.runs.run_dir import read_run
+    from evals.runs.score import score
 
     _print_run(score(read_run(options.run), dataset(options)), as_json=options.json)
 

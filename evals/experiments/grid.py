@@ -42,10 +42,10 @@ from evals.experiments.grid_training import Trainer
 from evals.experiments.lorahub import compose
 from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
-from evals.runs import evaluate
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import ModelAPI, Questions, predict_together
 from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
+from evals.runs.score import score
 
 SPLITS = ("train", "dev", "test")
 
@@ -248,7 +248,7 @@ class Grid:
 
     def _score(self, cell: Cell, run: Run) -> None:
         tasks = self.recipe.clusters[cell.cluster]
-        evaluate.score(run, datasets.only(self.splits["test"], tasks))
+        score(run, datasets.only(self.splits["test"], tasks))
 
     # Adapters -----------------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evals.runs.run_dir import Run, RunError
+from evals.runs.score import pairs
 from evals.runs.scored_run import TaskFacts, task_facts
 from evals.scoring.effect_sizes import OVERALL, Gain, Part, adjust, gain
+from evals.scoring.metrics import get_metric
 from evals.scoring.statistics import RESAMPLES, mean_of, paired_difference, replicates, task_seed
 
 if TYPE_CHECKING:
@@ -117,9 +119,6 @@ def _from_replicates(first: Run, second: Run, tasks: Sequence[TaskFacts]) -> lis
 def _from_samples(
     first: Run, second: Run, tasks: Sequence[TaskFacts], dataset: Dataset, resamples: int
 ) -> list[_Measured]:
-    from evals.runs.evaluate import pairs  # noqa: PLC0415 - slow: imports torch
-    from evals.scoring.metrics import get_metric  # noqa: PLC0415
-
     ours, theirs = pairs(first, dataset), pairs(second, dataset)
     measured = []
     for task in tasks:

@@ -25,7 +25,8 @@ from cgclora.inference.engine import generate
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
 from evals.data.datasets import first_of_each_task
-from evals.runs.evaluate import pair_of, request_of
+from evals.runs.evaluate import request_of
+from evals.runs.score import pair_of
 from evals.scoring.metrics import get_metric
 from evals.tasks import TASKS
 

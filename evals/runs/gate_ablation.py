@@ -29,7 +29,8 @@ from cgclora.inference.request_queue import Limits
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
-from evals.runs.evaluate import pair_of, request_of
+from evals.runs.evaluate import request_of
+from evals.runs.score import pair_of
 from evals.scoring.effect_sizes import OVERALL, Part, over_tasks
 from evals.scoring.metrics import Pair, get_metric
 from evals.scoring.statistics import FloatArray, mean_of, replicates, summarise, task_seed

@@ -91,7 +91,7 @@ class Run:
 
     folder: Path
     manifest: Mapping[str, Any]  # see the module's text
-    metrics: Mapping[str, Any] | None  # by task, see `evals.runs.evaluate.score`; None unscored
+    metrics: Mapping[str, Any] | None  # by task, see `evals.runs.score`; None unscored
 
     def predictions(self) -> pd.DataFrame:
         """A row for each record, see the module's text; RunError if the file is damaged."""

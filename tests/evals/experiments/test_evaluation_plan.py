@@ -20,9 +20,10 @@ from evals.experiments.evaluation_plan import (
     total,
 )
 from evals.methods import METHODS
-from evals.runs.evaluate import predict, score
+from evals.runs.evaluate import predict
 from evals.runs.progress import Progress, read_progress
 from evals.runs.run_dir import Prediction, RunError, Unfinished
+from evals.runs.score import score
 from evals.tasks.samples import SAMPLES, load_samples
 
 LINES = [

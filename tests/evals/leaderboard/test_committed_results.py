@@ -16,8 +16,8 @@ from evals.data import datasets
 from evals.leaderboard import tables
 from evals.leaderboard.board import boards
 from evals.methods import ADDED, compared
-from evals.runs import evaluate
 from evals.runs.run_dir import find_runs, read_run
+from evals.runs.score import score
 
 RESULTS = Path(__file__).parents[3] / "assets" / "results"
 RUNS = find_runs(RESULTS)
@@ -102,7 +102,7 @@ def test_scoring_the_committed_answers_anew_gives_the_committed_metrics(
 ):
     committed = read_run(folder)
     shutil.copytree(folder, tmp_path / "run")
-    anew = evaluate.score(read_run(tmp_path / "run"), test_records)
+    anew = score(read_run(tmp_path / "run"), test_records)
     ours, theirs = (numbers(run.metrics) for run in (committed, anew))
     assert ours.keys() == theirs.keys()
     for place, value in ours.items():

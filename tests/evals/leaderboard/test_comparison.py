@@ -14,8 +14,9 @@ from cgclora.inference.request import Answer, Request
 from evals.__main__ import main
 from evals.data import datasets
 from evals.leaderboard.comparison import OVERALL, compare
-from evals.runs.evaluate import KEPT_REPLICATES, predict, score
+from evals.runs.evaluate import predict
 from evals.runs.run_dir import Run, RunError, read_run
+from evals.runs.score import KEPT_REPLICATES, score
 from tests.helpers.run_dirs import around, write_folder, write_run
 
 LABELS = ("治疗方案", "病情诊断", "注意事项")

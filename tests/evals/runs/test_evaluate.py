@@ -15,8 +15,9 @@ from cgclora.data.records import DataError, Record
 from cgclora.inference.request import Answer, Request
 from evals.data import datasets
 from evals.runs.engines import LocalEngine
-from evals.runs.evaluate import predict, score
+from evals.runs.evaluate import predict
 from evals.runs.run_dir import Run, RunError, read_run
+from evals.runs.score import score
 from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone
 

@@ -28,8 +28,9 @@ from cgclora.storage.adapter_dir import annotate
 from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.train import train_side_by_side
 from evals.data import datasets
-from evals.runs.evaluate import predict, score
+from evals.runs.evaluate import predict
 from evals.runs.run_dir import Run
+from evals.runs.score import score
 from tests.evals.runs.test_evaluate import RECORDS, Scripted, answers_to
 from tests.helpers.tiny import make_backbone
 from tests.helpers.training_runs import DEV, PLAIN, SETTINGS, TASKS, TRAIN, run
