@@ -43,7 +43,7 @@ from evals.experiments.lorahub import compose
 from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
 from evals.runs.engines import LocalEngine
-from evals.runs.evaluate import ModelAPI, Questions, predict_together
+from evals.runs.evaluate import ModelAPI, PendingRun, predict_together
 from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
 from evals.runs.score import score
 
@@ -179,7 +179,7 @@ class Grid:
     def _work_on(self, cells: Sequence[Cell]) -> bool:
         """Answer those cells that no other process holds; False if there are none."""
         with ExitStack() as locks, ExitStack() as attached:
-            ready: dict[str, tuple[Cell, Questions]] = {}
+            ready: dict[str, tuple[Cell, PendingRun]] = {}
             for cell in cells:
                 if cell.method.adapters == "composed" and not find_spec(SEARCHING):
                     continue
@@ -191,12 +191,12 @@ class Grid:
                 self._answer([*ready.values()])
             return bool(ready)
 
-    def _questions(self, cell: Cell, place: int, attached: ExitStack) -> Questions:
+    def _questions(self, cell: Cell, place: int, attached: ExitStack) -> PendingRun:
         """The questions of a cell with its adapters attached until `attached` closes."""
         tasks = self.recipe.clusters[cell.cluster]
         rate, dev_losses = self.trainer.learning_rate(cell)
         adapters = self._adapters(cell, rate, f"cell{place}", attached)
-        return Questions(
+        return PendingRun(
             self.folder.run(cell),
             LocalEngine(self.backbone, adapters, batch_size=self.batch_size),
             datasets.only(self.splits["test"], tasks),
@@ -211,7 +211,7 @@ class Grid:
             },
         )
 
-    def _answer(self, cells: Sequence[tuple[Cell, Questions]]) -> None:
+    def _answer(self, cells: Sequence[tuple[Cell, PendingRun]]) -> None:
         """Answer cells in one batch, and score them if the scoring packages are installed."""
         name = cells[0][0].name if len(cells) == 1 else f"{len(cells)} cells"
 

@@ -1,7 +1,7 @@
-"""A run = one method x tasks x split: first predictions, then scores, each by itself.
+"""The predictions of a run: one method answers the tasks of one split.
 
 Predictions need a model and the data; scores need the predictions, the data and the scoring
-packages. So answers can be made on one machine and scored on another, and scored again later.
+packages (`evals.runs.score`). So the two can be made on different machines.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from evals.runs.time_left import TimeLeft
 from evals.tasks import TASKS, Task
 
 FLUSH_SECONDS = 10.0
-"""How often the log notes how far a run is."""
+"""Interval between two entries of the progress log."""
 
 
 PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {
     "plain": lambda record, _: record.prompt,
     "task name": lambda record, task: f"任务：{task.title_zh}\n{record.prompt}",
 }
-"""How a record becomes a prompt: as it is, or with the task's name before it (LoRA (Full+TP))."""
+"""The prompt of a record: as it is, or with the task's name before it (LoRA (Full+TP))."""
 
 
 class ModelAPI(Protocol):
-    """Whoever answers: a model in this process, or a server."""
+    """A model in this process, or a server."""
 
     @property
     def parallel(self) -> int:
-        """Most requests that are answered at the same time."""
+        """Maximum number of requests that are answered at the same time."""
 
     def facts(self, tasks: Sequence[str]) -> Mapping[str, Any]:
-        """What the manifest says of it: `backbone`, `adapters`, `decoding` and the like."""
+        """Entries of the manifest: `backbone`, `adapters`, `decoding` and the like."""
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Each request's place with its answer, in any order, as soon as there is one."""
+        """Each request's index with its answer, in any order, as soon as it is known."""
 
 
 @dataclass(frozen=True)
-class Questions:
-    """A dataset that is to become a run.
+class PendingRun:
+    """A run that is to be answered.
 
     Attributes:
         run: Folder of the run.
-        engine: Who answers.
-        dataset: What; all of its tasks must be known.
-        method: What the leaderboard calls it.
-        label: What tells it from other runs of the method.
+        engine: The answering model.
+        dataset: The records; all of their tasks must be known.
+        method: Name on the leaderboard.
+        label: Tells runs of one method apart.
         seed: Of its training.
         prompt: One of `PROMPTS`.
         facts: More for the manifest, such as the recipe.
@@ -78,7 +78,7 @@ class Questions:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what is asked."""
+        """Check tasks and prompt."""
         if unknown := [name for name in self.dataset.tasks if name not in self._tasks]:
             raise DataError(
                 f"{', '.join(unknown)}: no such task is built in, and no record has a target that "
@@ -92,14 +92,14 @@ class Questions:
         return self.dataset.descriptions
 
     def requests(self) -> list[Request]:
-        """What each record asks."""
+        """The request of each record."""
         return [
             request_of(record, self.prompt, self._tasks[record.task])
             for record in self.dataset.records
         ]
 
     def identity(self) -> dict[str, Any]:
-        """What the run is: the manifest but for what comes of answering."""
+        """The manifest without the entries that come of answering."""
         requests, known = self.requests(), self.engine.facts(self.dataset.tasks)
         described = {entry["name"]: {"description": dict(entry)} for entry in self.dataset.own}
         return {
@@ -129,41 +129,41 @@ def predict(
     *,
     to_be_scored: bool = False,
     progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
-    **what: Any,
+    **identity: Any,
 ) -> Run:
-    """Answer every record of a dataset, or go on where an earlier call was cut short.
+    """Answer every record of a dataset, or continue an interrupted run.
 
     Args:
         run: Folder of the run.
-        engine: Who answers.
-        dataset: What.
-        to_be_scored: Whether a finished run is given back, instead of refused, if it is this very
-            one and has no scores yet.
+        engine: The answering model.
+        dataset: The records.
+        to_be_scored: Whether a finished run with the same identity and without scores is returned
+            instead of refused.
         progress: Called with `done` records, of `total`, and `seconds_left`, see `TimeLeft`.
-        what: `method`, `label`, `seed`, `prompt` and `facts`, as for `Questions`.
+        identity: `method`, `label`, `seed`, `prompt` and `facts`, as for `PendingRun`.
 
     Raises:
-        DataError, RunError: See `Questions` and `Unfinished`.
+        DataError, RunError: See `PendingRun` and `Unfinished`.
     """
-    questions = Questions(Path(run), engine, dataset, **what)
-    if to_be_scored and (answered := _answered(questions)) is not None:
+    pending = PendingRun(Path(run), engine, dataset, **identity)
+    if to_be_scored and (answered := _answered(pending)) is not None:
         return answered
     (made,) = predict_together(
-        [questions], lambda asked: engine.answers([request for _, request in asked]), progress
+        [pending], lambda asked: engine.answers([request for _, request in asked]), progress
     )
     return made
 
 
 def predict_together(
-    runs: Sequence[Questions],
+    runs: Sequence[PendingRun],
     answers: Callable[[Sequence[tuple[ModelAPI, Request]]], Iterator[tuple[int, Answer]]],
     progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Iterator[Run]:
-    """As `predict` for several runs, whose requests are answered in any order; yields each run.
+    """`predict` for several runs at once; yields each run when its last request is answered.
 
     Args:
-        runs: What is asked, each of an engine of its own.
-        answers: Answers all requests that are left, each by its engine: places with answers.
+        runs: The runs, each with a model of its own.
+        answers: Answers all remaining requests, each with its model; yields index and answer.
         progress: As for `predict`, over all runs.
     """
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ def predict_together(
 
         def finish(number: int) -> Run:
             one, partial = runs[number], unfinished[number]
-            clock.note([number])
+            clock.log([number])
             return partial.finish(
                 {
                     **one.identity(),
@@ -211,22 +211,22 @@ def predict_together(
                 yield finish(number)
 
 
-def _answered(questions: Questions) -> Run | None:
-    """The run, if an earlier call answered everything and no scores came of it."""
-    if not (questions.run / run_dir.MANIFEST_FILE).exists():
+def _answered(pending: PendingRun) -> Run | None:
+    """The run, if an earlier call has answered everything and it has no scores yet."""
+    if not (pending.run / run_dir.MANIFEST_FILE).exists():
         return None
-    run = run_dir.read_run(questions.run)
-    what = json.loads(json.dumps(questions.identity()))
+    run = run_dir.read_run(pending.run)
+    what = json.loads(json.dumps(pending.identity()))
     same = all(run.manifest.get(name) == value for name, value in what.items())
     if same:
-        run_dir.discard_answers(questions.run)
+        run_dir.discard_answers(pending.run)
     return run if same and run.metrics is None else None
 
 
 class _Clock:
-    """Notes time and progress every few seconds; a run that is cut short loses no more of it.
+    """Logs time and progress every few seconds, so that an interrupted run loses no more of it.
 
-    Runs that are answered together share the time by how much each of them had to ask.
+    Runs that are answered together share the time in proportion to their numbers of requests.
     """
 
     def __init__(
@@ -242,24 +242,24 @@ class _Clock:
         self.time_left = time_left
         self.progress = progress
         self.shares = [left[number] / max(1, sum(left.values())) for number in range(len(runs))]
-        self.told = time.monotonic()
-        self.noted = [self.told] * len(runs)
+        self.reported = time.monotonic()
+        self.logged = [self.reported] * len(runs)
 
     def tick(self, place: int, answer: Answer) -> None:
-        """Take an answer to the request of a place."""
+        """Count the answer to a request."""
         now = time.monotonic()
         self.time_left.add(place, answer.tokens, answer.seconds, now)
-        if now - self.told >= FLUSH_SECONDS:
-            self.note([number for number, run in enumerate(self.runs) if run.folder.exists()])
+        if now - self.reported >= FLUSH_SECONDS:
+            self.log([number for number, run in enumerate(self.runs) if run.folder.exists()])
 
-    def note(self, runs: Sequence[int]) -> None:
-        """Write down how far some runs are, and tell how far all are."""
-        self.told = now = time.monotonic()
+    def log(self, runs: Sequence[int]) -> None:
+        """Log the progress of some runs, and report that of all."""
+        self.reported = now = time.monotonic()
         left = self.time_left.seconds(now)
         for number in runs:
-            seconds = (now - self.noted[number]) * self.shares[number]
+            seconds = (now - self.logged[number]) * self.shares[number]
             self.runs[number].log_progress(len(self.runs[number].done), seconds, left)
-            self.noted[number] = now
+            self.logged[number] = now
         done = sum(len(run.done) for run in self.runs)
         self.progress({"done": done, "total": self.total, "seconds_left": left})
 
