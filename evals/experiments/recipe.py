@@ -104,11 +104,12 @@ class Recipe:
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ConfigError(f"methods {unknown} are not known; there are {list(METHODS)}.")
         number("gate_rate", self.gate_rate, 0)
+        for seed in self.seeds:
+            whole("seeds", seed, 0)
         for rate in self.learning_rates:
             number("learning_rates", rate, 0)
             self.settings(rate, self.seeds[0])
         for seed in self.seeds:
-            whole("seeds", seed, 0)
             self.settings(self.learning_rates[0], seed)
         for method in self.methods:
             for cluster, tasks in self.clusters.items():
