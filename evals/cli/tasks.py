@@ -6,7 +6,7 @@ import argparse
 import sys
 
 HELP = """Print the tasks of some data that are not built in: kind of answer, labels, prompt
-template, metrics and longest answer, as recognised from the records and told by `tasks.toml`.
+template, metrics and longest answer, as recognised from the records or set in `tasks.toml`.
 
   python -m evals tasks mine.jsonl > tasks.toml
 

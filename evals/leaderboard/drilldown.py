@@ -27,7 +27,7 @@ different answer, a higher score, a lower score."""
 
 
 @dataclass(frozen=True)
-class Said:
+class SampleAnswer:
     """An answer to a record."""
 
     text: str
@@ -42,17 +42,17 @@ class Sample:
 
     task: str
     id: str
-    said: Said  # of the run
-    other: Said | None  # of the run that it is compared with
+    answer: SampleAnswer  # of the run
+    other: SampleAnswer | None  # of the run that it is compared with
     record: Record | None  # None if the data is not on this machine
 
     def is_among(self, only: Only) -> bool:
         """Whether the sample passes a filter, see `KINDS`."""
-        mine, theirs = self.said.score, self.other.score if self.other else None
+        mine, theirs = self.answer.score, self.other.score if self.other else None
         if only == "wrong":
             return mine is not None and mine < 1
         if only == "disagree":
-            return self.other is not None and self.said.items != self.other.items
+            return self.other is not None and self.answer.items != self.other.items
         if only in ("won", "lost"):
             if mine is None or theirs is None:
                 return False
@@ -61,7 +61,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SamplesBehind:
+class SampleSet:
     """All samples of some tasks of a run."""
 
     samples: tuple[Sample, ...]  # in the order of the run
@@ -73,7 +73,7 @@ class SamplesBehind:
         return sum(sample.is_among(only) for sample in self.samples)
 
 
-def samples_behind(run: Run, tasks: Sequence[str], other: Run | None = None) -> SamplesBehind:
+def find_samples(run: Run, tasks: Sequence[str], other: Run | None = None) -> SampleSet:
     """The samples of a run on some tasks, with the answers of another run beside them.
 
     Raises:
@@ -97,7 +97,7 @@ def samples_behind(run: Run, tasks: Sequence[str], other: Run | None = None) -> 
         other_answer = _answer(theirs[key]) if key in theirs else None
         record = None if row["task"] in differing else records.get(key)
         samples.append(Sample(*key, _answer(row), other_answer, record))
-    return SamplesBehind(tuple(samples), problem, differing)
+    return SampleSet(tuple(samples), problem, differing)
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
@@ -105,9 +105,9 @@ def _rows(run: Run) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _answer(row: Mapping[str, Any]) -> Said:
+def _answer(row: Mapping[str, Any]) -> SampleAnswer:
     score = row.get("score")
-    return Said(
+    return SampleAnswer(
         text=str(row["prediction"]),
         items=str(row.get("parsed") or row["prediction"]),
         score=None if score is None or not math.isfinite(score) else float(score),

@@ -45,7 +45,7 @@ def compare(
     """Accuracy with its 95 % interval for each classification task of the adapter and each method.
 
     Args:
-        backbone: Who answers.
+        backbone: The model.
         adapter: Attached to it.
         records: Test records; those of other tasks are passed over.
         most: Take the first so many of each task; 0 takes all.

@@ -1,4 +1,4 @@
-"""Who answers: a model in this process, or any server that speaks OpenAI's completions API."""
+"""Answering models: a backbone in this process, or a server with OpenAI's completions API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LocalEngine:
     """A backbone in this process, bare or with adapters.
 
     Args:
-        backbone: Who answers.
+        backbone: The model.
         adapters: The adapter of each task, attached to the backbone; a task without one is answered
             by the bare backbone.
         batch_size: Most requests in one batch, whose adapters mix; None takes as many as suit the
@@ -88,7 +88,7 @@ class LocalEngine:
         )
 
     def adapter_of(self, request: Request) -> Adapter | None:
-        """Who answers a request; None is the bare backbone.
+        """The adapter that answers a request; None is the bare backbone.
 
         Several engines on one backbone may so answer together, see `answers_of`.
         """

@@ -58,9 +58,9 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
     """
     references = {(record.task, record.id): record for record in dataset.records}
     rows = run.predictions()
-    said = list(zip(rows["task"], rows["id"], rows["prediction"], strict=True))
+    answers = list(zip(rows["task"], rows["id"], rows["prediction"], strict=True))
     missing = [
-        f"{task} {identity}" for task, identity, _ in said if (task, identity) not in references
+        f"{task} {identity}" for task, identity, _ in answers if (task, identity) not in references
     ]
     if missing:
         raise DataError(
@@ -70,7 +70,7 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
     tasks = tasks_of(run.manifest)
     for name, facts in run.manifest["data"]["tasks"].items():
-        answered = [(references[task, one], text) for task, one, text in said if task == name]
+        answered = [(references[task, one], text) for task, one, text in answers if task == name]
         if data_hash(record for record, _ in answered) != facts["hash"]:
             raise DataError(
                 f"the records of {name} in {dataset.name} are not those that {run.folder.name} "

@@ -1,4 +1,4 @@
-r"""Tasks of a user's own: what a task is, recognised from its records or said by a table.
+r"""Tasks of a user's own: what a task is, recognised from its records or described in a table.
 
 A task that is not built in is described by an entry with the keys of `evals.tasks.family`. Every
 key has a value recognised from the records; a file `tasks.toml` beside the data may set any:
@@ -74,7 +74,9 @@ def recognise(name: str, records: Sequence[Record]) -> dict[str, Any]:
     """
     targets = [record.target.strip() for record in records if record.target.strip()]
     if not targets:
-        raise DataError(f"{name} has no record with a target, so nobody can say what it asks for.")
+        raise DataError(
+            f"{name} has no record with a target, by which it could be recognised: add some."
+        )
     template, field = _template([record.prompt for record in records])
     return {
         "name": name,
@@ -100,9 +102,9 @@ def own_tasks(records: Mapping[str, Sequence[Record]], table: Path) -> list[Entr
     Raises:
         DataError: The table is damaged.
     """
-    told = _read_table(table)
+    described = _read_table(table)
     return [
-        _merged(recognise(name, group), told.get(name, {}), table)
+        _merged(recognise(name, group), described.get(name, {}), table)
         for name, group in records.items()
         if group
     ]
@@ -256,18 +258,18 @@ def _read_table(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"{path} must have a list `tasks`, each with a `name`.") from error
 
 
-def _merged(recognised: dict[str, Any], told: Entry, table: Path) -> dict[str, Any]:
-    """An entry with what the table says of it. A kind that is told brings its own reader."""
-    unknown = told.keys() - recognised.keys() - {"labels", "metrics", "catch_all"}
+def _merged(recognised: dict[str, Any], described: Entry, table: Path) -> dict[str, Any]:
+    """An entry with the keys of the table in place of recognised ones; a kind brings its reader."""
+    unknown = described.keys() - recognised.keys() - {"labels", "metrics", "catch_all"}
     if unknown:
         raise DataError(
-            f"{table}: {told['name']} has unknown keys {', '.join(sorted(unknown))}: see the keys "
-            "in docs/data.md."
+            f"{table}: {described['name']} has unknown keys {', '.join(sorted(unknown))}: see "
+            "docs/data.md for the keys."
         )
-    merged = {**recognised, **told}
-    if "kind" in told and told["kind"] != recognised["kind"]:
+    merged = {**recognised, **described}
+    if "kind" in described and described["kind"] != recognised["kind"]:
         readers = {"classification": "label", "number": "number", "generation": "free_text"}
-        merged["reader"] = told.get("reader", readers.get(told["kind"], "items"))
-        if told["kind"] != "classification" and "labels" not in told:
+        merged["reader"] = described.get("reader", readers.get(described["kind"], "items"))
+        if described["kind"] != "classification" and "labels" not in described:
             merged.pop("labels", None)
     return merged

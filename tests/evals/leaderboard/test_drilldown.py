@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cgclora.data.records import Record, data_hash
-from evals.leaderboard.drilldown import samples_behind
+from evals.leaderboard.drilldown import find_samples
 from evals.runs.run_dir import Run, RunError, read_run
 from tests.helpers.run_dirs import around, write_answers, write_run
 
@@ -47,9 +47,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_answer_stands_beside_its_record_and_the_other_answer(tmp_path):
     run = make_run(tmp_path / "a", ("积极", "积极", "消极"))
     other = make_run(tmp_path / "b", ("积极", "消极", "消极"))
-    found = samples_behind(run, [TASK], other)
+    found = find_samples(run, [TASK], other)
     sample = found.samples[1]
-    assert (sample.said.text, sample.said.score) == ("积极", 0.0)
+    assert (sample.answer.text, sample.answer.score) == ("积极", 0.0)
     assert (sample.other.text, sample.other.score) == ("消极", 1.0)
     assert (sample.record.prompt, sample.record.target) == ("句子1", "消极")
     assert (found.problem, found.other_data) == ("", ())
@@ -58,7 +58,7 @@ def test_an_answer_stands_beside_its_record_and_the_other_answer(tmp_path):
 def test_kinds_count_what_is_wrong_what_differs_and_who_won(tmp_path):
     run = make_run(tmp_path / "a", ("积极", "积极", "消极"))
     other = make_run(tmp_path / "b", ("消极", "消极", "消极"))
-    beside, alone = samples_behind(run, [TASK], other), samples_behind(run, [TASK])
+    beside, alone = find_samples(run, [TASK], other), find_samples(run, [TASK])
     kinds = ("all", "wrong", "disagree", "won", "lost")
     assert [beside.count(kind) for kind in kinds] == [3, 2, 2, 1, 1]
     assert [alone.count(kind) for kind in kinds] == [3, 2, 0, 0, 0]
@@ -66,13 +66,13 @@ def test_kinds_count_what_is_wrong_what_differs_and_who_won(tmp_path):
 
 def test_tasks_that_were_not_asked_for_are_left_out(tmp_path):
     run = make_run(tmp_path / "a", LABELS)
-    assert samples_behind(run, ["NER"]).samples == ()
+    assert find_samples(run, ["NER"]).samples == ()
 
 
 def test_records_that_were_not_answered_are_not_shown(tmp_path, data):
     run = make_run(tmp_path / "a", LABELS)
     write_data(data, ("积极", "积极", "积极"))
-    found = samples_behind(run, [TASK])
+    found = find_samples(run, [TASK])
     assert found.other_data == (TASK,)
     assert [sample.record for sample in found.samples] == [None] * 3
 
@@ -80,26 +80,26 @@ def test_records_that_were_not_answered_are_not_shown(tmp_path, data):
 def test_answers_are_shown_where_there_is_no_data(tmp_path, monkeypatch):
     run = make_run(tmp_path / "a", LABELS)
     monkeypatch.delenv("CGCLORA_DATA")
-    found = samples_behind(run, [TASK])
+    found = find_samples(run, [TASK])
     assert "CGCLORA_DATA" in found.problem
     assert [sample.record for sample in found.samples] == [None] * 3
-    assert [sample.said.text for sample in found.samples] == [*LABELS]
+    assert [sample.answer.text for sample in found.samples] == [*LABELS]
 
 
 def test_a_run_without_a_split_has_no_records(tmp_path):
-    found = samples_behind(make_run(tmp_path / "a", LABELS, split=None), [TASK])
+    found = find_samples(make_run(tmp_path / "a", LABELS, split=None), [TASK])
     assert "which split" in found.problem
 
 
 def test_changed_data_is_read_again(tmp_path, data):
     run = make_run(tmp_path / "a", LABELS)
-    assert samples_behind(run, [TASK]).samples[0].record is not None
+    assert find_samples(run, [TASK]).samples[0].record is not None
     (data / "test.jsonl").unlink()
-    assert samples_behind(run, [TASK]).problem
+    assert find_samples(run, [TASK]).problem
 
 
 def test_damaged_answers_are_refused(tmp_path):
     run = make_run(tmp_path / "a", LABELS)
     (run.folder / "predictions.parquet").write_bytes(b"cut")
     with pytest.raises(RunError, match="damaged"):
-        samples_behind(run, [TASK])
+        find_samples(run, [TASK])

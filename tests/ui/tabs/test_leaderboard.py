@@ -426,7 +426,7 @@ def test_samples_can_be_those_that_another_method_got_right(tab, library) -> Non
     board = run_query(library, Query()).board
     found = drill_down(board, Selection("Backbone", "NER", "CGC-LoRA", only="lost"))
     assert found.count == 20
-    assert {sample.said.score for sample in found.page} == {0.0}
+    assert {sample.answer.score for sample in found.page} == {0.0}
     assert {sample.other.score for sample in found.page} == {1.0}
     alone = drill_down(board, Selection("Backbone", "NER", only="lost"))
     assert alone.selection.only == "all"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cgclora.data.sources import FOLDER_VARIABLE
 from evals.figures.captions import size, title
 from evals.leaderboard.board import Board, Entry, UnknownEntryError, find_entry
-from evals.leaderboard.drilldown import KINDS, Said, Sample, SamplesBehind, samples_behind
+from evals.leaderboard.drilldown import KINDS, Sample, SampleAnswer, SampleSet, find_samples
 from evals.methods import CGC_LORA, SINGLE
 from evals.runs.facts import run_facts
 from evals.runs.run_dir import Run, RunError, read_run
@@ -39,7 +39,7 @@ class DrillDown:
     entry: Entry  # the entry whose samples they are
     other: Entry | None  # the entry beside it; None for none
     run: Run  # the entry's run of the chosen seed
-    cell: SamplesBehind  # all samples of the cell
+    cell: SampleSet  # all samples of the cell
     page: tuple[Sample, ...]  # those of the chosen kind on the chosen page
     first: int  # number of the page's first sample among those of its kind, from 1; 0 if none
     count: int  # how many samples of the kind there are
@@ -92,7 +92,7 @@ def drill_down(board: Board, selection: Selection) -> DrillDown | None:
     only = next((kind for kind in kinds if kind == selection.only), KINDS[0])
     run = _read(entry, seed)
     other_run = None if other is None else _read(other, seed)
-    samples = _guarded(lambda: samples_behind(run, tasks if cell == OVERALL else [cell], other_run))
+    samples = _guarded(lambda: find_samples(run, tasks if cell == OVERALL else [cell], other_run))
     matching = [sample for sample in samples.samples if sample.is_among(only)]
     leaf = _index(selection.leaf, -(-len(matching) // PAGE), last=True)
     page = tuple(matching[PAGE * leaf : PAGE * (leaf + 1)])
@@ -176,7 +176,7 @@ def samples_table(shown: DrillDown, metric: str, language: Language) -> str:
     return f'{notes}<div class="samples">{html.table(columns, rows, caption=caption)}</div>'
 
 
-def _notes(cell: SamplesBehind, metric: str, language: Language) -> list[str]:
+def _notes(cell: SampleSet, metric: str, language: Language) -> list[str]:
     key = "board_own_score" if metric else "board_own_scores"
     notes = [text(key, language, metric=escape(metric))]
     if cell.problem:
@@ -200,7 +200,7 @@ def _row(
     if has_records:
         cells[0] += _prompt(record.prompt if record else "")
         cells.append(f'<div class="said">{escape(record.target if record else "")}</div>')
-    cells += [_answer(sample.said, language), _answer(sample.other, language)]
+    cells += [_answer(sample.answer, language), _answer(sample.other, language)]
     labelled = zip(labels, cells, strict=False)  # there may be no other entry
     columns = (f'<td data-label="{escape(label)}">{cell}</td>' for label, cell in labelled)
     return f"<tr>{''.join(columns)}</tr>"
@@ -217,7 +217,7 @@ def _prompt(prompt: str) -> str:
     )
 
 
-def _answer(answer: Said | None, language: Language) -> str:
+def _answer(answer: SampleAnswer | None, language: Language) -> str:
     if answer is None:
         return "–"
     words = escape(answer.text) or f'<em class="quiet">{text("board_silent", language)}</em>'
