@@ -26,6 +26,7 @@ from cgclora.data.records import DataError, Record, data_hash
 from cgclora.inference.continuous.loop import default_rows
 from cgclora.inference.engine import Engine
 from cgclora.inference.request_queue import Limits
+from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
@@ -85,8 +86,8 @@ def ablate(
     Returns:
         `tasks`: for each its main `metric` and number of `records`. `variants`: for each, by task
         and `overall` (the mean over the tasks that have the variant), the score as an `Estimate`,
-        and its `difference` from the learned gates as a `Gain`. Also the hash of the records and
-        where the numbers come from.
+        and its `difference` from the learned gates as a `Gain`. Also the hash of the records, how
+        they were answered, and where the numbers come from.
 
     Raises:
         ConfigError: The adapter has no learned gate.
@@ -119,6 +120,7 @@ def ablate(
             for task, scores in scored.items()
         },
         "variants": {name: _report(name, scored) for name in VARIANTS},
+        "decoding": Runtime.of(backbone).facts(),
         **provenance.stamp(backbone.model),
     }
 
