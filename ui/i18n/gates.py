@@ -57,8 +57,8 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "gates learned": ("学到的门控", "Learned"),
     "gates uniform": ("均匀门控", "Uniform"),
-    "gates no specific experts": ("去掉专有专家", "Without specific experts"),
-    "gates no common experts": ("去掉共享专家", "Without common experts"),
+    "gates no specific experts": ("去掉专属专家", "Without specific experts"),
+    "gates no common experts": ("去掉公共专家", "Without common experts"),
     "gates_effect": (
         "影响最大的改变：{variant}，分数变化 {change}。",
         "The change that matters most: {variant}, {change} points.",
