@@ -14,7 +14,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "bench_official": ("官方测试集", "Official test set"),
     "bench_samples": ("自带例句", "Our examples"),
     "bench_upload": ("自己的文件", "Your own file"),
-    "bench_file": ("PromptCBLUE 或 Firefly 格式的文件", "A PromptCBLUE or Firefly file"),
+    "bench_file": ("JSON 或 JSONL 文件", "A JSON or JSONL file"),
     "bench_file_note": (
         "JSON 或 JSONL，含参考答案。评测完成后，或停止一天后，从服务器删除。",
         "JSON or JSONL with reference answers. Deleted from the server when the evaluation "
