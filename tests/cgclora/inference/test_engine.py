@@ -5,6 +5,8 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import encode_prompts
-from cgclora.inference.engine import generate, stream
+from cgclora.inference import decoding
+from cgclora.inference.engine import Engine, generate, stream
 from cgclora.inference.fast_decoder import FastDecoder
-from cgclora.inference.request import Answer, DecodingError, Request
+from cgclora.inference.request import Answer, DecodingError, Piece, Request
+from cgclora.inference.request_queue import Call, Limits
 from cgclora.models.backbone import Backbone
 from cgclora.storage.adapter_dir import AdapterError
 from tests.helpers.tiny import ARCHITECTURES, VOCABULARY, make_backbone, starts_with_bos
@@ -620,3 +624,44 @@ def test_an_adapter_of_another_backbone_is_refused() -> None:
     adapter = with_adapter(make_backbone())
     with pytest.raises(DecodingError, match="another backbone"):
         generate(make_backbone(), [Request("mood", SHORT, max_new_tokens=2)], adapter)
+
+
+# One engine for all callers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_workers_answer_for_one_adapter_or_none_as_the_calling_thread_does(bare: bool) -> None:
+    backbone = make_backbone()
+    adapter = None if bare else with_adapter(backbone)
+    tasks = (None,) if bare else TASKS
+    requests = [
+        Request(tasks[i % len(tasks)], f"{SHORT}{i}", max_new_tokens=4 + i) for i in range(6)
+    ]
+    expected = [answer.text for answer in generate(backbone, requests, adapter, batch_size=1)]
+    received: SimpleQueue[Piece | Exception] = SimpleQueue()
+    with Engine(backbone, adapter, Limits(batch_size=2, workers=1)) as engine:
+        for request in requests:
+            engine.submit(Call(received.put), [request])
+        engine.drain(120)
+    pieces = [received.get(timeout=1) for _ in range(received.qsize())]
+    answers = [p.answer.text for p in pieces if isinstance(p, Piece) and p.answer]
+    assert sorted(answers) == sorted(expected)
+    with pytest.raises(TypeError, match="no clusters"):
+        _ = engine.clusters
+
+
+def test_one_answer_at_a_time_is_drafted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch of one row every answer is alone, whether or not others wait."""
+    backbone = make_backbone("qwen2")
+    requests = [Request(None, f"{SHORT}{i}", max_new_tokens=12) for i in range(3)]
+    expected = facts([generate(backbone, [request])[0] for request in requests])
+    alone = []
+    original = decoding._decode_alone
+
+    def counted(*arguments: Any) -> Any:
+        alone.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(decoding, "_decode_alone", counted)
+    assert facts(generate(backbone, requests, batch_size=1)) == expected
+    assert len(alone) == 3
