@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from threading import Lock, Thread
 from typing import Self
 
@@ -139,36 +140,51 @@ class Engine:
         queue, caller = RequestQueue(limits, pads=self._pads), Call(lambda _: None)
         queue.put([Waiting(one, i, caller) for i, one in enumerate(encoded)])
         while batch := queue.take(width):
-            pieces = self._decode(batch, width, resident, queue.take, lambda w: cancelled(w.index))
-            for waiting, piece in pieces:
+            running = dict(enumerate(batch))
+            for waiting, piece in self._decode(
+                running, width, resident, queue.take, lambda waiting: cancelled(waiting.index)
+            ):
                 yield replace(piece, index=waiting.index)
 
     def _decode(
         self,
-        batch: list[Waiting],
+        running: dict[int, Waiting],
         width: int,
         resident: Resident | None,
         take: Callable[[int], list[Waiting]],
         cancelled: Callable[[Waiting], bool],
     ) -> Iterator[tuple[Waiting, Piece]]:
-        """Decode a batch and yield pieces with their requests; joining requests are appended."""
+        """Decode a batch; yields pieces with their requests.
+
+        Requests by index: those that join are added, and those that end are removed, since under
+        load a batch may run for hours.
+        """
+        numbers = count(len(running))
 
         def joining(room: int) -> list[EncodedRequest]:
             new = take(room)
-            batch.extend(new)
+            for waiting in new:
+                running[next(numbers)] = waiting
             return [waiting.request for waiting in new]
 
-        pieces = decode(
+        def is_cancelled(index: int) -> bool:
+            if (waiting := running.get(index)) is not None and cancelled(waiting):
+                running.pop(index).fail(DecodingError("the answer was cancelled."))
+            return index not in running
+
+        for piece in decode(
             self.backbone,
             resident,
-            [waiting.request for waiting in batch],
+            [waiting.request for waiting in running.values()],
             width=width,
             take=joining,
-            cancelled=lambda i: cancelled(batch[i]),
+            cancelled=is_cancelled,
             reference=self._reference,
-        )
-        for piece in pieces:
-            yield batch[piece.index], piece
+        ):
+            if (waiting := running.get(piece.index)) is not None:
+                yield waiting, piece
+                if piece.answer is not None:
+                    del running[piece.index]
 
     def __enter__(self) -> Self:
         """Start the workers."""
@@ -266,7 +282,7 @@ class Engine:
 
     def _answer(self, batch: list[Waiting]) -> None:
         resident = Resident.of(self.adapters)
-        has_output = False
+        running, has_output = dict(enumerate(batch)), False
 
         def take(room: int) -> list[Waiting]:
             """Waiting requests, unless adapters were added or removed since the batch started."""
@@ -279,7 +295,7 @@ class Engine:
 
         try:
             for waiting, piece in self._decode(
-                batch,
+                running,
                 self.limits.batch_size,
                 resident,
                 take,
@@ -288,16 +304,11 @@ class Engine:
                 has_output = True
                 waiting.tell(piece)
         except Exception as error:  # it must not end the worker
-            if has_output or len(batch) == 1:
-                for waiting in batch:
+            for waiting in running.values():
+                if has_output or len(running) == 1:
                     waiting.fail(error)
-                return
-            # A single request may be invalid, such as one of a removed cluster: retry one by one.
-            for waiting in batch:
-                self._answer([waiting])
-            return
-        for waiting in batch:
-            waiting.fail(DecodingError("the answer was cancelled."))
+                else:  # one of them may be invalid, such as one of a removed cluster
+                    self._answer([waiting])
 
 
 def generate(

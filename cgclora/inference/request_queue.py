@@ -48,7 +48,7 @@ class Limits:
                 raise DecodingError(f"{name} must be at least 1, got {value}.")
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """The caller of one or more requests.
 

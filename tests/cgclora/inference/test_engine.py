@@ -665,3 +665,22 @@ def test_one_answer_at_a_time_is_drafted_too(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(decoding, "_decode_alone", counted)
     assert facts(generate(backbone, requests, batch_size=1)) == expected
     assert len(alone) == 3
+
+
+def test_a_batch_that_others_keep_joining_forgets_the_answers_that_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under load a batch of a server never ends: what it remembers must not grow."""
+    backbone = make_backbone("qwen2")
+    sizes = []
+    original = Engine._decode
+
+    def watched(self: Engine, running: dict[int, Any], *arguments: Any) -> Any:
+        for pair in original(self, running, *arguments):
+            sizes.append(len(running))
+            yield pair
+
+    monkeypatch.setattr(Engine, "_decode", watched)
+    requests = [Request(None, f"{SHORT}{i}", max_new_tokens=3 + i % 5) for i in range(40)]
+    assert len(generate(backbone, requests, batch_size=4)) == 40
+    assert max(sizes) <= 8  # the rows, and those that ended since others joined
