@@ -14,11 +14,13 @@ from cgclora.config import AdapterConfig
 from cgclora.data.records import DataError, Record
 from cgclora.inference.request import Answer, Request
 from evals.data import datasets
+from evals.leaderboard.board import boards
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import predict
 from evals.runs.run_dir import Run, RunError, read_run
 from evals.runs.score import score
 from evals.tasks import TASKS
+from evals.tasks.recognition import OWN as OWN_CLUSTER
 from tests.helpers.tiny import make_backbone
 
 LABELS = ("治疗方案", "病情诊断", "注意事项")
@@ -237,6 +239,9 @@ def test_a_task_of_one_s_own_is_answered_and_scored_as_its_training_data_show(ow
     assert scores["换算"] == {"numeric-match": 1, "exact-match": 0}
     stops = {request.task: request.stop for request in engine.asked}
     assert stops == {"评价": ("\n",), "换算": ()}
+    (board,) = boards(own).boards
+    assert (board.cluster, [task.name for task in board.tasks]) == (OWN_CLUSTER, ["换算", "评价"])
+    assert board.entries[0].overall.value == 0.75
 
 
 def test_a_run_keeps_how_its_own_tasks_were_read(own: Path):
