@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
+
+_SECONDS = 10.0  # between two lines of progress
 
 HELP = """Answer the dev records of an adapter with its learned gates, with uniform ones, and
 without its specific or its common experts; score the answers, and compare them in pairs.
@@ -31,14 +34,30 @@ def execute(options: argparse.Namespace) -> None:
     from cgclora.adapter import Adapter
     from cgclora.cli.common import load
     from cgclora.storage.adapter_dir import annotate
+    from evals.cli.common import print_line
     from evals.data import datasets
     from evals.runs.gate_ablation import ablate
 
     dataset = datasets.read(options.data, split=options.split)
     backbone = load(options)
     adapter = Adapter.load(options.adapter, backbone).for_inference()
+    started = shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= _SECONDS:
+            shown = now
+            left = (now - started) * (total - done) / done / 60
+            print_line(f"{done}/{total} answers · {left:.1f} min left")
+
     report = ablate(
-        backbone, adapter, dataset, per_task=options.most, batch_size=options.batch_size
+        backbone,
+        adapter,
+        dataset,
+        per_task=options.most,
+        batch_size=options.batch_size,
+        progress=progress,
     )
     if options.write:
         annotate(options.adapter, {"gate effects": report})

@@ -12,7 +12,7 @@ each record is answered with the learned gates and with changed ones, and the sc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ def ablate(
     *,
     per_task: int = 0,
     batch_size: int | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Scores of each variant, and how much each loses or gains beside the learned gates.
 
@@ -82,6 +83,7 @@ def ablate(
         dataset: The dev split; records of other tasks are skipped.
         per_task: The first so many of each task; 0 takes all.
         batch_size: Rows of a batch; None takes `default_rows`.
+        progress: Called after each answer with the numbers of answers so far and in all.
 
     Returns:
         `tasks`: for each its main `metric` and number of `records`. `variants`: for each, by task
@@ -106,7 +108,7 @@ def ablate(
             "none of these records belongs to a task of the adapter: give its dev data."
         )
     answered = dict[tuple[str, str], list[Pair]]()
-    for variant, record, pair in _answers(backbone, adapter, chosen, tasks, batch_size):
+    for variant, record, pair in _answers(backbone, adapter, chosen, tasks, batch_size, progress):
         answered.setdefault((record.task, variant), []).append(pair)
     scored: dict[str, dict[str, _Scored]] = {}
     for task in dict.fromkeys(record.task for record in chosen):
@@ -131,6 +133,7 @@ def _answers(
     records: Sequence[Record],
     tasks: Mapping[str, Task],
     batch_size: int | None,
+    progress: Callable[[int, int], None],
 ) -> Iterator[tuple[str, Record, Pair]]:
     """Variant, record and pair of every answer, in the order of the records."""
     learned = adapter.gates()
@@ -148,9 +151,12 @@ def _answers(
         for _, record, gates in questions
     ]
     limits = Limits(batch_size=default_rows(backbone) if batch_size is None else batch_size)
-    answers = Engine(backbone, adapter, limits).generate(requests)
-    for (name, record, _), answer in zip(questions, answers, strict=True):
-        yield name, record, pair_of(record, answer.text, tasks[record.task])
+    texts: dict[int, str] = {}
+    for i, answer in Engine(backbone, adapter, limits).answers(requests):
+        texts[i] = answer.text
+        progress(len(texts), len(requests))
+    for i, (name, record, _) in enumerate(questions):
+        yield name, record, pair_of(record, texts[i], tasks[record.task])
 
 
 def _score(task: Task, of_variant: dict[str, list[Pair]]) -> dict[str, _Scored]:

@@ -1,6 +1,7 @@
 """Scores of an adapter with changed gates: which gates are tried, and what the table says."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,15 @@ def test_each_record_is_answered_with_each_gate_and_compared_in_pairs(monkeypatc
     targets = {record.prompt + record.task: record.target for record in RECORDS}
     seen = []
 
-    def generate(_: Engine, requests: list) -> list[Answer]:
-        answers = []
-        for request in requests:
+    def answers(_: Engine, requests: list) -> Iterator[tuple[int, Answer]]:
+        for i, request in reversed([*enumerate(requests)]):
             seen.append(request.gates)
             target = targets[request.prompt + request.task]
             is_without = request.gates is not None and not request.gates[:, 2:].any()
             wrong = is_without and int(request.prompt[-1]) % 2
-            answers.append(Answer("差" if wrong else target, "end", 1, 1, 0.0))
-        return answers
+            yield i, Answer("差" if wrong else target, "end", 1, 1, 0.0)
 
-    monkeypatch.setattr(Engine, "generate", generate)
+    monkeypatch.setattr(Engine, "answers", answers)
     report = ablate(backbone, adapter, Dataset("made here", "dev", tuple(RECORDS)))
     assert len(seen) == len(RECORDS) * len(VARIANTS)
     assert report["records"] == 12
