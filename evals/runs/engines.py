@@ -22,6 +22,9 @@ KEY_VARIABLE = "CGCLORA_SERVER_KEY"
 """Environment variable that holds a server's API key, so that no command line shows it."""
 
 
+_REPORTS = {"classification", "gate effects"}  # of a manifest: added after the training
+
+
 class LocalEngine:
     """A backbone in this process, bare or with adapters.
 
@@ -96,7 +99,7 @@ class LocalEngine:
 
 
 def _adapter_facts(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:
-    manifest = {key: value for key, value in adapter.manifest.items() if key != "classification"}
+    manifest = {key: value for key, value in adapter.manifest.items() if key not in _REPORTS}
     return {"tasks": list(tasks), "manifest": manifest}
 
 
