@@ -34,7 +34,7 @@ def execute(options: argparse.Namespace) -> None:
     from cgclora.adapter import Adapter
     from cgclora.cli.common import load
     from cgclora.storage.adapter_dir import annotate
-    from evals.cli.common import print_line
+    from evals.cli.predict import print_progress
     from evals.data import datasets
     from evals.runs.gate_ablation import ablate
 
@@ -48,8 +48,8 @@ def execute(options: argparse.Namespace) -> None:
         now = time.monotonic()
         if now - shown >= _SECONDS:
             shown = now
-            left = (now - started) * (total - done) / done / 60
-            print_line(f"{done}/{total} answers · {left:.1f} min left")
+            left = (now - started) * (total - done) / done
+            print_progress({"done": done, "total": total, "seconds_left": left})
 
     report = ablate(
         backbone,

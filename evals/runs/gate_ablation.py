@@ -107,13 +107,10 @@ def ablate(
         raise DataError(
             "none of these records belongs to a task of the adapter: give its dev data."
         )
-    answered = dict[tuple[str, str], list[Pair]]()
+    answered: dict[str, dict[str, list[Pair]]] = {}
     for variant, record, pair in _answers(backbone, adapter, chosen, tasks, batch_size, progress):
-        answered.setdefault((record.task, variant), []).append(pair)
-    scored: dict[str, dict[str, _Scored]] = {}
-    for task in dict.fromkeys(record.task for record in chosen):
-        of_task = {name: pairs for (one, name), pairs in answered.items() if one == task}
-        scored[task] = _score(tasks[task], of_task)
+        answered.setdefault(record.task, {}).setdefault(variant, []).append(pair)
+    scored = {task: _score(tasks[task], of_variant) for task, of_variant in answered.items()}
     return {
         "data": data_hash(chosen),
         "records": len(chosen),
