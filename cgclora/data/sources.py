@@ -129,9 +129,18 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     )
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether a folder, or a folder of `FAMILIES` below it, has files of a split of `SPLITS`."""
+    return any(_candidates(place, split) for place in (folder, *map(folder.joinpath, FAMILIES)))
+
+
+def _candidates(folder: Path, split: str) -> list[Path]:
+    named = (folder / (name + ending) for name in SPLITS[split] for ending in _FILE_ENDINGS)
+    return [file for file in named if file.is_file()]
+
+
 def _split_file(folder: Path, split: str) -> Path | None:
-    candidates = [folder / (name + ending) for name in SPLITS[split] for ending in _FILE_ENDINGS]
-    files = [file for file in candidates if file.is_file()]
+    files = _candidates(folder, split)
     if len(files) > 1:
         raise DataError(
             f"{folder} has more than one {split} split ({', '.join(file.name for file in files)}): "

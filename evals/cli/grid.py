@@ -68,7 +68,7 @@ def execute(options: argparse.Namespace) -> None:
     from cgclora.config import ConfigError
     from evals.experiments.grid import Grid
     from evals.experiments.grid_plan import plan
-    from evals.experiments.parts import write_parts
+    from evals.experiments.parts.parts import write_parts
     from evals.experiments.recipe import read_recipe
 
     if not (options.recipe or options.from_parts):
@@ -117,7 +117,7 @@ def execute(options: argparse.Namespace) -> None:
 
 
 def _restore_parts(options: argparse.Namespace) -> None:
-    from evals.experiments.parts import read_parts
+    from evals.experiments.parts.parts import read_parts
 
     restored = read_parts(options.from_parts, options.out)
     if options.json and not options.recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class TrainingData:
         """Write both as JSONL for `python -m cgclora train`; returns their paths."""
         paths = folder / "train.jsonl", folder / "dev.jsonl"
         for path, dataset in zip(paths, (self.train, self.dev), strict=True):
-            atomic_io.write_text(path, "".join(map(_line, dataset.records)))
+            atomic_io.write_text(path, to_jsonl(dataset.records))
         return paths
 
 
@@ -101,7 +101,8 @@ def training_data(
 def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split a dataset into the rest and a share of each task's records.
 
-    Records with the same prompt stay together. Both parts have a record of every task.
+    Records with the same prompt stay together, and targets that recur, such as labels, keep their
+    shares. Both parts have a record of every task.
 
     Args:
         dataset: To split.
@@ -113,35 +114,56 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Da
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share of dev records must lie between 0 and 1, got {fraction!r}.")
-    dev: set[str] = set()
-    for task, groups in _by_prompt(dataset.records).items():
+    chosen: set[str] = set()
+    for task in dataset.tasks:
+        groups = _by_prompt(dataset.of_task(task))
         if len(groups) < 2:
             raise DataError(
-                f"task {task!r} has one prompt only, so no dev records can be split off: give it "
-                "more records, or give a dev file."
+                f"task {task!r} has one prompt only, so no records can be split off: give it more "
+                "records, or give files of their own for the other splits."
             )
-        size = max(1, round(fraction * sum(map(len, groups.values()))))
-        chosen: list[str] = []
-        # The last group stays, whatever its size.
-        for prompt in sorted(groups, key=lambda prompt: draw(prompt, seed))[:-1]:
-            if len(chosen) >= size:
-                break
-            chosen += groups[prompt]
-        dev.update(chosen)
+        chosen.update(_drawn(groups, fraction, seed))
     rest, part = (
-        tuple(record for record in dataset.records if (record.id in dev) is inside)
+        tuple(record for record in dataset.records if (record.id in chosen) is inside)
         for inside in (False, True)
     )
-    dev_set = dataclasses.replace(dataset, split="dev", records=part)
-    return dataclasses.replace(dataset, records=rest), dev_set
+    second = dataclasses.replace(dataset, split="dev", records=part)
+    return dataclasses.replace(dataset, records=rest), second
 
 
-def _by_prompt(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:
-    """Ids by prompt by task."""
-    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+def _by_prompt(records: Sequence[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups[record.task][letters_and_digits(record.prompt)].append(record.id)
+        groups[letters_and_digits(record.prompt)].append(record)
     return groups
+
+
+def _drawn(groups: Mapping[str, Sequence[Record]], fraction: float, seed: int) -> list[str]:
+    """Ids of about a fraction of the records, in whole groups; at least one group, never all.
+
+    The groups are ordered by target, then at random, and taken at even distances.
+    """
+    counts = Counter(record.target for group in groups.values() for record in group)
+
+    def place(prompt: str) -> tuple[bytes, bytes]:
+        target = groups[prompt][0].target
+        return draw(target, seed) if counts[target] > 1 else b"", draw(prompt, seed)
+
+    order = sorted(groups, key=place)
+    ids: list[str] = []
+    due = 0.0  # records that should have been taken so far and were not
+    for prompt in order[:-1]:
+        size = len(groups[prompt])
+        due += fraction * size
+        if due >= size / 2:
+            due -= size
+            ids += [record.id for record in groups[prompt]]
+    return ids or [record.id for record in groups[order[0]]]
+
+
+def to_jsonl(records: Iterable[Record]) -> str:
+    """Records as lines of JSON, which `cgclora.data.readers` reads unchanged."""
+    return "".join(map(_line, records))
 
 
 def _line(record: Record) -> str:

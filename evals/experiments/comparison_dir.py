@@ -8,6 +8,7 @@ OUT/.locks/                                            a lock file for each piec
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -123,8 +124,9 @@ def check_same(
 
 
 def slug(name: str) -> str:
-    """A name as a folder: `CGC-LoRA w/o gate` is `cgc-lora-w-o-gate`."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """A name as a folder: `CGC-LoRA w/o gate` is `cgc-lora-w-o-gate`, and `换算` is `换算`."""
+    cleaned = re.sub(r"[\W_]+", "-", name.lower()).strip("-")
+    return cleaned or hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def is_run(folder: Path) -> bool:

@@ -321,7 +321,7 @@ class Grid:
                     self.recipe.search,
                     folder,
                     seed=cell.seed,
-                    facts={"method": cell.method.name, "recipe": self.recipe.name},
+                    facts=self.trainer.facts(cell.method, self.recipe.clusters[cell.cluster]),
                     check=self._check_time,
                 )
         return folder

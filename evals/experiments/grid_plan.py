@@ -217,10 +217,13 @@ def _answering_rate(grid: Grid) -> float:
     """Measured tokens a second of the bare backbone's answers to a few records of each task."""
     max_records = 16 if grid.backbone.model.device.type == "cpu" else 512
     of_task = defaultdict(list)
-    for record in grid.splits["test"].records:
+    test = grid.splits["test"]
+    for record in test.records:
         of_task[record.task].append(record)
     turns = [record for turn in zip(*of_task.values(), strict=False) for record in turn]
-    requests = [request_of(record) for record in turns[:max_records]]
+    requests = [
+        request_of(record, task=test.descriptions[record.task]) for record in turns[:max_records]
+    ]
     adapters = [None] * len(requests)
     started = time.monotonic()
     answers = answers_of(grid.backbone, requests, adapters, batch_size=grid.batch_size)

@@ -38,9 +38,9 @@ from evals.experiments.comparison_dir import (
     is_trained,
 )
 from evals.experiments.recipe import Recipe
-from evals.methods import METHODS, SINGLE
+from evals.methods import METHODS, SINGLE, Method
 from evals.runs.evaluate import PROMPTS
-from evals.tasks import TASKS
+from evals.tasks.recognition import DESCRIPTIONS
 
 CPU_MEMBERS = 4
 """Maximum members of a pass on a CPU: more are not faster, and all of them would end late."""
@@ -263,20 +263,26 @@ class Trainer:
             self.records("dev", training.tasks, method.prompt),
             self.recipe.settings(training.rate, training.cell.seed),
             folder,
-            facts=self._facts(training),
+            facts=self.facts(method, training.tasks),
             dtype=torch.bfloat16,
         )
 
-    def _facts(self, training: Training) -> dict[str, Any]:
-        return {"method": training.cell.method.name, "recipe": self.recipe.name}
+    def facts(self, method: Method, tasks: Sequence[str]) -> dict[str, Any]:
+        """Entries of the manifest of an adapter for these tasks."""
+        described = {e["name"]: e for e in self.splits["train"].own if e["name"] in tasks}
+        return {
+            "method": method.name,
+            "recipe": self.recipe.name,
+            **({DESCRIPTIONS: described} if described else {}),
+        }
 
     def records(self, split: str, tasks: tuple[str, ...], prompt: str) -> list[Record]:
         """Records with a method's prompts; equal arguments give the same list."""
         key = (split, tasks, prompt)
         if key not in self._records:
-            as_prompt = PROMPTS[prompt]
+            as_prompt, descriptions = PROMPTS[prompt], self.splits[split].descriptions
             self._records[key] = [
-                dataclasses.replace(record, prompt=as_prompt(record, TASKS[record.task]))
+                dataclasses.replace(record, prompt=as_prompt(record, descriptions[record.task]))
                 for record in datasets.only(self.splits[split], tasks).records
             ]
         return self._records[key]
@@ -316,7 +322,7 @@ class Trainer:
                     self.records("dev", training.tasks, prompt),
                     dataclasses.replace(settings, batch_size=share),
                     folder,
-                    facts=self._facts(training),
+                    facts=self.facts(training.cell.method, tasks),
                     progress=lambda _: None,
                     stop=self.is_out_of_time,
                 )

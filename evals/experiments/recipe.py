@@ -9,7 +9,7 @@
     dev = 25
     test = 50
 
-    [clusters]
+    [clusters]           # tasks that are not built in may be in the cluster `own` only
     medical = ["KUAKE-QIC", "CHIP-CTC"]
 
     [sizes]              # of `Sizes`
@@ -33,9 +33,11 @@ from typing import Any, TypeVar
 
 from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.training.settings import TrainingSettings
+from evals.experiments.comparison_dir import slug
 from evals.experiments.lorahub import Search
 from evals.methods import METHODS, Sizes, compared
 from evals.tasks import TASKS
+from evals.tasks.recognition import OWN
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that can be named without a path."""
@@ -92,7 +94,8 @@ class Recipe:
             _each_once(name, getattr(self, name))
         for cluster, tasks in self.clusters.items():
             _each_once(f"clusters.{cluster}", tasks)
-            for task in tasks:
+            _apart(cluster, tasks)
+            for task in tasks if cluster != OWN else ():
                 if task not in TASKS or TASKS[task].cluster != cluster:
                     valid = [name for name, one in TASKS.items() if one.cluster == cluster]
                     raise ConfigError(f"clusters.{cluster} has no task {task!r}; it has {valid}.")
@@ -155,6 +158,18 @@ class Recipe:
 def _each_once(name: str, values: Sequence[object]) -> None:
     if not values or any(values.count(value) > 1 for value in values):
         raise ConfigError(f"{name} must have values, each once, got {list(values)!r}.")
+
+
+def _apart(cluster: str, tasks: Sequence[str]) -> None:
+    """Check that the tasks of a cluster have folders of their own."""
+    folders: dict[str, str] = {}
+    for task in tasks:
+        other = folders.setdefault(slug(task), task)
+        if other != task:
+            raise ConfigError(
+                f"the tasks {other!r} and {task!r} of clusters.{cluster} would share the folder "
+                f"{slug(task)!r}: rename one."
+            )
 
 
 def read_recipe(source: str | Path) -> Recipe:

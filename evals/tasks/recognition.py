@@ -37,6 +37,9 @@ TABLE_FILE = "tasks.toml"
 OWN = "own"
 """The `dataset` and `cluster` of a task that is not built in."""
 
+DESCRIPTIONS = "task descriptions"
+"""Entry of an adapter's manifest: the entries of its tasks that are not built in, by name."""
+
 Entry = Mapping[str, Any]
 
 _CLEAR = 0.9

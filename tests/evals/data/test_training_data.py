@@ -1,5 +1,6 @@
 """Training data: train and dev set, and the report on them."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,20 @@ def test_equal_prompts_are_never_on_both_sides_of_the_split() -> None:
     rest, part = split_off(dataset(*twice), 0.3, seed=0)
     sides = [{letters_and_digits(one.prompt) for one in side.records} for side in (rest, part)]
     assert sides[0] & sides[1] == set()
-    assert len(part.records) >= 7
+    assert len(part.records) in {6, 8}  # three tenths of 24, in pairs
+
+
+def test_labels_keep_their_shares_on_both_sides_of_the_split() -> None:
+    labels = ["often"] * 60 + ["at times"] * 28 + ["seldom"] * 12
+    whole = dataset(*(record(n, target=label) for n, label in enumerate(labels)))
+    for seed in range(5):
+        _, part = split_off(whole, 0.25, seed)
+        counts = Counter(one.target for one in part.records)
+        assert {label: counts[label] for label in set(labels)} == {
+            "often": pytest.approx(15, abs=1),
+            "at times": pytest.approx(7, abs=1),
+            "seldom": pytest.approx(3, abs=1),
+        }
 
 
 def test_the_split_depends_on_the_seed_alone() -> None:

@@ -14,9 +14,11 @@ from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Grid
 from evals.experiments.recipe import Recipe, recipe_from_dict
+from evals.leaderboard.board import boards
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
+from evals.tasks.recognition import DESCRIPTIONS
 from tests.helpers.tiny import make_backbone
 
 VALUES: dict[str, Any] = {
@@ -153,6 +155,37 @@ def test_methods_of_one_size_differ_in_what_they_are_named_for():
         assert config.scale / config.experts_per_task == pytest.approx(2.0)
     assert full.config("LoRA (active rank)", tasks).total_rank == 36
     assert full.config("LoRA (active rank)", tasks).scale == 2.0
+
+
+def test_tasks_that_are_not_built_in_are_compared_in_the_cluster_own(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev", "test"):
+        lines = [
+            {"task": task, "input": f"{split}：{place}", "target": target}
+            for place in range(6)
+            for task, target in (("换算", f"{place}米"), ("评价", "好" if place % 2 else "坏"))
+        ]
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        (data / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    own = recipe(clusters={"own": ["换算", "评价"]}, methods=["LoRA (Single)", "CGC-LoRA"])
+    out = tmp_path / "out"
+    assert Grid(own, make_backbone(), data, out).run().left == ()
+    (board,) = boards(out / "runs").boards
+    assert [(task.name, task.metric) for task in board.tasks] == [
+        ("换算", "numeric-match"),
+        ("评价", "accuracy"),
+    ]
+    single = manifest_of(out, "own/lora-single")
+    folders = [*(out / "adapters/own/lora-single/seed-0").glob("rate-*/换算/adapter")]
+    assert len(folders) == 2
+    (described,) = single["adapters"][0]["manifest"][DESCRIPTIONS].values()
+    assert (described["name"], described["kind"]) == ("换算", "number")
+
+
+def test_two_tasks_cannot_share_a_folder():
+    with pytest.raises(ConfigError, match="'换 算' and '换-算'"):
+        recipe(clusters={"own": ["换 算", "换-算"]})
 
 
 class Clock:

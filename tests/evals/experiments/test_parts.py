@@ -17,11 +17,11 @@ import pytest
 from cgclora.config import ConfigError
 from cgclora.storage import atomic_io
 from evals.__main__ import main
-from evals.experiments import parts as parts_module
 from evals.experiments.comparison_dir import ADAPTER_RECORD
 from evals.experiments.grid import Grid
-from evals.experiments.part_files import INDEX
-from evals.experiments.parts import MB, read_parts, write_parts
+from evals.experiments.parts import parts as parts_module
+from evals.experiments.parts.part_files import INDEX
+from evals.experiments.parts.parts import MB, read_parts, write_parts
 from evals.experiments.recipe import recipe_from_dict
 from evals.runs.run_dir import RunError, find_runs, read_run
 from tests.helpers.run_dirs import write_folder

@@ -36,7 +36,7 @@ from evals.experiments.comparison_dir import (
     claims,
     read_recipe_file,
 )
-from evals.experiments.part_files import (
+from evals.experiments.parts.part_files import (
     SERIES,
     File,
     Folders,
