@@ -16,17 +16,16 @@ from evals.cli import (
     gates,
     grid,
     jobs,
+    own_data,
     predict,
     report,
     speed,
-    tasks,
 )
 
 COMMANDS = {
     "matrix": grid,
     "classification": classification,
     "gates": gates,
-    "tasks": tasks,
     "docs": docs,
     "detection": detection,
     "affinity": affinity,
@@ -50,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add(command)
     report.add(command)
+    own_data.add(command)
     for name, module in COMMANDS.items():
         module.add_options(command(name, module.HELP, module.execute))
     speed.add(command)

@@ -145,7 +145,7 @@ class Grid:
             elsewhere = False
         missing = self.missing()
         return Outcome(
-            len([*self._cells()]) - len(missing),
+            len(self.recipe.cells()) - len(missing),
             tuple(cell.name for cell in missing),
             elsewhere,
             tuple(map(self.folder.run, self._unscored())),
@@ -153,17 +153,9 @@ class Grid:
 
     # Cells --------------------------------------------------------------------------------
 
-    def _cells(self) -> Iterator[Cell]:
-        for seed in self.recipe.seeds:
-            for cluster in self.recipe.clusters:
-                for name in self.recipe.methods:
-                    method = METHODS[name]
-                    if method.adapters != "none" or seed == self.recipe.seeds[0]:
-                        yield Cell(cluster, method, seed)
-
     def missing(self) -> list[Cell]:
         """The cells without answers, in the order of work."""
-        return [cell for cell in self._cells() if not is_run(self.folder.run(cell))]
+        return [cell for cell in self.recipe.cells() if not is_run(self.folder.run(cell))]
 
     def _batches(self, seed: int) -> list[list[Cell]]:
         """The missing cells of a seed, together on devices with many rows, else one by one.
@@ -235,7 +227,7 @@ class Grid:
         return answers_of(self.backbone, requests, adapters, batch_size=self.batch_size)
 
     def _unscored(self) -> list[Cell]:
-        runs = {cell: self.folder.run(cell) for cell in self._cells()}
+        runs = {cell: self.folder.run(cell) for cell in self.recipe.cells()}
         return [c for c, run in runs.items() if is_run(run) and not (run / METRICS_FILE).exists()]
 
     def _score_unscored(self) -> None:
@@ -257,7 +249,7 @@ class Grid:
         missing = [cell for cell in self.missing() if cell.seed == seed]
         if not missing:
             return
-        cells = [cell for cell in self._cells() if cell.seed == seed]
+        cells = [cell for cell in self.recipe.cells() if cell.seed == seed]
         for trainings, weights in ((self.trainer.rates_to_try, False), (self._chosen, True)):
             needed = trainings(missing)
             selected = [  # finished ones keep their place, so that groups do not change
@@ -274,7 +266,7 @@ class Grid:
             with suppress(Busy):
                 rate, _ = self.trainer.learning_rate(cell)
                 if rate is not None and cell.method.adapters != "composed":
-                    chosen += self.trainer.needs(cell, rate)
+                    chosen += self.recipe.trainings(cell, rate)
         return chosen
 
     def _adapters(
@@ -287,7 +279,7 @@ class Grid:
             folder = self._compose(cell, rate)
             tasks = self.recipe.clusters[cell.cluster]
             return dict.fromkeys(tasks, self._load(folder, name, attached))
-        needed = self.trainer.needs(cell, rate)
+        needed = self.recipe.trainings(cell, rate)
         self.trainer.train(needed)
         folders = [self.folder.training(one) for one in needed]
         if not all((folder / "adapter").exists() for folder in folders):

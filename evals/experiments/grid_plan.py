@@ -122,7 +122,7 @@ def _remaining(grid: Grid, seed: int) -> tuple[list[Training], list[Training], l
         one
         for cell in cells
         if cell.method.config is not None and cell not in tuned
-        for one in grid.trainer.needs(cell, grid.recipe.learning_rates[0])  # each takes as long
+        for one in grid.recipe.trainings(cell, grid.recipe.learning_rates[0])  # each takes as long
         if not any(
             is_trained(grid.folder.training(Training(cell, rate, one.tasks)))
             for rate in grid.recipe.learning_rates

@@ -38,7 +38,7 @@ from evals.experiments.comparison_dir import (
     is_trained,
 )
 from evals.experiments.recipe import Recipe
-from evals.methods import METHODS, SINGLE, Method
+from evals.methods import Method
 from evals.runs.evaluate import PROMPTS
 from evals.tasks.recognition import DESCRIPTIONS
 
@@ -80,12 +80,6 @@ class Trainer:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
-    def needs(self, cell: Cell, rate: float) -> list[Training]:
-        """The trainings of a cell with a learning rate."""
-        tasks = self.recipe.clusters[cell.cluster]
-        groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
-        return [Training(cell, rate, group) for group in groups]
-
     def is_known(self, training: Training) -> bool:
         """Whether a training has ended, here or by its `ADAPTER_RECORD`."""
         return is_trained(self.folder.training(training)) or self._is_recorded(training)
@@ -99,22 +93,14 @@ class Trainer:
 
     def rates_to_try(self, cells: Sequence[Cell]) -> list[Training]:
         """The trainings that decide the learning rate of these cells."""
-        tuned = dict.fromkeys(self._tuned(cell) for cell in cells)
+        tuned = dict.fromkeys(self.recipe.tuned(cell) for cell in cells)
         return [
             training
             for cell in tuned
             if cell is not None
             for rate in self.recipe.learning_rates
-            for training in self.needs(cell, rate)
+            for training in self.recipe.trainings(cell, rate)
         ]
-
-    def _tuned(self, cell: Cell) -> Cell | None:
-        """The cell on which the rate of a cell is tuned; None if nothing is trained."""
-        if cell.method.adapters == "none":
-            return None
-        # A composed adapter takes the rate of its modules.
-        trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
-        return Cell(self.recipe.tune_on or cell.cluster, trained, self.recipe.seeds[0])
 
     def learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, float | None] | None]:
         """The rate with the lowest dev loss, and the dev loss by rate, None where it diverged.
@@ -123,7 +109,7 @@ class Trainer:
             Busy, TrainingStopped: As `train`.
             TrainingError: As `train`, or training diverged with every rate.
         """
-        tuned = self._tuned(cell)
+        tuned = self.recipe.tuned(cell)
         if tuned is None:
             return None, None
         if tuned not in self._dev_losses:  # each look at an adapter reads all of its files
@@ -144,7 +130,7 @@ class Trainer:
 
     def _dev_loss(self, cell: Cell, rate: float) -> float:
         """The mean dev loss of a cell's trainings, which run if needed; inf if one diverged."""
-        needed = self.needs(cell, rate)
+        needed = self.recipe.trainings(cell, rate)
         self.train(needed, weights=False)
         folders = [self.folder.training(one) for one in needed]
         if any(diverged(folder) for folder in folders):

@@ -33,9 +33,9 @@ from typing import Any, TypeVar
 
 from cgclora.config import AdapterConfig, ConfigError, number, whole
 from cgclora.training.settings import TrainingSettings
-from evals.experiments.comparison_dir import slug
+from evals.experiments.comparison_dir import Cell, Training, slug
 from evals.experiments.lorahub import Search
-from evals.methods import METHODS, Sizes, compared
+from evals.methods import METHODS, SINGLE, Sizes, compared
 from evals.tasks import TASKS
 from evals.tasks.recognition import OWN
 
@@ -146,6 +146,30 @@ class Recipe:
         fixed = {k: v for k, v in self.to_dict().items() if k != "methods"}
         fixed["seeds"] = self.seeds[0]  # the learning rates are tuned with it
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    def cells(self) -> list[Cell]:
+        """All cells in the order of work: seed by seed, then by cluster and method."""
+        return [
+            Cell(cluster, METHODS[name], seed)
+            for seed in self.seeds
+            for cluster in self.clusters
+            for name in self.methods
+            if METHODS[name].adapters != "none" or seed == self.seeds[0]
+        ]
+
+    def trainings(self, cell: Cell, rate: float) -> list[Training]:
+        """The trainings of a cell with a learning rate."""
+        tasks = self.clusters[cell.cluster]
+        groups = [(task,) for task in tasks] if cell.method.has_many else [tuple(tasks)]
+        return [Training(cell, rate, group) for group in groups]
+
+    def tuned(self, cell: Cell) -> Cell | None:
+        """The cell on which the rate of a cell is tuned; None if nothing is trained."""
+        if cell.method.adapters == "none":
+            return None
+        # A composed adapter takes the rate of its modules.
+        trained = METHODS[SINGLE] if cell.method.adapters == "composed" else cell.method
+        return Cell(self.tune_on or cell.cluster, trained, self.seeds[0])
 
     def config(self, method: str, tasks: Sequence[str]) -> AdapterConfig:
         """The config of a trained method's adapter for these tasks."""

@@ -9,6 +9,9 @@ from evals.tasks import TASKS
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "samples"
 """A data folder with a test split."""
 
+OWN_EXAMPLE = SAMPLES / "own_tasks.jsonl"
+"""Records of tasks that are not built in: what a user's own file may look like."""
+
 
 @dataclass(frozen=True)
 class Sample:

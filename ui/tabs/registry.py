@@ -10,6 +10,7 @@ from ui.engine.settings import Settings
 from ui.shell import Shell
 from ui.tabs.about.tab import About
 from ui.tabs.benchmark.tab import Benchmark
+from ui.tabs.compare.tab import Compare
 from ui.tabs.gates.tab import Gates
 from ui.tabs.leaderboard.tab import Leaderboard
 from ui.tabs.train.tab import Train
@@ -59,6 +60,12 @@ TABS = (
         ("评测", "Benchmark"),
         lambda shell, on: Benchmark(shell, on.engine, on.jobs, on.settings),
         ("bench", "bench_data", "bench_tasks", "bench_n", "bench_job"),
+    ),
+    TabEntry(
+        "compare",
+        ("比较", "Compare"),
+        lambda shell, on: Compare(shell, on.engine, on.jobs, on.settings),
+        ("compare_source", "comparison"),
     ),
     TabEntry(
         "train",

@@ -169,4 +169,4 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(
     }
     assert same(weights(out), trained)
     shutil.rmtree(out / ".locks")
-    assert all(is_run(matrix.folder.run(cell)) for cell in matrix._cells())
+    assert all(is_run(matrix.folder.run(cell)) for cell in matrix.recipe.cells())

@@ -1,0 +1,1 @@
+"""The tab that compares methods on a user's data."""

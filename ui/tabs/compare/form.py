@@ -1,0 +1,157 @@
+"""The form of a comparison, read into data and wishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgclora.storage.atomic_io import short_path
+from evals.data.splits import Splits, read_splits
+from evals.tasks.samples import OWN_EXAMPLE
+from ui.engine.settings import AppLimits
+from ui.server.files import check_upload
+from ui.tabs.compare.layout import HUB
+from ui.tabs.train.form import folders
+
+if TYPE_CHECKING:
+    from evals.experiments.own_data.plan import Wishes
+
+EXAMPLE, UPLOAD = "example", "upload"
+
+_FILES = ("train_file", "dev_file", "test_file")
+_CACHED = 4
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data to compare on."""
+
+    source: str  # `EXAMPLE`, `UPLOAD`, `HUB`, or a cluster of the data folder
+    train_file: str | None
+    dev_file: str | None
+    test_file: str | None
+    hub: str  # id of a dataset
+    tasks: tuple[str, ...]  # empty for all
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> DataChoice:
+        """From the values of the components; missing ones have defaults."""
+        return cls(
+            source=str(values["source"] or EXAMPLE),
+            **{name: values[name] for name in _FILES},
+            hub=str(values["hub"] or "").strip(),
+            tasks=tuple(values["tasks"] or ()),
+        )
+
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded files that records come from."""
+        if self.source != UPLOAD or self.train_file is None:
+            return []
+        return [Path(file) for name in _FILES if (file := getattr(self, name))]
+
+    def place(self) -> str | Path | None:
+        """Where the train records are; None before there are any."""
+        if self.source == UPLOAD:
+            return Path(self.train_file) if self.train_file else None
+        if self.source == HUB:
+            return self.hub or None
+        return OWN_EXAMPLE if self.source == EXAMPLE else folders().get(self.source)
+
+    def shown_options(self) -> list[str]:
+        """The data's part of the command that a visitor would type."""
+        if self.source == UPLOAD:
+            train, *_ = self.uploads
+            given = {"--dev": self.dev_file, "--test": self.test_file}
+            others = [part for name, file in given.items() if file for part in (name, _name(file))]
+            options = [_name(train), *others]
+        else:
+            place = self.place()
+            options = [short_path(place, Path.cwd()) if isinstance(place, Path) else str(place)]
+        return options + [part for task in self.tasks for part in ("--task", task)]
+
+
+def _name(file: str | Path) -> str:
+    return Path(file).name
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A choice of data: all tasks of its source, and the chosen ones in three splits."""
+
+    tasks: tuple[str, ...]
+    splits: Splits
+
+
+def inspect(choice: DataChoice, limits: AppLimits) -> Inspected | None:
+    """Read and split a choice; None before there is data.
+
+    Raises:
+        DataError: The data cannot be used.
+        OSError: It is gone.
+    """
+    place = choice.place()
+    if place is None:
+        return None
+    for upload in choice.uploads:
+        check_upload(upload, limits)
+    paths = [*choice.uploads, *([place] if isinstance(place, Path) and not choice.uploads else [])]
+    files = [
+        file for path in paths for file in (path.rglob("*.json*") if path.is_dir() else [path])
+    ]
+    return _inspect(choice, place, tuple(sorted(file.stat().st_mtime_ns for file in files)))
+
+
+@lru_cache(maxsize=_CACHED)
+def _inspect(choice: DataChoice, place: str | Path, _: tuple[int, ...]) -> Inspected:
+    others = [Path(file) if file else None for file in (choice.dev_file, choice.test_file)]
+    if choice.source != UPLOAD:
+        others = [None, None]
+    whole = read_splits(place, *others)
+    tasks = [task for task in choice.tasks if task in whole.tasks]
+    return Inspected(whole.tasks, read_splits(place, *others, tasks=tasks) if tasks else whole)
+
+
+def wishes_of(values: Mapping[str, Any]) -> Wishes:
+    """What the visitor wishes.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    from evals.experiments.own_data.plan import Wishes  # noqa: PLC0415 - torch; slow before it is loaded
+
+    limits = {name: values[name] for name in ("train_records", "epochs", "test_records")}
+    return Wishes(
+        methods=tuple(values["methods"] or ()),
+        seeds=int(values["seeds"] or 0),
+        learning_rates=tuple(map(float, values["learning_rates"] or ())),
+        minutes=float(values["minutes"] or 0),
+        train_records=_whole(limits["train_records"]),
+        epochs=limits["epochs"],
+        test_records=_whole(limits["test_records"]),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def wish_options(values: Mapping[str, Any]) -> list[str]:
+    """The command's options for what the visitor wishes; defaults are left out."""
+    wishes = wishes_of(values)
+    defaults = vars(type(wishes)())
+    names = {
+        **{"methods": "method", "learning_rates": "rate"},
+        **{name: name.replace("_", "-") for name in ("seeds", "minutes", "epochs")},
+        **{name: name.replace("_", "-") for name in ("train_records", "test_records")},
+    }
+    options: list[str] = []
+    for field, option in names.items():
+        value = getattr(wishes, field)
+        if value != defaults[field]:
+            values_of = value if isinstance(value, tuple) else (value,)
+            options += [part for one in values_of for part in (f"--{option}", f"{one}")]
+    return options
