@@ -82,7 +82,7 @@ def find_samples(run: Run, tasks: Sequence[str], other: Run | None = None) -> Sa
     rows = [row for row in _rows(run) if row["task"] in tasks]
     theirs = {} if other is None else {(row["task"], row["id"]): row for row in _rows(other)}
     try:
-        records, problem = _records(str(run.manifest.get("split") or "")), ""
+        records, problem = _records(run), ""
     except DataError as error:
         records, problem = {}, str(error)
     facts = run.manifest["data"]["tasks"]
@@ -126,18 +126,27 @@ def _is_same(
     return data_hash(record for record in local if record is not None) == expected
 
 
-def _records(split: str) -> Mapping[tuple[str, str], Record]:
-    """The records of a split of the data folder, by task and id.
+def _records(run: Run) -> Mapping[tuple[str, str], Record]:
+    """The records of the run's split, by task and id, of its comparison or of the data folder.
 
     Raises:
         DataError: No folder is known, or the split cannot be read.
     """
+    split = str(run.manifest.get("split") or "")
     if not split:
         raise DataError("the run does not say which split it answered.")
-    folder = data_folder(None)
+    folder = _own_data(run.folder) or data_folder(None)
     places = [folder, *(folder / family for family in FAMILIES)]
     files = sorted(file for place in places for file in place.glob("*.json*"))
     return _read(folder, split, tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+def _own_data(run: Path) -> Path | None:
+    """The data of the comparison on a user's data that a run is part of."""
+    folders = (
+        parent.with_name("data") for parent in run.absolute().parents if parent.name == "runs"
+    )
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @lru_cache(maxsize=2)

@@ -156,5 +156,19 @@ WORDS: dict[str, tuple[str, str]] = {
         "Seesaw: what each task gains or pays beside a LoRA of its own",
     ),
     "compare_costs": ("成本与得分", "Costs and scores"),
+    "compare_keep": ("留用一个适配器", "Keep an adapter"),
+    "compare_keep_info": (
+        "留用之后，就像训练出来的适配器一样，可以试用、看门控、评测和带走。",
+        "Once kept, it is like one that was trained here: try it, see its gates, evaluate it, take "
+        "it away.",
+    ),
+    "compare_keep_it": ("留用", "Keep"),
+    "compare_kept": ("已留用，名为 {name}。", "Kept as {name}."),
+    "compare_not_kept": (
+        "没有留用：这种方法还没有适配器，或文件已被删除。",
+        "Not kept: this method has no adapter yet, or its files are gone.",
+    ),
+    "compare_go_try": ("试一试", "Try it"),
+    "compare_go_gates": ("看门控", "See its gates"),
     "compare_gates": ("门控权重（各层平均）", "Gate weights (mean over the layers)"),
 }

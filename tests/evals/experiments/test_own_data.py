@@ -28,8 +28,9 @@ from evals.experiments.own_data.plan import (
     read_plan,
 )
 from evals.experiments.recipe import Records
+from evals.leaderboard.drilldown import find_samples
 from evals.methods import LORAHUB
-from evals.runs.run_dir import RunError
+from evals.runs.run_dir import RunError, read_run
 from tests.helpers.records import lines
 from tests.helpers.tiny import make_backbone
 
@@ -225,6 +226,16 @@ def test_the_adapter_of_a_method(states: list[Comparison]) -> None:
         "adapters"
     ]
     assert answered["manifest"]["training"] == manifest["training"]
+
+
+def test_the_samples_behind_a_score_have_their_records(
+    states: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CGCLORA_DATA", raising=False)
+    run = read_run(states[-1].out / "runs/own/cgc-lora/seed-0")
+    found = find_samples(run, ["换算"])
+    assert (found.problem, len(found.samples)) == ("", 3)
+    assert all(sample.record is not None for sample in found.samples)
 
 
 def test_work_takes_longer_on_a_slower_machine() -> None:

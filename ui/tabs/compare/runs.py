@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 import plotly.graph_objects as go
 
+from cgclora.storage.atomic_io import replace_folder
 from evals.experiments.training_log import read_log
 from evals.figures import charts
 from evals.figures.captions import title
@@ -19,15 +21,20 @@ from evals.leaderboard.tables import reference_name
 from evals.methods import CGC_LORA, MOE_LORA
 from evals.runs.run_dir import RunError
 from evals.tasks import Language
+from ui.components import render
 from ui.components.figures import expert_heat_map
-from ui.components.texts import text
-from ui.components.widgets import plot
+from ui.components.html import block
+from ui.components.texts import language_of, text
+from ui.components.widgets import Bilingual, Pick, plot
+from ui.shell import AT_ONCE, Shell
 from ui.tabs.compare import view
 from ui.tabs.jobs.tab import JobPanel
+from ui.tabs.jobs.view import link
 
 if TYPE_CHECKING:
     from evals.experiments.own_data.comparison import Comparison
 
+_FIGURES = ("seesaw", "costs", "gates")
 _ROW = 30
 
 
@@ -36,13 +43,27 @@ class Comparisons(JobPanel):
 
     kind, prefix, tab, link_key = "compare", "compare", "compare", "comparison"
 
-    def lay_out_details(self) -> list[Any]:
-        """Three figures with a heading each."""
+    def lay_out_details(self, add: Bilingual) -> list[Any]:
+        """Three figures with a heading each, and the adapter to keep."""
         self.figures: list[tuple[Any, Any]] = []
-        for name in ("seesaw", "costs", "gates"):
+        for name in _FIGURES:
             heading = gr.HTML(visible=False)
             self.figures.append((heading, plot(f"compare-{name}", visible=False)))
-        return [part for pair in self.figures for part in pair]
+        with gr.Row(visible=False, elem_id="compare-keep") as self.keeping:
+            self.method = add(
+                Pick, {"label": "compare_keep", "info": "compare_keep_info"}, filterable=False
+            )
+            self.keep = add.small_button("compare_keep_it", 112)
+        self.kept = gr.HTML(visible=False)
+        shown = [part for pair in self.figures for part in pair]
+        return [*shown, self.keeping, self.method, self.kept]
+
+    def wire(self, shell: Shell, start: Any) -> None:
+        """Register the events of the list, and the one that keeps an adapter."""
+        super().wire(shell, start)
+        if self.allowed:
+            inputs = [self.choice, self.method]
+            self.keep.click(self.keep_adapter, inputs, self.kept, **AT_ONCE)
 
     def share_done(self, job: Job) -> float | None:
         """The share of the work that is done."""
@@ -54,17 +75,47 @@ class Comparisons(JobPanel):
         return view.shown(job, self.comparison(job), language, link_language)
 
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
-        """Seesaw, costs and gates of the scored methods."""
+        """Seesaw, costs and gates of the scored methods, and the adapters that can be kept."""
         comparison = self.comparison(job)
-        drawn = [None, None, None] if comparison is None else figures(comparison, language)
+        drawn = [None] * len(_FIGURES) if comparison is None else figures(comparison, language)
         updates: dict[Any, Any] = {}
-        for (heading, place), figure, name in zip(
-            self.figures, drawn, ("seesaw", "costs", "gates"), strict=True
-        ):
+        for (heading, place), figure, name in zip(self.figures, drawn, _FIGURES, strict=True):
             words = f'<h3 class="train-caption">{text(f"compare_{name}", language)}</h3>'
             updates[heading] = gr.update(value=words, visible=figure is not None)
             updates[place] = gr.update(value=figure, visible=figure is not None)
-        return updates
+        methods = [] if comparison is None else kept_methods(comparison)
+        best = methods[0] if methods else None
+        return {
+            **updates,
+            self.keeping: gr.update(visible=bool(methods)),
+            self.method: gr.update(choices=methods, value=best),
+            self.kept: block(""),
+        }
+
+    def keep_adapter(self, chosen: str | None, method: str | None, request: gr.Request) -> Any:
+        """Make a method's adapter one of the page's, for all tabs."""
+        from evals.experiments.comparison_dir import slug  # noqa: PLC0415 - torch; slow before it is loaded
+        from evals.experiments.own_data.comparison import adapter_of  # noqa: PLC0415 - likewise
+
+        language = language_of(request)
+        job = next((job for job in self.all() if job.id == chosen), None)
+        comparison = self.comparison(job) if job else None
+        folder = adapter_of(comparison, str(method)) if comparison else None
+        trained = self.engine.trained
+        if job is None or folder is None or trained is None:
+            return block(render.notice(text("compare_not_kept", language)))
+        name = f"{job.title}-{slug(str(method))}"
+        if not (trained / name).exists():
+            with replace_folder(trained / name) as new:
+                shutil.copytree(folder, new / "adapter")
+            self.engine.refresh()
+        linked = str(request.query_params.get("lang", ""))
+        links = [
+            link(tab, text(f"compare_go_{tab}", language), linked, cluster=name)
+            for tab in ("try", "gates")
+        ]
+        words = text("compare_kept", language, name=escape(name))
+        return block(f'<p role="status">{words} {"".join(links)}</p>')
 
     def comparison(self, job: Job) -> Comparison | None:
         """The state of a job's comparison; None if its folder is gone or damaged."""
@@ -79,6 +130,15 @@ class Comparisons(JobPanel):
         folder = self.folder / self.jobs.get(id).title
         super().delete(id)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def kept_methods(comparison: Comparison) -> list[str]:
+    """The methods with an adapter for all tasks, the best first."""
+    from evals.experiments.own_data.comparison import adapter_of  # noqa: PLC0415 - torch
+
+    entries = comparison.board.entries if comparison.board else ()
+    methods = dict.fromkeys(entry.method for entry in entries)
+    return [method for method in methods if adapter_of(comparison, method) is not None]
 
 
 def figures(comparison: Comparison, language: Language) -> list[go.Figure | None]:

@@ -56,7 +56,7 @@ class JobPanel(ABC):
         self.allowed = allowed
         self._lay_out(add)
         with self.details:
-            extra = self.lay_out_details()
+            extra = self.lay_out_details(add)
         self.parts: list[Any] = [
             *(self.no_jobs, self.body, self.choice, self.stop, self.resume, self.remove),
             *(self.problem, self.head, self.command, self.seen, self.clock, *extra),
@@ -92,7 +92,7 @@ class JobPanel(ABC):
 
     # Defined by each kind of jobs ---------------------------------------------------------------
 
-    def lay_out_details(self) -> list[Any]:
+    def lay_out_details(self, add: Bilingual) -> list[Any]:
         """Make the components that `show_details` updates, between head and command."""
         return []
 

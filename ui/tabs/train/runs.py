@@ -14,7 +14,7 @@ from evals.jobs.queue import Job
 from evals.tasks import Language
 from ui.components.texts import text
 from ui.components.theme import MENTIONS
-from ui.components.widgets import plot
+from ui.components.widgets import Bilingual, plot
 from ui.tabs.jobs.tab import JobPanel
 from ui.tabs.train import view
 
@@ -28,7 +28,7 @@ class TrainingRuns(JobPanel):
 
     kind, prefix, tab, link_key = "train", "train", "train", "run"
 
-    def lay_out_details(self) -> list[Any]:
+    def lay_out_details(self, _: Bilingual) -> list[Any]:
         """Two figures."""
         self.losses = plot(visible=False)
         self.gates = plot(visible=False)
