@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cgclora.config import ConfigError
+from evals.__main__ import main
 from evals.data.splits import Splits, read_splits
 from evals.experiments.grid import Grid
 from evals.experiments.own_data import plan as plan_module
@@ -32,7 +33,7 @@ from evals.leaderboard.drilldown import find_samples
 from evals.methods import LORAHUB
 from evals.runs.run_dir import RunError, read_run
 from tests.helpers.records import lines
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny import make_backbone, save_backbone
 
 WISHES = Wishes(
     methods=("LoRA (Single)", "CGC-LoRA"),
@@ -242,3 +243,31 @@ def test_work_takes_longer_on_a_slower_machine() -> None:
     work = Work(training=1000, answering=500)
     slow, quick = Pace(2e-3, 1e-3), Pace(1e-3, 1e-3)
     assert work.seconds(slow) - work.seconds(quick) == pytest.approx(1.0)
+
+
+# The command ------------------------------------------------------------------------------
+
+
+def test_the_command_resumes_and_takes_more_methods_but_no_other_rates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits_of(tmp_path)
+    backbone = save_backbone(tmp_path / "backbone")
+    out = tmp_path / "runs" / "mine"
+    base = ["compare-methods", str(tmp_path / "mine.jsonl"), "--out", str(out)]
+    base += ["--backbone", str(backbone), "--json"]
+    chosen = ["--epochs", "1", "--rate", "0.01", "--train-records", "4", "--test-records", "3"]
+    assert main([*base, *chosen, "--method", "LoRA (Full)", "--plan"]) == 0
+    assert not out.exists()
+    capsys.readouterr()
+    assert main([*base, *chosen, "--method", "LoRA (Full)"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]] == [
+        "LoRA (Full)"
+    ]
+    answered = (out / "runs/own/lora-full/seed-0/manifest.json").read_bytes()
+    assert main([*base, "--method", "CGC-LoRA"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]]
+    assert sorted(names) == ["CGC-LoRA", "LoRA (Full)"]
+    assert (out / "runs/own/lora-full/seed-0/manifest.json").read_bytes() == answered
+    assert main([*base, "--rate", "0.02"]) == 2
+    assert "leave --rate out" in capsys.readouterr().err
