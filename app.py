@@ -6,9 +6,12 @@ Its environment variables are in `docs/deploy.md`.
 import sys
 
 if __name__ == "__main__":
+    from ui.server.quick_import import without_stubs
     from ui.server.splash import SplashPage
 
     splash = SplashPage()  # before the imports that take seconds
+    with without_stubs():
+        import gradio  # noqa: F401 - what is imported below is imported by then
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
