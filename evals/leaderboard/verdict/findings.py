@@ -145,10 +145,11 @@ def verdict(
         raise ValueError(f"a budget of parameters must be at least 0, got {budget}.")
     means = {entry.name: _mean(entry) for entry in board.entries}
     leads = _leads(means, list(means)) if means else {}
+    close = [one for one in board.entries[1:] if not leads[one.name].significant]
     pairs = tuple(
-        _pair(board.entries[0], other, leads[other.name], difference) for other in board.entries[1:]
+        _pair(board.entries[0], other, leads[other.name], difference)
+        for other in close or board.entries[1:2]
     )
-    close = tuple(pair for pair in pairs if not pair.gain.significant)
     trained = [entry for entry in board.entries if set(entry.seeds) != {None}]
     counts = [entry.spread.seeds for entry in trained]
     backbones = tuple(dict.fromkeys(one.backbone for one in board.entries if one.backbone))
@@ -159,7 +160,7 @@ def verdict(
         best=board.entries[0].overall if board.entries else None,
         nearest=pairs[0] if pairs and not close else None,
         sharing=_sharing(board, reference),
-        pairs=close,
+        pairs=pairs if close else (),
         choices=choices,
         budget=budget,
         within=_within(choices, budget),
