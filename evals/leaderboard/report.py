@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from evals.leaderboard.board import Leaderboards, find_entry
+from evals.leaderboard.board import Board, Leaderboards, find_entry
 from evals.leaderboard.published import PUBLISHED
 from evals.leaderboard.tables import (
     Listing,
@@ -36,7 +36,7 @@ def report(
         reference: Of the seesaw; None takes `REFERENCE` where it is on the board.
         markdown: Instead of text for a terminal.
         language: Of the verdicts.
-        budget: Trained parameters, see `evals.leaderboard.verdict.verdict`.
+        budget: Trained parameters, see `evals.leaderboard.verdict.findings.verdict`.
 
     Raises:
         UnknownEntryError: The given reference is on none of the boards.
@@ -44,13 +44,24 @@ def report(
     references = _references(leaderboards, reference)
     parts: list[Table | Listing] = []
     for board in leaderboards.boards:
-        told = sentences(verdict(board, budget=budget), language)
-        parts += board_tables(board, references[board.id])
-        parts.append(Listing(board_title(board, "verdict"), tuple(one.text for one in told)))
+        parts += board_parts(board, references[board.id], language=language, budget=budget)
     parts.append(published_table())
     if left_out := _left_out(leaderboards):
         parts.append(Listing("Left out", left_out))
     return "\n\n".join(one.markdown() if markdown else one.text() for one in parts) + "\n"
+
+
+def board_parts(
+    board: Board,
+    reference: str | None = None,
+    *,
+    language: Language = "en",
+    budget: int | None = None,
+) -> list[Table | Listing]:
+    """The tables of a board, without the seesaw if there is no reference, and its verdict."""
+    told = sentences(verdict(board, budget=budget), language)
+    listing = Listing(board_title(board, "verdict"), tuple(one.text for one in told))
+    return [*board_tables(board, reference), listing]
 
 
 def values(
@@ -62,20 +73,31 @@ def values(
 ) -> dict[str, Any]:
     """The content of `report` as JSON values, without replicates; scores in [0, 1]."""
     references = _references(leaderboards, reference)
-    verdicts = [verdict(board, budget=budget) for board in leaderboards.boards]
     return {
         "boards": [
-            {
-                **board_values(board, references[board.id]),
-                "verdict": asdict(found),
-                "sentences": [asdict(one) for one in sentences(found, language)],
-            }
-            for board, found in zip(leaderboards.boards, verdicts, strict=True)
+            judged_values(board, references[board.id], language=language, budget=budget)
+            for board in leaderboards.boards
         ],
         "published": [asdict(one) for one in PUBLISHED],
         "unscored": list(leaderboards.unscored),
         "damaged": dict(leaderboards.damaged),
         "replaced": dict(leaderboards.replaced),
+    }
+
+
+def judged_values(
+    board: Board,
+    reference: str | None = None,
+    *,
+    language: Language = "en",
+    budget: int | None = None,
+) -> dict[str, Any]:
+    """The content of `board_parts` as JSON values."""
+    found = verdict(board, budget=budget)
+    return {
+        **board_values(board, reference),
+        "verdict": asdict(found),
+        "sentences": [asdict(one) for one in sentences(found, language)],
     }
 
 
