@@ -88,6 +88,7 @@ class Method:
     prompt: str = "plain"  # one of `evals.runs.evaluate.PROMPTS`, in training and answering alike
     sizes: tuple[str, ...] = CGC_SIZES  # the fields of `Sizes` that users set for it
     is_main: bool = False  # whether it is drawn in crowded figures
+    keeps_apart: bool = False  # whether one adapter for all has no parameters that tasks share
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -109,6 +110,11 @@ class Method:
     def has_many(self) -> bool:
         """Whether each task has an adapter of its own."""
         return self.adapters in {"one a task", "added"}
+
+    @property
+    def shares(self) -> bool:
+        """Whether a task uses parameters that other tasks have trained too."""
+        return self.adapters not in {"none", "one a task"} and not self.keeps_apart
 
     @property
     def is_trainable_alone(self) -> bool:
@@ -298,6 +304,7 @@ for _method in (
             "CGC-LoRA without common experts, at the same total rank.",
         ),
         config=_without_common,
+        keeps_apart=True,
     ),
     Method(
         *(f"{CGC_LORA} w/o specific", "ablation", "#77681a", "triangle-down"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from cgclora.cli.common import AddCommand
@@ -14,9 +15,12 @@ REPORT = """Rank methods by the runs below some folders. Needs neither a model n
 
   python -m evals report
   python -m evals report runs --reference 'LoRA (Full)' --markdown --out report.md
+  python -m evals report runs --budget 2e6 --language zh
 
 Runs that answered the same records are on one board; runs of a method that differ in the seed only
-are one row of it. Without a folder the results in the package are shown."""
+are one row of it. Below a board stands a verdict in words: whether sharing helps, which method to
+take, and how many more records would tell those apart that cannot be told apart. Without a folder
+the results in the package are shown."""
 
 COMPARE = """Compare two runs by task, with intervals and significance tests.
 
@@ -32,6 +36,12 @@ def add(command: AddCommand) -> None:
     report = command("report", REPORT, _report)
     report.add_argument("roots", type=Path, nargs="*", help="folders with runs at any depth")
     report.add_argument("--reference", help=f"reference of the gains (default: {SINGLE})")
+    report.add_argument(
+        "--budget", type=_parameters, help="trained parameters that you can afford, such as 2e6"
+    )
+    report.add_argument(
+        "--language", choices=["en", "zh"], default="en", help="of the verdicts (default: en)"
+    )
     form = report.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="Markdown instead of plain text")
     form.add_argument("--json", action="store_true", help="JSON, for machines")
@@ -44,7 +54,7 @@ def add(command: AddCommand) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from cgclora.storage import atomic_io
-    from evals.leaderboard import tables
+    from evals.leaderboard import report
     from evals.leaderboard.board import boards
     from evals.runs.run_dir import RunError
 
@@ -52,15 +62,26 @@ def _report(options: argparse.Namespace) -> None:
     leaderboards = boards(roots)
     if not (leaderboards.boards or leaderboards.unscored or leaderboards.damaged):
         raise RunError(f"no run lies below {', '.join(map(str, roots))}: name another folder.")
+    told = {"language": options.language, "budget": options.budget}
     text = (
-        atomic_io.json_text(tables.values(leaderboards, options.reference))
+        atomic_io.json_text(report.values(leaderboards, options.reference, **told))
         if options.json
-        else tables.report(leaderboards, options.reference, markdown=options.markdown)
+        else report.report(leaderboards, options.reference, markdown=options.markdown, **told)
     )
     if options.out:
         atomic_io.write_text(options.out, text)
     else:
         print(text, end="")
+
+
+def _parameters(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of parameters: give one like 2e6.")
+    return int(number)
 
 
 def _compare(options: argparse.Namespace) -> None:

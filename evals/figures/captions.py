@@ -96,7 +96,8 @@ def method_name(name: str) -> str:
 
 def points(value: float, signed: bool = False) -> str:
     """A score or a difference in [-1, 1], times 100, with one decimal."""
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    shown = round(100 * value, 1) + 0.0  # no -0.0
+    return f"{shown:+.1f}" if signed else f"{shown:.1f}"
 
 
 def estimate_of(entry: Entry, row: str) -> Estimate:

@@ -17,6 +17,7 @@ from evals.figures.affinity_page import markdown
 from evals.figures.measured_tables import REPORTED, Report, Row
 from evals.leaderboard import tables
 from evals.leaderboard.board import Board, boards
+from evals.leaderboard.report import report
 from evals.methods import ADDED, CGC_LORA
 from evals.runs.classification import METHODS as CLASSIFIERS
 from evals.runs.run_dir import read_run
@@ -39,7 +40,7 @@ def generated(root: Path) -> dict[Path, str]:
     results = root / "assets" / "results"
     texts = {
         results / "growth.svg": growth_figure(_read(results / "bench.json")),
-        results / "leaderboard.md": tables.report(boards(results), None, markdown=True),
+        results / "leaderboard.md": report(boards(results), markdown=True),
     }
     for page in sorted(path for pattern in PAGES for path in root.glob(pattern)):
         texts[page] = filled(page, root)

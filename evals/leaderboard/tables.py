@@ -14,7 +14,6 @@ from evals.leaderboard.board import (
     REFERENCE,
     Board,
     Entry,
-    Leaderboards,
     UnknownEntryError,
     find_entry,
     gains,
@@ -64,6 +63,23 @@ class Table:
         return "\n".join([f"### {_escaped(self.title)}", "", *lines, *notes])
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Lines of text."""
+
+    title: str  # of one line
+    lines: tuple[str, ...]
+
+    def text(self) -> str:
+        """Plain text."""
+        return "\n".join(map(_printable, (self.title, *self.lines)))
+
+    def markdown(self) -> str:
+        """Markdown of GitHub: a heading and a list."""
+        items = (f"- {_escaped(line)}" for line in self.lines)
+        return "\n".join([f"### {_escaped(self.title)}", "", *items])
+
+
 def width(text: str) -> int:
     """Columns of a text in a terminal: two for wide characters, none for combining ones."""
     return sum(
@@ -98,7 +114,9 @@ def board_tables(board: Board, reference: str | None = None) -> list[Table]:
 def facts_table(board: Board) -> Table:
     """The facts that the entries of a board share, by task."""
     return Table(
-        _title(board, f"{len(board.tasks)} tasks, n {sum(task.samples for task in board.tasks):,}"),
+        board_title(
+            board, f"{len(board.tasks)} tasks, n {sum(task.samples for task in board.tasks):,}"
+        ),
         ("task", "metric", "metric version", "task version", "data", "n"),
         tuple(
             (
@@ -115,7 +133,7 @@ def facts_table(board: Board) -> Table:
 def overall_table(board: Board) -> Table:
     """The ranking by the mean over the tasks, with the costs of each entry."""
     return Table(
-        _title(board, f"mean over {len(board.tasks)} tasks"),
+        board_title(board, f"mean over {len(board.tasks)} tasks"),
         (
             *("rank", "method", "score", "seeds", "parameters", "total / active rank"),
             *("training min", "peak GiB"),
@@ -155,7 +173,7 @@ def task_table(board: Board) -> Table:
         return f"{_score(value)} {mark}"
 
     return Table(
-        _title(board, "scores by task"),
+        board_title(board, "scores by task"),
         ("method", *tasks, "mean"),
         tuple(
             (entry.name, *(cell(entry, task) for task in tasks), _score(entry.overall.value))
@@ -173,7 +191,7 @@ def seesaw_table(board: Board, reference: str) -> Table:
     name = find_entry(board, reference).name
     gained = gains(board, reference)
     return Table(
-        _title(board, f"gain over {name}"),
+        board_title(board, f"gain over {name}"),
         ("method", *(task.name for task in board.tasks), "mean"),
         tuple(
             (entry.name, *(_gain(one) for one in gained[entry.name].values()))
@@ -200,45 +218,8 @@ def published_table() -> Table:
     )
 
 
-def report(
-    leaderboards: Leaderboards, reference: str | None = None, *, markdown: bool = False
-) -> str:
-    """All boards, the published scores, and the runs that are left out.
-
-    Args:
-        leaderboards: The boards.
-        reference: Of the seesaw; None takes `REFERENCE` where it is on the board.
-        markdown: Instead of text for a terminal.
-
-    Raises:
-        UnknownEntryError: The given reference is on none of the boards.
-    """
-    references = _references(leaderboards, reference)
-    tables = [
-        table
-        for board in leaderboards.boards
-        for table in board_tables(board, references[board.id])
-    ]
-    shown = [
-        table.markdown() if markdown else table.text() for table in (*tables, published_table())
-    ]
-    return "\n\n".join([*shown, *_left_out(leaderboards, markdown=markdown)]) + "\n"
-
-
-def values(leaderboards: Leaderboards, reference: str | None = None) -> dict[str, Any]:
-    """The content of `report` as JSON values, without replicates; scores in [0, 1]."""
-    references = _references(leaderboards, reference)
-    return {
-        "boards": [board_values(board, references[board.id]) for board in leaderboards.boards],
-        "published": [asdict(one) for one in PUBLISHED],
-        "unscored": list(leaderboards.unscored),
-        "damaged": dict(leaderboards.damaged),
-        "replaced": dict(leaderboards.replaced),
-    }
-
-
 def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
-    """A board as JSON values, see `values`, with the gains over a reference.
+    """A board as JSON values, without replicates, with the gains over a reference.
 
     Raises:
         UnknownEntryError: The reference is not on the board.
@@ -276,30 +257,6 @@ def reference_name(board: Board, reference: str | None = None) -> str | None:
     return None
 
 
-def _references(leaderboards: Leaderboards, reference: str | None) -> dict[str, str | None]:
-    """The reference's name by board id."""
-    names = {board.id: reference_name(board, reference) for board in leaderboards.boards}
-    if reference is not None and names and not any(names.values()):
-        find_entry(leaderboards.boards[0], reference)  # raises, with the names that exist
-    return names
-
-
-def _left_out(leaderboards: Leaderboards, *, markdown: bool) -> list[str]:
-    lines = [
-        *(f"damaged: {folder}: {reason}" for folder, reason in leaderboards.damaged.items()),
-        *(f"not scored yet: {folder}" for folder in leaderboards.unscored),
-        *(
-            f"replaced by a newer run: {old} (by {new})"
-            for old, new in leaderboards.replaced.items()
-        ),
-    ]
-    if not lines:
-        return []
-    if markdown:
-        return ["\n".join(["### Left out", "", *(f"- {_escaped(line)}" for line in lines)])]
-    return ["\n".join(["Left out", *map(_printable, lines)])]
-
-
 # Two runs ---------------------------------------------------------------------------------
 
 
@@ -333,7 +290,8 @@ def comparison_table(comparison: Comparison) -> Table:
 # Cells ------------------------------------------------------------------------------------
 
 
-def _title(board: Board, what: str) -> str:
+def board_title(board: Board, what: str) -> str:
+    """A title with the board's cluster, split and id."""
     return f"{board.cluster}, {board.split or 'no split'} ({board.id}): {what}"
 
 

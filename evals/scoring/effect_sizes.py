@@ -61,6 +61,23 @@ def p_values(differences: FloatArray) -> FloatArray:
     return doubled
 
 
+def probability_better(differences: FloatArray) -> FloatArray:
+    """The probability that the first side is the better one on other records of the same kind.
+
+    The share of resamples in which it is ahead; ties count half.
+
+    Args:
+        differences: [..., R] replicates, R >= 1.
+
+    Returns:
+        [...] shares in [0, 1].
+    """
+    ahead = (differences > _ROUNDING).mean(axis=-1)
+    behind = (differences < -_ROUNDING).mean(axis=-1)
+    share: FloatArray = (1 + ahead - behind) / 2
+    return share
+
+
 def gain(part: Part) -> Gain:
     """A single difference with its bootstrap p-value.
 

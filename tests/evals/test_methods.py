@@ -13,8 +13,11 @@ from evals.experiments.training_plan import Plan, budgets
 from evals.figures import charts, palette
 from evals.leaderboard.board import boards
 from evals.methods import (
+    BACKBONE,
     FAMILIES,
+    LORAHUB,
     METHODS,
+    SINGLE,
     Method,
     Sizes,
     compared,
@@ -113,3 +116,14 @@ def test_every_method_has_a_family_and_two_descriptions():
     assert family("something new") == "other"
     assert all(description(name, lang) for name in METHODS for lang in ("zh", "en"))
     assert description("something new", "en") == ""
+
+
+def test_a_method_shares_where_an_adapter_for_all_tasks_has_common_experts():
+    tasks = ("a", "b", "c", "d")
+    of_all = [one for one in METHODS.values() if one.adapters == "one for all"]
+    assert {one.name for one in of_all if one.shares} == {
+        one.name for one in of_all if one.config(tasks, Sizes()).common
+    }
+    assert not METHODS[SINGLE].shares
+    assert not METHODS[BACKBONE].shares
+    assert METHODS[LORAHUB].shares

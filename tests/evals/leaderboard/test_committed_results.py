@@ -13,8 +13,8 @@ import pytest
 from cgclora.data import sources
 from cgclora.storage.atomic_io import sha256
 from evals.data import datasets
-from evals.leaderboard import tables
 from evals.leaderboard.board import boards
+from evals.leaderboard.report import report
 from evals.methods import ADDED, compared
 from evals.runs.run_dir import find_runs, read_run
 from evals.runs.score import score
@@ -66,7 +66,7 @@ def test_a_task_that_is_added_is_as_good_as_one_that_was_there():
 
 def test_the_committed_leaderboard_is_the_one_that_report_prints():
     committed = (RESULTS / "leaderboard.md").read_text(encoding="utf-8")
-    assert committed == tables.report(boards(RESULTS), None, markdown=True)
+    assert committed == report(boards(RESULTS), markdown=True)
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=NAMES)

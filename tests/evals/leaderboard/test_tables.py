@@ -8,15 +8,14 @@ import pytest
 
 from evals.__main__ import main
 from evals.leaderboard.board import REFERENCE, Board, UnknownEntryError, boards
+from evals.leaderboard.report import report, values
 from evals.leaderboard.tables import (
     Table,
     facts_table,
     overall_table,
     published_table,
-    report,
     seesaw_table,
     task_table,
-    values,
     width,
 )
 from tests.helpers.run_dirs import write_folder, write_run

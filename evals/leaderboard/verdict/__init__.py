@@ -1,0 +1,1 @@
+"""What a comparison tells, as findings and in words of two languages."""
