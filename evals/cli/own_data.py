@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cgclora.cli.common import AddCommand, load
 from evals.cli.common import answering_options, print_line
 
 if TYPE_CHECKING:
     from evals.experiments.own_data.plan import ComparisonPlan, Wishes
+    from evals.leaderboard.board import Board
+    from evals.tasks import Language
 
 TASKS = """Print the tasks of some data that are not built in: kind of answer, labels, prompt
 template, metrics and longest answer, as recognised from the records or set in `tasks.toml`.
@@ -71,6 +73,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, help="default: what fits")
     parser.add_argument("--train-records", type=int, help="of a task (default: what fits)")
     parser.add_argument("--test-records", type=int, help="of a task (default: what fits)")
+    parser.add_argument(
+        "--language", choices=("en", "zh"), default="en", help="of the verdict (default en)"
+    )
     parser.add_argument("--plan", action="store_true", help="print the plan, and do nothing")
     answering_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -97,7 +102,7 @@ def _compare(options: argparse.Namespace) -> None:
         print_line(f"{len(outcome.left)} cells wait for another process or for the package cma")
     comparison = read_comparison(options.out)
     if comparison is not None and comparison.board is not None:
-        _print_board(comparison.board, as_json=options.json)
+        _print_board(comparison.board, options.language, as_json=options.json)
 
 
 def _plan(options: argparse.Namespace) -> ComparisonPlan:
@@ -184,11 +189,13 @@ def _as_text(plan: ComparisonPlan) -> str:
     return "\n".join(lines)
 
 
-def _print_board(board: Any, *, as_json: bool) -> None:
-    from evals.leaderboard.tables import board_tables, board_values, reference_name
+def _print_board(board: Board, language: Language, *, as_json: bool) -> None:
+    from evals.leaderboard.report import board_parts, judged_values
+    from evals.leaderboard.tables import reference_name
 
     reference = reference_name(board)
     if as_json:
-        print(json.dumps(board_values(board, reference), ensure_ascii=False))
+        print(json.dumps(judged_values(board, reference, language=language), ensure_ascii=False))
         return
-    print("\n\n".join(table.text() for table in board_tables(board, reference)))
+    parts = board_parts(board, reference, language=language)
+    print("\n\n".join(part.text() for part in parts))

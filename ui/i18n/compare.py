@@ -142,6 +142,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "In nats a token of the answer, lower is better; bold is the chosen rate. A loss is not a "
         "score: how many answers are right is what the leaderboard shows.",
     ),
+    "compare_verdict": ("结论", "Verdict"),
     "compare_board": ("排行榜", "Leaderboard"),
     "compare_col_rank": ("名次", "Rank"),
     "compare_col_mean": ("平均分", "Mean"),

@@ -12,6 +12,9 @@ from evals.experiments.training_plan import Budget
 from evals.figures.captions import points, title
 from evals.jobs.queue import Job
 from evals.leaderboard.board import Board, Entry, leaders
+from evals.leaderboard.verdict.dev_losses import dev_sentences, dev_verdict
+from evals.leaderboard.verdict.findings import verdict
+from evals.leaderboard.verdict.sentences import sentences
 from evals.scoring.metrics import metric_title
 from evals.tasks import Language, Task
 from ui.components.html import hidden_caption, table, wide_table
@@ -155,7 +158,7 @@ def shown(job: Job, comparison: Comparison | None, language: Language, link_lang
         now = "" if job.state == "done" else advice(job, "compare", language)
     body = _certainty(comparison, language) + _progress(job, comparison, language) + now
     if comparison is not None:
-        body += _dev_losses(comparison, language)
+        body += _verdict(comparison, language) + _dev_losses(comparison, language)
         if (board := comparison.board) is not None:
             words = text("compare_to_board", language)
             go = link("leaderboard", words, link_language, board=board.id)
@@ -240,6 +243,19 @@ def _loss(value: float | None, best: float) -> str:
     if math.isinf(value):
         return "∞"
     return f"<b>{value:.3f}</b>" if value == best else f"{value:.3f}"
+
+
+def _verdict(comparison: Comparison, language: Language) -> str:
+    """What is known so far, in sentences with their evidence; warnings last."""
+    if comparison.board is not None:
+        told = sentences(verdict(comparison.board), language)
+    elif comparison.dev_losses:
+        told = dev_sentences(dev_verdict(comparison.dev_losses), language)
+    else:
+        return ""
+    items = "".join(f'<li class="{one.kind}">{escape(one.text)}</li>' for one in told)
+    heading = text("compare_verdict", language)
+    return f'<h4 class="compare-heading">{heading}</h4><ul class="compare-verdict">{items}</ul>'
 
 
 def board_table(board: Board, language: Language) -> str:
