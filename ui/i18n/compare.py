@@ -136,6 +136,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "已停止。继续时从停下的地方接着做。",
         "Stopped. It resumes where it ended.",
     ),
+    "compare_remove": ("删除", "Delete"),
+    "compare_remove_warning": (
+        "删除这次比较，连同它的数据、适配器和得分？留用的适配器不受影响。",
+        "Delete this comparison with its data, adapters and scores? Adapters that you kept stay.",
+    ),
     "compare_dev_losses": ("各学习率的开发集损失", "Dev loss by learning rate"),
     "compare_dev_note": (
         "单位：奈特每答案词元，越低越好；粗体是选中的学习率。损失不是得分：答得对不对要看排行榜。",

@@ -42,6 +42,7 @@ class Comparisons(JobPanel):
     """Lists comparisons and shows the chosen one. Its folder has its job's title as name."""
 
     kind, prefix, tab, link_key = "compare", "compare", "compare", "comparison"
+    remove_words, warning = "compare_remove", "compare_remove_warning"
 
     def lay_out_details(self, add: Bilingual) -> list[Any]:
         """Three figures with a heading each, and the adapter to keep."""

@@ -16,7 +16,7 @@ from evals.jobs.queue import Job, JobError, Jobs
 from evals.tasks import Language
 from ui.components import render
 from ui.components.html import block
-from ui.components.texts import language_of, text
+from ui.components.texts import TEXTS, language_of, text
 from ui.components.widgets import Bilingual, Choice
 from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
@@ -31,6 +31,8 @@ _LIVE = ("queued", "running")
 
 _IN_VIEW = """(chosen, seen) =>
   [chosen, seen, Boolean(document.getElementById("%s-jobs-step")?.offsetParent)]"""
+_ASK = """(chosen) =>
+  confirm(document.documentElement.lang.startsWith("zh") ? "%s" : "%s") ? [chosen] : [null]"""
 _TO_JOBS = """() => document.getElementById("%s-jobs-step")
   ?.scrollIntoView({ behavior: "smooth", block: "nearest" })"""
 
@@ -46,6 +48,8 @@ class JobPanel(ABC):
     prefix: ClassVar[str]  # of element ids and texts
     tab: ClassVar[str]  # id of the tab
     link_key: ClassVar[str]  # the chosen job's name in the address
+    remove_words: ClassVar[str] = "jobs_remove"
+    warning: ClassVar[str] = ""  # text that asks before a job is removed
 
     def __init__(
         self, add: Bilingual, engine: AppEngine, jobs: Jobs, folder: Path, *, allowed: bool
@@ -77,8 +81,8 @@ class JobPanel(ABC):
                     )
                     with gr.Row(elem_classes="job-actions"):
                         self.stop, self.resume, self.remove = (
-                            add.small_button(f"jobs_{action}", 112, visible=False)
-                            for action in ("stop", "resume", "remove")
+                            add.small_button(words, 112, visible=False)
+                            for words in ("jobs_stop", "jobs_resume", self.remove_words)
                         )
                 with gr.Column(**MAIN):
                     self.problem = gr.HTML(visible=False)
@@ -137,7 +141,8 @@ class JobPanel(ABC):
             (self.resume, self.jobs.resume),
             (self.remove, self.delete),
         ):
-            button.click(self.acting(action), self.choice, self.parts, **AT_ONCE)
+            asked = _ASK % TEXTS[self.warning] if action == self.delete and self.warning else None
+            button.click(self.acting(action), self.choice, self.parts, js=asked, **AT_ONCE)
 
     def arrive(self, request: gr.Request, chosen: str | None) -> Any:
         """The tab comes into view; the address counts until something is chosen."""
