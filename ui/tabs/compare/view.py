@@ -17,8 +17,10 @@ from evals.leaderboard.verdict.findings import verdict
 from evals.leaderboard.verdict.sentences import sentences
 from evals.scoring.metrics import metric_title
 from evals.tasks import Language, Task
+from ui.components.forms import cluster_title
 from ui.components.html import hidden_caption, table, wide_table
 from ui.components.texts import text
+from ui.tabs.compare.form import EXAMPLE
 from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span, state
 from ui.tabs.leaderboard.table import interval, marker, scale
 from ui.tabs.train.view import figures
@@ -150,7 +152,7 @@ def _size_table(budgets: Sequence[Budget], language: Language) -> str:
 
 def shown(job: Job, comparison: Comparison | None, language: Language, link_language: str) -> str:
     """A comparison: how far it is, then what is known."""
-    facts = [str(job.facts.get("data", "")), _counted(job, language)]
+    facts = [_source(job, language), _counted(job, language)]
     is_live = job.state == "running" and not job.stopping and comparison is not None
     if is_live and comparison is not None:
         now = f'<p class="job-now">{_now(comparison, language)}</p>'
@@ -164,6 +166,14 @@ def shown(job: Job, comparison: Comparison | None, language: Language, link_lang
             go = link("leaderboard", words, link_language, board=board.id)
             body += f"{board_table(board, language)}<p>{go}</p>"
     return section(job, job.title, facts, body + log_tail(job, language), language)
+
+
+def _source(job: Job, language: Language) -> str:
+    """The name of the data."""
+    name = str(job.facts.get("data", ""))
+    if name == EXAMPLE:
+        return text("compare_source_example", language).partition("\n")[0]
+    return cluster_title(name, language)
 
 
 def _counted(job: Job, language: Language) -> str:
