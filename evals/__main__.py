@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from cgclora.cli.common import command_line
 from cgclora.cli.exit_codes import run
 from evals.cli import (
+    adapters,
     affinity,
     classification,
     detection,
     docs,
-    gates,
     grid,
     jobs,
     own_data,
@@ -25,7 +25,6 @@ from evals.cli import (
 COMMANDS = {
     "matrix": grid,
     "classification": classification,
-    "gates": gates,
     "docs": docs,
     "detection": detection,
     "affinity": affinity,
@@ -50,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add(command)
     report.add(command)
     own_data.add(command)
+    adapters.add(command)
     for name, module in COMMANDS.items():
         module.add_options(command(name, module.HELP, module.execute))
     speed.add(command)

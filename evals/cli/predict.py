@@ -16,6 +16,7 @@ from evals.methods import BACKBONE, METHODS, method_of
 
 if TYPE_CHECKING:
     from evals.data.datasets import Dataset
+    from evals.runs.engines import LocalEngine
     from evals.runs.evaluate import ModelAPI
     from evals.runs.run_dir import Run
 
@@ -77,6 +78,11 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         default="plain",
         help=f"`task name`, before each prompt, as for {' and '.join(with_task_name)}",
     )
+    parser.add_argument(
+        "--forgetting",
+        action="store_true",
+        help="also measure it, see `python -m evals forgetting`",
+    )
 
 
 def _task_model(text: str) -> tuple[str, str]:
@@ -108,11 +114,13 @@ def _score(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: bool = False) -> Run:
     from evals.data import datasets
+    from evals.runs.engines import LocalEngine
     from evals.runs.evaluate import predict
 
-    engine, engine_tasks, method, seed = _server(options) if options.server else _local(options)
+    source = _server if options.server else local_engine
+    engine, engine_tasks, method, seed = source(options)
     selected = datasets.only(dataset, _selected_tasks(options.task, dataset, engine_tasks))
-    return predict(
+    run = predict(
         options.run,
         engine,
         datasets.limit(selected, options.per_task, seed=0),
@@ -123,6 +131,11 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
         to_be_scored=to_be_scored,
         progress=print_progress,
     )
+    if options.forgetting and isinstance(engine, LocalEngine):
+        from evals.runs.forgetting import measure_run
+
+        return measure_run(run, engine)
+    return run
 
 
 def _bundle(path: Path) -> tuple[dict[str, str], str]:
@@ -164,6 +177,8 @@ def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str
         raise ConfigError(
             "--server needs --model or --models, and --method, and takes no --adapter."
         )
+    if options.forgetting:
+        raise ConfigError("a server does not tell how likely a text is: leave --forgetting out.")
     models, separator = _bundle(options.models) if options.models else ({}, "\n")
     models |= dict(options.model)
     key = os.environ.get(KEY_VARIABLE)
@@ -172,7 +187,9 @@ def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str
     return server, tasks, options.method, None
 
 
-def _local(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str, int | None]:
+def local_engine(
+    options: argparse.Namespace,
+) -> tuple[LocalEngine, set[str] | None, str, int | None]:
     """As `_server`, for a model in this process."""
     from cgclora.adapter import Adapter
     from cgclora.config import ConfigError

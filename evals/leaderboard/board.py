@@ -7,7 +7,7 @@ version. An entry of it is a method; its runs differ in the training seed only.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,16 @@ from evals.methods import SINGLE
 from evals.runs.run_dir import RunError, find_runs
 from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, entry_names, load
 from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, over_tasks, p_values
-from evals.scoring.statistics import Estimate, Spread, holm, mean_of, ranks, spread, summarise
+from evals.scoring.statistics import (
+    Estimate,
+    Spread,
+    holm,
+    mean_estimate,
+    mean_of,
+    ranks,
+    spread,
+    summarise,
+)
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
 from evals.tasks.recognition import OWN
@@ -63,6 +72,9 @@ class Entry:
     training_seconds: float | None  # mean over the seeds; None where nothing was trained
     peak_memory: int | None  # in bytes while answering, mean over the seeds
     tokens_per_second: float | None  # of answers, over all runs
+    # Nats a token more than the bare backbone on texts unlike the tasks, mean over the seeds, with
+    # the noise of texts; None if not measured, or on other texts than most of the board's runs.
+    forgetting: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +164,20 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
 
 def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
     named = zip(entry_names([*by_key]), by_key.items(), strict=True)
-    entries = _ranked(_entry(name, key, place.tasks, runs) for name, (key, runs) in named)
+    read = Counter(run.forgetting[0] for runs in by_key.values() for run in runs if run.forgetting)
+    texts = max(read, key=lambda one: (read[one], one), default=None)
+    entries = _ranked(_entry(name, key, place.tasks, runs, texts) for name, (key, runs) in named)
     shared = json.dumps(asdict(place), sort_keys=True).encode()
     return Board(atomic_io.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
 
 
-def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], of_seeds: Sequence[Scored]) -> Entry:
+def _entry(
+    name: str,
+    key: Key,
+    tasks: Sequence[TaskFacts],
+    of_seeds: Sequence[Scored],
+    texts: str | None,
+) -> Entry:
     runs = sorted(of_seeds, key=lambda run: (run.seed is not None, run.seed or 0))
     drawn = np.stack([run.replicates for run in runs]).mean(axis=0, dtype=np.float64)  # [T, R]
     scores: dict[str, TaskScore] = {}
@@ -185,7 +205,13 @@ def _entry(name: str, key: Key, tasks: Sequence[TaskFacts], of_seeds: Sequence[S
         training_seconds=_mean(run.training_seconds for run in runs),
         peak_memory=None if memory is None else round(memory),
         tokens_per_second=sum(run.tokens for run in runs) / seconds if seconds else None,
+        forgetting=_forgetting(runs, texts),
     )
+
+
+def _forgetting(runs: Sequence[Scored], texts: str | None) -> Estimate | None:
+    measured = [of[1] for run in runs if (of := run.forgetting) and of[0] == texts]
+    return mean_estimate(np.mean(measured, axis=0)) if measured else None
 
 
 def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -27,7 +27,7 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
         [
             *("rank", "method", "label", "backbone", *_columns("overall")),
             *("seeds", "seed_standard_deviation", "parameters", "total_rank", "active_rank"),
-            *("training_seconds", "tokens_per_second", "peak_memory"),
+            *("training_seconds", "tokens_per_second", "peak_memory", *_columns("forgetting")),
             *(column for task in tasks for column in _columns(_text(task))),
         ]
     )
@@ -40,6 +40,7 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
                 entry.spread.standard_deviation if entry.spread.seeds > 1 else None,
                 *(entry.parameters, entry.total_rank, entry.active_rank),
                 *(entry.training_seconds, entry.tokens_per_second, entry.peak_memory),
+                *(_numbers(entry.forgetting) if entry.forgetting else [None] * 3),
                 *(one for task in tasks for one in _numbers(entry.scores[task].estimate)),
             ]
         )

@@ -132,11 +132,12 @@ def facts_table(board: Board) -> Table:
 
 def overall_table(board: Board) -> Table:
     """The ranking by the mean over the tasks, with the costs of each entry."""
+    has_forgetting = any(entry.forgetting for entry in board.entries)
     return Table(
         board_title(board, f"mean over {len(board.tasks)} tasks"),
         (
             *("rank", "method", "score", "seeds", "parameters", "total / active rank"),
-            *("training min", "peak GiB"),
+            *("training min", "peak GiB", *["forgetting"] * has_forgetting),
         ),
         tuple(
             (
@@ -148,12 +149,15 @@ def overall_table(board: Board) -> Table:
                 _ranks(entry),
                 _divided(entry.training_seconds, 60),
                 _divided(entry.peak_memory, 2**30),
+                *[nats(entry.forgetting)] * has_forgetting,
             )
             for entry in board.entries
         ),
         (
             "Rank: 1 + the number of methods whose interval lies wholly above. Intervals: 95 %, of "
             "item noise (bootstrap over records). ±: standard deviation over training seeds.",
+            *["Forgetting: nats a token more than the bare backbone on texts unlike the tasks."]
+            * has_forgetting,
         ),
         words=2,
     )
@@ -239,6 +243,7 @@ def board_values(board: Board, reference: str | None = None) -> dict[str, Any]:
                 },
                 "overall": asdict(entry.overall),
                 "spread": asdict(entry.spread),
+                "forgetting": entry.forgetting and asdict(entry.forgetting),
             }
             for entry in board.entries
         ],
@@ -301,6 +306,16 @@ def _score(value: float) -> str:
 
 def _estimate(estimate: Estimate) -> str:
     return f"{_score(estimate.value)} [{_score(estimate.low)}, {_score(estimate.high)}]"
+
+
+def nats(difference: Estimate | None) -> str:
+    """A difference in nats a token with its interval."""
+    if difference is None:
+        return UNKNOWN
+    value, low, high = (
+        round(one, 3) + 0.0 for one in (difference.value, difference.low, difference.high)
+    )
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _gain(one: Gain) -> str:

@@ -22,7 +22,11 @@ KEY_VARIABLE = "CGCLORA_SERVER_KEY"
 """Environment variable that holds a server's API key, so that no command line shows it."""
 
 
-_REPORTS = {"classification", "gate effects"}  # of a manifest: added after the training
+_REPORTS = {
+    "classification",
+    "forgetting",
+    "gate effects",
+}  # of a manifest: added after the training
 
 
 class LocalEngine:

@@ -29,6 +29,7 @@ Fields of the manifest:
     decoding          the engine's settings
     seconds, tokens   of answering: wall time and generated tokens
     peak_memory       while answering, in bytes: of the process, or of its tensors on a GPU
+    forgetting        what `evals.runs.forgetting` measured with the run's model, if it did
     created, code, versions, hardware
                       see `cgclora.storage.provenance`
     files             sha256 of the other files
@@ -347,6 +348,18 @@ def write_scores(
     }
     facts = {name: value for name, value in run.manifest.items() if name not in {"format", "files"}}
     _write(run.folder, facts, content)
+    return read_run(run.folder)
+
+
+def annotate(run: Run, facts: Mapping[str, Any]) -> Run:
+    """Add facts to a run's manifest, such as what was measured after it was answered.
+
+    Raises:
+        RunError: As `read_run`.
+    """
+    with atomic_io.hold_folder(run.folder):
+        manifest = read_run(run.folder).manifest
+        atomic_io.write_sealed(run.folder / MANIFEST_FILE, {**manifest, **facts})
     return read_run(run.folder)
 
 

@@ -89,6 +89,9 @@ class Scored:
     peak_memory: float | None  # in bytes while answering; None if unknown
     tokens: float  # generated
     seconds: float  # of answering
+    # Hash of the texts, and for each what the model forgot of it, in nats a token; of all tasks of
+    # the run. None where it was not measured.
+    forgetting: tuple[str, tuple[float, ...]] | None
 
 
 def entry_names(keys: Sequence[Key]) -> list[str]:
@@ -214,7 +217,17 @@ def _scored(
         peak_memory=_as(float, manifest.get("peak_memory")),
         tokens=float(manifest.get("tokens") or 0),
         seconds=float(manifest.get("seconds") or 0),
+        forgetting=_forgetting(manifest.get("forgetting")),
     )
+
+
+def _forgetting(facts: Mapping[str, Any] | None) -> tuple[str, tuple[float, ...]] | None:
+    if facts is None:
+        return None
+    differences = tuple(map(float, facts["differences"]))
+    if not (differences and all(map(math.isfinite, differences))):
+        raise ValueError("forgetting must be finite numbers")
+    return str(facts["texts"]["hash"]), differences
 
 
 def _sizes(manifest: Mapping[str, Any], tasks: set[str]) -> Mapping[str, Any]:

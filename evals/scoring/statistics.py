@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint8]
 
 Score = Callable[[FloatArray], FloatArray]
-"""Sums of statistics [..., d] to finite scores [...] in [0, 1]."""
+"""Sums of statistics [..., d] to finite scores [...]."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -132,6 +132,12 @@ def estimate(
         replicates(statistics, score, resamples=resamples, seed=seed),
         len(statistics),
     )
+
+
+def mean_estimate(values: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean of values [n], one a sample, with its bootstrap interval; see `replicates`."""
+    rows = np.column_stack([values, np.ones(len(values))])
+    return estimate(rows, lambda sums: sums[..., 0] / sums[..., 1], resamples=resamples, seed=seed)
 
 
 def summarise(value: float, replicates: FloatArray, samples: int) -> Estimate:

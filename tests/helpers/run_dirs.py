@@ -98,6 +98,11 @@ def write_run(
     return write_folder(folder, metrics_of(values, metric), parquet(drawn), **facts)
 
 
+def forgot(differences: Sequence[float], texts: str = "a") -> dict[str, Any]:
+    """The manifest's entry of a run that forgot so many nats a token of each text."""
+    return {"texts": {"hash": texts}, "differences": [*differences]}
+
+
 def around(value: float, resamples: int = 200, seed: int = 0) -> tuple[float, Any]:
     """A score with replicates that spread by 0.02 around it."""
     noise = np.random.default_rng(seed).normal(0, 0.02, resamples)

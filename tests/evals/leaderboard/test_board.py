@@ -26,7 +26,7 @@ from evals.leaderboard.published import PUBLISHED
 from evals.runs import scored_run
 from evals.scoring.effect_sizes import OVERALL, over_tasks, p_values
 from evals.tasks.names import UnknownNameError
-from tests.helpers.run_dirs import around, metrics_of, parquet, write_folder, write_run
+from tests.helpers.run_dirs import around, forgot, metrics_of, parquet, write_folder, write_run
 
 TWO = {"KUAKE-QIC": (0.6, [0.5, 0.6, 0.7, 0.6]), "CHIP-CTC": (0.4, [0.2, 0.4, 0.6, 0.4])}
 
@@ -59,6 +59,25 @@ def test_seeds_are_averaged_score_by_score_and_replicate_by_replicate(tmp_path):
     assert entry.training_seconds == 150.0
     assert entry.tokens_per_second == 50.0
     assert (entry.parameters, entry.total_rank, entry.active_rank) == (5_700_000, 40, 10)
+
+
+def test_forgetting_is_the_mean_over_seeds_of_each_text(tmp_path):
+    write_run(tmp_path / "a", TWO, seed=0, forgetting=forgot([0.0, 0.2]))
+    write_run(tmp_path / "b", TWO, seed=1, forgetting=forgot([0.2, 0.6]))
+    write_run(tmp_path / "c", TWO, seed=2)
+    write_run(tmp_path / "d", TWO, method="other", forgetting=forgot([9.0], texts="mine"))
+    of = {entry.name: entry.forgetting for entry in only(tmp_path).entries}
+    assert of["other"] is None  # not on the texts of most runs
+    assert of["CGC-LoRA"].value == pytest.approx(0.25)
+    # A resample of the two texts is either of them twice with probability 1/4.
+    assert (of["CGC-LoRA"].low, of["CGC-LoRA"].high) == pytest.approx((0.1, 0.4))
+    assert of["CGC-LoRA"].samples == 2
+
+
+@pytest.mark.parametrize("bad", [forgot([]), forgot([float("inf")]), {"texts": {}}, 3])
+def test_a_run_whose_forgetting_is_no_measurement_is_damaged(tmp_path, bad):
+    write_run(tmp_path / "a", TWO, forgetting=bad)
+    assert len(boards(tmp_path).damaged) == 1
 
 
 def test_entries_stand_best_first_and_share_a_rank_where_intervals_overlap(tmp_path):

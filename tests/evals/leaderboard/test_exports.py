@@ -13,7 +13,7 @@ from evals.leaderboard.exports import board_as_json, board_csv
 from evals.leaderboard.run_sources import Library
 from evals.runs.facts import run_facts
 from evals.runs.run_dir import RunError, read_run
-from tests.helpers.run_dirs import around, write_folder, write_run
+from tests.helpers.run_dirs import around, forgot, write_folder, write_run
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def test_csv_has_a_line_an_entry_and_a_score_with_its_interval_a_task(library):
     assert float(lines[0]["NER"]) == estimate.value
     assert float(lines[0]["NER_low"]) == estimate.low
     assert lines[0]["seed_standard_deviation"] == ""
+
+
+def test_forgetting_is_exported_with_its_interval(library):
+    write_run(library.local / "x", {"NER": around(0.4)}, method="X", forgetting=forgot([0.1, 0.3]))
+    (board,) = library.leaderboards().boards
+    lines = [*csv.DictReader(io.StringIO(board_csv(board.entries, [])))]
+    columns = ("method", "forgetting", "forgetting_low", "forgetting_high")
+    assert [tuple(line[name] for name in columns) for line in lines][-1] == (
+        *("X", "0.2", "0.1", "0.3"),
+    )
+    assert lines[0]["forgetting"] == lines[0]["forgetting_high"] == ""
+    of = {entry["name"]: entry["forgetting"] for entry in board_as_json(board, library)["entries"]}
+    assert of[REFERENCE] is None
+    assert of["X"]["high"] == 0.3
 
 
 @pytest.mark.parametrize("name", ["=1+1", "@x", "-1", "+1", "\t=1"])

@@ -18,7 +18,7 @@ from evals.leaderboard.tables import (
     task_table,
     width,
 )
-from tests.helpers.run_dirs import write_folder, write_run
+from tests.helpers.run_dirs import forgot, write_folder, write_run
 
 
 def write_board(root: Path) -> None:
@@ -62,6 +62,25 @@ def test_the_ranking_says_scores_seeds_and_costs(board):
         ("2", REFERENCE, "52.5 [47.5, 57.5]", "2 seeds, ±3.5", "5.7 M", "40 / 10", "10.0", "1.0"),
         ("3", "Backbone", "10.0 [10.0, 10.0]", "-", "-", "-", "-", "-"),
     )
+
+
+def test_forgetting_has_a_column_where_it_was_measured(board, tmp_path):
+    assert "forgetting" not in overall_table(board).header
+    write_run(
+        tmp_path / "moe",
+        {"KUAKE-QIC": (0.1, np.full(200, 0.1)), "CHIP-CTC": (0.1, np.full(200, 0.1))},
+        method="MOE-LoRA",
+        forgetting=forgot([-0.0001, -0.0001]),
+    )
+    table = overall_table(boards(tmp_path).boards[0])
+    assert table.header[-1] == "forgetting"
+    assert {row[1]: row[-1] for row in table.rows} == {
+        "CGC-LoRA": "-",
+        REFERENCE: "-",
+        "Backbone": "-",
+        "MOE-LoRA": "+0.000 [+0.000, +0.000]",
+    }
+    assert "nats a token" in table.notes[-1]
 
 
 def test_the_task_table_marks_the_best_and_whom_it_does_not_beat(board):

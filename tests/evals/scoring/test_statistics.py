@@ -24,6 +24,7 @@ from evals.scoring.statistics import (
     Spread,
     estimate,
     holm,
+    mean_estimate,
     mean_of,
     paired_difference,
     ranks,
@@ -87,6 +88,17 @@ def test_interval_and_standard_error_of_a_mean_are_those_of_scipy() -> None:
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.12 * error)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.12 * error)
     assert ours.samples == 150
+
+
+def test_a_mean_of_signed_values_is_that_of_its_rows_and_of_scipy() -> None:
+    values = np.random.default_rng(4).normal(-0.1, 0.5, 48)
+    ours = mean_estimate(values, seed=7)
+    assert ours == estimate(rows_of(values), mean_score, seed=7)
+    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile")
+    error = float(theirs.standard_error)
+    assert ours.value == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.12 * error)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.12 * error)
 
 
 def test_standard_error_of_a_mean_has_its_closed_form() -> None:
