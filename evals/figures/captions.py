@@ -24,6 +24,13 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "total_rank": ("总秩", "Total rank"),
     "active_rank": ("单个任务所用的秩", "Rank that one task uses"),
     "training_seconds": ("训练时间", "Training time"),
+    "peak_memory": ("峰值内存", "Peak memory"),
+    "tokens_per_second": ("速度（词元/秒）", "Speed in tokens/s"),
+    "forgetting": ("遗忘（奈特/词元）", "Forgetting in nats a token"),
+    "forgetting_axis": (
+        "遗忘：奈特/词元，{level} 区间，越低越好",
+        "Forgetting in nats a token, {level} interval; lower is better",
+    ),
     "frontier": ("最优前沿", "Frontier"),
     "gain": ("比 {reference} {gain} 分，{interval}", "{gain} against {reference}, {interval}"),
     "gain_axis": (
@@ -54,6 +61,11 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 }
 """Chinese and English; `{level}` is the level of all intervals."""
 
+
+_SIZES = (
+    *("parameters", "total_rank", "active_rank", "training_seconds"),
+    *("peak_memory", "tokens_per_second"),
+)
 
 Interval = Estimate | Gain
 """A score or a difference, with its interval."""
@@ -149,12 +161,16 @@ def training_lines(entry: Entry, language: Language) -> list[str]:
 
 
 def size_lines(entry: Entry, language: Language) -> list[str]:
-    """The known costs of the entry."""
-    return [
+    """The known costs of the entry, its speed, and what it forgets."""
+    lines = [
         f"{text(quantity, language)}: {size(quantity, cost, language)}"
-        for quantity in ("parameters", "total_rank", "active_rank", "training_seconds")
+        for quantity in _SIZES
         if (cost := getattr(entry, quantity)) is not None
     ]
+    if one := entry.forgetting:
+        interval = text("interval", language, low=f"{one.low:+.3f}", high=f"{one.high:+.3f}")
+        lines.append(f"{text('forgetting', language)}: {one.value:+.3f}, {interval}")
+    return lines
 
 
 def _interval(of: Interval, language: Language, signed: bool = False) -> str:
@@ -163,11 +179,11 @@ def _interval(of: Interval, language: Language, signed: bool = False) -> str:
 
 
 def size(quantity: str, value: float, language: Language) -> str:
-    """A short text for a number of parameters, a rank or a time in seconds.
+    """A short text for a number of parameters, a rank, a time, a memory or a speed.
 
     Args:
-        quantity: `parameters`, `total_rank`, `active_rank` or `training_seconds`.
-        value: The number.
+        quantity: One of `_SIZES`.
+        value: The number; of a time in seconds, of a memory in bytes.
         language: Of the units.
     """
     if quantity == "training_seconds":
@@ -175,6 +191,8 @@ def size(quantity: str, value: float, language: Language) -> str:
             if value >= seconds:
                 return text(unit, language, n=f"{value / seconds:.3g}")
         return text("second", language, n=f"{value:.3g}")
+    if quantity == "peak_memory":
+        return f"{value / 1e9:.3g} GB"
     if quantity == "parameters":
         for letter, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
             if value >= factor:

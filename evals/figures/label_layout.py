@@ -29,9 +29,10 @@ None is straight above or below: the point's interval is there.
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the unit square, its interval from `low` to `high`, and its name.
+    """A point of the unit square, its intervals, and its name.
 
-    With `across` it is a horizontal line from side to side, with its name at `x`.
+    With `across` it is a horizontal line from side to side, with its name at `x`; with `upright` a
+    vertical one from end to end, with its name at `y`.
     """
 
     x: float
@@ -40,6 +41,9 @@ class Point:
     high: float
     name: str
     across: bool = False
+    upright: bool = False
+    left: float | None = None  # ends of the interval of x; None has none
+    right: float | None = None
 
 
 def label_places(
@@ -92,9 +96,13 @@ class _Plot:
             x, y = point.x * width, point.y * height
             if point.across:
                 self.taken.append((0, y - 1, width, y + 1))
+            elif point.upright:
+                self.taken.append((x - 1, 0, x + 1, height))
             else:
                 self.taken.append((x - reach, y - reach, x + reach, y + reach))
                 self.thin.append((x - 1, point.low * height, x + 1, point.high * height))
+                if point.left is not None and point.right is not None:
+                    self.thin.append((point.left * width, y - 1, point.right * width, y + 1))
 
     def label(self, point: Point, right: int, up: int) -> Box:
         """The box of a point's name in a direction from the point."""

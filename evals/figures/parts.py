@@ -96,11 +96,11 @@ def layout(height: int, *, legend: int = 0, columns: int = 1, **more: Any) -> di
     return settings | more
 
 
-def span(values: Iterable[Interval | Spread]) -> tuple[float, float]:
-    """The range of an axis that shows these intervals, times 100, with room on both sides."""
-    ends = [100 * end for one in values for end in (one.low, one.high)]
+def span(values: Iterable[Interval | Spread], times: float = 100) -> tuple[float, float]:
+    """The range of an axis that shows these intervals times 100, say, with room on both sides."""
+    ends = [times * end for one in values for end in (one.low, one.high)]
     low, high = min(ends), max(ends)
-    room = max(0.06 * (high - low), 0.5)
+    room = max(0.06 * (high - low), 0.005 * times)
     return low - room, high + room
 
 
@@ -209,13 +209,13 @@ def marker(look: Look) -> dict[str, Any]:
     }
 
 
-def error_bar(of: Sequence[Interval], shade: str) -> dict[str, Any]:
-    """Plotly's interval bars, times 100; a percentile interval may not contain its value."""
+def error_bar(of: Sequence[Interval], shade: str, times: float = 100) -> dict[str, Any]:
+    """Plotly's interval bars, times 100, say; a percentile interval may not contain its value."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": [max(0.0, 100 * (one.high - one.value)) for one in of],
-        "arrayminus": [max(0.0, 100 * (one.value - one.low)) for one in of],
+        "array": [max(0.0, times * (one.high - one.value)) for one in of],
+        "arrayminus": [max(0.0, times * (one.value - one.low)) for one in of],
         "color": faded(shade, 0.55),
         "thickness": 2,
         "width": 0,

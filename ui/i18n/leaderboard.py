@@ -29,8 +29,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "the legend to add methods.",
     ),
     "board_about pareto": (
-        "横轴是成本，纵轴是平均分；折线是帕累托前沿。",
-        "Cost and mean score of each method; the line is the Pareto front.",
+        "每种方法的任意两个量。折线是帕累托前沿：没有别的方法在两个量上都不比它差。虚线：另一个量未知。",
+        "Any two quantities of each method. The line is the Pareto front: no other method is as "
+        "good in both. Dotted: the other quantity is not known.",
     ),
     "board_about heat": (
         "每个任务按最低分到最高分着色。",
@@ -68,10 +69,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_local": ("包括本机的运行", "Include runs of this machine"),
     "board_clear": ("清除筛选", "Clear filters"),
     "board_reference": ("参照", "Reference"),
-    "board_cost": ("成本", "Cost"),
-    "board_cost parameters": ("可训练参数", "trained parameters"),
-    "board_cost active_rank": ("单任务的秩", "rank that one task uses"),
-    "board_cost training_seconds": ("训练时间", "training time"),
+    "board_cost": ("横轴", "Horizontal axis"),
+    "board_versus": ("纵轴", "Vertical axis"),
     "board_csv": ("下载 CSV", "Download CSV"),
     "board_json": ("下载 JSON", "Download JSON"),
     # In words
@@ -139,6 +138,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_training_seconds_note": ("时间", "time"),
     "board_tokens_per_second": ("速度", "Speed"),
     "board_tokens_per_second_note": ("词元/秒", "tokens/s"),
+    "board_forgetting": ("遗忘", "Forgetting"),
+    "board_forgetting_note": ("奈特/词元", "nats/token"),
     "board_best": ("最好", "best"),
     "board_close": ("与最好无显著差异", "not significantly worse than the best"),
     "board_behind": ("显著差于最好", "significantly worse than the best"),

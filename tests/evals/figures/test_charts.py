@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from playwright.sync_api import Page, sync_playwright
 
 from evals import methods
-from evals.figures import charts, palette
+from evals.figures import charts, palette, pareto
 from evals.figures.heatmaps import _SCALE
 from evals.figures.label_layout import Point, label_places
 from evals.leaderboard.board import Board, Entry, TaskScore, UnknownEntryError, gains, leaders, wins
 from evals.runs.scored_run import TaskFacts
 from evals.scoring.effect_sizes import OVERALL
-from evals.scoring.statistics import mean_of, ranks, spread, summarise
+from evals.scoring.statistics import Estimate, mean_estimate, mean_of, ranks, spread, summarise
 from evals.tasks import TASKS
 from tests.browser.driver import find_browser
 
@@ -93,8 +93,9 @@ def make_entry(
         total_rank=None if method == "Backbone" else 8 * (1 + place % 3),
         active_rank=None if method == "Backbone" else 4 * 2 ** (place % 4),
         training_seconds=300.0 * 1.4**place if trained else None,
-        peak_memory=None,
-        tokens_per_second=None,
+        peak_memory=1_500_000_000 + 90_000_000 * place,
+        tokens_per_second=30.0 + 2 * (place * 5 % 7),
+        forgetting=mean_estimate(random.normal(0.02 * place, 0.1, 48)) if trained else None,
     )
 
 
@@ -114,6 +115,15 @@ FIGURES: dict[str, Callable[..., go.Figure]] = {
     "pareto": charts.pareto,
     "pareto by time": lambda board, language: charts.pareto(board, language, "training_seconds"),
     "pareto by rank": lambda board, language: charts.pareto(board, language, "active_rank"),
+    "forgetting by memory": lambda board, language: charts.pareto(
+        board, language, "peak_memory", "forgetting"
+    ),
+    "size by score": lambda board, language: charts.pareto(
+        board, language, "overall", "parameters"
+    ),
+    "speed by forgetting": lambda board, language: charts.pareto(
+        board, language, "forgetting", "tokens_per_second"
+    ),
 }
 each_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
@@ -533,6 +543,99 @@ def test_what_costs_nothing_is_a_line_across(board: Board) -> None:
     assert drawn["CGC-LoRA"].error_y.array[0] > 0
 
 
+def four(**values: Sequence[float | None]) -> Board:
+    """A board of four methods A to D with these quantities; scores are .5 but for theirs."""
+    (entry,) = make_board(["CGC-LoRA"]).entries
+    entries = []
+    for i, name in enumerate("ABCD"):
+        given = {key: of[i] for key, of in values.items()}
+        for key in {"overall", "forgetting"} & given.keys():
+            value = given[key]
+            given[key] = value and Estimate(value, value - 0.01, value + 0.01, 0.005, 48)
+        entries.append(dataclasses.replace(entry, name=name, **given))
+    return dataclasses.replace(make_board(["CGC-LoRA"]), entries=tuple(entries))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "values", "corners"),
+    [
+        # Less forgetting and more speed: C is slower than A, which forgets as little.
+        (
+            "forgetting",
+            "tokens_per_second",
+            ((0.1, 0.2, 0.1, 0.4), (20, 50, 10, 40)),
+            [(0.1, 20), (0.2, 20), (0.2, 50), (None, 50)],
+        ),
+        # More score and fewer parameters, from the right to the left: B is worse than D.
+        (
+            "overall",
+            "parameters",
+            ((0.4, 0.5, 0.7, 0.6), (1e6, 4e6, 8e6, 2e6)),
+            [(70, 8e6), (60, 8e6), (60, 2e6), (40, 2e6), (40, 1e6), (None, 1e6)],
+        ),
+        # Less of both: A alone.
+        (
+            "peak_memory",
+            "total_rank",
+            ((1e9, 2e9, 3e9, 4e9), (2, 4, 8, 16)),
+            [(1e9, 2), (None, 2)],
+        ),
+        # More of both: D is the fastest, A the best.
+        (
+            "tokens_per_second",
+            "overall",
+            ((10, 20, 30, 40), (0.8, 0.3, 0.2, 0.4)),
+            [(40, 40), (10, 40), (10, 80), (None, 80)],
+        ),
+    ],
+)
+def test_the_front_knows_which_way_is_better_on_each_axis(
+    x: charts.Quantity, y: charts.Quantity, values: Any, corners: list[tuple[float | None, float]]
+) -> None:
+    figure = charts.pareto(four(**{x: values[0], y: values[1]}), "en", x, y)
+    front, axis = figure.data[0], figure.layout.xaxis
+    low, high = (10**end for end in axis.range) if axis.type == "log" else axis.range
+    worst = low if x in ("overall", "tokens_per_second") else high
+    expected = [(worst if one is None else one, other) for one, other in corners]
+    np.testing.assert_allclose([*zip(front.x, front.y, strict=True)], expected, rtol=1e-6)
+
+
+def test_an_unknown_quantity_is_a_line_and_two_are_nothing() -> None:
+    board = four(forgetting=(0.1, None, 0.3, None), peak_memory=(1e9, 2e9, None, None))
+    figure = charts.pareto(board, "en", "peak_memory", "forgetting")
+    drawn = traces(figure)
+    assert [*drawn] == ["Frontier", "A", "B", "C"]
+    assert [*drawn["B"].x] == pytest.approx([2e9] * 40)  # upright, from end to end
+    low, high = figure.layout.yaxis.range
+    assert low < drawn["B"].y[0] < drawn["B"].y[-1] < high
+    assert [*drawn["C"].y] == pytest.approx([0.3] * 40)
+    assert marks_up(drawn["A"]) == pytest.approx((0.1, 0.09, 0.11))
+    assert drawn["A"].error_x.array is None
+    across = charts.pareto(board, "en", "forgetting", "peak_memory").data[1]
+    assert across.error_x.array == pytest.approx([0.01])
+    assert across.error_y.array is None
+
+
+def marks_up(trace: Any) -> tuple[float, float, float]:
+    (value,), (below,), (above,) = trace.y, trace.error_y.arrayminus, trace.error_y.array
+    return value, value - below, value + above
+
+
+def test_only_what_is_known_of_some_method_can_be_an_axis(board: Board) -> None:
+    assert pareto.known(board) == pareto.QUANTITIES
+    nothing = four(forgetting=(None,) * 4, peak_memory=(None,) * 4, training_seconds=(None,) * 4)
+    missing = {"forgetting", "peak_memory", "training_seconds"}
+    assert {*pareto.known(nothing)} == {*pareto.QUANTITIES} - missing
+
+
+def test_details_say_what_is_forgotten_and_needed() -> None:
+    drawn = traces(charts.pareto(four(forgetting=(0.1234, None, None, None)), "en"))
+    lines = drawn["A"].hovertext[0].split("<br>")
+    assert "Forgetting in nats a token: +0.123, 95% interval +0.113 to +0.133" in lines
+    assert "Peak memory: 1.5 GB" in lines
+    assert "Speed in tokens/s: 30" in lines
+
+
 def test_a_board_without_costs_has_no_frontier() -> None:
     figure = charts.pareto(make_board(["Backbone"]), "en")
     assert [*traces(figure)] == ["Backbone"]
@@ -564,14 +667,19 @@ def test_costs_are_written_in_their_units(board: Board) -> None:
 unit = st.floats(0, 1)
 some_points = st.lists(
     st.builds(
-        lambda x, y, reach, letters, across: Point(
-            0.0 if across else x, y, y - reach, y + reach, "x" * letters, across
+        lambda x, y, reach, letters, kind: Point(
+            *(0.0 if kind == "across" else x, 0.0 if kind == "upright" else y),
+            *(y - reach, y + reach, "x" * letters),
+            across=kind == "across",
+            upright=kind == "upright",
+            left=x - reach,
+            right=x + reach,
         ),
         unit,
         unit,
         st.floats(0, 0.2),
         st.integers(1, 24),
-        st.booleans(),
+        st.sampled_from(["point", "across", "upright"]),
     ),
     max_size=14,
 )
@@ -596,7 +704,7 @@ def test_names_cover_neither_each_other_nor_a_point_nor_leave_the_plot(
             assert top <= 340
             for point in points:
                 inside = point.across or left < point.x * width < right
-                assert not (inside and bottom < point.y * 340 < top)
+                assert not (inside and (point.upright or bottom < point.y * 340 < top))
         for one, other in itertools.combinations(boxes, 2):
             apart = one[2] <= other[0] or other[2] <= one[0]
             assert apart or one[3] <= other[1] or other[3] <= one[1]

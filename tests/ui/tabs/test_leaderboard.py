@@ -17,7 +17,7 @@ from evals.leaderboard.board import REFERENCE
 from evals.leaderboard.run_sources import Library
 from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import Estimate
-from tests.helpers.run_dirs import around, write_answers, write_folder, write_run
+from tests.helpers.run_dirs import around, forgot, write_answers, write_folder, write_run
 from ui.components.texts import TEXTS
 from ui.shell import Shell
 from ui.tabs.leaderboard.drilldown import PAGE, drill_down, select_marker
@@ -83,7 +83,8 @@ def visitor(**query: str) -> gr.Request:
 
 
 def opened(tab: Leaderboard, **query: str) -> dict[Any, Any]:
-    return tab.open(visitor(**query), *[None] * 16)
+    fields = (*vars(Query()), *vars(Selection()))
+    return tab.open(visitor(**query), *[None] * len(fields))
 
 
 def clicked(tab: Leaderboard, **data: Any) -> Any:
@@ -150,8 +151,8 @@ def test_an_address_brings_back_what_it_was_made_of() -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        Query.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z"),
-        Query.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None),
+        Query.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z", "w"),
+        Query.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None, None),
     ],
 )
 def test_what_does_not_exist_is_passed_over(library, query) -> None:
@@ -161,6 +162,21 @@ def test_what_does_not_exist_is_passed_over(library, query) -> None:
     assert shown.query.tasks == ()
     assert shown.query.sort == ""
     assert shown.query.reference in (REFERENCE, "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ({}, ("parameters", "overall")),
+        ({"cost": "peak_memory", "versus": "active_rank"}, ("peak_memory", "active_rank")),
+        ({"cost": "overall"}, ("overall", "parameters")),
+        ({"versus": "parameters"}, ("parameters", "overall")),
+        ({"cost": "forgetting", "versus": "nothing"}, ("parameters", "overall")),
+    ],
+)
+def test_the_axes_are_two_different_quantities_that_are_known(library, asked, shown) -> None:
+    query = run_query(library, Query(**asked)).query
+    assert (query.cost, query.versus) == shown
 
 
 def test_filters_by_family_budget_and_task_leave_a_board_of_its_own(library) -> None:
@@ -256,6 +272,33 @@ def test_seeds_have_a_column_where_there_are_several(library) -> None:
     assert spread in board_table(run_query(library, Query()), library, Selection(), "en")
 
 
+def test_forgetting_has_a_column_and_an_axis_where_it_was_measured(library) -> None:
+    tab = make_tab(library)
+    heading = TEXTS["board_forgetting"][1]
+    address = {"board-view": "pareto", "board-cost": "forgetting", "board-versus": "active_rank"}
+    assert heading not in board_table(run_query(library, Query()), library, Selection(), "en")
+    assert "forgetting" not in [value for _, value in opened(tab, **address)[tab.cost]["choices"]]
+    measured = {"trainable_parameters": 3_000_000, "seed": 1, "forgetting": forgot([0.2, 0.4])}
+    add_run(library.shipped, "CGC-LoRA", 0.61, 0.70, 3, **measured)
+    add_run(
+        *(library.shipped, "MOE-LoRA", 0.5, 0.4, 3),
+        trainable_parameters=2_000_000,
+        forgetting=forgot([-0.1, 0.1]),
+    )
+    shown = run_query(library, Query(sort="forgetting"))
+    assert names(shown)[:2] == ["MOE-LoRA", "CGC-LoRA"]
+    page = Page(board_table(shown, library, Selection(), "en"))
+    assert heading in page.words
+    assert page.words[page.words.index("+0.30") + 1] == "[+0.20, +0.40]"
+    assert toggle_sort("", "forgetting") == "forgetting"  # the least first
+    drawn = opened(tab, **address)
+    assert (drawn[tab.cost]["value"], drawn[tab.versus]["value"]) == ("forgetting", "active_rank")
+    choices = [value for _, value in drawn[tab.cost]["choices"]]
+    assert "forgetting" in choices
+    assert "active_rank" not in choices
+    assert "Forgetting" in drawn[tab.plot]["value"].layout.xaxis.title.text
+
+
 def test_names_of_methods_are_never_markup(library) -> None:
     add_run(library.local, NAUGHTY, 0.5, 0.5, 3)
     tab = make_tab(library)
@@ -324,6 +367,7 @@ def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
         "",
         [],
         True,
+        "",
         "",
         "",
         "",

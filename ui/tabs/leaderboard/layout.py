@@ -8,7 +8,7 @@ from evals.leaderboard.drilldown import KINDS
 from evals.methods import FAMILIES
 from ui.components.html import script
 from ui.components.widgets import Bilingual, Choice, Choices, Pick, plot
-from ui.tabs.leaderboard.query import COSTS, VIEWS
+from ui.tabs.leaderboard.query import VIEWS
 
 _ON_CLICK = script("board_click")
 
@@ -32,9 +32,8 @@ class LeaderboardLayout:
                 self.reference = add(
                     Pick, "board_reference", filterable=False, elem_id="board-reference"
                 )
-                self.cost = add.options(
-                    {"label": "board_cost", "choices": _named("board_cost", COSTS)}, value=COSTS[0]
-                )
+                self.cost = add(Pick, "board_cost", filterable=False, elem_id="board-cost")
+                self.versus = add(Pick, "board_versus", filterable=False, elem_id="board-versus")
             self.plot = plot("board-plot", visible=False)
             self.table = gr.HTML(js_on_load=_ON_CLICK, elem_id="board-table")
             with gr.Row(elem_id="board-files"):

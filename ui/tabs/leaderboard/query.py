@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from evals.figures import pareto
 from evals.leaderboard.board import (
     REFERENCE,
     Board,
@@ -24,7 +25,7 @@ VIEWS = ("table", "tasks", "seesaw", "pareto", "heat", "wins", "radar", "noise")
 COSTS = ("parameters", "active_rank", "training_seconds")
 
 RANK = "rank"
-_LOWER_IS_BETTER = ("name", RANK, *COSTS)
+_LOWER_IS_BETTER = ("name", RANK, *COSTS, "forgetting")
 _MEASURED = (*_LOWER_IS_BETTER, "tokens_per_second", "overall", "spread")
 
 
@@ -79,7 +80,9 @@ class Query(Inputs):
     local: bool = True  # whether runs of this machine are included
     sort: str = ""  # column, with `-` before it for descending; empty sorts by rank
     reference: str = ""  # name of the entry that the seesaw compares with
-    cost: str = COSTS[0]  # of `COSTS`, for the Pareto plot
+    # Axes of the Pareto plot, see `evals.figures.pareto.Quantity`.
+    cost: str = "parameters"  # across
+    versus: str = "overall"  # upward
 
     @property
     def filters(self) -> int:
@@ -137,12 +140,14 @@ def run_query(library: Library, query: Query) -> BoardView:
         return BoardView(query, boards, None, None, ())
     tasks = tuple(task.name for task in board.tasks if task.name in query.tasks)
     budget = query.budget if query.budget.isdecimal() else ""
+    axes = _axes(board, query)
     columns = {*_MEASURED, *(task.name for task in board.tasks)}
     query = dataclasses.replace(
         query,
         board=board.id,
         view=query.view if query.view in VIEWS else VIEWS[0],
-        cost=query.cost if query.cost in COSTS else COSTS[0],
+        cost=axes[0],
+        versus=axes[1],
         tasks=tasks,
         budget=budget,
         sort=query.sort if query.sort.removeprefix("-") in columns else "",
@@ -157,6 +162,15 @@ def run_query(library: Library, query: Query) -> BoardView:
     query = dataclasses.replace(query, reference=_reference(filtered, query.reference))
     entries = [entry for entry in filtered.entries if _matches(entry, query.find)]
     return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
+
+
+def _axes(board: Board, query: Query) -> tuple[str, str]:
+    """Two different quantities for the Pareto plot: the asked ones, else the usual ones."""
+    known = pareto.known(board)
+    x = query.cost if query.cost in known else Query.cost
+    if query.versus in known and query.versus != x:
+        return x, query.versus
+    return x, Query.versus if x != Query.versus else Query.cost
 
 
 def _reference(board: Board, name: str) -> str:
@@ -196,8 +210,9 @@ def _sorted(entries: Sequence[Entry], sort: str) -> tuple[Entry, ...]:
 
 def column_value(entry: Entry, column: str) -> Any:
     """An entry's value in a column; None where it is unknown or the entry lacks the task."""
-    if column == "overall":
-        return entry.overall.value
+    if column in ("overall", "forgetting"):
+        estimate = getattr(entry, column)
+        return estimate and estimate.value
     if column == "spread":
         return entry.spread.standard_deviation if entry.spread.seeds > 1 else None
     if column in entry.scores:

@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from evals.figures import pareto
+from evals.figures.captions import text as words
 from evals.figures.captions import title
 from evals.leaderboard.board import Board
 from evals.leaderboard.exports import board_as_json, board_csv
@@ -41,12 +43,12 @@ class Leaderboard(LeaderboardLayout):
         self.library = Library(shipped, local)
         self._query = [
             *(self.board, self.view, self.find, self.families, self.budget, self.tasks),
-            *(self.local, self.sort, self.reference, self.cost),
+            *(self.local, self.sort, self.reference, self.cost, self.versus),
         ]
         self._selection = [*(self.entry, self.cell, self.against, self.seed, self.only, self.leaf)]
         self._board_parts = [
             *(self.verdict, self.body, self.about, self.settings, self.reference, self.cost),
-            *(self.plot, self.table, self.apart),
+            *(self.versus, self.plot, self.table, self.apart),
         ]
         self._sample_parts = [
             *(self.panel, self.heading, self.choice, *self._selection, self.samples, self.pages),
@@ -65,6 +67,7 @@ class Leaderboard(LeaderboardLayout):
         boards = [self.board.input, self.local.input]
         self._remember(gr.on(boards, self.change_board, inputs, everything, **LAST))
         filters = [self.view, self.families, self.budget, self.tasks, self.reference, self.cost]
+        filters += [self.versus]
         # The search uses `change`: `input` misses pasted text and input methods.
         changed = [self.find.change, *(one.input for one in filters)]
         self._remember(gr.on(changed, self.change, inputs, self._board_parts, **LAST))
@@ -110,13 +113,14 @@ class Leaderboard(LeaderboardLayout):
     def change_board(self, request: gr.Request, *values: Any) -> Updates:
         """Show another board, or other runs, without filters."""
         old, _ = self._read(values)
-        query = Query(old.board, old.view, old.find, local=old.local, cost=old.cost)
+        kept = ("board", "view", "find", "local", "cost", "versus")
+        query = Query(**{name: getattr(old, name) for name in kept})
         return self._restart(query, Selection(), language_of(request))
 
     def clear_filters(self, request: gr.Request, *values: Any) -> Updates:
         """Show the whole board."""
         old, _ = self._read(values)
-        query = Query(old.board, old.view, cost=old.cost)
+        query = Query(old.board, old.view, cost=old.cost, versus=old.versus)
         return self._restart(query, Selection(), language_of(request))
 
     def change(self, request: gr.Request, *values: Any) -> Updates:
@@ -187,12 +191,29 @@ class Leaderboard(LeaderboardLayout):
             self.reference: gr.update(
                 choices=names, value=shown.query.reference or None, visible=view == "seesaw"
             ),
-            self.cost: gr.update(visible=view == "pareto"),
+            **self._axes(board, shown.query, language),
             self.plot: gr.update(value=drawn and drawn[0], visible=drawn is not None),
             self.table: table,
             self.apart: captions.facts(board, language)
             + captions.published(board.cluster, language)
             + left_out,
+        }
+
+    def _axes(self, board: Board, query: Query, language: Language) -> Updates:
+        """The choices of the Pareto plot's axes: what is known of any entry of the board."""
+        axes = {self.cost: query.cost, self.versus: query.versus}
+        known = {*pareto.known(board), *axes.values()}
+        return {
+            part: gr.update(
+                choices=[
+                    (words(one, language), one)
+                    for one in pareto.QUANTITIES
+                    if one == value or one in known.difference(axes.values())
+                ],
+                value=value,
+                visible=query.view == "pareto",
+            )
+            for part, value in axes.items()
         }
 
     # Files ----------------------------------------------------------------------------------

@@ -25,7 +25,10 @@ from ui.tabs.leaderboard.query import COSTS, RANK, BoardView, Selection
 UNKNOWN = "–"
 _WITH_NOTE = (*COSTS, "tokens_per_second")
 _TITLES = {"name": "method", "overall": "mean"}
-_NOTES = {"overall": "board_interval", **{key: f"board_{key}_note" for key in _WITH_NOTE}}
+_NOTES = {
+    "overall": "board_interval",
+    **{key: f"board_{key}_note" for key in (*_WITH_NOTE, "forgetting")},
+}
 _SHAPES: Mapping[str, str] = {
     "circle": '<circle cx="6" cy="6" r="4.5"/>',
     "square": '<path d="M2 2h8v8H2z"/>',
@@ -81,12 +84,14 @@ class _BoardTable:
         ranks = [entry.rank for entry in board.entries]
         self.shared = {rank for rank in ranks if ranks.count(rank) > 1}
         self.has_seeds = any(entry.spread.seeds > 1 for entry in shown.entries)
+        self.has_forgetting = any(entry.forgetting for entry in shown.entries)
 
     def header(self) -> str:
         spread = ["spread"] if self.has_seeds else []
+        forgetting = ["forgetting"] if self.has_forgetting else []
         cells = [
             self._header(key, text(f"board_{_TITLES.get(key, key)}", self.language), note)
-            for key in (RANK, "name", "overall", *spread, *_WITH_NOTE)
+            for key in (RANK, "name", "overall", *spread, *_WITH_NOTE, *forgetting)
             for note in [text(_NOTES[key], self.language) if key in _NOTES else ""]
         ]
         cells += [
@@ -123,6 +128,7 @@ class _BoardTable:
             else " / ".join(UNKNOWN if rank is None else str(rank) for rank in ranks),
             self._size(entry, "training_seconds"),
             UNKNOWN if speed is None else f"{speed:.0f}",
+            *([_forgetting(entry.forgetting)] if self.has_forgetting else []),
         ]
         cells = [self._rank(entry), self._method(entry), self._mean(entry)]
         cells += [f'<td class="number">{number}</td>' for number in numbers]
@@ -180,6 +186,13 @@ class _BoardTable:
             f'<button type="button" data-entry="{escape(entry.name)}" data-cell="{escape(task)}" '
             f'title="{tooltip}"{current}>{inside}</button>'
         )
+
+
+def _forgetting(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return UNKNOWN
+    interval = f"[{estimate.low:+.2f}, {estimate.high:+.2f}]"
+    return f"{estimate.value:+.2f}<small>{interval}</small>"
 
 
 def text_table(table: Table, kind: str = "") -> str:
@@ -255,7 +268,12 @@ def chart(shown: BoardView, language: Language) -> tuple[Any, Table] | None:
             tables.seesaw_table(board, shown.query.reference),
         ),
         "pareto": lambda: (
-            charts.pareto(board, language, cast(Quantity, shown.query.cost)),
+            charts.pareto(
+                board,
+                language,
+                cast(Quantity, shown.query.cost),
+                cast(Quantity, shown.query.versus),
+            ),
             tables.overall_table(board),
         ),
         "heat": lambda: (charts.heat_map(board, language), tables.task_table(board)),
