@@ -289,7 +289,7 @@ def test_forgetting_has_a_column_and_an_axis_where_it_was_measured(library) -> N
     assert names(shown)[:2] == ["MOE-LoRA", "CGC-LoRA"]
     page = Page(board_table(shown, library, Selection(), "en"))
     assert heading in page.words
-    assert page.words[page.words.index("+0.30") + 1] == "[+0.20, +0.40]"
+    assert page.words[page.words.index("+0.30 ") + 1] == "[+0.20, +0.40]"
     assert toggle_sort("", "forgetting") == "forgetting"  # the least first
     drawn = opened(tab, **address)
     assert (drawn[tab.cost]["value"], drawn[tab.versus]["value"]) == ("forgetting", "active_rank")

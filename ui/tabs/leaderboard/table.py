@@ -192,7 +192,7 @@ def _forgetting(estimate: Estimate | None) -> str:
     if estimate is None:
         return UNKNOWN
     interval = f"[{estimate.low:+.2f}, {estimate.high:+.2f}]"
-    return f"{estimate.value:+.2f}<small>{interval}</small>"
+    return f"{estimate.value:+.2f} <small>{interval}</small>"
 
 
 def text_table(table: Table, kind: str = "") -> str:
