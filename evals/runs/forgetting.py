@@ -131,6 +131,7 @@ def measure(
         raise ConfigError("a task is folded into the backbone: unfold() it before measuring.")
     if tasks_per_text < 0:
         raise ConfigError(f"tasks_per_text is {tasks_per_text}: give a number from 0.")
+    provenance.commit()  # cached from here on: a commit made meanwhile is not this code
     prose = prose or read_prose()
     ids = _encode(backbone, prose)
     known: dict[Prose, FloatArray] = backbone.state.setdefault(Forgetting, {})
