@@ -32,8 +32,8 @@ from evals.runs.run_dir import Run, RunError
 from evals.scoring.statistics import FloatArray, mean_estimate
 
 TASKS_PER_TEXT = 4
-"""Tasks with which a passage is read: with all of many tasks the noise is hardly less, since
-passages differ more than tasks do, and the time grows with their number."""
+"""Tasks with which a passage is read: the time grows with their number. Which tasks a passage gets
+is random, so the interval over passages holds the noise of that draw, too."""
 
 MAX_TOKENS = 512
 """A longer passage is read up to here."""
