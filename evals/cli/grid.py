@@ -52,6 +52,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from-parts", type=Path, metavar="FOLDER", help="restore these parts")
     answering_options(parser)
+    parser.add_argument(
+        "--forgetting", action="store_true", help="measure what each method costs on other texts"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
@@ -93,6 +96,7 @@ def execute(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         finished=keep,
         members=options.side_by_side,
+        forgetting=options.forgetting,
     )
     if options.plan:
         planned = plan(grid)

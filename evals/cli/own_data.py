@@ -96,6 +96,7 @@ def _compare(options: argparse.Namespace) -> None:
         options.out / DATA_FOLDER,
         options.out,
         batch_size=options.batch_size,
+        forgetting=True,
     )
     outcome = grid.run(report=print_line)
     if outcome.left:

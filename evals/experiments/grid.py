@@ -44,6 +44,7 @@ from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
 from evals.runs.engines import LocalEngine
 from evals.runs.evaluate import ModelAPI, PendingRun, predict_together
+from evals.runs.forgetting import measure_run
 from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
 from evals.runs.score import score
 
@@ -85,6 +86,7 @@ class Grid:
         batch_size: Requests in one batch; None fits the device.
         finished: Called after each cell that this process finishes.
         members: Maximum adapters that train side by side; None fits the device.
+        forgetting: Whether each answered cell measures what its adapters cost on other texts.
 
     Raises:
         RunError: The folder holds another comparison.
@@ -102,12 +104,14 @@ class Grid:
         batch_size: int | None = None,
         finished: Callable[[], None] = lambda: None,
         members: int | None = None,
+        forgetting: bool = False,
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
         self.out = Path(out)
         self.batch_size = batch_size
         self._finished = finished
+        self._forgetting = forgetting
         tasks = [task for tasks in recipe.clusters.values() for task in tasks]
         whole = {split: datasets.read(source, split=split, tasks=tasks) for split in SPLITS}
         datasets.check_apart(whole)
@@ -211,11 +215,20 @@ class Grid:
             self.trainer.report(f"{name}: answered {facts['done']} of {facts['total']}")
             self._check_time()
 
-        of_run = {questions.run: cell for cell, questions in cells}
+        of_run = {pending.run: (cell, pending) for cell, pending in cells}
         for run in predict_together([one for _, one in cells], self._answers, progress):
+            cell, pending = of_run[run.folder]
             if _can_score():
-                self._score(of_run[run.folder], run)
-            self.trainer.report(f"{of_run[run.folder].name}: done")
+                self._score(cell, run)
+            if self._forgetting and isinstance(pending.engine, LocalEngine):
+                # A cell that has no time for it is finished, too: `evals forgetting` can add it.
+                measure_run(
+                    read_run(run.folder),
+                    pending.engine,
+                    tasks_per_text=1,
+                    progress=lambda *_: self._check_time(),
+                )
+            self.trainer.report(f"{cell.name}: done")
             self._finished()
 
     def _answers(self, pairs: Sequence[tuple[ModelAPI, Request]]) -> Iterator[tuple[int, Answer]]:

@@ -106,13 +106,13 @@ class Comparison:
     @property
     def share_done(self) -> float:
         """The share of the expected time that has passed, in [0, 1]."""
-        return 1 - self.seconds_left / max(1e-9, self._seconds(1, 1))
+        return 1 - self.seconds_left / max(1e-9, self.plan.work.seconds(self.pace))
 
     @property
     def seconds_left(self) -> float:
         """The expected time of the remaining work, at the pace so far."""
         trained, answered = self.shares
-        return self._seconds(1 - trained, 1 - answered)
+        return self.plan.work.seconds(self.pace, 1 - trained, 1 - answered)
 
     @cached_property
     def pace(self) -> Pace:
@@ -134,12 +134,6 @@ class Comparison:
         recipe = self.plan.recipe
         tuned = {one.method.name for cell in recipe.cells() if (one := recipe.tuned(cell))}
         return len(tuned) * (len(recipe.learning_rates) + len(recipe.seeds) - 1)
-
-    def _seconds(self, training: float, answering: float) -> float:
-        work, pace = self.plan.work, self.pace
-        return (
-            work.training * training * pace.training + work.answering * answering * pace.answering
-        )
 
 
 def read_comparison(out: Path) -> Comparison | None:

@@ -15,6 +15,7 @@ from cgclora.config import number, whole
 from cgclora.storage import atomic_io
 from cgclora.training.settings import TrainingSettings
 from evals.data.datasets import Dataset
+from evals.data.prose import read_prose
 from evals.data.splits import SPLITS, Splits
 from evals.experiments.recipe import Recipe, Records, recipe_from_dict
 from evals.experiments.training_plan import fitting_rank
@@ -56,11 +57,12 @@ class Work:
 
     training: float  # characters of prompts and targets, over all steps of all adapters
     answering: float  # characters of prompts, and `ANSWER_WEIGHT` times those of targets
+    forgetting: float = 0.0  # characters of the texts on which forgetting is measured
 
-    def seconds(self, pace: Pace) -> float:
-        """Expected time."""
-        busy = self.training * pace.training + self.answering * pace.answering
-        return _START_SECONDS + busy
+    def seconds(self, pace: Pace, training: float = 1.0, answering: float = 1.0) -> float:
+        """Expected time of shares of the training, and of answering and what follows it."""
+        answers = self.answering * pace.answering + self.forgetting * _FORWARD * pace.training
+        return self.training * training * pace.training + answers * answering
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def make_plan(name: str, splits: Splits, wishes: Wishes, pace: Pace) -> Comparis
             epochs if wishes.epochs is None else wishes.epochs,
         )
         work = _work(recipe, splits)
-        seconds = work.seconds(pace)
+        seconds = _START_SECONDS + work.seconds(pace)
         smallest = ComparisonPlan(
             recipe, work, seconds, pace.is_measured, splits.sizes(), splits.made, splits.leaked
         )
@@ -195,6 +197,8 @@ def _work(recipe: Recipe, splits: Splits) -> Work:
         training=len(trained) * (len(recipe.learning_rates) + seeds - 1) * one
         + len(composed) * seeds * _FORWARD * search,
         answering=cells * test.answering,
+        # The bare backbone reads the texts, too.
+        forgetting=(cells + 1) * sum(len(one.text) for one in read_prose().passages),
     )
 
 

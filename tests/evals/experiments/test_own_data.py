@@ -69,7 +69,7 @@ def test_the_plan_is_the_largest_that_fits(tmp_path: Path) -> None:
         wishes = Wishes(minutes=minutes)
         plan = make_plan("mine", splits, wishes, Pace())
         assert plan.seconds <= 60 * minutes or plan.recipe.records.train == 40
-        assert plan.seconds == pytest.approx(plan.work.seconds(Pace()))
+        assert plan.seconds == pytest.approx(20 + plan.work.seconds(Pace()))
         taken.append(plan.work.training)
     assert taken == sorted(taken)
     assert plan.recipe.records == Records(train=0, dev=32, test=0)  # all of it
@@ -198,6 +198,8 @@ def test_dev_losses_are_those_of_the_runs(states: list[Comparison]) -> None:
 
 def test_the_board_has_what_is_scored(states: list[Comparison]) -> None:
     assert states[0].board is None
+    assert states[1].board is not None
+    assert states[1].board.entries[0].forgetting is None  # unless it is asked for
     names = [[entry.name for entry in one.board.entries] for one in states[1:] if one.board]
     assert len(names[0]) == 1
     assert len(names[-1]) == 2
@@ -261,9 +263,9 @@ def test_the_command_resumes_and_takes_more_methods_but_no_other_rates(
     assert not out.exists()
     capsys.readouterr()
     assert main([*base, *chosen, "--method", "LoRA (Full)"]) == 0
-    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]] == [
-        "LoRA (Full)"
-    ]
+    (entry,) = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["name"] == "LoRA (Full)"
+    assert entry["forgetting"]["samples"] == 48  # passages
     answered = (out / "runs/own/lora-full/seed-0/manifest.json").read_bytes()
     assert main([*base, "--method", "CGC-LoRA"]) == 0
     names = [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]]
