@@ -54,7 +54,11 @@ class Page(gr.Blocks):
         if called is not None and called.fn is None:
             raise _refusal("an event without a handler on the server")
         event = others.get("event_data")
-        if event is not None and not (is_plain(event._data) and _has_no_file(event._data)):
+        # The event of an upload comes with its file, which no handler of ours takes from there.
+        takes_it = called is None or called.collects_event_data
+        if event is not None and not (
+            is_plain(event._data) and (_has_no_file(event._data) or not takes_it)
+        ):
             raise _refusal("invalid event data")
         result: dict[str, Any] = await super().process_api(block_fn, *args, **others)
         return result

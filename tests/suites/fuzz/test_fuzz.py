@@ -149,14 +149,18 @@ def test_what_handlers_would_stumble_over_is_not_plain(value: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def page() -> "httpx.Client":  # an app of one handler, with one component of each kind
+def page() -> "httpx.Client":  # an app of two handlers, with one component of each kind
     def show(*values: object) -> str:
         return json.dumps(values)
+
+    def show_event(event: gr.EventData) -> str:
+        return json.dumps(event._data)
 
     with Guarded() as blocks:
         parts = [gr.Slider(0, 2), gr.Checkbox(), gr.Textbox(), gr.Radio(["a"]), gr.Number()]
         said = gr.Textbox()
         gr.Button().click(show, parts, said, queue=False, api_visibility="private")
+        gr.Button().click(show_event, None, said, queue=False, api_visibility="private")
     blocks.queue(api_open=False)
     engine = SimpleNamespace(limits=AppLimits())  # nobody asks how it is
     return TestClient(App.create_app(blocks, app_kwargs=around(engine)))  # type: ignore[arg-type]
@@ -200,13 +204,15 @@ def test_a_value_that_its_component_cannot_hold_is_refused_without_a_traceback(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
-def test_an_event_that_comes_with_a_file_is_refused(
+def test_an_event_that_comes_with_a_file_is_refused_where_it_is_read(
     page: httpx.Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     event = {"value": [{"path": "/etc/passwd"}]}
     values = [1, True, "x", "a", 3]
     body = {"data": values, "fn_index": 0, "session_hash": "me", "event_data": event}
-    reply = page.post(f"{API}/run/predict", json=body)
+    # So the browser says that a file was uploaded.
+    assert page.post(f"{API}/run/predict", json=body).status_code == 200
+    reply = page.post(f"{API}/run/predict", json={**body, "data": [], "fn_index": 1})
     assert "nothing that the page sends" in reply.json()["error"]
     assert "Traceback" not in "".join(capsys.readouterr())
 
