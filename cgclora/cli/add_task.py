@@ -6,6 +6,7 @@ from pathlib import Path
 from cgclora.cli.common import load, show
 from cgclora.cli.train import (
     data_options,
+    descriptions_of,
     records_of,
     report,
     settings_of,
@@ -50,6 +51,7 @@ def add(options: argparse.Namespace) -> None:
 
     settings = settings_of(options)
     train_records, dev_records, tasks = records_of(options)
+    described = descriptions_of(options, tasks)
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with stop_on_sigterm() as stop:
@@ -62,7 +64,7 @@ def add(options: argparse.Namespace) -> None:
             dev_records,
             settings,
             options.run,
-            facts={"licence": options.licence} if options.licence else {},
+            facts={"licence": options.licence, **described} if options.licence else described,
             stop=stop,
         )
     report(manifest, options)

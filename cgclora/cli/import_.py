@@ -72,7 +72,7 @@ def execute(options: argparse.Namespace) -> None:
     _check(options, method, tasks)
     loras = [read_peft(folder) for folder in options.peft]
     common = [read_peft(folder) for folder in options.common_peft]
-    facts = imported_facts([*loras, *common])
+    facts = imported_facts([*loras, *common], tasks)
     backbone = load_backbone(options.backbone or EMBEDDED, device="cpu")
     if method == "lora":
         adapter = import_peft(loras[0], backbone, tasks, separator=options.separator)

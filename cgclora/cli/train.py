@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.common import backbone_options, load, show
 from cgclora.data.readers import read_records, task_name
+from cgclora.data.task_table import description_facts, read_table, table_beside
 
 if TYPE_CHECKING:
     from cgclora.data.records import Record
@@ -27,6 +28,7 @@ HELP = """Train one adapter on many tasks. The data is an object a line, or one 
 (The files of PromptCBLUE and Firefly work as they are.) A line that is no record is an error.
 The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss. An
 interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
+Descriptions of the tasks in `tasks.toml` beside the data are stored with the adapter.
 
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/mine
   python -m cgclora train --data train.jsonl --dev dev.jsonl --run runs/lora --method lora --rank 16
@@ -141,13 +143,16 @@ def execute(options: argparse.Namespace) -> None:
     runs = [options] if options.runs is None else _runs(options)
     settings = [settings_of(one) for one in runs]  # errors in them come before anything loads
     records = [records_of(one) for one in runs]
+    described = [
+        descriptions_of(one, tasks) for one, (*_, tasks) in zip(runs, records, strict=True)
+    ]
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with stop_on_sigterm() as stop:
         outcomes = train_side_by_side(
             [
                 _training_run(backbone, *one, name=f"run{place}")
-                for place, one in enumerate(zip(runs, settings, records, strict=True))
+                for place, one in enumerate(zip(runs, settings, records, described, strict=True))
             ],
             backbone.tokenizer,
             tokens=options.pass_tokens,
@@ -210,11 +215,17 @@ def records_of(options: argparse.Namespace) -> tuple[list[Record], list[Record],
     return train_records, read_records(options.dev, split="dev", tasks=tasks), tasks
 
 
+def descriptions_of(options: argparse.Namespace, tasks: Sequence[str]) -> dict[str, Any]:
+    """Descriptions of the tasks to train, for the manifest; raises `DataError` if damaged."""
+    return description_facts(read_table(table_beside(options.data)), tasks)
+
+
 def _training_run(
     backbone: Backbone,
     options: argparse.Namespace,
     settings: TrainingSettings,
     records: tuple[list[Record], list[Record], list[str]],
+    described: Mapping[str, Any],
     name: str,
 ) -> TrainingRun:
     import torch
@@ -229,7 +240,7 @@ def _training_run(
         dev_records,
         settings,
         options.run.absolute(),
-        facts={"method": options.method}
+        facts={"method": options.method, **described}
         | ({"licence": options.licence} if options.licence else {}),
         dtype=torch.bfloat16 if options.half else None,
     )

@@ -23,6 +23,7 @@ from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.convert.peft_import import PeftLoRA, read_peft
 from cgclora.convert.to_lora import module_names
+from cgclora.data.task_table import description_facts
 from cgclora.models.backbone import Backbone
 from cgclora.models.target_modules import linear_paths
 from cgclora.storage.adapter_dir import AdapterError
@@ -120,10 +121,15 @@ def upcycle(
     return adapter
 
 
-def imported_facts(loras: Sequence[PeftLoRA]) -> dict[str, Any]:
-    """What an adapter's manifest shall say of the LoRAs that it was made of, and their licence."""
+def imported_facts(loras: Sequence[PeftLoRA], tasks: Sequence[str]) -> dict[str, Any]:
+    """What an adapter's manifest shall say of the LoRAs that it was made of.
+
+    With them go their licence, and the descriptions of those of its tasks that keep their names.
+    """
     stated = dict.fromkeys(lora.licence for lora in loras if lora.licence)
+    described = {task: entry for lora in loras for task, entry in lora.descriptions.items()}
     return {
+        **description_facts(described, tasks),
         "imported": [dict(lora.facts) for lora in loras],
         **({"licence": "; ".join(stated)} if stated else {}),
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.task_table import Entries, description_facts, descriptions_in
 from cgclora.storage import atomic_io, provenance
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
@@ -84,6 +85,14 @@ def describe(
         "separator": first.config.separator,
         "start": first.config.start,
         "licence": licence(sources),
+        **description_facts(
+            {
+                task: entry
+                for source in sources
+                for task, entry in descriptions_in(source.manifest).items()
+            },
+            facts["tasks"],
+        ),
         **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
     }
     atomic_io.write_text(folder / "README.md", _card(manifest, usage, gemma=gemma))
@@ -152,6 +161,7 @@ def _card(manifest: Mapping[str, Any], usage: str, *, gemma: bool) -> str:
         "",
         "A prompt ends with that text, and begins with " + _STARTS[manifest["start"]] + ".",
         "",
+        *_described(descriptions_in(manifest)),
         "## Use",
         "",
         usage.strip("\n"),
@@ -164,6 +174,26 @@ def _card(manifest: Mapping[str, Any], usage: str, *, gemma: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _described(entries: Entries) -> list[str]:
+    """Title, form of the answers, labels and prompt of each described task, as Markdown."""
+    lines = ["## Tasks", ""] if entries else []
+    for task, entry in entries.items():
+        title, labels = (_texts(entry.get(key)) for key in ("title", "labels"))
+        titles = " / ".join(dict.fromkeys(one for one in title if one and one != task))
+        kind = str(entry.get("kind") or "")
+        about = [kind, "labels: " + ", ".join(labels) if labels else ""]
+        head = f"**{task}**" + (f" ({titles})" if titles else "")
+        lines.append("- " + ": ".join(filter(None, [head, "; ".join(filter(None, about))])))
+        if template := entry.get("template"):
+            # An indented block in which nothing is Markdown, whatever the template holds.
+            lines += ["", *(f"        {line}" for line in str(template).split("\n")), ""]
+    return [*lines, ""] if entries and lines[-1] else lines
+
+
+def _texts(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def _gemma_terms() -> str | None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cgclora.config import Start
+from cgclora.data.task_table import Entries, descriptions_in
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 from cgclora.storage.atomic_io import sha256_file
 
@@ -65,6 +66,7 @@ class PeftLoRA:
     # which are of `bos`; PEFT's own folders are as the tokenizer has it.
     start: Start
     licence: str | None
+    descriptions: Entries  # of its tasks, of an export of ours only; by name
 
 
 def read_peft(folder: str | Path) -> PeftLoRA:
@@ -115,6 +117,7 @@ def read_peft(folder: str | Path) -> PeftLoRA:
         separator=ours.get("separator"),
         start=ours.get("start", "bos") if ours else "tokenizer",
         licence=ours.get("licence"),
+        descriptions=descriptions_in(ours),
     )
 
 

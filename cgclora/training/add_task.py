@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cgclora.adapter import Adapter, initial_A
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import Record
+from cgclora.data.task_table import description_facts, descriptions_in
 from cgclora.inference.router import TaskRouter
 from cgclora.models.backbone import Backbone
 from cgclora.storage import adapter_dir, provenance
@@ -166,8 +167,9 @@ def add_tasks(
     """Train new tasks of a saved adapter, and nothing else of it; resumes an interrupted run.
 
     The folder is left as it is; the grown adapter is `adapter` in the run folder. Records are of
-    the new tasks alone. `facts` go into its manifest, a licence beside the parent's; `options` are
-    `progress` and `stop` as for `train`. Returns the manifest of the grown adapter.
+    the new tasks alone. `facts` go into its manifest, licence and descriptions of tasks beside the
+    parent's; `options` are `progress` and `stop` as for `train`. Returns the manifest of the grown
+    adapter.
 
     Raises:
         ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
@@ -188,6 +190,7 @@ def add_tasks(
     adapter = Adapter.attach(backbone, new, name="grown")
     origin = inherited(manifest, config, config.tasks, added=list(tasks))
     licences = dict.fromkeys(some["licence"] for some in (origin, facts) if "licence" in some)
+    described = {**descriptions_in(origin), **descriptions_in(facts)}
     dtypes = {tensor.dtype for tensor in tensors.values()}
     try:
         adapter.load_state_dict(add_experts(tensors, config, len(tasks), settings.seed))
@@ -203,7 +206,12 @@ def add_tasks(
             run_folder,
             only=tasks,
             learns=_masks(adapter, tasks),
-            facts={**origin, **facts, **({"licence": "; ".join(licences)} if licences else {})},
+            facts={
+                **origin,
+                **facts,
+                **description_facts(described, new.tasks),
+                **({"licence": "; ".join(licences)} if licences else {}),
+            },
             dtype=dtypes.pop() if len(dtypes) == 1 else None,  # several fit into float32
             check=lambda: _compare(adapter, before, config),
             **options,
@@ -251,7 +259,7 @@ def inherited(
     tasks: Sequence[str],
     **change: Sequence[str],
 ) -> dict[str, Any]:
-    """What a manifest keeps of the parent's: method, licence, and what is true of these tasks.
+    """What a manifest keeps of the parent's: method, licence, and what it says of these tasks.
 
     `tasks` are those of the parent that are there unchanged, `change` those `added` or `dropped`.
     """
@@ -265,7 +273,7 @@ def inherited(
     scores = manifest.get("classification") or {"tasks": {}}
     if own := {task: score for task, score in scores["tasks"].items() if task in tasks}:
         kept["classification"] = {**scores, "tasks": own}
-    return {**kept, "origin": origin}
+    return {**kept, **description_facts(descriptions_in(manifest), tasks), "origin": origin}
 
 
 def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:

@@ -16,8 +16,9 @@ from cgclora.data.readers import RecordSet, of_tasks
 from cgclora.data.readers import read as read_record_set
 from cgclora.data.records import DataError, Record, data_hash
 from cgclora.data.sources import data_folder
+from cgclora.data.task_table import table_beside
 from evals.tasks import TASKS, Task
-from evals.tasks.recognition import TABLE_FILE, Entry, own_tasks, task_of
+from evals.tasks.recognition import Entry, own_tasks, task_of
 
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
@@ -110,7 +111,6 @@ def read(
 def _own_tasks(source: str | Path | None, records: RecordSet) -> tuple[Entry, ...]:
     """Descriptions of the tasks that are not built in."""
     path = Path(source) if source else data_folder(None)
-    table = (path if path.is_dir() else path.parent) / TABLE_FILE
     groups: dict[str, list[Record]] = {
         record.task: [] for record in records.records if record.task not in TASKS
     }
@@ -123,7 +123,7 @@ def _own_tasks(source: str | Path | None, records: RecordSet) -> tuple[Entry, ..
         for record in shown:
             if record.task in missing and record.target:
                 groups[record.task].append(record)
-    return tuple(own_tasks(groups, table))
+    return tuple(own_tasks(groups, table_beside(source)))
 
 
 # Sets of records --------------------------------------------------------------------------
@@ -204,6 +204,16 @@ def first_of_each_task(
         if record.task in tasks and len(taken.setdefault(record.task, [])) < per_task:
             taken[record.task].append(record)
     return [record for of_task in taken.values() for record in of_task]
+
+
+def examples(records: Iterable[Record], most: int = 2) -> tuple[Record, ...]:
+    """The first records with different targets, at most so many."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if len(found) == most:
+            break
+        found.setdefault(record.target, record)
+    return tuple(found.values())
 
 
 def draw(name: str, seed: int) -> bytes:

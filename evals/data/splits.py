@@ -16,10 +16,11 @@ from pathlib import Path
 from cgclora.data.readers import Problem
 from cgclora.data.records import DataError
 from cgclora.data.sources import has_split
+from cgclora.data.task_table import TABLE_FILE
 from cgclora.storage import atomic_io
 from evals.data.datasets import Dataset, letters_and_digits, only, read
 from evals.data.training_data import split_off, to_jsonl
-from evals.tasks.recognition import TABLE_FILE, Entry, to_toml
+from evals.tasks.recognition import Entry, to_toml
 
 SPLITS = ("train", "dev", "test")
 

@@ -16,6 +16,7 @@ import torch
 
 from cgclora.adapter import Adapter
 from cgclora.data.records import Record
+from cgclora.data.task_table import description_facts
 from cgclora.models.backbone import Backbone
 from cgclora.models.hardware import free_memory
 from cgclora.models.target_modules import linear_paths
@@ -40,7 +41,6 @@ from evals.experiments.comparison_dir import (
 from evals.experiments.recipe import Recipe
 from evals.methods import Method
 from evals.runs.evaluate import PROMPTS
-from evals.tasks.recognition import DESCRIPTIONS
 
 CPU_MEMBERS = 4
 """Maximum members of a pass on a CPU: more are not faster, and all of them would end late."""
@@ -255,11 +255,11 @@ class Trainer:
 
     def facts(self, method: Method, tasks: Sequence[str]) -> dict[str, Any]:
         """Entries of the manifest of an adapter for these tasks."""
-        described = {e["name"]: e for e in self.splits["train"].own if e["name"] in tasks}
+        own = {entry["name"]: entry for entry in self.splits["train"].own}
         return {
             "method": method.name,
             "recipe": self.recipe.name,
-            **({DESCRIPTIONS: described} if described else {}),
+            **description_facts(own, tasks),
         }
 
     def records(self, split: str, tasks: tuple[str, ...], prompt: str) -> list[Record]:

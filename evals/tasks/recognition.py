@@ -11,6 +11,8 @@ key has a value recognised from the records; a file `tasks.toml` beside the data
 
 `kind` is one of `classification` (one label), `extraction` (a list of items, or lines of key and
 values), `number` and `generation` (free text). `python -m evals tasks DATA` prints the whole table.
+
+An adapter's manifest describes its tasks by such entries, too, whole ones or parts.
 """
 
 from __future__ import annotations
@@ -19,26 +21,26 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, get_args
 
 from cgclora.data.records import DataError, Record
+from cgclora.data.task_table import TABLE_FILE, descriptions_in, parse_table, read_table
+from evals.scoring.metrics import METRICS
 from evals.tasks import TASKS, parsing
 from evals.tasks.family import make_task
-from evals.tasks.task import Task
-
-TABLE_FILE = "tasks.toml"
-"""Name of the table beside the data."""
+from evals.tasks.task import CHOICES, Kind, Task
 
 OWN = "own"
 """The `dataset` and `cluster` of a task that is not built in."""
 
-DESCRIPTIONS = "task descriptions"
-"""Entry of an adapter's manifest: the entries of its tasks that are not built in, by name."""
+MOST_FIELDS = 3
+"""Fields of a task, at most: a form has room for them."""
 
 Entry = Mapping[str, Any]
 
@@ -82,16 +84,28 @@ def recognise(name: str, records: Sequence[Record]) -> dict[str, Any]:
         )
     template, field = _template([record.prompt for record in records])
     return {
+        **_any_task(name),
+        **_answer_form(targets, records),
+        "max_new_tokens": _max_tokens(targets),
+        "template": template,
+        "fields": [{"name": "text", "label": list(field), "multiline": True}],
+    }
+
+
+def _any_task(name: str) -> dict[str, Any]:
+    """The entry of a task of which only the name is known."""
+    return {
         "name": name,
         "dataset": OWN,
         "cluster": OWN,
         "licence": "",
         "title": [name, name],
         "description": ["", ""],
-        **_answer_form(targets, records),
-        "max_new_tokens": _max_tokens(targets),
-        "template": template,
-        "fields": [{"name": "text", "label": list(field), "multiline": True}],
+        "kind": "generation",
+        "reader": "free_text",
+        "max_new_tokens": 128,
+        "template": "{text}",
+        "fields": [{"name": "text", "label": ["提示词", "Prompt"], "multiline": True}],
     }
 
 
@@ -103,14 +117,49 @@ def own_tasks(records: Mapping[str, Sequence[Record]], table: Path) -> list[Entr
         table: The file that may describe the tasks; it need not exist.
 
     Raises:
-        DataError: The table is damaged.
+        DataError: The table is damaged, or describes a task wrongly.
     """
-    described = _read_table(table)
+    entries = read_table(table)
     return [
-        _merged(recognise(name, group), described.get(name, {}), table)
+        _merged(recognise(name, group), entries.get(name, {}), str(table))
         for name, group in records.items()
         if group
     ]
+
+
+def corrected(own: Sequence[Entry], content: str) -> tuple[Entry, ...]:
+    """Entries with the keys of a table, as somebody wrote it, in place of their own.
+
+    Raises:
+        DataError: The table is damaged, describes other tasks, or describes one wrongly.
+    """
+    table = parse_table(content, TABLE_FILE)
+    names = [entry["name"] for entry in own]
+    if unknown := [name for name in table if name not in names]:
+        raise DataError(
+            f"{TABLE_FILE} describes {', '.join(unknown)}, but the data's own tasks are "
+            f"{', '.join(names)}: use their names."
+        )
+    return tuple(_merged(entry, table.get(entry["name"], {}), TABLE_FILE) for entry in own)
+
+
+def described_task(manifest: Mapping[str, Any], name: str) -> Task | None:
+    """A task of its own as the manifest of an adapter describes it.
+
+    None if it is built in, not described, or described wrongly, which a manifest of somebody else's
+    may do: the adapter can be used without it.
+    """
+    entry = {} if name in TASKS else descriptions_in(manifest).get(name, {})
+    if entry:
+        with suppress(DataError):
+            return task_of(_merged(_any_task(name), {**entry, "name": name}, "the manifest"))
+    return None
+
+
+def described(manifest: Mapping[str, Any]) -> dict[str, Task]:
+    """All tasks that the manifest of an adapter describes, by name; see `described_task`."""
+    tasks = {name: described_task(manifest, name) for name in descriptions_in(manifest)}
+    return {name: task for name, task in tasks.items() if task is not None}
 
 
 def task_of(entry: Entry) -> Task:
@@ -122,6 +171,7 @@ def task_of(entry: Entry) -> Task:
     content = {key: value for key, value in entry.items() if key not in {"title", "description"}}
     version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     try:
+        _check(entry)
         return make_task({**entry, "version": version})
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -249,30 +299,67 @@ def _common_prefix(texts: Sequence[str]) -> str:
 # The table --------------------------------------------------------------------------------
 
 
-def _read_table(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["tasks"]
-        return {entry["name"]: entry for entry in entries}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{path} cannot be read as TOML: {error}.") from error
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} must have a list `tasks`, each with a `name`.") from error
+def _merged(recognised: Entry, table: Entry, name: str) -> dict[str, Any]:
+    """An entry with the keys of a table, called `name`, in place of recognised ones.
 
+    Another kind brings its reader along, though a whole table still has the one before.
 
-def _merged(recognised: dict[str, Any], described: Entry, table: Path) -> dict[str, Any]:
-    """An entry with the keys of the table in place of recognised ones; a kind brings its reader."""
-    unknown = described.keys() - recognised.keys() - {"labels", "metrics", "catch_all"}
+    Raises:
+        DataError: A key is unknown, or as `task_of`.
+    """
+    unknown = table.keys() - recognised.keys() - {"labels", "metrics", "catch_all"}
     if unknown:
         raise DataError(
-            f"{table}: {described['name']} has unknown keys {', '.join(sorted(unknown))}: see "
+            f"{name}: {table['name']} has unknown keys {', '.join(sorted(unknown))}: see "
             "docs/data.md for the keys."
         )
-    merged = {**recognised, **described}
-    if "kind" in described and described["kind"] != recognised["kind"]:
+    changed = {key: value for key, value in table.items() if recognised.get(key) != value}
+    merged = {**recognised, **changed}
+    if "kind" in changed:
         readers = {"classification": "label", "number": "number", "generation": "free_text"}
-        merged["reader"] = described.get("reader", readers.get(described["kind"], "items"))
-        if described["kind"] != "classification" and "labels" not in described:
+        merged["reader"] = changed.get("reader", readers.get(changed["kind"], "items"))
+        if changed["kind"] != "classification" and "labels" not in changed:
             merged.pop("labels", None)
+    task_of(merged)  # for what it raises
     return merged
+
+
+def _check(entry: Entry) -> None:
+    """Refuse values that would fail only when the task is used.
+
+    Templates come from files of others, so that they may name fields and do nothing else:
+    `str.format` would also read attributes, and fill memory with a width.
+
+    Raises:
+        ValueError: A value is none that its key can have.
+        KeyError, TypeError: The entry lacks a key, or a value is of another type.
+    """
+    fields, labels, kinds = entry["fields"], entry.get("labels", []), get_args(Kind)
+    names = {field["name"] for field in fields} - {CHOICES}
+    pieces = [piece[1:] for piece in Formatter().parse(entry["template"]) if piece[1] is not None]
+    pairs = [entry["title"], entry["description"], *(field["label"] for field in fields)]
+    tokens, is_choice = entry["max_new_tokens"], entry["kind"] == "classification"
+    for is_right, wanted in (
+        (entry["kind"] in kinds, f"kind must be one of {', '.join(kinds)}"),
+        (all(map(_are_two, pairs)), "title, description and label are pairs of texts"),
+        (_are_texts(labels), "labels must be a list of texts"),
+        (labels or not is_choice, "a classification needs its labels"),
+        (isinstance(tokens, int) and tokens > 0, "max_new_tokens must be a positive number"),
+        (0 < len(fields) <= MOST_FIELDS, f"fields must be 1 to {MOST_FIELDS}"),
+        (set(entry.get("metrics", [])) <= METRICS.keys(), f"metrics are {', '.join(METRICS)}"),
+        (all(piece[1:] == ("", None) for piece in pieces), "a field in the template has a format"),
+        (
+            {name for name, *_ in pieces} - {CHOICES} == names,
+            f"the template must have the fields in braces: {', '.join(sorted(names))}",
+        ),
+    ):
+        if not is_right:
+            raise ValueError(wanted)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _are_two(value: Any) -> bool:
+    return _are_texts(value) and len(value) == 2

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
+from cgclora.data.task_table import DESCRIPTIONS
 from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Grid
@@ -18,7 +19,6 @@ from evals.leaderboard.board import boards
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
-from evals.tasks.recognition import DESCRIPTIONS
 from tests.helpers.tiny import make_backbone
 
 VALUES: dict[str, Any] = {

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from cgclora.data.records import DataError, Record
+from cgclora.data.task_table import DESCRIPTIONS, TABLE_FILE
 from evals.scoring.metrics import Pair, get_metric
 from evals.tasks import parsing
-from evals.tasks.recognition import TABLE_FILE, own_tasks, recognise, task_of, to_toml
+from evals.tasks.recognition import (
+    corrected,
+    described,
+    own_tasks,
+    recognise,
+    task_of,
+    to_toml,
+)
 
 CITIES = ("上海", "广州", "成都", "西安", "大连", "厦门", "昆明", "青岛", "苏州", "长沙")
 
@@ -121,7 +129,23 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str, message: str):
         own_tasks({"评价": LABELS}, tmp_path / TABLE_FILE)
 
 
-@pytest.mark.parametrize("wrong", [{"reader": "nothing"}, {"kind": "song"}, {"fields": [{}]}])
+FIELD = {"name": "text", "label": ["文本", "Text"]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"reader": "nothing"}, {"kind": "song"}, {"fields": [{}]}, {"fields": []}),
+        *({"title": "评价"}, {"description": ["好"]}, {"labels": "好评"}, {"labels": []}),
+        *({"max_new_tokens": 0}, {"max_new_tokens": "3"}, {"metrics": ["luck"]}),
+        *({"template": "评价"}, {"template": "{text} {more}"}, {"template": "{text"}),
+        {"fields": [FIELD, {**FIELD, "name": "unused"}]},
+        {"fields": [{**FIELD, "name": name} for name in "abcd"], "template": "{a}{b}{c}{d}"},
+        # What `str.format` would do beyond filling in a text.
+        *({"template": "{text.__class__}"}, {"template": "{text[0]}"}, {"template": "{text!r}"}),
+        {"template": "{text:>999999999}"},
+    ],
+)
 def test_a_wrong_entry_is_refused(wrong):
     with pytest.raises(DataError, match="described wrongly"):
         task_of({**recognise("评价", LABELS), **wrong})
@@ -168,3 +192,61 @@ def test_only_numbers_are_compared_as_numbers():
     text = parsing.free_text("1", ())
     with pytest.raises(ValueError, match="use exact-match"):
         get_metric("numeric-match").statistics([Pair("1", "1", text, text)])
+
+
+# Corrected in the page, stored in a manifest ----------------------------------------------
+
+
+def test_a_whole_table_in_which_one_key_was_changed_says_that_alone():
+    own = [recognise("评价", LABELS), recognise("换算", NUMBERS)]
+    assert list(corrected(own, to_toml(own))) == own
+    edited = to_toml(own).replace('["换算", "换算"]', '["单位换算", "Unit conversion"]')
+    first, second = corrected(own, edited)
+    assert first == own[0]
+    assert second == {**own[1], "title": ["单位换算", "Unit conversion"]}
+    assert list(corrected(own, "tasks = []")) == own  # what is left out is as recognised
+
+
+def test_another_kind_brings_its_reader_although_the_table_still_has_the_old_one():
+    own = [recognise("评价", LABELS)]
+    (entry,) = corrected(own, to_toml(own).replace('"classification"', '"generation"'))
+    task = task_of(entry)
+    assert (task.kind, task.labels, task.reader) == ("generation", (), parsing.free_text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[[tasks", "tasks.toml cannot be read as TOML"),
+        ("[[tasks]]\nname = '评介'", "tasks.toml describes 评介, but .* own tasks are 评价"),
+        ("[[tasks]]\nname = '评价'\nkind = 'song'", "kind must be one of classification"),
+        ("[[tasks]]\nname = '评价'\ntemplate = '好'", "fields in braces: text"),
+    ],
+)
+def test_a_wrong_correction_says_why(content, message):
+    with pytest.raises(DataError, match=message):
+        corrected([recognise("评价", LABELS)], content)
+
+
+def test_a_manifest_gives_the_tasks_that_it_describes():
+    whole = recognise("评价", LABELS)
+    stored = tomllib.loads(to_toml([whole]))["tasks"][0]  # as training reads it from a table
+    number = {"kind": "number", "title": ["单位换算", "Unit conversion"]}
+    tasks = described({DESCRIPTIONS: {"评价": stored, "换算": number}})
+    assert tasks["评价"].prompt({"text": "上海的面很香"}) == LABELS[0].prompt
+    assert (tasks["评价"].labels, tasks["评价"].version) == (
+        ("好评", "差评"),
+        task_of(whole).version,
+    )
+    assert (tasks["换算"].title_en, tasks["换算"].kind) == ("Unit conversion", "number")
+    assert tasks["换算"].parse("约 2,000 米").items == (("2000", "米"),)
+
+
+def test_what_a_manifest_describes_wrongly_is_as_if_it_did_not():
+    entries = {
+        "评价": {"template": "{text.__class__}"},
+        "新": {"colour": "red"},
+        "NER": {"kind": "number"},  # built in
+    }
+    assert described({DESCRIPTIONS: entries}) == {}
+    assert described({}) == {}
