@@ -16,7 +16,7 @@ from evals.runs.facts import run_facts
 from evals.runs.run_dir import RunError
 from evals.runs.scored_run import UNREADABLE
 from ui.components.figures import expert_names
-from ui.components.forms import task_named
+from ui.components.forms import task_of
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import AppEngine
 
@@ -62,7 +62,7 @@ class Endpoints:
         try:
             self._engine.rates.count(request)
             found = self._engine.find(task, cluster)
-            form = task_named(task)
+            form = task_of(self._engine, found, task)
             to_label = labels_only and form.kind == "classification"
             choices = form.answers() if to_label else None
             asked = self._engine.request(found, task, prompt, form.max_new_tokens, choices)
@@ -95,6 +95,7 @@ class Endpoints:
         Returns:
             `tasks`: for each its cluster, name, titles, descriptions, kind, field names and labels.
         """
+        listed = {cluster: self._engine.tasks(cluster) for cluster in self._engine.clusters()}
         return {
             "tasks": [
                 {
@@ -106,8 +107,8 @@ class Endpoints:
                     "fields": [field.name for field in task.fields],
                     "labels": list(task.labels),
                 }
-                for cluster in self._engine.clusters()
-                for task in map(task_named, self._engine.tasks(cluster))
+                for cluster, names in listed.items()
+                for task in (task_of(self._engine, cluster, name) for name in names)
             ]
         }
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cgclora.data.readers import Problem
 from cgclora.data.records import Record
-from evals.data.datasets import letters_and_digits, overlap
+from evals.data.datasets import examples, letters_and_digits, overlap
 from evals.data.training_data import TrainingData
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
@@ -77,6 +77,7 @@ class TaskReport:
         tokens: Of prompt and target together, mean over the counted train records; None without a
             tokenizer.
         too_long: Share of the counted train records above the limit; None without a tokenizer.
+        examples: See `evals.data.datasets.examples`.
     """
 
     name: str
@@ -87,6 +88,7 @@ class TaskReport:
     labels: Labels | None
     tokens: float | None
     too_long: float | None
+    examples: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def _task_report(
         _labels(targets),
         tokens,
         too_long,
+        examples(records),
     )
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from cgclora.data.readers import Problem
 from cgclora.data.records import DataError, Record
+from cgclora.data.task_table import TABLE_FILE
 from cgclora.storage import atomic_io
 from evals.data.datasets import Dataset, draw, letters_and_digits, only, read
+from evals.tasks.recognition import Entry, to_toml
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,23 @@ class TrainingData:
         counts = Counter(record.task for record in self.train.records)
         return sum(min(count, limit or count) for count in counts.values())
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write both as JSONL for `python -m cgclora train`; returns their paths."""
-        paths = folder / "train.jsonl", folder / "dev.jsonl"
-        for path, dataset in zip(paths, (self.train, self.dev), strict=True):
-            atomic_io.write_text(path, to_jsonl(dataset.records))
-        return paths
+    def with_own(self, own: Sequence[Entry]) -> TrainingData:
+        """The same records with other descriptions of the tasks that are not built in."""
+        train, dev = (dataclasses.replace(one, own=tuple(own)) for one in (self.train, self.dev))
+        return dataclasses.replace(self, train=train, dev=dev)
+
+    def write(self, folder: Path) -> tuple[Path, ...]:
+        """Write both as JSONL for `python -m cgclora train`, and the tasks that are not built in.
+
+        Returns the paths: of train, of dev and, if there is one, of the table.
+        """
+        contents = {"train.jsonl": to_jsonl(self.train.records)}
+        contents["dev.jsonl"] = to_jsonl(self.dev.records)
+        if own := [entry for entry in self.train.own if entry["name"] in self.train.tasks]:
+            contents[TABLE_FILE] = to_toml(own)
+        for name, content in contents.items():
+            atomic_io.write_text(folder / name, content)
+        return tuple(folder / name for name in contents)
 
 
 def read_source(source: Source) -> tuple[Dataset, Dataset | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -17,15 +17,17 @@ from cgclora.storage.atomic_io import short_path
 from evals.data import datasets
 from evals.methods import METHODS
 from evals.runs.time_left import ANSWER_WEIGHT
-from evals.tasks import Task
+from evals.tasks.recognition import Entry
 
 
 @dataclass(frozen=True)
 class TaskSize:
-    """The number of records of a task, and their mean work: characters, weighted by cost."""
+    """The records of a task."""
 
-    records: int
-    work: float
+    records: int  # how many
+    work: float  # mean of a record: characters, weighted by cost
+    # See `datasets.examples`; of tasks that are not built in. Texts have no place in a log.
+    examples: tuple[Record, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class DataFacts:
     name: str  # see `cgclora.data.readers.RecordSet`
     split: str | None  # likewise
     tasks: Mapping[str, TaskSize]  # in the order of the dataset
-    own: Mapping[str, Task]  # the tasks that are not built in, as recognised from the records
+    own: tuple[Entry, ...]  # descriptions of the tasks that are not built in
     problems: tuple[Problem, ...]  # lines that are not records
 
 
@@ -94,13 +96,19 @@ def data_facts(source: Path | None, split: str = "test") -> DataFacts:
 @lru_cache(maxsize=16)
 def _data_facts(path: Path, split: str, _file_versions: object) -> DataFacts:
     dataset = datasets.read(path, split=split, skip_bad=True)
+    own = {entry["name"] for entry in dataset.own}
     sizes = {
-        name: TaskSize(len(records), statistics.fmean(map(_work, records)))
+        name: TaskSize(
+            len(records),
+            statistics.fmean(map(_work, records)),
+            datasets.examples(records) if name in own else (),
+        )
         for name in dataset.tasks
         for records in [dataset.of_task(name)]
     }
-    own = {entry["name"]: dataset.descriptions[entry["name"]] for entry in dataset.own}
-    return DataFacts(dataset.name, dataset.split, MappingProxyType(sizes), own, dataset.problems)
+    return DataFacts(
+        dataset.name, dataset.split, MappingProxyType(sizes), dataset.own, dataset.problems
+    )
 
 
 def _work(record: Record) -> float:

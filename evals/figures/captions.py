@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from evals.leaderboard.board import Entry
 from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import LEVEL, Estimate
-from evals.tasks import TASKS, Language
+from evals.tasks import TASKS, Language, Task
 
 TEXTS: Mapping[str, tuple[str, str]] = {
     "score": ("得分 {value}，{interval}", "Score {value}, {interval}"),
@@ -76,13 +76,14 @@ def text(key: str, language: Language, **values: object) -> str:
     return TEXTS[key][language == "en"].format(level=f"{LEVEL:.0%}", **values)
 
 
-def title(task: str, language: Language) -> str:
+def title(task: str | Task, language: Language) -> str:
     """The title of a task or of the mean over the tasks; the name of an unregistered task."""
     if task == OVERALL:
         return text("overall", language)
-    if task not in TASKS:
-        return task
-    return TASKS[task].title_zh if language == "zh" else TASKS[task].title_en
+    known = task if isinstance(task, Task) else TASKS.get(task)
+    if known is None:
+        return str(task)
+    return known.title_zh if language == "zh" else known.title_en
 
 
 def wrapped(name: str, width: int) -> str:

@@ -40,7 +40,9 @@ MODEL = AnsweringModel("general", "adapted", "<b>general</b>", "<i>note</i>", "#
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> ${1+1} {{x}}"
 
 
-def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Backbone:
+def save_adapter(
+    folder: Path, tasks: tuple[str, ...], *, seed: int = 0, **facts: object
+) -> Backbone:
     """An adapter whose experts and gate are not zero, on a fresh tiny backbone."""
     backbone = make_backbone()
     adapter = Adapter.attach(backbone, AdapterConfig(tasks=tasks), name="saved", seed=seed)
@@ -48,7 +50,7 @@ def save_adapter(folder: Path, tasks: tuple[str, ...], *, seed: int = 0) -> Back
     with torch.no_grad():
         for _, parameter in adapter.named_parameters():
             parameter.normal_(0, 0.3, generator=generator)
-    adapter.save(folder)
+    adapter.save(folder, facts=facts)
     return backbone
 
 
@@ -258,7 +260,7 @@ def test_the_style_sheet_has_the_same_three_colours() -> None:
 # HTML -----------------------------------------------------------------------------------------
 
 
-def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
+def test_markup_from_models_and_visitors_is_shown_as_text(engine: AppEngine) -> None:
     label = TASKS["SentimentAnalyze"].parse(MARKUP)
     entities = TASKS["NER"].parse(f"人名：{MARKUP}\n{MARKUP}")
     pages = [
@@ -266,7 +268,7 @@ def test_markup_from_models_and_visitors_is_shown_as_text() -> None:
         render.parsed_answer(label, "en", reference=label, reference_text=MARKUP),
         render.parsed_answer(entities, "en", reference=entities, reference_text=MARKUP),
         render.notice(MARKUP, MARKUP),
-        render.task_head(forms.task_named(MARKUP), "en"),
+        render.task_head(forms.task_of(engine, "my-own", MARKUP), "en"),
     ]
     for page in pages:
         assert "<script" not in page
@@ -415,7 +417,9 @@ def test_several_questions_at_once_get_the_answers_they_get_alone(engine: AppEng
 def form(task: str, values: dict[str, str], **changes: object) -> Form:
     settings = {"own_prompt": None, "labels_only": False, "max_new_tokens": 6}
     cluster = "general" if task in TASKS else "my-own"
-    return Form(cluster, forms.task_named(task), values, **{**settings, **changes})
+    undescribed = AppEngine(Path("nowhere"), load=lambda progress: make_backbone())
+    task_form = forms.task_of(undescribed, cluster, task)
+    return Form(cluster, task_form, values, **{**settings, **changes})
 
 
 def test_an_empty_field_is_named(engine: AppEngine) -> None:

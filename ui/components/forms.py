@@ -5,18 +5,33 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
+from evals.figures.captions import title
 from evals.tasks import CHOICES, TASKS, Field, Language, Parsed, Task, parsing
+from evals.tasks.recognition import MOST_FIELDS, described_task
 from evals.tasks.samples import Sample, load_samples
 from ui.components.texts import TEXTS, text
+from ui.engine.engine import AppEngine
 
-SLOTS = max(len(task.fields) for task in TASKS.values())
+SLOTS = max(MOST_FIELDS, *(len(task.fields) for task in TASKS.values()))
 """How many fields a form has room for."""
 
 
-def task_named(name: str) -> Task:
-    """A task by name; an undescribed one maps a text to a text."""
+def task_of(engine: AppEngine, cluster: str, name: str) -> Task:
+    """A task of an adapter: built in, or as the adapter's manifest describes it.
+
+    An undescribed one maps a text to a text.
+    """
     if name in TASKS:
         return TASKS[name]
+    return described_task(engine.manifests.get(cluster, {}), name) or _undescribed(name)
+
+
+def titles(engine: AppEngine, cluster: str, language: Language) -> dict[str, str]:
+    """The titles of an adapter's tasks by name, in its order."""
+    return {name: title(task_of(engine, cluster, name), language) for name in engine.tasks(cluster)}
+
+
+def _undescribed(name: str) -> Task:
     return Task(
         name=name,
         dataset=cast(Any, ""),  # of no collection and no cluster
@@ -35,7 +50,7 @@ def task_named(name: str) -> Task:
 
 
 def description(task: Task, language: Language) -> str:
-    """The task's one-line explanation in a language."""
+    """The task's one-line explanation in a language; empty if a user's own task has none."""
     return task.description_zh if language == "zh" else task.description_en
 
 

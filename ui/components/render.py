@@ -93,10 +93,10 @@ def notice(what: str, advice: str = "", verbatim: str = "") -> str:
 
 def task_head(task: Task, language: Language) -> str:
     """Title, name and one-line explanation of a task."""
-    kind = text(task.kind, language)
+    kind, words = text(task.kind, language), description(task, language)
     return (
-        f'<div class="task"><h2>{escape(title(task.name, language))}</h2>'
-        f"<p>{escape(description(task, language))}</p>"
+        f'<div class="task"><h2>{escape(title(task, language))}</h2>'
+        f"{f'<p>{escape(words)}</p>' if words else ''}"
         f'<p class="quiet"><code>{escape(task.name)}</code> · {kind}</p></div>'
     )
 

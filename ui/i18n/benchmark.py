@@ -39,15 +39,6 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "bench_report_table": ("每个任务的记录数", "Records of each task"),
     "bench_records": ("记录", "Records"),
-    "bench_own": ("自有任务", "Your own tasks"),
-    "bench_kind": ("答案形式", "Form of answers"),
-    "bench_main_metric": ("主要指标", "Main metric"),
-    "bench_own_note": (
-        "自有任务的答案形式和指标由目标答案识别。"
-        "不对的话，在数据旁边放一个 tasks.toml（见文档 data.md）。",
-        "How your own tasks are answered and scored was recognised from their targets. If it is "
-        "wrong, put a tasks.toml beside the data (see data.md in the docs).",
-    ),
     "bench_upload_first": ("先上传一个文件。", "Upload a file first."),
     "bench_no_common_task": (
         "这份数据里没有这个适配器支持的任务：换一个适配器或一份数据。",

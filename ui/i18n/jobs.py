@@ -19,6 +19,29 @@ WORDS: dict[str, tuple[str, str]] = {
         "{n} lines cannot be read and are skipped; the first {shown}:",
     ),
     "jobs_line": ("{file} 第 {line} 行", "{file}, line {line}"),
+    # Tasks of one's own
+    "own_tasks": ("自有任务", "Your own tasks"),
+    "own_form": ("答案形式", "Form of answers"),
+    "own_metric": ("主要指标", "Main metric"),
+    "own_examples": ("例子", "Examples"),
+    "own_note": (
+        "自有任务的答案形式和指标是从参考答案识别出来的。",
+        "How your own tasks are answered and scored was recognised from their reference answers.",
+    ),
+    "own_correct": ("识别得不对？在这里改", "Not quite right? Correct it here"),
+    "own_correct_note": (
+        "可以改标题（中文、英文）、答案形式 kind、标签、提示词模板、最长答案等，改动立即生效。"
+        "kind 是 classification（一个标签）、extraction（若干条目）、number（数值）"
+        "或 generation（自由文本）。用命令行时，把它存为数据旁边的 tasks.toml。",
+        "Titles (Chinese, English), the kind of answer, labels, prompt template, longest answer "
+        "and more; a change takes effect at once. A kind is classification (one label), "
+        "extraction (a list of items), number, or generation (free text). For the command line, "
+        "save it as tasks.toml beside the data.",
+    ),
+    "own_wrong": (
+        "这份表还不能用，先按识别的结果处理",
+        "This table cannot be used yet; what was recognised applies",
+    ),
     # Start
     "jobs_start_heading": ("启动", "Start"),
     "jobs_command": ("等价的命令行", "Equivalent command"),

@@ -109,7 +109,7 @@ def test_paths_are_seen_from_another_folder_when_that_is_asked(tmp_path):
 # Data ---------------------------------------------------------------------------------------
 
 
-def test_facts_count_records_and_keep_no_text(tmp_path):
+def test_facts_count_records_and_show_no_text(tmp_path):
     path = write(tmp_path / "test.jsonl", [*LINES, "{broken", {"kind": "NER", "input": "x"}])
     facts = data_facts(path)
     assert {name: size.records for name, size in facts.tasks.items()} == {
@@ -117,7 +117,8 @@ def test_facts_count_records_and_keep_no_text(tmp_path):
         "Couplet": 2,
         "SomethingElse": 1,
     }
-    assert [*facts.own] == ["SomethingElse"]
+    assert [entry["name"] for entry in facts.own] == ["SomethingElse"]
+    assert {name for name, size in facts.tasks.items() if size.examples} == {"SomethingElse"}
     assert [problem.line for problem in facts.problems] == [5, 6]
     assert "春风" not in repr(facts)
 

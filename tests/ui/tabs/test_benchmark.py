@@ -220,11 +220,13 @@ def test_an_uploaded_file_is_reported_at_once(engine, jobs, tmp_path):
     shown = tab.choose_data(visitor(lang="en"), "general", "upload", str(path), None, 5)
     report = shown[tab.report]["value"]
     assert text("bench_found", "en", records="5", tasks=4) in report
-    assert text("bench_own_note", "en") in report
+    own = shown[tab.own.parts[0]]["value"]
+    assert text("own_note", "en") in own
     assert "line 6" in report
     assert "line 7" in report
-    assert "<script>" not in report
-    assert "<img" not in report
+    for page in (report, own):
+        assert "<script>" not in page
+        assert "<img" not in page
     assert shown[tab.tasks]["value"] == ["Couplet", "SentimentAnalyze"]
     command = shlex.split(shown[tab.command])
     assert "--skip-bad" in command

@@ -237,7 +237,7 @@ def test_what_a_model_says_is_never_markup(engine: AppEngine) -> None:
     gates = engine.gates("cgc", FREE)
     side = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(1)>", "done")
     other = gates_render.Side((0.5, 0.3, 0.2), (), "<img src=x onerror=alert(2)>", "done")
-    page = gates_render.outcome(Outcome((), (side, other)), gates, "en")
+    page = gates_render.outcome(Outcome(96, (), (side, other)), gates, "en")
     assert "<img" not in page
     assert text("gates_different", "en") in page
 
@@ -488,8 +488,9 @@ def test_a_button_that_is_none_of_the_sliders_knocks_nothing_out(engine: AppEngi
 def test_a_sample_that_the_task_does_not_have_is_passed_over(engine: AppEngine) -> None:
     changes = tab_of(engine).changes
     ones = [1.0] * SLIDERS
-    assert changes.choose_sample(visitor(), FREE, 99, *ones) == gr.skip()
-    assert changes.choose_sample(visitor(), FREE, 0, *ones)[changes.prompt] == prompt_of(FREE)
+    assert changes.choose_sample(visitor(), "cgc", FREE, 99, *ones) == gr.skip()
+    chosen = changes.choose_sample(visitor(), "cgc", FREE, 0, *ones)
+    assert chosen[changes.prompt] == prompt_of(FREE)
 
 
 @pytest.mark.parametrize(

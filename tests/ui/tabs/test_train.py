@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Page
 
+from cgclora.data.task_table import TABLE_FILE
 from evals.experiments.training_log import read_log
 from evals.jobs.queue import Job, Jobs
 from evals.jobs.worker import work
@@ -299,7 +300,8 @@ def test_a_run_takes_its_place_in_the_queue_with_its_data_beside_it(
     updates = start(tab, name="second", source="upload", train_file=upload(tmp_path))
     second, first = jobs.all()
     assert (first.title, second.title, second.place) == ("first", "second", 2)
-    assert second.clean == STAND_INS
+    assert first.clean == STAND_INS
+    assert second.clean == (*STAND_INS, TABLE_FILE)
     written = [(second.folder / name).read_text().count("\n") for name in STAND_INS]
     assert written == [12, 4]
     assert updates[tab.runs.choice]["value"] == second.id

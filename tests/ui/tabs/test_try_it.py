@@ -243,11 +243,12 @@ def test_an_event_between_two_clusters_changes_nothing(engine: AppEngine) -> Non
 def test_a_prompt_of_the_visitor_s_own_stays_while_the_fields_are_empty(engine: AppEngine) -> None:
     tab = tab_of(engine)
     empty: list[str | None] = [None] * len(tab.fields.boxes)
-    assert tab.fields.make_prompt("SentimentAnalyze", "my own", "", *empty) == gr.skip()
+    asked = ("general", "SentimentAnalyze")
+    assert tab.fields.make_prompt(*asked, "my own", "", *empty) == gr.skip()
     filled = ["好", *empty[1:]]
     made = TASKS["SentimentAnalyze"].prompt({"text": "好"})
-    assert tab.fields.make_prompt("SentimentAnalyze", "my own", "", *filled) == (made, made)
-    assert tab.fields.make_prompt("SentimentAnalyze", made, made, *empty) == ("", "")
+    assert tab.fields.make_prompt(*asked, "my own", "", *filled) == (made, made)
+    assert tab.fields.make_prompt(*asked, made, made, *empty) == ("", "")
 
 
 # Free input -----------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def _branch(engine: AppEngine, name: str, language: Language) -> str:
         specific=config.specific,
     )
     by_kind: dict[str, str] = defaultdict(str)
-    for task in map(forms.task_named, engine.tasks(name)):
-        by_kind[task.kind] += f"<li>{escape(title(task.name, language))}</li>"
+    for task in (forms.task_of(engine, name, one) for one in engine.tasks(name)):
+        by_kind[task.kind] += f"<li>{escape(title(task, language))}</li>"
     kinds = "".join(
         f'<li><span class="kind">{text(kind, language)}</span><ul class="leaves">{tasks}</ul></li>'
         for kind, tasks in by_kind.items()
@@ -214,7 +214,7 @@ def _call(engine: AppEngine, address: str) -> str:
         (task.prompt(sample.fields), name)
         for cluster in engine.clusters()
         for name in engine.tasks(cluster)
-        for task in [forms.task_named(name)]
+        for task in [forms.task_of(engine, cluster, name)]
         for sample in forms.samples(task)
     ]
     prompt, task = min(prompts, key=lambda pair: len(pair[0]), default=("...", "..."))

@@ -3,8 +3,8 @@
 import gradio as gr
 
 from cgclora.storage.layer_shapes import LayerKind, layer_kinds
-from evals.figures.captions import title
 from evals.tasks import Language
+from ui.components import forms
 from ui.components.answering_models import adapter_title
 from ui.components.html import quiet
 from ui.components.texts import language_of, text
@@ -63,7 +63,7 @@ class About:
         name = adapter if adapter in adapters else next(iter(adapters))
         kinds = {f"{one.name} {one.outer}x{one.inner}": one for one in adapters[name]}
         shown = kind if kind in kinds else next(iter(kinds))
-        titles = {one: title(one, language) for one in engine.tasks(name)}
+        titles = forms.titles(engine, name, language)
         task = task if task in titles else next(iter(titles))
         view = LayerView(engine.configs[name], kinds[shown], titles, task)
         labels = [(adapter_title(engine, one, language), one) for one in adapters]

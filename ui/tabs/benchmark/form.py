@@ -16,6 +16,7 @@ from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
 from ui.components.answering_models import adapter_title
+from ui.components.own_tasks import Corrections
 from ui.components.texts import text
 from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
@@ -36,11 +37,15 @@ class BenchmarkForm:
     upload: Path | None
     tasks: tuple[str, ...]  # those that are chosen; some may not fit the adapter or the data
     per_task: int  # largest number of records of a task; 0 takes all
+    corrections: Corrections  # of the upload's own tasks
 
     @classmethod
     def read(cls, engine: AppEngine, *values: Any) -> BenchmarkForm:
-        """From the values of adapter, source, file, tasks and number; each may be missing."""
-        adapter, source, upload, tasks, number = values
+        """From the values of adapter, source, file, tasks, number, and `OwnTasks.inputs`.
+
+        Each may be missing.
+        """
+        adapter, source, upload, tasks, number, *table = values
         names = adapter_names(engine)
         return cls(
             adapter if adapter in names else names[0],
@@ -48,6 +53,7 @@ class BenchmarkForm:
             Path(upload) if upload else None,
             tuple(map(str, tasks or ())),
             max(0, int(number)) if isinstance(number, int | float) else 0,
+            Corrections.of(*table),
         )
 
     @property

@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from evals.experiments.evaluation_plan import Earlier
-from evals.figures.captions import title as task_title
 from evals.figures.palette import colour
 from evals.jobs.queue import Job
 from evals.runs.progress import Progress, read_progress
@@ -20,7 +19,7 @@ from ui.components.texts import text
 from ui.engine.questions import BARE
 from ui.tabs.benchmark.form import OFFICIAL, OWN
 from ui.tabs.jobs.tab import JobPanel
-from ui.tabs.jobs.view import advice, link, log_tail, section, span
+from ui.tabs.jobs.view import advice, link, log_tail, section, span, task_title
 
 _REMEMBERED = 5  # earlier evaluations from which the time of the next one is estimated
 _MIN_RECORDS = 30  # of a task, below which an interval says little
@@ -106,9 +105,8 @@ def scored(job: Job, title: str, run: Run | None, language: Language, link_langu
         return section(job, title, facts, notice, language)
     if (seconds := run.manifest.get("seconds")) is not None:
         facts.append(text("bench_took", language, time=span(seconds, language)))
-    hue = colour(str(job.facts.get("method", "")))
     go = link("leaderboard", text("bench_to_board", language), link_language)
-    body = f"{_scores(run.metrics, hue, language)}<p>{go}</p>"
+    body = f"{_scores(job, run.metrics, language)}<p>{go}</p>"
     return section(job, title, facts, body, language)
 
 
@@ -138,9 +136,9 @@ def _bars(job: Job, progress: Progress | None, is_answered: bool, language: Lang
         return ""
     tasks = progress.tasks if progress else dict.fromkeys(map(str, job.facts["tasks"]), (0, 0))
     items = "".join(
-        f'<li><span class="name">{escape(task_title(name, language))}</span>'
+        f'<li><span class="name">{escape(task_title(job, name, language))}</span>'
         f'<progress max="{total or 1}" value="{1 if is_answered else done}" '
-        f'aria-label="{escape(task_title(name, language))}"></progress>'
+        f'aria-label="{escape(task_title(job, name, language))}"></progress>'
         f'<span class="count">{f"{done} / {total}" if total else ""}</span></li>'
         for name, (done, total) in tasks.items()
     )
@@ -150,9 +148,12 @@ def _bars(job: Job, progress: Progress | None, is_answered: bool, language: Lang
 # Scores -----------------------------------------------------------------------------------
 
 
-def _scores(metrics: Mapping[str, Any], hue: str, language: Language) -> str:
+def _scores(job: Job, metrics: Mapping[str, Any], language: Language) -> str:
     keys = ("bench_tasks", "bench_score", "bench_interval", "bench_metric", "bench_records")
-    rows = [_score_row(task_title(name, language), facts, hue) for name, facts in metrics.items()]
+    hue = colour(str(job.facts.get("method", "")))
+    rows = [
+        _score_row(task_title(job, name, language), facts, hue) for name, facts in metrics.items()
+    ]
     if len(metrics) > 1:
         mean = statistics.fmean(_main(facts)["value"] for facts in metrics.values())
         rows.append((text("bench_mean", language), f"<b>{100 * mean:.1f}</b>", "", "", ""))

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import gradio as gr
 
 from cgclora.data.records import DataError
+from cgclora.data.task_table import TABLE_FILE
+from cgclora.storage import atomic_io
 from evals.experiments.evaluation_plan import DataFacts, EvaluationPlan, seconds_needed, total
 from evals.figures.captions import title
 from evals.jobs.queue import Job, JobError, Jobs
-from evals.scoring.metrics import metric_title
-from evals.tasks import TASKS, Language, Task
+from evals.tasks import TASKS, Language
+from evals.tasks.recognition import to_toml
 from ui.components.html import block, quiet, wide_table
+from ui.components.own_tasks import OwnTasks
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, Choices
 from ui.engine.engine import AppEngine
@@ -27,9 +31,6 @@ from ui.tabs.benchmark.form import OWN, UPLOAD, BenchmarkForm
 from ui.tabs.benchmark.runs import Evaluations
 from ui.tabs.jobs.tab import MAIN, SIDE, JobTab, step, upload
 from ui.tabs.jobs.view import refused_lines, span, unreadable
-
-_LABELS = 4
-"""Labels of a task that are shown."""
 
 
 class Benchmark(JobTab):
@@ -58,6 +59,7 @@ class Benchmark(JobTab):
                 with gr.Column(visible=False) as self.uploading:
                     self.upload = upload(add, "bench_file", "bench-file", visible=self.allowed)
                 self.report = gr.HTML(elem_id="bench-report")
+                self.own = OwnTasks(add, "bench")
                 self.tasks = add(
                     Choices, "bench_tasks", show_select_all=True, elem_id="bench-tasks"
                 )
@@ -73,8 +75,10 @@ class Benchmark(JobTab):
 
     def _wire(self, shell: Shell) -> None:
         form = [self.adapter, self.source, self.upload, self.tasks, self.per_task]
+        form += self.own.inputs
         line = [self.command, self.extent, self.start, self.kept_tasks, self.outcome]
-        data = [self.source_note, self.uploading, self.report, self.tasks, *line]
+        found = [self.report, self.tasks, *self.own.parts]
+        data = [self.source_note, self.uploading, *found, *line]
         shown = [self.adapter, self.source, self.per_task, *data]
         shell.on_show("benchmark", self.show, form, shown)
         kept = {
@@ -87,6 +91,7 @@ class Benchmark(JobTab):
         remember(gr.on(sources, self.choose_data, form, data, **LAST), **kept)
         details = [self.tasks.input, self.per_task.input]
         remember(gr.on(details, self.choose_tasks, form, line, **LAST), **kept)
+        self.own.written.change(self.correct, form, found, **LAST)
         begun = self.start.click(
             self.submit, form, [self.upload, *data, *self.runs.parts], **AT_ONCE
         )
@@ -128,6 +133,16 @@ class Benchmark(JobTab):
         form = BenchmarkForm.read(self.engine, *values)
         return self._data(form, language_of(request), every=True)
 
+    def correct(self, request: gr.Request, *values: Any) -> Any:
+        """The table of the upload's own tasks was edited."""
+        form = BenchmarkForm.read(self.engine, *values)
+        try:
+            facts = form.facts(self.engine.limits)
+        except DataError:
+            return gr.skip()
+        # The choice of tasks is left alone: it may be on its way to the page.
+        return self._found(form, facts, language_of(request))
+
     def choose_tasks(self, request: gr.Request, *values: Any) -> Updates:
         """Tasks or their number of records were chosen."""
         form, language = BenchmarkForm.read(self.engine, *values), language_of(request)
@@ -154,25 +169,37 @@ class Benchmark(JobTab):
                 **updates,
                 self.report: block(unreadable(words, language)),
                 self.tasks: gr.update(choices=[], value=[], visible=False),
+                **self.own.show((), {}, form.corrections, language),
                 **self._line(form, None, language),
             }
         usable = form.usable_tasks(self.engine, facts)
         if every:
             form = replace(form, tasks=usable)
-        report = _data_report(facts, language) if facts and form.source == UPLOAD else ""
+        found = self._found(form, facts, language)
+        found[self.tasks] |= {
+            "value": [*form.chosen_tasks(self.engine, facts)],
+            "visible": bool(usable),
+        }
+        return {**updates, **found, **self._line(form, facts, language)}
+
+    def _found(self, form: BenchmarkForm, facts: DataFacts | None, language: Language) -> Updates:
+        """Report, own tasks and titles of the tasks to choose from."""
+        usable = form.usable_tasks(self.engine, facts)
+        own = facts.own if facts and form.source == UPLOAD else ()
+        titles = {name: title(task, language) for name, task in form.corrections.tasks(own).items()}
+        examples = {task: facts.tasks[task].examples for task in titles} if facts else {}
+        report = _data_report(facts, titles, language) if facts and form.source == UPLOAD else ""
         if not usable:
             report += quiet(text("bench_no_common_task", language))
         counts = {task: f" · {facts.tasks[task].records:,}" if facts else "" for task in usable}
-        choices = [(title(task, language) + count, task) for task, count in counts.items()]
+        choices = [
+            (titles.get(task, title(task, language)) + count, task)
+            for task, count in counts.items()
+        ]
         return {
-            **updates,
             self.report: block(report),
-            self.tasks: gr.update(
-                choices=choices,
-                value=[*form.chosen_tasks(self.engine, facts)],
-                visible=bool(usable),
-            ),
-            **self._line(form, facts, language),
+            self.tasks: gr.update(choices=choices),
+            **self.own.show(own, examples, form.corrections, language),
         }
 
     def _line(self, form: BenchmarkForm, facts: DataFacts | None, language: Language) -> Updates:
@@ -245,12 +272,18 @@ class Benchmark(JobTab):
         tasks = form.chosen_tasks(self.engine, facts)
         if facts is None or not tasks:
             raise JobError(text("bench_choose_task", language))
+        own = form.corrections.entries(facts.own) if form.source == UPLOAD else ()
         folder = self.jobs.prepare()
         uploaded: Path | None = None
+        clean: list[Path] = []
         if form.source == UPLOAD and form.upload:
             uploaded = folder / "upload" / form.upload.name  # apart from the job's own files
             uploaded.parent.mkdir()
             shutil.move(form.upload, uploaded)
+            clean.append(uploaded)
+        if own and uploaded:
+            clean.append(uploaded.with_name(TABLE_FILE))
+            atomic_io.write_text(clean[-1], to_toml(own))
         plan = form.plan(self.engine, facts, uploaded, self.backbone_name)
         records, work = total(facts, tasks, form.per_task)
         return self.jobs.submit(
@@ -263,40 +296,27 @@ class Benchmark(JobTab):
                 "source": form.source,
                 "data": facts.name,
                 "tasks": tasks,
+                "titles": {entry["name"]: entry["title"] for entry in own},
                 "per_task": form.per_task,
                 "records": records,
                 "work": work,
             },
             id=folder.name,
-            clean=[uploaded] if uploaded else [],
+            clean=clean,
         )
 
 
-def _data_report(facts: DataFacts, language: Language) -> str:
-    """What an uploaded file holds."""
+def _data_report(facts: DataFacts, own: Mapping[str, str], language: Language) -> str:
+    """What an uploaded file holds; `own` are titles of tasks that are not built in."""
     records = sum(size.records for size in facts.tasks.values())
     summary = text("bench_found", language, records=f"{records:,}", tasks=len(facts.tasks))
     parts = [f'<p class="bench-found">{escape(facts.name)} · {summary}</p>']
     if facts.tasks:
         columns = [text("bench_tasks", language), text("bench_records", language)]
         rows = [
-            (escape(title(name, language)), f"{size.records:,}")
+            (escape(own.get(name, title(name, language))), f"{size.records:,}")
             for name, size in facts.tasks.items()
         ]
         parts.append(wide_table(text("bench_report_table", language), columns, rows))
-    if facts.own:
-        columns = [text(key, language) for key in ("bench_own", "bench_kind", "bench_main_metric")]
-        own_rows = [[*map(escape, _recognised(task, language))] for task in facts.own.values()]
-        parts.append(f"<p>{escape(text('bench_own_note', language))}</p>")
-        parts.append(wide_table(text("bench_own", language), columns, own_rows))
     refused = refused_lines(facts.problems, language)
     return f'<div class="bench-report">{"".join(parts)}{refused}</div>'
-
-
-def _recognised(task: Task, language: Language) -> tuple[str, str, str]:
-    """Name, form of the answers with a few labels, and main metric of a task."""
-    form = text(task.kind, language)
-    if task.labels:
-        more = " …" if len(task.labels) > _LABELS else ""
-        form += f" ({' / '.join(task.labels[:_LABELS])}{more})"
-    return task.name, form, metric_title(task.metrics[0], language)

@@ -120,7 +120,10 @@ class Changes:
         )
         self.reset.click(self.reset_all, None, [*self._sliders, *begun], **LAST)
         self.samples.click(
-            self.choose_sample, [task, self.samples, *self._sliders], [self.prompt, *begun], **LAST
+            self.choose_sample,
+            [cluster, task, self.samples, *self._sliders],
+            [self.prompt, *begun],
+            **LAST,
         )
         # A single event for all triggers: while it runs, only the newest of the others waits.
         computed = self.ticket.change(
@@ -135,11 +138,11 @@ class Changes:
         )
         computed.failure(self.refuse, None, [self.pending], **AT_ONCE)
 
-    def show(self, gates: TaskGates, request: gr.Request) -> Updates:
+    def show(self, cluster: str, gates: TaskGates, request: gr.Request) -> Updates:
         """Show a task with its learned weights; cancels the comparison before it."""
         self._pages.begin(session_of(request), None, busy=True)
         language = language_of(request)
-        task = forms.task_named(gates.task)
+        task = forms.task_of(self.engine, cluster, gates.task)
         samples = forms.samples(task)
         return {
             self.samples: show_samples("gates_samples", task, language),
@@ -201,9 +204,11 @@ class Changes:
         ones = dict.fromkeys(self._sliders, 1.0)
         return {**ones, **self.begin(request, *ones.values())}
 
-    def choose_sample(self, request: gr.Request, task: str, index: int, *factors: float) -> Any:
+    def choose_sample(
+        self, request: gr.Request, cluster: str, task: str, index: int, *factors: float
+    ) -> Any:
         """Show the prompt of a sample."""
-        form = forms.task_named(task)
+        form = forms.task_of(self.engine, cluster, task)
         samples = forms.samples(form)
         if not 0 <= index < len(samples):  # a sample of the task before
             return gr.skip()

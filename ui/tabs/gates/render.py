@@ -13,12 +13,11 @@ from evals.scoring.effect_sizes import SIGNIFICANCE
 from evals.tasks import Language
 from ui.components.answering_models import AnsweringModel
 from ui.components.figures import expert_names, is_common
-from ui.components.forms import task_named
 from ui.components.html import hidden_table, quiet, row, table, wide_table
 from ui.components.render import bar_cell, gate_shares, label_bars, marked
 from ui.components.texts import text
 from ui.engine.task_gates import AdapterGates, TaskGates
-from ui.tabs.gates.what_if import MAX_TOKENS, Outcome, Side
+from ui.tabs.gates.what_if import Outcome, Side
 
 _COLOURS = {"original": "var(--neutral-400)", "changed": "var(--body-text-color)"}
 
@@ -119,7 +118,7 @@ def outcome(result: Outcome, gates: TaskGates, language: Language) -> str:
             f'<p class="hint">{text("gates_unchanged", language)}</p>'
             if side is None
             else _split_bar(side, gates, longest, language)
-            + _answer(side, other, gates.task, language)
+            + _answer(side, other, result.limit, language)
         )
         title = text(f"gates_{name}", language)
         cards.append(f'<section class="card {name}"><h3>{title}</h3>{body}</section>')
@@ -147,13 +146,12 @@ def _split_bar(side: Side, gates: TaskGates, longest: float, language: Language)
     return f'<div class="split" role="img" aria-label="{label}">{parts}</div>'
 
 
-def _answer(side: Side, other: Side | None, task: str, language: Language) -> str:
+def _answer(side: Side, other: Side | None, limit: int, language: Language) -> str:
     if not side.text:
         key = "empty_answer" if side.ended else "gates_waiting"
         return f'<div class="said hint">{text(key, language)}</div>'
     both_ended = other is not None and side.ended and other.ended
     words = marked(side.text, other.text) if other and both_ended else escape(side.text)
-    limit = min(task_named(task).max_new_tokens, MAX_TOKENS)
     cut = note("gates_cut", language, most=limit) if side.state == "cut" else ""
     return f'<div class="said">{words}</div>{cut}'
 

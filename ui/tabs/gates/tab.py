@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from cgclora.analysis.gates import GatePath, find_log, read_path, similarity
-from evals.figures.captions import title
 from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
 from ui.components import forms, render
@@ -159,7 +158,7 @@ class Gates:
         task = task if task in tasks else tasks[0]
         view = view if view in VIEWS else VIEWS[0]
         gates = self.engine.all_gates(cluster)
-        titles = {name: title(name, language) for name in tasks}
+        titles = forms.titles(self.engine, cluster, language)
         views = [(text(f"gates_view {name}", language), name) for name in VIEWS]
         return {
             self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
@@ -190,13 +189,13 @@ class Gates:
         module = module if module in modules else ""
         choices = [(text("all_modules", language), ""), *((name, name) for name in modules)]
         return {
-            self.task_head: render.task_head(forms.task_named(task), language),
+            self.task_head: render.task_head(forms.task_of(self.engine, cluster, task), language),
             self.ablation: gates_render.ablation(self._measured(cluster), task, language),
             self.shares: gates_render.shares(gates, task, language),
             self.share_bar: share_bar(task_gates, language),
             self.module: gr.update(choices=choices, value=module),
             **self._by_layer(task_gates, module, language),
-            **self.changes.show(task_gates, request),
+            **self.changes.show(cluster, task_gates, request),
         }
 
     def _by_layer(self, gates: TaskGates, module: str | None, language: Language) -> Updates:

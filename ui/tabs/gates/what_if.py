@@ -41,7 +41,7 @@ class Side:
     split: tuple[float, ...]
     labels: tuple[float, ...] = ()  # a probability a label; empty where there are none, or not yet
     text: str = ""  # the answer so far
-    state: str = "waiting"  # `waiting`, `live`, `done`, or `cut` at `MAX_TOKENS`
+    state: str = "waiting"  # `waiting`, `live`, `done`, or `cut` at the limit
 
     @property
     def ended(self) -> bool:
@@ -53,6 +53,7 @@ class Side:
 class Outcome:
     """The comparison so far."""
 
+    limit: int  # tokens of the longest answer
     labels: tuple[str, ...]  # possible answers of a classification; empty for other tasks
     sides: tuple[Side, ...]  # the learned weights, then the changed ones if any weight is changed
     gates: TaskGates | None = None  # the weights in force
@@ -102,7 +103,7 @@ class WhatIf:
             EngineError: The model is not loaded, or the prompt is too long.
             DecodingError, ConfigError: The prompt cannot be answered.
         """
-        limit = min(forms.task_named(task).max_new_tokens, MAX_TOKENS)
+        limit = min(forms.task_of(self._engine, cluster, task).max_new_tokens, MAX_TOKENS)
         request = self._engine.request(cluster, task, prompt, limit)
         with self._lock:
             cached = self._cache.get(request)
@@ -128,7 +129,8 @@ def _outcomes(
     from cgclora.analysis.probe import contributions, scaled_gates  # noqa: PLC0415 - needs torch
 
     task = str(request.task)
-    backbone, adapter = engine.loaded(str(request.cluster))
+    cluster = str(request.cluster)
+    backbone, adapter = engine.loaded(cluster)
     count, common = adapter.config.experts_per_task, adapter.config.common
     factors = [*factors[:count], *[1.0] * (count - len(factors))]
     learned = scaled_gates(adapter, task, [1.0] * count)
@@ -138,8 +140,9 @@ def _outcomes(
     if any(factor != 1 for factor in factors):
         requests.append(replace(request, gates=gates))
         sides.append(_side(adapter, task, gates, learned))
-    labels = labels_of(forms.task_named(task), request.prompt)
-    outcome = yield from _answered(backbone, adapter, Outcome(labels, tuple(sides)), requests)
+    labels = labels_of(forms.task_of(engine, cluster, task), request.prompt)
+    outcome = Outcome(request.max_new_tokens, labels, tuple(sides))
+    outcome = yield from _answered(backbone, adapter, outcome, requests)
     measured = contributions(backbone, adapter, task, request.prompt, gates)
     weights, effects = (
         TaskGates(task, measured.layers, values.double().numpy(), common)

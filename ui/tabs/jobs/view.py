@@ -1,11 +1,12 @@
 """Jobs, and the data that they are given, as HTML."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from urllib.parse import urlencode
 
 from cgclora.data.readers import Problem
+from evals.figures.captions import title
 from evals.jobs.queue import Job
 from evals.tasks import Language
 from ui.components import render
@@ -36,6 +37,12 @@ def section(job: Job, title: str, facts: Iterable[str], body: str, language: Lan
         f'<span class="job-state" role="status">{state(job, language)}</span></h3>'
         f'<p class="facts quiet">{details}</p>{body}</section>'
     )
+
+
+def task_title(job: Job, task: str, language: Language) -> str:
+    """The title of a job's task; of a user's own as it was described when the job was submitted."""
+    own: Mapping[str, Sequence[str]] = job.facts.get("titles", {})
+    return own[task][language == "en"] if task in own else title(task, language)
 
 
 def advice(job: Job, prefix: str, language: Language) -> str:

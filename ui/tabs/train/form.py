@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
+from cgclora.data.records import Record
 from cgclora.data.sources import FOLDER_VARIABLE
 from cgclora.storage.layer_shapes import LayerKind, layer_kinds
 from evals.data.datasets import Dataset
@@ -19,6 +20,7 @@ from evals.data.training_data import Source, TrainingData, read_source, training
 from evals.experiments.training_plan import Plan, fitting_rank, kinds_of_model
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
+from evals.tasks.recognition import Entry
 from evals.tasks.samples import SAMPLES
 from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
@@ -111,6 +113,16 @@ class Inspected:
     tasks: tuple[str, ...]
     data: TrainingData
     report: Report
+
+    @property
+    def own(self) -> tuple[Entry, ...]:
+        """Descriptions of the chosen tasks that are not built in, as they were recognised."""
+        return tuple(e for e in self.data.train.own if e["name"] in self.data.train.tasks)
+
+    @property
+    def examples(self) -> dict[str, tuple[Record, ...]]:
+        """A few records of each chosen task."""
+        return {task.name: task.examples for task in self.report.tasks}
 
 
 def inspect(

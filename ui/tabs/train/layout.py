@@ -6,6 +6,7 @@ import gradio as gr
 
 from evals.experiments.training_plan import trainable
 from evals.methods import CGC_LORA
+from ui.components.own_tasks import OwnTasks
 from ui.components.widgets import Bilingual, Choice
 from ui.tabs.jobs.tab import MAIN, SIDE, step, upload
 
@@ -33,6 +34,7 @@ class TrainForm:
     Attributes:
         data: Components of the data, by field of `ui.tabs.train.form.DataChoice`.
         settings: Components of plan and training settings, by field.
+        own: The tasks of the data that are not built in.
     """
 
     def __init__(self, bilingual: Bilingual) -> None:
@@ -70,6 +72,7 @@ class TrainForm:
                 )
             with gr.Column(**MAIN):
                 self.report = gr.HTML(elem_id="train-report")
+                self.own = OwnTasks(add, "train")
 
     def _lay_out_method(self) -> None:
         add = self._add

@@ -1,6 +1,6 @@
 """The training runs in their tab: losses and gates over the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -8,7 +8,6 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from evals.experiments.training_log import Points, TrainingLog, read_log
-from evals.figures.captions import title
 from evals.figures.parts import INK, layout, value_axis
 from evals.jobs.queue import Job
 from evals.tasks import Language
@@ -16,6 +15,7 @@ from ui.components.texts import text
 from ui.components.theme import MENTIONS
 from ui.components.widgets import Bilingual, plot
 from ui.tabs.jobs.tab import JobPanel
+from ui.tabs.jobs.view import task_title
 from ui.tabs.train import view
 
 _DASHES = ("solid", "dot")  # colours repeat with another dash
@@ -55,11 +55,12 @@ class TrainingRuns(JobPanel):
         log, tasks = self._log(job), [str(task) for task in job.facts["tasks"]]
         losses = gates = None
         if log and log.loss:
-            losses = loss_figure(log, tasks, language)
+            titles = {task: task_title(job, task, language) for task in tasks}
+            losses = loss_figure(log, titles, language)
             if shares := view.specific_shares(job, log):
                 specific = int(job.facts["specific"])
                 even = specific / (int(job.facts["common"]) + specific)
-                gates = gate_figure(log, shares, even, language)
+                gates = gate_figure(log, shares, titles, even, language)
         return {
             self.losses: gr.update(value=losses, visible=losses is not None),
             self.gates: gr.update(value=gates, visible=gates is not None),
@@ -84,25 +85,29 @@ class TrainingRuns(JobPanel):
 # Figures ------------------------------------------------------------------------------------
 
 
-def loss_figure(log: TrainingLog, tasks: Sequence[str], language: Language) -> go.Figure:
+def loss_figure(log: TrainingLog, titles: Mapping[str, str], language: Language) -> go.Figure:
     """Training loss of each task and of all, and the dev loss, over the steps."""
     figure = go.Figure()
-    _add_lines(figure, log.losses, tasks, language)
+    _add_lines(figure, log.losses, titles)
     everything = text("train_all_tasks", language)
     _add(figure, log.loss, everything, line={"color": INK, "width": 3})
     dev = text("train_dev", language)
     marker = {"color": INK, "size": 9, "symbol": "diamond-open", "line": {"width": 2}}
     _add(figure, log.dev_loss, dev, mode="markers", marker=marker)
-    _finish(figure, log, text("train_loss", language), language, columns=len(tasks) + 2)
+    _finish(figure, log, text("train_loss", language), language, columns=len(titles) + 2)
     return figure
 
 
 def gate_figure(
-    log: TrainingLog, shares: Mapping[str, Points], even: float, language: Language
+    log: TrainingLog,
+    shares: Mapping[str, Points],
+    titles: Mapping[str, str],
+    even: float,
+    language: Language,
 ) -> go.Figure:
     """The share of each task's specific experts over the steps, and that of an even split."""
     figure = go.Figure()
-    _add_lines(figure, shares, [*shares], language)
+    _add_lines(figure, shares, titles)
     figure.add_hline(
         even,
         line={"color": INK, "width": 1, "dash": "dash"},
@@ -116,16 +121,14 @@ def gate_figure(
     return figure
 
 
-def _add_lines(
-    figure: go.Figure, lines: Mapping[str, Points], tasks: Sequence[str], language: Language
-) -> None:
-    for place, task in enumerate(tasks):
+def _add_lines(figure: go.Figure, lines: Mapping[str, Points], titles: Mapping[str, str]) -> None:
+    for place, (task, title) in enumerate(titles.items()):
         line = {
             "color": MENTIONS[place % len(MENTIONS)],
             "dash": _DASHES[place // len(MENTIONS) % len(_DASHES)],
             "width": 1.5,
         }
-        _add(figure, lines.get(task, []), title(task, language), line=line)
+        _add(figure, lines.get(task, []), title, line=line)
 
 
 def _add(figure: go.Figure, points: Points, name: str, **look: Any) -> None:

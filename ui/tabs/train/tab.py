@@ -21,6 +21,7 @@ from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import CGC_SIZES, METHODS
 from evals.tasks import Language
 from ui.components import forms
+from ui.components.own_tasks import Corrections
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual
 from ui.engine.engine import COMPARED, AppEngine
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from cgclora.training.settings import TrainingSettings
 
 
+_OWN = ("own_written", "own_recognised")
+"""What the values of `OwnTasks.inputs` are called here."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
 
@@ -57,6 +61,7 @@ class _Run:
     """What is to be trained."""
 
     inspected: Inspected
+    own: Corrections  # of the tasks that are not built in
     plan: Plan
     settings: TrainingSettings
 
@@ -93,7 +98,8 @@ class Train(JobTab):
 
     def _wire(self, shell: Shell) -> None:
         form = self.form
-        self.inputs: dict[str, Any] = {**form.data, **form.settings, "name": self.name}
+        own = dict(zip(_OWN, form.own.inputs, strict=True))
+        self.inputs: dict[str, Any] = {**form.data, **form.settings, **own, "name": self.name}
         inputs = [*self.inputs.values()]
         source, method = form.data["source"], form.settings["method"]
         arriving = [source, method, self.name, self.load_clock, self.arrived]
@@ -101,18 +107,22 @@ class Train(JobTab):
         self.load_clock.tick(self.wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
         # In two steps, so that the quick one does not wait for the one that reads data.
         of_data = [*form.data.values(), form.settings["seed"], form.settings["max_length"]]
+        of_data.append(form.own.written)
         inspected = gr.on(
             [self.arrived.change, *map(_changed, of_data)],
             self.inspect,
             inputs,
-            [form.report, form.uploading, form.data["tasks"], form.data["fraction"]],
+            [
+                *(form.report, form.uploading, form.data["tasks"], form.data["fraction"]),
+                *form.own.parts,
+            ],
             **LAST,
         )
         sizes = [form.settings[name] for name in (*SIZES, "modules")]
         parts = [form.budget, self.command, self.command_note, *sizes]
         inspected.then(self.plan, inputs, parts, **AT_ONCE)
         remember(inspected, source=source)
-        others = [one for one in inputs if one not in of_data]
+        others = [one for one in inputs if one not in [*of_data, *form.own.inputs]]
         planned = gr.on([*map(_changed, others)], self.plan, inputs, parts, **LAST)
         remember(planned, method=method)
         begun = self.start.click(
@@ -161,7 +171,7 @@ class Train(JobTab):
         """The report on the data."""
         language, values = language_of(request), self._values(given)
         form, choice = self.form, DataChoice.of(values)
-        source = choice.place()
+        source, own = choice.place(), _corrections(values)
         updates: Updates = {
             form.uploading: gr.update(visible=choice.source == "upload"),
             form.data["fraction"]: gr.update(visible=source is None or source.dev is None),
@@ -170,14 +180,17 @@ class Train(JobTab):
             inspected = self._inspect(choice, values)
         except (DataError, OSError) as error:
             reason = without_folders(str(error), choice.uploads)
-            return {**updates, form.report: unreadable(reason, language)}
+            nothing = form.own.show((), {}, own, language)
+            return {**updates, **nothing, form.report: unreadable(reason, language)}
         if inspected is None:
-            return {**updates, form.report: view.no_data("train_upload_first", language)}
+            nothing = form.own.show((), {}, own, language)
+            return {**updates, **nothing, form.report: view.no_data("train_upload_first", language)}
         tasks = [task for task in choice.tasks if task in inspected.tasks]
         return {
             **updates,
             form.data["tasks"]: gr.update(choices=[*inspected.tasks], value=tasks),
-            form.report: view.report(inspected.report, language),
+            form.report: view.report(inspected.report, own.tasks(inspected.own), language),
+            **form.own.show(inspected.own, inspected.examples, own, language),
         }
 
     def _inspect(self, choice: DataChoice, values: Mapping[str, Any]) -> Inspected | None:
@@ -221,7 +234,7 @@ class Train(JobTab):
         if inspected is None:
             return None
         plan = plan_of(values, tuple(sorted(inspected.data.train.tasks)))
-        return _Run(inspected, plan, settings_of(values, plan.config()))
+        return _Run(inspected, _corrections(values), plan, settings_of(values, plan.config()))
 
     def _budget(self, run: _Run, language: Language) -> str:
         settings = run.settings
@@ -301,10 +314,13 @@ class Train(JobTab):
             return self._queue(run, name, choice.source)
 
     def _queue(self, run: _Run, name: str, source: str) -> Job:
-        settings, data, config = run.settings, run.inspected.data, run.plan.config()
+        settings, config = run.settings, run.plan.config()
+        own = run.own.entries(run.inspected.own)
+        data = run.inspected.data.with_own(own)
         folder = self.jobs.prepare()
         written = data.write(folder)
-        train, dev, out = (short_path(path, Path.cwd()) for path in (*written, self.folder / name))
+        places = (*written[:2], self.folder / name)
+        train, dev, out = (short_path(path, Path.cwd()) for path in places)
         records = settings.batch_size * settings.accumulation
         return self.jobs.submit(
             "train",
@@ -314,6 +330,7 @@ class Train(JobTab):
                 "method": run.plan.method,
                 "source": source,
                 "tasks": [*config.tasks],
+                "titles": {entry["name"]: entry["title"] for entry in own},
                 "common": config.common,
                 "specific": config.specific,
                 "records": len(data.train.records),
@@ -323,6 +340,10 @@ class Train(JobTab):
             id=folder.name,
             clean=[file.name for file in written],
         )
+
+
+def _corrections(values: Mapping[str, Any]) -> Corrections:
+    return Corrections.of(*(values[name] for name in _OWN))
 
 
 def _changed(component: Any) -> Any:

@@ -10,12 +10,21 @@ from evals.figures.captions import title
 from evals.figures.palette import colour
 from evals.jobs.queue import Job
 from evals.methods import description
-from evals.tasks import Language
+from evals.tasks import Language, Task
 from ui.components import render
 from ui.components.forms import shortened
 from ui.components.html import wide_table
 from ui.components.texts import text
-from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span, state
+from ui.tabs.jobs.view import (
+    advice,
+    link,
+    log_tail,
+    refused_lines,
+    section,
+    span,
+    state,
+    task_title,
+)
 
 _MAX_NAMES = 4  # of tasks in a finding
 _NOTES = ("split_off", "repeated")  # findings that are no warnings
@@ -32,8 +41,12 @@ def figures(pairs: Iterable[tuple[str, str]]) -> str:
 # Report -------------------------------------------------------------------------------------
 
 
-def report(of: Report, language: Language) -> str:
-    """The size of the data, findings, and each task's numbers."""
+def report(of: Report, own: Mapping[str, Task], language: Language) -> str:
+    """The size of the data, findings, and each task's numbers.
+
+    `own` are the tasks that are not built in, by name.
+    """
+    titles = {task.name: title(own.get(task.name, task.name), language) for task in of.tasks}
     numbers = [
         (f"{len(of.tasks)}", text("train_n_tasks", language)),
         (f"{sum(task.train for task in of.tasks):,}", text("train_n_train", language)),
@@ -43,39 +56,41 @@ def report(of: Report, language: Language) -> str:
         numbers.append((f"{len(of.problems):,}", text("train_n_refused", language)))
     return (
         figures(numbers)
-        + _findings(of.findings, len(of.tasks), language)
-        + _report_table(of.tasks, language)
+        + _findings(of.findings, titles, language)
+        + _report_table(of.tasks, titles, language)
         + refused_lines(of.problems, language)
     )
 
 
-def _findings(findings: Sequence[Finding], tasks: int, language: Language) -> str:
+def _findings(findings: Sequence[Finding], titles: Mapping[str, str], language: Language) -> str:
     items = "".join(
         f'<li class="{"note" if finding.kind in _NOTES else "warning"}">'
-        f"{escape(_finding(finding, tasks, language))}</li>"
+        f"{escape(_finding(finding, titles, language))}</li>"
         for finding in findings
     )
     return f'<ul class="train-findings">{items}</ul>' if items else ""
 
 
-def _finding(finding: Finding, tasks: int, language: Language) -> str:
-    names = [title(task, language) for task in finding.tasks]
+def _finding(finding: Finding, titles: Mapping[str, str], language: Language) -> str:
+    names = [titles[task] for task in finding.tasks]
     more = " …" if len(names) > _MAX_NAMES else ""
     joint = "、" if language == "zh" else ", "
     named = joint.join(names[:_MAX_NAMES]) + more
-    if len(names) == tasks > 1 and finding.kind != "unequal":
+    if len(names) == len(titles) > 1 and finding.kind != "unequal":
         named = text("train_find_all", language)
     return text(f"train_find_{finding.kind}", language, n=f"{finding.count:,}", tasks=named)
 
 
-def _report_table(tasks: Sequence[TaskReport], language: Language) -> str:
+def _report_table(
+    tasks: Sequence[TaskReport], titles: Mapping[str, str], language: Language
+) -> str:
     largest = max(task.train for task in tasks)
     counted = any(task.too_long is not None for task in tasks)
     names = ("task", "records", "prompt", "target", "labels", *(("too_long",) if counted else ()))
     columns = [text(f"train_col_{name}", language) for name in names]
     rows = [
         (
-            escape(title(task.name, language)),
+            escape(titles[task.name]),
             f'{task.train:,} <span class="quiet">/ {task.dev:,}</span>{_bar(task.train / largest)}',
             _lengths(task.prompt),
             _lengths(task.target),
@@ -243,7 +258,7 @@ def _newest(job: Job, log: TrainingLog | None, language: Language) -> str:
     names = ["task", "loss", "dev_loss", *(["gate"] if shares else [])]
     rows = [
         (
-            escape(title(task, language)),
+            escape(task_title(job, task, language)),
             _loss(losses.get(task)),
             _loss(dev_losses.get(task)),
             *([_split(shares[task])] if shares else []),

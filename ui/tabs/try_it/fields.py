@@ -12,7 +12,6 @@ from ui.components import forms
 from ui.components.texts import language_of
 from ui.components.widgets import Bilingual, Choice
 from ui.engine.engine import AppEngine
-from ui.engine.settings import AppLimits
 from ui.shell import AT_ONCE, LAST
 
 Choose = Callable[..., dict[Any, Any]]
@@ -34,7 +33,9 @@ class Fields:
         parts: All components.
     """
 
-    def __init__(self, add: Bilingual, limits: AppLimits) -> None:
+    def __init__(self, add: Bilingual, engine: AppEngine) -> None:
+        self.engine = engine
+        limits = engine.limits
         characters = limits.characters
         with gr.Row(elem_id="asking"):
             with gr.Column(min_width=260):
@@ -105,10 +106,15 @@ class Fields:
         return updates
 
     def make_prompt(
-        self, task: str, prompt: str | None, made_prompt: str | None, *boxes: str | None
+        self,
+        cluster: str,
+        task: str,
+        prompt: str | None,
+        made_prompt: str | None,
+        *boxes: str | None,
     ) -> Any:
         """The prompt and the made prompt once all fields are filled in."""
-        form = forms.task_named(task)
+        form = forms.task_of(self.engine, cluster, task)
         values = self.values(form, boxes)
         if forms.missing_field(form, values):
             is_own = prompt and prompt != made_prompt and not any(values.values())

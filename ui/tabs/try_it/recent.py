@@ -57,11 +57,17 @@ class Recent:
         return {self.kept: stored, **self._show(questions, language)}
 
     def _show(self, questions: list[RecentQuestion], language: Language) -> dict[Any, Any]:
-        lines = [_line(question, language) for question in questions]
+        lines = [self._line(question, language) for question in questions]
         return {
             self._column: gr.update(visible=bool(lines)),
             self._list: show_lines("recent", lines, language),
         }
+
+    def _line(self, question: RecentQuestion, language: Language) -> str:
+        """The task and the beginnings of input and answer."""
+        task = forms.task_of(self._engine, question.cluster, question.task)
+        answer = forms.shortened(question.answer, _ANSWER_LENGTH)
+        return f"{title(task, language)} · {forms.beginning(question.values)} → {answer}"
 
     def open(self, kept: object, request: gr.Request) -> dict[Any, Any]:
         """Show the questions that the browser has stored."""
@@ -98,10 +104,3 @@ def read(kept: object) -> list[RecentQuestion]:
 
 def _key(question: RecentQuestion) -> tuple[str, str, dict[str, str]]:
     return question.cluster, question.task, dict(question.values)
-
-
-def _line(question: RecentQuestion, language: Language) -> str:
-    """The task and the beginnings of input and answer."""
-    task = title(question.task, language)
-    answer = forms.shortened(question.answer, _ANSWER_LENGTH)
-    return f"{task} · {forms.beginning(question.values)} → {answer}"

@@ -5,7 +5,6 @@ from typing import Any
 
 import gradio as gr
 
-from evals.figures.captions import title
 from evals.tasks import Language
 from ui.components import forms, render
 from ui.components.answering_models import clusters
@@ -49,7 +48,7 @@ class TryIt:
     def _lay_out_input(self, add: Bilingual) -> None:
         with add.section("input"):
             self.samples = add.text_list("samples", "samples")
-            self.fields = Fields(add, self.engine.limits)
+            self.fields = Fields(add, self.engine)
             with gr.Row(elem_id="actions"):
                 size = {"scale": 0, "min_width": 128}
                 self.run = add(gr.Button, "run", variant="primary", elem_id="run", **size)
@@ -109,7 +108,8 @@ class TryIt:
         # `input` misses pasted text and input methods. One event for all boxes, so that the last
         # call sees all of them.
         changed = [box.change for box in fields.boxes]
-        gr.on(changed, fields.make_prompt, [self.task, *prompts, *fields.boxes], prompts, **LAST)
+        made_of = [*self._chosen, *prompts, *fields.boxes]
+        gr.on(changed, fields.make_prompt, made_of, prompts, **LAST)
         submitted = [self.run.click, *(box.submit for box, _ in fields.slots)]
         asking = [self.cluster, answers.beside]
         for begun in (
@@ -205,13 +205,11 @@ class TryIt:
         that the fields make.
         """
         language = language_of(request)
-        choices = [
-            (
-                f"{title(name, language)}\n{forms.description(forms.task_named(name), language)}",
-                name,
-            )
-            for name in self.engine.tasks(cluster)
-        ]
+        choices = []
+        for name, words in forms.titles(self.engine, cluster, language).items():
+            form = forms.task_of(self.engine, cluster, name)
+            about = forms.description(form, language) or text(form.kind, language)
+            choices.append((f"{words}\n{about}", name))
         return {
             self.cluster: gr.update(choices=clusters(self.engine, language), value=cluster),
             self.task: gr.update(choices=choices, value=task),
@@ -224,7 +222,7 @@ class TryIt:
     ) -> Updates:
         """A task without the choice of it, which would undo a faster visitor's next click."""
         language = language_of(request)
-        task = forms.task_named(name)
+        task = forms.task_of(self.engine, cluster, name)
         samples = forms.samples(task)
         if values is None:
             values = samples[0].fields if samples else {}
@@ -256,7 +254,7 @@ class TryIt:
         self, task: str, index: int, cluster: str, beside: list[str], request: gr.Request
     ) -> Any:
         """Put a sample into the fields, and show that the models are about to answer."""
-        form = forms.task_named(task)
+        form = forms.task_of(self.engine, cluster, task)
         samples = forms.samples(form)
         if not 0 <= index < len(samples):  # a sample of the task before
             return gr.skip()
@@ -277,7 +275,7 @@ class TryIt:
         *boxes: str | None,  # Gradio wants the request first then
     ) -> Iterator[Updates]:
         """Stream the answers to the form."""
-        described = forms.task_named(task)
+        described = forms.task_of(self.engine, cluster, task)
         form = Form(
             cluster=cluster,
             task=described,
@@ -304,6 +302,6 @@ class TryIt:
         answer = self.answers.finished(ticket, request)
         if answer is None or prompt != made_prompt:
             return gr.skip()
-        values = self.fields.values(forms.task_named(task), boxes)
+        values = self.fields.values(forms.task_of(self.engine, cluster, task), boxes)
         question = RecentQuestion(cluster, task, values, answer)
         return self.recent.add(kept, question, language_of(request))
