@@ -144,8 +144,8 @@ def _name(task: Task, language: Language) -> str:
 
 
 def _form(task: Task, language: Language) -> str:
-    """The kind of the answers, with a few labels."""
-    words = text(task.kind, language)
+    """The form of the answers, with a few labels."""
+    words = text(f"own_form_{task.parse('').kind}", language)
     if not task.labels:
         return words
     more = " …" if len(task.labels) > _LABELS else ""

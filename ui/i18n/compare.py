@@ -56,14 +56,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "small differences stay hidden.",
     ),
     "compare_report_table": (
-        "各任务的记录数、答案形式和指标",
-        "Records, form of answers and metric of each task",
+        "各任务的记录数",
+        "Records of each task",
     ),
     "compare_col_task": ("任务", "Task"),
     "compare_col_records": ("训练 / 开发 / 测试", "Train / dev / test"),
-    "compare_col_answer": ("答案形式", "Answers"),
-    "compare_col_metric": ("主要指标", "Main metric"),
-    "compare_col_example": ("一条示例", "An example"),
     # Methods and budget
     "compare_methods": ("方法与预算", "Methods and budget"),
     "compare_which": ("方法", "Methods"),

@@ -22,6 +22,11 @@ WORDS: dict[str, tuple[str, str]] = {
     # Tasks of one's own
     "own_tasks": ("自有任务", "Your own tasks"),
     "own_form": ("答案形式", "Form of answers"),
+    "own_form_label": ("一个标签", "one label"),
+    "own_form_terms": ("若干条目", "list of items"),
+    "own_form_pairs": ("键和值，每行一对", "lines of key and value"),
+    "own_form_number": ("数值", "number"),
+    "own_form_text": ("自由文本", "free text"),
     "own_metric": ("主要指标", "Main metric"),
     "own_examples": ("例子", "Examples"),
     "own_note": (

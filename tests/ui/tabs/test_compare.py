@@ -104,9 +104,25 @@ def test_the_example_is_split_and_its_tasks_are_recognised(tab: Compare) -> None
     whole = len(OWN_EXAMPLE.read_text(encoding="utf-8").splitlines())
     assert counts[0] == 4
     assert sum(counts[1:]) == whole == 480
-    for metric in ("Accuracy", "Numeric match", "Micro F1 of items"):
-        assert metric in shown
     assert text("compare_made", "en", names="dev records and test records") in shown
+
+
+def test_the_table_of_tasks_can_be_corrected(tab: Compare, tmp_path: Path) -> None:
+    first = tab.inspect(ENGLISH, *filled_in(tab))
+    written = first[tab.form.own.written]
+    listed = first[tab.form.own.parts[0]]["value"]
+    for words in ("Accuracy", "Numeric match", "one label", "lines of key and value"):
+        assert words in listed
+    changed = written.replace('title = ["换算", "换算"]', 'title = ["单位", "Units"]')
+    corrected = {"own_written": changed, "own_recognised": written}
+    assert "Units" in report(tab, **corrected)
+    start(tab, **corrected)
+    out = tmp_path / "runs" / "evaluations" / "mine"
+    assert '"Units"' in (out / DATA_FOLDER / "tasks.toml").read_text(encoding="utf-8")
+    wrong = {"own_written": written.replace('"number"', '"colour"', 1), "own_recognised": written}
+    updates = tab.inspect(ENGLISH, *filled_in(tab, **wrong))
+    assert TEXTS["own_wrong"][1] in updates[tab.form.own.parts[2]]["value"]
+    assert TEXTS["jobs_not_started"][1] in start(tab, name="other", **wrong)[tab.outcome]
 
 
 def test_before_a_file_is_chosen_nothing_is_wrong(tab: Compare) -> None:

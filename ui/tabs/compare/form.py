@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.storage.atomic_io import short_path
+from evals.data import datasets
 from evals.data.splits import Splits, read_splits
 from evals.tasks.samples import OWN_EXAMPLE
+from ui.components.own_tasks import Examples
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
 from ui.tabs.compare.layout import HUB
@@ -84,6 +86,7 @@ class Inspected:
 
     tasks: tuple[str, ...]
     splits: Splits
+    examples: Examples  # of the tasks that are not built in
 
 
 def inspect(choice: DataChoice, limits: AppLimits) -> Inspected | None:
@@ -112,7 +115,12 @@ def _inspect(choice: DataChoice, place: str | Path, _: tuple[int, ...]) -> Inspe
         others = [None, None]
     whole = read_splits(place, *others)
     tasks = [task for task in choice.tasks if task in whole.tasks]
-    return Inspected(whole.tasks, read_splits(place, *others, tasks=tasks) if tasks else whole)
+    splits = read_splits(place, *others, tasks=tasks) if tasks else whole
+    shown = {
+        entry["name"]: datasets.examples(splits.train.of_task(entry["name"]))
+        for entry in splits.train.own
+    }
+    return Inspected(whole.tasks, splits, shown)
 
 
 def wishes_of(values: Mapping[str, Any]) -> Wishes:

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from evals.methods import METHODS
+from ui.components.own_tasks import OwnTasks
 from ui.components.widgets import Bilingual, Choice, Choices
 from ui.tabs.jobs.tab import MAIN, SIDE, step, upload
 
@@ -64,6 +65,7 @@ class CompareForm:
                 )
             with gr.Column(**MAIN):
                 self.report = gr.HTML(elem_id="compare-report")
+                self.own = OwnTasks(add, "compare")
 
     def _lay_out_methods(self) -> None:
         add = self._add

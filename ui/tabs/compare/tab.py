@@ -22,6 +22,7 @@ from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import METHODS
 from evals.tasks import Language
 from ui.components import forms
+from ui.components.own_tasks import Corrections
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual
 from ui.engine.engine import AppEngine
@@ -46,6 +47,9 @@ from ui.tabs.train.view import bad_settings, no_data
 
 if TYPE_CHECKING:
     from evals.experiments.own_data.plan import ComparisonPlan
+
+_OWN = ("own_written", "own_recognised")
+"""What the values of `OwnTasks.inputs` are called here."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
@@ -87,7 +91,8 @@ class Compare(JobTab):
 
     def _wire(self, shell: Shell) -> None:
         form = self.form
-        self.inputs: dict[str, Any] = {**form.data, **form.wishes, "name": self.name}
+        own = dict(zip(_OWN, form.own.inputs, strict=True))
+        self.inputs: dict[str, Any] = {**form.data, **form.wishes, **own, "name": self.name}
         inputs = [*self.inputs.values()]
         source, hub = form.data["source"], form.data["hub"]
         shell.on_show(
@@ -96,11 +101,12 @@ class Compare(JobTab):
         files = [form.data[f"{name}_file"].change for name in ("train", "dev", "test")]
         # Tasks are written by `inspect`, so only what the visitor enters counts.
         of_data = [source.change, *files, hub.submit, hub.blur, form.data["tasks"].input]
+        of_data.append(form.own.written.change)
         inspected = gr.on(
             [self.arrived.change, *of_data],
             self.inspect,
             inputs,
-            [form.report, form.uploading, hub, form.data["tasks"]],
+            [form.report, form.uploading, hub, form.data["tasks"], *form.own.parts],
             **LAST,
         )
         parts = [form.estimate, self.command]
@@ -149,8 +155,10 @@ class Compare(JobTab):
     def inspect(self, request: gr.Request, *given: Any) -> Updates:
         """The report on the data."""
         language, form = language_of(request), self.form
-        choice = DataChoice.of(self._values(given))
+        values = self._values(given)
+        choice, own = DataChoice.of(values), _corrections(values)
         updates: Updates = {
+            **form.own.show((), {}, own, language),
             form.uploading: gr.update(visible=choice.source == UPLOAD),
             form.data["hub"]: gr.update(visible=choice.source == HUB),
         }
@@ -161,11 +169,13 @@ class Compare(JobTab):
             return {**updates, form.report: unreadable(reason, language)}
         if inspected is None:
             return {**updates, form.report: no_data("compare_upload_first", language)}
+        splits = inspected.splits
         tasks = [task for task in choice.tasks if task in inspected.tasks]
         return {
             **updates,
             form.data["tasks"]: gr.update(choices=[*inspected.tasks], value=tasks),
-            form.report: view.report(inspected.splits, language),
+            form.report: view.report(splits, own.tasks(splits.train.own), language),
+            **form.own.show(splits.train.own, inspected.examples, own, language),
         }
 
     def plan(self, request: gr.Request, *given: Any) -> Updates:
@@ -203,9 +213,9 @@ class Compare(JobTab):
         if inspected is None:
             return None
         name = str(values["name"] or "").strip() or "my-comparison"
-        return _Run(
-            inspected.splits, make_plan(name, inspected.splits, wishes, newest_pace(self.folder))
-        )
+        splits = inspected.splits
+        splits = splits.with_own(_corrections(values).entries(splits.train.own))
+        return _Run(splits, make_plan(name, splits, wishes, newest_pace(self.folder)))
 
     def _budgets(self, plan: ComparisonPlan) -> Sequence[Budget]:
         """The size of each method's adapters; of one a task their sum."""
@@ -294,7 +304,12 @@ class Compare(JobTab):
             facts={
                 "data": choice.source if choice.source != UPLOAD else run.splits.train.name,
                 "tasks": [*run.splits.tasks],
+                "titles": {entry["name"]: entry["title"] for entry in run.splits.train.own},
                 "methods": [*recipe.methods],
                 "seeds": len(recipe.seeds),
             },
         )
+
+
+def _corrections(values: Mapping[str, Any]) -> Corrections:
+    return Corrections.of(*(values[name] for name in _OWN))

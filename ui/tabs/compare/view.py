@@ -21,7 +21,16 @@ from ui.components.forms import cluster_title
 from ui.components.html import hidden_caption, table, wide_table
 from ui.components.texts import text
 from ui.tabs.compare.form import EXAMPLE
-from ui.tabs.jobs.view import advice, link, log_tail, refused_lines, section, span, state
+from ui.tabs.jobs.view import (
+    advice,
+    link,
+    log_tail,
+    refused_lines,
+    section,
+    span,
+    state,
+    task_title,
+)
 from ui.tabs.leaderboard.table import interval, marker, scale
 from ui.tabs.train.view import figures
 
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
     from evals.experiments.own_data.comparison import Comparison
     from evals.experiments.own_data.plan import ComparisonPlan
 
-_LABELS = 6  # of a task that are shown
 _FEW = 50  # test records of a task, below which intervals are wide
 _STEPS = ("dev loss", "one seed", "all seeds")
 
@@ -37,8 +45,8 @@ _STEPS = ("dev loss", "one seed", "all seeds")
 # Data ---------------------------------------------------------------------------------------
 
 
-def report(splits: Splits, language: Language) -> str:
-    """Sizes, what was made and left out, and how each task's answers are read and scored."""
+def report(splits: Splits, tasks: Mapping[str, Task], language: Language) -> str:
+    """Sizes, and what was made and left out; `tasks` are those that are not built in."""
     sizes = splits.sizes()
     numbers = [(f"{len(sizes)}", text("compare_n_tasks", language))]
     for split in ("train", "dev", "test"):
@@ -47,7 +55,7 @@ def report(splits: Splits, language: Language) -> str:
     return (
         figures(numbers)
         + _notes(splits, language)
-        + _task_table(splits, sizes, language)
+        + _size_of_tasks(sizes, tasks, language)
         + refused_lines(splits.problems, language)
     )
 
@@ -67,45 +75,18 @@ def _notes(splits: Splits, language: Language) -> str:
     return f'<ul class="train-findings">{items}</ul>' if items else ""
 
 
-def _task_table(splits: Splits, sizes: Mapping[str, Mapping[str, int]], language: Language) -> str:
-    columns = [
-        text(f"compare_col_{name}", language)
-        for name in ("task", "records", "answer", "metric", "example")
-    ]
-    first = {record.task: record for record in reversed(splits.train.records)}
-    rows = []
-    for name, size in sizes.items():
-        task, record = splits.train.descriptions[name], first[name]
-        counts = " / ".join(f"{size[split]:,}" for split in ("train", "dev", "test"))
-        rows.append(
-            (
-                escape(_title(task, language)),
-                counts,
-                escape(_form(task, language)),
-                escape(metric_title(task.metrics[0], language)),
-                f'<span class="compare-example">{escape(_short(record.prompt, 60))}'
-                f"<b>{escape(_short(record.target, 30))}</b></span>",
-            )
+def _size_of_tasks(
+    sizes: Mapping[str, Mapping[str, int]], tasks: Mapping[str, Task], language: Language
+) -> str:
+    columns = [text(f"compare_col_{name}", language) for name in ("task", "records")]
+    rows = [
+        (
+            escape(title(tasks.get(name, name), language)),
+            " / ".join(f"{size[split]:,}" for split in ("train", "dev", "test")),
         )
-    caption = text("compare_report_table", language)
-    return wide_table(caption, columns, rows)
-
-
-def _title(task: Task, language: Language) -> str:
-    return task.title_zh if language == "zh" else task.title_en
-
-
-def _form(task: Task, language: Language) -> str:
-    form = text(task.kind, language)
-    if not task.labels:
-        return form
-    more = " …" if len(task.labels) > _LABELS else ""
-    return f"{form} ({' / '.join(task.labels[:_LABELS])}{more})"
-
-
-def _short(words: str, length: int) -> str:
-    flat = " ".join(words.split())
-    return flat if len(flat) <= length else f"{flat[: length - 1]}…"
+        for name, size in sizes.items()
+    ]
+    return wide_table(text("compare_report_table", language), columns, rows)
 
 
 # Plan ---------------------------------------------------------------------------------------
@@ -164,7 +145,7 @@ def shown(job: Job, comparison: Comparison | None, language: Language, link_lang
         if (board := comparison.board) is not None:
             words = text("compare_to_board", language)
             go = link("leaderboard", words, link_language, board=board.id)
-            body += f"{board_table(board, language)}<p>{go}</p>"
+            body += f"{board_table(board, job, language)}<p>{go}</p>"
     return section(job, job.title, facts, body + log_tail(job, language), language)
 
 
@@ -268,14 +249,14 @@ def _verdict(comparison: Comparison, language: Language) -> str:
     return f'<h4 class="compare-heading">{heading}</h4><ul class="compare-verdict">{items}</ul>'
 
 
-def board_table(board: Board, language: Language) -> str:
+def board_table(board: Board, job: Job, language: Language) -> str:
     """The ranking with intervals, and each task's scores; the best and those close to it marked."""
     close = leaders(board)
     ends = scale([entry.overall for entry in board.entries])
     words = [text(f"compare_col_{name}", language) for name in ("rank", "method", "mean")]
     tasks = [
-        f"{escape(title(task.name, language))}<small>{escape(metric_title(task.metric, language))}"
-        "</small>"
+        f"{escape(task_title(job, task.name, language))}"
+        f"<small>{escape(metric_title(task.metric, language))}</small>"
         for task in board.tasks
     ]
     rows = "".join(_row(entry, board, close, ends) for entry in board.entries)
