@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, module in COMMANDS.items():
         module.add_options(command(name, module.HELP, module.execute))
+    export.push_options(command("push", export.PUSH, export.push))
     add_task.add_options(command("add-task", add_task.ADD, add_task.add))
     add_task.drop_options(command("drop-task", add_task.DROP, add_task.drop))
     return parser

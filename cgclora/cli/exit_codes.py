@@ -14,6 +14,7 @@ EXIT_CODES = """exit codes:
   5  the adapter cannot be used
   6  training or evaluation had to stop
   7  the request cannot be answered
+  8  the hub cannot be reached, or refuses
   130  interrupted (a training run resumes when the same command is given again)"""
 
 
@@ -46,6 +47,7 @@ def run(command: Callable[[], None], also: Mapping[type[Exception], int] | None 
 def _code(error: Exception, also: Mapping[type[Exception], int]) -> int | None:
     """The code of an error that the user can do something about; None for one of ours."""
     from cgclora.config import ConfigError
+    from cgclora.convert.hub import PushError
     from cgclora.data.records import DataError
     from cgclora.inference.request import DecodingError
     from cgclora.models.backbone import BackboneError
@@ -59,6 +61,7 @@ def _code(error: Exception, also: Mapping[type[Exception], int]) -> int | None:
         AdapterError: 5,
         TrainingError: 6,
         DecodingError: 7,
+        PushError: 8,
         **also,
     }
     if isinstance(error, OSError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from cgclora.convert.sizes import LoRASizes
     from cgclora.convert.to_lora import TaskLoRAs
 
 
@@ -52,14 +53,28 @@ class Export:
             for folder in self.adapters
         ]
 
+    def sizes(self) -> list[LoRASizes]:
+        """The sizes of each adapter's LoRAs.
+
+        Raises:
+            OSError, ValueError: An adapter cannot be read.
+        """
+        from cgclora.convert.sizes import LoRASizes  # noqa: PLC0415 - numpy, see above
+
+        return [LoRASizes(folder, self.tasks, self.precision) for folder in self.adapters]
+
     def backbone_of(self, folder: Path) -> str:
         """The backbone to use for an adapter: the given one, or the one that it names."""
+        if not (name := self.backbone or self.named_backbone(folder)):
+            raise ConfigError(f"{folder} does not name its backbone: give --backbone.")
+        return name
+
+    def named_backbone(self, folder: Path) -> str:
+        """The backbone that an adapter names; empty if it names none."""
         from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
 
         manifest, _ = read_manifest(folder)
-        if not (name := self.backbone or manifest["backbone"].get("name")):
-            raise ConfigError(f"{folder} does not name its backbone: give --backbone.")
-        return str(name)
+        return str(manifest["backbone"].get("name") or "")
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,8 @@ class Format:
     about: str  # what it is and for which engines, in a line
     write: Callable[[Export], dict[str, Any]]  # makes the export's folder and returns its manifest
     takes_several: bool = False  # whether one export holds the tasks of several adapters
+    takes_one_task: bool = False  # whether one export holds one task
+    size: Callable[[Export], int] | None = None  # bytes of its files; None if that is not known
 
 
 _formats: dict[str, Format] = {}
@@ -106,11 +123,31 @@ def export(format: str, order: Export) -> dict[str, Any]:  # noqa: A002 - the fi
     return chosen.write(order)
 
 
+def size(format: str, order: Export) -> int | None:  # noqa: A002 - the field's word
+    """How many bytes an export will have, to a few per cent, without exporting anything.
+
+    None if the format does not say.
+
+    Raises:
+        ConfigError, AdapterError, BackboneError, OSError, ValueError: Adapter or backbone cannot be
+            read.
+    """
+    of = FORMATS[format].size
+    return None if of is None else of(order)
+
+
 def _peft(order: Export) -> dict[str, Any]:
     from cgclora.convert.peft_export import export_peft  # noqa: PLC0415 - slow, see above
 
     (source,) = order.loras()
     return export_peft(source, order.out, order.tasks, base=order.base, dtype=order.dtype)
+
+
+def _peft_size(order: Export) -> int:
+    from cgclora.convert.sizes import peft_bytes  # noqa: PLC0415 - numpy, see above
+
+    (source,) = order.sizes()
+    return peft_bytes(source)
 
 
 def _gguf(order: Export) -> dict[str, Any]:
@@ -120,10 +157,25 @@ def _gguf(order: Export) -> dict[str, Any]:
     return export_gguf(source, order.out, order.tasks, dtype=order.dtype)
 
 
+def _gguf_size(order: Export) -> int:
+    from cgclora.convert.sizes import gguf_bytes  # noqa: PLC0415 - numpy, see above
+
+    (source,) = order.sizes()
+    return gguf_bytes(source)
+
+
 def _vllm(order: Export) -> dict[str, Any]:
     from cgclora.convert.vllm import export_vllm  # noqa: PLC0415 - slow, see above
 
     return export_vllm(order.loras(), order.out, order.tasks, base=order.base, dtype=order.dtype)
+
+
+def _vllm_size(order: Export) -> int:
+    from cgclora.convert.sizes import vllm_bytes  # noqa: PLC0415 - numpy, see above
+    from cgclora.models.embedded import EMBEDDED  # noqa: PLC0415 - slow
+
+    is_copied = order.base is None and order.named_backbone(order.adapters[0]) == EMBEDDED
+    return vllm_bytes(order.sizes(), _backbone_folder(EMBEDDED) if is_copied else None)
 
 
 def _merged(order: Export) -> dict[str, Any]:
@@ -145,9 +197,24 @@ def _merged(order: Export) -> dict[str, Any]:
     return export_merged(adapter, tasks[0], order.out, backbone.tokenizer)
 
 
+def _merged_size(order: Export) -> int:
+    from cgclora.convert.sizes import merged_bytes  # noqa: PLC0415 - slow, see above
+
+    (folder,), (source,) = order.adapters, order.sizes()
+    backbone = _backbone_folder(order.backbone_of(folder), "tokenizer*", "chat_template.jinja")
+    return merged_bytes(source, backbone, order.precision)
+
+
 def _backbone_config(source: str) -> PretrainedConfig:
     """A backbone's config.json alone, fetched from the hub if it has to be."""
-    from cgclora.models.checkpoint import download, read_config  # noqa: PLC0415 - slow, see above
+    from cgclora.models.checkpoint import read_config  # noqa: PLC0415 - slow, see above
+
+    return read_config(_backbone_folder(source), source)
+
+
+def _backbone_folder(source: str, *patterns: str) -> Path:
+    """A folder with a backbone's config.json and the files that match, see `_backbone_config`."""
+    from cgclora.models.checkpoint import download  # noqa: PLC0415 - slow, see above
     from cgclora.models.embedded import (  # noqa: PLC0415
         EMBEDDED,
         embedded_folder,
@@ -155,20 +222,37 @@ def _backbone_config(source: str) -> PretrainedConfig:
     )
 
     if source == EMBEDDED:
-        return read_config(embedded_folder(print_progress), source)
+        return embedded_folder(print_progress)
     folder = Path(source).expanduser()
-    return read_config(folder if folder.is_dir() else download(source, ["config.json"]), source)
+    return folder if folder.is_dir() else download(source, ["config.json", *patterns])
 
 
 for _format in (
-    Format("peft", "a PEFT LoRA folder a task, for transformers, vLLM and others", _peft),
-    Format("merged", "the backbone with one task added to its weights, for transformers", _merged),
-    Format("gguf", "a file <task>.gguf a task, for llama.cpp (--lora) and what uses it", _gguf),
+    Format(
+        "peft",
+        "a PEFT LoRA folder a task, for transformers, vLLM and others",
+        _peft,
+        size=_peft_size,
+    ),
+    Format(
+        "merged",
+        "the backbone with one task added to its weights, for transformers",
+        _merged,
+        takes_one_task=True,
+        size=_merged_size,
+    ),
+    Format(
+        "gguf",
+        "a file <task>.gguf a task, for llama.cpp (--lora) and what uses it",
+        _gguf,
+        size=_gguf_size,
+    ),
     Format(
         "vllm",
         "a folder to serve all tasks from: LoRAs, serve.sh, a client, a table of model names",
         _vllm,
         takes_several=True,
+        size=_vllm_size,
     ),
 ):
     register(_format)

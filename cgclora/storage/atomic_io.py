@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import textwrap
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -200,6 +201,29 @@ def replace_folder(target: str | Path) -> Iterator[Path]:
             raise
         _sync(target.parent)
         shutil.rmtree(backup, ignore_errors=True)
+
+
+def zip_folder(folder: str | Path) -> Path:
+    """Pack a folder into `<folder>.zip` beside it, uncompressed; returns that file.
+
+    The folder's own name is the only one at the top of the archive. It appears whole or not at all.
+
+    Raises:
+        OSError: A file cannot be read, or there is no room.
+    """
+    folder = Path(folder)
+    target = folder.with_name(f"{folder.name}.zip")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")  # see `_TEMPORARY`
+    try:
+        with zipfile.ZipFile(temporary, "x") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, path.relative_to(folder.parent))
+        _sync(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return target
 
 
 @contextmanager

@@ -23,8 +23,8 @@ class LayerKind:
     layers: int  # how many there are
 
 
-def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:
-    """The kinds of layers of a saved adapter: usual names in a pass's order, then the others.
+def layer_sizes(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """Input and output features of each adapted layer of a saved adapter, by path.
 
     Raises:
         ValueError: The file is missing or damaged; the message says which.
@@ -35,11 +35,19 @@ def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:
             shapes = {name: stored.get_slice(name).get_shape() for name in stored.offset_keys()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    counts: Counter[tuple[str, int, int]] = Counter()
-    for name, (_, inner) in ((n, s) for n, s in shapes.items() if n.endswith(".expert_A")):
-        layer = name.removesuffix(".expert_A")
-        outer, _ = shapes[f"{layer}.expert_B"]
-        counts[layer.rpartition(".")[2], inner, outer] += 1
+    layers = (name.removesuffix(".expert_A") for name in shapes if name.endswith(".expert_A"))
+    return {one: (shapes[f"{one}.expert_A"][1], shapes[f"{one}.expert_B"][0]) for one in layers}
+
+
+def layer_kinds(folder: str | Path) -> tuple[LayerKind, ...]:
+    """The kinds of layers of a saved adapter: usual names in a pass's order, then the others.
+
+    Raises:
+        ValueError: As `layer_sizes`.
+    """
+    counts = Counter(
+        (path.rpartition(".")[2], *sizes) for path, sizes in layer_sizes(folder).items()
+    )
     kinds = [LayerKind(*kind, layers) for kind, layers in counts.items()]
     usual = {name: place for place, name in enumerate(_IN_A_PASS)}
     return tuple(sorted(kinds, key=lambda kind: usual.get(kind.name, len(usual))))

@@ -1,13 +1,19 @@
-"""A hub on loopback that holds one dataset repository: what its client asks of it, and no more."""
+"""A hub on loopback that holds one repository: what its client asks of it, and no more.
+
+It is the dataset `me/kept` or the model `me/mine`, by what its client makes.
+"""
 
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+
+_REPO = "/api/(datasets/me/kept|models/me/mine)"
 
 
 class Hub(ThreadingHTTPServer):
@@ -17,7 +23,11 @@ class Hub(ThreadingHTTPServer):
         files: The repository's, by path; None until it is made.
         private: Whether it was made so.
         tokens: With which tokens it was written to.
+        accepted: Tokens that may write; None takes any.
+        branches: Made beside the main one.
+        requests: Method and path of each, in their order.
         down: Whether it answers 503 to everything.
+        full: Whether it refuses commits.
     """
 
     daemon_threads = True
@@ -27,7 +37,11 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] | None = None
         self.private = False
         self.tokens: set[str] = set()
+        self.accepted: set[str] | None = None
+        self.branches: list[str] = []
+        self.requests: list[str] = []
         self.down = False
+        self.full = False
 
     @property
     def address(self) -> str:
@@ -44,26 +58,32 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        self.server.requests.append(f"{self.command} {path}")
         if self.server.down:
             return self.reply(503, {})
-        path = self.path.split("?")[0]
+        if path == "/api/whoami-v2":
+            return self.reply(200, {"name": "me"})
         if self.server.files is None:
             return self.reply(404, {}, {"X-Error-Code": "RepoNotFound"})
-        if path.startswith("/api/datasets/me/kept/revision/"):
-            there = [{"rfilename": name} for name in self.server.files]
-            facts = {"_id": "1", "id": "me/kept", "sha": self.server.revision, "siblings": there}
-            return self.reply(200, facts)
-        if path.startswith("/api/datasets/me/kept/tree/"):
+        return self.read(path, self.server.files)
+
+    def read(self, path: str, files: dict[str, bytes]) -> None:
+        if re.fullmatch(f"{_REPO}(/revision/.*)?", path):
+            there = [{"rfilename": name} for name in files]
+            facts = {"_id": "1", "id": path.split("/", 3)[3], "sha": self.server.revision}
+            return self.reply(200, {**facts, "siblings": there, "private": self.server.private})
+        if re.match(f"{_REPO}/tree/", path):
             return self.reply(
                 200,
                 [
                     {"type": "file", "path": name, "size": len(content), "oid": _mark(content)}
-                    for name, content in self.server.files.items()
+                    for name, content in files.items()
                 ],
             )
         if path.startswith("/datasets/me/kept/resolve/"):
             name = path.split("/", 6)[6]
-            if (content := self.server.files.get(name)) is not None:
+            if (content := files.get(name)) is not None:
                 marks = {"ETag": f'"{_mark(content)}"', "X-Repo-Commit": self.server.revision}
                 return self.reply(200, content, marks)
         return self.reply(404, {}, {"X-Error-Code": "EntryNotFound"})
@@ -71,33 +91,62 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_DELETE(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.split("?")[0]
+        self.server.requests.append(f"{self.command} {path}")
         if self.server.down:
             return self.reply(503, {})
-        self.server.tokens.add(str(self.headers["Authorization"]))
-        path = self.path.split("?")[0]
+        token = str(self.headers["Authorization"])
+        self.server.tokens.add(token)
+        accepted = self.server.accepted
+        if accepted is not None and token.removeprefix("Bearer ") not in accepted:
+            return self.reply(401, {"error": f"Invalid credentials: {token}"})
+        if re.match(_REPO, path):
+            return self.write(path, body)
         if path == "/api/repos/create":
-            made = self.server.files is None
-            if made:
-                self.server.private = json.loads(body)["visibility"] == "private"
-                self.server.files = {}
-            url = f"{self.server.address}/datasets/me/kept"
-            return self.reply(200 if made else 409, {"url": url})
-        if path.startswith("/api/datasets/me/kept/preupload/"):
+            return self.create(json.loads(body))
+        if path == "/api/repos/delete":
+            self.server.files = None
+        known = {"/api/repos/delete": {}, "/api/validate-yaml": {"errors": [], "warnings": []}}
+        return self.reply(200 if path in known else 404, known.get(path, {"error": path}))
+
+    def write(self, path: str, body: bytes) -> None:
+        if re.match(f"{_REPO}/branch/", path):
+            self.server.branches.append(path.rpartition("/")[2])
+            return self.reply(200, {})
+        if re.match(f"{_REPO}/preupload/", path):
             wanted = [file["path"] for file in json.loads(body)["files"]]
             modes = [
                 {"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in wanted
             ]
             return self.reply(200, {"files": modes})
-        if path.startswith("/api/datasets/me/kept/commit/") and self.server.files is not None:
+        if self.server.full:
+            return self.reply(413, {"error": "Private storage quota exceeded"})
+        if re.match(f"{_REPO}/commit/", path) and self.server.files is not None:
             for operation in map(json.loads, body.splitlines()):
+                file = operation["value"]
                 if operation["key"] == "file":
-                    file = operation["value"]
                     self.server.files[file["path"]] = base64.b64decode(file["content"])
+                elif operation["key"] == "deletedFile":
+                    del self.server.files[file["path"]]
             url = f"{self.server.address}/datasets/me/kept/commit/{self.server.revision}"
             return self.reply(200, {"commitUrl": url, "commitOid": self.server.revision})
         return self.reply(404, {"error": path})
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        if wanted["organization"] not in (None, "me"):
+            return self.reply(403, {"error": "You don't have the rights to create a model there"})
+        made = self.server.files is None
+        if made:
+            self.server.private = wanted.get("visibility") == "private"
+            self.server.files = {}
+        place = "datasets/" if wanted.get("type") == "dataset" else ""
+        url = f"{self.server.address}/{place}me/{wanted['name']}"
+        return self.reply(200 if made else 409, {"url": url})
 
     def reply(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
