@@ -30,6 +30,7 @@ from ui.engine.engine import AppEngine, loader
 from ui.engine.rates import Rates
 from ui.engine.settings import Settings, SettingsError
 from ui.engine.zero_gpu import ZERO_GPU
+from ui.server.exports import export_jobs, remove_expired_regularly, routes
 from ui.server.log import set_up_log
 from ui.server.memory import bound_memory, bound_sessions
 from ui.server.page import Page
@@ -91,7 +92,11 @@ def launch(
         max_threads=_THREADS + _rows(engine),  # a waiting request holds one
         state_session_capacity=_SESSIONS,
         mcp_server=find_spec("mcp") is not None,
-        app_kwargs=around(engine, embedded_by=_EMBEDDING if settings.on_space else ()),
+        app_kwargs=around(
+            engine,
+            routes=routes(settings),
+            embedded_by=_EMBEDDING if settings.on_space else (),
+        ),
         **others,
     )
     if not ZERO_GPU:
@@ -118,9 +123,11 @@ def main(settings: Settings, built: Callable[[], None]) -> None:
     )
     for backup in backups(settings.runs, settings.keep, settings.keep_dataset):
         backup.start()
+    exports = export_jobs(settings)
+    remove_expired_regularly(exports)
     page = launch(engine, settings, built=built)
-    jobs = Jobs(settings.runs / "jobs") if settings.jobs_end else None
-    shut_down_on_sigterm(page, engine, settings.ending_seconds, jobs)
+    ending = (Jobs(settings.runs / "jobs"), exports) if settings.jobs_end else ()
+    shut_down_on_sigterm(page, engine, settings.ending_seconds, ending)
     page.block_thread()
 
 

@@ -18,7 +18,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from cgclora.storage import atomic_io
 from evals.jobs.processes import kill_leftover
 
-Kind = Literal["evaluate", "train", "compare"]
+Kind = Literal["evaluate", "train", "compare", "export"]
 State = Literal["queued", "running", "stopped", "failed", "done"]
 
 JOB_FILE = "job.json"

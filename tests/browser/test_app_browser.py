@@ -21,7 +21,7 @@ SAID = "#answer-0 :is(.card.live, .card.done) .said:not(.hint)"
 
 TASKS = ("SentimentAnalyze", "CHIP-STS", "KUAKE-QIC")  # short answers, whichever is shipped
 LONG_TASKS = ("CMeIE", "Summary")
-TABS = ("try", "gates", "leaderboard", "benchmark", "train", "about")
+TABS = ("try", "gates", "leaderboard", "benchmark", "compare", "train", "export", "about")
 MINUTES = 60_000
 
 

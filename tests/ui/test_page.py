@@ -133,13 +133,14 @@ def test_a_refused_question_and_every_finished_one_settle_the_page(engine: AppEn
         assert not any(event["queue"] for event in after)
 
 
-def test_only_answers_stand_in_the_queue(engine: AppEngine) -> None:
+def test_only_answers_and_pushes_stand_in_the_queue(engine: AppEngine) -> None:
     events = app.build(engine, Settings()).get_config_file()["dependencies"]
     queued = {event["api_name"] for event in events if event["queue"] is not False}
     assert queued - {"_forget"} == {
         "answer",
         "answer_1",
         "compute",
+        "push_chosen",
         "generate",
         "tasks",
         "gates",

@@ -61,6 +61,17 @@ def adapter_title(engine: AppEngine, name: str, language: Language) -> str:
     return f"{forms.cluster_title(name, language)} · {method}"
 
 
+def adapter_choices(engine: AppEngine, language: Language) -> list[tuple[str, str]]:
+    """All adapters as choices: a title, and details on a second line."""
+    rows = []
+    for name in engine.adapters():
+        count = len(engine.configs[name].tasks)
+        key = "bench_one_task" if count == 1 else "bench_known_tasks"
+        note = f"{name} · {text(key, language, count=count)}"
+        rows.append((f"{adapter_title(engine, name, language)}\n{note}", name))
+    return rows
+
+
 def _model(engine: AppEngine, name: str, role: Role, language: Language) -> AnsweringModel:
     if name == BARE:
         return AnsweringModel(name, "bare", text("bare", language), "", colour(BACKBONE))

@@ -6,14 +6,25 @@ from collections.abc import Callable
 import gradio as gr
 
 from evals.tasks import Language
-from ui.i18n import about, benchmark, compare, gates, jobs, leaderboard, shell, train, try_it
+from ui.i18n import (
+    about,
+    benchmark,
+    compare,
+    export,
+    gates,
+    jobs,
+    leaderboard,
+    shell,
+    train,
+    try_it,
+)
 
 Word = Callable[[str], str]
 """A key of `TEXTS` in, words out: either a language's, or a marker that the browser translates."""
 
 TEXTS: dict[str, tuple[str, str]] = {
     key: words
-    for part in (shell, try_it, gates, leaderboard, jobs, benchmark, compare, train, about)
+    for part in (shell, try_it, gates, leaderboard, jobs, benchmark, compare, train, export, about)
     for key, words in part.WORDS.items()
 }
 """In Chinese and in English, by key."""

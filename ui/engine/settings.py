@@ -31,7 +31,8 @@ class AppLimits:
         upload_mb: Size of an uploaded file in MB.
         upload_lines: Lines of an uploaded file.
         uploads_mb: Size of all uploads within an hour, after which they are deleted, in MB.
-        jobs: Queued evaluations and trainings.
+        jobs: Queued evaluations and trainings, and as many exports.
+        export_mb: Size of an export in MB.
     """
 
     characters: int = 6000
@@ -45,6 +46,7 @@ class AppLimits:
     upload_lines: int = 200_000
     uploads_mb: int = 1024
     jobs: int = 20
+    export_mb: int = 4096
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AppLimits:
@@ -82,6 +84,7 @@ class Settings:
         int8: Whether CPUs decode with quantized weights.
         jobs_end: Whether jobs end with the server, as in a container.
         jobs_allowed: Whether visitors may start evaluations and trainings.
+        exports_allowed: Whether visitors may export adapters and push them to the hub.
         on_space: Whether this is a Hugging Face Space.
         proxied: Whether a proxy names the client of each request.
         json_log: Whether the log is JSON.
@@ -97,6 +100,7 @@ class Settings:
     int8: bool = True
     jobs_end: bool = False
     jobs_allowed: bool = True
+    exports_allowed: bool = True
     on_space: bool = False
     proxied: bool = False
     json_log: bool = False
@@ -111,9 +115,10 @@ class Settings:
             SettingsError: A variable has an invalid value.
         """
         get = environment.get
-        on_space = "SPACE_ID" in environment
+        on_space, private = "SPACE_ID" in environment, _is_private(environment)
         values: dict[str, Any] = {
-            "jobs_allowed": _switch(environment, "CGCLORA_ALLOW_JOBS", _is_private(environment)),
+            "jobs_allowed": _switch(environment, "CGCLORA_ALLOW_JOBS", private),
+            "exports_allowed": _switch(environment, "CGCLORA_ALLOW_EXPORTS", private),
             "jobs_end": _switch(environment, "CGCLORA_END_JOBS", on_space),
             "int8": _switch(environment, "CGCLORA_INT8", True),
             "proxied": _switch(environment, "CGCLORA_PROXIED", on_space),

@@ -171,6 +171,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "limit_upload_lines": ("上传文件的行数", "Lines of an upload"),
     "limit_uploads_mb": ("每小时全部上传的 MB", "MB of all uploads per hour"),
     "limit_jobs": ("排队的评测和训练", "Waiting evaluations and trainings"),
+    "limit_export_mb": ("一次导出的 MB", "MB of an export"),
     # Licences
     "about_licences": ("许可与说明", "Licences and notices"),
     "about_code": ("代码", "Code"),

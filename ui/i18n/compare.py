@@ -172,6 +172,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "Not kept: this method has no adapter yet, or its files are gone.",
     ),
     "compare_go_try": ("试一试", "Try it"),
+    "compare_go_export": ("导出", "Export it"),
     "compare_go_gates": ("看门控", "See its gates"),
     "compare_gates": ("门控权重（各层平均）", "Gate weights (mean over the layers)"),
 }

@@ -189,6 +189,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_step": ("第 {step} / {steps} 步", "Step {step} of {steps}"),
     "train_best": ("最低开发损失 {loss}（第 {step} 步）", "lowest dev loss {loss} (step {step})"),
     "train_try": ("去“试一试”", "Try it"),
+    "train_export": ("导出", "Export it"),
     "train_evaluate": (
         "要了解它的质量，请到“评测”中打分。",
         "To measure its quality, score it in the Benchmark tab.",

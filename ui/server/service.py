@@ -35,15 +35,19 @@ _POLL_SECONDS = 0.2  # of running jobs during the shutdown
 _log = logging.getLogger(__name__)
 
 
-def around(engine: AppEngine, *, embedded_by: Sequence[str] = ()) -> dict[str, Any]:
+def around(
+    engine: AppEngine, *, routes: Sequence[Route] = (), embedded_by: Sequence[str] = ()
+) -> dict[str, Any]:
     """Routes and middleware for Gradio's application, as `gr.Blocks.launch(app_kwargs=...)`.
 
-    The origins `embedded_by`, besides its own, may embed the app in a frame.
+    `routes` are further ones. The origins `embedded_by`, besides its own, may embed the app in a
+    frame.
     """
     return {
         "routes": [
             Route("/health", partial(_health, engine), methods=["GET"]),
             Route("/ready", partial(_ready, engine), methods=["GET"]),
+            *routes,
         ],
         "middleware": [
             Middleware(_Observer, engine=engine, policy=_policy(embedded_by)),
@@ -179,12 +183,12 @@ class _Observer:
 
 
 def shut_down_on_sigterm(
-    page: gr.Blocks, engine: AppEngine, seconds: float, jobs: Jobs | None = None
+    page: gr.Blocks, engine: AppEngine, seconds: float, queues: Sequence[Jobs] = ()
 ) -> None:
     """On SIGTERM refuse new requests, wait for answers, and stop serving.
 
-    A second SIGTERM kills the process. Evaluations and trainings of `jobs` end with the server, and
-    can be resumed; None lets them outlive it.
+    A second SIGTERM kills the process. The running jobs of `queues` end with the server and can be
+    resumed; those of other queues outlive it.
     """
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -194,11 +198,11 @@ def shut_down_on_sigterm(
     def end() -> None:
         note(_log, "ending", waiting=engine.waiting)
         deadline = time.monotonic() + seconds
-        if jobs is not None:
+        for jobs in queues:
             for job in _running(jobs):
                 jobs.stop(job)
         engine.end(seconds)
-        while jobs is not None and _running(jobs) and time.monotonic() < deadline:
+        while any(map(_running, queues)) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         page.close(verbose=False)
 

@@ -7,10 +7,12 @@ from evals.jobs.queue import Jobs
 from evals.leaderboard.run_sources import Library
 from ui.engine.engine import AppEngine
 from ui.engine.settings import Settings
+from ui.server.exports import export_jobs
 from ui.shell import Shell
 from ui.tabs.about.tab import About
 from ui.tabs.benchmark.tab import Benchmark
 from ui.tabs.compare.tab import Compare
+from ui.tabs.export.tab import ExportTab
 from ui.tabs.gates.tab import Gates
 from ui.tabs.leaderboard.tab import Leaderboard
 from ui.tabs.train.tab import Train
@@ -72,6 +74,12 @@ TABS = (
         ("训练", "Train"),
         lambda shell, on: Train(shell, on.engine, on.jobs, on.settings),
         ("source", "method", "run"),
+    ),
+    TabEntry(
+        "export",
+        ("导出", "Export"),
+        lambda shell, on: ExportTab(shell, on.engine, export_jobs(on.settings), on.settings),
+        ("export-*",),
     ),
     TabEntry(
         "about",

@@ -15,6 +15,7 @@ from evals.experiments.evaluation_plan import (
 from evals.methods import method_of
 from evals.tasks import TASKS, Language
 from evals.tasks.samples import SAMPLES
+from ui.components import answering_models
 from ui.components.answering_models import adapter_title
 from ui.components.own_tasks import Corrections
 from ui.components.texts import text
@@ -126,13 +127,6 @@ def adapter_names(engine: AppEngine) -> tuple[str, ...]:
 
 
 def adapter_choices(engine: AppEngine, language: Language) -> list[tuple[str, str]]:
-    """Choices of adapters: a title, and details on a second line."""
-    rows = []
-    for name in adapter_names(engine):
-        note = text("bench_bare_note", language)
-        if name != BARE:
-            count = len(engine.configs[name].tasks)
-            key = "bench_one_task" if count == 1 else "bench_known_tasks"
-            note = f"{name} · {text(key, language, count=count)}"
-        rows.append((f"{adapter_title(engine, name, language)}\n{note}", name))
-    return rows
+    """Choices of adapters and the bare backbone, see `answering_models.adapter_choices`."""
+    bare = f"{adapter_title(engine, BARE, language)}\n{text('bench_bare_note', language)}"
+    return [*answering_models.adapter_choices(engine, language), (bare, BARE)]

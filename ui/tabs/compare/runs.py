@@ -115,6 +115,8 @@ class Comparisons(JobPanel):
             link(tab, text(f"compare_go_{tab}", language), linked, cluster=name)
             for tab in ("try", "gates")
         ]
+        taken = {"export-adapter": name}
+        links.append(link("export", text("compare_go_export", language), linked, **taken))
         words = text("compare_kept", language, name=escape(name))
         return block(f'<p role="status">{words} {"".join(links)}</p>')
 

@@ -230,11 +230,12 @@ class JobTab(ABC):
     prefix: ClassVar[str]  # of element ids and texts
     panel: ClassVar[type[JobPanel]]  # class of the list of jobs
     subfolder: ClassVar[str]  # of the runs' folder, for this kind of jobs
+    not_allowed: ClassVar[str] = "jobs_not_allowed"  # text where visitors may not start them
 
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.allowed = settings.jobs_allowed
+        self.allowed = self.is_allowed(settings)
         self.folder = settings.runs.absolute() / self.subfolder
         self.backbone_name = name = settings.backbone
         # Visitors of somebody else's server are not shown where its files lie.
@@ -243,13 +244,18 @@ class JobTab(ABC):
         with gr.Column(elem_id=self.prefix, elem_classes="jobs-tab"):
             add(
                 gr.HTML,
-                {"value": lambda word: f'<p class="jobs-off">{word("jobs_not_allowed")}</p>'},
+                {"value": lambda word: f'<p class="jobs-off">{word(self.not_allowed)}</p>'},
                 visible=not self.allowed,
                 elem_id=f"{self.prefix}-notice",
             )
             self.lay_out_form(add)
             self._lay_out_start(add)
             self.runs = self.panel(add, engine, jobs, self.folder, allowed=self.allowed)
+
+    @staticmethod
+    def is_allowed(settings: Settings) -> bool:
+        """Whether visitors may start jobs of this kind."""
+        return settings.jobs_allowed
 
     @abstractmethod
     def lay_out_form(self, add: Bilingual) -> None:
@@ -306,7 +312,7 @@ class JobTab(ABC):
             JobError: Visitors may not start jobs, or too many wait; in the visitor's language.
         """
         if not self.allowed:
-            raise JobError(text("jobs_not_allowed", language))
+            raise JobError(text(self.not_allowed, language))
         if (waiting := self.jobs.waiting) >= self.engine.limits.jobs:
             raise JobError(text("jobs_full", language, count=waiting))
 

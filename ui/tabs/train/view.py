@@ -246,6 +246,8 @@ def _progress(job: Job, log: TrainingLog | None, language: Language) -> str:
 def _next_steps(job: Job, language: Language, link_language: str) -> str:
     question = {"cluster": job.title, "task": str(job.facts["tasks"][0])}
     go = link("try", text("train_try", language), link_language, **question)
+    adapter = {"export-adapter": job.title}
+    go += link("export", text("train_export", language), link_language, **adapter)
     return f'<p>{go} <span class="quiet">{text("train_evaluate", language)}</span></p>'
 
 

@@ -1,0 +1,1 @@
+"""The tab where visitors take an adapter away: as files of other engines, or to the hub."""
