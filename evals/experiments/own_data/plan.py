@@ -46,7 +46,7 @@ _START_SECONDS = 20.0  # for loading the backbone
 class Pace:
     """The speed of a machine."""
 
-    training: float = 1.4e-3  # seconds a character of a record that is trained on
+    training: float = 4e-3  # seconds a character of a record that is trained on
     answering: float = 4e-4  # seconds a unit of `Work.answering`
     is_measured: bool = False  # whether an earlier comparison on this machine measured it
 
