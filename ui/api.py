@@ -142,24 +142,26 @@ class Endpoints:
         """The leaderboards: methods ranked on a set of tasks, with confidence intervals.
 
         Args:
-            cluster: medical or general; by default both.
+            cluster: medical or general, of which a board has tasks; by default any.
             local: With the runs that were made on this machine.
 
         Returns:
-            `boards`: for each its id, cluster, split, tasks and entries. An entry has rank (shared
-            by those that cannot be told apart), overall score and score by task with intervals,
-            all in [0, 1], seeds, budgets, and the names of its runs.
+            `boards`: for each its id, tasks by cluster, split, facts of the tasks and entries; the
+            most informative board first, and `part_of` names the one that has all of its runs. An
+            entry has rank (shared by those that cannot be told apart), the 95 % interval of its
+            rank, overall score and score by task with intervals, all in [0, 1], seeds, budgets, and
+            the names of its runs.
         """
         _check(str, "a text", cluster=cluster)
         _check(bool, "true or false", local=local)
         found = self._library.leaderboards(local=local).boards
-        if cluster and cluster not in (known := {board.cluster for board in found}):
+        if cluster and cluster not in (known := {one for board in found for one in board.clusters}):
             raise _refusal(f"no board of the cluster {cluster!r}: there are {sorted(known)}.")
         return {
             "boards": [
                 board_as_json(board, self._library)
                 for board in found
-                if cluster in ("", board.cluster)
+                if not cluster or cluster in board.clusters
             ]
         }
 

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping
 
-from evals.leaderboard.board import Entry
+from evals.leaderboard.entries import Entry
 from evals.scoring.effect_sizes import OVERALL, Gain
 from evals.scoring.statistics import LEVEL, Estimate
 from evals.tasks import TASKS, Language, Task
@@ -52,7 +52,11 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "{n} seeds: {low} to {high}, standard deviation {sd}",
     ),
     "bold": ("粗体：最好，或未能确定不如最好", "bold: the best, or not surely worse"),
-    "won_axis": ("行确实胜过列的任务数（共 {n} 个）", "Sure wins of the row, of {n} tasks"),
+    "won_axis": (
+        "行优于列的概率（%）<br>下：确实胜过的任务数（共 {n} 个）",
+        "P(row better), %<br>below: sure wins of {n} tasks",
+    ),
+    "probability": ("{share} 的重采样中平均分更高", "higher mean in {share} of the resamples"),
     "won": ("{won} / {tasks} 个任务确实胜过 {other}", "wins {won} of {tasks} tasks from {other}"),
     "ahead": ("{ahead} / {tasks} 个任务得分更高", "scores higher on {ahead} of {tasks}"),
     "second": ("{n} 秒", "{n} s"),
@@ -111,6 +115,13 @@ def points(value: float, signed: bool = False) -> str:
     """A score or a difference in [-1, 1], times 100, with one decimal."""
     shown = round(100 * value, 1) + 0.0  # no -0.0
     return f"{shown:+.1f}" if signed else f"{shown:.1f}"
+
+
+def percent(probability: float) -> str:
+    """A probability in percent, without the sign; one near 0 or 1 is never written as certain."""
+    if probability < 0.005:
+        return "<1"
+    return ">99" if probability > 0.995 else f"{100 * probability:.0f}"
 
 
 def estimate_of(entry: Entry, row: str) -> Estimate:

@@ -68,7 +68,7 @@ def heat_map(board: Board, language: Language = "zh") -> go.Figure:
 
 
 def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
-    """The number of tasks on which the row is significantly better than the column, see `Duel`.
+    """P(row better than column) and the tasks on which the row is significantly better, see `Duel`.
 
     Raises:
         ValueError: The board has no entry.
@@ -82,24 +82,30 @@ def win_matrix(board: Board, language: Language = "zh") -> go.Figure:
         if duel is None:
             return ""
         lines = (
+            captions.text("probability", language, share=f"{captions.percent(duel.probability)} %"),
             captions.text("won", language, other=column, won=duel.won, tasks=duel.tasks),
             captions.text("ahead", language, ahead=duel.ahead, tasks=duel.tasks),
             *captions.gain_lines(duel.overall, column, language),
         )
         return captions.hover(look.entry, language, *lines)
 
-    won = np.array([[duels[a][b].won if a != b else 0 for b in names] for a in names])
-    balance = (won - won.T) / len(board.tasks)
-    np.fill_diagonal(balance, np.nan)
-    numbers = won.astype(str)
-    np.fill_diagonal(numbers, "")
+    def words(look: Look, column: str) -> str:
+        duel = duels[look.entry.name].get(column)
+        if duel is None:
+            return ""
+        return f"{min(99, max(1, round(100 * duel.probability)))}<br>{duel.won}"
+
+    better = np.array(
+        [[duels[a][b].probability if a != b else np.nan for b in names] for a in names]
+    )
     return _table(
-        balance,
-        numbers,
+        2 * better - 1,
+        _tiles(looks, names, words),
         _tiles(looks, names, details),
         rows=name_axis(names, captions.method_name, down=True),
         columns=name_axis(names, str, tickangle=-90),
         caption=captions.text("won_axis", language, n=len(board.tasks)),
+        lines=2,
     )
 
 
@@ -117,10 +123,11 @@ def _table(
     rows: dict[str, Any],
     columns: dict[str, Any],
     caption: str,
+    lines: int = 1,
 ) -> go.Figure:
     """A heat map of [rows, columns] with the text on each tile and that under the pointer.
 
-    Shades go from -1, bad, to 1, good; NaN leaves a hole.
+    A tile's text has so many lines. Shades go from -1, bad, to 1, good; NaN leaves a hole.
     """
     figure = go.Figure()
     figure.add_heatmap(
@@ -135,7 +142,7 @@ def _table(
         ygap=2,
         text=numbers,
         texttemplate="%{text}",
-        textfont={"color": "white", "size": 11},
+        textfont={"color": "white", "size": 12 - lines},
         hovertext=details,
         hovertemplate="%{hovertext}<extra></extra>",
         hoverongaps=False,
@@ -143,7 +150,7 @@ def _table(
     title = {"text": caption, "font": {"size": 12}}
     figure.update_layout(
         layout(
-            (ROW + 4) * len(shades) + 130,
+            (ROW + 4) * len(shades) + 130 + 8 * (lines - 1) * (2 + len(shades)),
             yaxis=rows,
             xaxis=columns | {"side": "top", "title": title},
         )

@@ -15,7 +15,8 @@ from evals.figures import parts
 from evals.figures.captions import estimate_lines, hover, size, size_lines, text
 from evals.figures.label_layout import Point, label_places
 from evals.figures.palette import faded
-from evals.leaderboard.board import Board, Entry
+from evals.leaderboard.board import Board
+from evals.leaderboard.entries import Entry
 from evals.methods import CGC_LORA, is_main
 from evals.scoring.statistics import Estimate
 from evals.tasks import Language

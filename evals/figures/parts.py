@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 
 from evals.figures.captions import Interval
 from evals.figures.palette import colour, faded, symbol
-from evals.leaderboard.board import Board, Entry
+from evals.leaderboard.board import Board
+from evals.leaderboard.entries import Entry
 from evals.scoring.statistics import Spread
 
 INK = "#667085"

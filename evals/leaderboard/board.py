@@ -1,38 +1,46 @@
 """Leaderboards from run folders: the ranking of methods on a set of tasks, with its uncertainty.
 
-A board holds the runs that answered the same records of the same tasks of one cluster in the same
-version. An entry of it is a method; its runs differ in the training seed only.
+A board holds the runs that answered the same records of the same tasks in the same version. An
+entry of it is a method; its runs differ in the training seed only. There is a board for each
+cluster and, where methods have runs on several clusters, one for these together, see `systems`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 
 from cgclora.storage import atomic_io
+from evals.leaderboard.entries import (
+    Entry,
+    TaskScore,
+    entry_of,
+    ranked,
+    restricted,
+    usual_texts,
+)
+from evals.leaderboard.systems import systems
 from evals.methods import SINGLE
 from evals.runs.run_dir import RunError, find_runs
 from evals.runs.scored_run import UNREADABLE, Key, Place, Scored, TaskFacts, entry_names, load
-from evals.scoring.effect_sizes import SIGNIFICANCE, Gain, Part, adjust, gain, over_tasks, p_values
-from evals.scoring.statistics import (
-    Estimate,
-    Spread,
-    holm,
-    mean_estimate,
-    mean_of,
-    ranks,
-    spread,
-    summarise,
+from evals.scoring.effect_sizes import (
+    SIGNIFICANCE,
+    Gain,
+    Part,
+    adjust,
+    gain,
+    over_tasks,
+    p_values,
+    probability_better,
 )
+from evals.scoring.statistics import holm, mean_of
 from evals.tasks import clusters
 from evals.tasks.names import UnknownNameError
 from evals.tasks.recognition import OWN
@@ -42,57 +50,27 @@ REFERENCE = SINGLE
 
 
 @dataclass(frozen=True)
-class TaskScore:
-    """An entry's main score on one task, in [0, 1]."""
-
-    estimate: Estimate  # mean over the seeds, with item noise
-    spread: Spread  # over the seeds: training noise
-    replicates: npt.NDArray[np.float64]  # [R] means over the seeds on each shared resample
-    seeds: tuple[float, ...]  # the score of each run, in the order of the entry's folders
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method on a board."""
-
-    name: str  # unique on the board, see `scored_run.entry_names`
-    method: str  # as in the manifest, like the label
-    label: str
-    backbone: str | None  # name of the backbone; None when a server answered
-    folders: tuple[str, ...]  # its run folders, one a seed
-    # Of the training, in the order of the folders; None where nothing was trained.
-    seeds: tuple[int | None, ...]
-    scores: Mapping[str, TaskScore]  # by task, in the board's order
-    overall: Estimate  # mean over the tasks, in [0, 1], with item noise
-    spread: Spread  # of the overall mean over the seeds
-    rank: int  # 1 + the number of entries whose interval lies wholly above this one's
-    parameters: int | None  # see `scored_run.Key`, like the two below
-    total_rank: int | None
-    active_rank: int | None
-    training_seconds: float | None  # mean over the seeds; None where nothing was trained
-    peak_memory: int | None  # in bytes while answering, mean over the seeds
-    tokens_per_second: float | None  # of answers, over all runs
-    # Nats a token more than the bare backbone on texts unlike the tasks, mean over the seeds, with
-    # the noise of texts; None if not measured, or on other texts than most of the board's runs.
-    forgetting: Estimate | None = None
-
-
-@dataclass(frozen=True)
 class Board:
     """A table of methods that answered the same records."""
 
     id: str  # short hash of the facts that the entries share
-    cluster: str  # see `scored_run.Place`, like the two below
-    split: str | None
+    clusters: Mapping[str, tuple[str, ...]]  # names of the tasks by cluster, in the order of tasks
+    split: str | None  # see `scored_run.Place`
     tasks: tuple[TaskFacts, ...]
     entries: tuple[Entry, ...]  # the best first
+    part_of: str | None = None  # id of the board of several clusters that has all its runs
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster, or of several."""
+        return " + ".join(self.clusters)
 
 
 @dataclass(frozen=True)
 class Leaderboards:
     """The boards of some folders, and the runs that are on none."""
 
-    boards: tuple[Board, ...]  # medical before general, then those with the most records first
+    boards: tuple[Board, ...]  # the most informative first, see `_precedence`
     unscored: tuple[str, ...]  # folders of runs without scores
     damaged: Mapping[str, str]  # reason by folder
     replaced: Mapping[str, str]  # folder of the newer run of a seed, by the older run's
@@ -106,8 +84,8 @@ def boards(roots: Path | Sequence[Path]) -> Leaderboards:
     """The leaderboards of all scored runs below some folders, at any depth.
 
     Runs that differ in the seed only are one entry; of two with the same seed the newer one counts,
-    by the manifest's `created`. A run with tasks of two clusters is on a board of each. Runs are
-    cached, see `scored_run.load`.
+    by the manifest's `created`. A run with tasks of two clusters is on a board of each and on one
+    of both. Runs are cached, see `scored_run.load`.
     """
     counted: dict[tuple[Place, Key, int | None], Scored] = {}
     unscored: list[str] = []
@@ -144,98 +122,56 @@ def _boards(runs: tuple[Scored, ...]) -> tuple[Board, ...]:
     at: dict[Place, dict[Key, list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         at[run.place][run.key].append(run)
-    order = [*clusters(), OWN]
-    made = [_board(place, by_key) for place, by_key in at.items()]
-    return tuple(
-        sorted(
-            made,
-            key=lambda board: (
-                order.index(board.cluster),
-                # The most informative board of a cluster comes first.
-                -len(board.tasks),
-                -len(board.entries),
-                -sum(task.samples for task in board.tasks),
-                board.split or "",
-                board.id,
-            ),
-        )
-    )
+    alone = [_board((place,), _entries(place, by_key)) for place, by_key in at.items()]
+    together = [_board(places, entries) for places, entries in systems(at).items()]
+    together.sort(key=_precedence)
+    parts = [replace(part, part_of=_whole_of(part, together)) for part in alone]
+    return tuple(sorted([*together, *parts], key=_precedence))
 
 
-def _board(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> Board:
+def _entries(place: Place, by_key: Mapping[Key, Sequence[Scored]]) -> list[Entry]:
     named = zip(entry_names([*by_key]), by_key.items(), strict=True)
-    read = Counter(run.forgetting[0] for runs in by_key.values() for run in runs if run.forgetting)
-    texts = max(read, key=lambda one: (read[one], one), default=None)
-    entries = _ranked(_entry(name, key, place.tasks, runs, texts) for name, (key, runs) in named)
-    shared = json.dumps(asdict(place), sort_keys=True).encode()
-    return Board(atomic_io.sha256(shared)[:12], place.cluster, place.split, place.tasks, entries)
+    texts = usual_texts(chain.from_iterable(by_key.values()))
+    return [entry_of(name, key, place.tasks, runs, texts) for name, (key, runs) in named]
 
 
-def _entry(
-    name: str,
-    key: Key,
-    tasks: Sequence[TaskFacts],
-    of_seeds: Sequence[Scored],
-    texts: str | None,
-) -> Entry:
-    runs = sorted(of_seeds, key=lambda run: (run.seed is not None, run.seed or 0))
-    drawn = np.stack([run.replicates for run in runs]).mean(axis=0, dtype=np.float64)  # [T, R]
-    scores: dict[str, TaskScore] = {}
-    for number, task in enumerate(tasks):
-        values = tuple(run.values[number] for run in runs)
-        over_seeds = spread(values)
-        estimate = summarise(over_seeds.mean, drawn[number], task.samples)
-        scores[task.name] = TaskScore(estimate, over_seeds, drawn[number], values)
-    seconds = sum(run.seconds for run in runs)
-    memory = _mean(run.peak_memory for run in runs)
-    return Entry(
-        name=name,
-        method=key.method,
-        label=key.label,
-        backbone=key.backbone or None,
-        folders=tuple(run.folder for run in runs),
-        seeds=tuple(run.seed for run in runs),
-        scores=scores,
-        overall=_overall(scores),
-        spread=_overall_spread(scores),
-        rank=1,
-        parameters=key.parameters,
-        total_rank=key.total_rank,
-        active_rank=key.active_rank,
-        training_seconds=_mean(run.training_seconds for run in runs),
-        peak_memory=None if memory is None else round(memory),
-        tokens_per_second=sum(run.tokens for run in runs) / seconds if seconds else None,
-        forgetting=_forgetting(runs, texts),
+def _board(places: Sequence[Place], entries: Iterable[Entry]) -> Board:
+    facts = [asdict(place) for place in places]
+    shared = json.dumps(facts[0] if len(facts) == 1 else facts, sort_keys=True).encode()
+    return Board(
+        id=atomic_io.sha256(shared)[:12],
+        clusters={place.cluster: tuple(task.name for task in place.tasks) for place in places},
+        split=places[0].split,
+        tasks=tuple(task for place in places for task in place.tasks),
+        entries=ranked(entries),
     )
 
 
-def _forgetting(runs: Sequence[Scored], texts: str | None) -> Estimate | None:
-    measured = [of[1] for run in runs if (of := run.forgetting) and of[0] == texts]
-    return mean_estimate(np.mean(measured, axis=0)) if measured else None
+def _precedence(board: Board) -> tuple[object, ...]:
+    """Sorts a comparison before a single method, known tasks before a user's, then by size."""
+    order = [*clusters(), OWN]
+    return (
+        len(board.entries) < 2,
+        OWN in board.clusters,
+        -len(board.clusters),
+        -len(board.tasks),
+        -len(board.entries),
+        -sum(task.samples for task in board.tasks),
+        [order.index(cluster) for cluster in board.clusters],
+        board.split or "",
+        board.id,
+    )
 
 
-def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The best first, each with its rank among these."""
-    ordered = sorted(entries, key=lambda entry: (-entry.overall.value, entry.name))
-    placed = ranks([entry.overall for entry in ordered])
-    return tuple(replace(one, rank=rank) for one, rank in zip(ordered, placed, strict=True))
-
-
-def _overall(scores: Mapping[str, TaskScore]) -> Estimate:
-    return summarise(*mean_of([_part(score) for score in scores.values()]))
-
-
-def _overall_spread(scores: Mapping[str, TaskScore]) -> Spread:
-    return spread([fmean(run) for run in zip(*(one.seeds for one in scores.values()), strict=True)])
-
-
-def _part(score: TaskScore) -> Part:
-    return score.estimate.value, score.replicates, score.estimate.samples
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
+def _whole_of(part: Board, together: Sequence[Board]) -> str | None:
+    """The board of several clusters of which a board of one cluster is a part, run by run."""
+    folders = {entry.folders for entry in part.entries}
+    for whole in together:
+        if {*part.tasks} <= {*whole.tasks}:
+            inside = restrict(whole, [task.name for task in part.tasks])
+            if folders == {entry.folders for entry in inside.entries}:
+                return whole.id
+    return None
 
 
 def restrict(
@@ -243,7 +179,8 @@ def restrict(
 ) -> Board:
     """A part of a board, with means, intervals and ranks of its own.
 
-    It keeps the board's id and order of tasks; costs of an entry stay those of all tasks.
+    It keeps the board's id and order of tasks. Costs of an entry stay those of all tasks of the
+    clusters that are kept.
 
     Args:
         board: The whole board.
@@ -260,9 +197,14 @@ def restrict(
         raise ValueError("a board needs at least one task: name some, or None for all.")
     return replace(
         board,
+        clusters={
+            cluster: kept
+            for cluster, names in board.clusters.items()
+            if (kept := tuple(name for name in names if name in kept_tasks))
+        },
         tasks=tuple(task for task in board.tasks if task.name in kept_tasks),
-        entries=_ranked(
-            _restricted(entry, kept_tasks) for entry in board.entries if entry.name in kept_entries
+        entries=ranked(
+            restricted(entry, kept_tasks) for entry in board.entries if entry.name in kept_entries
         ),
     )
 
@@ -271,13 +213,6 @@ def _selected(kind: str, names: Sequence[str], selection: Collection[str] | None
     if unknown := [name for name in selection or () if name not in names]:
         raise UnknownNameError(kind, unknown[0], names)
     return [name for name in names if selection is None or name in selection]
-
-
-def _restricted(entry: Entry, tasks: Sequence[str]) -> Entry:
-    if len(tasks) == len(entry.scores):
-        return entry
-    scores = {name: entry.scores[name] for name in tasks}
-    return replace(entry, scores=scores, overall=_overall(scores), spread=_overall_spread(scores))
 
 
 # Comparisons on a board -------------------------------------------------------------------
@@ -290,6 +225,7 @@ class Duel:
     won: int  # number of tasks on which it is better with p < 0.05 by Holm's rule over the tasks
     ahead: int  # number of tasks on which its score is higher
     tasks: int  # number of tasks
+    probability: float  # that its mean is higher, see `effect_sizes.probability_better`
     overall: Gain  # difference of the means over the tasks
 
 
@@ -328,19 +264,25 @@ def wins(board: Board) -> dict[str, dict[str, Duel]]:
     """Each entry against each other one, by the name of the first, then of the second."""
     duels: dict[str, dict[str, Duel]] = {entry.name: {} for entry in board.entries}
     for one, other in combinations(board.entries, 2):
-        parts = [_difference(one.scores[task], other.scores[task]) for task in one.scores]
-        values = np.array([value for value, _, _ in parts])
-        adjusted = holm(p_values(np.stack([drawn for _, drawn, _ in parts])).tolist())
-        sure = np.array(adjusted) < SIGNIFICANCE
-        overall = gain(mean_of(parts))
-        for first, second, sign, total in (
-            (one, other, 1, overall),
-            (other, one, -1, overall.reversed()),
-        ):
-            better = sign * values > 0
-            won, ahead = int((better & sure).sum()), int(better.sum())
-            duels[first.name][second.name] = Duel(won, ahead, len(parts), total)
+        duels[one.name][other.name], duels[other.name][one.name] = duel(one, other)
     return duels
+
+
+def duel(one: Entry, other: Entry) -> tuple[Duel, Duel]:
+    """Two entries of a board against each other, as each of the two sees it."""
+    parts = [_difference(one.scores[task], other.scores[task]) for task in one.scores]
+    values = np.array([value for value, _, _ in parts])
+    adjusted = holm(p_values(np.stack([drawn for _, drawn, _ in parts])).tolist())
+    sure = np.array(adjusted) < SIGNIFICANCE
+    overall = gain(mean_of(parts))
+    above = float(probability_better(one.replicates - other.replicates))
+
+    def seen(sign: int, probability: float, total: Gain) -> Duel:
+        better = sign * values > 0
+        won, ahead = int((better & sure).sum()), int(better.sum())
+        return Duel(won, ahead, len(parts), probability, total)
+
+    return seen(1, above, overall), seen(-1, 1 - above, overall.reversed())
 
 
 def leaders(board: Board) -> dict[str, frozenset[str]]:

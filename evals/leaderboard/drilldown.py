@@ -73,6 +73,15 @@ class SampleSet:
         return sum(sample.is_among(only) for sample in self.samples)
 
 
+def together(parts: Sequence[SampleSet]) -> SampleSet:
+    """The samples of several runs, one after the other."""
+    return SampleSet(
+        samples=tuple(sample for part in parts for sample in part.samples),
+        problem=next((part.problem for part in parts if part.problem), ""),
+        other_data=tuple(task for part in parts for task in part.other_data),
+    )
+
+
 def find_samples(run: Run, tasks: Sequence[str], other: Run | None = None) -> SampleSet:
     """The samples of a run on some tasks, with the answers of another run beside them.
 

@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from evals.leaderboard.board import Board, Entry
+from evals.leaderboard.board import Board
+from evals.leaderboard.entries import Entry
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import board_values, reference_name
 from evals.scoring.statistics import Estimate
@@ -25,7 +26,7 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(
         [
-            *("rank", "method", "label", "backbone", *_columns("overall")),
+            *("rank", "rank_low", "rank_high", "method", "label", "backbone", *_columns("overall")),
             *("seeds", "seed_standard_deviation", "parameters", "total_rank", "active_rank"),
             *("training_seconds", "tokens_per_second", "peak_memory", *_columns("forgetting")),
             *(column for task in tasks for column in _columns(_text(task))),
@@ -34,7 +35,13 @@ def board_csv(entries: Sequence[Entry], tasks: Sequence[str]) -> str:
     for entry in entries:
         table.writerow(
             [
-                *(entry.rank, _text(entry.name), _text(entry.label), _text(entry.backbone or "")),
+                *(
+                    entry.rank,
+                    *entry.rank_interval,
+                    _text(entry.name),
+                    _text(entry.label),
+                    _text(entry.backbone or ""),
+                ),
                 *_numbers(entry.overall),
                 entry.spread.seeds,
                 entry.spread.standard_deviation if entry.spread.seeds > 1 else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.leaderboard.board import Board, Entry, Leaderboards, boards
+from evals.leaderboard.board import Board, Leaderboards, boards
+from evals.leaderboard.entries import Entry
 from evals.runs.run_dir import Run, RunError, find_runs, read_run
 
 SHIPPED, LOCAL = "shipped", "local"
@@ -50,6 +51,17 @@ class Library:
             return read_run(folder)
         except RunError as error:
             raise RunError(str(error).replace(str(folder), name)) from error
+
+    def newest_local(self, boards: Leaderboards) -> tuple[Board, Entry] | None:
+        """The entry whose run was made here last, on the first board that has it."""
+        found = [
+            (board, entry)
+            for board in boards.boards
+            if not board.part_of
+            for entry in board.entries
+            if self.is_local(entry)
+        ]
+        return max(found, key=lambda one: one[1].created, default=None)
 
     def is_local(self, item: Board | Entry) -> bool:
         """Whether any run of an entry was made here; of a board, whether all its runs were."""

@@ -65,6 +65,16 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Costs of the adapters that answered some tasks; None where unknown or nothing was trained."""
+
+    parameters: int | None  # trainable, of all adapters together
+    total_rank: int | None  # stored, of all adapters together
+    active_rank: int | None  # the largest that one task uses
+    training_seconds: float | None  # of all adapters together
+
+
+@dataclass(frozen=True)
 class Place:
     """The facts that the runs of one board share."""
 
@@ -85,7 +95,8 @@ class Scored:
     created: str  # in ISO 8601, UTC
     values: tuple[float, ...]  # [T] main scores, in [0, 1]
     replicates: npt.NDArray[np.float32]  # [T, R] main scores on shared resamples
-    training_seconds: float | None  # of this cluster's adapters; None where nothing was trained
+    sizes: Sizes  # of this cluster's adapters
+    whole: Sizes  # of all adapters of the folder, which may answer several clusters
     peak_memory: float | None  # in bytes while answering; None if unknown
     tokens: float  # generated
     seconds: float  # of answering
@@ -203,9 +214,9 @@ def _scored(
             label=str(manifest.get("label") or ""),
             backbone=str(backbone.get("name", "")),
             prompt=str(manifest.get("prompt", "plain")),
-            total_rank=_as(int, sizes.get("total_rank")),
-            active_rank=_as(int, sizes.get("active_rank")),
-            parameters=_as(int, sizes.get("trainable_parameters")),
+            total_rank=sizes.total_rank,
+            active_rank=sizes.active_rank,
+            parameters=sizes.parameters,
             recipe=str((manifest.get("recipe") or {}).get("hash", "")),
             fingerprint=str(backbone.get("fingerprint", "")),
         ),
@@ -213,7 +224,8 @@ def _scored(
         created=str(manifest.get("created", "")),
         values=values,
         replicates=replicates,
-        training_seconds=_as(float, sizes.get("training_seconds")),
+        sizes=sizes,
+        whole=_sizes(manifest, set(metrics)),
         peak_memory=_as(float, manifest.get("peak_memory")),
         tokens=float(manifest.get("tokens") or 0),
         seconds=float(manifest.get("seconds") or 0),
@@ -230,19 +242,24 @@ def _forgetting(facts: Mapping[str, Any] | None) -> tuple[str, tuple[float, ...]
     return str(facts["texts"]["hash"]), differences
 
 
-def _sizes(manifest: Mapping[str, Any], tasks: set[str]) -> Mapping[str, Any]:
+def _sizes(manifest: Mapping[str, Any], tasks: set[str]) -> Sizes:
     """Sizes and training time of the adapters of these tasks, or else those of the manifest."""
-    adapters = manifest.get("adapters") or []
-    if not adapters:
-        return manifest
-    used = [one["manifest"] for one in adapters if tasks.intersection(one["tasks"])]
-    seconds = [one.get("training", {}).get("seconds") for one in used]
-    return {
-        "trainable_parameters": _of_all(sum, [one.get("trainable_parameters") for one in used]),
-        "total_rank": _of_all(sum, [one.get("total_rank") for one in used]),
-        "active_rank": _of_all(max, [one.get("active_rank") for one in used]),
-        "training_seconds": _of_all(sum, seconds),
-    }
+    values: Mapping[str, Any] = manifest
+    if adapters := manifest.get("adapters"):
+        used = [one["manifest"] for one in adapters if tasks.intersection(one["tasks"])]
+        seconds = [one.get("training", {}).get("seconds") for one in used]
+        values = {
+            "trainable_parameters": _of_all(sum, [one.get("trainable_parameters") for one in used]),
+            "total_rank": _of_all(sum, [one.get("total_rank") for one in used]),
+            "active_rank": _of_all(max, [one.get("active_rank") for one in used]),
+            "training_seconds": _of_all(sum, seconds),
+        }
+    return Sizes(
+        parameters=_as(int, values.get("trainable_parameters")),
+        total_rank=_as(int, values.get("total_rank")),
+        active_rank=_as(int, values.get("active_rank")),
+        training_seconds=_as(float, values.get("training_seconds")),
+    )
 
 
 def _of_all(fold: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:

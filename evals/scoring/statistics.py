@@ -259,15 +259,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def ranks(estimates: Sequence[Estimate]) -> list[int]:
-    """The rank of each method: 1 + the number of methods whose interval lies wholly above.
-
-    The rule of Chatbot Arena (Chiang et al. 2024, arXiv 2403.04132). The intervals are unpaired, so
-    `paired_difference` may separate two methods of the same rank.
-    """
-    return [1 + sum(other.low > one.high for other in estimates) for one in estimates]
-
-
 # Training noise ---------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from cgclora.config import AdapterConfig
 from cgclora.inference.request import Answer, Piece
 from cgclora.models.backbone import Backbone
 from evals.tasks import CHOICES, TASKS
+from tests.helpers.colours import contrast
 from tests.helpers.tiny import make_backbone
 from ui.components import forms, render
 from ui.components.answering_models import AnsweringModel
@@ -163,18 +164,6 @@ def test_the_heat_map_s_numbers_can_be_read_out() -> None:
     for path, weights in zip(gates.layers, gates.weights, strict=True):
         cells = "".join(f"<td>{weight:.3f}</td>" for weight in weights)
         assert (cells in table) == path.endswith("up")
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colours."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_small_words_on_figures_are_readable() -> None:

@@ -91,6 +91,16 @@ def notice(what: str, advice: str = "", verbatim: str = "") -> str:
     return f'<div class="notice" role="alert"><p><strong>{escape(what)}</strong></p>{more}</div>'
 
 
+def snippet(code: str, language: Language) -> str:
+    """Text with a button that copies it, by the script `copy` of the surrounding `gr.HTML`."""
+    copy, copied, selected = (text(key, language) for key in ("copy", "copied", "copy_selected"))
+    return (
+        f'<div class="snippet"><button type="button" data-copies="{copy}" data-copied="{copied}" '
+        f'data-selected="{selected}">{copy}</button>'
+        f'<pre lang="en" tabindex="0">{escape(code)}</pre></div>'
+    )
+
+
 def task_head(task: Task, language: Language) -> str:
     """Title, name and one-line explanation of a task."""
     kind, words = text(task.kind, language), description(task, language)

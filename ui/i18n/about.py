@@ -151,9 +151,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "这里没有开启 MCP。自己运行时可以这样开启：",
         "MCP is off here. To turn it on where you run the app:",
     ),
-    "about_copy": ("复制", "Copy"),
-    "about_copied": ("已复制", "Copied"),
-    "about_selected": ("已选中，按 Ctrl+C", "Selected: press Ctrl+C"),
     # Limits
     "about_limits": ("上限", "Limits"),
     "about_limits_intro": (

@@ -5,9 +5,16 @@ from evals.methods import FAMILIES
 WORDS: dict[str, tuple[str, str]] = {
     # Choosing
     "board": ("榜单", "Board"),
+    "board_others": ("其他比较", "Other comparisons"),
     "board_title": (
-        "{cluster} · {split} · {tasks} 个任务 · {n} 条样本",
-        "{cluster} · {split} · {tasks} tasks · {n} records",
+        "{cluster} · {methods} 种方法 · {tasks} 个任务 · {n} 条样本 · {split}",
+        "{cluster} · {methods} methods · {tasks} tasks · {n} records · {split}",
+    ),
+    "board_cluster": ("任务簇", "Cluster"),
+    "board_all_clusters": ("全部", "All"),
+    "board_newest": (
+        "本机最新的运行：{name}（{cluster}）",
+        "Newest run here: {name} ({cluster})",
     ),
     "board_no_split": ("未划分", "no split"),
     "board_view": ("视图", "View"),
@@ -38,9 +45,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "Each task is coloured from its lowest to its highest score.",
     ),
     "board_about wins": (
-        "行方法显著优于列方法的任务数（Holm 校正，p < 0.05）。",
-        "Number of tasks where the row is significantly better than the column (Holm correction, "
-        "p < .05).",
+        "上：行方法平均分更高的重采样所占的百分比，即 P(行优于列)，并列各计一半。"
+        "下：行方法显著优于列方法的任务数（Holm 校正，p < 0.05）。",
+        "Above: percentage of resamples in which the row's mean is higher, P(row better than "
+        "column); ties count half. Below: number of tasks where the row is significantly better "
+        "(Holm correction, p < .05).",
     ),
     "board_about radar": (
         "每条轴是一个任务，0 至 100 分。用搜索或筛选更换方法。",
@@ -73,6 +82,31 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_versus": ("纵轴", "Vertical axis"),
     "board_csv": ("下载 CSV", "Download CSV"),
     "board_json": ("下载 JSON", "Download JSON"),
+    # Sharing
+    "board_share": ("复制链接", "Copy link"),
+    "board_shared": ("已复制", "Link copied"),
+    "board_share_by_hand": ("复制这个地址", "Copy this address"),
+    "board_cite": ("引用", "Cite"),
+    "board_picture": ("下载图片", "Download picture"),
+    "board_citation": ("引用当前视图", "Cite this view"),
+    "board_cite_first": (
+        "在 {tasks} 个任务（{n} 条测试样本）上比较 {methods} 种方法，{name} 的平均分最高，为 "
+        "{value}（95% 置信区间 {low} 至 {high}；重采样名次 {places}）。",
+        "Of {methods} methods on {tasks} tasks ({n} test records), {name} has the highest mean "
+        "score, {value} (95 % interval {low} to {high}; places {places} when records are "
+        "resampled). ",
+    ),
+    "board_cite_next": (
+        "其次是 {name}，为 {value}（{low} 至 {high}）；前者在 {share}% 的重采样中更高。",
+        "{name} follows with {value} ({low} to {high}); the first is higher in {share} % of the "
+        "resamples. ",
+    ),
+    "board_cite_origin": (
+        "cgclora {version}，榜单 {board}，运行于 {date}，代码提交 {commit}。",
+        "cgclora {version}, board {board}, runs of {date}, commit {commit}.",
+    ),
+    "board_card_more": ("另有 {n} 种方法。任务：", "{n} more methods. Tasks: "),
+    "board_card_interval": ("95% 置信区间", "95 % intervals"),
     # In words
     "board_tied_all": (
         "全部 {all} 种方法并列第一：它们的置信区间互相重叠。",
@@ -98,6 +132,16 @@ WORDS: dict[str, tuple[str, str]] = {
         "{above}; significantly lower: {below}. All other differences are not significant.",
     ),
     "board_nobody": ("无", "none"),
+    "board_better_than_1": (
+        "在 {shares[0]} 的重采样中，{first} 的平均分高于 {others[0]}。",
+        "{first} has a higher mean than {others[0]} in {shares[0]} of the resamples.",
+    ),
+    "board_better_than_2": (
+        "{first} 的平均分在 {shares[0]} 的重采样中高于 {others[0]}，在 {shares[1]} 的重采样中高于 "
+        "{others[1]}。",
+        "{first} has a higher mean than {others[0]} in {shares[0]} of the resamples, and than "
+        "{others[1]} in {shares[1]}.",
+    ),
     "board_one_seed": (
         "每种方法只用一个种子训练，未测量训练噪声。",
         "Each method was trained with one seed: training noise is not measured.",
@@ -126,6 +170,14 @@ WORDS: dict[str, tuple[str, str]] = {
     # Table
     "board_caption": ("方法的排名和得分", "Ranks and scores of the methods"),
     "board_rank": ("名次", "Rank"),
+    "board_rank_note": ("（95%）", "(95 %)"),
+    "board_rank_hint": (
+        "括号内：在 95% 的重采样中排第 {low} 至 {high} 名，只要平均分更高就算在前；"
+        "名次本身只计置信区间完全在其上方的方法。",
+        "In brackets: place {low} to {high} in 95 % of the resamples, where any method with a "
+        "higher mean is ahead. The rank itself counts only methods whose interval lies entirely "
+        "above.",
+    ),
     "board_method": ("方法", "Method"),
     "board_mean": ("平均", "Mean"),
     "board_interval": ("95% 置信区间", "95 % interval"),
@@ -147,12 +199,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "board_local_mark": ("本机", "local"),
     "board_key": (
         "分数 × 100。<b>粗体</b>：该任务最好；常规：与最好无显著差异；<i>浅色</i>：显著更差"
-        "（配对自助法，Holm 校正，p < 0.05）。名次：1 + 置信区间完全在其上方的方法数。"
-        "点击任意单元格查看样本。",
+        "（配对自助法，Holm 校正，p < 0.05）。名次：1 + 置信区间完全在其上方的方法数；"
+        "括号内是重采样样本后名次的 95% 区间。点击任意单元格查看样本。",
         "Scores × 100. <b>Bold</b>: best of the task; plain: not significantly worse; "
         "<i>faint</i>: significantly worse (paired bootstrap, Holm correction, p < .05). Rank: 1 + "
-        "the number of methods whose interval lies entirely above. Click any cell to see its "
-        "samples.",
+        "the number of methods whose interval lies entirely above; in brackets the 95 % interval "
+        "of its place when records are resampled. Click any cell to see its samples.",
     ),
     "board_nothing_fits": (
         "没有符合条件的方法。请清除筛选或更换搜索名称。",

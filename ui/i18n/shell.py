@@ -19,6 +19,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "common": ("公共专家", "Common experts"),
     "specific": ("专属专家", "Specific experts"),
     "other_language": ("English", "中文"),
+    "copy": ("复制", "Copy"),
+    "copied": ("已复制", "Copied"),
+    "copy_selected": ("已选中，按 Ctrl+C", "Selected: press Ctrl+C"),
     # Loading
     "loading": ("正在加载模型", "Loading the model"),
     "ready": ("模型就绪", "Model ready"),

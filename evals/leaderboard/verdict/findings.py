@@ -16,12 +16,12 @@ import numpy as np
 from evals.leaderboard.board import (
     REFERENCE,
     Board,
-    Entry,
     UnknownEntryError,
     find_entry,
     gains,
     restrict,
 )
+from evals.leaderboard.entries import Entry
 from evals.methods import METHODS
 from evals.scoring.effect_sizes import Gain, Part, adjust, gain, probability_better
 from evals.scoring.power import Power, power

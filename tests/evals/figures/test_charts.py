@@ -23,12 +23,14 @@ from evals import methods
 from evals.figures import charts, palette, pareto
 from evals.figures.heatmaps import _SCALE
 from evals.figures.label_layout import Point, label_places
-from evals.leaderboard.board import Board, Entry, TaskScore, UnknownEntryError, gains, leaders, wins
+from evals.leaderboard.board import Board, UnknownEntryError, gains, leaders, wins
+from evals.leaderboard.entries import Entry, TaskScore, ranked
 from evals.runs.scored_run import TaskFacts
 from evals.scoring.effect_sizes import OVERALL
-from evals.scoring.statistics import Estimate, mean_estimate, mean_of, ranks, spread, summarise
+from evals.scoring.statistics import Estimate, mean_estimate, mean_of, spread, summarise
 from evals.tasks import TASKS
 from tests.browser.driver import find_browser
+from tests.helpers.colours import contrast, linear
 
 ROOT = Path(__file__).parents[3]
 METHODS = [*methods.METHODS]
@@ -51,16 +53,12 @@ def make_board(
         make_entry(method, tasks, hard + random.normal(0.012 * place, 0.02), random, place)
         for place, method in enumerate(methods)
     ]
-    entries.sort(key=lambda entry: -entry.overall.value)
-    placed = ranks([entry.overall for entry in entries])
     return Board(
         id="0123456789ab",
-        cluster="medical",
+        clusters={"medical": tuple(tasks)},
         split="test",
         tasks=tuple(TaskFacts(task, "accuracy", 200, "d" * 8, "1") for task in tasks),
-        entries=tuple(
-            dataclasses.replace(one, rank=rank) for one, rank in zip(entries, placed, strict=True)
-        ),
+        entries=ranked(entries),
     )
 
 
@@ -86,15 +84,18 @@ def make_entry(
         folders=(f"runs/{method}",),
         seeds=(0, 1, 2) if trained else (None,),
         scores=scores,
+        replicates=overall[1],
         overall=summarise(*overall),
         spread=spread([middle - 0.006, middle + 0.001, middle + 0.005] if trained else [middle]),
-        rank=1,
         parameters=None if method == "Backbone" else 400_000 * 2 ** (place % 5) + 1000 * place,
         total_rank=None if method == "Backbone" else 8 * (1 + place % 3),
         active_rank=None if method == "Backbone" else 4 * 2 ** (place % 4),
         training_seconds=300.0 * 1.4**place if trained else None,
         peak_memory=1_500_000_000 + 90_000_000 * place,
-        tokens_per_second=30.0 + 2 * (place * 5 % 7),
+        tokens=30.0 + 2 * (place * 5 % 7),
+        seconds=1.0,
+        created="2026-01-01T00:00:00+00:00",
+        forgotten=None,
         forgetting=mean_estimate(random.normal(0.02 * place, 0.1, 48)) if trained else None,
     )
 
@@ -187,19 +188,6 @@ EYES = {
     ),
 }
 FAMILIES = {method: "ablation" if "w/o" in method else method.split(" (")[0] for method in METHODS}
-
-
-def linear(colour: str) -> Any:
-    parts = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-
-
-def contrast(first: str, second: str) -> float:
-    """WCAG 2.2, 1.4.3."""
-    light, dark = sorted(
-        (float(linear(one) @ [0.2126, 0.7152, 0.0722]) for one in (first, second)), reverse=True
-    )
-    return (light + 0.05) / (dark + 0.05)
 
 
 def lab(rgb: Any) -> Any:
@@ -475,18 +463,25 @@ def test_numbers_can_be_read_on_tiles_and_tiles_be_seen_on_the_page(colour: str)
     assert contrast(colour, NEAR_BLACK) >= 3
 
 
-def test_the_win_matrix_counts_the_sure_wins_of_row_over_column(board: Board) -> None:
+def test_the_win_matrix_says_how_probably_and_how_often_row_beats_column(board: Board) -> None:
     (tiles,) = charts.win_matrix(board, "en").data
     duels = wins(board)
     names = [entry.name for entry in board.entries]
     for row, one in enumerate(names):
         for column, other in enumerate(names):
-            number = tiles.text[row][column]
-            assert number == ("" if one == other else str(duels[one][other].won))
+            if one == other:
+                assert tiles.text[row][column] == ""
+                continue
+            percent, won = tiles.text[row][column].split("<br>")
+            probability = duels[one][other].probability
+            assert abs(int(percent) - 100 * probability) <= 1
+            assert 1 <= int(percent) <= 99  # never certain
+            assert int(won) == duels[one][other].won
+            assert tiles.z[row][column] == pytest.approx(2 * probability - 1)
     assert np.isnan(np.diag(np.array(tiles.z))).all()
-    best, worst = 0, len(names) - 1
-    assert tiles.z[best][worst] == -tiles.z[worst][best] == duels[names[0]][names[-1]].won / 6
-    assert "scores higher on 6 of 6" in tiles.hovertext[best][worst]
+    hover = tiles.hovertext[0][len(names) - 1]
+    assert "higher mean in >99 % of the resamples" in hover
+    assert "scores higher on 6 of 6" in hover
 
 
 def test_a_radar_is_closed_and_has_a_spoke_for_each_task(board: Board) -> None:
@@ -552,6 +547,8 @@ def four(**values: Sequence[float | None]) -> Board:
         for key in {"overall", "forgetting"} & given.keys():
             value = given[key]
             given[key] = value and Estimate(value, value - 0.01, value + 0.01, 0.005, 48)
+        if "tokens_per_second" in given:
+            given |= {"tokens": given.pop("tokens_per_second"), "seconds": 1.0}
         entries.append(dataclasses.replace(entry, name=name, **given))
     return dataclasses.replace(make_board(["CGC-LoRA"]), entries=tuple(entries))
 

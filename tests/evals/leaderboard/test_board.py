@@ -89,7 +89,7 @@ def test_entries_stand_best_first_and_share_a_rank_where_intervals_overlap(tmp_p
     ]
 
 
-def test_a_run_of_two_clusters_stands_on_a_board_of_each_with_its_own_adapters_costs(tmp_path):
+def test_a_run_of_two_clusters_is_on_a_board_of_both_and_of_each_with_its_adapters_costs(tmp_path):
     def adapter(task: str, parameters: int) -> dict[str, Any]:
         manifest = {"trainable_parameters": parameters, "training": {"seconds": parameters}}
         return {"tasks": [task], "manifest": {**manifest, "total_rank": 4, "active_rank": 2}}
@@ -99,8 +99,12 @@ def test_a_run_of_two_clusters_stands_on_a_board_of_each_with_its_own_adapters_c
         {"NER": around(0.5), "KUAKE-QIC": around(0.7)},
         adapters=[adapter("NER", 10), adapter("KUAKE-QIC", 20)],
     )
-    medical, general = boards(tmp_path).boards
-    assert (medical.cluster, general.cluster) == ("medical", "general")
+    both, medical, general = boards(tmp_path).boards
+    assert [board.cluster for board in (both, medical, general)] == [
+        *("medical + general", "medical", "general"),
+    ]
+    assert (both.entries[0].parameters, both.entries[0].training_seconds) == (30, 30.0)
+    assert both.entries[0].overall.value == pytest.approx(0.6)
     assert [[task.name for task in board.tasks] for board in (medical, general)] == [
         ["KUAKE-QIC"],
         ["NER"],
@@ -127,7 +131,7 @@ def test_what_was_measured_otherwise_stands_on_another_board(tmp_path, change):
     assert found[0].id != found[1].id
 
 
-def test_boards_with_more_records_come_first(tmp_path):
+def test_boards_with_more_tasks_come_first(tmp_path):
     write_run(tmp_path / "a", {"NER": around(0.5)})
     write_run(tmp_path / "b", {"NER": around(0.5), "SentimentAnalyze": around(0.6)})
     assert [len(board.tasks) for board in boards(tmp_path).boards] == [2, 1]
@@ -418,6 +422,8 @@ def test_wins_count_tasks_and_mirror_each_other(tmp_path):
     # Of four tasks one is surely better, one surely worse, one ahead by chance, and one equal.
     assert (first.won, first.ahead, first.tasks) == (1, 2, 4)
     assert (second.won, second.ahead, second.tasks) == (1, 1, 4)
+    # In each resample B's mean is 0.01 / 4 away from A's, plus the two noises: half are above.
+    assert first.probability == 0.5 == second.probability
     assert first.overall.value == pytest.approx(0.01 / 4)
     assert second.overall.value == pytest.approx(-0.01 / 4)
     assert (second.overall.low, second.overall.high) == (-first.overall.high, -first.overall.low)

@@ -44,10 +44,19 @@ def test_there_are_results():
 
 def test_the_small_comparison_has_every_method_on_both_clusters():
     found = boards(RESULTS / "small")
-    assert {board.cluster for board in found.boards} == {"medical", "general"}
+    assert [board.cluster for board in found.boards] == [
+        *("medical + general", "medical", "general"),
+    ]
+    assert [board.part_of for board in found.boards[1:]] == [found.boards[0].id] * 2
     for board in found.boards:
         assert {entry.method for entry in board.entries} == set(compared())
     assert (found.damaged, found.unscored, found.replaced) == ({}, (), {})
+
+
+def test_the_first_board_is_the_comparison_of_most_methods_on_both_clusters():
+    first = boards(RESULTS).boards[0]
+    assert {*first.clusters} == {"medical", "general"}
+    assert {entry.method for entry in first.entries} == set(compared())
 
 
 def test_results_of_different_comparisons_stand_on_different_boards():

@@ -32,6 +32,7 @@ def test_csv_has_a_line_an_entry_and_a_score_with_its_interval_a_task(library):
     assert float(lines[0]["NER"]) == estimate.value
     assert float(lines[0]["NER_low"]) == estimate.low
     assert lines[0]["seed_standard_deviation"] == ""
+    assert [lines[0][name] for name in ("rank", "rank_low", "rank_high")] == ["1", "1", "1"]
 
 
 def test_forgetting_is_exported_with_its_interval(library):
@@ -93,7 +94,7 @@ def test_runs_of_this_machine_can_be_left_out(library):
 
 def test_a_board_of_local_runs_alone_is_local(library):
     write_run(library.local / "mine", {"KUAKE-QIC": around(0.7)})
-    assert [library.is_local(board) for board in library.leaderboards().boards] == [True, False]
+    assert [library.is_local(board) for board in library.leaderboards().boards] == [False, True]
 
 
 def test_a_run_is_found_by_its_name_and_by_no_way_out(library):

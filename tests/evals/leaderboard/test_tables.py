@@ -57,10 +57,13 @@ def board(tmp_path: Path) -> Board:
 
 def test_the_ranking_says_scores_seeds_and_costs(board):
     assert overall_table(board).rows == (
-        ("1", "CGC-LoRA", "58.0 [58.0, 58.0]", "1 seed", "5.7 M", "40 / 10", "10.0", "1.0"),
+        ("1 (1)", "CGC-LoRA", "58.0 [58.0, 58.0]", "1 seed", "5.7 M", "40 / 10", "10.0", "1.0"),
         # Means over seeds and tasks: 0.525 with replicates of 0.475 and 0.575; seeds 0.50, 0.55.
-        ("2", REFERENCE, "52.5 [47.5, 57.5]", "2 seeds, ±3.5", "5.7 M", "40 / 10", "10.0", "1.0"),
-        ("3", "Backbone", "10.0 [10.0, 10.0]", "-", "-", "-", "-", "-"),
+        (
+            *("2 (2)", REFERENCE, "52.5 [47.5, 57.5]", "2 seeds, ±3.5", "5.7 M", "40 / 10"),
+            *("10.0", "1.0"),
+        ),
+        ("3 (3)", "Backbone", "10.0 [10.0, 10.0]", "-", "-", "-", "-", "-"),
     )
 
 

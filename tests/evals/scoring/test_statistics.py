@@ -27,7 +27,6 @@ from evals.scoring.statistics import (
     mean_estimate,
     mean_of,
     paired_difference,
-    ranks,
     replicates,
     spread,
     summarise,
@@ -435,14 +434,6 @@ def test_holm_rejects_what_the_step_down_rule_rejects(p_values: list[float]) -> 
             rejected.add(int(index))
         assert {index for index, p in enumerate(adjusted) if p <= level} == rejected
     assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
-
-
-def test_methods_that_cannot_be_told_apart_share_a_rank() -> None:
-    intervals = [(0.50, 0.60), (0.70, 0.80), (0.55, 0.72), (0.10, 0.20), (0.20, 0.30)]
-    found = [Estimate((low + high) / 2, low, high, 0.02, 100) for low, high in intervals]
-    # the third reaches up to the second and down to the first; the last two touch
-    assert ranks(found) == [2, 1, 1, 4, 4]
-    assert ranks([]) == []
 
 
 # Training noise ---------------------------------------------------------------------------

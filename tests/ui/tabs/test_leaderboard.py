@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
@@ -17,9 +18,11 @@ from evals.leaderboard.board import REFERENCE
 from evals.leaderboard.run_sources import Library
 from evals.scoring.effect_sizes import OVERALL
 from evals.scoring.statistics import Estimate
+from tests.helpers.colours import contrast
 from tests.helpers.run_dirs import around, forgot, write_answers, write_folder, write_run
 from ui.components.texts import TEXTS
 from ui.shell import Shell
+from ui.tabs.leaderboard.card import MOST
 from ui.tabs.leaderboard.drilldown import PAGE, drill_down, select_marker
 from ui.tabs.leaderboard.query import (
     VIEWS,
@@ -141,7 +144,7 @@ class Page(HTMLParser):
 
 def test_an_address_brings_back_what_it_was_made_of() -> None:
     query = {"board": "x", "board-view": "heat", "board-tasks": "a,b", "board-local": "false"}
-    assert Query.from_address(query) == Query("x", "heat", tasks=("a", "b"), local=False)
+    assert Query.from_address(query) == Query("x", view="heat", tasks=("a", "b"), local=False)
     assert Query.from_address({}) == Query()
     assert Selection.from_address({"board-entry": "me", "board-leaf": "2"}) == Selection(
         "me", leaf="2"
@@ -151,8 +154,8 @@ def test_an_address_brings_back_what_it_was_made_of() -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        Query.of("nothing", "nothing", None, ["nobody"], "-1", ["none"], None, "-x", "y", "z", "w"),
-        Query.of(None, None, None, "no list", "9" * 40, 5, 1, "scores", None, None, None),
+        Query.of(*["nothing"] * 3, None, ["nobody"], "-1", ["none"], None, "-x", "y", "z", "w"),
+        Query.of(*[None] * 4, "no list", "9" * 40, 5, 1, "scores", None, None, None),
     ],
 )
 def test_what_does_not_exist_is_passed_over(library, query) -> None:
@@ -260,7 +263,7 @@ def test_the_header_says_how_the_table_is_sorted(library) -> None:
 def test_a_shared_rank_and_the_standing_on_a_task_are_said_in_words(library) -> None:
     add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
     words = Page(board_table(run_query(library, Query()), library, Selection(), "en")).words
-    assert words.count(TEXTS["board_tied_with"][1]) == 2
+    assert words.count(f" {TEXTS['board_tied_with'][1]}") == 2
     assert f" {TEXTS['board_best'][1]}" in words
     assert f" {TEXTS['board_behind'][1]}" in words
 
@@ -304,7 +307,8 @@ def test_names_of_methods_are_never_markup(library) -> None:
     tab = make_tab(library)
     for view in VIEWS:
         shown = opened(tab, **{"board-view": view, "board-entry": NAUGHTY})
-        written = "".join(shown[part] for part in shown if type(part) is gr.HTML)
+        values = [shown[part] for part in shown if type(part) is gr.HTML]
+        written = "".join(one if isinstance(one, str) else one["value"] for one in values)
         assert "<img" not in written
         if view == "table":
             assert TEXTS["board_local_mark"][1] in written
@@ -361,6 +365,7 @@ def test_a_shared_view_opens_with_its_filters_and_samples(tab) -> None:
 def test_coming_back_to_the_tab_keeps_what_was_chosen(tab, library) -> None:
     before = (
         run_query(library, Query()).board.id,
+        "",
         "table",
         "cgc",
         [],
@@ -395,7 +400,7 @@ def test_without_runs_the_tab_says_how_to_make_some(tmp_path) -> None:
     assert shown[tab.body] == gr.update(visible=False)
     assert "python -m evals" in shown[tab.verdict]
     assert clicked(tab, entry="CGC-LoRA", cell="NER") == gr.skip()
-    assert tab.export_csv(*vars(Query()).values()) == ""
+    assert tab.exports.csv(*vars(Query()).values()) == ""
 
 
 def test_runs_that_are_left_out_are_listed_without_their_folders(tab, library, tmp_path) -> None:
@@ -523,12 +528,12 @@ def test_provenance_shows_hashes_commit_and_the_manifest_but_no_folder(tab, tmp_
 
 def test_downloads_hold_what_is_shown(tab) -> None:
     query = Query(find="lora", sort="parameters", tasks=("NER",))
-    file = json.loads(tab.export_csv(*vars(query).values()))
+    file = json.loads(tab.exports.csv(*vars(query).values()))
     lines = [*csv.DictReader(io.StringIO(file["text"]))]
     assert [line["method"] for line in lines] == ["CGC-LoRA", REFERENCE]
     assert "SentimentAnalyze" not in lines[0]
     assert file["name"].endswith(".csv")
-    written = json.loads(json.loads(tab.export_json(*vars(query).values()))["text"])
+    written = json.loads(json.loads(tab.exports.json(*vars(query).values()))["text"])
     assert [entry["name"] for entry in written["entries"]] == ["CGC-LoRA", REFERENCE]
 
 
@@ -545,3 +550,203 @@ def test_sorting_and_filtering_the_shipped_boards_takes_a_tenth_of_a_second(tmp_
         tab.change(visitor(), *vars(query).values(), *vars(Selection()).values())
         times.append(time.process_time() - start)
     assert min(times) < 0.1
+
+
+# Clusters -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Leaderboard:
+    """Two methods on a medical and a general task each, and a third on the general one alone."""
+    library = Library(tmp_path / "shipped", tmp_path / "local")
+    recipe = {"recipe": {"hash": "a" * 64}}
+    for method, level, right in ((REFERENCE, 0.5, 3), ("CGC-LoRA", 0.6, 5), ("MOE-LoRA", 0.7, 7)):
+        tasks = ("NER",) if method == "MOE-LoRA" else ("NER", "KUAKE-QIC")
+        for task in tasks:
+            folder = library.shipped / method / task
+            write_run(folder, {task: around(level)}, method=method, **recipe)
+            answers = [
+                {"task": task, "id": f"{task}-{n}", "prediction": f"{n}", "score": n < right}
+                for n in range(10)
+            ]
+            write_answers(folder, answers)
+    return make_tab(library)
+
+
+def cells(written: str) -> set[str]:
+    return {*Page(written).attributes("data-cell")} - {OVERALL}
+
+
+def test_the_board_of_all_clusters_opens_first_and_a_cluster_filters_it(both) -> None:
+    shown = opened(both)
+    assert cells(shown[both.table]) == {"NER", "KUAKE-QIC"}
+    choices = {"": "All", "medical": "Medical", "general": "General"}
+    assert {value: words for words, value in shown[both.cluster]["choices"]} == choices
+    assert shown[both.cluster]["visible"]
+    assert shown[both.others] == gr.update(visible=True, open=False)
+    values = (*vars(Query(cluster="medical")).values(), *vars(Selection()).values())
+    medical = both.change_cluster(visitor(), *values)
+    assert cells(medical[both.table]) == {"KUAKE-QIC"}
+    assert medical[both.tasks]["choices"] == [("Search intent", "KUAKE-QIC")]
+    assert "Medical · 2 methods · 1 tasks" in medical[both.verdict]
+    assert opened(both, **{"board-cluster": "law"})[both.cluster]["value"] == ""
+
+
+def test_a_link_to_a_board_of_one_cluster_opens_that_cluster(both) -> None:
+    boards = both.library.leaderboards().boards
+    joined = next(board for board in boards if len(board.clusters) == 2)
+    medical = next(board for board in boards if [*board.clusters] == ["medical"])
+    shown = opened(both, board=medical.id)
+    assert (shown[both.board]["value"], shown[both.cluster]["value"]) == (joined.id, "medical")
+    assert cells(shown[both.table]) == {"KUAKE-QIC"}
+    # The general board has a method more: it stands for itself.
+    general = next(board for board in boards if [*board.clusters] == ["general"])
+    assert [board for _, board in shown[both.board]["choices"]] == [joined.id, general.id]
+    other = opened(both, board=general.id)
+    assert (other[both.board]["value"], other[both.cluster]["visible"]) == (general.id, False)
+    assert "MOE-LoRA" in other[both.table]
+    assert other[both.others]["open"]
+
+
+def test_costs_and_budgets_are_those_of_the_cluster(both) -> None:
+    whole, part = (run_query(both.library, Query(cluster=one)) for one in ("", "general"))
+    assert [entry.parameters for entry in whole.entries] == [11_400_000] * 2
+    assert [entry.parameters for entry in part.entries] == [5_700_000] * 2
+    assert run_query(both.library, Query(budget="6000000")).entries == ()
+    assert len(run_query(both.library, Query(cluster="general", budget="6000000")).entries) == 2
+
+
+def test_all_tasks_of_a_joined_entry_have_the_samples_of_all_its_runs(both) -> None:
+    shown = chosen(both, Selection("CGC-LoRA", OVERALL, REFERENCE))
+    assert "of 20" in shown[both.place]
+    assert "won 4" in shown[both.only]["choices"][3][0]
+    for folder in ("shipped/CGC-LoRA/NER", "shipped/CGC-LoRA/KUAKE-QIC"):
+        assert folder in shown[both.provenance]
+    one = chosen(both, Selection("CGC-LoRA", "NER", REFERENCE))
+    assert "of 10" in one[both.place]
+    assert "shipped/CGC-LoRA/KUAKE-QIC" not in one[both.provenance]
+
+
+def test_the_newest_run_of_this_machine_is_one_click_away(both) -> None:
+    assert opened(both)[both.newest] == gr.update(value="", visible=False)
+    write_run(both.library.local / "mine", {"NER": around(0.9)}, method="Mine", data="e" * 64)
+    offered = opened(both)[both.newest]
+    assert offered == gr.update(value="Newest run here: Mine (General)", visible=True)
+    values = (*vars(Query()).values(), *vars(Selection()).values())
+    shown = both.show_newest(visitor(), *values)
+    assert "Mine" in shown[both.table]
+    assert not shown[both.newest]["visible"]
+
+
+def test_published_numbers_are_those_of_the_shown_cluster(both) -> None:
+    add = TEXTS["board_published"][1]
+    assert add in opened(both)[both.apart]
+    assert add not in opened(both, **{"board-cluster": "general"})[both.apart]
+
+
+# Ranks and probabilities ----------------------------------------------------------------------
+
+
+def test_a_rank_has_its_interval_beside_it_with_an_explanation(library) -> None:
+    add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
+    shown = run_query(library, Query())
+    written = board_table(shown, library, Selection(), "en")
+    # CGC-LoRA and MOE-LoRA have equal replicates and share place 1 in every resample.
+    assert re.findall(r'class="rank" title="[^"]*">(\d+)', written) == ["1", "1", "3", "4"]
+    assert re.findall(r"<small>\((\d+)\)</small>", written) == ["1", "1", "3", "4"]
+    assert "place 3 to 3 in 95 % of the resamples" in written
+
+
+def test_the_verdict_says_how_probably_the_first_is_better(tab, library) -> None:
+    assert f"CGC-LoRA has a higher mean than {REFERENCE} in &gt;99 %" in opened(tab)[tab.verdict]
+    add_run(library.shipped, "MOE-LoRA", 0.61, 0.70, 3)
+    said = opened(tab)[tab.verdict]
+    assert "CGC-LoRA has a higher mean than MOE-LoRA in 50 % of the resamples, and than" in said
+
+
+def test_the_numbers_of_the_wins_hold_probability_and_wins(tab) -> None:
+    table = opened(tab, **{"board-view": "wins"})[tab.table]
+    # The same noise in all runs: every difference is sure on both tasks.
+    numbers = [word for word in Page(table).words if "%" in word]
+    assert numbers == [">99 %, 2", ">99 %, 2", "<1 %, 0", ">99 %, 2", "<1 %, 0", "<1 %, 0"]
+
+
+# Sharing --------------------------------------------------------------------------------------
+
+
+def test_the_link_is_the_address_of_the_view_even_before_anything_was_chosen(tab, library) -> None:
+    board = run_query(library, Query()).board.id
+    (plain,) = Page(opened(tab)[tab.share]).attributes("data-address")
+    given = json.loads(plain)
+    assert {name: value for name, value in given.items() if value} == {
+        "tab": "leaderboard",
+        "board": board,
+    }
+    query = {"board-view": "heat", "board-tasks": "NER", "board-local": "false"}
+    (changed,) = Page(opened(tab, **query)[tab.share]).attributes("data-address")
+    again = Query.from_address(
+        {name: value for name, value in json.loads(changed).items() if value}
+    )
+    assert again == Query(board, view="heat", tasks=("NER",), local=False)
+
+
+def cite(tab: Leaderboard, query: Query, address: str = "", citation: Any = None) -> Any:
+    values = vars(query).values()
+    return tab.exports.toggle_citation(visitor(), address, "light", *values, citation)
+
+
+def test_a_citation_holds_the_numbers_of_the_view_and_closes_again(tab, library) -> None:
+    shown = cite(tab, Query(tasks=("NER",)), "https://example.org/?board=x")
+    assert shown["visible"]
+    entry = run_query(library, Query(tasks=("NER",))).entries[0]
+    low, high = (f"{100 * one:.1f}" for one in (entry.overall.low, entry.overall.high))
+    words = " ".join(Page(shown["value"]).words)
+    assert "Of 3 methods on 1 tasks (100 test records), CGC-LoRA has the highest mean" in words
+    assert f"70.0 (95 % interval {low} to {high}; places 1 " in words
+    assert f"{REFERENCE} follows with 50.0" in words
+    assert "https://example.org/?board=x" in words
+    assert "@misc{cgclora-" in words
+    assert cite(tab, Query(), citation=shown["value"]) == gr.update(value="", visible=False)
+    # An address that nobody else can open is left out.
+    assert "localhost" not in cite(tab, Query(), "http://localhost:7860/?board=x")["value"]
+
+
+def test_a_citation_of_nothing_says_so_and_the_search_does_not_count(tab) -> None:
+    nothing = cite(tab, Query(families=("other",)))
+    assert TEXTS["board_nothing_fits"][1] in nothing["value"]
+    assert "Of 3 methods" in cite(tab, Query(find="nobody"))["value"]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_a_picture_holds_title_methods_scores_tasks_date_and_address(tab, scheme) -> None:
+    add_run(tab.library.shipped, NAUGHTY, 0.5, 0.5, 3)
+    values = vars(Query()).values()
+    address = "https://example.org/?board=x&board-view=heat"
+    file = json.loads(tab.exports.picture(visitor(), address, scheme, *values))
+    assert file["name"].endswith(".png")
+    drawn = ElementTree.fromstring(file["text"])
+    words = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "General · 4 methods · 2 tasks · 200 records · test" in words
+    assert {"CGC-LoRA", REFERENCE, "Backbone", "65.5", "2026-01-01"} <= {
+        word for one in words for word in one.split(" · ")
+    }
+    assert address in words
+    assert any("Sentiment" in one for one in words)
+    assert NAUGHTY in words  # as text
+    ground = drawn.find("{http://www.w3.org/2000/svg}rect").attrib["fill"]
+    inks = {one.attrib["fill"] for one in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert all(contrast(ink, ground) >= 4.5 for ink in inks)
+
+
+def test_a_picture_shows_the_first_methods_and_counts_the_others(tab, library) -> None:
+    for number in range(MOST):
+        add_run(library.shipped, f"Method {number}", 0.5, 0.5, 3)
+    file = json.loads(tab.exports.picture(visitor(), "", "light", *vars(Query()).values()))
+    drawn = [one for one in names(run_query(library, Query())) if f">{one}<" in file["text"]]
+    assert drawn == names(run_query(library, Query()))[:MOST]
+    assert "3 more methods. Tasks: " in file["text"]
+
+
+def test_there_is_no_picture_of_nothing(tab) -> None:
+    values = vars(Query(find="nobody")).values()
+    assert tab.exports.picture(visitor(), "", "light", *values) == ""

@@ -12,7 +12,7 @@ from gradio.route_utils import get_root_url
 from cgclora.storage.provenance import versions
 from evals.figures.captions import title
 from evals.tasks import TASKS, Language
-from ui.components import forms
+from ui.components import forms, render
 from ui.components.answering_models import adapter_title
 from ui.components.html import quiet, script, wide_table
 from ui.components.texts import text
@@ -201,10 +201,10 @@ def programs(engine: AppEngine, address: str, mcp: bool, language: Language) -> 
     names = " ".join(f"<code>{name}</code>" for name in _ENDPOINTS)
     settings = {"mcpServers": {"cgclora": {"url": f"{address}/gradio_api/mcp/"}}}
     return (
-        f"<p>{text('about_api', language)}</p>{snippet(_call(engine, address), language)}"
+        f"<p>{text('about_api', language)}</p>{render.snippet(_call(engine, address), language)}"
         f'<p class="quiet"><a href="?view=api">{text("about_endpoints", language)}</a> {names}</p>'
         f"<p>{text('about_mcp_on' if mcp else 'about_mcp_off', language)}</p>"
-        + snippet(json.dumps(settings, indent=2) if mcp else _START_WITH_MCP, language)
+        + render.snippet(json.dumps(settings, indent=2) if mcp else _START_WITH_MCP, language)
     )
 
 
@@ -222,18 +222,6 @@ def _call(engine: AppEngine, address: str) -> str:
         "from gradio_client import Client\n"
         f"client = Client({address!r})\n"
         f'print(client.predict({task!r}, {prompt!r}, api_name="/generate"))'
-    )
-
-
-def snippet(code: str, language: Language) -> str:
-    """Code with a button that copies it."""
-    copy, copied, selected = (
-        text(f"about_{word}", language) for word in ("copy", "copied", "selected")
-    )
-    return (
-        f'<div class="snippet"><button type="button" data-copies="{copy}" data-copied="{copied}" '
-        f'data-selected="{selected}">{copy}</button>'
-        f'<pre lang="en" tabindex="0">{escape(code)}</pre></div>'
     )
 
 
@@ -269,7 +257,7 @@ def citation(language: Language) -> str:
     """The paper, and its BibTeX entry."""
     return (
         f"<p>{text('about_independent', language)} "
-        f"{_link('arXiv 2402.01684', PAPER)}</p>{snippet(CITATION, language)}"
+        f"{_link('arXiv 2402.01684', PAPER)}</p>{render.snippet(CITATION, language)}"
     )
 
 

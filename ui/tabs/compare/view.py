@@ -11,7 +11,8 @@ from evals.data.splits import Splits
 from evals.experiments.training_plan import Budget
 from evals.figures.captions import points, title
 from evals.jobs.queue import Job
-from evals.leaderboard.board import Board, Entry, leaders
+from evals.leaderboard.board import Board, leaders
+from evals.leaderboard.entries import Entry
 from evals.leaderboard.verdict.dev_losses import dev_sentences, dev_verdict
 from evals.leaderboard.verdict.findings import verdict
 from evals.leaderboard.verdict.sentences import sentences

@@ -2,8 +2,8 @@
 
 from html import escape
 
-from evals.figures.captions import title
-from evals.leaderboard.board import Board, Leaderboards, gains
+from evals.figures.captions import percent, title
+from evals.leaderboard.board import Board, Leaderboards, duel, find_entry, gains
 from evals.leaderboard.published import PUBLISHED
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
@@ -22,25 +22,60 @@ _EVALUATE = "python -m evals matrix small --out runs/evaluations"
 def board_titles(
     boards: Leaderboards, library: Library, language: Language
 ) -> list[tuple[str, str]]:
-    """The boards as choices: title and id. Equal titles get the first digits of their ids."""
-    titles = [_board_title(board, library, language) for board in boards.boards]
+    """The boards as choices: title and id. Equal titles get the first digits of their ids.
+
+    A board that is part of another one is left out: it is that one's cluster.
+    """
+    whole = [board for board in boards.boards if not board.part_of]
+    titles = [_choice_title(board, library, language) for board in whole]
     return [
         (f"{words} · {board.id[:6]}" if titles.count(words) > 1 else words, board.id)
-        for words, board in zip(titles, boards.boards, strict=True)
+        for words, board in zip(titles, whole, strict=True)
     ]
 
 
-def _board_title(board: Board, library: Library, language: Language) -> str:
+def _choice_title(board: Board, library: Library, language: Language) -> str:
+    mark = text("board_local_mark", language)
+    words = board_title(board, language)
+    return f"{words} · {mark}" if library.is_local(board) else words
+
+
+def board_title(board: Board, language: Language) -> str:
+    """The comparison's name, its clusters, and how much was compared."""
+    labels = {entry.label for entry in board.entries}
     words = text(
         "board_title",
         language,
-        cluster=cluster_title(board.cluster, language),
+        cluster=cluster_titles(board, language),
         split=board.split or text("board_no_split", language),
+        methods=len(board.entries),
         tasks=len(board.tasks),
         n=f"{sum(task.samples for task in board.tasks):,}",
     )
-    mark = text("board_local_mark", language)
-    return f"{words} · {mark}" if library.is_local(board) else words
+    label = labels.pop() if len(labels) == 1 else ""
+    return f"{words} · {label}" if label else words
+
+
+def cluster_titles(board: Board, language: Language) -> str:
+    """The titles of a board's clusters."""
+    comma = "、" if language == "zh" else ", "
+    return comma.join(cluster_title(one, language) for one in board.clusters)
+
+
+def clusters(board: Board, language: Language) -> list[tuple[str, str]]:
+    """The clusters of a board as a choice, after the one of all."""
+    named = [(cluster_title(one, language), one) for one in board.clusters]
+    return [(text("board_all_clusters", language), ""), *named]
+
+
+def newest(shown: BoardView, library: Library, language: Language) -> str:
+    """Which run of this machine is the newest; empty if its board is shown."""
+    found = library.newest_local(shown.boards)
+    if found is None or found[0].id == shown.query.board:
+        return ""
+    board, entry = found
+    titles = cluster_titles(board, language)
+    return text("board_newest", language, name=entry.name, cluster=titles)
 
 
 def verdict(shown: BoardView, language: Language) -> str:
@@ -52,8 +87,11 @@ def verdict(shown: BoardView, language: Language) -> str:
         return ""
     significant = _significant(part, shown.query.reference, language)
     lines = [
-        f'<p class="verdict-line">{_shared_rank(part, language)}</p>',
-        html.quiet(significant, _training(part, language)),
+        f'<p class="quiet">{escape(board_title(part, language))}</p>',
+        f'<p class="verdict-line">{shared_rank(part, language)}</p>',
+        html.quiet(
+            significant, _better(part, shown.query.reference, language), _training(part, language)
+        ),
     ]
     if shown.query.filters:
         counted = text(
@@ -68,7 +106,8 @@ def verdict(shown: BoardView, language: Language) -> str:
     return f'<div class="signal">{"".join(lines)}</div>'
 
 
-def _shared_rank(part: Board, language: Language) -> str:
+def shared_rank(part: Board, language: Language) -> str:
+    """How many methods share the first rank, as HTML."""
     first = [entry.name for entry in part.entries if entry.rank == 1]
     count = len(part.entries)
     if len(first) == 1:
@@ -93,6 +132,24 @@ def _significant(part: Board, reference: str, language: Language) -> str:
 
     return text(
         "board_sure", language, reference=escape(reference), above=names(1), below=names(-1)
+    )
+
+
+def _better(part: Board, reference: str, language: Language) -> str:
+    """How probably the first entry is better than the second and than the reference."""
+    first, *rest = part.entries
+    others = dict.fromkeys([*(one.name for one in rest[:1]), reference])
+    compared = [find_entry(part, name) for name in others if name != first.name]
+    if not compared:
+        return ""
+    sign = "%" if language == "zh" else " %"
+    shares = [f"{percent(duel(first, one)[0].probability)}{sign}" for one in compared]
+    return text(
+        f"board_better_than_{len(compared)}",
+        language,
+        first=escape(first.name),
+        others=[escape(one.name) for one in compared],
+        shares=[escape(share) for share in shares],
     )
 
 
@@ -128,9 +185,9 @@ def facts(board: Board, language: Language) -> str:
     return _folded(name, _scrolling(text_table(table)), text("board_facts_note", language))
 
 
-def published(cluster: str, language: Language) -> str:
+def published(board: Board, language: Language) -> str:
     """Published numbers, each with its source and how its measurement differs."""
-    results = [one for one in PUBLISHED if one.cluster == cluster]
+    results = [one for one in PUBLISHED if one.cluster in board.clusters]
     if not results:
         return ""
     keys = ("board_method", "board_backbone", "board_score", "board_note", "board_source")

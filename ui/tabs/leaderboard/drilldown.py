@@ -9,8 +9,16 @@ from typing import Any, TypeVar
 
 from cgclora.data.sources import FOLDER_VARIABLE
 from evals.figures.captions import size, title
-from evals.leaderboard.board import Board, Entry, UnknownEntryError, find_entry
-from evals.leaderboard.drilldown import KINDS, Sample, SampleAnswer, SampleSet, find_samples
+from evals.leaderboard.board import Board, UnknownEntryError, find_entry
+from evals.leaderboard.drilldown import (
+    KINDS,
+    Sample,
+    SampleAnswer,
+    SampleSet,
+    find_samples,
+    together,
+)
+from evals.leaderboard.entries import Entry
 from evals.methods import CGC_LORA, SINGLE
 from evals.runs.facts import run_facts
 from evals.runs.run_dir import Run, RunError, read_run
@@ -38,7 +46,7 @@ class DrillDown:
     selection: Selection  # with defaults in place of what does not exist
     entry: Entry  # the entry whose samples they are
     other: Entry | None  # the entry beside it; None for none
-    run: Run  # the entry's run of the chosen seed
+    runs: tuple[Run, ...]  # the entry's of the chosen seed: one, or one of each cluster
     cell: SampleSet  # all samples of the cell
     page: tuple[Sample, ...]  # those of the chosen kind on the chosen page
     first: int  # number of the page's first sample among those of its kind, from 1; 0 if none
@@ -87,19 +95,30 @@ def drill_down(board: Board, selection: Selection) -> DrillDown | None:
     other = None if other is entry else other
     tasks = [task.name for task in board.tasks]
     kinds = KINDS if other else KINDS[:2]
-    seed = _index(selection.seed, len(entry.folders))
+    seed = _index(selection.seed, len(entry.seeds))
     cell = selection.cell if selection.cell in tasks else OVERALL
     only = next((kind for kind in kinds if kind == selection.only), KINDS[0])
-    run = _read(entry, seed)
-    other_run = None if other is None else _read(other, seed)
-    samples = _guarded(lambda: find_samples(run, tasks if cell == OVERALL else [cell], other_run))
+    asked: dict[tuple[str, str | None], list[str]] = {}  # tasks by the folders that answered them
+    for task in tasks if cell == OVERALL else [cell]:
+        folders = (entry.folder(task, seed), other.folder(task, seed) if other else None)
+        asked.setdefault(folders, []).append(task)
+    runs = {folder: _read(folder) for folders in asked for folder in folders if folder}
+    samples = _guarded(
+        lambda: together(
+            [
+                find_samples(runs[one], answered, runs[beside] if beside else None)
+                for (one, beside), answered in asked.items()
+            ]
+        )
+    )
     matching = [sample for sample in samples.samples if sample.is_among(only)]
     leaf = _index(selection.leaf, -(-len(matching) // PAGE), last=True)
     page = tuple(matching[PAGE * leaf : PAGE * (leaf + 1)])
     against = other.name if other else ""
     selection = Selection(entry.name, cell, against, str(seed), only, str(leaf))
     first = PAGE * leaf + 1 if page else 0
-    return DrillDown(selection, entry, other, run, samples, page, first, len(matching))
+    mine = tuple(runs[folder] for folder in dict.fromkeys(one for one, _ in asked))
+    return DrillDown(selection, entry, other, mine, samples, page, first, len(matching))
 
 
 def _find(board: Board, name: str) -> Entry | None:
@@ -118,9 +137,7 @@ def _index(digits: str, count: int, *, last: bool = False) -> int:
     return max(0, count - 1) if last else 0
 
 
-def _read(entry: Entry, seed: int) -> Run:
-    """The entry's run of an index; the first if it has fewer."""
-    folder = entry.folders[seed if seed < len(entry.folders) else 0]
+def _read(folder: str) -> Run:
     return _guarded(lambda: read_run(Path(folder)))
 
 
@@ -236,17 +253,22 @@ def _score(score: float | None) -> str:
 # Provenance -------------------------------------------------------------------------------
 
 
-def provenance(run: Run, name: str, language: Language) -> str:
-    """The facts that make a run reproducible, and its raw manifest."""
+def provenance(runs: Mapping[str, Run], language: Language) -> str:
+    """The facts that make runs reproducible, and their raw manifests; each run has its name."""
+    parts = "".join(_provenance(run, name, language) for name, run in runs.items())
+    words = text("board_provenance", language)
+    return f'<section class="provenance"><h3>{words}</h3>{parts}</section>'
+
+
+def _provenance(run: Run, name: str, language: Language) -> str:
     rows = [("board_run", f"<code>{escape(name)}</code>"), *_rows(run_facts(run), language)]
     facts = "".join(
         f"<div><dt>{text(key, language)}</dt><dd>{value}</dd></div>" for key, value in rows if value
     )
     raw = escape(json.dumps(run.manifest, ensure_ascii=False, indent=2))
     return (
-        f'<section class="provenance"><h3>{text("board_provenance", language)}</h3>'
         f'<dl>{facts}</dl><details class="folded"><summary>{text("board_manifest", language)}'
-        f'</summary><pre tabindex="0">{raw}</pre></details></section>'
+        f'</summary><pre tabindex="0">{raw}</pre></details>'
     )
 
 

@@ -17,14 +17,29 @@ GO_TO_SAMPLES = script("go_to_samples")
 GO_TO_TOP = """() => document.getElementById("samples-list")?.scrollIntoView({ block: "start" })"""
 GO_BACK = """() => document.querySelector("#board-table [aria-current]")?.focus()"""
 SAVE = script("save_file")
+SAVE_PICTURE = script("save_picture")
+WITH_ADDRESS = """(_address, _scheme, ...values) => [
+  document.boardAddress(), document.body.classList.contains("dark") ? "dark" : "light", ...values,
+]"""
 
 
 class LeaderboardLayout:
     """The components, made in the tab that is open for building."""
 
     def __init__(self, add: Bilingual) -> None:
-        self.board = add.options("board", elem_id="board-choice")
+        with gr.Row(elem_id="board-top"):
+            self.cluster = add(
+                Choice,
+                "board_cluster",
+                show_label=False,
+                container=False,
+                elem_id="board-cluster",
+                elem_classes="segments",
+            )
+            self.newest = gr.Button(size="sm", scale=0, visible=False, elem_id="board-newest")
         self.verdict = gr.HTML(elem_id="board-verdict")
+        with add(gr.Accordion, "board_others", open=False, elem_id="board-others") as self.others:
+            self.board = add.options("board", show_label=False, elem_id="board-choice")
         with gr.Column(elem_id="board-body") as self.body:
             self._lay_out_controls(add)
             self.about = gr.HTML(elem_id="board-about")
@@ -37,8 +52,14 @@ class LeaderboardLayout:
             self.plot = plot("board-plot", visible=False)
             self.table = gr.HTML(js_on_load=_ON_CLICK, elem_id="board-table")
             with gr.Row(elem_id="board-files"):
+                self.share = gr.HTML(js_on_load=script("board_share"), elem_id="board-link")
+                self.cite = add.small_button("board_cite", 90)
+                self.picture = add.small_button("board_picture", 130)
                 self.csv = add.small_button("board_csv", 130)
                 self.json = add.small_button("board_json", 130)
+            self.citation = gr.HTML(
+                visible=False, js_on_load=script("copy"), elem_id="board-citation"
+            )
             self._lay_out_samples(add)
         self.apart = gr.HTML(elem_id="board-apart")
         # Inputs of events, kept in the browser.
@@ -46,6 +67,8 @@ class LeaderboardLayout:
         self.entry = gr.Textbox(visible="hidden")
         self.leaf = gr.Textbox(visible="hidden")
         self.file = gr.Textbox(visible="hidden")
+        self.address = gr.Textbox(visible="hidden")
+        self.scheme = gr.Textbox(visible="hidden")
 
     def _lay_out_controls(self, add: Bilingual) -> None:
         with gr.Row(elem_id="board-controls"):

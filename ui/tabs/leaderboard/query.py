@@ -10,13 +10,13 @@ from evals.figures import pareto
 from evals.leaderboard.board import (
     REFERENCE,
     Board,
-    Entry,
     Leaderboards,
     UnknownEntryError,
     find_entry,
     restrict,
 )
 from evals.leaderboard.drilldown import KINDS
+from evals.leaderboard.entries import Entry
 from evals.leaderboard.run_sources import Library
 from evals.methods import family
 from evals.scoring.effect_sizes import OVERALL
@@ -45,6 +45,20 @@ class Inputs:
         fields = dataclasses.fields(cls)
         return cls.of(*(_parse(field.default, query.get(address(field.name))) for field in fields))
 
+    def to_address(self) -> dict[str, str]:
+        """Every field by its name in the address; those with their default are empty."""
+        return {
+            address(field.name): ""
+            if (value := getattr(self, field.name)) == field.default
+            # As JavaScript writes lists and truth values.
+            else ",".join(value)
+            if isinstance(value, tuple)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else value
+            for field in dataclasses.fields(self)
+        }
+
 
 def address(field: str) -> str:
     """A field's name in the address, which other tabs use, too."""
@@ -72,6 +86,7 @@ class Query(Inputs):
     """Which part of which board to show, and how."""
 
     board: str = ""  # id of the board; empty takes the first
+    cluster: str = ""  # of a board of several, to which the tasks are limited; empty takes all
     view: str = VIEWS[0]  # one of `VIEWS`
     find: str = ""  # parts of method names, separated by commas
     families: tuple[str, ...] = ()  # of methods; none takes all
@@ -86,7 +101,7 @@ class Query(Inputs):
 
     @property
     def filters(self) -> int:
-        """How many filters are set, not counting the search."""
+        """How many filters are set, not counting the cluster and the search."""
         return sum(map(bool, (self.families, self.budget, self.tasks)))
 
 
@@ -109,13 +124,16 @@ class BoardView:
     query: Query  # with defaults in place of what does not exist
     boards: Leaderboards
     board: Board | None  # the chosen one; None if there is none at all
+    selectable: Board | None  # all its entries on the chosen cluster and tasks
     filtered: Board | None  # the board after filtering, with its own ranks and means
     entries: tuple[Entry, ...]  # those of it that match the search, in the order of the table
 
-    @cached_property
-    def selectable(self) -> Board | None:
-        """All entries on the chosen tasks, filters or not; None without a board."""
-        return None if self.board is None else restrict(self.board, self.query.tasks or None)
+    @property
+    def address(self) -> dict[str, str]:
+        """The query for the address, see `Inputs.to_address`, without the usual reference."""
+        usual = "" if self.filtered is None else _reference(self.filtered, "")
+        reference = "" if self.query.reference == usual else self.query.reference
+        return dataclasses.replace(self.query, reference=reference).to_address()
 
     @cached_property
     def drawn(self) -> Board:
@@ -132,19 +150,30 @@ class BoardView:
 
 
 def run_query(library: Library, query: Query) -> BoardView:
-    """Apply a query; unknown names are ignored."""
+    """Apply a query; unknown names are ignored.
+
+    A board that is part of another one is shown as the cluster of that one.
+    """
     boards = library.leaderboards(local=query.local)
-    board = next((one for one in boards.boards if one.id == query.board), None)
-    board = board or next(iter(boards.boards), None)
+    by_id = {board.id: board for board in boards.boards}
+    board = by_id.get(query.board) or next(iter(boards.boards), None)
     if board is None:
-        return BoardView(query, boards, None, None, ())
-    tasks = tuple(task.name for task in board.tasks if task.name in query.tasks)
+        return BoardView(query, boards, None, None, None, ())
+    cluster = query.cluster
+    if board.part_of:
+        cluster, board = board.cluster, by_id[board.part_of]
+    if cluster not in board.clusters or len(board.clusters) == 1:
+        cluster = ""
+    names = board.clusters[cluster] if cluster else [task.name for task in board.tasks]
+    tasks = tuple(name for name in names if name in query.tasks)
+    selectable = restrict(board, tasks or names)
     budget = query.budget if query.budget.isdecimal() else ""
-    axes = _axes(board, query)
-    columns = {*_MEASURED, *(task.name for task in board.tasks)}
+    axes = _axes(selectable, query)
+    columns = {*_MEASURED, *names}
     query = dataclasses.replace(
         query,
         board=board.id,
+        cluster=cluster,
         view=query.view if query.view in VIEWS else VIEWS[0],
         cost=axes[0],
         versus=axes[1],
@@ -152,16 +181,16 @@ def run_query(library: Library, query: Query) -> BoardView:
         budget=budget,
         sort=query.sort if query.sort.removeprefix("-") in columns else "",
     )
-    names = [
+    kept = [
         entry.name
-        for entry in board.entries
+        for entry in selectable.entries
         if (not query.families or family(entry.method) in query.families)
         and (not budget or (entry.parameters or 0) <= int(budget))
     ]
-    filtered = restrict(board, tasks or None, names)
+    filtered = restrict(selectable, entries=kept)
     query = dataclasses.replace(query, reference=_reference(filtered, query.reference))
     entries = [entry for entry in filtered.entries if _matches(entry, query.find)]
-    return BoardView(query, boards, board, filtered, _sorted(entries, query.sort))
+    return BoardView(query, boards, board, selectable, filtered, _sorted(entries, query.sort))
 
 
 def _axes(board: Board, query: Query) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """The tab where methods are ranked: table, charts, and the samples behind every number."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,22 @@ from evals.figures import pareto
 from evals.figures.captions import text as words
 from evals.figures.captions import title
 from evals.leaderboard.board import Board
-from evals.leaderboard.exports import board_as_json, board_csv
 from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import RunError
 from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
-from ui.components.html import quiet
+from ui.components.html import block, quiet
 from ui.components.render import notice
 from ui.components.texts import language_of, text
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
-from ui.tabs.leaderboard import captions, drilldown
+from ui.tabs.leaderboard import captions, drilldown, sharing
 from ui.tabs.leaderboard.drilldown import DrillDown, drill_down, select_marker, with_other
+from ui.tabs.leaderboard.exports import Exports
 from ui.tabs.leaderboard.layout import (
     GO_BACK,
     GO_TO_SAMPLES,
     GO_TO_TOP,
     LISTEN,
-    SAVE,
     LeaderboardLayout,
 )
 from ui.tabs.leaderboard.query import BoardView, Query, Selection, address, run_query, toggle_sort
@@ -42,13 +40,14 @@ class Leaderboard(LeaderboardLayout):
         super().__init__(shell.bilingual)
         self.library = Library(shipped, local)
         self._query = [
-            *(self.board, self.view, self.find, self.families, self.budget, self.tasks),
-            *(self.local, self.sort, self.reference, self.cost, self.versus),
+            *(self.board, self.cluster, self.view, self.find, self.families, self.budget),
+            *(self.tasks, self.local, self.sort, self.reference, self.cost, self.versus),
         ]
         self._selection = [*(self.entry, self.cell, self.against, self.seed, self.only, self.leaf)]
         self._board_parts = [
             *(self.verdict, self.body, self.about, self.settings, self.reference, self.cost),
             *(self.versus, self.plot, self.table, self.apart),
+            *(self.newest, self.share, self.citation),
         ]
         self._sample_parts = [
             *(self.panel, self.heading, self.choice, *self._selection, self.samples, self.pages),
@@ -56,16 +55,20 @@ class Leaderboard(LeaderboardLayout):
         ]
         self._wire_board(shell)
         self._wire_samples()
+        self.exports = Exports(self, self.library, self._query)
 
     def _wire_board(self, shell: Shell) -> None:
         everything = [
             *(self.view, self.find, self.families, self.local, self.sort, self.filters),
-            *(self.board, self.tasks, self.budget, *self._board_parts, *self._sample_parts),
+            *(self.board, self.others, self.cluster, self.tasks, self.budget),
+            *[*self._board_parts, *self._sample_parts],
         ]
         inputs = [*self._query, *self._selection]
         shell.on_show("leaderboard", self.open, inputs, everything)
         boards = [self.board.input, self.local.input]
         self._remember(gr.on(boards, self.change_board, inputs, everything, **LAST))
+        self._remember(self.cluster.input(self.change_cluster, inputs, everything, **LAST))
+        self._remember(self.newest.click(self.show_newest, inputs, everything, **LAST))
         filters = [self.view, self.families, self.budget, self.tasks, self.reference, self.cost]
         filters += [self.versus]
         # The search uses `change`: `input` misses pasted text and input methods.
@@ -73,10 +76,6 @@ class Leaderboard(LeaderboardLayout):
         self._remember(gr.on(changed, self.change, inputs, self._board_parts, **LAST))
         self._remember(self.clear.click(self.clear_filters, inputs, everything, **LAST))
         self.plot.change(None, None, None, js=LISTEN, **AT_ONCE)
-        for button, handler in ((self.csv, self.export_csv), (self.json, self.export_json)):
-            button.click(handler, self._query, self.file, **AT_ONCE).then(
-                None, self.file, None, js=SAVE, **AT_ONCE
-            )
 
     def _wire_samples(self) -> None:
         inputs = [*self._query, *self._selection]
@@ -117,10 +116,24 @@ class Leaderboard(LeaderboardLayout):
         query = Query(**{name: getattr(old, name) for name in kept})
         return self._restart(query, Selection(), language_of(request))
 
+    def change_cluster(self, request: gr.Request, *values: Any) -> Updates:
+        """Show another cluster of the board, with all its tasks."""
+        query, selection = self._read(values)
+        query = dataclasses.replace(query, tasks=(), budget="")
+        return self._restart(query, selection, language_of(request))
+
+    def show_newest(self, request: gr.Request, *values: Any) -> Updates:
+        """Show the board with the newest run of this machine."""
+        old, _ = self._read(values)
+        found = self.library.newest_local(self.library.leaderboards(local=old.local))
+        board = found[0].id if found else old.board
+        query = Query(board, view=old.view, cost=old.cost, versus=old.versus)
+        return self._restart(query, Selection(), language_of(request))
+
     def clear_filters(self, request: gr.Request, *values: Any) -> Updates:
         """Show the whole board."""
         old, _ = self._read(values)
-        query = Query(old.board, old.view, cost=old.cost, versus=old.versus)
+        query = Query(old.board, view=old.view, cost=old.cost, versus=old.versus)
         return self._restart(query, Selection(), language_of(request))
 
     def change(self, request: gr.Request, *values: Any) -> Updates:
@@ -147,17 +160,23 @@ class Leaderboard(LeaderboardLayout):
     def _choices(self, shown: BoardView, language: Language) -> Updates:
         """The boards, and the tasks and sizes that the chosen one can be filtered by."""
         query, board = shown.query, shown.board
-        sizes = {} if board is None else budgets(board, language)
-        tasks = () if board is None else board.tasks
+        sizes = {} if shown.selectable is None else budgets(shown.selectable, language)
+        titles = captions.board_titles(shown.boards, self.library, language)
+        is_first = not titles or query.board == titles[0][1]
+        tasks: Sequence[str] = ()
+        if board is not None:
+            chosen = (query.cluster,) if query.cluster else board.clusters
+            tasks = [task for cluster in chosen for task in board.clusters[cluster]]
         return {
-            self.board: gr.update(
-                choices=captions.board_titles(shown.boards, self.library, language),
-                value=query.board or None,
-                visible=board is not None,
+            self.board: gr.update(choices=titles, value=query.board or None),
+            self.others: gr.update(visible=len(titles) > 1, open=not is_first),
+            self.cluster: gr.update(
+                choices=captions.clusters(board, language) if board else [],
+                value=query.cluster,
+                visible=board is not None and len(board.clusters) > 1,
             ),
             self.tasks: gr.update(
-                choices=[(title(task.name, language), task.name) for task in tasks],
-                value=list(query.tasks),
+                choices=[(title(task, language), task) for task in tasks], value=list(query.tasks)
             ),
             self.budget: gr.update(
                 choices=[(text("board_any", language), ""), *((w, n) for n, w in sizes.items())],
@@ -172,7 +191,8 @@ class Leaderboard(LeaderboardLayout):
         verdict = captions.verdict(shown, language)
         if board is None or shown.filtered is None:
             body = gr.update(visible=False)
-            return {self.verdict: verdict, self.body: body, self.apart: left_out}
+            newest = {self.newest: gr.update(visible=False)}
+            return {self.verdict: verdict, self.body: body, self.apart: left_out, **newest}
         drawn = chart(shown, language)
         names = [entry.name for entry in shown.filtered.entries]
         about = ""
@@ -194,9 +214,12 @@ class Leaderboard(LeaderboardLayout):
             **self._axes(board, shown.query, language),
             self.plot: gr.update(value=drawn and drawn[0], visible=drawn is not None),
             self.table: table,
-            self.apart: captions.facts(board, language)
-            + captions.published(board.cluster, language)
+            self.apart: captions.facts(shown.filtered, language)
+            + captions.published(shown.filtered, language)
             + left_out,
+            self.newest: self._newest(shown, language),
+            self.share: sharing.link_button(shown, language),
+            self.citation: block(""),
         }
 
     def _axes(self, board: Board, query: Query, language: Language) -> Updates:
@@ -216,29 +239,9 @@ class Leaderboard(LeaderboardLayout):
             for part, value in axes.items()
         }
 
-    # Files ----------------------------------------------------------------------------------
-
-    def export_csv(self, *values: Any) -> str:
-        """The table as it is shown, for the browser to save."""
-        return self._file(values, "csv", "text/csv")
-
-    def export_json(self, *values: Any) -> str:
-        """The shown entries with all their numbers, for the browser to save."""
-        return self._file(values, "json", "application/json")
-
-    def _file(self, values: Sequence[Any], ending: str, kind: str) -> str:
-        """A file for the browser to save, as the JSON that `SAVE` reads."""
-        shown = run_query(self.library, Query.of(*values))
-        board = shown.filtered
-        if board is None:
-            return ""
-        if ending == "csv":
-            content = board_csv(shown.entries, [task.name for task in board.tasks])
-        else:
-            written = board_as_json(shown.drawn, self.library)
-            content = json.dumps(written, ensure_ascii=False, indent=2)
-        name = f"leaderboard-{board.cluster}-{board.id}.{ending}"
-        return json.dumps({"name": name, "type": kind, "text": content})
+    def _newest(self, shown: BoardView, language: Language) -> Any:
+        words = captions.newest(shown, self.library, language)
+        return gr.update(value=words, visible=bool(words))
 
     # Samples --------------------------------------------------------------------------------
 
@@ -317,7 +320,7 @@ class Leaderboard(LeaderboardLayout):
             return {self.panel: gr.update(visible=False), self.entry: "", self.leaf: "0"}
         metrics = {task.name: task.metric for task in board.tasks}
         metric = metrics.get(shown.selection.cell, "")
-        name = self.library.name(shown.run.folder)
+        runs = {self.library.name(run.folder): run for run in shown.runs}
         return {
             **self._open_panel(readable=True),
             self.heading: drilldown.heading(shown.entry.name, shown.entry.method, language),
@@ -326,7 +329,7 @@ class Leaderboard(LeaderboardLayout):
             self.earlier: gr.update(interactive=shown.first > 1),
             self.place: drilldown.place(shown, language),
             self.later: gr.update(interactive=shown.last < shown.count),
-            self.provenance: drilldown.provenance(shown.run, name, language),
+            self.provenance: drilldown.provenance(runs, language),
         }
 
     def _open_panel(self, *, readable: bool) -> Updates:

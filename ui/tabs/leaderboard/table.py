@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any, cast
 
 from evals.figures import charts
-from evals.figures.captions import points, size, title
+from evals.figures.captions import percent, points, size, title
 from evals.figures.charts import Quantity
 from evals.figures.palette import colour, symbol
 from evals.leaderboard import tables
-from evals.leaderboard.board import Board, Entry, leaders, wins
+from evals.leaderboard.board import Board, leaders, wins
+from evals.leaderboard.entries import Entry
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
 from evals.methods import description, is_main
@@ -27,7 +29,7 @@ _WITH_NOTE = (*COSTS, "tokens_per_second")
 _TITLES = {"name": "method", "overall": "mean"}
 _NOTES = {
     "overall": "board_interval",
-    **{key: f"board_{key}_note" for key in (*_WITH_NOTE, "forgetting")},
+    **{key: f"board_{key}_note" for key in (RANK, *_WITH_NOTE, "forgetting")},
 }
 _SHAPES: Mapping[str, str] = {
     "circle": '<circle cx="6" cy="6" r="4.5"/>',
@@ -140,8 +142,11 @@ class _BoardTable:
 
     def _rank(self, entry: Entry) -> str:
         tied = text("board_tied_with", self.language)
-        note = f"<small>{tied}</small>" if entry.rank in self.shared else ""
-        return f'<td class="rank">{entry.rank}{note}</td>'
+        note = f'<span class="unseen"> {tied}</span>' if entry.rank in self.shared else ""
+        low, high = entry.rank_interval
+        hint = text("board_rank_hint", self.language, low=low, high=high)
+        interval = f"<small>({places(entry)})</small>"
+        return f'<td class="rank" title="{escape(hint)}">{entry.rank}{note} {interval}</td>'
 
     def _method(self, entry: Entry) -> str:
         local = text("board_local_mark", self.language)
@@ -195,6 +200,12 @@ def _forgetting(estimate: Estimate | None) -> str:
     return f"{estimate.value:+.2f} <small>{interval}</small>"
 
 
+def places(entry: Entry) -> str:
+    """The interval of an entry's rank: `1–3`, or `1`."""
+    low, high = entry.rank_interval
+    return f"{low}–{high}" if low < high else f"{low}"
+
+
 def text_table(table: Table, kind: str = "") -> str:
     """A table of text cells as HTML; `kind` is its class, such as `unseen`."""
     rows = []
@@ -222,9 +233,16 @@ def budgets(board: Board, language: Language) -> Mapping[str, str]:
 
 def marker(method: str) -> str:
     """The method's marker in its colour, as in the charts."""
-    shape = _SHAPES.get(symbol(method), _SHAPES["circle"])
     fill = colour(method)
-    return f'<svg class="mark" viewBox="0 0 12 12" fill="{fill}" aria-hidden="true">{shape}</svg>'
+    return (
+        f'<svg class="mark" viewBox="0 0 12 12" fill="{fill}" aria-hidden="true">'
+        f"{shape(method)}</svg>"
+    )
+
+
+def shape(method: str) -> str:
+    """The method's marker as an element of SVG, 12 units wide."""
+    return _SHAPES.get(symbol(method), _SHAPES["circle"])
 
 
 def scale(scores: Sequence[Estimate]) -> tuple[float, float]:
@@ -294,7 +312,7 @@ def _with_reference(shown: BoardView) -> Board:
         return board
     names = {entry.name for entry in board.entries} | {shown.query.reference}
     entries = tuple(entry for entry in filtered.entries if entry.name in names)
-    return Board(filtered.id, filtered.cluster, filtered.split, filtered.tasks, entries)
+    return replace(filtered, entries=entries)
 
 
 def _outlines(board: Board) -> list[str]:
@@ -304,10 +322,15 @@ def _outlines(board: Board) -> list[str]:
 
 
 def _wins_table(board: Board) -> Table:
-    won = wins(board)
+    duels = wins(board)
     names = [entry.name for entry in board.entries]
-    rows = (
-        (one, *("" if one == other else str(won[one][other].won) for other in names))
-        for one in names
-    )
-    return Table(f"sure wins of {len(board.tasks)} tasks", ("method", *names), tuple(rows))
+
+    def cell(one: str, other: str) -> str:
+        if one == other:
+            return ""
+        duel = duels[one][other]
+        return f"{percent(duel.probability)} %, {duel.won}"
+
+    rows = ((one, *(cell(one, other) for other in names)) for one in names)
+    title = f"P(row better than column), sure wins of {len(board.tasks)} tasks"
+    return Table(title, ("method", *names), tuple(rows))
