@@ -13,6 +13,9 @@ from typing import IO, Any
 
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter alone
 
+NICENESS_VARIABLE = "CGCLORA_JOB_NICENESS"
+"""Environment variable with another niceness."""
+
 NICENESS = 15
 """Background processes only take the processor time that the server's answers leave.
 
@@ -57,6 +60,14 @@ def start(command: Sequence[str], log: IO[bytes], cwd: Path) -> subprocess.Popen
     return child
 
 
+def job_niceness(environment: Mapping[str, str] = os.environ) -> int:
+    """The niceness of background processes, from 0 to 19; ValueError if the variable is wrong."""
+    written = environment.get(NICENESS_VARIABLE) or f"{NICENESS}"
+    if not (written.isascii() and written.isdecimal() and int(written) <= 19):
+        raise ValueError(f"{NICENESS_VARIABLE} is {written!r}: give a whole number from 0 to 19.")
+    return int(written)
+
+
 def _yield_processors(pid: int) -> None:
     """Lower the priority of a process and of its session.
 
@@ -65,7 +76,7 @@ def _yield_processors(pid: int) -> None:
     """
     with suppress(OSError):  # it has ended already
         if hasattr(os, "setpriority"):
-            niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, pid))
+            niceness = max(job_niceness(), os.getpriority(os.PRIO_PROCESS, pid))
             os.setpriority(os.PRIO_PROCESS, pid, niceness)
             Path(f"/proc/{pid}/autogroup").write_text(f"{niceness}", encoding="ascii")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from evals.jobs.processes import job_niceness
+
 _HERE = Path(__file__).resolve().parents[2]
 _LOCALHOST = ("", "127.0.0.1", "localhost", "::1")
 
@@ -115,6 +117,10 @@ class Settings:
             SettingsError: A variable has an invalid value.
         """
         get = environment.get
+        try:
+            job_niceness(environment)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         on_space, private = "SPACE_ID" in environment, _is_private(environment)
         values: dict[str, Any] = {
             "jobs_allowed": _switch(environment, "CGCLORA_ALLOW_JOBS", private),

@@ -76,9 +76,9 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "compare_minutes": ("时间预算（分钟）", "Time budget (minutes)"),
     "compare_advanced": ("训练量（默认按预算选）", "Amount of training (by default what fits)"),
-    "compare_train_records": ("每任务训练记录（0 为全部）", "Train records a task (0 takes all)"),
-    "compare_epochs": ("轮数", "Epochs"),
-    "compare_test_records": ("每任务测试记录（0 为全部）", "Test records a task (0 takes all)"),
+    "compare_train_records": ("每任务训练记录（0：按预算）", "Train records a task (0: what fits)"),
+    "compare_epochs": ("轮数（0：按预算）", "Epochs (0: what fits)"),
+    "compare_test_records": ("每任务测试记录（0：按预算）", "Test records a task (0: what fits)"),
     "compare_no_data": (
         "有了数据，这里会显示要训练多少、需要多久。",
         "Once there is data, its cost will be shown here.",

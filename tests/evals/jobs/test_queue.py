@@ -14,7 +14,12 @@ import pytest
 
 from cgclora.storage.atomic_io import read_sealed
 from evals.jobs import job_files, worker
-from evals.jobs.processes import NICENESS, set_for_this_process
+from evals.jobs.processes import (
+    NICENESS,
+    NICENESS_VARIABLE,
+    job_niceness,
+    set_for_this_process,
+)
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.jobs.worker import work
 
@@ -195,8 +200,20 @@ def test_the_caches_of_a_server_that_answers_are_its_own() -> None:
     assert said.stdout.splitlines() == ["['128', '128']", "[None, None]"]
 
 
+@pytest.mark.parametrize("written", ["-1", "20", "1.5", "low", "１"])
+def test_another_niceness_is_a_whole_number(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv(NICENESS_VARIABLE, "19")
+    assert job_niceness() == 19
+    monkeypatch.setenv(NICENESS_VARIABLE, written)
+    with pytest.raises(ValueError, match=NICENESS_VARIABLE):
+        job_niceness()
+
+
 @pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no niceness here")
-def test_a_command_and_all_that_it_starts_yield_the_processors_to_the_server(jobs: Queue) -> None:
+def test_a_command_and_all_that_it_starts_yield_the_processors_to_the_server(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(NICENESS_VARIABLE)
     group = Path("/proc/self/autogroup")
     show = (
         "import os; from pathlib import Path; group = Path('/proc/self/autogroup');"

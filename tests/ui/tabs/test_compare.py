@@ -174,7 +174,7 @@ def test_the_command_shown_does_what_the_button_does(tab: Compare, tmp_path: Pat
 
 
 def test_impossible_wishes_are_said_in_place_of_the_cost(tab: Compare) -> None:
-    for changes in ({"methods": []}, {"learning_rates": []}, {"epochs": 0.0}):
+    for changes in ({"methods": []}, {"learning_rates": []}, {"epochs": -1.0}):
         updates = plan(tab, **changes)
         assert TEXTS["train_bad_settings"][1] in updates[tab.form.estimate]
         assert updates[tab.command] == ""

@@ -124,27 +124,22 @@ def _inspect(choice: DataChoice, place: str | Path, _: tuple[int, ...]) -> Inspe
 
 
 def wishes_of(values: Mapping[str, Any]) -> Wishes:
-    """What the visitor wishes.
+    """What the visitor wishes; 0 leaves an amount to the plan.
 
     Raises:
         ConfigError: A value is out of range.
     """
     from evals.experiments.own_data.plan import Wishes  # noqa: PLC0415 - torch; slow before it is loaded
 
-    limits = {name: values[name] for name in ("train_records", "epochs", "test_records")}
     return Wishes(
         methods=tuple(values["methods"] or ()),
         seeds=int(values["seeds"] or 0),
         learning_rates=tuple(map(float, values["learning_rates"] or ())),
         minutes=float(values["minutes"] or 0),
-        train_records=_whole(limits["train_records"]),
-        epochs=limits["epochs"],
-        test_records=_whole(limits["test_records"]),
+        train_records=int(values["train_records"] or 0) or None,
+        epochs=values["epochs"] or None,
+        test_records=int(values["test_records"] or 0) or None,
     )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def wish_options(values: Mapping[str, Any]) -> list[str]:

@@ -103,9 +103,9 @@ class CompareForm:
                     gr.Row(elem_classes="train-fields"),
                 ):
                     for name in _LIMITS:
-                        self._number(name, None, minimum=0)
+                        self._number(name, 0, minimum=0)
 
-    def _number(self, name: str, value: float | None, **bounds: float) -> None:
+    def _number(self, name: str, value: float, **bounds: float) -> None:
         self.wishes[name] = self._add(
             gr.Number,
             f"compare_{name}",
