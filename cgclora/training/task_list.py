@@ -20,6 +20,16 @@ def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
         raise ConfigError("name at least one task to add.")
     if present := sorted(set(tasks) & set(config.tasks)):
         raise ConfigError(f"the adapter knows {present} already: choose other names.")
+    check_takes_tasks(config)
+    return _with_scale(replace(config, tasks=(*config.tasks, *tasks)), config.scale)
+
+
+def check_takes_tasks(config: AdapterConfig) -> None:
+    """Refuse an adapter in which a new task would have nothing of its own.
+
+    Raises:
+        ConfigError: It has nothing of a task's own that could be trained.
+    """
     if config.specific == 0 and config.gate != "task":
         raise ConfigError(
             "all of this adapter's experts belong to all tasks, and its gate is fixed: there is "
@@ -31,7 +41,6 @@ def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
             "nothing of a new task's own to train. Grow an adapter with specific experts or with "
             "several common ones."
         )
-    return _with_scale(replace(config, tasks=(*config.tasks, *tasks)), config.scale)
 
 
 def shrunk(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:

@@ -39,9 +39,9 @@ With --write the measurement goes into the adapter's manifest, with --run into t
 run of the same adapters: the leaderboard shows it. `python -m evals run --forgetting` does both at
 once."""
 
-ADD_TASK = """Add tasks as `python -m cgclora add-task` does, and measure the change. The dev records are
-answered before and after, and all other tasks are compared, see `added`; the report goes into the
-manifest of the grown adapter. An interrupted command resumes when it is repeated.
+ADD_TASK = """Add tasks as `python -m cgclora add-task` does, and measure the change. The dev
+records are answered before and after, and all other tasks are compared, see `added`; the report
+goes into the manifest of the grown adapter. An interrupted command resumes when it is repeated.
 
   python -m evals add-task --adapter assets/adapters/general --data new.jsonl --dev new-dev.jsonl \\
       --run runs/grown"""
@@ -230,8 +230,6 @@ def _compare(options: argparse.Namespace, dataset: Dataset) -> None:
 
 
 def _print_added(report: Mapping[str, Any], *, as_json: bool) -> None:
-    from evals.runs.added_task import is_unchanged
-
     if as_json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
         return
@@ -243,7 +241,7 @@ def _print_added(report: Mapping[str, Any], *, as_json: bool) -> None:
             f"({gain['low']:+.3f} to {gain['high']:+.3f}), {facts['metric']}, n {facts['records']}"
         )
     for task, facts in report["unchanged"].items():
-        verdict = "unchanged" if is_unchanged(facts) else "CHANGED"
+        verdict = "unchanged" if facts["identical"] else "CHANGED"
         print(
             f"{task}: {verdict}, {len(facts['changed'])} tensors differ, logits by "
             f"{facts['difference']:.3g} at most after {facts['prompts']} prompts"

@@ -79,10 +79,10 @@ def compare(
     Returns:
         `base`: sha256 of its weights. `data`: hash, split and number of the records. `tasks`: for
         each new task its main `metric`, number of `records`, scores `before` and `after` as
-        `Estimate`s, and the `gain` as a `Gain`. `unchanged`: for each other task the number of
-        `weights` that it uses, the names of those tensors that `changed`, and the largest absolute
-        `difference` of the logits over so many `prompts` and `tokens`. Also how was answered, and
-        where the numbers come from.
+        `Estimate`s, and the `gain` as a `Gain`. `unchanged`: for each other task whether it is
+        `identical`, the number of `weights` that it uses, the names of those tensors that
+        `changed`, and the largest absolute `difference` of the logits over so many `prompts` and
+        `tokens`. Also how was answered, and where the numbers come from.
 
     Raises:
         AdapterError: A folder is no adapter of this backbone.
@@ -117,6 +117,7 @@ def compare(
         "tasks": tasks,
         "unchanged": {
             task: {
+                "identical": not weights[task]["changed"] and differences[task] == 0,
                 **weights[task],
                 "prompts": len(prompts[task]),
                 "tokens": _TOKENS,
@@ -127,11 +128,6 @@ def compare(
         "decoding": Runtime.of(backbone).facts(),
         **provenance.stamp(backbone.model),
     }
-
-
-def is_unchanged(facts: Mapping[str, Any]) -> bool:
-    """Whether neither a weight nor a logit differs, by a task's entry in `unchanged`."""
-    return not facts["changed"] and facts["difference"] == 0
 
 
 @contextmanager
