@@ -132,7 +132,7 @@ WORDS: dict[str, tuple[str, str]] = {
     # Adding tasks
     "train_base": ("从哪里开始", "Start from"),
     "train_base_new": ("新的适配器", "A new adapter"),
-    "train_base_add": ("给“{base}”加任务（已有 {n} 个）", "{base}, with {n} tasks: add to it"),
+    "train_base_add": ("给“{base}”加任务（已有 {n} 个）", "Add to {base} ({n} tasks)"),
     "train_base_gone": (
         "“{base}”不能加任务：换一个适配器，或从新的适配器开始。",
         "{base} cannot take a task: choose another adapter, or start from a new one.",

@@ -103,7 +103,7 @@ def start(tab: Train, **values: Any) -> dict[Any, Any]:
 def test_a_run_may_start_from_adapters_that_can_take_a_task(tab: Train) -> None:
     arrived = tab.show(visitor(lang="en", base="general"), None, None)[tab.form.settings["base"]]
     assert [name for _, name in arrived["choices"]] == ["", "general"]
-    assert "General, with 2 tasks" in arrived["choices"][1][0]
+    assert arrived["choices"][1][0] == "Add to General (2 tasks)"
     assert arrived["value"] == "general"
     for unknown in ("gone", ""):
         arrived = tab.show(visitor(lang="en", base=unknown), None, None)

@@ -131,7 +131,9 @@ def budget(
     columns = ("adapter", "parameters", "file", "total", "active")
     caption = text("train_growth_table", language)
     return (
-        view.cost_figures(added.parameters, added.file_bytes, backbone, steps, seconds, language)
+        view.cost_figures(
+            added.parameters, added.file_bytes, backbone, steps, seconds, language, sign="+"
+        )
         + f'<h3 class="train-caption">{caption}</h3>'
         + wide_table(caption, [text(f"train_col_{name}", language) for name in columns], rows)
         + f'<p class="quiet">{text("train_growth_note", language)}</p>'

@@ -185,15 +185,20 @@ def cost_figures(
     steps: int,
     seconds: float | None,
     language: Language,
+    *,
+    sign: str = "",
 ) -> str:
-    """What is trained, how large it is, and how long it takes; arguments as for `budget`."""
+    """What is trained, how large it is, and how long it takes; arguments as for `budget`.
+
+    `sign` stands before what is added to an adapter.
+    """
     later = text("train_after_loading", language)
     share = f"{parameters / backbone:.2%}" if parameters and backbone else later
     return figures(
         [
-            (millions(parameters, later), text("train_trained", language)),
+            (sign + millions(parameters, later), text("train_trained", language)),
             (share, text("train_share", language)),
-            (megabytes(file_bytes, later), text("train_file_size", language)),
+            (sign + megabytes(file_bytes, later), text("train_file_size", language)),
             (f"{steps:,}", text("train_steps", language)),
             ("–", text("train_time_unknown", language))
             if seconds is None
