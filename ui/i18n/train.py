@@ -168,6 +168,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "{task}：单独的基座 → 加任务后（{metric}）",
         "{task}: the backbone alone → now ({metric})",
     ),
+    "train_gain_axis": (
+        "与单独的基座之差 × 100，{level} 区间",
+        "Difference to the backbone alone × 100, {level} interval",
+    ),
     "train_others_identical": ("其他任务完全不变", "other tasks are identical"),
     "train_others_changed": (
         "有的任务变了：这个适配器不该代替原来的。展开下表看是哪些。",

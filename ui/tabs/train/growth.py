@@ -21,6 +21,7 @@ from evals.figures.palette import faded
 from evals.methods import method_of
 from evals.scoring.effect_sizes import Gain
 from evals.scoring.metrics import metric_title
+from evals.scoring.statistics import LEVEL
 from evals.tasks import Language
 from evals.tasks.recognition import described
 from ui.components import forms
@@ -168,7 +169,7 @@ def outcome(report: Facts, titles: Titles, language: Language) -> str:
     records = sum(facts["records"] for facts in report["tasks"].values())
     note = text("train_added_note", language, n=f"{records:,}")
     return (
-        f'<h3 class="train-caption">{text("train_added", language)}</h3>'
+        f'<h4 class="train-caption">{text("train_added", language)}</h4>'
         + view.figures(numbers)
         + ("" if same == len(others) else _warning(language))
         + f'<p class="quiet">{note}</p>'
@@ -240,9 +241,9 @@ def seesaw(report: Facts, colour: str, titles: Titles, language: Language) -> go
         _annotate(figure, task, new.get(task), others.get(task), language)
     ends = [0.0, *(100 * end for gain in new.values() for end in (gain.low, gain.high, gain.value))]
     room = max(0.12 * (max(ends) - min(ends)), 4)
-    axis = captions.text("gain_axis", language, reference=text("train_before", language))
+    axis = text("train_gain_axis", language, level=f"{LEVEL:.0%}")
     figure.update_layout(
-        parts.layout(parts.ROW * len(rows) + 60, margin={"l": 4, "r": 44, "t": 8, "b": 8}),
+        parts.layout(parts.ROW * len(rows) + 60, margin={"l": 4, "r": 60, "t": 8, "b": 8}),
         xaxis=parts.value_axis(
             axis,
             range=[min(ends) - room, max(ends) + room],

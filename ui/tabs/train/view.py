@@ -282,8 +282,9 @@ def run(
         now = ""
     else:
         now = advice(job, "train", language)
-    body = _progress(job, log, language) + now + log_tail(job, language) + outcome
-    return section(job, job.title, facts, body + _newest(job, log, language), language)
+    body = _progress(job, log, language) + now + log_tail(job, language)
+    body += _newest(job, log, language) + outcome  # whose figure follows
+    return section(job, job.title, facts, body, language)
 
 
 def specific_shares(job: Job, log: TrainingLog) -> dict[str, Points]:
