@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cgclora.cli.common import load, show
 from cgclora.cli.train import (
@@ -46,6 +47,11 @@ def drop_options(parser: argparse.ArgumentParser) -> None:
 
 def add(options: argparse.Namespace) -> None:
     """Train the new tasks, and report where the grown adapter is."""
+    report(grow(options), options)
+
+
+def grow(options: argparse.Namespace) -> dict[str, Any]:
+    """Train the new tasks; returns the manifest of the grown adapter, as `add_tasks` does."""
     from cgclora.training.add_task import add_tasks
     from cgclora.training.distributed import loading_options
 
@@ -55,7 +61,7 @@ def add(options: argparse.Namespace) -> None:
     options.device, options.dtype = loading_options(options.device, options.dtype)
     backbone = load(options)
     with stop_on_sigterm() as stop:
-        manifest = add_tasks(
+        return add_tasks(
             options.adapter,
             tasks,
             backbone,
@@ -67,7 +73,6 @@ def add(options: argparse.Namespace) -> None:
             facts={"licence": options.licence, **described} if options.licence else described,
             stop=stop,
         )
-    report(manifest, options)
 
 
 def drop(options: argparse.Namespace) -> None:

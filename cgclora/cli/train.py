@@ -259,15 +259,20 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
 
 def report(manifest: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Report how a training run ended."""
+    leave_processes()
+    if not manifest:
+        return  # another process of this run writes and reports
+    best = manifest["training"]["best_dev_loss"]
+    show(manifest, f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}", options)
+
+
+def leave_processes() -> None:
+    """Leave the group of processes that trained together, if there is one."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Its threads would now and then abort a process that ends with the group still open.
         torch.distributed.destroy_process_group()
-    if not manifest:
-        return  # another process of this run writes and reports
-    best = manifest["training"]["best_dev_loss"]
-    show(manifest, f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}", options)
 
 
 @contextmanager

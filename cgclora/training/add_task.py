@@ -10,14 +10,11 @@ row would weight the trained common experts at random, and a row of zeros could 
 of its own experts while their projection is zero, too.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,6 +29,7 @@ from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 from cgclora.training.settings import TrainingSettings
+from cgclora.training.task_list import grown, shrunk
 from cgclora.training.train import fit_router, train
 
 Tensors = Mapping[str, Tensor]
@@ -40,61 +38,6 @@ EMBEDDING, PROJECTION = "gate.embedding", "gate.projection"
 
 _HISTORY = ("created", "code", "training", "imported", "router", "origin")
 """What a manifest says of how its adapter came about."""
-
-
-def grown(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
-    """The config with more tasks, after the others; every task keeps its scale.
-
-    Raises:
-        ConfigError: A task is there already, none is named, or a task has nothing of its own that
-            could be trained.
-    """
-    if not tasks:
-        raise ConfigError("name at least one task to add.")
-    if present := sorted(set(tasks) & set(config.tasks)):
-        raise ConfigError(f"the adapter knows {present} already: choose other names.")
-    if config.specific == 0 and config.gate != "task":
-        raise ConfigError(
-            "all of this adapter's experts belong to all tasks, and its gate is fixed: there is "
-            "nothing of a new task's own to train."
-        )
-    if config.specific == 0 and config.common == 1:
-        raise ConfigError(
-            "all tasks of this adapter share one expert, which any gate gives weight 1: there is "
-            "nothing of a new task's own to train. Grow an adapter with specific experts or with "
-            "several common ones."
-        )
-    return _with_scale(replace(config, tasks=(*config.tasks, *tasks)), config.scale)
-
-
-def shrunk(config: AdapterConfig, tasks: Sequence[str]) -> AdapterConfig:
-    """The config without some tasks; every other task keeps its scale.
-
-    Raises:
-        ConfigError: A task is unknown, none is named, or none would be left.
-    """
-    if not tasks:
-        raise ConfigError("name at least one task to drop.")
-    for task in tasks:
-        config.task_index(task)
-    kept = tuple(task for task in config.tasks if task not in tasks)
-    if not kept:
-        raise ConfigError("an adapter needs a task: these are all that it has.")
-    return _with_scale(replace(config, tasks=kept), config.scale)
-
-
-def _with_scale(config: AdapterConfig, scale: float) -> AdapterConfig:
-    """The config with an alpha that gives this scale, whatever its rule: one may count all experts.
-
-    Where no float gives it exactly, one gives what rounds to the same float32, in which the layers
-    compute.
-    """
-    alpha = scale * config.alpha / config.scale
-    near = (config.alpha, alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
-    return min(
-        (replace(config, alpha=candidate) for candidate in near),
-        key=lambda one: (np.float32(one.scale) != np.float32(scale), abs(one.scale - scale)),
-    )
 
 
 def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -> dict[str, Tensor]:
@@ -311,12 +254,25 @@ def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:
     }
 
 
+def changed_tensors(before: Tensors, after: Tensors) -> list[str]:
+    """Names of the tensors that are not there in both with the same bits."""
+    # As bytes: a zero may change its sign, and what is no number differs from itself.
+    return sorted(
+        before.keys() ^ after.keys()
+        | {
+            name
+            for name in before.keys() & after.keys()
+            if before[name].dtype != after[name].dtype
+            or not torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
+        }
+    )
+
+
 def _compare(adapter: Adapter, before: Tensors, config: AdapterConfig) -> None:
     """Refuse an adapter whose other tasks are not what they were."""
     after = take_experts(adapter.state_dict(), adapter.config, config.tasks)
-    for name, tensor in before.items():
-        # As bytes: a zero may change its sign, and what is no number differs from itself.
-        if not torch.equal(tensor.view(torch.uint8), after[name].view(torch.uint8)):
-            raise AdapterError(
-                f"{name} of the other tasks changed while new ones were trained: nothing is saved."
-            )
+    if changed := changed_tensors(before, after):
+        raise AdapterError(
+            f"{changed[0]} of the other tasks changed while new ones were trained: nothing is "
+            "saved."
+        )

@@ -1,11 +1,11 @@
-"""`python -m evals gates | forgetting`: what an adapter's experts do, and what they cost."""
+"""`python -m evals gates | forgetting | add-task | added`: what experts do, and what they cost."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from cgclora.cli.common import AddCommand
 from evals.cli.common import answering_options
 
 if TYPE_CHECKING:
+    from evals.data.datasets import Dataset
     from evals.leaderboard.tables import Table
 
 _SECONDS = 10.0  # between two lines of progress
@@ -38,6 +39,22 @@ With --write the measurement goes into the adapter's manifest, with --run into t
 run of the same adapters: the leaderboard shows it. `python -m evals run --forgetting` does both at
 once."""
 
+ADD_TASK = """Add tasks as `python -m cgclora add-task` does, and measure the change. The dev
+records are answered before and after, and all other tasks are compared, see `added`; the report
+goes into the manifest of the grown adapter. An interrupted command resumes when it is repeated.
+
+  python -m evals add-task --adapter assets/adapters/general --data new.jsonl --dev new-dev.jsonl \\
+      --run runs/grown"""
+
+ADDED = """Compare a grown adapter with its base: new tasks gain, others must not change. The
+records of the new tasks are answered by the backbone alone and by the adapter, and the scores are
+compared in pairs. Of every other task the weights are compared bit by bit, and the logits after
+some prompts.
+
+  python -m evals added runs/grown/adapter --base assets/adapters/general --data new-test.jsonl
+
+With --write the report goes into the adapter's manifest, under `added`: the app shows it."""
+
 
 def add(command: AddCommand) -> None:
     """Add these commands to a command line."""
@@ -62,6 +79,22 @@ def add(command: AddCommand) -> None:
     target.add_argument("--write", action="store_true", help="write into the adapter's manifest")
     forgetting.add_argument("--json", action="store_true", help="print JSON, for machines")
     answering_options(forgetting)
+    _added_options(command)
+
+
+def _added_options(command: AddCommand) -> None:
+    from cgclora.cli import add_task
+
+    add_task.add_options(command("add-task", ADD_TASK, _add_task))
+    parser = command("added", ADDED, _added)
+    parser.add_argument("adapter", type=Path, help="folder of the grown adapter")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the one before")
+    parser.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
+    parser.add_argument("--split", default="dev", help="of a folder or hub id (default dev)")
+    parser.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
+    parser.add_argument("--write", action="store_true", help="put the report into the manifest")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+    answering_options(parser)
 
 
 def _progress() -> Callable[[int, int], None]:
@@ -150,3 +183,66 @@ def _table(facts: dict[str, Any]) -> Table:
         ),
         ("Nats a token; forgetting: adapted - bare, with its 95 % interval over passages.",),
     )
+
+
+def _add_task(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from cgclora.cli.add_task import grow
+    from cgclora.cli.train import leave_processes
+    from evals.data import datasets
+
+    tasks = options.task
+    # What a task asks for is recognised from the larger part of its records.
+    own = datasets.read(options.data, split="train", tasks=tasks).own
+    dev = dataclasses.replace(datasets.read(options.dev, split="dev", tasks=tasks), own=own)
+    manifest = grow(options)
+    leave_processes()
+    if manifest:  # other processes of this run write nothing
+        options.int8, options.batch_size, options.write = False, None, True
+        options.base, options.adapter, options.most = options.adapter, options.run / "adapter", 0
+        _compare(options, dev)
+
+
+def _added(options: argparse.Namespace) -> None:
+    from evals.data import datasets
+
+    _compare(options, datasets.read(options.data, split=options.split))
+
+
+def _compare(options: argparse.Namespace, dataset: Dataset) -> None:
+    from cgclora.cli.common import load
+    from cgclora.storage.adapter_dir import annotate
+    from evals.runs.added_task import REPORT, compare
+
+    report = compare(
+        load(options),
+        options.base,
+        options.adapter,
+        dataset,
+        per_task=options.most,
+        batch_size=options.batch_size,
+        progress=_progress(),
+    )
+    if options.write:
+        annotate(options.adapter, {REPORT: report})
+    _print_added(report, as_json=options.json)
+
+
+def _print_added(report: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, indent=2))
+        return
+    for task, facts in report["tasks"].items():
+        gain = facts["gain"]
+        print(
+            f"{task}: {facts['before']['value']:.3f} by the backbone alone, "
+            f"{facts['after']['value']:.3f} now: {gain['value']:+.3f} "
+            f"({gain['low']:+.3f} to {gain['high']:+.3f}), {facts['metric']}, n {facts['records']}"
+        )
+    for task, facts in report["unchanged"].items():
+        verdict = "unchanged" if facts["identical"] else "CHANGED"
+        print(
+            f"{task}: {verdict}, {len(facts['changed'])} tensors differ, logits by "
+            f"{facts['difference']:.3g} at most after {facts['prompts']} prompts"
+        )

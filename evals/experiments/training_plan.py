@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.storage.layer_shapes import LayerKind
+from cgclora.storage.layer_shapes import WEIGHTS_FILE, LayerKind, layer_kinds
+from cgclora.training.task_list import grown
 from evals.methods import METHODS, Sizes
 
 if TYPE_CHECKING:
@@ -49,16 +50,61 @@ class Plan:
         return dataclasses.replace(config, target_modules=self.target_modules)
 
 
+@dataclass(frozen=True)
+class Addition:
+    """Tasks to add to a saved adapter."""
+
+    base: Path  # its folder
+    before: AdapterConfig  # its config
+    tasks: tuple[str, ...]  # the new ones, in the order of their ids
+
+    def config(self) -> AdapterConfig:
+        """The config of the adapter with the new tasks.
+
+        Raises:
+            ConfigError: The adapter has one of the tasks, or cannot take any.
+        """
+        return grown(self.before, self.tasks)
+
+    def budgets(self) -> tuple[Budget, Budget, Budget]:
+        """The cost of the adapter before, of what is added, and of both.
+
+        Raises:
+            ConfigError: As `config`.
+            ValueError: The adapter's file is missing or damaged.
+        """
+        kinds = layer_kinds(self.base)
+        shapes = [(kind.inner, kind.outer) for kind in kinds for _ in range(kind.layers)]
+        configs = (self.before, self.config())
+        before, after = (config.trainable_parameters(shapes) for config in configs)
+        # Bytes of a weight: the header of the file is small.
+        size = round((self.base / WEIGHTS_FILE).stat().st_size / before)
+        ranks, active = [config.total_rank for config in configs], self.before.active_rank
+        return (
+            Budget("", ranks[0], active, before, size * before),
+            Budget("", ranks[1] - ranks[0], 0, after - before, size * (after - before)),
+            Budget("", ranks[1], active, after, size * after),
+        )
+
+
 def command(
-    plan: Plan, settings: TrainingSettings, data: str | Path, dev: str | Path, run: str | Path
+    plan: Plan | Addition,
+    settings: TrainingSettings,
+    data: str | Path,
+    dev: str | Path,
+    run: str | Path,
 ) -> tuple[str, ...]:
     """The arguments of `python` that train this plan; defaults are left out.
 
     The files must hold the plan's tasks only, and these must be sorted: the command numbers the
     tasks in this order.
     """
+    files = ("--data", str(data), "--dev", str(dev), "--run", str(run))
+    if isinstance(plan, Addition):
+        base = ("--adapter", str(plan.base))
+        return ("-m", "evals", "add-task", *base, *files, *_settings_options(settings))
     return (
-        *("-m", "cgclora", "train", "--data", str(data), "--dev", str(dev), "--run", str(run)),
+        *("-m", "cgclora", "train", *files),
         *config_options(plan.config()),
         *_settings_options(settings),
         *(("--half",) if plan.half else ()),

@@ -26,6 +26,7 @@ _REPORTS = {
     "classification",
     "forgetting",
     "gate effects",
+    "added",
 }  # of a manifest: added after the training
 
 

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,14 +30,11 @@ from cgclora.models.backbone import Backbone
 from cgclora.storage import provenance
 from evals.data.datasets import Dataset, first_of_each_task
 from evals.runs.evaluate import request_of
-from evals.runs.score import pair_of
+from evals.runs.score import pair_of, score_together
 from evals.scoring.effect_sizes import OVERALL, Part, over_tasks
-from evals.scoring.metrics import Pair, get_metric
-from evals.scoring.statistics import FloatArray, mean_of, replicates, summarise, task_seed
+from evals.scoring.metrics import Pair
+from evals.scoring.statistics import mean_of, summarise
 from evals.tasks import Task
-
-_Scored = tuple[float, FloatArray, int]
-"""A task's score, its replicates [R], and the number of records."""
 
 
 def variants(config: AdapterConfig, task: str, learned: Tensor) -> dict[str, Tensor]:
@@ -110,7 +106,9 @@ def ablate(
     answered: dict[str, dict[str, list[Pair]]] = {}
     for variant, record, pair in _answers(backbone, adapter, chosen, tasks, batch_size, progress):
         answered.setdefault(record.task, {}).setdefault(variant, []).append(pair)
-    scored = {task: _score(tasks[task], of_variant) for task, of_variant in answered.items()}
+    scored = {
+        task: score_together(tasks[task], of_variant) for task, of_variant in answered.items()
+    }
     return {
         "data": data_hash(chosen),
         "records": len(chosen),
@@ -156,23 +154,7 @@ def _answers(
         yield name, record, pair_of(record, texts[i], tasks[record.task])
 
 
-def _score(task: Task, of_variant: dict[str, list[Pair]]) -> dict[str, _Scored]:
-    """Each variant's score, with replicates on shared resamples."""
-    metric = get_metric(task.metrics[0])
-    count = len(of_variant[LEARNED])
-    together = metric.statistics([pair for pairs in of_variant.values() for pair in pairs])
-    parts = np.split(together, len(of_variant))
-    return {
-        name: (
-            float(metric.score(part.sum(axis=0))),
-            replicates(part, metric.score, seed=task_seed(task.name)),
-            count,
-        )
-        for name, part in zip(of_variant, parts, strict=True)
-    }
-
-
-def _report(variant: str, scored: dict[str, dict[str, _Scored]]) -> dict[str, Any]:
+def _report(variant: str, scored: dict[str, dict[str, Part]]) -> dict[str, Any]:
     """The scores of a variant by task and overall, and their differences from the learned gates."""
     with_it = {task: scores for task, scores in scored.items() if variant in scores}
     if not with_it:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from cgclora.data.records import DataError, Record, data_hash
 from evals.data.datasets import Dataset
 from evals.runs import run_dir
 from evals.runs.run_dir import Run
+from evals.scoring.effect_sizes import Part
 from evals.scoring.metrics import Metric, Pair, get_metric, sample_scores
 from evals.scoring.statistics import RESAMPLES, replicates, summarise, task_seed
 from evals.tasks import TASKS, Task
@@ -95,6 +96,26 @@ def pair_of(record: Record, prediction: str, task: Task | None = None) -> Pair:
         task.parse(prediction, record.choices),
         task.parse(record.target, record.choices),
     )
+
+
+def score_together(task: Task, answers: Mapping[str, Sequence[Pair]]) -> dict[str, Part]:
+    """The main score of several sides that answered the same records, on shared resamples.
+
+    Args:
+        task: Of the records.
+        answers: For each side its answers beside their references, in the same order.
+    """
+    metric = get_metric(task.metrics[0])
+    together = metric.statistics([pair for pairs in answers.values() for pair in pairs])
+    parts = np.split(together, len(answers))
+    return {
+        side: (
+            float(metric.score(part.sum(axis=0))),
+            replicates(part, metric.score, seed=task_seed(task.name)),
+            len(part),
+        )
+        for side, part in zip(answers, parts, strict=True)
+    }
 
 
 def _score_task(

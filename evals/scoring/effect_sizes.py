@@ -18,7 +18,7 @@ _ROUNDING = 1e-6
 """Replicates are stored in float32: smaller differences count as 0."""
 
 Part = tuple[float, FloatArray, int]
-"""A task's difference of scores, its [R] replicates, and the number of samples."""
+"""A task's score or difference of scores, its [R] replicates, and the number of samples."""
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,84 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_patience": ("提前停止的耐心次数（0：不停）", "Early stopping patience (0: off)"),
     "train_seed": ("随机种子", "Seed"),
     "train_half": ("以 bf16 保存，文件减半", "Save in bf16, half the size"),
+    # Adding tasks
+    "train_base": ("从哪里开始", "Start from"),
+    "train_base_new": ("新的适配器", "A new adapter"),
+    "train_base_add": ("给“{base}”加任务（已有 {n} 个）", "Add to {base} ({n} tasks)"),
+    "train_base_gone": (
+        "“{base}”不能加任务：换一个适配器，或从新的适配器开始。",
+        "{base} cannot take a task: choose another adapter, or start from a new one.",
+    ),
+    "train_all_known": ("没有新任务", "No new task"),
+    "train_all_known_advice": (
+        "“{base}”已经会这些任务：{tasks}。换一份含有别的任务的数据，或从新的适配器开始。",
+        "{base} has all of these tasks already: {tasks}. Choose data with another task, or start "
+        "from a new adapter.",
+    ),
+    "train_find_known": (
+        "“{base}”已有、不再训练的任务：{tasks}",
+        "Left out, because {base} has them already: {tasks}",
+    ),
+    "train_col_adapter": ("适配器", "Adapter"),
+    "train_together": ("合计", "Together"),
+    "train_growth_table": ("增加的部分", "What is added"),
+    "train_growth_note": (
+        "只训练新任务的专属专家和它的门控；公共专家和其他任务一个比特也不变。训练后会验证这一点，"
+        "并给新任务打分。规模和精度与原适配器相同，原适配器保留。",
+        "Only the experts and the gate of the new task are trained: common experts and other tasks "
+        "stay the same, bit for bit. This is checked after the training, and the new task is "
+        "scored. Sizes and precision are those of the adapter, which itself stays as it is.",
+    ),
+    "train_added_to": ("加到“{base}”", "added to {base}"),
+    "train_measuring": (
+        "训练完成，正在给新任务打分，并核对其他任务…",
+        "Trained. Now the new task is scored, and the others are compared…",
+    ),
+    "train_added": ("加任务前后", "Before and after"),
+    "train_before": ("单独的基座", "the backbone alone"),
+    "train_before_after": (
+        "{task}：单独的基座 → 加任务后（{metric}）",
+        "{task}: the backbone alone → now ({metric})",
+    ),
+    "train_gain_axis": (
+        "与单独的基座之差 × 100，{level} 区间",
+        "Difference to the backbone alone × 100, {level} interval",
+    ),
+    "train_others_identical": ("其他任务完全不变", "other tasks are identical"),
+    "train_others_changed": (
+        "有的任务变了：这个适配器不该代替原来的。展开下表看是哪些。",
+        "Some tasks changed: this adapter should not replace the one before. The table below says "
+        "which.",
+    ),
+    "train_added_note": (
+        "{n} 条开发记录，也用来挑选断点，所以得分略微偏高；要准确打分，请到“评测”用另外的记录。"
+        "加任务之前没有适配器会它，所以与单独的基座相比。",
+        "On {n} dev records, which also chose the checkpoint, so the score is a little too high: "
+        "score it on other records in the Benchmark tab. Before, no adapter knew the task, so it "
+        "is compared with the backbone alone.",
+    ),
+    "train_proof": ("其他任务不变的证明", "Proof that no other task changed"),
+    "train_proof_note": (
+        "逐位比较每个任务用到的全部权重（公共专家、专属专家、门控），并在同样的提示词之后逐个词元"
+        "比较 logits。",
+        "All weights that a task uses (common experts, its own, its gate) are compared bit by bit, "
+        "and the logits token by token after the same prompts.",
+    ),
+    "train_col_weights": ("用到的权重", "Weights used"),
+    "train_col_changed": ("变了的张量", "Tensors changed"),
+    "train_col_logits": ("logits 的最大差", "Largest difference of logits"),
+    "train_compared": ("{prompts} 条 × {tokens} 词元", "{prompts} prompts × {tokens} tokens"),
+    "train_identical": ("完全相同", "identical"),
+    "train_differs": ("变了", "changed"),
+    "train_identical_hover": (
+        "{weights} 个权重逐位相同；{prompts} 条提示词之后 logits 之差为 {difference}",
+        "All {weights} weights are the same, bit for bit;<br>after {prompts} prompts the logits "
+        "differ by {difference}",
+    ),
+    "train_differs_hover": (
+        "权重变了，或 {prompts} 条提示词之后 logits 之差达 {difference}",
+        "Weights changed, or the logits differ by {difference} after {prompts} prompts",
+    ),
     # Budget
     "train_trained": ("训练的参数", "trained parameters"),
     "train_share": ("占基座", "of the backbone"),

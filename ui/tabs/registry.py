@@ -73,7 +73,7 @@ TABS = (
         "train",
         ("训练", "Train"),
         lambda shell, on: Train(shell, on.engine, on.jobs, on.settings),
-        ("source", "method", "run"),
+        ("source", "base", "method", "run"),
     ),
     TabEntry(
         "export",

@@ -24,15 +24,9 @@ from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.atomic_io import read_sealed, sha256_file
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 from cgclora.storage.run_dir import TrainingError, TrainingStopped
-from cgclora.training.add_task import (
-    add_experts,
-    add_tasks,
-    drop_tasks,
-    grown,
-    shrunk,
-    take_experts,
-)
+from cgclora.training.add_task import add_experts, add_tasks, drop_tasks, take_experts
 from cgclora.training.settings import TrainingSettings
+from cgclora.training.task_list import grown, shrunk
 from tests.helpers.reference import METHODS, TASKS, scatter
 from tests.helpers.tiny import ARCHITECTURES, make_backbone, save_backbone
 

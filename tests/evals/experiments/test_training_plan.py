@@ -4,15 +4,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
 
 from cgclora import __main__ as command_line
 from cgclora.adapter import Adapter
 from cgclora.cli import train
 from cgclora.config import ConfigError
-from cgclora.storage.layer_shapes import layer_kinds
+from cgclora.storage.layer_shapes import WEIGHTS_FILE, layer_kinds
 from cgclora.training.settings import TrainingSettings
+from evals import __main__ as judge
 from evals.experiments.training_plan import (
+    Addition,
     Plan,
     budget,
     budgets,
@@ -80,6 +84,52 @@ def test_the_command_has_the_settings(settings: TrainingSettings) -> None:
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     assert TrainingSettings(**{name: getattr(options, name) for name in names}) == settings
     assert not options.half
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, TrainingSettings()])
+def test_the_command_of_an_addition_trains_and_measures(settings: TrainingSettings) -> None:
+    settings = dataclasses.replace(settings, records_of={})
+    addition = Addition(Path("base"), plan().config(), ("MRC",))
+    given = command(addition, settings, "t", "d", "r")
+    assert given[:3] == ("-m", "evals", "add-task")
+    options = judge._parser().parse_args(given[2:])
+    assert (options.adapter, options.data, options.dev, options.run) == (
+        *(Path("base"), "t", "d"),
+        Path("r"),
+    )
+    options.records_of = dict(options.records_of)
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    assert TrainingSettings(**{name: getattr(options, name) for name in names}) == settings
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_budget_of_an_addition_is_what_is_added(half: bool, tmp_path: Path) -> None:
+    backbone = make_backbone()
+    config = plan(target_modules=("q_proj", "up_proj")).config()
+    adapter = Adapter.attach(backbone, config)
+    dtype = torch.bfloat16 if half else None
+    adapter.save(tmp_path / "base", dtype=dtype)
+    addition = Addition(tmp_path / "base", config, ("MRC", "Joke"))
+    more = Adapter.attach(backbone, addition.config(), name="more")
+    more.save(tmp_path / "more", dtype=dtype)
+    before, added, after = addition.budgets()
+    sizes = [
+        sum(tensor.nbytes for tensor in load_tensors(tmp_path / name / WEIGHTS_FILE).values())
+        for name in ("base", "more")
+    ]
+    assert (before.file_bytes, added.file_bytes, after.file_bytes) == (
+        *(sizes[0], sizes[1] - sizes[0]),
+        sizes[1],
+    )
+    assert (before.parameters, after.parameters) == (
+        adapter.num_parameters(),
+        more.num_parameters(),
+    )
+    assert (before.total_rank, added.total_rank, after.total_rank) == (
+        config.total_rank,
+        2 * config.specific * config.expert_rank,
+        addition.config().total_rank,
+    )
 
 
 @pytest.mark.parametrize("method", trainable())

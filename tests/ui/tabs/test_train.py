@@ -514,5 +514,5 @@ def test_a_visitor_uploads_trains_reloads_and_goes_to_try_it(page: Page, tmp_pat
     page.locator("#train-job tbody tr").first.wait_for()
     assert page.locator("#train-job tbody tr").count() == 2
     assert "w/o gate" in page.locator("#train-job .facts").inner_text()
-    page.locator(".job-go").click()
+    page.get_by_role("link", name="Try it").click()
     page.wait_for_url(re.compile("tab=try&cluster=own-1&task=greet"))

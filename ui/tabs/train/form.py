@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import AdapterConfig
-from cgclora.data.records import Record
+from cgclora.data.records import DataError, Record
 from cgclora.data.sources import FOLDER_VARIABLE
 from cgclora.storage.layer_shapes import LayerKind, layer_kinds
 from evals.data.datasets import Dataset
@@ -49,9 +49,10 @@ class DataChoice:
     tasks: tuple[str, ...]  # those to train; empty for all
     fraction: float  # share of dev records, if there is no dev set
     seed: int  # of the split
+    known: tuple[str, ...] = ()  # tasks of the adapter to which the others are added
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> DataChoice:
+    def of(cls, values: Mapping[str, Any], known: tuple[str, ...] = ()) -> DataChoice:
         """From the values of the components; missing ones have defaults."""
         return cls(
             source=str(values["source"] or "samples"),
@@ -60,6 +61,7 @@ class DataChoice:
             tasks=tuple(values["tasks"] or ()),
             fraction=float(values["fraction"] or 0.1),
             seed=int(values["seed"] or 0),
+            known=known,
         )
 
     @property
@@ -106,11 +108,19 @@ def folders() -> dict[str, Path]:
 # Data ---------------------------------------------------------------------------------------
 
 
+class NoNewTaskError(DataError):
+    """The adapter to grow has all tasks of the data; `args` are their names."""
+
+
 @dataclass(frozen=True)
 class Inspected:
-    """A choice of data: all tasks of its source, and the chosen ones in a train and a dev set."""
+    """A choice of data: all tasks of its source, and the chosen ones in a train and a dev set.
+
+    `left_out` are those of the source that the adapter to grow has already.
+    """
 
     tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
     data: TrainingData
     report: Report
 
@@ -134,6 +144,7 @@ def inspect(
     tokenizer `count_tokens` they are not counted.
 
     Raises:
+        NoNewTaskError: The adapter to grow has all tasks already.
         DataError: The data cannot be used.
         OSError: It is gone.
     """
@@ -154,8 +165,13 @@ def _inspect(
     count_tokens: CountTokens | None,
 ) -> Inspected:
     train, dev = _read(source, stamp)
-    data = training_data(train, dev, tasks=choice.tasks, fraction=choice.fraction, seed=choice.seed)
-    return Inspected(train.tasks, data, report(data, max_length, count_tokens))
+    known = tuple(task for task in train.tasks if task in choice.known)
+    new = tuple(task for task in train.tasks if task not in known)
+    if not new:
+        raise NoNewTaskError(*known)
+    tasks = [task for task in new if task in choice.tasks] or new
+    data = training_data(train, dev, tasks=tasks, fraction=choice.fraction, seed=choice.seed)
+    return Inspected(new, known, data, report(data, max_length, count_tokens))
 
 
 @lru_cache(maxsize=_CACHED)

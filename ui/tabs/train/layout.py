@@ -7,7 +7,7 @@ import gradio as gr
 from evals.experiments.training_plan import trainable
 from evals.methods import CGC_LORA
 from ui.components.own_tasks import OwnTasks
-from ui.components.widgets import Bilingual, Choice
+from ui.components.widgets import Bilingual, Choice, Pick
 from ui.tabs.jobs.tab import MAIN, SIDE, step, upload
 
 _SIZES = (  # name, value, maximum
@@ -78,6 +78,8 @@ class TrainForm:
         add = self._add
         with step(add, "train_method_and_sizes"):
             with gr.Column(**SIDE):
+                # An address may name what is no choice any more: the handlers check it.
+                self._setting("base", Pick, choices=[("", "")], value="")
                 self._setting("method", gr.Dropdown, choices=[*trainable()], value=CGC_LORA)
                 for name, value, maximum in _SIZES:
                     bounds = {"minimum": 1, "maximum": maximum, "step": 1}

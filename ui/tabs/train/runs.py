@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import plotly.graph_objects as go
 
 from evals.experiments.training_log import Points, TrainingLog, read_log
+from evals.figures.palette import colour
 from evals.figures.parts import INK, layout, value_axis
 from evals.jobs.queue import Job
 from evals.tasks import Language
@@ -16,7 +18,7 @@ from ui.components.theme import MENTIONS
 from ui.components.widgets import Bilingual, plot
 from ui.tabs.jobs.tab import JobPanel
 from ui.tabs.jobs.view import task_title
-from ui.tabs.train import view
+from ui.tabs.train import growth, view
 
 _DASHES = ("solid", "dot")  # colours repeat with another dash
 _HEIGHT = 250
@@ -29,10 +31,11 @@ class TrainingRuns(JobPanel):
     kind, prefix, tab, link_key = "train", "train", "train", "run"
 
     def lay_out_details(self, _: Bilingual) -> list[Any]:
-        """Two figures."""
+        """Figures: what adding tasks changed, and losses and gates."""
+        self.seesaw = plot(visible=False)
         self.losses = plot(visible=False)
         self.gates = plot(visible=False)
-        return [self.losses, self.gates]
+        return [self.seesaw, self.losses, self.gates]
 
     def all(self) -> list[Job]:
         """The runs, newest first; adapters of finished ones become usable."""
@@ -47,11 +50,21 @@ class TrainingRuns(JobPanel):
         return log.step / log.steps if log and log.steps else None
 
     def show(self, job: Job, language: Language, link_language: str) -> str:
-        """Progress, and the newest losses and gate shares of each task."""
-        return view.run(job, self._log(job), language, link_language)
+        """Progress, what was measured, and the newest losses and gate shares of each task."""
+        report, outcome = self._added(job), ""
+        if report:
+            outcome = growth.outcome(report, _titles(job, report, language), language)
+        elif job.state == "running" and "base" in job.facts and self._adapter(job).is_dir():
+            outcome = f'<p class="job-now">{text("train_measuring", language)}</p>'
+        return view.run(job, self._log(job), language, link_language, outcome)
 
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
-        """Losses and gate shares over the steps."""
+        """What adding tasks changed, and losses and gate shares over the steps."""
+        report = self._added(job)
+        hue = colour(str(job.facts.get("method", "")))
+        seesaw = None
+        if report:
+            seesaw = growth.seesaw(report, hue, _titles(job, report, language), language)
         log, tasks = self._log(job), [str(task) for task in job.facts["tasks"]]
         losses = gates = None
         if log and log.loss:
@@ -62,6 +75,7 @@ class TrainingRuns(JobPanel):
                 even = specific / (int(job.facts["common"]) + specific)
                 gates = gate_figure(log, shares, titles, even, language)
         return {
+            self.seesaw: gr.update(value=seesaw, visible=seesaw is not None),
             self.losses: gr.update(value=losses, visible=losses is not None),
             self.gates: gr.update(value=gates, visible=gates is not None),
         }
@@ -74,12 +88,25 @@ class TrainingRuns(JobPanel):
                 return log.seconds_a_step / float(characters)
         return None
 
+    def _adapter(self, job: Job) -> Path:
+        return self.folder / job.title / "adapter"
+
+    def _added(self, job: Job) -> growth.Facts | None:
+        """What adding tasks changed; None before that, and for other runs."""
+        return growth.read_report(self._adapter(job)) if "base" in job.facts else None
+
     def _log(self, job: Job) -> TrainingLog | None:
         if job.state == "queued" and job.started is None:
             return None
         with suppress(OSError):
             return read_log(self.folder / job.title)
         return None
+
+
+def _titles(job: Job, report: growth.Facts, language: Language) -> dict[str, str]:
+    """Titles of all tasks of a report on added ones."""
+    tasks = [*report["tasks"], *report["unchanged"]]
+    return {task: task_title(job, task, language) for task in tasks}
 
 
 # Figures ------------------------------------------------------------------------------------

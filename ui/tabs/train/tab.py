@@ -6,7 +6,7 @@ import re
 import shlex
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import gradio as gr
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import short_path
-from evals.experiments.training_plan import Plan, budgets, command, trainable
+from evals.experiments.training_plan import Addition, Plan, budgets, command, trainable
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import CGC_SIZES, METHODS
 from evals.tasks import Language
@@ -31,13 +31,14 @@ from ui.server.files import without_folders
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
 from ui.tabs.jobs.tab import JobTab
 from ui.tabs.jobs.view import unreadable
-from ui.tabs.train import view
+from ui.tabs.train import growth, view
 from ui.tabs.train.form import (
     SIZES,
     STAND_INS,
     BackboneFacts,
     DataChoice,
     Inspected,
+    NoNewTaskError,
     folders,
     inspect,
     plan_of,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 _OWN = ("own_written", "own_recognised")
 """What the values of `OwnTasks.inputs` are called here."""
 
+_OF_NEW = ("method", "alpha", "modules", "half")
+"""Settings of a new adapter, beside its sizes."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
 
@@ -62,7 +66,8 @@ class _Run:
 
     inspected: Inspected
     own: Corrections  # of the tasks that are not built in
-    plan: Plan
+    base: str  # name of the adapter to which the tasks are added; empty for a new one
+    plan: Plan | Addition
     settings: TrainingSettings
 
 
@@ -101,13 +106,13 @@ class Train(JobTab):
         own = dict(zip(_OWN, form.own.inputs, strict=True))
         self.inputs: dict[str, Any] = {**form.data, **form.settings, **own, "name": self.name}
         inputs = [*self.inputs.values()]
-        source, method = form.data["source"], form.settings["method"]
-        arriving = [source, method, self.name, self.load_clock, self.arrived]
+        source, base, method = form.data["source"], form.settings["base"], form.settings["method"]
+        arriving = [source, base, method, self.name, self.load_clock, self.arrived]
         shell.on_show("train", self.show, [source, self.arrived], arriving)
         self.load_clock.tick(self.wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
         # In two steps, so that the quick one does not wait for the one that reads data.
-        of_data = [*form.data.values(), form.settings["seed"], form.settings["max_length"]]
-        of_data.append(form.own.written)
+        settings = (form.settings[name] for name in ("base", "seed", "max_length"))
+        of_data = [*form.data.values(), *settings, form.own.written]
         inspected = gr.on(
             [self.arrived.change, *map(_changed, of_data)],
             self.inspect,
@@ -118,10 +123,10 @@ class Train(JobTab):
             ],
             **LAST,
         )
-        sizes = [form.settings[name] for name in (*SIZES, "modules")]
+        sizes = [form.settings[name] for name in (*SIZES, *_OF_NEW)]
         parts = [form.budget, self.command, self.command_note, *sizes]
         inspected.then(self.plan, inputs, parts, **AT_ONCE)
-        remember(inspected, source=source)
+        remember(inspected, source=source, base=base)
         others = [one for one in inputs if one not in [*of_data, *form.own.inputs]]
         planned = gr.on([*map(_changed, others)], self.plan, inputs, parts, **LAST)
         remember(planned, method=method)
@@ -132,8 +137,10 @@ class Train(JobTab):
 
     def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
         """The tab comes into view: what can be chosen, and at first what the address chose."""
-        address, sources = request.query_params, self._sources(language_of(request))
+        language = language_of(request)
+        address, sources = request.query_params, self._sources(language)
         updates: Updates = {}
+        bases: dict[str, Any] = {}
         if not source:
             names = [name for _, name in sources]
             linked, method = str(address.get("source", "")), str(address.get("method", ""))
@@ -141,6 +148,10 @@ class Train(JobTab):
             updates[self.name] = self._free_name()
             if method in trainable():
                 updates[self.form.settings["method"]] = method
+            bases = {"value": base} if (base := address.get("base")) in self.engine.configs else {}
+        updates[self.form.settings["base"]] = gr.update(
+            choices=growth.choices(self.engine, language), **bases
+        )
         updates[self.form.data["source"]] = gr.update(choices=sources, value=source)
         updates[self.load_clock] = gr.Timer(active=not self._has_loaded())
         return {**updates, self.arrived: (arrived or 0) + 1}
@@ -170,28 +181,38 @@ class Train(JobTab):
     def inspect(self, request: gr.Request, *given: Any) -> Updates:
         """The report on the data."""
         language, values = language_of(request), self._values(given)
-        form, choice = self.form, DataChoice.of(values)
-        source, own = choice.place(), _corrections(values)
+        form, choice = self.form, self._choice(values)
+        source, own, base = choice.place(), _corrections(values), _base_title(values, language)
         updates: Updates = {
             form.uploading: gr.update(visible=choice.source == "upload"),
             form.data["fraction"]: gr.update(visible=source is None or source.dev is None),
         }
+        nothing = {**updates, **form.own.show((), {}, own, language)}
         try:
             inspected = self._inspect(choice, values)
+        except NoNewTaskError as error:
+            return {**nothing, form.report: view.all_known(base, error.args, language)}
         except (DataError, OSError) as error:
             reason = without_folders(str(error), choice.uploads)
-            nothing = form.own.show((), {}, own, language)
-            return {**updates, **nothing, form.report: unreadable(reason, language)}
+            return {**nothing, form.report: unreadable(reason, language)}
         if inspected is None:
-            nothing = form.own.show((), {}, own, language)
-            return {**updates, **nothing, form.report: view.no_data("train_upload_first", language)}
+            return {**nothing, form.report: view.no_data("train_upload_first", language)}
         tasks = [task for task in choice.tasks if task in inspected.tasks]
         return {
             **updates,
             form.data["tasks"]: gr.update(choices=[*inspected.tasks], value=tasks),
-            form.report: view.report(inspected.report, own.tasks(inspected.own), language),
+            form.report: view.report(
+                inspected.report,
+                own.tasks(inspected.own),
+                language,
+                base=base,
+                left_out=inspected.left_out,
+            ),
             **form.own.show(inspected.own, inspected.examples, own, language),
         }
+
+    def _choice(self, values: Mapping[str, Any]) -> DataChoice:
+        return DataChoice.of(values, growth.known_tasks(self.engine, values["base"]))
 
     def _inspect(self, choice: DataChoice, values: Mapping[str, Any]) -> Inspected | None:
         """See `ui.tabs.train.form.inspect`."""
@@ -201,16 +222,18 @@ class Train(JobTab):
     def plan(self, request: gr.Request, *given: Any) -> Updates:
         """Budget and command for what is filled in."""
         language, values = language_of(request), self._values(given)
-        settings, choice = self.form.settings, DataChoice.of(values)
+        settings, choice = self.form.settings, self._choice(values)
+        is_new = not values["base"]  # else the sizes are those of the adapter
         sizes = method.sizes if (method := METHODS.get(values["method"])) else CGC_SIZES
         updates: Updates = {
-            **{settings[name]: gr.update(visible=name in sizes) for name in SIZES},
-            settings["modules"]: gr.update(choices=self.backbone.modules()),
+            **{settings[name]: gr.update(visible=is_new and name in sizes) for name in SIZES},
+            **{settings[name]: gr.update(visible=is_new) for name in _OF_NEW},
+            settings["modules"]: gr.update(visible=is_new, choices=self.backbone.modules()),
             self.command_note: gr.update(visible=choice.shown_paths() == STAND_INS),
             self.command: "",
         }
         try:
-            run = self._run(choice, values)
+            run = self._run(choice, values, language)
         except ConfigError as error:
             return {**updates, self.form.budget: view.bad_settings(str(error), language)}
         except (DataError, OSError):
@@ -223,7 +246,9 @@ class Train(JobTab):
             self.command: self._command_line(choice, run, str(values["name"])),
         }
 
-    def _run(self, choice: DataChoice, values: Mapping[str, Any]) -> _Run | None:
+    def _run(
+        self, choice: DataChoice, values: Mapping[str, Any], language: Language
+    ) -> _Run | None:
         """What is to be trained; None before there is data.
 
         Raises:
@@ -233,8 +258,11 @@ class Train(JobTab):
         inspected = self._inspect(choice, values)
         if inspected is None:
             return None
-        plan = plan_of(values, tuple(sorted(inspected.data.train.tasks)))
-        return _Run(inspected, _corrections(values), plan, settings_of(values, plan.config()))
+        tasks, base = tuple(sorted(inspected.data.train.tasks)), str(values["base"] or "")
+        plan = (
+            growth.addition(self.engine, base, tasks, language) if base else plan_of(values, tasks)
+        )
+        return _Run(inspected, _corrections(values), base, plan, settings_of(values, plan.config()))
 
     def _budget(self, run: _Run, language: Language) -> str:
         settings = run.settings
@@ -242,14 +270,15 @@ class Train(JobTab):
         pace = self.runs.seconds_a_character() if self.allowed else None
         records = steps * settings.batch_size * settings.accumulation
         characters = records * run.inspected.report.characters
-        return view.budget(
-            budgets(run.plan, self.backbone.kinds()),
-            run.plan.method,
+        cost = (
             self.backbone.parameters(),
             steps,
             None if pace is None else pace * characters,
             language,
         )
+        if isinstance(run.plan, Addition):
+            return growth.budget(run.plan, run.base, *cost)
+        return view.budget(budgets(run.plan, self.backbone.kinds()), run.plan.method, *cost)
 
     def _command(self, run: _Run, data: str, dev: str, out: str, source: str | None) -> list[str]:
         """The command for files that hold the chosen tasks alone."""
@@ -259,8 +288,11 @@ class Train(JobTab):
     def _command_line(self, choice: DataChoice, run: _Run, name: str) -> str:
         """What a visitor would type."""
         train, dev = choice.shown_paths()
+        if not self.allowed:
+            run = replace(run, plan=growth.without_folder(run.plan))
         shown = self._command(run, train, dev, f"runs/training/{name}", self.shown_backbone)
-        shown += [part for task in choice.tasks for part in ("--task", task)]
+        tasks = run.plan.tasks if run.inspected.left_out else choice.tasks
+        shown += [part for task in tasks for part in ("--task", task)]
         # The shell expands a variable in double quotes, or in none.
         parts = (
             part if part in (train, dev) and "$" in part else shlex.quote(part) for part in shown
@@ -286,7 +318,7 @@ class Train(JobTab):
     def submit(self, request: gr.Request, *given: Any) -> Updates:
         """A new run, at the end of the queue."""
         language, values = language_of(request), self._values(given)
-        choice = DataChoice.of(values)
+        choice = self._choice(values)
         return self.start_job(
             request,
             lambda: self._submit(choice, values, language),
@@ -303,7 +335,12 @@ class Train(JobTab):
             DataError, OSError: The data cannot be used.
         """
         self.check_queue(language)
-        run, name = self._run(choice, values), str(values["name"] or "").strip()
+        try:
+            run = self._run(choice, values, language)
+        except NoNewTaskError as error:
+            base = _base_title(values, language)
+            raise JobError(view.why_all_known(base, error.args, language)) from error
+        name = str(values["name"] or "").strip()
         if run is None:
             raise JobError(text("train_no_data", language))
         if not _NAME.fullmatch(name):
@@ -327,10 +364,13 @@ class Train(JobTab):
             self._command(run, train, dev, out, self.backbone_name),
             title=name,
             facts={
-                "method": run.plan.method,
+                **growth.origin(self.engine, run.plan, run.base),
                 "source": source,
-                "tasks": [*config.tasks],
-                "titles": {entry["name"]: entry["title"] for entry in own},
+                "tasks": [*run.plan.tasks],
+                "titles": {
+                    **growth.base_titles(self.engine, run.base),
+                    **{one["name"]: one["title"] for one in own},
+                },
                 "common": config.common,
                 "specific": config.specific,
                 "records": len(data.train.records),
@@ -340,6 +380,10 @@ class Train(JobTab):
             id=folder.name,
             clean=[file.name for file in written],
         )
+
+
+def _base_title(values: Mapping[str, Any], language: Language) -> str:
+    return forms.cluster_title(str(values["base"] or ""), language)
 
 
 def _corrections(values: Mapping[str, Any]) -> Corrections:

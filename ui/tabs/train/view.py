@@ -12,7 +12,7 @@ from evals.jobs.queue import Job
 from evals.methods import description
 from evals.tasks import Language, Task
 from ui.components import render
-from ui.components.forms import shortened
+from ui.components.forms import cluster_title, shortened
 from ui.components.html import wide_table
 from ui.components.texts import text
 from ui.tabs.jobs.view import (
@@ -41,10 +41,18 @@ def figures(pairs: Iterable[tuple[str, str]]) -> str:
 # Report -------------------------------------------------------------------------------------
 
 
-def report(of: Report, own: Mapping[str, Task], language: Language) -> str:
+def report(
+    of: Report,
+    own: Mapping[str, Task],
+    language: Language,
+    *,
+    base: str = "",
+    left_out: Sequence[str] = (),
+) -> str:
     """The size of the data, findings, and each task's numbers.
 
-    `own` are the tasks that are not built in, by name.
+    `own` are the tasks that are not built in, by name; `base` is the title of the adapter to which
+    the tasks are added, and `left_out` those that it has already.
     """
     titles = {task.name: title(own.get(task.name, task.name), language) for task in of.tasks}
     numbers = [
@@ -56,29 +64,43 @@ def report(of: Report, own: Mapping[str, Task], language: Language) -> str:
         numbers.append((f"{len(of.problems):,}", text("train_n_refused", language)))
     return (
         figures(numbers)
-        + _findings(of.findings, titles, language)
+        + _findings(of.findings, titles, base, left_out, language)
         + _report_table(of.tasks, titles, language)
         + refused_lines(of.problems, language)
     )
 
 
-def _findings(findings: Sequence[Finding], titles: Mapping[str, str], language: Language) -> str:
-    items = "".join(
-        f'<li class="{"note" if finding.kind in _NOTES else "warning"}">'
-        f"{escape(_finding(finding, titles, language))}</li>"
+def _findings(
+    findings: Sequence[Finding],
+    titles: Mapping[str, str],
+    base: str,
+    left_out: Sequence[str],
+    language: Language,
+) -> str:
+    lines = [
+        ("note" if finding.kind in _NOTES else "warning", _finding(finding, titles, language))
         for finding in findings
-    )
+        if not (base and finding.kind == "one_task")  # it shares the experts of the others
+    ]
+    if left_out:
+        names = joined([title(task, language) for task in left_out], language)
+        lines.append(("note", text("train_find_known", language, base=base, tasks=names)))
+    items = "".join(f'<li class="{kind}">{escape(words)}</li>' for kind, words in lines)
     return f'<ul class="train-findings">{items}</ul>' if items else ""
 
 
 def _finding(finding: Finding, titles: Mapping[str, str], language: Language) -> str:
     names = [titles[task] for task in finding.tasks]
-    more = " …" if len(names) > _MAX_NAMES else ""
-    joint = "、" if language == "zh" else ", "
-    named = joint.join(names[:_MAX_NAMES]) + more
+    named = joined(names, language)
     if len(names) == len(titles) > 1 and finding.kind != "unequal":
         named = text("train_find_all", language)
     return text(f"train_find_{finding.kind}", language, n=f"{finding.count:,}", tasks=named)
+
+
+def joined(names: Sequence[str], language: Language) -> str:
+    """The first of some names in a sentence."""
+    more = " …" if len(names) > _MAX_NAMES else ""
+    return ("、" if language == "zh" else ", ").join(names[:_MAX_NAMES]) + more
 
 
 def _report_table(
@@ -144,25 +166,44 @@ def budget(
     """
     plan = next(one for one in budgets if one.method == chosen)
     later = text("train_after_loading", language)
-    share = f"{plan.parameters / backbone:.2%}" if plan.parameters and backbone else later
-    numbers = [
-        (_millions(plan.parameters, later), text("train_trained", language)),
-        (share, text("train_share", language)),
-        (_megabytes(plan.file_bytes, later), text("train_file_size", language)),
-        (f"{steps:,}", text("train_steps", language)),
-        ("–", text("train_time_unknown", language))
-        if seconds is None
-        else (span(seconds, language), text("train_time", language)),
-    ]
     names = ("method", "parameters", "file", "total", "active")
     columns = [text(f"train_col_{name}", language) for name in names]
     largest = max((one.parameters or 0 for one in budgets), default=0) or 1
     rows = [_budget_row(one, one.method == chosen, largest, later, language) for one in budgets]
     caption = text("train_budget_table", language)
     return (
-        figures(numbers)
+        cost_figures(plan.parameters, plan.file_bytes, backbone, steps, seconds, language)
         + f'<h3 class="train-caption">{caption}</h3>'
         + wide_table(caption, columns, rows)
+    )
+
+
+def cost_figures(
+    parameters: int | None,
+    file_bytes: int | None,
+    backbone: int | None,
+    steps: int,
+    seconds: float | None,
+    language: Language,
+    *,
+    sign: str = "",
+) -> str:
+    """What is trained, how large it is, and how long it takes; arguments as for `budget`.
+
+    `sign` stands before what is added to an adapter.
+    """
+    later = text("train_after_loading", language)
+    share = f"{parameters / backbone:.2%}" if parameters and backbone else later
+    return figures(
+        [
+            (sign + millions(parameters, later), text("train_trained", language)),
+            (share, text("train_share", language)),
+            (sign + megabytes(file_bytes, later), text("train_file_size", language)),
+            (f"{steps:,}", text("train_steps", language)),
+            ("–", text("train_time_unknown", language))
+            if seconds is None
+            else (span(seconds, language), text("train_time", language)),
+        ]
     )
 
 
@@ -179,15 +220,17 @@ def _budget_row(
         why = text("train_impossible", language)
         return name, f'<span class="quiet" title="{escape(of.problem)}">{why}</span>', "–", "–", "–"
     bar = _bar((of.parameters or 0) / largest) if of.parameters else ""
-    parameters, size = _millions(of.parameters, later) + bar, _megabytes(of.file_bytes, later)
+    parameters, size = millions(of.parameters, later) + bar, megabytes(of.file_bytes, later)
     return name, parameters, size, f"{of.total_rank}", f"{of.active_rank}"
 
 
-def _millions(count: int | None, unknown: str) -> str:
+def millions(count: int | None, unknown: str) -> str:
+    """A number of parameters."""
     return unknown if count is None else f"{count / 1e6:.2f} M"
 
 
-def _megabytes(size: int | None, unknown: str) -> str:
+def megabytes(size: int | None, unknown: str) -> str:
+    """A number of bytes."""
     return unknown if size is None else f"{size / 1e6:.1f} MB"
 
 
@@ -202,12 +245,30 @@ def bad_settings(words: str, language: Language) -> str:
     return render.notice(text("train_bad_settings", language), advice, words)
 
 
+def all_known(base: str, tasks: Sequence[str], language: Language) -> str:
+    """That an adapter has all tasks of the data already."""
+    return render.notice(text("train_all_known", language), why_all_known(base, tasks, language))
+
+
+def why_all_known(base: str, tasks: Sequence[str], language: Language) -> str:
+    """Why no task can be added to an adapter, and what to do."""
+    names = joined([title(task, language) for task in tasks], language)
+    return text("train_all_known_advice", language, base=base, tasks=names)
+
+
 # Run ----------------------------------------------------------------------------------------
 
 
-def run(job: Job, log: TrainingLog | None, language: Language, link_language: str) -> str:
-    """Progress of a run, next steps, and the newest numbers of each task."""
+def run(
+    job: Job, log: TrainingLog | None, language: Language, link_language: str, outcome: str = ""
+) -> str:
+    """Progress of a run, next steps, and the newest numbers of each task.
+
+    `outcome` is HTML of what was measured after the training.
+    """
     facts = [str(job.facts.get("method", ""))]
+    if base := job.facts.get("base"):
+        facts.append(text("train_added_to", language, base=cluster_title(str(base), language)))
     if log and log.step:
         facts.append(text("train_step", language, step=log.step, steps=log.steps))
     if job.state == "running" and log and log.seconds_left is not None:
@@ -222,14 +283,18 @@ def run(job: Job, log: TrainingLog | None, language: Language, link_language: st
     else:
         now = advice(job, "train", language)
     body = _progress(job, log, language) + now + log_tail(job, language)
-    return section(job, job.title, facts, body + _newest(job, log, language), language)
+    body += _newest(job, log, language) + outcome  # whose figure follows
+    return section(job, job.title, facts, body, language)
 
 
 def specific_shares(job: Job, log: TrainingLog) -> dict[str, Points]:
     """The gate share of each task's specific experts, over the steps; empty without a choice."""
     if not (job.facts["common"] and job.facts["specific"]):
         return {}
-    return log.specific_shares([str(task) for task in job.facts["tasks"]], job.facts["common"])
+    trained = [str(task) for task in job.facts["tasks"]]
+    tasks = [*map(str, job.facts.get("base_tasks", ())), *trained]
+    shares = log.specific_shares(tasks, job.facts["common"])
+    return {task: shares[task] for task in trained}
 
 
 def _progress(job: Job, log: TrainingLog | None, language: Language) -> str:
