@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_backbone(folder / "backbone")
     save_adapter(folder / "adapters" / "general", ("NER",))
     lines = OWN_EXAMPLE.read_text(encoding="utf-8").splitlines()
-    (folder / "mine.jsonl").write_text("\n".join(lines[:120]), encoding="utf-8")
+    (folder / "mine.jsonl").write_text("\n".join(lines[:60]), encoding="utf-8")
     return folder
 
 

@@ -187,16 +187,17 @@ def _gate_map(
     names += [text("specific_n", language, n=n + 1) for n in range(count - common)]
     titles = [title(task, language) for task in tasks]
     figure = expert_heat_map(
-        weights,
+        np.where(weights > 0, weights, np.array(None)),  # an expert of another task has no weight
         np.array([place < common for place in range(count)])[None, :],
         x=names,
         y=titles,
         zmin=0,
         zmax=float(weights.max()),
         texttemplate="%{z:.2f}",
+        textfont={"color": "black", "size": 11},  # at least 4.5:1 on both colours
         hovertemplate=f"{method} · %{{y}} · %{{x}}: %{{z:.3f}}<extra></extra>",
     )
     figure.update_layout(layout(70 + _ROW * len(titles), margin={"l": 4, "r": 4, "t": 34, "b": 8}))
-    figure.update_xaxes(side="top", showgrid=False, fixedrange=True)
+    figure.update_xaxes(side="top", showgrid=False, fixedrange=True, autotickangles=[0, -90])
     figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True, ticks="")
     return figure

@@ -32,7 +32,7 @@ from ui.tabs.jobs.view import (
     state,
     task_title,
 )
-from ui.tabs.leaderboard.table import interval, marker, scale
+from ui.tabs.leaderboard.table import interval, marker, places, scale
 from ui.tabs.train.view import figures
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _row(
 ) -> str:
     mean = entry.overall
     cells = [
-        f"<td>{entry.rank}</td>",
+        f"<td>{entry.rank}<small>{places(entry)}</small></td>",
         f'<th scope="row">{marker(entry.method)} {escape(entry.method)}</th>',
         f"<td><b>{points(mean.value)}</b>{interval(mean, entry.method, *ends)}"
         f"<small>{points(mean.low)}–{points(mean.high)}</small></td>",
