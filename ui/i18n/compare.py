@@ -149,7 +149,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "compare_col_rank": ("名次", "Rank"),
     "compare_col_mean": ("平均分", "Mean"),
     "compare_board_note": (
-        "得分 ×100，得分和名次的 95% 区间只含测试记录的波动。粗体：该任务最高；下划线：与最高分不能区分。",
+        "得分 ×100，得分和名次的 95% 区间只含测试记录的波动。粗体：该任务最高；下划线：与最高分"
+        "不能区分。",
         "Scores times 100; the 95% intervals of scores and ranks are the noise of the test "
         "records. Bold: best of the task; underlined: cannot be told apart from it.",
     ),
