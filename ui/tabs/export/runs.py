@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from html import escape
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,6 +20,7 @@ from ui.components.html import quiet
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual
 from ui.server.exports import archive, download_link, keep, remove_expired
+from ui.server.files import PROJECT, public_path
 from ui.shell import AT_ONCE, Shell, Updates
 from ui.tabs.export.order import format_title, megabytes
 from ui.tabs.jobs.tab import JobPanel
@@ -107,6 +110,11 @@ class Exports(JobPanel):
         body = _download(job, language) if job.state == "done" else self._progress(job, language)
         return section(job, self.title(job, language), facts, body, language)
 
+    def show_command(self, job: Job, language: Language) -> str:
+        """The command without the server's folders, which those who may export need not know."""
+        shown = (part.replace(value, public_path(value)) for part, value in _values(job))
+        return super().show_command(replace(job, command=tuple(shown)), language)
+
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
         """The form, once there is something to push."""
         return {self.form: gr.update(visible=archive(job) is not None)}
@@ -123,7 +131,7 @@ class Exports(JobPanel):
                 done, size = megabytes(_written(job)), megabytes(_to_write(job))
                 words = text("export_written", language, done=done, size=size)
             return f'{bar}<p class="job-now">{words}</p>'
-        return bar + advice(job, "export", language) + log_tail(job, language)
+        return bar + advice(job, "export", language) + _public(log_tail(job, language), job)
 
     # Push -----------------------------------------------------------------------------------
 
@@ -163,6 +171,19 @@ class Exports(JobPanel):
 
     def _pushed(self, words: str) -> Updates:
         return {self.token: "", self.push: gr.update(interactive=True), self.outcome: words}
+
+
+def _public(words: str, job: Job) -> str:
+    """Words of an export's log without the server's folders."""
+    given = [value for _, value in _values(job) if Path(value).is_absolute()]
+    for path in (*given, str(job.folder), str(PROJECT)):
+        words = words.replace(path, public_path(path))
+    return words
+
+
+def _values(job: Job) -> Iterator[tuple[str, str]]:
+    """The parts of a job's command, each with its value: `--name=value`, or the whole part."""
+    return ((part, part.rpartition("=")[2]) for part in job.command if part)
 
 
 def _push(job: Job, repo: str, token: str, *, private: bool, language: Language) -> str:

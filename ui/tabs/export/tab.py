@@ -160,7 +160,8 @@ class ExportTab(JobTab):
     def _command_line(self, order: Order) -> str:
         """What a visitor would type."""
         folder = public_path(self.engine.path(order.adapter))
-        return shlex.join(["python", *order.arguments(folder, order.name, self.shown_backbone)])
+        backbone = self.backbone_name and public_path(self.backbone_name)
+        return shlex.join(["python", *order.arguments(folder, order.name, backbone)])
 
     # Starting -------------------------------------------------------------------------------
 

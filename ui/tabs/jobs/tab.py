@@ -115,6 +115,10 @@ class JobPanel(ABC):
         `link_language` is the language that the address names; empty if it names none.
         """
 
+    def show_command(self, job: Job, language: Language) -> str:
+        """A job's command as HTML."""
+        return view.command(job, language)
+
     def show_details(self, job: Job, language: Language) -> dict[Any, Any]:
         """Updates of the components that `lay_out_details` made."""
         return {}
@@ -206,7 +210,7 @@ class JobPanel(ABC):
         is_live = job.state in _LIVE
         return {
             self.head: shown,
-            self.command: view.command(job, language),
+            self.command: self.show_command(job, language),
             self.stop: gr.update(visible=is_live, interactive=not job.stopping),
             self.resume: gr.update(visible=job.resumable),
             self.remove: gr.update(visible=not is_live),
