@@ -51,6 +51,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "jobs_start_heading": ("启动", "Start"),
     "jobs_command": ("等价的命令行", "Equivalent command"),
     "jobs_not_started": ("没有启动", "Not started"),
+    "jobs_bad_name": (
+        "名字只能用 1 到 40 个字母、数字、_ 和 -。",
+        "A name has 1 to 40 letters, digits, _ and -.",
+    ),
     "jobs_full": (
         "队列里已有 {count} 个任务：等一些结束后再来。",
         "There are {count} jobs in the queue already: come back when some have ended.",

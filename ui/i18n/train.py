@@ -241,10 +241,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "train.jsonl and dev.jsonl stand for the chosen data, split and in the project's format.",
     ),
     "train_start": ("开始训练", "Start training"),
-    "train_bad_name": (
-        "名字只能用 1 到 40 个字母、数字、_ 和 -。",
-        "A name has 1 to 40 letters, digits, _ and -.",
-    ),
     "train_name_taken": (
         "已经有叫 {name} 的适配器或训练：换一个名字。",
         "There is an adapter or a run called {name}: choose another name.",

@@ -200,7 +200,7 @@ def test_a_comparison_is_begun_with_its_data(tab: Compare, jobs: Jobs, tmp_path:
 
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "名", "x" * 41])
 def test_bad_names_are_refused(tab: Compare, jobs: Jobs, name: str) -> None:
-    assert TEXTS["train_bad_name"][1] in start(tab, name=name)[tab.outcome]
+    assert TEXTS["jobs_bad_name"][1] in start(tab, name=name)[tab.outcome]
     assert jobs.all() == []
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +37,7 @@ from ui.tabs.compare.form import (
 )
 from ui.tabs.compare.layout import HUB, CompareForm
 from ui.tabs.compare.runs import Comparisons
-from ui.tabs.jobs.tab import JobTab
+from ui.tabs.jobs.tab import NamedJobTab
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train.form import BackboneFacts, folders
 from ui.tabs.train.view import bad_settings, no_data
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
 _OWN = ("own_written", "own_recognised")
 """What the values of `OwnTasks.inputs` are called here."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
-
 
 @dataclass(frozen=True)
 class _Run:
@@ -62,23 +57,15 @@ class _Run:
     plan: ComparisonPlan
 
 
-class Compare(JobTab):
+class Compare(NamedJobTab):
     """The tab's components and event handlers."""
 
-    prefix, panel, subfolder = "compare", Comparisons, "evaluations"
+    prefix, panel, subfolder, proposal = "compare", Comparisons, "evaluations", "mine"
     runs: Comparisons
 
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
         self.backbone = BackboneFacts(engine)
-        self._submitting = threading.Lock()
-        with self.fields:
-            self.name = shell.bilingual(
-                gr.Textbox,
-                {"label": "compare_name", "info": "compare_name_info"},
-                max_length=40,
-                elem_id="compare-name",
-            )
         # Counts arrivals at the tab: events that follow see all that the page holds by then.
         self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)
@@ -130,7 +117,7 @@ class Compare(JobTab):
             names = [name for _, name in sources]
             linked = str(request.query_params.get("compare_source", ""))
             source = linked if linked in names else names[0]
-            updates[self.name] = self._free_name()
+            updates[self.name] = self.free_name()
         updates[self.form.data["source"]] = gr.update(choices=sources, value=source)
         return {**updates, self.arrived: (arrived or 0) + 1}
 
@@ -248,13 +235,8 @@ class Compare(JobTab):
 
     # Starting -------------------------------------------------------------------------------
 
-    def _free_name(self) -> str:
-        """The first of mine-1, mine-2, ... that is not taken."""
-        if not self.allowed:  # names of other visitors' jobs are not revealed
-            return "mine-1"
-        return next(name for n in count(1) if not self._is_taken(name := f"mine-{n}"))
-
-    def _is_taken(self, name: str) -> bool:
+    def is_taken(self, name: str) -> bool:
+        """See `NamedJobTab`."""
         return (self.folder / name).exists() or any(
             job.kind == "compare" and job.title == name for job in self.jobs.all()
         )
@@ -267,7 +249,7 @@ class Compare(JobTab):
             request,
             lambda: self._submit(choice, values, language),
             choice.uploads,
-            lambda: {self.name: self._free_name()},
+            lambda: {self.name: self.free_name()},
         )
 
     def _submit(self, choice: DataChoice, values: Mapping[str, Any], language: Language) -> Job:
@@ -280,15 +262,10 @@ class Compare(JobTab):
         """
         self.check_queue(language)
         name = str(values["name"] or "").strip()
-        if not _NAME.fullmatch(name):
-            raise JobError(text("train_bad_name", language))
         run = self._run(choice, values)
         if run is None:
             raise JobError(text("compare_no_data", language))
-        with self._submitting:  # every page proposes the same name
-            if self._is_taken(name):
-                raise JobError(text("compare_name_taken", language, name=name))
-            return self._queue(run, name, choice)
+        return self.with_name(name, lambda: self._queue(run, name, choice), language)
 
     def _queue(self, run: _Run, name: str, choice: DataChoice) -> Job:
         from evals.experiments.own_data.comparison import DATA_FOLDER, begin  # noqa: PLC0415 - torch

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +31,7 @@ SIDE: dict[str, Any] = {"scale": 0, "min_width": 272, "elem_classes": "job-side"
 MAIN: dict[str, Any] = {"min_width": 300, "elem_classes": "job-main"}
 
 _LIVE = ("queued", "running")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
 
 _IN_VIEW = """(chosen, seen) =>
   [chosen, seen, Boolean(document.getElementById("%s-jobs-step")?.offsetParent)]"""
@@ -319,6 +323,50 @@ class JobTab(ABC):
             raise JobError(text(self.not_allowed, language))
         if (waiting := self.jobs.waiting) >= self.engine.limits.jobs:
             raise JobError(text("jobs_full", language, count=waiting))
+
+
+class NamedJobTab(JobTab):
+    """A tab whose jobs have names, which visitors choose.
+
+    Attributes:
+        name: The field for the name.
+    """
+
+    proposal: ClassVar[str]  # `my` proposes my-1, my-2, ...
+
+    def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
+        super().__init__(shell, engine, jobs, settings)
+        self._naming = threading.Lock()
+        with self.fields:
+            self.name = shell.bilingual(
+                gr.Textbox,
+                {"label": f"{self.prefix}_name", "info": f"{self.prefix}_name_info"},
+                max_length=40,
+                elem_id=f"{self.prefix}-name",
+            )
+
+    @abstractmethod
+    def is_taken(self, name: str) -> bool:
+        """Whether a name is in use."""
+
+    def free_name(self) -> str:
+        """The first name of the proposed form that is not taken."""
+        if not self.allowed:  # names of other visitors' jobs are not revealed
+            return f"{self.proposal}-1"
+        return next(name for n in count(1) if not self.is_taken(name := f"{self.proposal}-{n}"))
+
+    def with_name(self, name: str, queue: Callable[[], Job], language: Language) -> Job:
+        """Put a job with a name into the queue.
+
+        Raises:
+            JobError: The name is taken or has other characters; in the visitor's language.
+        """
+        if not _NAME.fullmatch(name):
+            raise JobError(text("jobs_bad_name", language))
+        with self._naming:  # every page proposes the same name
+            if self.is_taken(name):
+                raise JobError(text(f"{self.prefix}_name_taken", language, name=name))
+            return queue()
 
 
 @contextmanager

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +26,7 @@ from ui.engine.questions import BARE
 from ui.engine.settings import Settings
 from ui.server.files import without_folders
 from ui.shell import AT_ONCE, LAST, Shell, Updates, remember
-from ui.tabs.jobs.tab import JobTab
+from ui.tabs.jobs.tab import NamedJobTab
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train import growth, view
 from ui.tabs.train.form import (
@@ -57,8 +54,6 @@ _OWN = ("own_written", "own_recognised")
 _OF_NEW = ("method", "alpha", "modules", "half")
 """Settings of a new adapter, beside its sizes."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", re.ASCII)  # `-a` would be an option
-
 
 @dataclass(frozen=True)
 class _Run:
@@ -71,23 +66,15 @@ class _Run:
     settings: TrainingSettings
 
 
-class Train(JobTab):
+class Train(NamedJobTab):
     """The tab's components and event handlers."""
 
-    prefix, panel, subfolder = "train", TrainingRuns, "training"
+    prefix, panel, subfolder, proposal = "train", TrainingRuns, "training", "my"
     runs: TrainingRuns
 
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
         self.backbone = BackboneFacts(engine)
-        self._submitting = threading.Lock()
-        with self.fields:
-            self.name = shell.bilingual(
-                gr.Textbox,
-                {"label": "train_name", "info": "train_name_info"},
-                max_length=40,
-                elem_id="train-name",
-            )
         with self.notes:
             self.command_note = shell.bilingual.paragraph("train_command_files", visible=False)
         self.load_clock = gr.Timer(1.0, active=False)  # while the backbone is loaded
@@ -145,7 +132,7 @@ class Train(JobTab):
             names = [name for _, name in sources]
             linked, method = str(address.get("source", "")), str(address.get("method", ""))
             source = linked if linked in names else names[0]
-            updates[self.name] = self._free_name()
+            updates[self.name] = self.free_name()
             if method in trainable():
                 updates[self.form.settings["method"]] = method
             bases = {"value": base} if (base := address.get("base")) in self.engine.configs else {}
@@ -301,13 +288,8 @@ class Train(JobTab):
 
     # Starting -------------------------------------------------------------------------------
 
-    def _free_name(self) -> str:
-        """The first of my-1, my-2, ... that is not taken."""
-        if not self.allowed:  # names of other visitors' jobs are not revealed
-            return "my-1"
-        return next(name for n in count(1) if not self._is_taken(name := f"my-{n}"))
-
-    def _is_taken(self, name: str) -> bool:
+    def is_taken(self, name: str) -> bool:
+        """See `NamedJobTab`."""
         return (
             name in (BARE, COMPARED)
             or name in self.engine.configs
@@ -323,7 +305,7 @@ class Train(JobTab):
             request,
             lambda: self._submit(choice, values, language),
             choice.uploads,
-            lambda: {self.name: self._free_name()},
+            lambda: {self.name: self.free_name()},
         )
 
     def _submit(self, choice: DataChoice, values: Mapping[str, Any], language: Language) -> Job:
@@ -343,12 +325,7 @@ class Train(JobTab):
         name = str(values["name"] or "").strip()
         if run is None:
             raise JobError(text("train_no_data", language))
-        if not _NAME.fullmatch(name):
-            raise JobError(text("train_bad_name", language))
-        with self._submitting:  # every page proposes the same name
-            if self._is_taken(name):
-                raise JobError(text("train_name_taken", language, name=name))
-            return self._queue(run, name, choice.source)
+        return self.with_name(name, lambda: self._queue(run, name, choice.source), language)
 
     def _queue(self, run: _Run, name: str, source: str) -> Job:
         settings, config = run.settings, run.plan.config()
