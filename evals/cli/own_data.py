@@ -12,7 +12,8 @@ from cgclora.cli.common import AddCommand, load
 from evals.cli.common import answering_options, print_line
 
 if TYPE_CHECKING:
-    from evals.experiments.own_data.plan import ComparisonPlan, Wishes
+    from evals.experiments.own_data.plan import ComparisonPlan
+    from evals.experiments.own_data.wishes import Wishes
     from evals.leaderboard.board import Board
     from evals.tasks import Language
 
@@ -125,7 +126,7 @@ def _plan(options: argparse.Namespace) -> ComparisonPlan:
 
 
 def _wishes(options: argparse.Namespace) -> Wishes:
-    from evals.experiments.own_data.plan import Wishes
+    from evals.experiments.own_data.wishes import Wishes
 
     given = {
         "methods": options.method and tuple(options.method),

@@ -177,7 +177,7 @@ def measure_run(run: Run, engine: LocalEngine, prose: Prose | None = None, **opt
     if _answered_by(engine.facts(tasks)) != _answered_by(run.manifest):
         raise RunError(
             f"{run.folder} was answered by another backbone or by other adapters: name those that "
-            "answered it, or evaluate these anew with `python -m evals run --forgetting`."
+            "answered it, or evaluate these again with `python -m evals run --forgetting`."
         )
     adapters = {task: one for task, one in engine.adapters.items() if task in tasks}
     measured = measure(engine.backbone, adapters, prose, **options)

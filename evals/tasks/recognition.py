@@ -128,7 +128,7 @@ def own_tasks(records: Mapping[str, Sequence[Record]], table: Path) -> list[Entr
 
 
 def corrected(own: Sequence[Entry], content: str) -> tuple[Entry, ...]:
-    """Entries with the keys of a table, as somebody wrote it, in place of their own.
+    """Entries with the keys of a written table in place of their own.
 
     Raises:
         DataError: The table is damaged, describes other tasks, or describes one wrongly.

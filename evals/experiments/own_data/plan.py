@@ -11,24 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from cgclora.config import number, whole
 from cgclora.storage import atomic_io
 from cgclora.training.settings import TrainingSettings
 from evals.data.datasets import Dataset
 from evals.data.prose import read_prose
 from evals.data.splits import SPLITS, Splits
+from evals.experiments.own_data.wishes import Wishes
 from evals.experiments.recipe import Recipe, Records, recipe_from_dict
 from evals.experiments.training_plan import fitting_rank
-from evals.methods import CGC_LORA, FULL, METHODS, MOE_LORA, SINGLE, Sizes
+from evals.methods import METHODS, SINGLE, Sizes
 from evals.runs.run_dir import RunError
 from evals.runs.time_left import ANSWER_WEIGHT
 from evals.tasks.recognition import OWN
 
 PLAN_FILE = "plan.json"
-
-DEFAULT_METHODS = (SINGLE, FULL, MOE_LORA, CGC_LORA)
-DEFAULT_RATES = (1e-3, 3e-3)
-DEFAULT_MINUTES = 15.0
 
 _SIZES = (
     *((40, 1.0, 20), (80, 1.0, 30), (80, 2.0, 50), (150, 2.0, 50), (150, 3.0, 100)),
@@ -63,28 +59,6 @@ class Work:
         """Expected time of shares of the training, and of answering and what follows it."""
         answers = self.answering * pace.answering + self.forgetting * _FORWARD * pace.training
         return self.training * training * pace.training + answers * answering
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a user chooses; None leaves it to the plan.
-
-    Raises:
-        ConfigError: A value that the recipe does not check is out of range.
-    """
-
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    seeds: int = 1  # number of training seeds
-    learning_rates: tuple[float, ...] = DEFAULT_RATES  # tried with the first seed, by each method
-    minutes: float = DEFAULT_MINUTES  # that the comparison should take
-    train_records: int | None = None  # of a task; 0 takes all
-    epochs: float | None = None
-    test_records: int | None = None  # of a task; 0 takes all
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        whole("seeds", self.seeds, 1)
-        number("minutes", self.minutes, 0)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from evals.experiments.own_data.comparison import (
 from evals.experiments.own_data.plan import (
     ComparisonPlan,
     Pace,
-    Wishes,
     Work,
     make_plan,
     read_plan,
 )
+from evals.experiments.own_data.wishes import Wishes
 from evals.experiments.recipe import Records
 from evals.leaderboard.drilldown import find_samples
 from evals.methods import LORAHUB

@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cgclora.storage.atomic_io import short_path
 from evals.data import datasets
 from evals.data.splits import Splits, read_splits
+from evals.experiments.own_data.wishes import Wishes
 from evals.tasks.samples import OWN_EXAMPLE
 from ui.components.own_tasks import Examples
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
 from ui.tabs.compare.layout import HUB
 from ui.tabs.train.form import folders
-
-if TYPE_CHECKING:
-    from evals.experiments.own_data.plan import Wishes
 
 EXAMPLE, UPLOAD = "example", "upload"
 
@@ -129,8 +127,6 @@ def wishes_of(values: Mapping[str, Any]) -> Wishes:
     Raises:
         ConfigError: A value is out of range.
     """
-    from evals.experiments.own_data.plan import Wishes  # noqa: PLC0415 - torch; slow before it is loaded
-
     return Wishes(
         methods=tuple(values["methods"] or ()),
         seeds=int(values["seeds"] or 0),

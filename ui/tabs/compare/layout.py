@@ -4,15 +4,13 @@ from typing import Any
 
 import gradio as gr
 
+from evals.experiments.own_data.wishes import DEFAULT_METHODS, DEFAULT_MINUTES, DEFAULT_RATES
 from evals.methods import METHODS
 from ui.components.own_tasks import OwnTasks
 from ui.components.widgets import Bilingual, Choice, Choices
 from ui.tabs.jobs.tab import MAIN, SIDE, step, upload
 
 RATES = ("0.0003", "0.001", "0.003", "0.01")
-_DEFAULT_RATES = ["0.001", "0.003"]
-_DEFAULT_METHODS = ["LoRA (Single)", "LoRA (Full)", "MOE-LoRA", "CGC-LoRA"]
-_MINUTES = 15
 _LIMITS = ("train_records", "epochs", "test_records")
 
 HUB = "hub"
@@ -75,14 +73,14 @@ class CompareForm:
                     Choices,
                     {"label": "compare_which"},
                     choices=[name for name, one in METHODS.items() if one.adapters != "added"],
-                    value=_DEFAULT_METHODS,
+                    value=[*DEFAULT_METHODS],
                     elem_id="compare-which",
                 )
                 self.wishes["learning_rates"] = add(
                     Choices,
                     {"label": "compare_rates", "info": "compare_rates_info"},
                     choices=[*RATES],
-                    value=_DEFAULT_RATES,
+                    value=[f"{rate:g}" for rate in DEFAULT_RATES],
                     elem_id="compare-rates",
                 )
                 self.wishes["seeds"] = add(
@@ -95,7 +93,7 @@ class CompareForm:
                     buttons=[],
                     elem_id="compare-seeds",
                 )
-                self._number("minutes", _MINUTES, minimum=1, maximum=10000)
+                self._number("minutes", DEFAULT_MINUTES, minimum=1, maximum=10000)
             with gr.Column(**MAIN):
                 self.estimate = gr.HTML(elem_id="compare-estimate")
                 with (
