@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.common import AddCommand
-from evals.cli.common import answering_options
+from evals.cli.common import answering_options, trained_descriptions
 
 if TYPE_CHECKING:
     from evals.data.datasets import Dataset
@@ -121,7 +121,8 @@ def _gates(options: argparse.Namespace) -> None:
     from evals.data import datasets
     from evals.runs.gate_ablation import ablate
 
-    dataset = datasets.read(options.data, split=options.split)
+    trained = trained_descriptions([options.adapter])
+    dataset = datasets.read(options.data, split=options.split, trained=trained)
     backbone = load(options)
     adapter = Adapter.load(options.adapter, backbone).for_inference()
     report = ablate(
@@ -207,7 +208,8 @@ def _add_task(options: argparse.Namespace) -> None:
 def _added(options: argparse.Namespace) -> None:
     from evals.data import datasets
 
-    _compare(options, datasets.read(options.data, split=options.split))
+    trained = trained_descriptions([options.adapter])
+    _compare(options, datasets.read(options.data, split=options.split, trained=trained))
 
 
 def _compare(options: argparse.Namespace, dataset: Dataset) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgclora.cli.common import backbone_options, int8_option
 
 if TYPE_CHECKING:
+    from cgclora.data.task_table import Entries
     from evals.data.datasets import Dataset
 
 
@@ -20,16 +23,30 @@ def data_options(parser: argparse.ArgumentParser, default: str = "$CGCLORA_DATA"
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
-def dataset(options: argparse.Namespace) -> Dataset:
-    """The data of the options; skipped lines are reported on stderr."""
+def dataset(options: argparse.Namespace, adapters: Sequence[Path] = ()) -> Dataset:
+    """The data of the options, which these adapters answer; skipped lines go to stderr."""
     from evals.data import datasets
 
-    records = datasets.read(options.data, split=options.split, skip_bad=options.skip_bad)
+    records = datasets.read(
+        options.data,
+        split=options.split,
+        skip_bad=options.skip_bad,
+        trained=trained_descriptions(adapters),
+    )
     if records.problems:
         print_line(f"skipped {len(records.problems)} bad lines:")
         for problem in records.problems[:5]:
             print_line(f"  {problem}")
     return records
+
+
+def trained_descriptions(adapters: Iterable[Path]) -> Entries:
+    """How the tasks of their own were described when adapters were trained, by name."""
+    from cgclora.data.task_table import descriptions_in
+    from cgclora.storage.adapter_dir import read_manifest
+
+    manifests = [read_manifest(folder)[0] for folder in adapters]
+    return {name: entry for one in manifests for name, entry in descriptions_in(one).items()}
 
 
 def answering_options(parser: argparse.ArgumentParser) -> None:

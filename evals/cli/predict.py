@@ -96,13 +96,13 @@ def _task_model(text: str) -> tuple[str, str]:
 def _run(options: argparse.Namespace) -> None:
     from evals.runs.score import score
 
-    records = dataset(options)
+    records = dataset(options, options.adapter)
     run = _predict(options, records, to_be_scored=True)
     _print_run(score(run, records), as_json=options.json)
 
 
 def _predict_only(options: argparse.Namespace) -> None:
-    _print_run(_predict(options, dataset(options)), as_json=options.json)
+    _print_run(_predict(options, dataset(options, options.adapter)), as_json=options.json)
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from cgclora.data.readers import RecordSet, of_tasks
 from cgclora.data.readers import read as read_record_set
 from cgclora.data.records import DataError, Record, data_hash
 from cgclora.data.sources import data_folder
-from cgclora.data.task_table import table_beside
+from cgclora.data.task_table import Entries, table_beside
 from evals.tasks import TASKS, Task
 from evals.tasks.recognition import Entry, own_tasks, task_of
 
@@ -87,11 +88,13 @@ def read(
     tasks: Sequence[str] | None = None,
     skip_bad: bool = False,
     need_target: bool = True,
+    trained: Entries = MappingProxyType({}),
 ) -> Dataset:
     """`cgclora.data.readers.read` with the forms of all known tasks; arguments are as there.
 
     `tasks` keeps these tasks only. Tasks that are not built in are recognised from the train split
-    of a folder, else from the records themselves; `tasks.toml` beside the data may describe them.
+    of a folder, else from the records themselves; `tasks.toml` beside the data may describe them,
+    and else the adapters that answer (`trained`, see `evals.tasks.recognition.own_tasks`).
 
     Raises:
         DataError: As there, one of `tasks` has no record, or `tasks.toml` is damaged.
@@ -103,12 +106,14 @@ def read(
         need_target=need_target,
         templates={name: task.prompt for name, task in TASKS.items()},
     )
-    own = _own_tasks(source, records) if any(r.task not in TASKS for r in records.records) else ()
-    dataset = Dataset(**vars(records), own=own)
+    own = any(record.task not in TASKS for record in records.records)
+    dataset = Dataset(**vars(records), own=_own_tasks(source, records, trained) if own else ())
     return dataset if tasks is None else only(dataset, tasks)
 
 
-def _own_tasks(source: str | Path | None, records: RecordSet) -> tuple[Entry, ...]:
+def _own_tasks(
+    source: str | Path | None, records: RecordSet, trained: Entries
+) -> tuple[Entry, ...]:
     """Descriptions of the tasks that are not built in."""
     path = Path(source) if source else data_folder(None)
     groups: dict[str, list[Record]] = {
@@ -123,7 +128,7 @@ def _own_tasks(source: str | Path | None, records: RecordSet) -> tuple[Entry, ..
         for record in shown:
             if record.task in missing and record.target:
                 groups[record.task].append(record)
-    return tuple(own_tasks(groups, table_beside(source)))
+    return tuple(own_tasks(groups, table_beside(source), trained))
 
 
 # Sets of records --------------------------------------------------------------------------

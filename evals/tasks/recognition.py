@@ -27,10 +27,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import Formatter
+from types import MappingProxyType
 from typing import Any, get_args
 
 from cgclora.data.records import DataError, Record
-from cgclora.data.task_table import TABLE_FILE, descriptions_in, parse_table, read_table
+from cgclora.data.task_table import TABLE_FILE, Entries, descriptions_in, parse_table, read_table
 from evals.scoring.metrics import METRICS
 from evals.tasks import TASKS, parsing
 from evals.tasks.family import make_task
@@ -109,19 +110,27 @@ def _any_task(name: str) -> dict[str, Any]:
     }
 
 
-def own_tasks(records: Mapping[str, Sequence[Record]], table: Path) -> list[Entry]:
+def own_tasks(
+    records: Mapping[str, Sequence[Record]],
+    table: Path,
+    trained: Entries = MappingProxyType({}),
+) -> list[Entry]:
     """The entries of tasks that are not built in; those without any record are left out.
 
     Args:
         records: Records with targets, by task.
         table: The file that may describe the tasks; it need not exist.
+        trained: Descriptions that adapters were trained with, for tasks that it does not describe.
 
     Raises:
-        DataError: The table is damaged, or describes a task wrongly.
+        DataError: The table is damaged, or a task is described wrongly.
     """
-    entries = read_table(table)
+    written = {
+        **{name: (entry, "the adapter") for name, entry in trained.items()},
+        **{name: (entry, str(table)) for name, entry in read_table(table).items()},
+    }
     return [
-        _merged(recognise(name, group), entries.get(name, {}), str(table))
+        _merged(recognise(name, group), *written.get(name, ({}, "")))
         for name, group in records.items()
         if group
     ]

@@ -120,16 +120,15 @@ def test_what_a_visitor_types_is_never_markup(server: str, visit: Visit) -> None
     assert page.locator("#work img").count() == 0
 
 
-RUN = """stop => new Promise(resolve => {
-  const look = () => {
-    const button = document.querySelector("#stop");
-    if (!button) return setTimeout(look, 2);
-    if (stop) button.click();
-    resolve();
+RUN = """async stop => {
+  const shown = async name => {
+    while (!document.querySelector(name)) await new Promise(resolve => setTimeout(resolve, 2));
+    return document.querySelector(name);
   };
-  document.querySelector("#run").click();
-  look();
-})"""
+  (await shown("#run")).click();
+  const button = await shown("#stop");
+  if (stop) button.click();
+}"""
 """Run, and stop at once if told to: an answer may be out before a mouse gets there."""
 
 
@@ -139,11 +138,11 @@ def test_stop_ends_the_answer_and_the_next_one_works(server: str, visit: Visit) 
     page.goto(f"{server}/?cluster={cluster}&task={task}")
     page.locator(".status.ready").wait_for()
     page.evaluate(RUN, "stop it")
-    page.locator("#run").wait_for()
     page.locator("#answer-0 .card.done").wait_for()
+    page.locator("#run").wait_for()
     page.evaluate(RUN, "")
-    page.locator("#run").wait_for()
     page.locator("#answer-0 .card.done").wait_for()
+    page.locator("#run").wait_for()
     assert page.locator("#answer-0 .said").inner_text().strip()
 
 

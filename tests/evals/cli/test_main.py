@@ -8,6 +8,7 @@ import pytest
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
+from cgclora.data.task_table import DESCRIPTIONS
 from evals.__main__ import main
 from evals.runs.run_dir import read_run
 from tests.helpers.tiny import make_backbone, save_backbone
@@ -38,6 +39,23 @@ def test_run_predicts_and_scores_the_tasks_that_the_adapter_knows(tmp_path, opti
         "manifest": read_run(tmp_path / "run").manifest,
         "metrics": read_run(tmp_path / "run").metrics,
     }
+
+
+def test_own_tasks_are_judged_as_the_adapter_was_trained(tmp_path, options):
+    task = {"name": "心情", "kind": "generation", "max_new_tokens": 2}
+    lines = [
+        {"task": "心情", "input": f"灯光{n}", "target": "好" if n % 2 else "坏"} for n in range(6)
+    ]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "own.jsonl").write_text(text, encoding="utf-8")
+    Adapter.attach(make_backbone(), AdapterConfig(("心情",))).save(
+        tmp_path / "own", facts={DESCRIPTIONS: {"心情": task}}
+    )
+    words = ["--adapter", str(tmp_path / "own"), "--run", str(tmp_path / "run")]
+    assert main(["run", *options[:2], "--data", str(tmp_path / "own.jsonl"), *words]) == 0
+    run = read_run(tmp_path / "run")
+    assert run.manifest["tasks"]["心情"]["description"]["max_new_tokens"] == 2
+    assert run.metrics["心情"]["main"] == "rouge-l/jieba"  # recognised alone: accuracy
 
 
 def test_predictions_made_first_are_scored_later(tmp_path, options, capsys):

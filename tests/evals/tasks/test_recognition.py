@@ -114,6 +114,18 @@ def test_a_table_sets_what_it_says_and_nothing_else(tmp_path: Path):
     assert "chrf" in task.metrics
 
 
+def test_an_adapter_describes_what_the_table_does_not(tmp_path: Path):
+    table = tmp_path / TABLE_FILE
+    trained = {"评价": {"name": "评价", "max_new_tokens": 3, "title": ["口碑", "Reviews"]}}
+    (entry,) = own_tasks({"评价": LABELS}, table, trained)
+    assert entry == {**recognise("评价", LABELS), **trained["评价"]}
+    table.write_text('[[tasks]]\nname = "评价"\nmax_new_tokens = 5\n', "utf-8")
+    (entry,) = own_tasks({"评价": LABELS}, table, trained)
+    assert entry == {**recognise("评价", LABELS), "max_new_tokens": 5}
+    with pytest.raises(DataError, match="the adapter: 换算 has unknown keys colour"):
+        own_tasks({"换算": NUMBERS}, table, {"换算": {"name": "换算", "colour": "red"}})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
