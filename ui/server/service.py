@@ -19,6 +19,7 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -31,6 +32,7 @@ from ui.server.guard import Guard
 from ui.server.log import new_request_id, note, request_id
 
 _PACKAGES = ("torch", "transformers", "gradio", "safetensors")
+_COMPRESSION = 5  # of gzip; higher levels take longer and save little
 _POLL_SECONDS = 0.2  # of running jobs during the shutdown
 _log = logging.getLogger(__name__)
 
@@ -51,6 +53,12 @@ def around(
         ],
         "middleware": [
             Middleware(_Observer, engine=engine, policy=_policy(embedded_by)),
+            # Gradio compresses its scripts alone: the page and the figures are most of the rest.
+            Middleware(
+                GZipMiddleware,
+                compresslevel=_COMPRESSION,
+                exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/octet-stream"),
+            ),
             Middleware(Guard, uploads=UploadQuota(engine.limits.uploads_mb * 1_000_000)),
         ],
         "exception_handlers": {RequestValidationError: _invalid},

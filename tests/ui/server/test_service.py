@@ -263,6 +263,18 @@ def test_replies_have_the_headers_that_keep_a_page_to_itself(served: str) -> Non
     assert headers["referrer-policy"] == "same-origin"
 
 
+def test_the_page_is_compressed_and_streams_are_not_held_back(served: str) -> None:
+    page = httpx.get(served)
+    assert page.headers["Content-Encoding"] == "gzip"
+    assert int(page.headers["Content-Length"]) < len(page.content) / 4
+    plain = httpx.get(served, headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in plain.headers
+    stream = f"{served}gradio_api/queue/data?session_hash=nobody"
+    with httpx.stream("GET", stream, timeout=5) as events:
+        assert events.headers["Content-Type"].startswith("text/event-stream")
+        assert "Content-Encoding" not in events.headers
+
+
 def test_a_request_keeps_a_plain_id_and_gets_one_in_place_of_any_other(served: str) -> None:
     given = httpx.get(served + "health", headers={"X-Request-ID": "abcdef-123"})
     assert given.headers["x-request-id"] == "abcdef-123"
