@@ -1,4 +1,4 @@
-"""`python -m evals report | compare`: leaderboards of run folders, and two runs by task."""
+"""`python -m evals report | compare | harness`: boards, two runs by task, the harness's tasks."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ COMPARE = """Compare two runs by task, with intervals and significance tests.
 Without --data the replicates in the run folders are compared (paired bootstrap). With it the
 answers are scored again, and the test is a paired permutation of the answers."""
 
+HARNESS = """Print the folder of our tasks for lm-evaluation-harness, for its --include_path.
+
+  lm_eval --tasks promptcblue --include_path "$(python -m evals harness)" ...
+
+The group promptcblue has the 16 tasks of PromptCBLUE, scored as `python -m evals score` does it."""
+
 
 def add(command: AddCommand) -> None:
     """Add these commands to a command line."""
@@ -50,6 +56,7 @@ def add(command: AddCommand) -> None:
     compare.add_argument("first", type=Path, metavar="RUN_A", help="run folder")
     compare.add_argument("second", type=Path, metavar="RUN_B", help="run folder")
     data_options(compare, default="the runs' own replicates")
+    command("harness", HARNESS, _harness)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -97,3 +104,9 @@ def _compare(options: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(comparison), ensure_ascii=False))
     else:
         print(comparison_table(comparison).text())
+
+
+def _harness(_: argparse.Namespace) -> None:
+    from evals.runs.harness.pack import FOLDER
+
+    print(FOLDER)
