@@ -83,10 +83,8 @@ def documents(task: Task, settings: Mapping[str, Any]) -> dict[str, list[dict[st
     found = {split: [_document(one) for one in asked.of_task(task.name)]}
     if not found[split]:
         present = ", ".join(harness_name(name) for name in asked.tasks if name in NAMES.values())
-        raise DataError(
-            f"{asked.name} has no record of {task.name}: give other data, or name with --tasks "
-            f"what it has, {present or 'no task of PromptCBLUE'}."
-        )
+        others = f", or name with --tasks what it has: {present}" if present else ""
+        raise DataError(f"{asked.name} has no record of {task.name}: give other data{others}.")
     if asked.split not in {None, "train"}:
         with suppress(DataError):  # there is no train split
             train = [_document(one) for one in _read(source, "train").of_task(task.name)]
