@@ -87,7 +87,7 @@ def _judged(
     task: Task, records: Sequence[Record], samples: Sequence[Sample], wanted: str | None
 ) -> LoggedTask | str:
     """A task of the pack, by one of its metrics; the reason where it does not have the wanted."""
-    chosen = choose(task.metrics, wanted)
+    chosen = choose(task.metrics, None if wanted == pack.SCORE else wanted)
     if chosen is None:
         return f"it has no metric {wanted!r}, but {', '.join(task.metrics)}"
     answers = [str(sample["filtered_resps"][0]) for sample in samples]
@@ -110,7 +110,7 @@ def _scored(
         for key, value in results["results"][name].items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     }
-    better = results.get("higher_is_better", {}).get(name, {})
+    better = results.get("higher_is_better", {}).get(name) or {}
     usable = {}
     for key, value in reported.items():
         metric, _, filter_ = key.partition(",")

@@ -116,6 +116,8 @@ def test_a_metric_may_be_chosen_with_its_filter():
     assert [task.metric for task in found.tasks] == ["exact_match,flexible"]
     assert found.scores["sums"] == pytest.approx(reported)
     assert "no metric 'exact_match,flexible', but weighted-f1" in found.left_out["CHIP-STS"]
+    main_score = compare(read(FIRST, "score"), read(SECOND, "score"))
+    assert [task.metric for task in main_score.tasks] == ["weighted-f1", "weighted-f1"]
     by_name = compare(read(FIRST, "accuracy"), read(SECOND, "accuracy"))
     assert [task.metric for task in by_name.tasks] == ["accuracy", "accuracy"]
     assert "no metric 'accuracy', but exact_match,strict" in by_name.left_out["sums"]
