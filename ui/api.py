@@ -12,9 +12,8 @@ from gradio.context import LocalContext
 from cgclora.config import ConfigError
 from evals.leaderboard.exports import board_as_json
 from evals.leaderboard.run_sources import Library
-from evals.runs.facts import run_facts
 from evals.runs.run_dir import RunError
-from evals.runs.scored_run import UNREADABLE
+from evals.runs.scored_run import UNREADABLE, run_facts
 from ui.components.figures import expert_names
 from ui.components.forms import task_of
 from ui.engine.client import EngineError, Wait

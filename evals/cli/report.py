@@ -1,4 +1,4 @@
-"""`python -m evals report | compare`: leaderboards of run folders, and two runs by task."""
+"""`python -m evals report | compare | harness`: boards, two runs by task, the harness's tasks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,21 @@ COMPARE = """Compare two runs by task, with intervals and significance tests.
   python -m evals compare runs/cgc runs/lora
   python -m evals compare runs/cgc runs/lora --data test.jsonl
 
+  python -m evals compare lm-eval-output/one lm-eval-output/other
+  python -m evals compare logs/one.eval logs/other.eval --metric includes
+
 Without --data the replicates in the run folders are compared (paired bootstrap). With it the
-answers are scored again, and the test is a paired permutation of the answers."""
+answers are scored again, and the test is a paired permutation of the answers.
+
+Logs of lm-evaluation-harness (made with --log_samples) and of inspect are compared sample by
+sample; items are paired by their ids, and a task whose items differ is left out. A run folder is
+compared with a log of `lm_eval --tasks promptcblue`: both are scored by the same rules."""
+
+HARNESS = """Print the folder of our tasks for lm-evaluation-harness, for its --include_path.
+
+  lm_eval --tasks promptcblue --include_path "$(python -m evals harness)" ...
+
+The group promptcblue has the 16 tasks of PromptCBLUE, scored as `python -m evals score` does it."""
 
 
 def add(command: AddCommand) -> None:
@@ -47,9 +60,15 @@ def add(command: AddCommand) -> None:
     form.add_argument("--json", action="store_true", help="JSON, for machines")
     report.add_argument("--out", type=Path, help="file to write instead of printing")
     compare = command("compare", COMPARE, _compare)
-    compare.add_argument("first", type=Path, metavar="RUN_A", help="run folder")
-    compare.add_argument("second", type=Path, metavar="RUN_B", help="run folder")
+    what = "run folder, results_*.json of lm-evaluation-harness, log of inspect, or their folder"
+    compare.add_argument("first", type=Path, metavar="RUN_A", help=what)
+    compare.add_argument("second", type=Path, metavar="RUN_B", help="likewise")
+    compare.add_argument(
+        "--metric",
+        help="of logs: a metric, maybe with its filter, or a scorer (default: each task's first)",
+    )
     data_options(compare, default="the runs' own replicates")
+    command("harness", HARNESS, _harness)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -89,11 +108,17 @@ def _compare(options: argparse.Namespace) -> None:
 
     from evals.leaderboard.comparison import compare
     from evals.leaderboard.tables import comparison_table
-    from evals.runs.run_dir import read_run
+    from evals.runs.harness.reader import read
 
-    runs = read_run(options.first), read_run(options.second)
+    runs = read(options.first, options.metric), read(options.second, options.metric)
     comparison = compare(*runs, dataset(options) if options.data else None)
     if options.json:
         print(json.dumps(dataclasses.asdict(comparison), ensure_ascii=False))
     else:
         print(comparison_table(comparison).text())
+
+
+def _harness(_: argparse.Namespace) -> None:
+    from evals.runs.harness.pack import FOLDER
+
+    print(FOLDER)

@@ -292,6 +292,7 @@ def comparison_table(comparison: Comparison) -> Table:
         (
             f"p: {comparison.test} test, of the mean: paired bootstrap. {SURE} p < .05, by Holm's "
             "rule over the tasks. Intervals: 95 %, paired.",
+            *(f"In both: {task}: {number}" for task, number in comparison.partly.items()),
             *(f"Left out: {task}: {reason}" for task, reason in comparison.left_out.items()),
         ),
         words=2,

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,15 @@ def score(run: Run, dataset: Dataset, *, resamples: int = RESAMPLES) -> Run:
     return run_dir.write_scores(run, metrics, kept, {"parsed": parsed, "score": scores})
 
 
-def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
+def pairs(
+    run: Run, dataset: Dataset, wanted: Collection[str] | None = None
+) -> dict[str, list[Pair]]:
     """For each task the answers beside their references, in the order of the predictions' rows.
+
+    Args:
+        run: The run.
+        dataset: The records that it answers.
+        wanted: Names of tasks of the run; None takes all.
 
     Raises:
         DataError: The data is not what was answered.
@@ -59,7 +66,11 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
     """
     references = {(record.task, record.id): record for record in dataset.records}
     rows = run.predictions()
-    answers = list(zip(rows["task"], rows["id"], rows["prediction"], strict=True))
+    answers = [
+        (task, identity, text)
+        for task, identity, text in zip(rows["task"], rows["id"], rows["prediction"], strict=True)
+        if wanted is None or task in wanted
+    ]
     missing = [
         f"{task} {identity}" for task, identity, _ in answers if (task, identity) not in references
     ]
@@ -71,6 +82,8 @@ def pairs(run: Run, dataset: Dataset) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
     tasks = tasks_of(run.manifest)
     for name, facts in run.manifest["data"]["tasks"].items():
+        if wanted is not None and name not in wanted:
+            continue
         answered = [(references[task, one], text) for task, one, text in answers if task == name]
         if data_hash(record for record, _ in answered) != facts["hash"]:
             raise DataError(

@@ -65,7 +65,10 @@ def run(installed: Path, folder: Path, *commands: tuple[str, ...]) -> list[str]:
 def test_the_wheel_holds_the_library_and_the_judge_with_their_files(installed):
     tops = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert tops == {"cgclora", "evals"}
-    for package, ending in (("cgclora", "yaml"), ("evals", "toml"), ("evals", "jsonl")):
+    for package, ending in (
+        *(("cgclora", "yaml"), ("evals", "yaml")),
+        *(("evals", "toml"), ("evals", "jsonl")),
+    ):
         names = {path.name for path in (ROOT / package).rglob(f"*.{ending}")}
         assert {path.name for path in (installed / package).rglob(f"*.{ending}")} == names != set()
 

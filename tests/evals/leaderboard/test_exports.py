@@ -11,8 +11,8 @@ import pytest
 from evals.leaderboard.board import REFERENCE
 from evals.leaderboard.exports import board_as_json, board_csv
 from evals.leaderboard.run_sources import Library
-from evals.runs.facts import run_facts
 from evals.runs.run_dir import RunError, read_run
+from evals.runs.scored_run import run_facts
 from tests.helpers.run_dirs import around, forgot, write_folder, write_run
 
 

@@ -20,9 +20,8 @@ from evals.leaderboard.drilldown import (
 )
 from evals.leaderboard.entries import Entry
 from evals.methods import CGC_LORA, SINGLE
-from evals.runs.facts import run_facts
 from evals.runs.run_dir import Run, RunError, read_run
-from evals.runs.scored_run import UNREADABLE
+from evals.runs.scored_run import UNREADABLE, run_facts
 from evals.scoring.effect_sizes import OVERALL
 from evals.tasks import Language
 from ui.components import html
