@@ -69,6 +69,9 @@ CASES: dict[str, Case] = {
         DEV,
         {"batch_size": 2, "accumulation": 2},
     ),
+    "mtl": (AdapterConfig.mtl_lora(TASKS, 3, 4), TRAIN, DEV, {"gate_learning_rate": 0.01}),
+    "mtl of another seed": (AdapterConfig.mtl_lora(TASKS, 3, 4), TRAIN, DEV, {"seed": 5}),
+    "poly": (AdapterConfig.c_poly(TASKS), TRAIN, DEV, {}),
     "few rows": (
         AdapterConfig([*TASKS, *(f"task {n}" for n in range(40))], common=1, specific=1),
         [*TRAIN, *(Record(f"x{n}", f"task {n}", "abc", "d") for n in range(40))],
