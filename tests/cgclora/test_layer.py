@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributions import RelaxedBernoulli
 
 from cgclora.adapter import initial_A
 from cgclora.adapter.expert_layers import fold_layer, unfold_layer
 from cgclora.config import AdapterConfig
 from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate
-from cgclora.models.dropout import RowDropout
+from cgclora.models.dropout import RowDropout, logistic_noise
 from tests.helpers.reference import (
     METHODS,
     TASKS,
@@ -156,6 +157,29 @@ def test_a_new_gate_is_uniform():
 def test_without_a_gate_every_allowed_expert_has_weight_one():
     config = replace(CGC, gate="none")
     assert TaskGate(config, 1)()[0].tolist() == [list(map(float, row)) for row in config.access()]
+
+
+def test_skills_are_sampled_as_relaxed_bernoulli_variables_while_training():
+    """PyTorch's own distribution of them is the reference, by quantiles of 20,000 draws."""
+    seeds = torch.arange(20_000, dtype=torch.int32)
+    noise = logistic_noise(seeds, 2, 3)
+    gate = make_gate(METHODS["C-Poly"], layers=2)
+    tasks = torch.ones(len(seeds), dtype=torch.long)
+    with torch.no_grad():
+        drawn = gate(tasks, noise)
+        samples = (gate.logits[:, 1, None] + noise).sigmoid()
+        expected = samples / samples.sum(-1, keepdim=True)
+        torch.testing.assert_close(drawn[..., :3], expected)
+        torch.testing.assert_close(drawn[:, :, 5:7], torch.full((2, len(seeds), 2), 0.5))
+        assert not drawn[..., [3, 4, 7, 8]].any()
+        torch.manual_seed(0)
+        reference = RelaxedBernoulli(torch.tensor(1.0), logits=gate.logits[:, 1])
+        levels = torch.linspace(0.05, 0.95, 10)
+        theirs = reference.sample((len(seeds),)).quantile(levels, dim=0)
+        torch.testing.assert_close(samples.quantile(levels, dim=1), theirs, rtol=0, atol=0.02)
+    assert torch.equal(logistic_noise(seeds[5:9], 2, 3), noise[:, 5:9])
+    together = noise.transpose(0, 1).flatten(1).T.corrcoef()  # of layers and skills
+    assert (together - torch.eye(6)).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("scope", ["layer", "model"])

@@ -45,9 +45,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "Projects the input down to the expert's rank, k = {rank}.",
     ),
     "about_why_shared_A": (
-        "所有专家共用的 A，投影到秩 k = {rank}；每个任务再用自己的 k × k 矩阵 M_t 变换。",
-        "The A that all experts share, down to the rank k = {rank}; each task turns it by a k × k "
-        "matrix M_t of its own.",
+        "所有专家共用的 A，把输入投影到秩 k = {rank}。",
+        "The A that all experts share: projects the input down to the rank k = {rank}.",
+    ),
+    "about turn": ("任务矩阵", "Matrix of the task"),
+    "about_why_turn": (
+        "每个任务用自己的 k × k 矩阵变换共用的 A。",
+        "Each task turns the shared A by a k × k matrix of its own.",
     ),
     "about B": ("{expert} · B", "{expert} · B"),
     "about_why_B": (

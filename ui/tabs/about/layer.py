@@ -32,7 +32,8 @@ class LayerView:
     @property
     def has_gate(self) -> bool:
         """Whether tasks or experts differ in weight."""
-        return self.config.gate != "none" or self.config.specific > 0
+        config = self.config
+        return config.gate != "none" or config.specific > 0 or config.shared_A
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,16 @@ def _gate_parts(view: LayerView, language: Language) -> list[Part]:
         "none": "1",
     }[config.gate]
     usable = ", e ≤ C" if config.gate == "skills" else ", e ∈ U_t" if config.specific else ""
-    n = config.num_experts
+    n, k = config.num_experts, config.expert_rank
+    turn = Part(
+        "turn",
+        text("about turn", language),
+        "M",
+        "z_e = M_t A x",
+        text("about_why_turn", language),
+        _sizes(len(config.tasks), k, k),
+        len(config.tasks) * k**2,
+    )
     shape = {"task": (n, size), "skills": (len(config.tasks), config.common)}.get(config.gate, (n,))
     return [
         Part(
@@ -154,6 +164,7 @@ def _gate_parts(view: LayerView, language: Language) -> list[Part]:
             len(config.tasks) * size if embeds else None,
             is_shared=True,
         ),
+        *([turn] if config.shared_A else []),
     ]
 
 
@@ -186,12 +197,12 @@ def _expert_parts(
         return Part(f"{key}-{what}", label, sign, formula, why, shape, count)
 
     sign = "g" if is_used else "0"
-    down = "z_e = A_e x"
+    down, count = "z_e = A_e x", rank * inner
     if view.config.shared_A:
-        down = "z_e = M_t A x"
-        why_a = text("about_why_shared_A", language, rank=rank)
+        down, why_a = "z_e = M_t A x", text("about_why_shared_A", language, rank=rank)
+        count = rank * inner if key == "common-1" else None  # it is one for all
     parts = [
-        part("A", "A", down, why_a, _sizes(rank, inner), rank * inner),
+        part("A", "A", down, why_a, _sizes(rank, inner), count),
         part("B", "B", "B_e z_e", why_b, _sizes(outer, rank), outer * rank),
         part("weight", sign, "g_{t,e} · B_e z_e", why, _sizes(1), None),
     ]
