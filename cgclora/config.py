@@ -278,7 +278,8 @@ class AdapterConfig:
         """MTL-LoRA (arXiv 2410.09437): one A, a rank x rank matrix a task, `experts` matrices B.
 
         The weights of the B are softmaxes of logits of the task, as everywhere here the product of
-        an embedding and a projection; the matrices start as identities (our choices).
+        an embedding and a projection, at first of variance 1; the matrices start as identities (our
+        choices).
         """
         sizes = {"common": experts, "specific": 0, "expert_rank": rank, "shared_A": True}
         return cls(tuple(tasks), **{**sizes, "alpha": 2.0 * rank, **changes})

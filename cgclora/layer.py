@@ -44,7 +44,8 @@ class TaskGate(nn.Module):
     """Task ids in, expert weights out, for all L adapted layers at once.
 
     The logits of layer l for task t are `projection[l] @ embedding[t]`, without bias, as in MOELoRA
-    (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform (our choice).
+    (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform; at random
+    where A is shared, since experts of equal weights would always get equal gradients (our choices).
     The gate `skills` learns the logits [L, T, C] themselves, from zero, as Poly (arXiv 2202.13914).
     With `uniform` or `none` there is nothing to learn and the weights are constant.
     """
@@ -63,7 +64,10 @@ class TaskGate(nn.Module):
         if config.gate == "task":
             size = config.embedding_size
             self.embedding = nn.Parameter(torch.randn(len(config.tasks), size, generator=generator))
-            self.projection = nn.Parameter(torch.zeros(gates, config.num_experts, size))
+            start = torch.zeros(gates, config.num_experts, size)
+            if config.shared_A:
+                start.normal_(std=size**-0.5, generator=generator)
+            self.projection = nn.Parameter(start)
         if config.gate == "skills":
             self.logits = nn.Parameter(torch.zeros(gates, len(config.tasks), config.common))
         if config.shared_A:  # M_t, at first the identity (our choice)

@@ -163,6 +163,10 @@ def test_a_shared_a_and_sampled_skills_learn_what_they_learn_alone(tmp_path: Pat
             line["dev_loss"] for line in log_of(tmp_path / "all" / name) if "dev_loss" in line
         ]
         assert losses[-1] < losses[0]
+    for name, tensor in weights_of(tmp_path / "all" / "mtl").items():
+        if name.endswith("expert_B"):  # no two are alike, which would be one
+            first, second, third = tensor.split(4, dim=1)
+            assert min(map(torch.dist, (first, second, third), (second, third, first))) > 0.01
 
 
 def test_padding_to_the_longest_member_changes_nothing(
