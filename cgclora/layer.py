@@ -45,7 +45,7 @@ class TaskGate(nn.Module):
 
     The logits of layer l for task t are `projection[l] @ embedding[t]`, without bias, as in MOELoRA
     (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform; at random
-    where A is shared, since experts of equal weights would always get equal gradients (our choices).
+    where A is shared, since experts of equal weights would get equal gradients (our choices).
     The gate `skills` learns the logits [L, T, C] themselves, from zero, as Poly (arXiv 2202.13914).
     With `uniform` or `none` there is nothing to learn and the weights are constant.
     """

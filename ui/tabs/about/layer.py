@@ -197,10 +197,10 @@ def _expert_parts(
         return Part(f"{key}-{what}", label, sign, formula, why, shape, count)
 
     sign = "g" if is_used else "0"
-    down, count = "z_e = A_e x", rank * inner
-    if view.config.shared_A:
+    down, is_shared = "z_e = A_e x", view.config.shared_A
+    count = None if is_shared and key != "common-1" else rank * inner  # one for all, counted once
+    if is_shared:
         down, why_a = "z_e = M_t A x", text("about_why_shared_A", language, rank=rank)
-        count = rank * inner if key == "common-1" else None  # it is one for all
     parts = [
         part("A", "A", down, why_a, _sizes(rank, inner), count),
         part("B", "B", "B_e z_e", why_b, _sizes(outer, rank), outer * rank),
