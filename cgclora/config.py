@@ -1,4 +1,4 @@
-"""One config for every method: LoRA, MOE-LoRA, CGC-LoRA and the ablations are values of it.
+"""One config for every method: LoRA, MOE-LoRA, CGC-LoRA, peers and ablations are its values.
 
 A config defines which task may use which expert (`common`, `specific`), how a task weights its
 experts (`gate`), and all sizes. The layer reads nothing else.
@@ -19,7 +19,7 @@ FORMAT = 2
 BEFORE_START = 1
 """The last version without `start`: its adapters were trained with `bos`."""
 
-Gate = Literal["task", "uniform", "none"]
+Gate = Literal["task", "skills", "uniform", "none"]
 GateScope = Literal["layer", "model"]
 ScaleRule = Literal["expert", "active", "total", "sqrt"]
 Start = Literal["tokenizer", "bos"]
@@ -84,18 +84,24 @@ class AdapterConfig:
 
         h = W0 x + scale * sum_e g[t, e] * B_e A_e x
 
+    or, with `shared_A`, where all experts read one A that each task turns by a k x k matrix,
+
+        h = W0 x + scale * sum_e g[t, e] * B_e M_t A x
+
     Attributes:
         tasks: Task names, in the order of their ids.
         common: Number of experts that every task uses (C).
         specific: Number of experts of each single task (S).
         expert_rank: Rank of one expert (k).
+        shared_A: Whether all experts share one A, as in MTL-LoRA (arXiv 2410.09437).
         gate: `task`, a learned softmax over the task's experts (arXiv 2402.01684);
-            `uniform`, 1 / (C + S) each; `none`, weight 1 each, a plain sum.
+            `skills`, learned sigmoids of the common ones divided by their sum (arXiv 2202.13914),
+            1 / S for each specific one; `uniform`, 1 / (C + S) each; `none`, weight 1 each.
         gate_scope: One gate per layer, or one for the whole model (as MOELoRA, arXiv 2310.18339).
-        embedding_size: Width of the task embedding that the gate reads.
+        embedding_size: Width of the task embedding that the gate `task` reads.
         alpha: Numerator of the scale.
-        scale_rule: Denominator of the scale: `expert` k, `active` (C + S) * k, `total` E * k, or
-            `sqrt`, the root of the active rank (rsLoRA, arXiv 2312.03732). With `expert` and
+        scale_rule: Denominator of the scale: `expert` k, `active` the active rank, `total` E * k,
+            or `sqrt`, the root of the active rank (rsLoRA, arXiv 2312.03732). With `expert` and
             uniform weights the update is that of a LoRA of the active rank with the same alpha.
         dropout: Probability of dropping an input feature of the experts while training.
         target_modules: Names of the linear layers to adapt (`q_proj`, or a full path); None takes
@@ -111,6 +117,7 @@ class AdapterConfig:
     common: int = 4
     specific: int = 1
     expert_rank: int = 2
+    shared_A: bool = False  # noqa: N815 - the matrix of the formula
     gate: Gate = "task"
     gate_scope: GateScope = "layer"
     embedding_size: int = 32
@@ -150,6 +157,8 @@ class AdapterConfig:
             raise ConfigError(f"alpha must be a positive number, got {self.alpha!r}.")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}.")
+        if not isinstance(self.shared_A, bool):
+            raise ConfigError(f"shared_A must be true or false, got {self.shared_A!r}.")
         if not isinstance(self.separator, str):
             raise ConfigError(f"separator must be text, got {self.separator!r}.")
 
@@ -170,13 +179,23 @@ class AdapterConfig:
 
     @property
     def total_rank(self) -> int:
-        """E * k, the rank that is stored."""
+        """E * k, the rank that is stored: columns of B."""
         return self.num_experts * self.expert_rank
 
     @property
+    def rank_of_A(self) -> int:  # noqa: N802 - the matrix of the formula
+        """Rows of A: the total rank, or k where all experts share one."""
+        return self.expert_rank if self.shared_A else self.total_rank
+
+    @property
     def active_rank(self) -> int:
-        """(C + S) * k, the rank that one task uses."""
-        return self.experts_per_task * self.expert_rank
+        """The rank of the plain LoRA that one task is: (C + S) * k, or k where A is shared."""
+        return self.expert_rank * (1 if self.shared_A else self.experts_per_task)
+
+    @property
+    def learns_gate(self) -> bool:
+        """Whether the experts' weights are trained."""
+        return self.gate in {"task", "skills"}
 
     @property
     def scale(self) -> float:
@@ -218,12 +237,16 @@ class AdapterConfig:
 
     def trainable_parameters(self, shapes: Iterable[tuple[int, int]]) -> int:
         """Number of trained values for adapted layers of the given (in, out) features."""
-        shapes = list(shapes)
-        experts = sum(self.total_rank * (inner + outer) for inner, outer in shapes)
-        if self.gate != "task":
-            return experts
+        shapes, tasks = list(shapes), len(self.tasks)
         gates = len(shapes) if self.gate_scope == "layer" else 1
-        return experts + self.embedding_size * (len(self.tasks) + gates * self.num_experts)
+        return (
+            sum(self.rank_of_A * inner + self.total_rank * outer for inner, outer in shapes)
+            + self.shared_A * len(shapes) * tasks * self.expert_rank**2
+            + {
+                "task": self.embedding_size * (tasks + gates * self.num_experts),
+                "skills": gates * tasks * self.common,
+            }.get(self.gate, 0)
+        )
 
     @classmethod
     def lora(cls, tasks: Sequence[str], rank: int = 16, **changes: Any) -> AdapterConfig:
@@ -247,6 +270,37 @@ class AdapterConfig:
         gate = {"gate_scope": "model", "embedding_size": 64}  # this and below as published
         scale = {"alpha": 32.0, "scale_rule": "total", "dropout": 0.1}
         return cls(tuple(tasks), **{**sizes, **gate, **scale, **changes})
+
+    @classmethod
+    def mtl_lora(
+        cls, tasks: Sequence[str], experts: int = 8, rank: int = 16, **changes: Any
+    ) -> AdapterConfig:
+        """MTL-LoRA (arXiv 2410.09437): one A, a rank x rank matrix a task, `experts` matrices B.
+
+        The weights of the B are softmaxes of logits of the task, as everywhere here the product of
+        an embedding and a projection, at first of variance 1; the matrices start as identities (our
+        choices).
+        """
+        sizes = {"common": experts, "specific": 0, "expert_rank": rank, "shared_A": True}
+        return cls(tuple(tasks), **{**sizes, "alpha": 2.0 * rank, **changes})
+
+    @classmethod
+    def c_poly(
+        cls,
+        tasks: Sequence[str],
+        common: int = 4,
+        specific: int = 1,
+        expert_rank: int = 2,
+        **changes: Any,
+    ) -> AdapterConfig:
+        """C-Poly (arXiv 2312.03248): skills of all tasks that each allocates, and its own skills.
+
+        The allocation is that of the gate `skills`. Outputs of skills are added up, whereas PEFT's
+        Poly averages their A and their B before the product (our choice).
+        """
+        sizes = {"common": common, "specific": specific, "expert_rank": expert_rank}
+        gate = {"gate": "skills", "alpha": 4.0 * expert_rank}
+        return cls(tuple(tasks), **{**sizes, **gate, **changes})
 
     def matched_lora(self, to: Literal["total", "active"]) -> AdapterConfig:
         """The plain LoRA of the same total or the same active rank, on the same layers."""

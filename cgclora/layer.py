@@ -15,8 +15,13 @@ all others. It depends on the task alone, never on the token. Two things follow:
 
 * For one task, B diag(w) A is an ordinary matrix: it folds into W0, or leaves as a plain LoRA.
 
-LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts: other values of
-`AdapterConfig`, the same layer.
+LoRA is one expert for all tasks with weight 1, MOE-LoRA has only common experts, C-Poly another
+gate: other values of `AdapterConfig`, the same layer. In MTL-LoRA (arXiv 2410.09437) all experts
+read one A [k, in], which each task turns by a matrix M_t [k, k] of its own:
+
+    h = W0 x + s * sum_e g[t, e] * B_e M_t A x
+
+The weights w of a row are then a matrix: z @ w with w = s * [g[t, 1] M_t^T, ..., g[t, E] M_t^T].
 """
 
 from __future__ import annotations
@@ -31,13 +36,18 @@ from torch import Tensor, nn
 
 from cgclora.config import AdapterConfig
 
+EPSILON = 1e-12
+"""Added to the sum of a task's skills, as in PEFT."""
+
 
 class TaskGate(nn.Module):
     """Task ids in, expert weights out, for all L adapted layers at once.
 
     The logits of layer l for task t are `projection[l] @ embedding[t]`, without bias, as in MOELoRA
-    (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform (our choice).
-    With `config.gate` `uniform` or `none` there is nothing to learn and the weights are constant.
+    (arXiv 2310.18339). `projection` starts at zero, so that every gate starts uniform; at random
+    where A is shared, since experts of equal weights would get equal gradients (our choices).
+    The gate `skills` learns the logits [L, T, C] themselves, from zero, as Poly (arXiv 2202.13914).
+    With `uniform` or `none` there is nothing to learn and the weights are constant.
     """
 
     usable: Tensor
@@ -50,17 +60,26 @@ class TaskGate(nn.Module):
         self.num_layers = num_layers
         experts = torch.tensor(config.access()).nonzero()[:, 1]  # [T * (C+S)], task after task
         self.register_buffer("usable", experts.view(len(config.tasks), -1), persistent=False)
+        gates = num_layers if config.gate_scope == "layer" else 1
         if config.gate == "task":
-            gates = num_layers if config.gate_scope == "layer" else 1
             size = config.embedding_size
             self.embedding = nn.Parameter(torch.randn(len(config.tasks), size, generator=generator))
-            self.projection = nn.Parameter(torch.zeros(gates, config.num_experts, size))
+            start = torch.zeros(gates, config.num_experts, size)
+            if config.shared_A:
+                start.normal_(std=size**-0.5, generator=generator)
+            self.projection = nn.Parameter(start)
+        if config.gate == "skills":
+            self.logits = nn.Parameter(torch.zeros(gates, len(config.tasks), config.common))
+        if config.shared_A:  # M_t, at first the identity (our choice)
+            same = torch.eye(config.expert_rank)
+            self.turns = nn.Parameter(same.repeat(num_layers, len(config.tasks), 1, 1))
 
-    def forward(self, tasks: Tensor | None = None) -> Tensor:
-        """The gates of all layers, [L, N, E]; rows sum to 1 unless the kind is `none`.
+    def forward(self, tasks: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """The gates of all layers, [L, N, E]; rows sum to 1, of `skills` common and specific each.
 
         A task's weights come from sums over its own experts, so that other tasks which are added
-        or removed leave them unchanged, bit for bit. `tasks` are ids [N]; None takes all.
+        or removed leave them unchanged, bit for bit. `tasks` are ids [N]; None takes all. `noise`
+        [L or 1, N, C] is added to the logits of `skills` while training.
         """
         usable = select(self.usable, tasks)
         if self.config.gate == "task":
@@ -68,6 +87,12 @@ class TaskGate(nn.Module):
             projection = self.projection.index_select(1, usable.flatten())
             logits = (projection.unflatten(1, usable.shape) * embedding).sum(-1)
             weights = logits.softmax(dim=-1)  # [gates, N, C+S]
+        elif self.config.gate == "skills":
+            logits = select(self.logits, tasks, dim=1)
+            skills = (logits if noise is None else logits + noise).sigmoid()
+            skills = skills / (skills.sum(dim=-1, keepdim=True) + EPSILON)
+            own = self.config.specific
+            weights = torch.cat([skills, skills.new_ones(*skills.shape[:2], own) / max(own, 1)], -1)
         else:
             weights = torch.ones(1, *usable.shape, device=usable.device)
             if self.config.gate == "uniform":
@@ -76,14 +101,25 @@ class TaskGate(nn.Module):
         gates = none.scatter(-1, usable.expand_as(weights), weights)
         return cast(Tensor, gates.expand(self.num_layers, -1, -1))
 
+    def rank_weights(self, gates: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """What `LayerExperts` takes as weights for gates [L, N, experts] of tasks [N].
+
+        [L, N, 1, R], scale times gate; or [L, N, k, R], with the tasks' matrices.
+        """
+        weights = gates.repeat_interleave(self.config.expert_rank, dim=-1).unsqueeze(-2)
+        if self.config.shared_A:
+            turns = select(self.turns, tasks, dim=1).mT
+            weights = weights * turns.repeat(1, 1, 1, gates.shape[-1])
+        return self.config.scale * weights
+
 
 @dataclass(frozen=True)
 class LayerExperts:
     """The experts that a layer applies to the rows of a batch: it adds B (A x * weights)."""
 
-    A: Tensor  # [R, in]; or [M, R, in] of M adapters with equal shares of consecutive rows
+    A: Tensor  # [r, in]; or [M, r, in] of M adapters with equal shares of consecutive rows
     B: Tensor  # [R, out], or [M, R, out]
-    weights: Tensor  # scale times gate, one value per rank, [batch, 1, R]
+    weights: Tensor  # of ranks: [batch, 1, R] where each has its own A, r = R; else [batch, r, R]
     rows: slice | None = None  # of the batch; None is all
     dropout: Callable[[Tensor], Tensor] | None = None  # factor of x, while training
 
@@ -101,8 +137,7 @@ class LayerExperts:
         A, B, weights = self.A.to(x.dtype), self.B.to(y.dtype), self.weights.to(x.dtype)
         if self.dropout is not None:
             x = x * self.dropout(x)
-        z = by_adapter(x, A) @ A.mT
-        z = (z.view(len(weights), -1, weights.shape[-1]) * weights).view_as(z)
+        z = weighted(by_adapter(x, A) @ A.mT, weights)
         add_product(y, z.to(y.dtype), B)
 
 
@@ -168,12 +203,29 @@ class ExpertLinear(nn.Module):
         return y
 
     def update(self, name: str, weights: Tensor) -> Tensor:
-        """B diag(weights) A in fp32, [out, in]: what an adapter's experts add to the frozen weight.
+        """What an adapter's experts add to the frozen weight, in fp32, [out, in].
 
-        The weights are scale times gate of one task, one value per rank, [E*k].
+        The weights are those of one task, see `TaskGate.rank_weights`, [1 or k, E*k].
         """
         A, B = self.expert_A[name].float(), self.expert_B[name].float()
-        return cast(Tensor, (B * weights.float()) @ A)
+        return cast(Tensor, folded_B(B, weights.float(), len(A)) @ A)
+
+
+def is_diagonal(weights: Tensor, rank: int) -> bool:
+    """Whether `LayerExperts.weights` are one of each rank, beside an A of this many rows."""
+    return weights.shape[-2:] == (1, rank)
+
+
+def weighted(z: Tensor, weights: Tensor) -> Tensor:
+    """Products A x [..., r] of a batch's tokens under `LayerExperts.weights`, [..., R]."""
+    rows = z.view(len(weights), -1, z.shape[-1])
+    mixed = rows * weights if is_diagonal(weights, z.shape[-1]) else rows @ weights
+    return mixed.view(*z.shape[:-1], weights.shape[-1])
+
+
+def folded_B(B: Tensor, weights: Tensor, rank: int) -> Tensor:  # noqa: N802 - the matrix
+    """B [out, R] times one row's weights [1 or r, R], [out, r], beside an A of r rows."""
+    return B * weights if is_diagonal(weights, rank) else B @ weights.mT
 
 
 def row_count(rows: int, tasks: int) -> str:

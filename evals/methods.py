@@ -52,6 +52,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ablation": ("消融", "Ablations"),
         "moe-lora": ("MOE-LoRA", "MOE-LoRA"),
         "lora": ("LoRA", "LoRA"),
+        "peer": ("同类方法", "Peers"),
         "merging": ("合并", "Merging"),
         "backbone": ("基座", "Backbone"),
         "other": ("其他", "Other"),
@@ -89,6 +90,7 @@ class Method:
     sizes: tuple[str, ...] = CGC_SIZES  # the fields of `Sizes` that users set for it
     is_main: bool = False  # whether it is drawn in crowded figures
     keeps_apart: bool = False  # whether one adapter for all has no parameters that tasks share
+    by_default: bool = True  # whether a comparison that names no methods has it
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -163,12 +165,27 @@ def _without_specific(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
     return _as_strong(whole, common=whole.num_experts, specific=0)
 
 
+def _mtl_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    # As many parameters as CGC-LoRA where a layer's input is as wide as its output.
+    total = _cgc_lora(tasks, sizes).total_rank
+    rank = max(1, round(2 * total / (1 + sizes.common)))
+    return AdapterConfig.mtl_lora(tasks, sizes.common, rank)
+
+
+def _c_poly(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
+    # Its weights sum to 2, those of CGC-LoRA to 1: the same total strength.
+    skills = (sizes.common, sizes.specific, sizes.expert_rank)
+    return AdapterConfig.c_poly(tasks, *skills, alpha=sizes.alpha / 2)
+
+
 BACKBONE = "Backbone"
 SINGLE = "LoRA (Single)"
 FULL = "LoRA (Full)"
 LORAHUB = "LoRAHub"
 MOE_LORA = "MOE-LoRA"
 CGC_LORA = "CGC-LoRA"
+MTL_LORA = "MTL-LoRA"
+C_POLY = "C-Poly"
 ADDED = "CGC-LoRA (added)"
 
 _METHODS: dict[str, Method] = {}
@@ -192,8 +209,8 @@ def register(method: Method) -> Method:
 
 
 def compared() -> tuple[str, ...]:
-    """The default methods of a comparison: those that train all tasks at once."""
-    return tuple(name for name, method in METHODS.items() if method.adapters != "added")
+    """The default methods of a comparison: all but peers and those that add tasks later."""
+    return tuple(name for name, method in METHODS.items() if method.by_default)
 
 
 def description(name: str, language: Language) -> str:
@@ -215,9 +232,9 @@ def family(name: str) -> str:
 
 
 # A hue is a family: grey nothing trained, blue LoRA, green LoRAHub, pink MOE-LoRA, orange CGC-LoRA,
-# brown its ablations. Members of a family differ in lightness and marker. Families differ for every
-# kind of colour vision, and each colour has a contrast of at least 3:1 against white and the dark
-# theme's background; a test computes both.
+# brown its ablations, purple peers. Members of a family differ in lightness and marker. Families
+# differ for every kind of colour vision, and each colour has a contrast of at least 3:1 against
+# white and the dark theme's background; a test computes both.
 
 for _method in (
     Method(
@@ -322,6 +339,25 @@ for _method in (
         ),
         adapters="added",
         config=_cgc_lora,
+        by_default=False,
+    ),
+    Method(
+        *(MTL_LORA, "peer", "#9d3c93", "circle"),
+        *(
+            "共享一个降维矩阵 A，各任务用自己的小矩阵变换它，并对若干 B 加权。",
+            "One A, which each task turns by a small matrix of its own, and several weighed B.",
+        ),
+        config=_mtl_lora,
+        by_default=False,
+    ),
+    Method(
+        *(C_POLY, "peer", "#b31994", "square"),
+        *(
+            "公共技能按任务各自的 sigmoid 分配，专属技能权重恒定。",
+            "Common skills that each task allocates by sigmoids, beside skills of its own.",
+        ),
+        config=_c_poly,
+        by_default=False,
     ),
 ):
     register(_method)
@@ -337,12 +373,14 @@ def method_of(config: AdapterConfig | None, manifest: Mapping[str, Any]) -> str:
         return BACKBONE
     stated = str(manifest.get("method", ""))
     if stated.lower() == CGC_LORA.lower():
-        learned = config.gate == "task"
+        learned = config.learns_gate
         parts = {"common": config.common, "specific": config.specific, "gate": learned}
         missing = next((name for name, present in parts.items() if not present), "")
         return f"{CGC_LORA} w/o {missing}" if missing else CGC_LORA
     if stated and stated.lower() != "lora":
         return next((name for name in METHODS if name.lower() == stated.lower()), stated)
+    if config.shared_A or config.gate == "skills":
+        return MTL_LORA if config.shared_A else C_POLY
     if config.num_experts == 1:
         return SINGLE if len(config.tasks) == 1 else FULL
     return CGC_LORA if config.specific else MOE_LORA

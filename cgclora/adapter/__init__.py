@@ -6,5 +6,6 @@ from cgclora.adapter.expert_layers import backbone_parameters as backbone_parame
 from cgclora.adapter.expert_layers import folded_in as folded_in
 from cgclora.adapter.expert_layers import follow as follow
 from cgclora.adapter.expert_layers import initial_A as initial_A
+from cgclora.adapter.expert_layers import stacked as stacked
 from cgclora.adapter.planning import Row as Row
 from cgclora.adapter.planning import TaskRow as TaskRow

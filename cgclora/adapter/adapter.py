@@ -127,9 +127,9 @@ class Adapter(PlannedExperts):
         gate = TaskGate(config, len(paths), generator)
         layers = {path: wrapped(model, path, routing) for path in paths}
         for layer in layers.values():
-            weight, rank = layer.base_layer.weight, config.total_rank
-            A = initial_A(rank, layer.base_layer.in_features, generator)
-            B = torch.zeros(layer.base_layer.out_features, rank)
+            weight = layer.base_layer.weight
+            A = initial_A(config.rank_of_A, layer.base_layer.in_features, generator)
+            B = torch.zeros(layer.base_layer.out_features, config.total_rank)
             layer.expert_A[name] = nn.Parameter(A.to(weight.device))
             layer.expert_B[name] = nn.Parameter(B.to(weight.device))
         if not hasattr(model, GATES):

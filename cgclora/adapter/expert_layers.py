@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cgclora.layer import ExpertLinear, Route, Routing
+from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, is_diagonal
 from cgclora.models.backbone import Backbone
 
 GATES = "task_gates"
@@ -43,6 +45,25 @@ def folded_in(model: PreTrainedModel) -> tuple[str, str] | None:
     if not hasattr(model, GATES):  # checked per token: avoid searching a bare backbone
         return None
     return routing_of(model).folded
+
+
+def stacked(experts: Sequence[LayerExperts]) -> Tensor:
+    """The weights [batch, 1 or r, R] of experts whose A and whose B are put one above the other."""
+    diagonal = [is_diagonal(one.weights, one.A.shape[-2]) for one in experts]
+    if all(diagonal):
+        return torch.cat([one.weights for one in experts], dim=-1)
+    blocks = [
+        one.weights.diag_embed().squeeze(1) if alone else one.weights
+        for one, alone in zip(experts, diagonal, strict=True)
+    ]
+    ends = [*accumulate(block.shape[-1] for block in blocks)]
+    return torch.cat(
+        [
+            F.pad(block, (end - block.shape[-1], ends[-1] - end))
+            for block, end in zip(blocks, ends, strict=True)
+        ],
+        dim=-2,
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgclora.config import AdapterConfig
 from cgclora.layer import ExpertLinear, LayerExperts, Route, TaskGate, select
-from cgclora.models.dropout import RowDropout
+from cgclora.models.dropout import RowDropout, logistic_noise
 from cgclora.storage.adapter_dir import AdapterError
 
 
@@ -85,8 +85,7 @@ class PlannedExperts:
             ConfigError: A task is unknown.
             AdapterError: Gates have a wrong shape, or a value that is not finite.
         """
-        ids = [0 if row.task is None else self.config.task_index(row.task) for row in rows]
-        weights = self.gate(torch.tensor(ids, device=self.device))
+        weights = self.gate(self._ids(rows))
         layers, _, experts = weights.shape
         if any(row.task is None or row.gates is not None for row in rows):
             weights = weights.clone()  # a gate for all layers is an expanded view
@@ -104,6 +103,11 @@ class PlannedExperts:
                 weights[:, i] = 0
         return cast(Tensor, weights)
 
+    def _ids(self, rows: Sequence[Row]) -> Tensor:
+        """Task ids of rows, [batch]; 0 for a row without a task, whose gates are zero."""
+        ids = [0 if row.task is None else self.config.task_index(row.task) for row in rows]
+        return torch.tensor(ids, device=self.device)
+
     def plan(self, tasks: Sequence[str | None] | Tensor, *, gates: Tensor | None = None) -> Route:
         """The route of a batch, for any number of uses of `Adapter.route`.
 
@@ -118,7 +122,7 @@ class PlannedExperts:
         """
         if isinstance(tasks, Tensor):
             if gates is None:
-                return self._route(*self.weights_of_rows(tasks))
+                return self._route(*self.weights_of_rows(tasks, self._seeds(len(tasks))))
             tasks = [self.config.tasks[task] for task in tasks.tolist()]
         row_gates: Sequence[Tensor | None] = [None] * len(tasks)
         if gates is not None:
@@ -138,44 +142,49 @@ class PlannedExperts:
             ConfigError: A task is unknown.
             AdapterError: Gates have a wrong shape.
         """
-        gates = self.gates_of(rows)
+        gates, ids = self.gates_of(rows), self._ids(rows)
         used = gates.ne(0).flatten(0, 1).any(dim=0).nonzero().squeeze(1)
         if len(used) == gates.shape[-1]:
-            return self._route(self._per_rank(gates), None)
-        return self._route(self._per_rank(gates[..., used]), self._ranks_of(used))
+            return self._route(self.gate.rank_weights(gates, ids), None)
+        weights = self.gate.rank_weights(gates[..., used], ids)
+        return self._route(weights, self._ranks_of(used))
 
     def _route(self, weights: Tensor, ranks: Tensor | None) -> Route:
-        """The route through ranks [R] with weights [L, batch, R], see `weights_of_rows`."""
+        """The route through ranks [R] with weights [L, batch, 1 or k, R], see `weights_of_rows`."""
         if not weights.shape[-1]:
             return Route({})
+        ranks_of_A = None if self.config.shared_A else ranks
         experts: dict[ExpertLinear, tuple[LayerExperts, ...]] = {}
-        for layer, row in zip(self.layers.values(), weights.unsqueeze(2), strict=True):
+        for layer, row in zip(self.layers.values(), weights, strict=True):
             A, B = self._tables(layer)
             probability = self.config.dropout if layer.training else 0.0
             dropout = RowDropout.draw(probability, len(row), row.device)
             experts[layer] = (
-                LayerExperts(select(A, ranks), select(B.t(), ranks), row, dropout=dropout),
+                LayerExperts(select(A, ranks_of_A), select(B.t(), ranks), row, dropout=dropout),
             )
         return Route(experts)
 
+    def _seeds(self, rows: int) -> Tensor | None:
+        """Seeds of the gate's noise from torch's generator; None unless layers are training."""
+        if not next(iter(self.layers.values())).training or self.config.gate != "skills":
+            return None
+        return torch.randint(2**31, (rows,), dtype=torch.int32, device=self.device)
+
     def _tables(self, layer: ExpertLinear) -> tuple[Tensor, Tensor]:
-        """A [E*k, in] and B [out, E*k]; running batches keep those of a detached adapter."""
+        """A [E*k or k, in], B [out, E*k]; running batches keep those of a detached adapter."""
         if layer in self._detached:
             return self._detached[layer]
         return layer.expert_A[self.name], layer.expert_B[self.name]
 
     def rank_weights(self, task: str) -> Tensor:
-        """Scale times gate of a task in fp32, one value per rank, [L, E*k].
+        """The weights of a task in fp32, [L, 1 or k, E*k], see `TaskGate.rank_weights`.
 
         Raises:
             ConfigError: The task is unknown.
         """
+        rows = [TaskRow(task)]
         with torch.no_grad():
-            return self._per_rank(self.gates_of([TaskRow(task)])[:, 0].float())
-
-    def _per_rank(self, gates: Tensor) -> Tensor:
-        """Scale times gate, one value per rank, for gates [..., experts]."""
-        return self.config.scale * gates.repeat_interleave(self.config.expert_rank, dim=-1)
+            return self.gate.rank_weights(self.gates_of(rows), self._ids(rows))[:, 0].float()
 
     def _ranks_of(self, experts: Tensor) -> Tensor:
         """Indices of the ranks of experts [N], [N*k]."""
@@ -186,8 +195,10 @@ class PlannedExperts:
         """Whether a training batch of this many rows uses its own tasks' experts only."""
         return 2 * (self.config.common + rows * self.config.specific) <= self.config.num_experts
 
-    def weights_of_rows(self, tasks: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale times gate of a training batch, one value per rank, and the ranks' indices.
+    def weights_of_rows(
+        self, tasks: Tensor, seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weights of a training batch and the ranks' indices.
 
         If rows are few compared with tasks, only their experts are used. Each row then adds its
         task's experts, repeated where rows share a task, so that their number does not depend on
@@ -195,18 +206,23 @@ class PlannedExperts:
 
         Args:
             tasks: Ids [batch].
+            seeds: Of the noise that Poly samples skills with, int32 [batch]; None adds none.
 
         Returns:
-            [L, batch, R], and the indices of these ranks, [R]; None is all E*k of them in order.
+            [L, batch, 1 or k, R], see `TaskGate.rank_weights`, and the indices of these ranks, [R];
+            None is all E*k of them in order.
         """
         tasks = tasks.to(self.device)
-        gates = cast(Tensor, self.gate(tasks))
+        noise = None
+        if seeds is not None and self.config.gate == "skills":
+            noise = logistic_noise(seeds, *self.gate.logits.shape[::2])
+        gates = cast(Tensor, self.gate(tasks, noise))
         if not self.selects_experts(len(tasks)):
-            return self._per_rank(gates), None
+            return self.gate.rank_weights(gates, tasks), None
         common = self.config.common
         specific = self.gate.usable[tasks, common:]  # [batch, S]
         row_gates = gates.gather(-1, specific.expand(len(gates), -1, -1)).unsqueeze(2)
         diagonal = torch.eye(len(tasks), device=tasks.device).unsqueeze(-1)
         gates = torch.cat([gates[..., :common], (row_gates * diagonal).flatten(2)], dim=-1)
         experts = torch.cat([torch.arange(common, device=tasks.device), specific.flatten()])
-        return self._per_rank(gates), self._ranks_of(experts)
+        return self.gate.rank_weights(gates, tasks), self._ranks_of(experts)

@@ -129,7 +129,9 @@ def contributions(
     weights = gates.expand(len(layers), -1)[:, experts].float().cpu()
 
     def measure(row: int, layer: ExpertLinear, x: Tensor, frozen: Tensor) -> None:
-        update = weights[row] * config.scale * _expert_norms(layer, adapter, experts, x).cpu()
+        turned = adapter.gate.turns[row, index] if config.shared_A else None
+        norm = _expert_norms(layer, adapter, experts, x, turned).cpu()
+        update = weights[row] * config.scale * norm
         own = frozen.float().norm(dim=-1).reshape(-1, 1).cpu()
         norms[0, row] = update.mean(dim=0)
         norms[1, row] = (update / own.clamp(min=torch.finfo(torch.float32).tiny)).mean(dim=0)
@@ -141,11 +143,21 @@ def contributions(
 
 
 def _expert_norms(
-    layer: ExpertLinear, adapter: Adapter, experts: Sequence[int], x: Tensor
+    layer: ExpertLinear,
+    adapter: Adapter,
+    experts: Sequence[int],
+    x: Tensor,
+    turned: Tensor | None = None,
 ) -> Tensor:
-    """|B_e A_e x| for the tokens and some experts, [tokens, experts]."""
+    """|B_e A_e x| for the tokens and some experts, [tokens, experts].
+
+    `turned` is the task's matrix [k, k] where all experts share one A; A_e is their product then.
+    """
     rank = adapter.config.expert_rank
-    A = layer.expert_A[adapter.name].unflatten(0, (-1, rank))[list(experts)].float()
+    A = layer.expert_A[adapter.name].float()
+    if turned is not None:
+        A = (turned.float() @ A).repeat(adapter.config.num_experts, 1)
+    A = A.unflatten(0, (-1, rank))[list(experts)]
     B = layer.expert_B[adapter.name].unflatten(1, (-1, rank))[:, list(experts)].float()
     z = torch.einsum("tn,ekn->tek", x.reshape(-1, x.shape[-1]).float(), A)
     # |B z|^2 = z (B^T B) z: the outputs themselves, [tokens, experts, out], may be gigabytes.

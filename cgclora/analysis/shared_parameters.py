@@ -18,15 +18,17 @@ class SharedParameters:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        ranks = adapter.config.common * adapter.config.expert_rank
-        if not ranks:
+        common = adapter.config.common * adapter.config.expert_rank
+        if not common:
             raise ConfigError(
                 "affinity is measured on parameters that all tasks share: give the adapter "
                 "common experts."
             )
+        of_A = adapter.config.rank_of_A if adapter.config.shared_A else common
         self._tables = []
         for layer in adapter.layers.values():
-            for dim, name in enumerate(ExpertLinear.adapter_parameter_names):
+            tables = zip(ExpertLinear.adapter_parameter_names, (of_A, common), strict=True)
+            for dim, (name, ranks) in enumerate(tables):
                 self._tables.append((getattr(layer, name)[adapter.name], dim, ranks))
 
     def _vector(self, values: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m cgclora import`: LoRAs that PEFT saved, as adapters."""
+"""`python -m cgclora import`: LoRAs and Polys that PEFT saved, as adapters."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,13 @@ HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, sev
   python -m cgclora import --peft ner --task NER --peft qic --task QIC --common 2 --out runs/both
   python -m cgclora import --method moe-lora --peft a --peft b --task NER --out runs/mixed
 
-The n-th --task names the task of the n-th --peft (moe-lora: the tasks there shall be); without any
+A Poly of PEFT counts as a LoRA for each of its tasks, which answer exactly as in PEFT; cgc-lora
+adds no common expert to it unless --common says so. Mixtures that weigh LoRAs token by token
+(X-LoRA, MixLoRA, Arrow) are refused: the gates here read the task alone.
+
+  python -m cgclora import --peft my-poly --task NER --task QIC --out runs/poly
+
+The n-th --task names the task of the n-th LoRA (moe-lora: the tasks there shall be); without any
 the folders' names do. PEFT says by a name alone which backbone a LoRA was trained on: name it with
 --backbone; another name gives a warning. The adapter can be used and trained on like any other."""
 
@@ -25,13 +31,17 @@ the folders' names do. PEFT says by a name alone which backbone a LoRA was train
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
-        "--peft", type=Path, action="append", required=True, help="PEFT LoRA folder (repeat)"
+        "--peft",
+        type=Path,
+        action="append",
+        required=True,
+        help="PEFT folder of a LoRA or a Poly (repeat)",
     )
     parser.add_argument("--task", type=task_name, action="append", help="task name (repeat)")
     parser.add_argument(
         "--method",
         choices=("lora", "moe-lora", "cgc-lora"),
-        help="default: lora for one --peft, cgc-lora for several",
+        help="default: lora for one LoRA, cgc-lora for several",
     )
     parser.add_argument("--out", type=Path, required=True, help="adapter folder to make")
     parser.add_argument(
@@ -40,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--common",
         type=int,
-        help="new common experts (default for cgc-lora without --common-peft 1, else 0)",
+        help="new common experts (default: 1 for cgc-lora of LoRAs without --common-peft, else 0)",
     )
     parser.add_argument("--expert-rank", type=int, help="rank of an expert (default: the LoRAs')")
     parser.add_argument(
@@ -65,12 +75,13 @@ def execute(options: argparse.Namespace) -> None:
 
     from cgclora.convert.import_lora import import_peft, imported_facts, upcycle
     from cgclora.convert.peft_import import read_peft
+    from cgclora.convert.poly_import import read_tasks
     from cgclora.models.backbone import EMBEDDED, load_backbone
 
-    method = options.method or ("lora" if len(options.peft) == 1 else "cgc-lora")
-    tasks = options.task or [folder.resolve().name for folder in options.peft]
-    _check(options, method, tasks)
-    loras = [read_peft(folder) for folder in options.peft]
+    loras = [lora for folder in options.peft for lora in read_tasks(folder)]
+    method = options.method or ("lora" if len(loras) == 1 else "cgc-lora")
+    tasks = options.task or [lora.name for lora in loras]
+    _check(options, method, tasks, len(loras))
     common = [read_peft(folder) for folder in options.common_peft]
     facts = imported_facts([*loras, *common], tasks)
     backbone = load_backbone(options.backbone or EMBEDDED, device="cpu")
@@ -78,7 +89,7 @@ def execute(options: argparse.Namespace) -> None:
         adapter = import_peft(loras[0], backbone, tasks, separator=options.separator)
     else:
         own = dict(zip(tasks, loras, strict=True)) if method == "cgc-lora" else {}
-        alone = method == "cgc-lora" and not common
+        alone = method == "cgc-lora" and not common and len(loras) == len(options.peft)
         adapter = upcycle(
             own,
             backbone,
@@ -101,14 +112,17 @@ def execute(options: argparse.Namespace) -> None:
     show(manifest, text, options)
 
 
-def _check(options: argparse.Namespace, method: str, tasks: list[str]) -> None:
+def _check(options: argparse.Namespace, method: str, tasks: list[str], loras: int) -> None:
     """Refuse options that do not go together."""
     from cgclora.config import ConfigError, whole
 
-    if method == "lora" and len(options.peft) > 1:
-        raise ConfigError("--method lora takes one --peft: cgc-lora and moe-lora take several.")
-    if method == "cgc-lora" and len(tasks) != len(options.peft):
-        raise ConfigError(f"{len(options.peft)} --peft but {len(tasks)} --task: name one for each.")
+    if method == "lora" and loras > 1:
+        raise ConfigError("--method lora takes one LoRA: cgc-lora and moe-lora take several.")
+    if method == "cgc-lora" and len(tasks) != loras:
+        raise ConfigError(
+            f"{loras} LoRAs in --peft but {len(tasks)} --task: name one for each, a Poly's in the "
+            "order of its task ids."
+        )
     if method == "cgc-lora" and len(set(tasks)) != len(tasks):
         raise ConfigError(f"{tasks} names a task twice: each has one LoRA of its own.")
     if method != "cgc-lora" and options.common_peft:

@@ -55,7 +55,7 @@ def _describe(
         "backbone": f"{manifest['backbone'].get('name') or 'unnamed'} "
         f"({manifest['backbone']['fingerprint'][:12]})",
         "experts": f"{config.common} common + {config.specific} x {len(config.tasks)} specific, "
-        f"rank {config.expert_rank} each",
+        f"rank {config.expert_rank} each{', one A' if config.shared_A else ''}",
         "gate": f"{config.gate}, one a {config.gate_scope}",
         "rank": f"{config.total_rank} total, {config.active_rank} active",
         "trainable": f"{manifest['trainable_parameters']:,} parameters",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cgclora.models.backbone import Backbone
     from cgclora.training.settings import TrainingRun, TrainingSettings
 
+METHODS = ("cgc-lora", "moe-lora", "lora", "mtl-lora", "c-poly")
+
 HELP = """Train one adapter on many tasks. The data is an object a line, or one JSON list:
 
   {"task": "NER", "input": "the whole prompt", "target": "the answer"}
@@ -54,13 +56,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data_options(parser)
 
     method = parser.add_argument_group("method")
-    method.add_argument("--method", choices=("cgc-lora", "moe-lora", "lora"), default="cgc-lora")
-    method.add_argument("--common", type=int, default=4, help="common experts (cgc-lora)")
-    method.add_argument("--specific", type=int, default=1, help="experts a task (cgc-lora)")
-    method.add_argument("--expert-rank", type=int, default=2, help="rank of an expert (cgc-lora)")
-    method.add_argument("--rank", type=int, default=16, help="total rank (lora, moe-lora)")
-    method.add_argument("--experts", type=int, default=8, help="experts (moe-lora)")
-    method.add_argument("--gate", choices=("task", "uniform", "none"), help="default: the method's")
+    method.add_argument("--method", choices=METHODS, default=METHODS[0])
+    method.add_argument("--common", type=int, default=4, help="common experts (cgc-lora, c-poly)")
+    method.add_argument("--specific", type=int, default=1, help="experts a task (cgc-lora, c-poly)")
+    method.add_argument(
+        "--expert-rank", type=int, default=2, help="rank of an expert (cgc-lora, c-poly)"
+    )
+    method.add_argument(
+        "--rank", type=int, default=16, help="total rank (lora, moe-lora), rank of A (mtl-lora)"
+    )
+    method.add_argument(
+        "--experts", type=int, default=8, help="experts (moe-lora), matrices B (mtl-lora)"
+    )
+    method.add_argument(
+        "--gate", choices=("task", "skills", "uniform", "none"), help="default: the method's"
+    )
     method.add_argument("--gate-scope", choices=("layer", "model"), help="default: the method's")
     method.add_argument("--alpha", type=float, help="default: the method's")
     method.add_argument("--dropout", type=float, default=0.0)
@@ -304,5 +314,9 @@ def _config(options: argparse.Namespace, tasks: Sequence[str]) -> Any:
         return AdapterConfig.lora(tasks, options.rank, **changes)
     if options.method == "moe-lora":
         return AdapterConfig.moe_lora(tasks, options.experts, options.rank, **changes)
+    if options.method == "mtl-lora":
+        return AdapterConfig.mtl_lora(tasks, options.experts, options.rank, **changes)
     sizes = {name: getattr(options, name) for name in ("common", "specific", "expert_rank")}
+    if options.method == "c-poly":
+        return AdapterConfig.c_poly(tasks, **sizes, **changes)
     return AdapterConfig(tuple(tasks), **sizes, **changes)

@@ -20,8 +20,8 @@ from cgclora.storage.atomic_io import sha256_file
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<path>.+)\.lora_(?P<letter>[AB])\.weight")
+PREFIX = "base_model.model."
+_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<path>.+)\.lora_(?P<letter>[AB])\.weight")
 _CHANGES_MORE = (  # than B A beside a linear layer
     "use_dora",
     "use_qalora",
@@ -32,7 +32,6 @@ _CHANGES_MORE = (  # than B A beside a linear layer
     "layer_replication",
     "target_parameters",
     "alora_invocation_tokens",
-    "arrow_config",
     "kasa_config",
     "monteclora_config",
     "velora_config",
@@ -47,6 +46,18 @@ _PLAIN = {  # read below, or told by the tensors, or without effect on what they
     *("init_lora_weights", "eva_config", "corda_config", "lora_ga_config", "loftq_config"),
     *("qalora_group_size", "megatron_core"),
 }
+
+
+_TOKEN_MIXTURES = {"XLORA", "MIXLORA"}
+"""Types of adapters that weigh LoRAs for each token: X-LoRA, MixLoRA."""
+
+_ROUTES_TOKENS = (  # what configs of such mixtures have that call themselves LORA
+    "routing_strategy",  # MixLoRA
+    "router_aux_loss_coef",
+    "lora_nums",  # LoRAMoE, HydraLoRA
+    "num_experts",
+    "arrow_config",  # Arrow, in PEFT
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,8 @@ class PeftLoRA:
     descriptions: Entries  # of its tasks, of an export of ours only; by name
 
 
-def read_peft(folder: str | Path) -> PeftLoRA:
-    """Read a LoRA as PEFT saves it.
+def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> PeftLoRA:
+    """Read a LoRA as PEFT saves it; `config` is its `read_peft_config`, if that was read already.
 
     Raises:
         AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
@@ -78,8 +89,10 @@ def read_peft(folder: str | Path) -> PeftLoRA:
             start changed the backbone (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ).
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    tensors = _read_tensors(folder)
+    config = config or read_peft_config(folder)
+    if config["peft_type"] == "POLY":
+        raise AdapterError(f"{folder} is a Poly of many tasks: read it with `read_tasks`.")
+    tensors = read_peft_tensors(folder)
     layers = _pairs(folder, tensors)
     try:
         alpha, stabilised = float(config["lora_alpha"]), bool(config.get("use_rslora"))
@@ -121,16 +134,31 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     )
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
+def read_peft_config(folder: Path) -> Mapping[str, Any]:
+    """The config of a LoRA or a Poly that PEFT saved.
+
+    Raises:
+        AdapterError: As `read_peft`.
+    """
     try:
         config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} holds no PEFT adapter: {PEFT_CONFIG} is missing.") from error
     except (OSError, ValueError) as error:
         raise AdapterError(f"{folder / PEFT_CONFIG} is damaged: {error}.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise AdapterError(f"{folder} is of PEFT type {kind!r}: only LORA can be imported.")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    routing = [name for name in _ROUTES_TOKENS if kind is not None and config.get(name)]
+    if kind in _TOKEN_MIXTURES or routing:
+        raise AdapterError(
+            f"{folder} is a mixture of LoRAs whose router reads every token "
+            f"({', '.join(routing) or kind}). Experts here are weighted by the task alone, so that "
+            "each task is one LoRA: no such weights give the same answers. Train an adapter on the "
+            "same data, or serve this one with the library that made it."
+        )
+    if not isinstance(config, dict) or kind not in {"LORA", "POLY"}:
+        raise AdapterError(f"{folder} is of PEFT type {kind!r}: only LORA and POLY are imported.")
+    if kind == "POLY":
+        return config
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower() not in _KEEP_BACKBONE:
         raise AdapterError(
@@ -158,7 +186,12 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights by name.
+
+    Raises:
+        AdapterError: The file is missing or damaged.
+    """
     path = folder / PEFT_WEIGHTS
     if not path.is_file():
         raise AdapterError(

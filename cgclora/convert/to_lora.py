@@ -5,7 +5,8 @@ A task's gate does not depend on the token, so that in each adapted layer
     s * sum_e g[t, e] * B_e A_e  =  (B diag(w)) A        w = s * g[t], each weight repeated k times
 
 over the experts that task t may use (arXiv 2402.01684): a LoRA of rank (C + S) * k. Every layer has
-gate weights of its own; they are multiplied into B in fp32, and A stays as it was stored.
+gate weights of its own; they are multiplied into B in fp32, and A stays as it was stored. Where all
+experts share one A [k, in], so are the tasks' matrices, (s * sum_e g[t, e] * B_e M_t) A, of rank k.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.models.gates import gates_of
+from cgclora.layer import TaskGate, folded_B
+from cgclora.models.gates import gate_of
 from cgclora.models.target_modules import saved_paths
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import AdapterError
@@ -61,8 +63,8 @@ class TaskLoRAs:
     config: AdapterConfig
     manifest: Mapping[str, Any]  # its folder's; of an adapter never saved the backbone alone
     backbone: PretrainedConfig
-    layers: Mapping[str, tuple[Tensor, Tensor]]  # A [E*k, in], B [out, E*k], in gate order
-    gates: Tensor  # [L, T, E]
+    layers: Mapping[str, tuple[Tensor, Tensor]]  # A [E*k or k, in], B [out, E*k], in gate order
+    weights: Tensor  # of ranks, [L, T, 1 or k, E*k], see `TaskGate.rank_weights`
     target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
 
     @classmethod
@@ -77,7 +79,7 @@ class TaskLoRAs:
             adapter.manifest or {"backbone": adapter.backbone_facts()},
             adapter.model.config,
             {path: (A.cpu(), B.cpu()) for path, (A, B) in layers.items()},
-            adapter.gates().cpu(),
+            _rank_weights(adapter.gate),
             module_names(adapter.model, list(layers)),
         )
 
@@ -112,9 +114,9 @@ class TaskLoRAs:
         layers = {
             path: (tensors[f"{path}.expert_A"], tensors[f"{path}.expert_B"]) for path in paths
         }
-        gates = gates_of(folder, config, tensors)
+        weights = _rank_weights(gate_of(folder, config, tensors))
         names = module_names(skeleton, paths)
-        return cls(config, manifest, skeleton.config, layers, gates, names)
+        return cls(config, manifest, skeleton.config, layers, weights, names)
 
     def lora(self, task: str) -> PlainLoRA:
         """A task's experts as one LoRA.
@@ -123,14 +125,15 @@ class TaskLoRAs:
             ConfigError: The task is unknown.
         """
         config, number = self.config, self.config.task_index(task)
-        usable = torch.tensor(config.access()[number]).repeat_interleave(config.expert_rank)
-        weights = config.scale * self.gates[:, number].float()
-        weights = weights.repeat_interleave(config.expert_rank, dim=-1)
-        layers = {
-            path: (A.float()[usable].contiguous(), (B.float() * row)[:, usable].contiguous())
-            for (path, (A, B)), row in zip(self.layers.items(), weights, strict=True)
-        }
-        rank = config.active_rank
+        rank, usable = config.active_rank, torch.ones(config.rank_of_A, dtype=torch.bool)
+        if not config.shared_A:
+            usable = torch.tensor(config.access()[number]).repeat_interleave(config.expert_rank)
+        layers = {}
+        for (path, (A, B)), weights in zip(
+            self.layers.items(), self.weights[:, number], strict=True
+        ):
+            folded = folded_B(B.float(), weights.float(), len(A))
+            layers[path] = A.float()[usable].contiguous(), folded[:, usable].contiguous()
         return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
 
     @property
@@ -149,6 +152,11 @@ class TaskLoRAs:
     def loras(self, tasks: Sequence[str] | None) -> list[PlainLoRA]:
         """A LoRA for each task, by default for all of the adapter; raises as `lora`."""
         return [self.lora(task) for task in dict.fromkeys(tasks or self.config.tasks)]
+
+
+@torch.no_grad()
+def _rank_weights(gate: TaskGate) -> Tensor:
+    return gate.rank_weights(gate()).cpu()
 
 
 def file_names(tasks: Iterable[str]) -> dict[str, str]:

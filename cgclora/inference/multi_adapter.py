@@ -28,7 +28,7 @@ from typing import Protocol, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from cgclora.adapter import Adapter, Row, TaskRow
+from cgclora.adapter import Adapter, Row, TaskRow, stacked
 from cgclora.config import ConfigError, PromptFormat
 from cgclora.inference.merged_cache import FoldedWeights
 from cgclora.inference.router import JoinedRouter, RoutedTask, TaskRouter
@@ -255,7 +255,7 @@ def _concatenate(routes: Sequence[Route]) -> Route:
                 LayerExperts(
                     torch.cat([one.A for one in experts]),
                     torch.cat([one.B for one in experts]),
-                    torch.cat([one.weights for one in experts], dim=-1),
+                    stacked(experts),
                 ),
             )
             for layer, experts in by_layer.items()

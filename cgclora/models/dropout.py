@@ -1,4 +1,4 @@
-"""Dropout whose zeros depend on the row alone: not on the other rows of its batch."""
+"""Dropout and noise that depend on the row alone: not on the other rows of its batch."""
 
 from __future__ import annotations
 
@@ -41,6 +41,25 @@ class RowDropout:
         bits = _mixed(bits.unsqueeze(-1) + steps[:features] * -2048144777)
         kept = (bits & 0x7FFFFFFF) >= int(self.probability * 2**31)
         return kept.to(x.dtype) / (1 - self.probability)
+
+
+def logistic_noise(seeds: Tensor, layers: int, values: int) -> Tensor:
+    """Draws from the standard logistic distribution, as a row's seed and a value's place say.
+
+    Added to the logits of a sigmoid they sample a relaxed Bernoulli variable of temperature 1
+    (arXiv 1611.01144).
+
+    Args:
+        seeds: int32 [batch].
+        layers: Number of layers, each with draws of its own.
+        values: Number of draws of a row in a layer.
+
+    Returns:
+        [layers, batch, values].
+    """
+    places = torch.arange(layers * values, device=seeds.device, dtype=torch.int32)
+    bits = _mixed(_mixed(seeds).unsqueeze(-1) ^ (places.view(layers, 1, values) * -1640531535))
+    return torch.logit(((bits & 0x7FFFFF) + 0.5) / 2**23)
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ def read_gates(folder: str | Path) -> Tensor:
         AdapterError: The folder is not an adapter, is damaged, or has a newer format.
     """
     _, config = read_manifest(folder)
-    return gates_of(folder, config, read_tensors(folder))
+    gate = gate_of(folder, config, read_tensors(folder))
+    with torch.no_grad():
+        return cast(Tensor, gate().clone())
 
 
-def gates_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Tensor:
-    """As `read_gates`, of a folder whose config and weights were read already.
+def gate_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> TaskGate:
+    """The gate of a folder whose config and weights were read already.
 
     Raises:
         AdapterError: The gate does not fit the config.
@@ -40,5 +42,4 @@ def gates_of(folder: str | Path, config: AdapterConfig, tensors: Mapping[str, Te
         )
     except RuntimeError as error:
         raise AdapterError(f"{folder} has a gate that does not fit its config: {error}") from error
-    with torch.no_grad():
-        return cast(Tensor, gate().clone())
+    return gate

@@ -7,7 +7,8 @@ parent's before the adapter is saved.
 New experts start with A random and B zero. The new row of the gate starts as the mean of the other
 tasks' rows, and the logits of its own experts as the mean of the others' own (our choice): a random
 row would weight the trained common experts at random, and a row of zeros could not learn the logits
-of its own experts while their projection is zero, too.
+of its own experts while their projection is zero, too. So does the matrix with which a task turns a
+shared A, which then stays as it is: it belongs to all tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from cgclora.training.train import fit_router, train
 Tensors = Mapping[str, Tensor]
 
 EMBEDDING, PROJECTION = "gate.embedding", "gate.projection"
+ROWS_OF_TASKS = ("gate.logits", "gate.turns")
+"""What else a gate may hold: [layers, T, ...]."""
 
 _HISTORY = ("created", "code", "training", "imported", "router", "origin")
 """What a manifest says of how its adapter came about."""
@@ -47,10 +50,14 @@ def add_experts(tensors: Tensors, config: AdapterConfig, more: int, seed: int) -
     grown: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".expert_A"):
-            new = initial_A(ranks, tensor.shape[1], generator).to(tensor.dtype)
+            missing = 0 if config.shared_A else ranks
+            new = initial_A(missing, tensor.shape[1], generator).to(tensor.dtype)
             grown[name] = torch.cat([tensor, new])
         elif name.endswith(".expert_B"):
             grown[name] = torch.cat([tensor, tensor.new_zeros(len(tensor), ranks)], dim=1)
+        elif name in ROWS_OF_TASKS:
+            row = tensor.float().mean(dim=1, keepdim=True).to(tensor.dtype)
+            grown[name] = torch.cat([tensor, *[row] * more], dim=1)
     if EMBEDDING in tensors:
         embedding, projection = tensors[EMBEDDING], tensors[PROJECTION]
         row, own = _mean_gate(embedding, projection[:, config.common :], config.specific)
@@ -85,8 +92,10 @@ def take_experts(
         experts += range(first, first + config.specific)
     rank = config.expert_rank
     ranks = [expert * rank + within for expert in experts for within in range(rank)]
-    places = {".expert_A": (0, ranks), ".expert_B": (1, ranks)}
+    of_A = [*range(rank)] if config.shared_A else ranks
+    places = {".expert_A": (0, of_A), ".expert_B": (1, ranks)}
     gate = {EMBEDDING: (0, kept), PROJECTION: (1, experts)}
+    gate |= dict.fromkeys(ROWS_OF_TASKS, (1, kept))
     taken = {}
     for name, tensor in tensors.items():
         dim, index = gate.get(name) or places[name[name.rindex(".") :]]
@@ -224,7 +233,7 @@ def _check_gate(tensors: Tensors, config: AdapterConfig) -> None:
 
     A new task has only its embedding to learn then, and gets no gradient.
     """
-    if config.specific:
+    if config.specific or PROJECTION not in tensors or config.shared_A:
         return
     projection = tensors[PROJECTION]
     if torch.equal(projection, projection[:, :1].expand_as(projection)):
@@ -246,8 +255,10 @@ def _masks(adapter: Adapter, tasks: Sequence[str]) -> dict[str, Tensor]:
         own[first : first + config.specific] = True
         rows[place] = True
     ranks = own.repeat_interleave(config.expert_rank)
-    kinds = {"expert_A": ranks[:, None], "expert_B": ranks[None]}
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    kinds = {"expert_A": none if config.shared_A else ranks[:, None], "expert_B": ranks[None]}
     kinds |= {"embedding": rows[:, None], "projection": own[None, :, None]}
+    kinds |= {"logits": rows[None, :, None], "turns": rows[None, :, None, None]}
     return {
         name: kinds[name.rpartition(".")[2]].expand_as(parameter)
         for name, parameter in adapter.named_parameters()

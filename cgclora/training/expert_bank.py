@@ -14,7 +14,7 @@ The parameters of the backbone's expert layers stay the same objects throughout.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 import torch
@@ -31,20 +31,24 @@ _ROW_SEED, _LAYER_SEED = 0x9E3779B1, 0x85EBCA6B
 class ExpertBank:
     """The experts of adapters of one shape, whose parameters become views of the bank.
 
-    R is the largest total rank; what smaller adapters lack is zero and stays so.
+    `ranks` are the rows of A and the columns of B; what smaller adapters lack is zero and stays so.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], rank: int) -> None:
+    def __init__(self, adapters: Sequence[Adapter], ranks: tuple[int, int]) -> None:
         self.adapters = adapters
         self.layers = list(adapters[0].layers.values())
         self.dropout = adapters[0].config.dropout
+        self.shared_A = adapters[0].config.shared_A
         # Of A and B of each layer in turn, as they lie in a row.
         self.features = [
             features
             for layer in self.layers
             for features in (layer.base_layer.in_features, layer.base_layer.out_features)
         ]
-        self.sizes = [rank * features for features in self.features]
+        self.ranks = ranks
+        self.sizes = [
+            rank * features for rank, features in zip(cycle(ranks), self.features, strict=False)
+        ]
         like = next(parameter for _, parameter in adapters[0].expert_parameters())
         self.master = like.data.new_zeros(len(adapters), sum(self.sizes))
         for row, adapter in enumerate(adapters):
@@ -59,10 +63,11 @@ class ExpertBank:
     def views(self, row: int, vector: Tensor) -> dict[str, Tensor]:
         """A vector laid out as an adapter's row, [P], by the names of its expert parameters."""
         adapter = self.adapters[row]
-        tables = [table[0, : adapter.config.total_rank] for table in self.tables(vector[None])]
+        tables, config = self.tables(vector[None]), adapter.config
         views: dict[str, Tensor] = {}
         for path, A, B in zip(adapter.layers, tables[::2], tables[1::2], strict=True):
-            views |= {f"{path}.expert_A": A, f"{path}.expert_B": B.t()}
+            views[f"{path}.expert_A"] = A[0, : config.rank_of_A]
+            views[f"{path}.expert_B"] = B[0, : config.total_rank].t()
         return views
 
     def refresh(self, row: int) -> None:
@@ -77,9 +82,10 @@ class ExpertBank:
         """What consecutive adapters do for consecutive rows of a pass, from `first_row` on.
 
         `tasks` has each adapter's task ids [rows], equally many; `seeds` of dropout, int64 [rows],
-        are used while the layers are training.
+        and of the gates' noise are used while the layers are training.
         """
         count = len(tasks[0])
+        training = self.layers[0].training
         for _, own in groupby(
             range(adapters.start, adapters.stop),
             # One by one where rows go through their own experts: these are picked for each.
@@ -89,21 +95,29 @@ class ExpertBank:
             run = slice(places[0], places[-1] + 1)
             start = (run.start - adapters.start) * count
             rows = slice(start, start + len(places) * count)
+            of_rows = seeds[rows].int().split(count) if training else [None] * len(places)
             selected = [
-                self.adapters[place].weights_of_rows(tasks[place - adapters.start])
-                for place in places
+                self.adapters[place].weights_of_rows(tasks[place - adapters.start], own_seeds)
+                for place, own_seeds in zip(places, of_rows, strict=True)
             ]
             apply: Callable[..., tuple[Tensor, ...]] = _Tables.apply
             flat = apply(self._anchor, self, run)
             tables = [*zip(flat[::2], flat[1::2], strict=True)]
             ranks = selected[0][1]
             if ranks is not None:
-                tables = [(A.index_select(1, ranks), B.index_select(1, ranks)) for A, B in tables]
-            widest, dtype = tables[0][0].shape[1], self.working.dtype
-            padded = [F.pad(one, (0, widest - one.shape[-1])).to(dtype) for one, _ in selected]
-            weights = torch.cat(padded, dim=1).unsqueeze(2)
+                tables = [
+                    (A if self.shared_A else A.index_select(1, ranks), B.index_select(1, ranks))
+                    for A, B in tables
+                ]
+            height, width = (table.shape[1] for table in tables[0])
+            shape = (height if self.shared_A else 1, width)
+            padded = [
+                F.pad(one, (0, shape[1] - one.shape[-1], 0, shape[0] - one.shape[-2]))
+                for one, _ in selected
+            ]
+            weights = torch.cat(padded, dim=1).to(self.working.dtype)
             dropouts: Sequence[RowDropout | None] = [None] * len(self.layers)
-            if self.dropout and self.layers[0].training:
+            if self.dropout and training:
                 of_layers = seeds_of_layers(seeds[rows], len(self.layers))
                 dropouts = [RowDropout(self.dropout, one) for one in of_layers.unbind(0)]
             at = slice(first_row + rows.start, first_row + rows.stop)
@@ -115,7 +129,7 @@ class ExpertBank:
                 yield layer, LayerExperts(A, B, one, rows=at, dropout=dropout)
 
     def tables(self, rows: Tensor) -> list[Tensor]:
-        """A [M, R, in] and B [M, R, out] of each layer in turn, views of rows [M, P]."""
+        """A [M, r, in] and B [M, R, out] of each layer in turn, views of rows [M, P]."""
         parts = zip(rows.split(self.sizes, dim=1), self.features, strict=True)
         return [part.view(len(rows), -1, features) for part, features in parts]
 
@@ -144,16 +158,15 @@ def banks(adapters: Sequence[Adapter]) -> Iterator[tuple[ExpertBank, list[int]]]
     the banks are few; elsewhere a padded rank costs time, and only equal ones share a bank.
     """
 
-    def shape(place: int) -> tuple[tuple[str, ...], int, float]:
-        adapter = adapters[place]
-        rank = adapter.config.total_rank
-        if adapter.device.type == "cuda":
-            rank = -(-rank // 16) * 16
-        return tuple(adapter.layers), rank, adapter.config.dropout
+    def shape(place: int) -> tuple[tuple[str, ...], tuple[int, int], float, bool]:
+        adapter, config = adapters[place], adapters[place].config
+        step = 16 if adapter.device.type == "cuda" else 1
+        of_A, of_B = (-(-rank // step) * step for rank in (config.rank_of_A, config.total_rank))
+        return tuple(adapter.layers), (of_A, of_B), config.dropout, config.shared_A
 
-    for (_, rank, _), places in groupby(sorted(range(len(adapters)), key=shape), shape):
+    for (_, ranks, *_), places in groupby(sorted(range(len(adapters)), key=shape), shape):
         own = [*places]
-        yield ExpertBank([adapters[place] for place in own], rank), own
+        yield ExpertBank([adapters[place] for place in own], ranks), own
 
 
 def seeds_of_layers(seeds: Tensor, layers: int) -> Tensor:

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cgclora.layer import ExpertLinear, LayerExperts, add_product, by_adapter, row_count
+from cgclora.adapter import stacked
+from cgclora.layer import (
+    ExpertLinear,
+    LayerExperts,
+    add_product,
+    by_adapter,
+    is_diagonal,
+    row_count,
+    weighted,
+)
 from cgclora.models.dropout import RowDropout
 
 
@@ -31,17 +40,17 @@ class _Segment:
     """What the experts beside some layers do for some rows of the batch."""
 
     rows: slice | None  # None is all
-    # Of all layers, one above the other: [R, in], or [M, R, in] of M adapters, each with an equal
+    # Of all layers, one above the other: [r, in], or [M, r, in] of M adapters, each with an equal
     # share of the rows.
     A: Tensor
-    weights: Tensor  # scale times gate, [rows, 1, R]
+    weights: Tensor  # as in `LayerExperts`, [rows, 1, R] or [rows, r, R]
     B: tuple[Tensor | None, ...]  # a layer's [R_l, out_l] or [M, R_l, out_l]; None: no experts
     dropout: RowDropout | None  # of what the experts read
 
     @classmethod
     def of(cls, parts: Sequence[LayerExperts | None], x: Tensor, rows: Tensor | None) -> _Segment:
         there = [part for part in parts if part is not None]
-        weights = torch.cat([part.weights for part in there], dim=-1).to(x.dtype)
+        weights = stacked(there).to(x.dtype)
         dropout = cast(RowDropout | None, there[0].dropout)
         if rows is not None:
             weights = weights.index_select(0, rows)
@@ -116,7 +125,7 @@ class _Linears(torch.autograd.Function):
         for one in segments:
             own, _ = one.dropped(one.of_rows(x))
             z = by_adapter(own, one.A) @ one.A.mT
-            scaled = (z.view(*own.shape[:2], one.weights.shape[-1]) * one.weights).view_as(z)
+            scaled = weighted(z, one.weights)
             for y, part, B in zip(outputs, _split(scaled, one.B), one.B, strict=True):
                 if B is not None:
                     add_product(one.of_rows(y), part, B)
@@ -146,8 +155,7 @@ def _of_segment(
 ) -> list[Tensor | None]:
     """The gradients by a segment's tensors; that by x is added to `of_x`."""
     own, kept = one.dropped(one.of_rows(x))
-    shape = (*own.shape[:2], one.weights.shape[-1])
-    scaled = (z.view(shape) * one.weights).view_as(z)
+    scaled = weighted(z, one.weights)
     wide = [
         None if B is None else by_adapter(one.of_rows(gradient), B)
         for gradient, B in zip(gradients, one.B, strict=True)
@@ -164,8 +172,7 @@ def _of_segment(
         None if gradient is None else part.mT @ gradient
         for gradient, part in zip(wide, _split(scaled, one.B), strict=True)
     ]
-    of_weights = (of_scaled * z).view(shape).sum(1, keepdim=True)
-    of_z = (of_scaled.view(shape) * one.weights).view_as(z)
+    of_z, of_weights = _of_weighted(of_scaled, z, one.weights)
     of_A = of_z.mT @ by_adapter(own, one.A)
     if of_x is not None:
         if kept is None:
@@ -173,6 +180,14 @@ def _of_segment(
         else:
             one.of_rows(of_x).addcmul_((of_z @ one.A).view_as(own), kept)
     return [of_A, of_weights, *of_B]
+
+
+def _of_weighted(gradient: Tensor, z: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of `weighted` by z and by the weights."""
+    own, out = (one.view(len(weights), -1, one.shape[-1]) for one in (z, gradient))
+    if is_diagonal(weights, z.shape[-1]):
+        return (out * weights).view_as(z), (out * own).sum(1, keepdim=True)
+    return (out @ weights.mT).view_as(z), own.mT @ out
 
 
 def _split(z: Tensor, B: Sequence[Tensor | None]) -> Sequence[Tensor]:

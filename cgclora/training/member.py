@@ -157,9 +157,9 @@ class Member:
         groups: list[dict[str, Any]] = [
             {"params": [experts], "weight_decay": self.settings.weight_decay, "peak": rate}
         ]
-        if self._gate:
-            peak = rate if gate_rate is None else gate_rate
-            groups.append({"params": self._gate, "weight_decay": 0.0, "peak": peak})
+        for name, parameter in self.adapter.gate.named_parameters():
+            peak = rate if gate_rate is None or name == "turns" else gate_rate
+            groups.append({"params": [parameter], "weight_decay": 0.0, "peak": peak})
         self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self._parameters = [experts, *self._gate]
         self.adapter.gate.zero_grad()

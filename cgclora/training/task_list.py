@@ -30,7 +30,9 @@ def check_takes_tasks(config: AdapterConfig) -> None:
     Raises:
         ConfigError: It has nothing of a task's own that could be trained.
     """
-    if config.specific == 0 and config.gate != "task":
+    if config.shared_A:
+        return  # its matrix is the task's own
+    if config.specific == 0 and not config.learns_gate:
         raise ConfigError(
             "all of this adapter's experts belong to all tasks, and its gate is fixed: there is "
             "nothing of a new task's own to train."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.storage.layer_shapes import WEIGHTS_FILE, LayerKind, layer_kinds
 from cgclora.training.task_list import grown
-from evals.methods import METHODS, Sizes
+from evals.methods import CGC_SIZES, METHODS, Sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,14 +117,18 @@ def config_options(config: AdapterConfig) -> list[str]:
     if config.gate == "none" and (config.common, config.specific) == (1, 0):
         base = AdapterConfig.lora(tasks, rank)
         options = ["--method", "lora", "--rank", str(rank)]
+    elif config.shared_A:
+        base = AdapterConfig.mtl_lora(tasks, config.common, config.expert_rank)
+        options = ["--method", "mtl-lora", "--experts", str(config.common)]
+        options += ["--rank", str(config.expert_rank)]
     elif config.gate_scope == "model":
         base = AdapterConfig.moe_lora(tasks, config.common, rank)
         options = ["--method", "moe-lora", "--experts", str(config.common), "--rank", str(rank)]
     else:
-        base = AdapterConfig(tasks)
-        sizes = ("common", "specific", "expert_rank")
-        options = ["--method", "cgc-lora"]
-        options += _options({name: getattr(config, name) for name in sizes})
+        sizes = {name: getattr(config, name) for name in CGC_SIZES}
+        is_poly = config.gate == "skills"
+        base = AdapterConfig.c_poly(tasks, **sizes) if is_poly else AdapterConfig(tasks)
+        options = ["--method", "c-poly" if is_poly else "cgc-lora", *_options(sizes)]
     base = dataclasses.replace(base, dropout=0.0)  # the command's default
     names = ("gate", "gate_scope", "alpha", "dropout")
     changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(base, n)}

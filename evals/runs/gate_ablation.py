@@ -91,7 +91,7 @@ def ablate(
         ConfigError: The adapter has no learned gate.
         DataError: No record is of a task of the adapter that can be scored.
     """
-    if adapter.config.gate != "task":
+    if not adapter.config.learns_gate:
         raise ConfigError(
             f"the gate of this adapter is {adapter.config.gate!r}, so there are no learned weights "
             "to change: give an adapter with a task gate, such as CGC-LoRA or MOE-LoRA."

@@ -333,7 +333,8 @@ def test_ranks_and_counts_are_those_that_are_attached(config, architecture):
     trained = sum(p.numel() for p in adapter.model.parameters() if p.requires_grad)
     assert trained == adapter.num_parameters() == config.trainable_parameters(shapes)
     layer = next(iter(adapter.layers.values()))
-    assert layer.expert_A["default"].shape[0] == config.total_rank
+    assert layer.expert_A["default"].shape[0] == config.rank_of_A
+    assert layer.expert_B["default"].shape[1] == config.total_rank
     update = layer.update("default", adapter.rank_weights(TASKS[0])[0])
     assert torch.linalg.matrix_rank(update) == min(config.active_rank, *shapes[0])
 

@@ -8,19 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributions import RelaxedBernoulli
 
 from cgclora.adapter import initial_A
 from cgclora.adapter.expert_layers import fold_layer, unfold_layer
 from cgclora.config import AdapterConfig
 from cgclora.layer import ExpertLinear, LayerExperts, Route, Routing, TaskGate
-from cgclora.models.dropout import RowDropout
+from cgclora.models.dropout import RowDropout, logistic_noise
 from tests.helpers.reference import (
     METHODS,
     TASKS,
     Operations,
     allowed_experts,
     experts,
-    gate_weights,
+    layer_gates,
+    turn,
 )
 
 ALL_METHODS = pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
@@ -31,15 +33,16 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def make_gate(config: AdapterConfig, layers: int = 1) -> TaskGate:
     """A gate with random logits."""
     gate = TaskGate(config, layers)
-    if config.gate == "task":
-        nn.init.normal_(gate.projection)
+    for name, parameter in gate.named_parameters():
+        if name != "embedding":
+            nn.init.normal_(parameter)
     return gate
 
 
 def add_experts(layer: ExpertLinear, config: AdapterConfig, device: str = "cpu") -> None:
     """Experts as a new adapter's: A random, B zero."""
     inner, outer = layer.base_layer.in_features, layer.base_layer.out_features
-    A = initial_A(config.total_rank, inner, torch.Generator().manual_seed(0))
+    A = initial_A(config.rank_of_A, inner, torch.Generator().manual_seed(0))
     layer.expert_A["x"] = nn.Parameter(A.to(device))
     layer.expert_B["x"] = nn.Parameter(torch.zeros(outer, config.total_rank, device=device))
 
@@ -66,9 +69,9 @@ class Case:
         self.gate = make_gate(config).to(device)
 
     def weights(self, ids: list[int]) -> Tensor:
-        """Scale times gate, a value a rank, [batch, 1, E*k]."""
-        gates = self.gate()[0, ids].repeat_interleave(self.config.expert_rank, dim=-1)
-        return self.config.scale * gates.unsqueeze(1)
+        """The weights of ranks, [batch, 1 or k, E*k]."""
+        tasks = torch.tensor(ids, device=self.gate.usable.device)
+        return self.gate.rank_weights(self.gate(tasks), tasks)[0]
 
     def __call__(self, x: Tensor, ids: list[int]) -> Tensor:
         self.layer.routing.route = self.route(self.weights(ids))
@@ -82,21 +85,21 @@ class Case:
         return Route({self.layer: (LayerExperts(A, B, weights, dropout=dropout),)})
 
     def expected(self, x: Tensor, ids: list[int]) -> Tensor:
-        """W0 x + b + s * sum_e g_e B_e (A_e x), a row, a token and an expert at a time."""
+        """W0 x + b + s * sum_e g_e B_e (A_e x), a row, a token and an expert at a time.
+
+        Where A is shared, A_e is the task's matrix times it.
+        """
         A, B = self.layer.expert_A["x"], self.layer.expert_B["x"]
         weight, bias = self.layer.base_layer.weight.double(), self.layer.base_layer.bias
-        learned = self.config.gate == "task"
-        parameters = (self.gate.projection[0], self.gate.embedding) if learned else (x, x)
         rows = []
         for row, task in zip(x.double(), ids, strict=True):
-            gates = gate_weights(self.config, task, *parameters)
+            gates = layer_gates(self.gate, 0, task)
+            pairs = [*experts(A, B, self.config.expert_rank, turn(self.gate, 0, task))]
             for token in row.view(-1, row.shape[-1]):
                 h = weight @ token
                 if bias is not None:
                     h = h + bias.double()
-                for g, (A_e, B_e) in zip(
-                    gates, experts(A, B, self.config.expert_rank), strict=True
-                ):
+                for g, (A_e, B_e) in zip(gates, pairs, strict=True):
                     h = h + self.config.scale * g * (B_e @ (A_e @ token))
                 rows.append(h)
         return torch.stack(rows).view(*x.shape[:-1], -1)
@@ -111,18 +114,14 @@ class Case:
 
 
 @ALL_METHODS
-def test_gate_is_a_softmax_over_the_tasks_own_experts(config):
+def test_gate_is_that_of_its_formula_over_the_tasks_own_experts(config):
     torch.manual_seed(0)
     gate = make_gate(config, layers=3)
     found = gate()
     assert found.shape == (3, len(TASKS), config.num_experts)
     for layer in range(3):
-        row = layer if config.gate_scope == "layer" else 0
-        parameters = (
-            (gate.projection[row], gate.embedding) if config.gate == "task" else (found,) * 2
-        )
         for task in range(len(TASKS)):
-            expected = gate_weights(config, task, *parameters)
+            expected = layer_gates(gate, layer, task)
             torch.testing.assert_close(found[layer, task].double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -160,6 +159,29 @@ def test_without_a_gate_every_allowed_expert_has_weight_one():
     assert TaskGate(config, 1)()[0].tolist() == [list(map(float, row)) for row in config.access()]
 
 
+def test_skills_are_sampled_as_relaxed_bernoulli_variables_while_training():
+    """PyTorch's own distribution of them is the reference, by quantiles of 20,000 draws."""
+    seeds = torch.arange(20_000, dtype=torch.int32)
+    noise = logistic_noise(seeds, 2, 3)
+    gate = make_gate(METHODS["C-Poly"], layers=2)
+    tasks = torch.ones(len(seeds), dtype=torch.long)
+    with torch.no_grad():
+        drawn = gate(tasks, noise)
+        samples = (gate.logits[:, 1, None] + noise).sigmoid()
+        expected = samples / samples.sum(-1, keepdim=True)
+        torch.testing.assert_close(drawn[..., :3], expected)
+        torch.testing.assert_close(drawn[:, :, 5:7], torch.full((2, len(seeds), 2), 0.5))
+        assert not drawn[..., [3, 4, 7, 8]].any()
+        torch.manual_seed(0)
+        reference = RelaxedBernoulli(torch.tensor(1.0), logits=gate.logits[:, 1])
+        levels = torch.linspace(0.05, 0.95, 10)
+        theirs = reference.sample((len(seeds),)).quantile(levels, dim=0)
+        torch.testing.assert_close(samples.quantile(levels, dim=1), theirs, rtol=0, atol=0.02)
+    assert torch.equal(logistic_noise(seeds[5:9], 2, 3), noise[:, 5:9])
+    together = noise.transpose(0, 1).flatten(1).T.corrcoef()  # of layers and skills
+    assert (together - torch.eye(6)).abs().max() < 0.03
+
+
 @pytest.mark.parametrize("scope", ["layer", "model"])
 def test_layers_share_a_gate_if_and_only_if_the_scope_is_the_model(scope):
     torch.manual_seed(0)
@@ -193,7 +215,8 @@ def test_output_and_gradients_are_those_of_the_sum_over_experts(data):
         common,
         draw(st.integers(0 if common else 1, 2), "specific"),
         draw(st.integers(1, 3), "rank"),
-        gate=draw(st.sampled_from(["task", "uniform", "none"]), "gate"),
+        shared_A=draw(st.booleans(), "shared A"),
+        gate=draw(st.sampled_from(["task", "skills", "uniform", "none"]), "gate"),
         scale_rule=draw(st.sampled_from(["expert", "active", "total", "sqrt"]), "rule"),
         embedding_size=3,
         alpha=2.0,
@@ -385,7 +408,7 @@ def test_products_do_not_grow_with_the_number_of_experts(config):
         with Operations() as operations:
             case.layer(x)
         counts.append((operations.products(), operations.count.total()))
-    assert counts[0][0] == 3  # the frozen one, A and B
+    assert counts[0][0] == 3 + config.shared_A  # the frozen one, A and B; a task's matrix
     assert len(set(counts)) == 1
 
 
@@ -406,7 +429,7 @@ def test_a_folded_layer_gives_the_same_output(config, task):
     case = Case(config, bias=True)
     x = torch.randn(2, 3, 6)
     expected = case.expected(x, [task, task])
-    fold_layer(case.layer, "x", case.weights([task]).flatten())
+    fold_layer(case.layer, "x", case.weights([task])[0])
     case.layer.routing.route = None
     torch.testing.assert_close(case.layer(x).double(), expected, **CLOSE)
 
@@ -416,7 +439,7 @@ def test_unfolding_brings_back_the_very_tensor():
     frozen = case.layer.base_layer.weight
     bits = frozen.clone()
     for task in (0, 1):
-        fold_layer(case.layer, "x", case.weights([task]).flatten())
+        fold_layer(case.layer, "x", case.weights([task])[0])
     assert case.layer.frozen_weight is not None
     assert not torch.equal(case.layer.base_layer.weight, bits)
     for _ in range(2):

@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.layer import TaskGate
 from evals import methods
 from evals.experiments.recipe import read_recipe
 from evals.experiments.training_plan import Plan, budgets
@@ -14,9 +15,12 @@ from evals.figures import charts, palette
 from evals.leaderboard.board import boards
 from evals.methods import (
     BACKBONE,
+    C_POLY,
+    CGC_LORA,
     FAMILIES,
     LORAHUB,
     METHODS,
+    MTL_LORA,
     SINGLE,
     Method,
     Sizes,
@@ -44,6 +48,9 @@ from ui.tabs.train.layout import TrainForm
         (AdapterConfig.lora(("a", "b"), 4), {"method": "lora"}, "LoRA (Full)"),
         (AdapterConfig.lora(("a",), 4), {"method": "lora"}, "LoRA (Single)"),
         (AdapterConfig.moe_lora(("a", "b"), 4, 8), {}, "MOE-LoRA"),
+        (AdapterConfig.mtl_lora(("a", "b"), 1, 8), {}, "MTL-LoRA"),
+        (AdapterConfig.mtl_lora(("a", "b")), {"method": "mtl-lora"}, "MTL-LoRA"),
+        (AdapterConfig.c_poly(("a", "b")), {}, "C-Poly"),
     ],
 )
 def test_a_method_is_called_as_on_the_leaderboard(config, manifest, method):
@@ -116,6 +123,18 @@ def test_every_method_has_a_family_and_two_descriptions():
     assert family("something new") == "other"
     assert all(description(name, lang) for name in METHODS for lang in ("zh", "en"))
     assert description("something new", "en") == ""
+
+
+def test_peers_cost_what_cgc_lora_does_and_start_as_strong():
+    tasks, shapes = tuple(map(str, range(16))), [(640, 640)] * 7
+    cgc, mtl, poly = (METHODS[name].config(tasks, Sizes()) for name in (CGC_LORA, MTL_LORA, C_POLY))
+    costs = [config.trainable_parameters(shapes) for config in (cgc, mtl, poly)]
+    assert max(costs) < 1.1 * min(costs)
+    assert (poly.total_rank, poly.active_rank) == (cgc.total_rank, cgc.active_rank)
+    sums = [TaskGate(config, 1)()[0, 0].detach().sum() for config in (cgc, poly)]
+    strength = [float(config.scale * one) for config, one in zip((cgc, poly), sums, strict=True)]
+    assert strength[0] == pytest.approx(strength[1])
+    assert not {MTL_LORA, C_POLY} & {*compared()}
 
 
 def test_a_method_shares_where_an_adapter_for_all_tasks_has_common_experts():

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
+from cgclora.layer import TaskGate
 from tests.helpers.tiny import VOCABULARY
 
 TASKS = ("names", "mood", "summary")
@@ -24,6 +25,8 @@ METHODS = {
     "CGC-LoRA w/o gate": AdapterConfig(TASKS, common=3, specific=2, gate="uniform"),
     "CGC-LoRA w/o common": AdapterConfig(TASKS, common=0, specific=2),
     "CGC-LoRA w/o specific": AdapterConfig(TASKS, common=3, specific=0),
+    "MTL-LoRA": AdapterConfig.mtl_lora(TASKS, experts=3, rank=4, embedding_size=5),
+    "C-Poly": AdapterConfig.c_poly(TASKS, common=3, specific=2),
 }
 
 
@@ -53,10 +56,15 @@ def gate_weights(config: AdapterConfig, task: int, projection: Tensor, embedding
     Args:
         config: Kind of gate and experts.
         task: Its id.
-        projection: The layer's [E, D]; not read unless the gate is learned.
-        embedding: [T, D]; not read unless the gate is learned.
+        projection: The layer's [E, D], or logits [T, C] of skills; not read of a fixed gate.
+        embedding: [T, D]; not read unless the gate is learned from it.
     """
     allowed = allowed_experts(config, task)
+    if config.gate == "skills":
+        skills = projection[task].double().sigmoid()
+        weights = torch.zeros(config.num_experts, dtype=torch.float64)
+        weights[allowed[config.common :]] = 1 / max(config.specific, 1)
+        return torch.cat([skills / skills.sum(), weights[config.common :]])
     weights = [torch.zeros((), dtype=torch.float64)] * config.num_experts
     for e in allowed:
         if config.gate == "task":
@@ -69,21 +77,40 @@ def gate_weights(config: AdapterConfig, task: int, projection: Tensor, embedding
 
 def adapter_gates(adapter: Adapter, layer: int, task: int) -> Tensor:
     """`gate_weights` with an adapter's own parameters."""
-    gate, row = adapter.gate, layer if adapter.config.gate_scope == "layer" else 0
-    learned = adapter.config.gate == "task"
-    parameters = (gate.projection[row], gate.embedding) if learned else (torch.empty(0),) * 2
-    return gate_weights(adapter.config, task, *parameters).detach()
+    return layer_gates(adapter.gate, layer, task).detach()
 
 
-def experts(A: Tensor, B: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The matrices of each expert, [rank, in] and [out, rank], in float64."""
-    for e in range(A.shape[0] // rank):
+def layer_gates(gate: TaskGate, layer: int, task: int) -> Tensor:
+    """`gate_weights` of a gate's own parameters."""
+    row = layer if gate.config.gate_scope == "layer" else 0
+    parameters = (torch.empty(0),) * 2
+    if gate.config.gate == "task":
+        parameters = (gate.projection[row], gate.embedding)
+    elif gate.config.gate == "skills":
+        parameters = (gate.logits[row], torch.empty(0))
+    return gate_weights(gate.config, task, *parameters)
+
+
+def turn(gate: TaskGate, layer: int, task: int) -> Tensor | None:
+    """A task's matrix [rank, rank] in one layer, if it has one."""
+    return gate.turns[layer, task] if gate.config.shared_A else None
+
+
+def experts(
+    A: Tensor, B: Tensor, rank: int, turned: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The matrices of each expert, [rank, in] and [out, rank], in float64.
+
+    With a task's matrix `turned` A is one for all, [rank, in].
+    """
+    for e in range(B.shape[1] // rank):
         rows = slice(e * rank, (e + 1) * rank)
-        yield A[rows].double(), B[:, rows].double()
+        own = A[rows].double() if turned is None else turned.double() @ A.double()
+        yield own, B[:, rows].double()
 
 
 def merged(bare: PreTrainedModel, adapter: Adapter, task: str) -> PreTrainedModel:
-    """A float64 backbone that holds W0 + s * sum_e g_e B_e A_e for one task.
+    """A float64 backbone that holds W0 + s * sum_e g_e B_e A_e for one task, or ... B_e M A.
 
     Args:
         bare: The backbone without adapters.
@@ -94,10 +121,12 @@ def merged(bare: PreTrainedModel, adapter: Adapter, task: str) -> PreTrainedMode
     config = adapter.config
     for row, (path, layer) in enumerate(adapter.layers.items()):
         weight = model.get_submodule(path).weight
-        gates = adapter_gates(adapter, row, config.tasks.index(task))
+        place = config.tasks.index(task)
+        gates, turned = adapter_gates(adapter, row, place), turn(adapter.gate, row, place)
         A, B = layer.expert_A[adapter.name].detach(), layer.expert_B[adapter.name].detach()
-        for gate, (A_e, B_e) in zip(gates, experts(A, B, config.expert_rank), strict=True):
-            weight.data += config.scale * gate * (B_e @ A_e)
+        pairs = experts(A, B, config.expert_rank, turned)
+        for gate, (A_e, B_e) in zip(gates, pairs, strict=True):
+            weight.data += (config.scale * gate * (B_e @ A_e)).detach()
     return model
 
 

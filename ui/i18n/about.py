@@ -44,6 +44,15 @@ WORDS: dict[str, tuple[str, str]] = {
         "把输入投影到专家的秩 k = {rank}。",
         "Projects the input down to the expert's rank, k = {rank}.",
     ),
+    "about_why_shared_A": (
+        "所有专家共用的 A，把输入投影到秩 k = {rank}。",
+        "The A that all experts share: projects the input down to the rank k = {rank}.",
+    ),
+    "about turn": ("任务矩阵", "Matrix of the task"),
+    "about_why_turn": (
+        "每个任务用自己的 k × k 矩阵变换共用的 A。",
+        "Each task turns the shared A by a k × k matrix of its own.",
+    ),
     "about B": ("{expert} · B", "{expert} · B"),
     "about_why_B": (
         "再投影到输出宽度。训练从 B = 0 开始，所以起点就是裸基座。",
@@ -70,6 +79,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "about_why_gate_task": (
         "在任务可用的专家上取 softmax，其他任务的专家权重为 0。",
         "A softmax over the experts that the task may use; experts of other tasks get 0.",
+    ),
+    "about_why_gate_skills": (
+        "公共专家：各任务自己的 sigmoid 除以它们的和；专属专家之和为 1。",
+        "Common experts: the task's own sigmoids divided by their sum; the specific ones sum to 1.",
     ),
     "about_why_gate_uniform": (
         "不学习：可用的专家权重相等，其他的为 0。",

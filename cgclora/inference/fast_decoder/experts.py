@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgclora.adapter import stacked
 from cgclora.inference.fast_decoder.layers import LinearGroup
-from cgclora.layer import ExpertLinear, Route
+from cgclora.layer import ExpertLinear, LayerExperts, Route, folded_B, weighted
 from cgclora.models.quantized import FEW_ROWS
 
 
@@ -18,9 +19,9 @@ from cgclora.models.quantized import FEW_ROWS
 class SharedExperts:
     """See `GroupExperts`: the experts that any row of the batch uses, applied to all rows."""
 
-    A: Tensor | None = None  # [R, in]; None with folded weights
-    B: Tensor | None = None  # [R, all outputs], multiplied by the gates for a batch of one
-    gates: Tensor | None = None  # [batch, 1, R]; None where B includes them
+    A: Tensor | None = None  # [r, in]; None with folded weights
+    B: Tensor | None = None  # [R, all outputs]; [r, all outputs] with the weights of a batch of one
+    weights: Tensor | None = None  # as in `LayerExperts`; None where B includes them
     folded_weights: tuple[Tensor, ...] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
@@ -28,19 +29,19 @@ class SharedExperts:
         if self.A is None or self.B is None:
             return
         flat = x.reshape(len(y), -1)
-        if len(x) == 1 and self.gates is None and 1 < len(y) <= FEW_ROWS:
+        if len(x) == 1 and self.weights is None and 1 < len(y) <= FEW_ROWS:
             # Token by token, since products of several rows round differently.
             for y_token, x_token in zip(y.split(1), flat.split(1), strict=True):
                 y_token.addmm_(F.linear(x_token, self.A), self.B)
             return
         z = F.linear(flat, self.A)
-        if self.gates is not None:
-            z = (z.view(*x.shape[:2], -1) * self.gates).view(len(y), -1)
+        if self.weights is not None:
+            z = weighted(z, self.weights)
         y.addmm_(z, self.B)
 
     def keep(self, rows: Tensor) -> SharedExperts:
         """The same for some rows of the batch."""
-        return self if self.gates is None else replace(self, gates=self.gates[rows])
+        return self if self.weights is None else replace(self, weights=self.weights[rows])
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,17 @@ def group_experts(group: LinearGroup, route: Route | None) -> SharedExperts | No
             )
         )
     outputs = sum(group.sizes)
-    As: list[Tensor] = []
     Bs: list[Tensor] = []
-    gates: list[Tensor] = []
+    parts: list[LayerExperts] = []
     columns = pairwise(accumulate(group.sizes, initial=0))
     for experts, (start, end) in zip(by_module, columns, strict=True):
         for one in experts:
-            As.append(one.A)
             Bs.append(F.pad(one.B.float(), (start, outputs - end)))
-            gates.append(one.weights)
-    if not As:
+            parts.append(one)
+    if not parts:
         return None
-    A, B = torch.cat(As).float(), torch.cat(Bs)
-    weights = torch.cat(gates, dim=-1).float()
-    if len(weights) == 1:
-        return SharedExperts(A, B * weights.view(-1, 1))
-    return SharedExperts(A, B, weights)
+    A, B = torch.cat([one.A for one in parts]).float(), torch.cat(Bs)
+    of_rows = stacked(parts).float()
+    if len(of_rows) == 1:
+        return SharedExperts(A, folded_B(B.t(), of_rows[0], len(A)).t())
+    return SharedExperts(A, B, of_rows)

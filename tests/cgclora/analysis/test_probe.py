@@ -151,12 +151,17 @@ def what_layers_do(
 @torch.no_grad()
 @pytest.mark.parametrize("own_gates", [False, True])
 @pytest.mark.parametrize("prepared", [False, True])
-@pytest.mark.parametrize("architecture", ["gemma3", "glm"])
+@pytest.mark.parametrize(
+    ("architecture", "shared_A"), [("gemma3", False), ("glm", False), ("gemma3", True)]
+)
 def test_updates_add_up_to_what_the_layer_adds_and_have_the_norms_that_are_told(
-    architecture: str, prepared: bool, own_gates: bool
+    architecture: str,
+    prepared: bool,
+    own_gates: bool,
+    shared_A: bool,
 ) -> None:
     backbone = make_backbone(architecture)
-    adapter = attached(backbone, expert_rank=3)
+    adapter = attached(backbone, expert_rank=3, shared_A=shared_A)
     if prepared:
         adapter.for_inference()
     task = "b"
@@ -174,7 +179,8 @@ def test_updates_add_up_to_what_the_layer_adds_and_have_the_norms_that_are_told(
         updates = []
         for e in found.experts:
             of_e = slice(3 * e, 3 * e + 3)
-            updates.append(gates[row, e] * adapter.config.scale * x @ (B[:, of_e] @ A[of_e]).T)
+            A_e = adapter.gate.turns[row, 1] @ A if shared_A else A[of_e]
+            updates.append(gates[row, e] * adapter.config.scale * x @ (B[:, of_e] @ A_e).T)
         assert torch.allclose(sum(updates), y - frozen, atol=1e-4)
         for place, update in enumerate(updates):
             norms = update.norm(dim=-1)

@@ -348,7 +348,7 @@ def test_the_command_imports(tmp_path, importing, capsys, monkeypatch, words, me
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--peft", "a", "--peft", "b", "--method", "lora"], 2, "takes one --peft"),
+        (["--peft", "a", "--peft", "b", "--method", "lora"], 2, "takes one LoRA"),
         (["--peft", "a", "--peft", "b", "--task", "x"], 2, "name one for each"),
         (["--peft", "a", "--peft", "b", "--task", "x", "--task", "x"], 2, "names a task twice"),
         (["--peft", "a", "--common-peft", "b"], 2, "needs --method cgc-lora"),

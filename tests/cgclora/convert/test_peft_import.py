@@ -137,11 +137,29 @@ def test_an_imported_lora_gives_pefts_logits(tmp_path, settings):
     assert_same(imported(tmp_path / "lora"), expected)
 
 
-@pytest.mark.parametrize("field", REFUSED)
+@pytest.mark.parametrize("field", sorted(REFUSED.keys() - {"arrow_config"}))
 def test_what_does_more_than_add_a_product_is_refused(tmp_path, field):
     trained(tmp_path / "lora")
     with pytest.raises(AdapterError, match=rf"uses {field}\b.*merge it"):
         read_peft(rewritten(tmp_path / "lora", **{field: REFUSED[field]}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"peft_type": "XLORA"},
+        {"peft_type": "MIXLORA", "routing_strategy": "mixlora", "num_experts": 8},
+        {"lora_nums": 8, "blc_alpha": 0.1},
+        {"arrow_config": REFUSED["arrow_config"]},
+    ],
+    ids=str,
+)
+def test_mixtures_that_weigh_loras_for_each_token_are_refused_with_the_reason(tmp_path, settings):
+    trained(tmp_path / "lora")
+    named = next(name for name in settings if name != "peft_type" or len(settings) == 1)
+    word = settings["peft_type"] if named == "peft_type" else named
+    with pytest.raises(AdapterError, match=rf"every token \(.*{word}.*by the task alone"):
+        read_peft(rewritten(tmp_path / "lora", **settings))
 
 
 def test_every_field_that_peft_writes_is_honoured_or_refused():

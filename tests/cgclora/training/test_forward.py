@@ -1,7 +1,9 @@
 """The training pass against transformers' own, and each of its pieces against autograd."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -230,26 +232,43 @@ ROWS = torch.arange(4, dtype=torch.int32)
 def expected_linears(
     x: Tensor, modules: list[nn.Linear], parts: list[LayerExperts | None], dropped: Tensor
 ) -> list[Tensor]:
-    """Formula by formula, for experts of one adapter."""
+    """Formula by formula, for experts of one adapter; a matrix a row where A is shared."""
     return [
-        layer(x) if part is None else layer(x) + (dropped @ part.A.T * part.weights) @ part.B
+        layer(x)
+        if part is None
+        else layer(x) + torch.einsum("bti,ri,brk,ko->bto", dropped, part.A, maps(part), part.B)
         for layer, part in zip(modules, parts, strict=True)
     ]
 
 
+def maps(part: LayerExperts) -> Tensor:
+    """Weights as a matrix of each row, [batch, r, R]."""
+    ranks = (part.A.shape[-2], part.B.shape[-2])
+    is_diagonal = part.weights.shape[1] == 1 and ranks[0] == ranks[1]
+    return torch.stack([row[0].diag() if is_diagonal else row for row in part.weights])
+
+
 def linears(
-    monkeypatch, *, members: int | None = None, dropout: float = 0.0, biased: bool = True
+    monkeypatch,
+    *,
+    members: int | None = None,
+    dropout: float = 0.0,
+    biased: bool = True,
+    shared: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Tensor, list[nn.Linear], list[LayerExperts | None]]:
-    """Four rows of five tokens, and three layers that read them, of which one has no experts."""
+    """Four rows of five tokens, and three layers that read them, of which one has no experts.
+
+    `shared` has the ranks of A that experts share, by the outputs of their layer.
+    """
     lead = () if members is None else (members,)
     modules = [nn.Linear(6, out, bias=biased).double().requires_grad_(False) for out in (4, 2, 3)]
     parts = [
         None
         if out == 2
         else LayerExperts(
-            random(*lead, out - 1, 6, seed=out),
+            random(*lead, shared.get(out, out - 1), 6, seed=out),
             random(*lead, out - 1, out, seed=10 + out),
-            random(4, 1, out - 1, seed=20 + out),
+            random(4, shared.get(out, 1), out - 1, seed=20 + out),
             dropout=RowDropout(dropout, ROWS) if dropout else None,
         )
         for out in (4, 2, 3)
@@ -269,10 +288,11 @@ def gradients(outputs, x: Tensor, parts: list[LayerExperts | None]) -> tuple[Ten
     return torch.autograd.grad(outputs, tensors, upstream)
 
 
+@pytest.mark.parametrize("shared", [{}, {3: 4}, {4: 1}, {4: 1, 3: 1}, {4: 3, 3: 2}], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("biased", [True, False])
-def test_layers_that_read_the_same_input(dropout, biased, monkeypatch):
-    x, modules, parts = linears(monkeypatch, dropout=dropout, biased=biased)
+def test_layers_that_read_the_same_input(dropout, biased, shared, monkeypatch):
+    x, modules, parts = linears(monkeypatch, dropout=dropout, biased=biased, shared=shared)
     ours = expert_linears.linears(modules, x)
     kept = RowDropout(dropout, ROWS)(x)
     assert bool((kept == 0).any()) == bool(dropout)

@@ -77,10 +77,16 @@ CASES: dict[str, Case] = {
     ),
 }
 
+PEERS: dict[str, Case] = {
+    "mtl": (AdapterConfig.mtl_lora(TASKS, 3, 4), TRAIN, DEV, {"gate_learning_rate": 0.01}),
+    "mtl of another seed": (AdapterConfig.mtl_lora(TASKS, 3, 4), TRAIN, DEV, {"seed": 5}),
+    "poly": (AdapterConfig.c_poly(TASKS), TRAIN, DEV, {}),
+}
+
 
 def make_run(backbone: Backbone, name: str, folder: Path, **changes: Any) -> TrainingRun:
     """What trains a case in a folder below another one."""
-    config, train_records, dev_records, own = CASES[name]
+    config, train_records, dev_records, own = (CASES | PEERS)[name]
     adapter = Adapter.attach(backbone, config, name=name.replace(" ", "-"), seed=own.get("seed", 0))
     settings = TrainingSettings(**{**SETTINGS, **own, **changes})
     return TrainingRun(adapter, train_records, dev_records, settings, folder / name)
@@ -145,6 +151,22 @@ def test_members_of_all_kinds_learn_what_they_learn_alone(
     manifests = together(tmp_path, tokens=tokens)
     assert_alike(tmp_path, alone)
     assert [facts["training"]["side_by_side"] for facts in manifests] == [len(CASES)] * len(CASES)  # type: ignore[index]
+
+
+def test_a_shared_a_and_sampled_skills_learn_what_they_learn_alone(tmp_path: Path) -> None:
+    for name in PEERS:
+        together(tmp_path / "alone", [name])
+    together(tmp_path / "all", [*PEERS])
+    assert_alike(tmp_path / "all", tmp_path / "alone", [*PEERS])
+    for name in PEERS:
+        losses = [
+            line["dev_loss"] for line in log_of(tmp_path / "all" / name) if "dev_loss" in line
+        ]
+        assert losses[-1] < losses[0]
+    for name, tensor in weights_of(tmp_path / "all" / "mtl").items():
+        if name.endswith("expert_B"):  # no two are alike, which would be one
+            first, second, third = tensor.split(4, dim=1)
+            assert min(map(torch.dist, (first, second, third), (second, third, first))) > 0.01
 
 
 def test_padding_to_the_longest_member_changes_nothing(

@@ -187,7 +187,7 @@ EYES = {
         ]
     ),
 }
-FAMILIES = {method: "ablation" if "w/o" in method else method.split(" (")[0] for method in METHODS}
+FAMILIES = {method: methods.family(method) for method in METHODS}
 
 
 def lab(rgb: Any) -> Any:

@@ -36,6 +36,8 @@ CONFIGS = {
     "compare/moe": AdapterConfig.moe_lora(TASKS, experts=4, rank=8, embedding_size=6),
     "compare/even": AdapterConfig(TASKS, common=1, specific=1, gate="uniform"),
     "compare/sum": AdapterConfig(TASKS, common=0, specific=1, gate="none"),
+    "compare/mtl": AdapterConfig.mtl_lora(TASKS, experts=2, rank=3),
+    "compare/poly": AdapterConfig.c_poly(TASKS, common=2, specific=1),
 }
 
 
@@ -127,7 +129,7 @@ def test_every_part_is_explained_and_nothing_else(engine: AppEngine, name: str) 
     assert sorted(explained) == sorted(parts_of(view))
 
 
-@pytest.mark.parametrize("name", ["general", "compare/lora", "compare/moe", "compare/even"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_the_parameters_of_all_parts_add_up_to_those_trained(engine: AppEngine, name: str) -> None:
     total, shared = 0, 0
     for place in range(len(layer_kinds(engine.path(name)))):

@@ -3,6 +3,7 @@
 The drawing is a group of radio buttons, so that the browser itself handles mouse and arrow keys.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class LayerView:
     @property
     def has_gate(self) -> bool:
         """Whether tasks or experts differ in weight."""
-        return self.config.gate != "none" or self.config.specific > 0
+        config = self.config
+        return config.gate != "none" or config.specific > 0 or config.shared_A
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _base_parts(view: LayerView, language: Language) -> tuple[Part, Part, Part, 
     """Input, frozen weight, output and the scale of the experts."""
     config, kind = view.config, view.kind
     gate = "g_{t,e}" if view.has_gate else ""
-    whole = f"h = W_0 x + s ∑_e {gate} B_e A_e x"
+    whole = f"h = W_0 x + s ∑_e {gate} B_e {'M_t A' if config.shared_A else 'A_e'} x"
     if config.num_experts == 1 and not view.has_gate:
         whole = "h = W_0 x + s B A x"
     rank, scale = config.active_rank, f"{config.scale:g}"
@@ -119,17 +121,28 @@ def _gate_parts(view: LayerView, language: Language) -> list[Part]:
     config = view.config
     if not view.has_gate:
         return []
-    learned, size = config.gate == "task", config.embedding_size
+    embeds, size = config.gate == "task", config.embedding_size
     why = text(f"about_why_gate_{config.gate}", language)
-    if learned:
+    if config.learns_gate:
         why = _joined(language, why, text(f"about_gate_{config.gate_scope}", language))
     weight = {
         "task": "exp(p_e · v_t) / ∑_{j ∈ U_t} exp(p_j · v_t)",
+        "skills": "σ(z_{t,e}) / ∑_{j ≤ C} σ(z_{t,j})",
         "uniform": f"1 / {config.experts_per_task}",
         "none": "1",
     }[config.gate]
-    usable = ", e ∈ U_t" if config.specific else ""
-    n = config.num_experts
+    usable = ", e ≤ C" if config.gate == "skills" else ", e ∈ U_t" if config.specific else ""
+    n, k = config.num_experts, config.expert_rank
+    turn = Part(
+        "turn",
+        text("about turn", language),
+        "M",
+        "z_e = M_t A x",
+        text("about_why_turn", language),
+        _sizes(len(config.tasks), k, k),
+        len(config.tasks) * k**2,
+    )
+    shape = {"task": (n, size), "skills": (len(config.tasks), config.common)}.get(config.gate, (n,))
     return [
         Part(
             "gate",
@@ -137,20 +150,21 @@ def _gate_parts(view: LayerView, language: Language) -> list[Part]:
             text("about gate", language),
             f"g_{{t,e}} = {weight}{usable}",
             why,
-            _sizes(n, size) if learned else _sizes(n),
-            n * size if learned else None,
+            _sizes(*shape),
+            math.prod(shape) if config.learns_gate else None,
             is_shared=config.gate_scope == "model",
         ),
         Part(
             "task",
             f"{text('about task', language)} · {view.titles[view.task]}",
             view.titles[view.task],
-            "v_t = V [ t ]" if learned else "t",
-            text("about_why_task" if learned else "about_why_task_id", language),
-            _sizes(len(config.tasks), size) if learned else _sizes("batch"),
-            len(config.tasks) * size if learned else None,
+            "v_t = V [ t ]" if embeds else "t",
+            text("about_why_task" if embeds else "about_why_task_id", language),
+            _sizes(len(config.tasks), size) if embeds else _sizes("batch"),
+            len(config.tasks) * size if embeds else None,
             is_shared=True,
         ),
+        *([turn] if config.shared_A else []),
     ]
 
 
@@ -183,8 +197,12 @@ def _expert_parts(
         return Part(f"{key}-{what}", label, sign, formula, why, shape, count)
 
     sign = "g" if is_used else "0"
+    down, is_shared = "z_e = A_e x", view.config.shared_A
+    count = None if is_shared and key != "common-1" else rank * inner  # one for all, counted once
+    if is_shared:
+        down, why_a = "z_e = M_t A x", text("about_why_shared_A", language, rank=rank)
     parts = [
-        part("A", "A", "z_e = A_e x", why_a, _sizes(rank, inner), rank * inner),
+        part("A", "A", down, why_a, _sizes(rank, inner), count),
         part("B", "B", "B_e z_e", why_b, _sizes(outer, rank), outer * rank),
         part("weight", sign, "g_{t,e} · B_e z_e", why, _sizes(1), None),
     ]

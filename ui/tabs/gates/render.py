@@ -39,7 +39,7 @@ def shares(gates: AdapterGates, task: str, language: Language) -> str:
     """The shares of common and specific experts, and the kind of gate if it is unusual."""
     config = gates.config
     kind = ""
-    if config.gate != "task":
+    if not config.learns_gate:
         kind = note(f"gates_unlearned {config.gate}", language)
     elif config.gate_scope == "model":
         kind = note("gates_one_scope", language)
@@ -83,7 +83,7 @@ def ablation(report: Mapping[str, Any], task: str, language: Language) -> str:
 
 def health(gates: AdapterGates, titles: Mapping[str, str], language: Language) -> str:
     """What looks wrong with the learned gates, and what to try; empty where nothing does."""
-    if gates.config.gate != "task":
+    if not gates.config.learns_gate:
         return ""
     found = gate_health(gates.weights, gates.config.access())
     names, tasks = expert_names(gates.of(gates.config.tasks[0]), language), gates.config.tasks

@@ -233,7 +233,7 @@ class Gates:
     def _similarity(self, gates: AdapterGates, titles: list[str], language: Language) -> Updates:
         config = gates.config
         comparable = len(config.tasks) > 1 and config.common > 1
-        if not comparable or config.gate != "task":
+        if not comparable or not config.learns_gate:
             key = "gates_similarity_even" if comparable else "gates_similarity_none"
             words = gates_render.note(key, language)
             return {self.similarity_words: words, self.similarity: _HIDDEN}
@@ -253,7 +253,7 @@ class Gates:
         language: Language,
     ) -> Updates:
         path = self._logged(cluster)
-        if path is None or gates.config.gate != "task":
+        if path is None or not gates.config.learns_gate:
             key = "gates_path_none" if path is None else "gates_similarity_even"
             words = gates_render.note(key, language)
             return {self.path_words: words, self.path_lines: _HIDDEN, self.path_map: _HIDDEN}

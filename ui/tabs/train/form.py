@@ -224,7 +224,7 @@ def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSet
         **{name: _whole(values[name]) for name in (*numbers, "evaluations", "patience", "seed")},
         epochs=values["epochs"],
         learning_rate=values["learning_rate"],
-        gate_learning_rate=values["gate_rate"] if config.gate == "task" else None,
+        gate_learning_rate=values["gate_rate"] if config.learns_gate else None,
         dev_records_per_task=_whole(values["dev_records"]),
         sampling=values["sampling"],
         weighting=values["weighting"],
