@@ -55,6 +55,15 @@ def backbone_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--dtype", default="auto", help="bfloat16, float32 (default: the fastest)")
 
 
+def four_bit_option(parser: argparse._ActionsContainer) -> None:
+    """The option that trades exactness for memory."""
+    parser.add_argument(
+        "--four-bit",
+        action="store_true",
+        help="hold the frozen linear layers in 4 bits (NF4); needs bitsandbytes",
+    )
+
+
 def int8_option(parser: argparse.ArgumentParser) -> None:
     """The option that trades exactness for speed."""
     parser.add_argument(
@@ -84,6 +93,7 @@ def load(options: argparse.Namespace) -> Backbone:
         options.backbone or EMBEDDED,
         device=options.device,
         dtype=options.dtype,
+        four_bit=getattr(options, "four_bit", False),
         int8=getattr(options, "int8", False),
     )
     if backbone.int8:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cgclora.cli.common import backbone_options, int8_option, load
+from cgclora.cli.common import backbone_options, four_bit_option, int8_option, load
 
 HELP = """Answer prompts with a task's experts.
 
@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("prompt", nargs="?", help="the prompt; without it, standard input")
     backbone_options(parser)
+    four_bit_option(parser)
     int8_option(parser)
     parser.add_argument("--adapter", type=Path, help="adapter folder; without it, the backbone")
     parser.add_argument("--task", help="task whose experts answer")

@@ -34,7 +34,7 @@ def execute(options: argparse.Namespace) -> None:
         }
         for task, row in zip(config.tasks, gates, strict=True)
     }
-    decoding = decoding_here()
+    decoding = decoding_here(manifest["backbone"].get("model_type", "gemma3_text"))
     facts = {
         "manifest": manifest,
         "config": config.to_dict(),

@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from cgclora.cli.common import backbone_options, int8_option, load
+from cgclora.cli.common import backbone_options, four_bit_option, int8_option, load
 
 HELP = """Serve all tasks of all adapters from one backbone, with OpenAI's completions API. A model
 is a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers
@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="adapter folder, and its cluster's name if not the folder's (repeat)",
     )
     backbone_options(parser)
+    four_bit_option(parser)
     int8_option(parser)
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.cli.common import backbone_options, load, show
+from cgclora.cli.common import backbone_options, four_bit_option, load, show
 from cgclora.data.readers import read_records, task_name
 from cgclora.data.task_table import description_facts, read_table, table_beside
 
@@ -106,6 +106,7 @@ def data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--max-length", type=int, default=1024, help="longest record in tokens")
     data.add_argument("--licence", help="licence of the data and so of the adapter, noted with it")
     backbone_options(parser)
+    four_bit_option(parser)
 
 
 def training_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -192,7 +193,7 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         raise ConfigError(f"{options.runs} must hold a table for each run, such as [lora].")
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     add_options(parser)
-    shared = {"run", "runs", "backbone", "device", "dtype", "json", "pass_tokens"}
+    shared = {"run", "runs", "backbone", "device", "dtype", "four_bit", "json", "pass_tokens"}
     runs = []
     for name, table in tables.items():
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):

@@ -5,19 +5,18 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from cgclora.adapter import GATES, Adapter, folded_in
 from cgclora.convert.model_card import describe, export_folder
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.layer import ExpertLinear
-from cgclora.models.checkpoint import quiet
+from cgclora.models.checkpoint import auto_class, quiet
 from cgclora.storage.adapter_dir import AdapterError
 
 _USAGE = """
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("<this folder>")
+from transformers import {cls}, AutoTokenizer
+model = {cls}.from_pretrained("<this folder>")
 tokenizer = AutoTokenizer.from_pretrained("<this folder>")
 ```"""
 
@@ -36,8 +35,9 @@ def export_merged(
             folded in already, or `export_folder` refuses.
         OSError: The disk has no room for the model.
     """
-    kind = adapter.model.config.model_type
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    cls = auto_class(adapter.model.config)
+    if cls is None:
+        kind = adapter.model.config.model_type
         raise AdapterError(
             f"AutoModelForCausalLM does not know the text model of this backbone, {kind!r}, by "
             "itself, so that it would not load a merged one: export to peft."
@@ -49,8 +49,9 @@ def export_merged(
             adapter.model.save_pretrained(fresh, state_dict=weights)
         tokenizer.save_pretrained(fresh)
         facts = {"format": "merged", "tasks": [task], "rank": adapter.config.active_rank}
+        usage = _USAGE.format(cls=cls.__name__)
         dtype = str(adapter.model.dtype).removeprefix("torch.")
-        return describe(fresh, [TaskLoRAs.of(adapter)], _USAGE, dtype=dtype, **facts)
+        return describe(fresh, [TaskLoRAs.of(adapter)], usage, dtype=dtype, **facts)
 
 
 def _folded_weights(adapter: Adapter, task: str) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from cgclora.convert.model_card import describe, export_folder
 from cgclora.convert.to_lora import PlainLoRA, TaskLoRAs, file_names
 from cgclora.models.embedded import EMBEDDED
 from cgclora.storage import atomic_io
-from cgclora.storage.adapter_dir import AdapterError
 
 _USAGE = """
 ```python
@@ -38,7 +37,7 @@ def export_peft(
 
     Raises:
         ConfigError: A task is unknown.
-        AdapterError: As `write_peft` and `export_folder`.
+        AdapterError: As `export_folder`.
     """
     loras = source.loras(tasks)
     base = base or source.manifest.get("backbone", {}).get("name") or ""
@@ -58,16 +57,10 @@ def write_peft(
     """Write the folder of one LoRA of an adapter; returns its manifest.
 
     `lora_alpha` is the rank, which makes PEFT's factor alpha / r one: scale and gate are in B.
-
-    Raises:
-        AdapterError: PEFT would not find all layers in a backbone of this type.
+    Layers that PEFT would take for routed experts are named by their weight, as a parameter.
     """
-    if missed := source.missed_by_peft:
-        raise AdapterError(
-            f"PEFT would not load {len(missed)} of the {len(source.layers)} layers of this adapter "
-            f"into a {source.backbone.model_type!r} model, the first is {missed[0]}: export each "
-            "task to merged, a whole model that holds it exactly and that vLLM serves too."
-        )
+    hidden = source.hidden_from_peft
+    names = {_last(path) for path in hidden}
     folder.mkdir(exist_ok=True, parents=True)
     atomic_io.write_json(
         folder / "adapter_config.json",
@@ -79,7 +72,8 @@ def write_peft(
             "r": lora.rank,
             "lora_alpha": lora.rank,
             "lora_dropout": 0.0,
-            "target_modules": list(lora.target_modules),
+            "target_modules": [one for one in lora.target_modules if _last(one) not in names],
+            "target_parameters": [f"{path}.weight" for path in hidden] or None,
             "bias": "none",
             "fan_in_fan_out": False,
             "init_lora_weights": True,
@@ -96,6 +90,10 @@ def write_peft(
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     facts = {"format": "peft", "tasks": [lora.task], "rank": lora.rank}
     return describe(folder, [source], _usage(base, "<this folder>"), **facts)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _usage(base: str, folder: str) -> str:

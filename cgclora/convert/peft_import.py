@@ -30,7 +30,6 @@ _CHANGES_MORE = (  # than B A beside a linear layer
     "modules_to_save",
     "trainable_token_indices",
     "layer_replication",
-    "target_parameters",
     "alora_invocation_tokens",
     "kasa_config",
     "monteclora_config",
@@ -41,6 +40,7 @@ _KEEP_BACKBONE = ("gaussian", "eva", "orthogonal", "mica")  # others subtract fr
 _PLAIN = {  # read below, or told by the tensors, or without effect on what they compute
     *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
     *("base_model_name_or_path", "revision", "target_modules", "exclude_modules"),
+    "target_parameters",  # of linear layers, see `_read_config`
     *("layers_to_transform", "layers_pattern", "r", "rank_pattern", "lora_alpha", "alpha_pattern"),
     *("use_rslora", "lora_dropout", "fan_in_fan_out", "bias", "ensure_weight_tying"),
     *("init_lora_weights", "eva_config", "corda_config", "lora_ga_config", "loftq_config"),
@@ -170,6 +170,9 @@ def read_peft_config(folder: Path) -> Mapping[str, Any]:
             "`model.merge_and_unload()` makes a backbone."
         )
     refused = [name for name in _CHANGES_MORE if config.get(name)]
+    parameters = config.get("target_parameters") or ()
+    if not all(str(name).endswith(".weight") for name in parameters):  # of routed experts
+        refused.append("target_parameters")
     if config.get("bias", "none") != "none":
         refused.append("bias")
     if refused:

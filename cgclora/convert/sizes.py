@@ -86,13 +86,12 @@ def merged_bytes(sizes: LoRASizes, backbone: Path, precision: str | None) -> int
         BackboneError: The config cannot be read.
     """
     import torch  # noqa: PLC0415 - slow, and not needed for LoRAs
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    from cgclora.models.checkpoint import read_config  # noqa: PLC0415
+    from cgclora.models.checkpoint import auto_class, read_config  # noqa: PLC0415
 
     config = read_config(backbone, str(backbone))
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = auto_class(config).from_config(config)
     dtype: torch.dtype = getattr(torch, precision) if precision else skeleton.dtype
     values: int = sum(one.numel() for one in skeleton.parameters())  # tied ones once
     names = sum(len(name) + _HEADER for name, _ in skeleton.named_parameters())

@@ -18,12 +18,13 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
 from cgclora.layer import TaskGate, folded_B
+from cgclora.models.checkpoint import auto_class
 from cgclora.models.gates import gate_of
 from cgclora.models.target_modules import saved_paths
 from cgclora.storage import adapter_dir
@@ -94,7 +95,7 @@ class TaskLoRAs:
         manifest, config = adapter_dir.read_manifest(folder)
         tensors = adapter_dir.read_tensors(folder)
         with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers
-            skeleton = AutoModelForCausalLM.from_config(backbone)
+            skeleton = auto_class(backbone).from_config(backbone)
         paths = saved_paths(skeleton, config.target_modules, tensors)
         kind = skeleton.config.model_type
         trained_on = manifest["backbone"].get("model_type", kind)  # older manifests lack it
@@ -137,8 +138,8 @@ class TaskLoRAs:
         return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
 
     @property
-    def missed_by_peft(self) -> tuple[str, ...]:
-        """Paths of the layers that PEFT would not adapt in a backbone of this type.
+    def hidden_from_peft(self) -> tuple[str, ...]:
+        """Paths of the layers that PEFT would not adapt by module names in a backbone of this type.
 
         Where transformers 5 holds all routed experts in one parameter, PEFT reads any LoRA as one
         of the model as it was before: a target that is called like a part of an expert becomes
@@ -182,10 +183,10 @@ def file_names(tasks: Iterable[str]) -> dict[str, str]:
 
 
 def module_names(model: PreTrainedModel, paths: Sequence[str]) -> tuple[str, ...]:
-    """Names that fit exactly these layers of a model: their last parts if no others have them.
+    """Names that fit exactly these layers of a model: last parts that no others have, else paths.
 
-    Else whole paths. PEFT takes both; other engines expect last parts.
+    PEFT takes both; other engines expect last parts.
     """
-    names = sorted({path.rpartition(".")[2] for path in paths})
-    fitting = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in names}
-    return tuple(names if fitting == set(paths) else paths)
+    others = {path.rpartition(".")[2] for path, _ in model.named_modules() if path not in paths}
+    lasts = {path: path.rpartition(".")[2] for path in paths}
+    return tuple(sorted({path if last in others else last for path, last in lasts.items()}))

@@ -89,9 +89,10 @@ def export_vllm(
 
     Raises:
         ConfigError: A task is unknown, or two adapters have it; or `base` is needed.
-        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, or as
-            `write_peft`, through which bundles are checked, and `export_folder`.
+        AdapterError: The adapters do not go together, a rank is larger than vLLM's largest, PEFT
+            has no module names for some layers, or as `export_folder`.
     """
+    _check_layers(sources)
     chosen = _chosen(sources, tasks)
     largest = max(source.config.active_rank for source in chosen.values())
     rank = next((rank for rank in _RANKS if rank >= largest), None)
@@ -122,6 +123,17 @@ def export_vllm(
         facts = {"format": "vllm", "tasks": list(names), "rank": largest}
         used = [source for source in sources if any(source is one for one in chosen.values())]
         return describe(fresh, used, usage, models=names, max_lora_rank=rank, **facts)
+
+
+def _check_layers(sources: Sequence[TaskLoRAs]) -> None:
+    for source in sources:
+        if hidden := source.hidden_from_peft:
+            raise AdapterError(
+                f"{len(hidden)} of the {len(source.layers)} layers of this adapter, the first is "
+                f"{hidden[0]}, are called like routed experts of a {source.backbone.model_type!r} "
+                "model, so that vLLM is not known to load them from a LoRA: export each task to "
+                "merged, a whole model that vLLM serves too."
+            )
 
 
 def _chosen(sources: Sequence[TaskLoRAs], tasks: Sequence[str] | None) -> dict[str, TaskLoRAs]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from cgclora.adapter import folded_in, follow
+from cgclora.inference.continuous import dynamic_cache
 from cgclora.inference.fast_decoder import BatchExperts, FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.inference.request import DecodingError, Request
@@ -124,16 +126,21 @@ class Batch:
         self._pass.keep(torch.tensor(rows, device=self.device))
 
     @property
-    def can_join(self) -> bool:
-        """Whether the batch supports `join` and `drop_last`."""
+    def can_drop_last(self) -> bool:
+        """Whether the batch supports `drop_last`."""
         return isinstance(self._pass, _FastPass)
 
+    @property
+    def can_join(self) -> bool:
+        """Whether the batch supports `join`."""
+        return isinstance(self._pass, _FastPass) or _padding(self.backbone).joins
+
     def join(self, other: Batch) -> None:
-        """Append the rows of another batch of the same adapters."""
+        """Append the rows of another batch of the same adapters, after its first pass."""
         self.requests += other.requests
         with torch.inference_mode():
             route = self.adapters.plan_rows(self.requests) if self.adapters else None
-            cast(_FastPass, self._pass).join(cast(_FastPass, other._pass), route)
+            self._pass.join(cast(Any, other._pass), route)
 
     @torch.inference_mode()
     def _locked(self, run: Callable[[], Tensor]) -> Tensor:
@@ -193,6 +200,7 @@ class _ReferencePass:
         route: Route | None = None,
     ) -> None:
         self.route = route
+        self.is_joined = False  # by other rows
         self.model = model
         self.cache = DynamicCache(config=model.config)
         width = max(len(prompt) for prompt in prompts)
@@ -212,9 +220,22 @@ class _ReferencePass:
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
         return self._forward(ids, first + torch.arange(ids.shape[1], device=ids.device))
 
+    def join(self, other: _ReferencePass, route: Route | None) -> None:
+        dynamic_cache.join(self.cache, other.cache)
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        masks = [F.pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask, other.mask)]
+        self.mask = torch.cat(masks)
+        self.route = route
+        self.is_joined = True
+
     def keep(self, index: Tensor) -> None:
-        self.cache.batch_select_indices(index)
+        dynamic_cache.keep_rows(self.cache, index)
         self.mask = self.mask[index]
+        width = self.mask.shape[1]
+        # A batch that is never joined does not grow, and may have a cache that cannot be cut.
+        if self.is_joined and (unused := width - int(self.mask.sum(-1).max())):
+            self.mask = self.mask[:, unused:]
+            dynamic_cache.drop_first(self.cache, unused, width - unused)
         if self.route is not None:
             self.route = Route(
                 {
@@ -246,7 +267,14 @@ def follow_route(route: Route | None) -> AbstractContextManager[None]:
     return follow(layer.routing, route)  # all layers share one
 
 
-_MAY_PAD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+class _Padding(NamedTuple):
+    """What a model does with rows that are padded on the left."""
+
+    may_pad: bool  # it answers them as it does alone
+    joins: bool  # also if they join a batch after its first pass
+
+
+_PADDING: WeakKeyDictionary[PreTrainedModel, _Padding] = WeakKeyDictionary()
 
 
 def may_pad(backbone: Backbone) -> bool:
@@ -258,34 +286,72 @@ def may_pad(backbone: Backbone) -> bool:
     Raises:
         BackboneError: A pass with cached tokens differs from a pass of all tokens.
     """
+    return _padding(backbone).may_pad
+
+
+def _padding(backbone: Backbone) -> _Padding:
     model = backbone.model
     if is_known(model):
-        return True
+        return _Padding(True, True)
     with backbone.lock:
-        if model not in _MAY_PAD:
-            _MAY_PAD[model] = _try_padding(model)
-        return _MAY_PAD[model]
+        if model not in _PADDING:
+            _PADDING[model] = _try_padding(model)
+        return _PADDING[model]
+
+
+_SHORT, _LONG, _NEXT = [*range(3, 8)], [*range(3, 19)], 9
+
+
+def _after(model: PreTrainedModel, *prompts: Sequence[int]) -> _ReferencePass:
+    run = _ReferencePass(model, prompts, 0)
+    run.prefill()
+    return run
+
+
+def _step(run: _ReferencePass) -> Tensor:
+    return run.read(torch.full((len(run.mask), 1), _NEXT, device=run.mask.device))[:, -1]
 
 
 @torch.inference_mode()
-def _try_padding(model: PreTrainedModel) -> bool:
-    """Compare a cached step, with and without padding, with one pass of all tokens."""
-    short, long = [*range(3, 8)], [*range(3, 19)]
-    following = torch.tensor([[9]], device=model.device)
+def _try_padding(model: PreTrainedModel) -> _Padding:
+    """Compare cached steps, with and without padding, with one pass of all tokens."""
 
-    def step(prompts: Sequence[Sequence[int]]) -> Tensor:
-        run = _ReferencePass(model, prompts, 0)
-        run.prefill()
-        return run.read(following.expand(len(prompts), 1))[0, -1]
+    def expected(prompt: Sequence[int], steps: int) -> Tensor:
+        return _ReferencePass(model, [[*prompt, *[_NEXT] * steps]], 0).prefill()[0]
 
     try:
-        together, alone = step([short, long]), step([short])
-        expected = _ReferencePass(model, [[*short, 9]], 0).prefill()[0]
+        together, alone = (_step(_after(model, _SHORT, *more))[0] for more in ([_LONG], []))
+        first = expected(_SHORT, 1)
     except Exception as error:
         raise _undecodable(model, f" ({in_short(error)})") from error
-    if not alike(alone, expected):
+    if not alike(alone, first):
         raise _undecodable(model)
-    return alike(together, expected)
+    if not alike(together, first):
+        return _Padding(may_pad=False, joins=False)
+    try:
+        steps = _steps_of_joining(model)
+    except Exception:  # a cache of a kind that is not known here
+        steps = []
+    joins = bool(steps) and all(
+        alike(one, expected(_SHORT, count)) for count, one in enumerate(steps, 1)
+    )
+    return _Padding(may_pad=True, joins=joins)
+
+
+def _steps_of_joining(model: PreTrainedModel) -> list[Tensor]:
+    """Steps of a row that joins a wider one, is left alone, and is joined by a wider one.
+
+    None where the cache has layers that `dynamic_cache` does not know.
+    """
+    run = _after(model, _LONG)
+    if not dynamic_cache.can_join(run.cache):
+        return []
+    run.join(_after(model, _SHORT), None)
+    steps = [_step(run)[1]]
+    run.keep(torch.tensor([1], device=model.device))
+    steps.append(_step(run)[0])
+    run.join(_after(model, _LONG), None)
+    return [*steps, _step(run)[0]]
 
 
 def _undecodable(model: PreTrainedModel, why: str = "") -> BackboneError:

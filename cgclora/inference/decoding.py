@@ -62,7 +62,7 @@ def decode(
             new, other, first = joining.begin()
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
-        if len(rows) == 1 and batch.can_join:
+        if len(rows) == 1 and batch.can_drop_last:
             rest = yield from _decode_alone(
                 batch, rows[0], hidden, cancelled, lambda: joining.arrived(width - 1)
             )

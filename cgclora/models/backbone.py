@@ -87,8 +87,9 @@ def load_backbone(
         device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of CUDA, MPS, CPU.
         dtype: Such as `bfloat16`; `auto` takes bfloat16 where the hardware computes in it, else
             float32.
-        four_bit: Quantise the linear layers to NF4 (arXiv 2305.14314). Needs CUDA, bitsandbytes,
-            and room for the unquantised model in main memory, for its fingerprint.
+        four_bit: Quantise the linear layers to NF4 (arXiv 2305.14314), to train or decode with
+            less memory; tasks cannot be folded into them. Needs bitsandbytes, CUDA or a CPU, and
+            room for the unquantised model in main memory, for its fingerprint.
         int8: Decode with 8-bit copies of the weights where few tokens pass at once, which is faster
             and takes half as much memory again. On CPUs, for the families that `fast_decoder`
             knows; elsewhere it changes nothing, and `Backbone.int8` says so.

@@ -20,14 +20,19 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from cgclora.models.hardware import free_memory
 from cgclora.storage.atomic_io import in_short
@@ -35,6 +40,9 @@ from cgclora.storage.atomic_io import in_short
 _SAMPLE = 256
 _SMALLEST = 2.0**-14  # the smallest normal number of float16
 _ROOM = 1.1  # what loading takes beside the parameters
+_MXFP4 = "mxfp4"
+"""The packing of gpt-oss, which only routed experts are in: it is undone while they are loaded."""
+
 _OF_ADAPTERS = ("expert_A.", "expert_B.", "task_gates.")  # what adapters add to a model's tree
 
 _SET_ASIDE = ".frozen_weight"  # where a layer keeps its weight while a task is folded in
@@ -117,6 +125,17 @@ def hub_errors(name: str) -> Iterator[None]:
         ) from error
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads a causal language model of this config, None if none.
+
+    Where a multimodal family has no text model of its own, that is the class of the whole.
+    """
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForCausalLM
+    multimodal = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForImageTextToText if multimodal and not config.is_encoder_decoder else None
+
+
 def read_config(folder: Path, name: str) -> PretrainedConfig:
     """Read a model's config.json.
 
@@ -140,7 +159,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     # Beside others a multimodal checkpoint holds the text model; loading tells what it lacks of it.
     multimodal = config.get_text_config() is not config and not config.is_encoder_decoder
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
+    if auto_class(config) is None or (
         config.architectures and causal.isdisjoint(config.architectures) and not multimodal
     ):
         kind = ", ".join(config.architectures or [config.model_type])
@@ -148,12 +167,20 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
             f"{name} is not a causal language model but {kind}: choose one whose config.json "
             "names an architecture that ends in ForCausalLM."
         )
-    if getattr(config, "quantization_config", None):
+    if _packing(config) not in (None, _MXFP4):
         raise BackboneError(
             f"{name} is already quantised: load the unquantised original, with four_bit=True where "
             "memory is short."
         )
     return config
+
+
+def _packing(config: PretrainedConfig) -> str | None:
+    """How the weights of a checkpoint are quantised; None if they are not."""
+    packing = getattr(config, "quantization_config", None)
+    if packing is None or isinstance(packing, dict):
+        return None if packing is None else packing.get("quant_method", "")
+    return str(packing.quant_method)
 
 
 def check_memory(
@@ -167,13 +194,13 @@ def check_memory(
     """
     try:
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            skeleton = auto_class(config).from_config(config, trust_remote_code=False)
     except Exception as error:
         raise BackboneError(
             f"The config.json of {name} is damaged: fetch or copy it again. ({in_short(error)})"
         ) from error
     values = sum(parameter.numel() for parameter in skeleton.parameters())
-    needed = values * dtype.itemsize * _ROOM
+    needed = {device: values * dtype.itemsize * _ROOM}
     if four_bit:
         head = skeleton.get_output_embeddings()
         packed = sum(
@@ -181,15 +208,17 @@ def check_memory(
             for module in skeleton.modules()
             if isinstance(module, nn.Linear) and module is not head
         )
-        needed -= packed * (dtype.itemsize - 0.53) * _ROOM  # 4 bits and a share of their scales
-    free = free_memory(device)
-    if free is not None and needed > free:
-        raise BackboneError(
-            f"{name} has {values / 1e6:,.0f} million parameters and needs {needed / 2**30:.2f} GiB "
-            f"on {device} in {str(dtype).removeprefix('torch.')}, {free / 2**30:.2f} GiB are free: "
-            "close other programs, choose a smaller backbone or a shorter dtype, or four_bit on "
-            "CUDA."
-        )
+        needed[device] -= packed * (dtype.itemsize - 0.53) * _ROOM  # 4 bits, a share of scales
+        needed[torch.device("cpu")] = values * skeleton.dtype.itemsize * _ROOM  # for a moment
+    for place, size in needed.items():
+        free = free_memory(place)
+        if free is not None and size > free:
+            raise BackboneError(
+                f"{name} has {values / 1e6:,.0f} million parameters and needs {size / 2**30:.2f} "
+                f"GiB on {place} in {str(dtype).removeprefix('torch.')}, {free / 2**30:.2f} GiB "
+                "are free: close other programs, choose a smaller backbone or a shorter dtype, or "
+                "four_bit on CUDA."
+            )
 
 
 def load_model(
@@ -201,13 +230,13 @@ def load_model(
         BackboneError: Files are damaged or missing, memory or what 4-bit needs is lacking.
     """
     options: dict[str, Any] = {"dtype": dtype}
-    if device.type != "cpu":
+    if device.type != "cpu" or four_bit:
         options["device_map"] = {"": device}
     if not four_bit:
         model = _from_pretrained(folder, name, **options)
         return model, fingerprint(model)
-    if device.type != "cuda":
-        raise BackboneError(f"4-bit needs CUDA, this is {device}: load without four_bit.")
+    if device.type not in {"cuda", "cpu"}:
+        raise BackboneError(f"4-bit needs CUDA or a CPU, this is {device}: load without four_bit.")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError("4-bit needs bitsandbytes: run `pip install bitsandbytes`.")
     unquantised = fingerprint(_from_pretrained(folder, name, dtype="auto"))
@@ -222,9 +251,23 @@ def load_model(
     return model, unquantised
 
 
+def is_four_bit(model: PreTrainedModel) -> bool:
+    """Whether `load_model` has quantised it."""
+    return bool(getattr(model, "is_loaded_in_4bit", False))
+
+
 def _from_pretrained(folder: Path, name: str, **options: Any) -> PreTrainedModel:
+    config = read_config(folder, name)
+    if packed := _packing(config) == _MXFP4:
+        if "quantization_config" in options:
+            raise BackboneError(
+                f"{name} holds its experts in MXFP4, which bitsandbytes does not make smaller: "
+                "load it without four_bit."
+            )
+        options["quantization_config"] = Mxfp4Config(dequantize=True)
+    cls = auto_class(config)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = cls.from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,
@@ -250,6 +293,9 @@ def _from_pretrained(folder: Path, name: str, **options: Any) -> PreTrainedModel
             f"{name} lacks {len(missing)} of its weights, such as {missing[0]}: fetch or copy the "
             "whole model again."
         )
+    if packed:  # else saving would name the values as if they were packed again
+        loaded[0]._weight_conversions = None
+        model.to(options["dtype"])  # some versions leave what they unpack in bfloat16
     model.eval().requires_grad_(False)
     return model
 

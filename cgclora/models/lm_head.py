@@ -1,5 +1,6 @@
 """A backbone's output head by itself, so that it runs only where its logits are wanted."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,9 @@ from cgclora.models.quantized import pack_for_choosing
 CHOOSING_ROWS = 8
 """Most rows for which reading the head in few bits is the faster way to the likeliest word."""
 
+_SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")
+"""Names of the factor of the logits in configs."""
+
 _MARGIN = 5.0
 """Standard deviations of a logit's error that a candidate may be behind the largest."""
 
@@ -24,7 +28,8 @@ class OutputHead:
     """Hidden states to logits, as the backbone itself would compute them.
 
     With `packed` a copy of the head in few bits finds the candidates of `argmax`, among which the
-    head itself decides. `softcap` bounds the logits of Gemma 2 (arXiv 2408.00118).
+    head itself decides. `softcap` bounds the logits of Gemma 2 (arXiv 2408.00118), and `scale`
+    multiplies those of MiniCPM, Granite and Cohere.
 
     Raises:
         BackboneError: The backbone changes its logits in another way, so that the two disagree.
@@ -34,7 +39,7 @@ class OutputHead:
         self._model = model
         config = model.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._check()
+        self.scale = self._find_scale()
         self._packed = pack_for_choosing(self.weight) if packed else None
 
     @property
@@ -54,11 +59,17 @@ class OutputHead:
         every row, hence the contiguous copy.
         """
         weight = self.weight
-        return cap(F.linear(hidden.contiguous().to(weight.dtype), weight).float(), self.softcap)
+        scaled = self.scaled(hidden).contiguous().to(weight.dtype)
+        return cap(F.linear(scaled, weight).float(), self.softcap)
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """Hidden states [N, H] whose products with `weight` are the logits before `softcap`."""
+        return hidden if self.scale == 1.0 else hidden * self.scale
 
     def of_words(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Logits [N, words] in fp32 of some words only, for hidden states [N, H]."""
-        return cap(F.linear(hidden.float(), self.weight[ids].float()), self.softcap)
+        logits = F.linear(self.scaled(hidden).float(), self.weight[ids].float())
+        return cap(logits, self.softcap)
 
     def argmax(self, hidden: Tensor) -> list[int]:
         """The id of the word with the largest logit, for each hidden state of [N, H].
@@ -96,18 +107,32 @@ class OutputHead:
         return ids
 
     @torch.no_grad()
-    def _check(self) -> None:
-        """Compare with the backbone's own logits once, on four tokens."""
+    def _find_scale(self) -> float:
+        """The factor with which the logits are the backbone's own, as four tokens show."""
         if getattr(self._model.get_output_embeddings(), "bias", None) is not None:
             raise self._unknown()
         ids = torch.arange(1, 5, device=self._model.device).unsqueeze(0)
         with evaluating(self._model):
             own = self._model(input_ids=ids).logits[0].float().log_softmax(-1)
             hidden = text_decoder(self._model)(input_ids=ids).last_hidden_state[0]
-        ours = self(hidden).log_softmax(-1)
-        # Logits in bf16 are off by a percent or so; a forgotten factor is off by far more.
-        if (own - ours).abs().mean() > 0.05:
+        errors: dict[float, float] = {}
+        for scale in self._scales():
+            self.scale = scale
+            difference = own - self(hidden).log_softmax(-1)
+            errors[scale] = float(difference.abs().mean())
+        best = min(errors, key=errors.__getitem__)
+        # Logits in bf16 are off by a percent or so, and a step that is missing by far more.
+        if not errors[best] <= 0.05:
             raise self._unknown()
+        return best
+
+    def _scales(self) -> Iterator[float]:
+        """Factors that the config may mean; some models multiply by one, and others divide."""
+        yield 1.0
+        config = self._model.config.get_text_config()
+        for name in _SCALES:
+            if value := getattr(config, name, None):
+                yield from (float(value), 1 / value)
 
     def _unknown(self) -> BackboneError:
         return BackboneError(

@@ -119,4 +119,5 @@ class TargetLoss(nn.Module):
             hidden = output.last_hidden_state.flatten(0, 1)[positions]
         weight = self.head.weight
         apply: Callable[..., Tensor] = _FrozenHeadCrossEntropy.apply
-        return apply(hidden.to(weight.dtype), weight, targets, self.head.softcap)
+        hidden = self.head.scaled(hidden).to(weight.dtype)
+        return apply(hidden, weight, targets, self.head.softcap)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cgclora.cli.common import backbone_options, int8_option
+from cgclora.cli.common import backbone_options, four_bit_option, int8_option
 
 if TYPE_CHECKING:
     from cgclora.data.task_table import Entries
@@ -52,6 +52,7 @@ def trained_descriptions(adapters: Iterable[Path]) -> Entries:
 def answering_options(parser: argparse.ArgumentParser) -> None:
     """Options for the backbone that answers."""
     backbone_options(parser)
+    four_bit_option(parser)
     int8_option(parser)
     parser.add_argument(
         "--batch-size", type=int, help="maximum requests in a batch (default: by device)"

@@ -102,7 +102,7 @@ def _answering(
     def decode() -> None:
         for _ in range(STEPS):
             batch.argmax(batch.step_hidden([3] * rows))
-        if batch.can_join:  # other caches grow by these few tokens
+        if batch.can_drop_last:  # other caches grow by these few tokens
             batch.drop_last(STEPS)
 
     return decode

@@ -1,6 +1,7 @@
 """Where PEFT looks for the layers of an export: mixtures of experts, decoders that lie deeper."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -78,23 +79,10 @@ def loads_exactly(folder: Path, adapter: Adapter, task: str) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_task_is_exported_exactly_where_peft_loads_all_of_it(tmp_path, monkeypatch, family):
+def test_a_task_is_exported_exactly_from_a_mixture_of_experts(tmp_path, family):
     adapter = attached(family)
-    source = TaskLoRAs.of(adapter)
-    missed = source.missed_by_peft
-    with monkeypatch.context() as patch:
-        patch.setattr(TaskLoRAs, "missed_by_peft", ())
-        export_peft(source, tmp_path / "unchecked", ["mood"])
-    assert loads_exactly(tmp_path / "unchecked", adapter, "mood") == (not missed)
-    if not missed:
-        export_peft(source, tmp_path / "out", ["mood"])
-        return
-    message = rf"PEFT would not load {len(missed)} of the .* to merged"
-    with pytest.raises(AdapterError, match=message):
-        export_peft(source, tmp_path / "out")
-    with pytest.raises(AdapterError, match=message):
-        export_vllm([source], tmp_path / "out", base="x/y")
-    assert not (tmp_path / "out").exists()
+    export_peft(TaskLoRAs.of(adapter), tmp_path / "out", ["mood"])
+    assert loads_exactly(tmp_path / "out", adapter, "mood")
 
 
 @pytest.mark.parametrize(
@@ -113,12 +101,22 @@ def test_layers_that_peft_leaves_alone_are_exported_from_any_backbone(tmp_path, 
     assert loads_exactly(tmp_path / "out", adapter, "mood")
 
 
-def test_a_saved_adapter_is_refused_like_an_attached_one(tmp_path):
+def test_layers_called_like_experts_are_named_as_parameters_and_kept_from_vllm(tmp_path):
     adapter = attached("glm4_moe")
     adapter.save(tmp_path / "adapter")
     source = TaskLoRAs.read(tmp_path / "adapter", adapter.model.config)
     names = ("gate_proj", "up_proj", "down_proj")
-    assert source.missed_by_peft == tuple(f"model.layers.0.mlp.{name}" for name in names)
+    paths = [f"model.layers.0.mlp.{name}" for name in names]
+    assert [*source.hidden_from_peft] == paths
+    export_peft(source, tmp_path / "out", ["mood"])
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_parameters"] == [f"{path}.weight" for path in paths]
+    assert sorted(config["target_modules"]) == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    back = import_peft(tmp_path / "out", tiny("glm4_moe"), ["mood"])
+    assert loads_exactly(tmp_path / "out", back, "mood")
+    with pytest.raises(AdapterError, match=r"3 of the .* called like routed experts.* to merged"):
+        export_vllm([source], tmp_path / "bundle", base="x/y")
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -467,7 +467,6 @@ def test_too_little_memory_is_said_before_loading(
         ({"device": "meta"}, "no device 'meta' here"),
         ({"dtype": "int8"}, "'int8' is no dtype: use auto, float32"),
         ({"dtype": "nn"}, "'nn' is no dtype"),
-        ({"device": "cpu", "four_bit": True}, "4-bit needs CUDA, this is cpu: load without"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -478,12 +477,14 @@ def test_impossible_options_are_refused(
         load_backbone(tmp_path, **options)
 
 
-def test_four_bit_without_its_library_says_what_to_install(
+def test_four_bit_without_its_library_or_on_another_device_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackboneError, match="pip install bitsandbytes"):
         checkpoint.load_model(tmp_path, "x", torch.device("cuda"), torch.float32, four_bit=True)
+    with pytest.raises(BackboneError, match="4-bit needs CUDA or a CPU, this is mps: load without"):
+        checkpoint.load_model(tmp_path, "x", torch.device("mps"), torch.float32, four_bit=True)
 
 
 # The embedded backbone --------------------------------------------------------------------------

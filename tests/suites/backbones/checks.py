@@ -1,4 +1,4 @@
-"""What is asked of a backbone: four answers of ours, each against plain transformers."""
+"""What is asked of a backbone: five answers of ours, each against plain transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
 from cgclora.convert.merged import export_merged
@@ -24,7 +24,7 @@ from cgclora.data.sampling import Collator
 from cgclora.inference.batch import Batch, may_pad
 from cgclora.inference.request import DecodingError, Request
 from cgclora.models.backbone import Backbone, BackboneError
-from cgclora.models.checkpoint import fingerprint
+from cgclora.models.checkpoint import auto_class, fingerprint
 from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.atomic_io import in_short
 from cgclora.training.loss import TargetLoss
@@ -52,6 +52,7 @@ class Row:
     Attributes:
         model_type: Its name.
         mixed: Rows of unequal length and different tasks are answered as one by one.
+        joined: So are rows that join a running batch, which others leave.
         loss: The loss of such rows and its gradients are those of the whole logits.
         merged: So are the logits of a task's merged export.
         peft: And those of its export to PEFT.
@@ -59,13 +60,14 @@ class Row:
 
     model_type: str
     mixed: str
+    joined: str
     loss: str
     merged: str
     peft: str
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The four findings."""
+        """The five findings."""
         return tuple(getattr(self, field.name) for field in fields(self))[1:]
 
 
@@ -118,14 +120,14 @@ def _examine(model_type: str, dtype: torch.dtype) -> Row:
     try:
         bare = make_bare(model_type, dtype)
     except Exception as error:
-        return Row(model_type, *[f"no tiny model: {in_short(error)}"] * 4)
+        return Row(model_type, *[f"no tiny model: {in_short(error)}"] * 5)
     try:
         subject = make_subject(model_type, bare)
     except REFUSALS as error:
-        return Row(model_type, *[f"refused: {error}"] * 4)
+        return Row(model_type, *[f"refused: {error}"] * 5)
     except Exception as error:
-        return Row(model_type, *[f"fails: {in_short(error)}"] * 4)
-    checks = (mixed, loss, merged, peft)
+        return Row(model_type, *[f"fails: {in_short(error)}"] * 5)
+    checks = (mixed, joined, loss, merged, peft)
     return Row(model_type, *(_answer(check, subject) for check in checks))
 
 
@@ -133,7 +135,8 @@ def make_bare(model_type: str, dtype: torch.dtype = torch.float64) -> PreTrained
     """A tiny random model that reads token ids."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=dtype)
+        config = tiny_config(model_type)
+        model = auto_class(config).from_config(config, dtype=dtype)
     model = model.to(dtype).eval().requires_grad_(False)
     with torch.no_grad():
         model(input_ids=torch.tensor([[5, 6, 7]]))
@@ -202,6 +205,47 @@ def mixed(subject: Subject) -> float:
     return worst
 
 
+@torch.inference_mode()
+def joined(subject: Subject) -> float:
+    """A row joins a wider one, which leaves; then a third one joins."""
+    rows = [(task, item.ids, item.prompt_length) for task, item in _rows()]
+    read = [length - 1 for _, _, length in rows]  # the place of each row's last token
+    worst = 0.0
+
+    def start(row: int) -> tuple[Batch, Tensor]:
+        task, ids, length = rows[row]
+        request = Request(task, "prompt", max_new_tokens=4)
+        batch = Batch(subject.backbone, subject.adapter, [request], [ids[:length]])
+        return batch, batch.prefill()
+
+    def check(found: Tensor, *present: int) -> None:
+        nonlocal worst
+        for place, row in enumerate(present):
+            task, ids, _ = rows[row]
+            expected, bare = subject.logits(task, ids), subject.logits(None, ids)
+            at = read[row]
+            worst = max(worst, _off(found[place].clone(), expected[at], bare[at]))
+
+    def step(*present: int) -> None:
+        for row in present:
+            read[row] += 1
+        check(batch.step([rows[row][1][read[row]] for row in present]), *present)
+
+    may_pad(subject.backbone)  # refuses what cannot be decoded at all
+    batch, logits = start(0)
+    check(logits, 0)
+    if not batch.can_join:
+        raise NoComparisonError("no: rows wait for the next batch")
+    for earlier, row in ((0, 1), (1, 2)):
+        other, logits = start(row)
+        check(logits, row)
+        batch.join(other)
+        step(earlier, row)
+        batch.keep([1])
+        step(row)
+    return worst
+
+
 def loss(subject: Subject) -> float:
     """The summed loss of targets in one batch, and the gradient of every parameter."""
     tasks, items = zip(*_rows(), strict=True)
@@ -240,7 +284,8 @@ def merged(subject: Subject) -> float:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         export_merged(subject.adapter, task, out, subject.backbone.tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=subject.bare.dtype).eval()
+        cls = auto_class(subject.bare.config)
+        model = cls.from_pretrained(out, dtype=subject.bare.dtype).eval()
         return _off_alone(subject, model, task, item)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from cgclora.models.checkpoint import auto_class
 from tests.helpers.tiny import VOCABULARY
 
 MOST_PARAMETERS = 20_000_000
@@ -29,6 +30,7 @@ SMALL: dict[str, int] = {
     # latent attention and what picks its keys
     **{"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
     **{"v_head_dim": 8, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 8},
+    **{"index_kpool": 2},
     # linear attention and state spaces
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2},
     **{"linear_num_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 4},
@@ -42,8 +44,18 @@ SMALL: dict[str, int] = {
 }
 """Sizes, by their names in most configs; a config takes those that it has as whole numbers."""
 
+MULTIMODAL = (
+    *("ernie4_5_vl_moe", "glm46v", "glm4v", "glm4v_moe", "glm5_next", "hunyuan_vl", "minicpmv4_6"),
+    *("minicpmv4_7", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"),
+)
+"""Families whose text model has no class of its own, so that the whole is loaded."""
+
 LEFT = object()
 """Stands for a size that is left as it is."""
+
+_SECTIONS = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
+_THREE: dict[str, Any] = {"rope_parameters": _SECTIONS}
+"""Positions of time, height and width."""
 
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16}
 
@@ -57,6 +69,16 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"num_key_value_heads": LEFT},
     "falcon_h1": _MAMBA | {"mamba_d_ssm": 64},
     "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "ernie4_5_vl_moe": {"text_config": _THREE | {"moe_intermediate_size": [16, 16]}},
+    **{name: {"text_config": _THREE} for name in ("glm46v", "glm4v")},
+    "glm4v_moe": {"text_config": {"rope_parameters": _SECTIONS | {"partial_rotary_factor": 1.0}}},
+    "glm5_next": {
+        "text_config": {"qk_rope_head_dim": 0},
+        "vision_config": {"out_hidden_size": 32},
+    },
+    "hunyuan_vl": {"text_config": _THREE | {"head_dim": 8}},
+    "qwen2_vl": {"text_config": _THREE, "vision_config": {"embed_dim": 32}},
+    **{name: {"text_config": _THREE} for name in ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": _MAMBA | {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2},
     "hunyuan_v1_dense": {"head_dim": 8},
@@ -84,7 +106,7 @@ def tiny_config(model_type: str) -> PretrainedConfig:
     """A config of a model of this type that is made in no time."""
     config = _tiny(CONFIG_MAPPING[model_type], OF_TYPE.get(model_type, {}))
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = auto_class(config).from_config(config)
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     if count > MOST_PARAMETERS:
         raise ValueError(f"{count / 1e6:.0f} million parameters, of a size not known here")
@@ -108,7 +130,7 @@ def _tiny(kind: type[PretrainedConfig], special: dict[str, Any]) -> PretrainedCo
         if found is not None:
             own = type(found) if sub is AutoConfig else sub
             settings[name] = _tiny(own, special.get(name, {})).to_dict()
-    settings |= special
+    settings |= {name: value for name, value in special.items() if name not in kind.sub_configs}
     return kind(**{name: value for name, value in settings.items() if value is not LEFT})
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from cgclora.layer import LayerExperts
+from cgclora.models.backbone import load_backbone
+from tests.helpers.tiny import make_tokenizer
 from tests.suites.backbones.checks import EQUAL, Row, examine
+from tests.suites.backbones.configs import MULTIMODAL, tiny_config
 
 PAGE = (Path(__file__).parents[3] / "docs" / "backbones.md").read_text(encoding="utf-8")
 COMMAND = "write it anew: python -m tests.suites.backbones docs/backbones.md"
@@ -31,7 +35,7 @@ def kind(cell: str) -> str:
 
 def test_the_page_names_the_model_types_of_the_transformers_that_is_required():
     assert f"transformers {transformers.__version__}" in PAGE, COMMAND
-    assert lines().keys() == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys(), COMMAND
+    assert lines().keys() == {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MULTIMODAL}, COMMAND
 
 
 def test_no_backbone_is_wrong_without_saying_so():
@@ -47,6 +51,19 @@ def test_a_backbone_is_what_the_page_says(model_type: str):
     assert [kind(cell) for cell in row.cells] == [kind(cell) for cell in lines()[model_type]]
 
 
+@pytest.mark.parametrize("model_type", ["qwen3_5", "qwen3_vl"])
+def test_the_text_model_of_a_multimodal_checkpoint_is_loaded(model_type: str, tmp_path: Path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = AutoModelForImageTextToText.from_config(tiny_config(model_type)).eval()
+    whole.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    model = load_backbone(tmp_path, device="cpu", dtype="float32").model
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)
+
+
 def test_an_error_is_found(monkeypatch: pytest.MonkeyPatch):
     """The checks themselves notice experts that are weighed wrongly."""
     add = LayerExperts.add
@@ -56,4 +73,4 @@ def test_an_error_is_found(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(LayerExperts, "add", other)
     row: Row = examine("gpt_neox")
-    assert [kind(cell) for cell in row.cells] == ["differs", "differs", EQUAL, EQUAL]
+    assert [kind(cell) for cell in row.cells] == ["differs"] * 3 + [EQUAL] * 2
