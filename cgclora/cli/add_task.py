@@ -1,19 +1,25 @@
 """`python -m cgclora add-task` and `drop-task`: a trained cluster grows or shrinks by a task."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.common import load, show
 from cgclora.cli.train import (
     data_options,
     descriptions_of,
+    no_judge,
     records_of,
     report,
     settings_of,
     stop_on_sigterm,
     training_options,
 )
+
+if TYPE_CHECKING:
+    from cgclora.training.settings import Judge
 
 ADD = """Add tasks to a trained adapter. Only their specific experts and their rows of the gate are
 trained; what the other tasks answer stays the same, bit for bit. The data has the new tasks alone,
@@ -47,10 +53,11 @@ def drop_options(parser: argparse.ArgumentParser) -> None:
 
 def add(options: argparse.Namespace) -> None:
     """Train the new tasks, and report where the grown adapter is."""
+    no_judge(options)
     report(grow(options), options)
 
 
-def grow(options: argparse.Namespace) -> dict[str, Any]:
+def grow(options: argparse.Namespace, judge: Judge | None = None) -> dict[str, Any]:
     """Train the new tasks; returns the manifest of the grown adapter, as `add_tasks` does."""
     from cgclora.training.add_task import add_tasks
     from cgclora.training.distributed import loading_options
@@ -72,6 +79,7 @@ def grow(options: argparse.Namespace) -> dict[str, Any]:
             options.run,
             facts={"licence": options.licence, **described} if options.licence else described,
             stop=stop,
+            judge=judge,
         )
 
 

@@ -120,8 +120,8 @@ def add_tasks(
 
     The folder is left as it is; the grown adapter is `adapter` in the run folder. Records are of
     the new tasks alone. `facts` go into its manifest, licence and descriptions of tasks beside the
-    parent's; `options` are `progress` and `stop` as for `train`. Returns the manifest of the grown
-    adapter.
+    parent's; `options` are `progress`, `stop` and `judge` as for `train`. Returns the manifest of
+    the grown adapter.
 
     Raises:
         ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
