@@ -38,14 +38,16 @@ tasks stay the same, bit for bit. Needs no backbone.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `add-task`."""
-    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder to grow")
+    parser.add_argument(
+        "--adapter", type=Path, required=True, help="adapter to grow: folder or hub id"
+    )
     data_options(parser)
     training_options(parser)
 
 
 def drop_options(parser: argparse.ArgumentParser) -> None:
     """The options of `drop-task`."""
-    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder")
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder or hub id")
     parser.add_argument("--task", action="append", required=True, help="task to drop (repeat)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the smaller adapter")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -61,7 +63,9 @@ def grow(options: argparse.Namespace, judge: Judge | None = None) -> dict[str, A
     """Train the new tasks; returns the manifest of the grown adapter, as `add_tasks` does."""
     from cgclora.training.add_task import add_tasks
     from cgclora.training.distributed import loading_options
+    from cgclora.training.runs.trackers import check
 
+    check(options.report_to)
     settings = settings_of(options)
     train_records, dev_records, tasks = records_of(options)
     described = descriptions_of(options, tasks)
@@ -79,6 +83,7 @@ def grow(options: argparse.Namespace, judge: Judge | None = None) -> dict[str, A
             options.run,
             facts={"licence": options.licence, **described} if options.licence else described,
             stop=stop,
+            report_to=options.report_to,
             judge=judge,
         )
 

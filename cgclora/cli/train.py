@@ -146,6 +146,13 @@ def training_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     how.add_argument("--patience", type=int, default=0, help="evaluations without gain; 0: no stop")
     how.add_argument("--gradient-checkpointing", action="store_true")
     how.add_argument("--seed", type=int, default=0)
+    how.add_argument(
+        "--report-to",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tensorboard, wandb, mlflow or trackio (repeat)",
+    )
     how.add_argument("--json", action="store_true", help="print the manifest as JSON")
     return how
 
@@ -174,9 +181,11 @@ def execute(
     """Train, and report where the adapters are. `judge_of` gives the judge of a run's options."""
     from cgclora.storage.run_dir import TrainingDiverged
     from cgclora.training.distributed import loading_options
+    from cgclora.training.runs.trackers import check
     from cgclora.training.train import train_side_by_side
 
     runs = [options] if options.runs is None else _runs(options)
+    check(options.report_to)
     settings = [settings_of(one) for one in runs]  # errors in them come before anything loads
     records = [records_of(one) for one in runs]
     judges = [judge_of(one) for one in runs]
@@ -196,6 +205,7 @@ def execute(
             backbone.tokenizer,
             tokens=options.pass_tokens,
             stop=stop,
+            report_to=options.report_to,
         )
     for one, outcome in zip(runs, outcomes, strict=True):
         if not isinstance(outcome, TrainingDiverged):
@@ -221,7 +231,10 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         raise ConfigError(f"{options.runs} must hold a table for each run, such as [lora].")
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     add_options(parser)
-    shared = {"run", "runs", "backbone", "device", "dtype", "four_bit", "json", "pass_tokens"}
+    shared = {
+        *("run", "runs", "backbone", "device", "dtype", "four_bit", "json", "pass_tokens"),
+        "report_to",
+    }
     runs = []
     for name, table in tables.items():
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):

@@ -30,6 +30,7 @@ from cgclora.storage.run_dir import TrainingDiverged, claim, hold
 from cgclora.training.distributed import Processes
 from cgclora.training.runs.member import Member
 from cgclora.training.runs.scoring import DevScores
+from cgclora.training.runs.trackers import Trackers
 from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide, resume
 
@@ -59,6 +60,7 @@ def train(
     *,
     progress: Progress = print_progress,
     stop: Callable[[], bool] | None = None,
+    report_to: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
@@ -71,7 +73,8 @@ def train(
 
     `progress` is called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses. `stop` is
     called after each step of a single process; true writes a checkpoint and ends the run, to be
-    resumed later. `options` are the further fields of `TrainingRun`, such as `facts` and `judge`.
+    resumed later. `report_to` names trackers, see `cgclora.training.runs.trackers`. `options` are
+    the further fields of `TrainingRun`, such as `facts` and `judge`.
     Returns the manifest of the saved adapter.
 
     Raises:
@@ -85,7 +88,9 @@ def train(
     run = TrainingRun(
         adapter, train_records, dev_records, settings, Path(run_folder).absolute(), **options
     )
-    (outcome,) = train_side_by_side([run], tokenizer, progress=progress, stop=stop)
+    (outcome,) = train_side_by_side(
+        [run], tokenizer, progress=progress, stop=stop, report_to=report_to
+    )
     if isinstance(outcome, TrainingDiverged):
         raise outcome
     return outcome
@@ -98,20 +103,23 @@ def train_side_by_side(
     tokens: int | None = None,
     progress: Progress = print_progress,
     stop: Callable[[], bool] | None = None,
+    report_to: Sequence[str] = (),
 ) -> list[dict[str, Any] | TrainingDiverged]:
     """Train several adapters of one backbone in the same passes, each as if it were alone.
 
     They may differ in method, rank, seed, rates, tasks, data and steps; each may be resumed alone.
-    `tokens` is the largest number of padded tokens of a shared pass (None: by device); `progress`
-    and `stop` are as for `train`.
+    `tokens` is the largest number of padded tokens of a shared pass (None: by device); `progress`,
+    `stop` and `report_to` are as for `train`.
 
     Returns:
         For each run the manifest of the saved adapter, or why it alone diverged.
 
     Raises:
-        ConfigError: Two runs share a folder or an adapter, or there are several backbones.
+        ConfigError: Two runs share a folder or an adapter, there are several backbones, or a
+            tracker is not known or not installed.
         DataError, TrainingError, TrainingStopped: As `train`.
     """
+    trackers = Trackers(report_to)
     provenance.commit()  # cached from here on: a commit made during the run is not the run's code
     model = _model_of(runs)
     processes = Processes(runs[0].adapter.device)
@@ -141,7 +149,14 @@ def train_side_by_side(
             else:
                 finish(member)
         if active:
-            report = _Progress(active, progress) if processes.writes else lambda *_: None
+            held.callback(trackers.close)
+            listener = _Progress(active, progress)
+
+            def report(member: Member, facts: dict[str, Any]) -> None:
+                if processes.writes:
+                    trackers(member.run, member.step, facts)
+                    listener(member, facts)
+
             _take_steps(
                 SideBySide(active, model, processes, name, reached, tokens, finish, report), stop
             )

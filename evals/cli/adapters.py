@@ -72,14 +72,16 @@ def add(command: AddCommand) -> None:
 
     train.add_options(command("train", TRAIN, _train))
     gates = command("gates", GATES, _gates)
-    gates.add_argument("--adapter", type=Path, required=True, help="adapter folder")
+    gates.add_argument("--adapter", type=Path, required=True, help="adapter folder or hub id")
     gates.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
     gates.add_argument("--split", default="dev", help="of a folder or hub id (default dev)")
     gates.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
     gates.add_argument("--write", action="store_true", help="put the table into the manifest")
     answering_options(gates)
     forgetting = command("forgetting", FORGETTING, _forgetting)
-    forgetting.add_argument("adapter", type=Path, nargs="*", help="adapter folder; none is bare")
+    forgetting.add_argument(
+        "adapter", type=Path, nargs="*", help="adapter folder or hub id; none is bare"
+    )
     forgetting.add_argument("--texts", type=Path, help="file of texts (default: our own passages)")
     forgetting.add_argument(
         "--tasks-per-text",
@@ -101,7 +103,9 @@ def _added_options(command: AddCommand) -> None:
     add_task.add_options(command("add-task", ADD_TASK, _add_task))
     parser = command("added", ADDED, _added)
     parser.add_argument("adapter", type=Path, help="folder of the grown adapter")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the one before")
+    parser.add_argument(
+        "--base", dest="base_adapter", type=Path, required=True, help="the one before"
+    )
     parser.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
     parser.add_argument("--split", default="dev", help="of a folder or hub id (default dev)")
     parser.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
@@ -231,7 +235,11 @@ def _add_task(options: argparse.Namespace) -> None:
     leave_processes()
     if manifest:  # other processes of this run write nothing
         options.int8, options.batch_size, options.write = False, None, True
-        options.base, options.adapter, options.most = options.adapter, options.run / "adapter", 0
+        options.base_adapter, options.adapter, options.most = (
+            options.adapter,
+            options.run / "adapter",
+            0,
+        )
         _compare(options, dev)
 
 
@@ -249,7 +257,7 @@ def _compare(options: argparse.Namespace, dataset: Dataset) -> None:
 
     report = compare(
         load(options),
-        options.base,
+        options.base_adapter,
         options.adapter,
         dataset,
         per_task=options.most,

@@ -61,6 +61,7 @@ def run(
     dev_records: Sequence[Record] = DEV,
     stop: Callable[[], bool] | None = None,
     judge: Judge | None = None,
+    report_to: Sequence[str] = (),
     **changes: Any,
 ) -> tuple[Adapter, dict[str, Any]]:
     """Train on a tiny backbone in this process, without progress on the screen."""
@@ -76,6 +77,7 @@ def run(
         progress=lambda facts: None,
         stop=stop,
         judge=judge,
+        report_to=report_to,
     )
     return adapter, manifest
 
