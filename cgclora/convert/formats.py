@@ -206,7 +206,7 @@ def _merged_size(order: Export) -> int:
 
 
 def _adapter(order: Export) -> dict[str, Any]:
-    from cgclora.convert.adapter_export import export_adapter  # noqa: PLC0415 - slow, see above
+    from cgclora.convert.model_card import export_adapter  # noqa: PLC0415 - slow, see above
 
     (folder,) = order.adapters
     if order.precision:

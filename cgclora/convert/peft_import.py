@@ -83,7 +83,9 @@ class PeftLoRA:
 
 
 def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> PeftLoRA:
-    """Read a LoRA as PEFT saves it, by folder or hub id; `config` is its `read_peft_config`, if that was read already.
+    """Read a LoRA as PEFT saves it, by folder or hub id.
+
+    `config` is its `read_peft_config`, if that was read already.
 
     Raises:
         AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
