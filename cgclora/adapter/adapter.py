@@ -40,6 +40,7 @@ from cgclora.models.backbone import Backbone, fingerprint, public_name
 from cgclora.models.target_modules import check_rows, linear_paths, saved_paths
 from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.hub import adapter_folder, adapter_name
 
 
 class Adapter(PlannedExperts):
@@ -339,15 +340,16 @@ class Adapter(PlannedExperts):
         """Attach a saved adapter. Reads JSON and safetensors only.
 
         Args:
-            folder: Written by `save`.
+            folder: Written by `save`; or a hub id, see `cgclora.storage.hub.adapter_folder`.
             backbone: The backbone it was trained on.
-            name: Its name on this backbone; None derives it from the folder's.
+            name: Its name on this backbone; None derives it from the folder's or the id's.
 
         Raises:
             AdapterError: The folder is not an adapter, is damaged, has a newer format, was trained
                 on another backbone, or has a wrong shape or a value that is not finite.
         """
-        folder = Path(folder)
+        name = name or _module_name(adapter_name(folder))
+        folder = adapter_folder(folder)
         manifest, config = adapter_dir.read_manifest(folder)
         model, lock = model_and_lock(backbone)
         actual = backbone.fingerprint if isinstance(backbone, Backbone) else fingerprint(model)
@@ -369,7 +371,7 @@ class Adapter(PlannedExperts):
             # Also those of detached adapters: running batches may have routes through them.
             existing = {layer for layer in model.modules() if isinstance(layer, ExpertLinear)}
             paths = saved_paths(model, config.target_modules, tensors)
-            adapter = cls._attach(backbone, config, paths, name or _module_name(folder), 0)
+            adapter = cls._attach(backbone, config, paths, name, 0)
             try:
                 adapter.load_state_dict(tensors)
             except AdapterError as error:
@@ -379,6 +381,6 @@ class Adapter(PlannedExperts):
         return adapter
 
 
-def _module_name(folder: Path) -> str:
-    """A folder's name, restricted to characters of adapter names."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "default"
+def _module_name(name: str) -> str:
+    """A name, restricted to characters of adapter names."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "default"

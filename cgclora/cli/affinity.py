@@ -154,7 +154,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prior_groups(words: Sequence[str]) -> dict[str, list[str]]:
-    """A grouping from the command line: adapter folders, or NAME=TASK,TASK,...
+    """A grouping from the command line: adapters by folder or hub id, or NAME=TASK,TASK,...
 
     Raises:
         ConfigError: Two groups have one name.
@@ -162,6 +162,7 @@ def prior_groups(words: Sequence[str]) -> dict[str, list[str]]:
     """
     from cgclora.config import ConfigError
     from cgclora.storage.adapter_dir import read_manifest
+    from cgclora.storage.hub import adapter_folder, adapter_name
 
     groups: dict[str, list[str]] = {}
     for word in words:
@@ -169,7 +170,7 @@ def prior_groups(words: Sequence[str]) -> dict[str, list[str]]:
         if equals and not Path(word).is_dir():
             members = [task.strip() for task in tasks.split(",") if task.strip()]
         else:
-            name, members = Path(word).resolve().name, list(read_manifest(word)[1].tasks)
+            name, members = adapter_name(word), list(read_manifest(adapter_folder(word))[1].tasks)
         if name in groups:
             raise ConfigError(f"--prior names the group {name!r} twice.")
         groups[name] = members

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgclora.cli.exit_codes import EXIT_CODES
 
 if TYPE_CHECKING:
     from cgclora.models.backbone import Backbone
+
+_ADAPTERS = ("adapter", "base_adapter")
+"""Options that name adapters, as a path, a list of paths, or a list of names and paths."""
 
 AddCommand = Callable[[str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """Name, help text and what to run to the command's own parser."""
@@ -40,10 +44,27 @@ def command_line(prog: str, description: str) -> tuple[argparse.ArgumentParser, 
             epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(command=run)
+        added.set_defaults(command=lambda options: run(_with_adapters_here(options)))
         return added
 
     return parser, add
+
+
+def _with_adapters_here(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with local folders for adapters that are named by hub ids."""
+    from cgclora.storage.hub import adapter_folder
+
+    for name in _ADAPTERS:
+        value = getattr(options, name, None)
+        if isinstance(value, Path):
+            setattr(options, name, adapter_folder(value))
+        elif isinstance(value, list):
+            folders = [
+                (one[0], adapter_folder(one[1])) if isinstance(one, tuple) else adapter_folder(one)
+                for one in value
+            ]
+            setattr(options, name, folders)
+    return options
 
 
 def backbone_options(parser: argparse._ActionsContainer) -> None:

@@ -33,7 +33,11 @@ older export in it is replaced; one that holds something else is left alone."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     parser.add_argument(
-        "--adapter", type=Path, action="append", required=True, help="adapter folder (vllm: repeat)"
+        "--adapter",
+        type=Path,
+        action="append",
+        required=True,
+        help="adapter folder or hub id (vllm: repeat)",
     )
     _export_options(parser, format=None)
     parser.add_argument(
@@ -48,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def push_options(parser: argparse.ArgumentParser) -> None:
     """Give the command `push` its options."""
-    parser.add_argument("adapter", type=Path, help="adapter folder")
+    parser.add_argument("adapter", type=Path, help="adapter folder or hub id")
     parser.add_argument("repo", help="<owner>/<name> on the hub")
     _export_options(parser, format="peft")
     parser.add_argument("--private", action="store_true", help="only you can see the repository")

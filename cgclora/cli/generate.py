@@ -26,7 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     backbone_options(parser)
     four_bit_option(parser)
     int8_option(parser)
-    parser.add_argument("--adapter", type=Path, help="adapter folder; without it, the backbone")
+    parser.add_argument(
+        "--adapter", type=Path, help="adapter folder or hub id; without it, the backbone"
+    )
     parser.add_argument("--task", help="task whose experts answer")
     parser.add_argument("--file", help="file of records to answer instead of one prompt")
     parser.add_argument("--max-new-tokens", type=int, default=128)

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         required=True,
-        help="PEFT folder of a LoRA or a Poly (repeat)",
+        help="PEFT folder or hub id of a LoRA or a Poly (repeat)",
     )
     parser.add_argument("--task", type=task_name, action="append", help="task name (repeat)")
     parser.add_argument(

@@ -15,7 +15,7 @@ gate goes to common and to specific experts. Needs no backbone.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument("adapter", type=Path, help="adapter folder")
+    parser.add_argument("adapter", type=Path, help="adapter folder or hub id")
     parser.add_argument("--json", action="store_true", help="the same for machines")
 
 
@@ -62,9 +62,12 @@ def _describe(
         "created": manifest.get("created", "unknown"),
         "commit": manifest.get("code", {}).get("commit", "unknown"),
         "dev loss": training.get("best_dev_loss", "unknown"),
+        **({"dev score": training["best_dev_score"]} if "best_dev_score" in training else {}),
         "licence": manifest.get("licence", "not stated"),
         "answers": decoding,
     }
+    if hub := manifest.get("hub"):
+        facts["hub"] = f"{hub['repo']}@{hub['revision'][:12]}"
     if "only" in training:
         facts["dev loss"] = f"{facts['dev loss']} of {', '.join(training['only'])}"
     if origin := manifest.get("origin"):

@@ -60,7 +60,11 @@ def _action(
     parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(action=run)
     parser.add_argument(
-        "--adapter", type=Path, action="append", required=True, help="adapter folder (repeat)"
+        "--adapter",
+        type=Path,
+        action="append",
+        required=True,
+        help="adapter folder or hub id (repeat)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="adapter folder, and its cluster's name if not the folder's (repeat)",
+        help="adapter folder or hub id, and its cluster's name if not the folder's (repeat)",
     )
     backbone_options(parser)
     four_bit_option(parser)
@@ -74,14 +74,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
-    """Cluster name and folder; the default name of a run's `adapter` folder is the run's."""
+    """Cluster name and folder; see `cluster_name` for the default name."""
+    from cgclora.storage.hub import cluster_name
+
     name, equals, folder = text.partition("=")
     if equals and not name:
         raise argparse.ArgumentTypeError(f"{text!r} has no name before '=': give the cluster one.")
     if equals:
         return name, Path(folder)
-    path = Path(text).resolve()
-    return path.parent.name if path.name == "adapter" else path.name, Path(text)
+    return cluster_name(text), Path(text)
 
 
 def _port(text: str) -> int:

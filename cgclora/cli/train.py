@@ -19,7 +19,7 @@ from cgclora.data.task_table import description_facts, read_table, table_beside
 if TYPE_CHECKING:
     from cgclora.data.records import Record
     from cgclora.models.backbone import Backbone
-    from cgclora.training.settings import TrainingRun, TrainingSettings
+    from cgclora.training.settings import Judge, TrainingRun, TrainingSettings
 
 METHODS = ("cgc-lora", "moe-lora", "lora", "mtl-lora", "c-poly")
 
@@ -28,7 +28,8 @@ HELP = """Train one adapter on many tasks. The data is an object a line, or one 
   {"task": "NER", "input": "the whole prompt", "target": "the answer"}
 
 (The files of PromptCBLUE and Firefly work as they are.) A line that is no record is an error.
-The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss. An
+The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss (or,
+with `python -m evals train --best-by score`, the highest score of dev answers). An
 interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
 Descriptions of the tasks in `tasks.toml` beside the data are stored with the adapter.
 
@@ -130,9 +131,28 @@ def training_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     how.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
     how.add_argument("--weight-decay", type=float, default=0.0)
     how.add_argument("--evaluations", type=int, default=8, help="dev losses, evenly spread")
+    how.add_argument(
+        "--best-by",
+        choices=("loss", "score"),
+        default="loss",
+        help="dev value that chooses the weights; score needs `python -m evals train`",
+    )
+    how.add_argument(
+        "--score-records",
+        type=int,
+        default=50,
+        help="dev records of a task that are answered for the score (default 50; 0 takes all)",
+    )
     how.add_argument("--patience", type=int, default=0, help="evaluations without gain; 0: no stop")
     how.add_argument("--gradient-checkpointing", action="store_true")
     how.add_argument("--seed", type=int, default=0)
+    how.add_argument(
+        "--report-to",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tensorboard, wandb, mlflow or trackio (repeat)",
+    )
     how.add_argument("--json", action="store_true", help="print the manifest as JSON")
     return how
 
@@ -145,15 +165,30 @@ def _task_number(text: str) -> tuple[str, int]:
     return task_name(task), int(number)
 
 
-def execute(options: argparse.Namespace) -> None:
-    """Train, and report where the adapters are."""
+def no_judge(options: argparse.Namespace) -> None:
+    """Refuse `--best-by score`: metrics are above this package."""
+    from cgclora.config import ConfigError
+    from cgclora.training.settings import NO_JUDGE
+
+    if options.best_by == "score":
+        raise ConfigError(NO_JUDGE)
+
+
+def execute(
+    options: argparse.Namespace,
+    judge_of: Callable[[argparse.Namespace], Judge | None] = no_judge,
+) -> None:
+    """Train, and report where the adapters are. `judge_of` gives the judge of a run's options."""
     from cgclora.storage.run_dir import TrainingDiverged
     from cgclora.training.distributed import loading_options
+    from cgclora.training.runs.trackers import check
     from cgclora.training.train import train_side_by_side
 
     runs = [options] if options.runs is None else _runs(options)
+    check(options.report_to)
     settings = [settings_of(one) for one in runs]  # errors in them come before anything loads
     records = [records_of(one) for one in runs]
+    judges = [judge_of(one) for one in runs]
     described = [
         descriptions_of(one, tasks) for one, (*_, tasks) in zip(runs, records, strict=True)
     ]
@@ -163,11 +198,14 @@ def execute(options: argparse.Namespace) -> None:
         outcomes = train_side_by_side(
             [
                 _training_run(backbone, *one, name=f"run{place}")
-                for place, one in enumerate(zip(runs, settings, records, described, strict=True))
+                for place, one in enumerate(
+                    zip(runs, settings, records, described, judges, strict=True)
+                )
             ],
             backbone.tokenizer,
             tokens=options.pass_tokens,
             stop=stop,
+            report_to=options.report_to,
         )
     for one, outcome in zip(runs, outcomes, strict=True):
         if not isinstance(outcome, TrainingDiverged):
@@ -193,7 +231,10 @@ def _runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         raise ConfigError(f"{options.runs} must hold a table for each run, such as [lora].")
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     add_options(parser)
-    shared = {"run", "runs", "backbone", "device", "dtype", "four_bit", "json", "pass_tokens"}
+    shared = {
+        *("run", "runs", "backbone", "device", "dtype", "four_bit", "json", "pass_tokens"),
+        "report_to",
+    }
     runs = []
     for name, table in tables.items():
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith("."):
@@ -237,6 +278,7 @@ def _training_run(
     settings: TrainingSettings,
     records: tuple[list[Record], list[Record], list[str]],
     described: Mapping[str, Any],
+    judge: Judge | None,
     name: str,
 ) -> TrainingRun:
     import torch
@@ -254,6 +296,7 @@ def _training_run(
         facts={"method": options.method, **described}
         | ({"licence": options.licence} if options.licence else {}),
         dtype=torch.bfloat16 if options.half else None,
+        judge=judge,
     )
 
 
@@ -273,8 +316,11 @@ def report(manifest: Mapping[str, Any], options: argparse.Namespace) -> None:
     leave_processes()
     if not manifest:
         return  # another process of this run writes and reports
-    best = manifest["training"]["best_dev_loss"]
-    show(manifest, f"dev loss {best:.4f} · adapter in {options.run / 'adapter'}", options)
+    training = manifest["training"]
+    best = f"dev loss {training['best_dev_loss']:.4f}"
+    if "best_dev_score" in training:
+        best = f"dev score {training['best_dev_score']:.4f} · {best}"
+    show(manifest, f"{best} · adapter in {options.run / 'adapter'}", options)
 
 
 def leave_processes() -> None:

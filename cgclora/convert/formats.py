@@ -205,6 +205,22 @@ def _merged_size(order: Export) -> int:
     return merged_bytes(source, backbone, order.precision)
 
 
+def _adapter(order: Export) -> dict[str, Any]:
+    from cgclora.convert.model_card import export_adapter  # noqa: PLC0415 - slow, see above
+
+    (folder,) = order.adapters
+    if order.precision:
+        raise ConfigError("--format cgclora copies the weights as they are: leave out --precision.")
+    return export_adapter(folder, order.out, order.tasks)
+
+
+def _adapter_size(order: Export) -> int:
+    from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
+
+    manifest, _ = read_manifest(order.adapters[0])
+    return sum(int(file["bytes"]) for file in manifest["files"].values())
+
+
 def _backbone_config(source: str) -> PretrainedConfig:
     """A backbone's config.json alone, fetched from the hub if it has to be."""
     from cgclora.models.checkpoint import read_config  # noqa: PLC0415 - slow, see above
@@ -253,6 +269,12 @@ for _format in (
         _vllm,
         takes_several=True,
         size=_vllm_size,
+    ),
+    Format(
+        "cgclora",
+        "the adapter itself, to be used here by its hub id",
+        _adapter,
+        size=_adapter_size,
     ),
 ):
     register(_format)

@@ -9,20 +9,36 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
+from cgclora.config import AdapterConfig
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.task_table import Entries, description_facts, descriptions_in
 from cgclora.storage import atomic_io, provenance
-from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
+from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError, read_manifest
+from cgclora.storage.hub import adapter_folder
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
+from cgclora.training.add_task import drop_tasks
 
 EXPORT_FORMAT = 1
+NATIVE = "cgclora"
+"""The format of an adapter itself, see `export_adapter`."""
+
 _GEMMA_NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms"
 )
+
+_NATIVE_USAGE = """
+    python -m cgclora generate --adapter {place} --task {task} "..."
+    python -m cgclora serve --adapter {place}
+
+`{place}` is this folder, or `owner/name` on the hub (`owner/name@revision`). In Python:
+`cgclora.Adapter.load("{place}", backbone)`. Only JSON and safetensors are read."""
 
 _STARTS: Mapping[str, str] = {
     "tokenizer": "the special tokens that the backbone's tokenizer adds to a text by itself",
@@ -79,17 +95,12 @@ def describe(
         The manifest.
     """
     first = sources[0]
-    gemma = first.backbone.model_type.startswith("gemma")
-    if gemma:
-        atomic_io.write_text(folder / "NOTICE", _GEMMA_NOTICE + "\n")
-        if terms := _gemma_terms():
-            atomic_io.write_text(folder / "GEMMA_TERMS.md", terms)
+    kind = first.backbone.model_type
     manifest = {
         "format": EXPORT_FORMAT,
         "export": facts,
-        "adapters": [_origin(source) for source in sources],
-        "backbone": dict(first.manifest.get("backbone", {}))
-        | {"model_type": first.backbone.model_type},
+        "adapters": [origin(source.manifest, source.config) for source in sources],
+        "backbone": dict(first.manifest.get("backbone", {})) | {"model_type": kind},
         "separator": first.config.separator,
         "start": first.config.start,
         "licence": licence(sources),
@@ -103,8 +114,7 @@ def describe(
         ),
         **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
     }
-    scores = [line for source in sources for line in _scores(source, facts["tasks"])]
-    atomic_io.write_text(folder / "README.md", _card(manifest, usage, scores, gemma=gemma))
+    write_card(folder, manifest, [source.manifest for source in sources], usage)
     manifest["files"] = {
         path.relative_to(folder).as_posix(): atomic_io.size_and_hash(path)
         for path in sorted(folder.rglob("*"))
@@ -114,15 +124,52 @@ def describe(
     return manifest
 
 
+def export_adapter(
+    folder: str | Path, out: str | Path, tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Write an adapter, with some of its tasks or all, as an export; returns its manifest.
+
+    The backbone is not needed.
+
+    Raises:
+        ConfigError: A task is unknown.
+        AdapterError: The folder is no adapter, or `out` holds something other than an export.
+    """
+    folder = adapter_folder(folder)
+    manifest, config = read_manifest(folder)
+    for task in tasks or ():
+        config.task_index(task)
+    dropped = [task for task in config.tasks if tasks and task not in tasks]
+    with export_folder(out) as fresh:
+        if dropped:
+            drop_tasks(folder, dropped, fresh)
+        else:
+            for name in (*manifest["files"], MANIFEST_FILE):
+                shutil.copy2(folder / name, fresh / name)
+        manifest, config = read_manifest(fresh)
+        facts = {"format": NATIVE, "tasks": list(config.tasks), "rank": config.total_rank}
+        manifest |= {"export": facts}
+        atomic_io.write_sealed(fresh / MANIFEST_FILE, manifest)
+        usage = _NATIVE_USAGE.format(place="<owner>/<name>", task=config.tasks[0])
+        described = {
+            **manifest,
+            "adapters": [origin(manifest, config)],
+            "separator": config.separator,
+            "start": config.start,
+            "licence": manifest.get("licence"),
+        }
+        write_card(fresh, described, [manifest], usage)
+    return manifest
+
+
 def licence(sources: Sequence[TaskLoRAs]) -> str | None:
     """The licences that the adapters' manifests state; None where none does."""
     stated = [source.manifest.get("licence") for source in sources]
     return "; ".join(dict.fromkeys(filter(None, stated))) or None
 
 
-def _origin(source: TaskLoRAs) -> dict[str, Any]:
-    """What identifies an adapter: the hash of its weights, its method, its data."""
-    manifest = source.manifest
+def origin(manifest: Mapping[str, Any], config: AdapterConfig) -> dict[str, Any]:
+    """What identifies an adapter: the hash of its weights, its method, its data, its repository."""
     training = manifest.get("training", {})
     return {
         "sha256": manifest.get("files", {}).get(WEIGHTS_FILE, {}).get("sha256"),
@@ -130,58 +177,131 @@ def _origin(source: TaskLoRAs) -> dict[str, Any]:
         "created": manifest.get("created"),
         "commit": manifest.get("code", {}).get("commit"),
         "train_data": training.get("train_data"),
-        "config": source.config.to_dict(),
+        "records": training.get("records"),
+        "config": config.to_dict(),
+        **{name: manifest[name] for name in ("hub",) if name in manifest},
     }
 
 
-def _scores(source: TaskLoRAs, tasks: Sequence[str]) -> list[str]:
-    """Rows of a Markdown table: accuracies that `python -m evals classification` has measured."""
-    measured = source.manifest.get("classification", {}).get("tasks", {})
-    rows = []
-    for task in (task for task in tasks if task in measured):
-        adapted, bare = (measured[task].get(name) for name in ("adapter", "backbone"))
-        if adapted:
+def write_card(
+    folder: Path, manifest: Mapping[str, Any], adapters: Sequence[Mapping[str, Any]], usage: str
+) -> None:
+    """Write `README.md` and, for Gemma, its terms.
+
+    Args:
+        folder: Of the export.
+        manifest: As `describe` makes it.
+        adapters: The manifests of the exported adapters, whose scores the card shows.
+        usage: Markdown.
+    """
+    gemma = str(manifest["backbone"].get("model_type", "")).startswith("gemma")
+    if gemma:
+        atomic_io.write_text(folder / "NOTICE", _GEMMA_NOTICE + "\n")
+        if terms := _gemma_terms():
+            atomic_io.write_text(folder / "GEMMA_TERMS.md", terms)
+    tasks = manifest["export"]["tasks"]
+    scores = [one for adapter in adapters for one in _scores(adapter, tasks)]
+    atomic_io.write_text(folder / "README.md", _card(manifest, usage, scores, gemma=gemma))
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The accuracy on a task that `python -m evals classification` has measured."""
+
+    task: str
+    accuracy: float
+    interval: tuple[float, float]  # of 95 %
+    bare: float | None  # of the backbone alone
+    records: int
+    data: str  # sha256 of the records of all tasks
+
+    def row(self) -> str:
+        """A row of a Markdown table."""
+        low, high = self.interval
+        bare = "" if self.bare is None else f"{self.bare:.3f}"
+        cells = (self.task, f"{self.accuracy:.3f} ({low:.3f}-{high:.3f})", bare, f"{self.records}")
+        return f"| {' | '.join(cells)} |"
+
+    def result(self) -> EvalResult:
+        """The same in the hub's form."""
+        return EvalResult(
+            task_type="text-classification",
+            task_name=self.task,
+            dataset_type=self.task.lower(),
+            dataset_name=self.task,
+            dataset_split="test",
+            dataset_args={"records": self.records, "sha256": self.data},
+            metric_type="accuracy",
+            metric_value=round(self.accuracy, 4),
+            metric_name="Accuracy",
+            metric_args={"confidence_interval_95": [round(one, 4) for one in self.interval]},
+        )
+
+
+def _scores(manifest: Mapping[str, Any], tasks: Sequence[str]) -> list[_Score]:
+    report = manifest.get("classification", {})
+    scores = []
+    for task, facts in report.get("tasks", {}).items():
+        if task in tasks and (adapted := facts.get("adapter")):
             low, high = adapted["interval"]
-            cells = (
-                task,
-                f"{adapted['accuracy']:.3f} ({low:.3f}-{high:.3f})",
-                f"{bare['accuracy']:.3f}" if bare else "",
-                f"{measured[task]['records']}",
+            bare = facts.get("backbone", {}).get("accuracy")
+            data = str(report.get("data", ""))
+            scores.append(
+                _Score(task, adapted["accuracy"], (low, high), bare, facts["records"], data)
             )
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    return sorted(scores, key=lambda one: list(tasks).index(one.task))
 
 
-def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[str], *, gemma: bool) -> str:
+def _front_matter(manifest: Mapping[str, Any], scores: Sequence[_Score]) -> str:
+    """The card's metadata as YAML, with the scores as evaluation results."""
+    export, name = manifest["export"], manifest["backbone"].get("name") or ""
+    data = ModelCardData(
+        license="other",
+        base_model=name if "/" in name else None,
+        library_name={"peft": "peft", NATIVE: "cgclora"}.get(export["format"]),
+        tags=["lora", "cgc-lora", export["format"]],
+        model_name=", ".join(export["tasks"]) if scores else None,
+        eval_results=[one.result() for one in scores] or None,
+    )
+    return data.to_yaml()
+
+
+_ABOUT: Mapping[str, str] = {
+    "merged": "A task's experts of a multi-task adapter (CGC-LoRA, arXiv 2402.01684), added to the "
+    "weights of the backbone.",
+    NATIVE: "A multi-task adapter (CGC-LoRA, arXiv 2402.01684): low-rank experts on a frozen "
+    "backbone, weighted by a gate that knows the task.",
+}
+"""What a format's folder is, where it is not one LoRA a task."""
+
+
+def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[_Score], *, gemma: bool) -> str:
     export, backbone = manifest["export"], manifest["backbone"]
-    tasks = ", ".join(export["tasks"])
-    adapters = ", ".join((origin["sha256"] or "not saved")[:12] for origin in manifest["adapters"])
+    adapters = ", ".join((one["sha256"] or "not saved")[:12] for one in manifest["adapters"])
     separator = json.dumps(manifest["separator"], ensure_ascii=False)
     terms = [f"**Licence:** {manifest['licence'] or 'not stated by the adapter'}."]
+    terms += [_data_note(one) for one in manifest["adapters"] if one["train_data"]]
     if gemma:
         terms.append(
             f"{_GEMMA_NOTICE}. This is a Model Derivative in their sense, modified by the experts "
             "of the adapter named above; the use restrictions of section 3.2 apply to it."
         )
-    name = backbone.get("name") or "unnamed"
+    kind = backbone.get("model_type", "unknown")
     lines = [
         "---",
-        "license: other",
-        *([f"base_model: {name}"] if "/" in name else []),
-        *(["library_name: peft"] if export["format"] == "peft" else []),
-        f"tags: [lora, cgc-lora, {export['format']}]",
+        _front_matter(manifest, scores),
         "---",
         "",
-        f"# {tasks}",
+        f"# {', '.join(export['tasks'])}",
         "",
-        "One task a LoRA, taken out of a multi-task adapter (CGC-LoRA, arXiv 2402.01684): the "
-        "experts that the task may use, weighted by its gate."
-        if export["format"] != "merged"
-        else "A task's experts of a multi-task adapter (CGC-LoRA, arXiv 2402.01684), added to the "
-        "weights of the backbone.",
+        _ABOUT.get(
+            export["format"],
+            "One task a LoRA, taken out of a multi-task adapter (CGC-LoRA, arXiv 2402.01684): the "
+            "experts that the task may use, weighted by its gate.",
+        ),
         "",
-        f"- backbone: {name} (fingerprint {str(backbone.get('fingerprint', 'unknown'))[:12]}, "
-        f"type {backbone['model_type']})",
+        f"- backbone: {backbone.get('name') or 'unnamed'} "
+        f"(fingerprint {str(backbone.get('fingerprint', 'unknown'))[:12]}, type {kind})",
         f"- adapter: sha256 {adapters}",
         f"- rank: {export['rank']}",
         f"- text between prompt and answer: {separator}",
@@ -193,7 +313,7 @@ def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[str], *, gem
         "",
         usage.strip("\n"),
         "",
-        *(("## Scores", "", *_SCORES_HEAD, *scores, "") if scores else ()),
+        *(("## Scores", "", *_SCORES_HEAD, *(one.row() for one in scores), "") if scores else ()),
         "## Terms",
         "",
         "\n\n".join(terms),
@@ -202,6 +322,16 @@ def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[str], *, gem
         "",
     ]
     return "\n".join(lines)
+
+
+def _data_note(adapter: Mapping[str, Any]) -> str:
+    """What an adapter was trained on."""
+    count = (adapter.get("records") or {}).get("train")
+    records = "records" if count is None else f"{count:,} records"
+    return (
+        f"**Data:** trained on {records} with sha256 {adapter['train_data'][:12]}, whose licence "
+        "applies to the adapter, too."
+    )
 
 
 def _described(entries: Entries) -> list[str]:

@@ -17,9 +17,11 @@ from cgclora.config import Start
 from cgclora.data.task_table import Entries, descriptions_in
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 from cgclora.storage.atomic_io import sha256_file
+from cgclora.storage.hub import adapter_folder, adapter_name
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_FILES = (PEFT_CONFIG, PEFT_WEIGHTS)
 PREFIX = "base_model.model."
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<path>.+)\.lora_(?P<letter>[AB])\.weight")
 _CHANGES_MORE = (  # than B A beside a linear layer
@@ -81,14 +83,17 @@ class PeftLoRA:
 
 
 def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> PeftLoRA:
-    """Read a LoRA as PEFT saves it; `config` is its `read_peft_config`, if that was read already.
+    """Read a LoRA as PEFT saves it, by folder or hub id.
+
+    `config` is its `read_peft_config`, if that was read already.
 
     Raises:
         AdapterError: It or a manifest beside it is damaged, or it is missing, or it does more than
             add B A beside linear layers (DoRA, biases, saved modules, embeddings, ...), or its
             start changed the backbone (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ).
     """
-    folder = Path(folder)
+    name = adapter_name(folder)
+    folder = adapter_folder(folder, PEFT_FILES)
     config = config or read_peft_config(folder)
     if config["peft_type"] == "POLY":
         raise AdapterError(f"{folder} is a Poly of many tasks: read it with `read_tasks`.")
@@ -109,7 +114,7 @@ def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> Pe
         raise AdapterError(f"{folder / PEFT_CONFIG} is damaged: {error!r}.") from error
     if not all(scale > 0 for scale in scales.values()):
         raise AdapterError(f"{folder} has a lora_alpha that is not positive: it changes nothing.")
-    ours, name = _our_manifest(folder), folder.resolve().name
+    ours = _our_manifest(folder)
     rank = max(len(A) for A, _ in layers.values())
     facts = {
         "name": name,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cgclora.convert.peft_import import (
+    PEFT_FILES,
     PEFT_WEIGHTS,
     PREFIX,
     PeftLoRA,
@@ -27,6 +28,7 @@ from cgclora.convert.peft_import import (
 from cgclora.layer import EPSILON
 from cgclora.storage.adapter_dir import AdapterError
 from cgclora.storage.atomic_io import sha256_file
+from cgclora.storage.hub import adapter_folder, adapter_name
 
 _NAMES = {"poly_lora_A", "poly_lora_B", "poly_router.module_logits"}
 _KEY = re.compile(
@@ -35,12 +37,12 @@ _KEY = re.compile(
 
 
 def read_tasks(folder: str | Path) -> list[PeftLoRA]:
-    """What a folder of PEFT holds: a LoRA, or those of the tasks of a Poly in the order of its ids.
+    """What PEFT saved in a folder, or a hub id: a LoRA, or those of a Poly's tasks by their ids.
 
     Raises:
         AdapterError: As `read_peft`.
     """
-    folder = Path(folder)
+    folder = adapter_folder(folder, PEFT_FILES)
     config = read_peft_config(folder)
     if config["peft_type"] != "POLY":
         return [read_peft(folder, config)]
@@ -53,7 +55,7 @@ def read_tasks(folder: str | Path) -> list[PeftLoRA]:
     counts = {len(logits) for *_, logits in layers.values()}
     if len(counts) != 1:
         raise AdapterError(f"{folder} is damaged: its layers have {sorted(counts)} tasks.")
-    name, sha256 = folder.resolve().name, sha256_file(folder / PEFT_WEIGHTS)
+    name, sha256 = adapter_name(folder), sha256_file(folder / PEFT_WEIGHTS)
     loras = []
     for task in range(counts.pop()):
         tables = {path: _averaged(*layer, task) for path, layer in layers.items()}

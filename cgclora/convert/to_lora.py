@@ -29,6 +29,7 @@ from cgclora.models.gates import gate_of
 from cgclora.models.target_modules import saved_paths
 from cgclora.storage import adapter_dir
 from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.hub import adapter_folder
 
 _WRITTEN = {
     *("manifest.json", "readme.md", "notice", "gemma_terms.md"),
@@ -86,12 +87,13 @@ class TaskLoRAs:
 
     @classmethod
     def read(cls, folder: str | Path, backbone: PretrainedConfig) -> Self:
-        """Those of a saved adapter; of the backbone only its config is needed, not its weights.
+        """Those of a saved adapter, by folder or hub id; of the backbone its config is enough.
 
         Raises:
             AdapterError: The folder is not an adapter or is damaged, or a backbone of this config
                 is of another type or has other layers.
         """
+        folder = adapter_folder(folder)
         manifest, config = adapter_dir.read_manifest(folder)
         tensors = adapter_dir.read_tensors(folder)
         with torch.device("meta"):  # the gates' rows stand in the order of the backbone's layers

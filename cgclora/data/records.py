@@ -7,9 +7,9 @@ import json
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgclora.config import PromptFormat
 from cgclora.models.vocabulary import unreadable_word
@@ -42,6 +42,9 @@ class Encoded:
     task: int
 
 
+T = TypeVar("T", Record, Encoded)
+
+
 def data_hash(records: Iterable[Record]) -> str:
     """sha256 over task, prompt and target of the records in their order."""
     digest = hashlib.sha256()
@@ -50,15 +53,18 @@ def data_hash(records: Iterable[Record]) -> str:
     return digest.hexdigest()
 
 
-def sample_per_task(items: Sequence[Encoded], limits: Sequence[int], seed: int) -> list[Encoded]:
-    """At most so many items of task 0, 1, ... (0 takes all), drawn with `seed`, in their order."""
+def sample_per_task(
+    items: Sequence[T], limits: Sequence[int] | Mapping[str, int], seed: int
+) -> list[T]:
+    """At most `limits[task]` items of a task (0 takes all), drawn with `seed`, in their order."""
+    of_task: Any = limits  # by id for token ids, by name for records
     groups = defaultdict(list)
     for index, item in enumerate(items):
         groups[item.task].append(index)
     generator = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     chosen: set[int] = set()
     for task, group in sorted(groups.items()):
-        chosen.update(generator.sample(group, min(limits[task] or len(group), len(group))))
+        chosen.update(generator.sample(group, min(of_task[task] or len(group), len(group))))
     return [item for index, item in enumerate(items) if index in chosen]
 
 

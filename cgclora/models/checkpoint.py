@@ -9,12 +9,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -36,6 +30,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from cgclora.models.hardware import free_memory
 from cgclora.storage.atomic_io import in_short
+from cgclora.storage.hub import hub_errors
 
 _SAMPLE = 256
 _SMALLEST = 2.0**-14  # the smallest normal number of float16
@@ -94,35 +89,9 @@ def download(name: str, patterns: list[str]) -> Path:
     Raises:
         BackboneError: The hub does not know or give the model, or cannot be reached.
     """
-    with hub_errors(name):
+    with hub_errors(name, BackboneError):
         ignored = ["*/*", "consolidated*"]  # other formats of the same weights
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored))
-
-
-@contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Raise errors of a download as `BackboneError`."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise BackboneError(
-            f"{name} is gated: accept its terms on the hub, then log in with `hf auth login`."
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BackboneError(
-            f"{name} is neither a folder here nor a model on the hub: check the spelling; for a "
-            "private model log in with `hf auth login`."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise BackboneError(
-            f"{name} is no folder here, and the hub cannot be reached: check the spelling and the "
-            "network, or unset HF_HUB_OFFLINE."
-        ) from error
-    except Exception as error:
-        raise BackboneError(
-            f"{name} could not be downloaded: check network and free disk space, then try again. "
-            f"({in_short(error)})"
-        ) from error
 
 
 def auto_class(config: PretrainedConfig) -> Any:

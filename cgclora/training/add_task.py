@@ -28,6 +28,7 @@ from cgclora.inference.router import TaskRouter
 from cgclora.models.backbone import Backbone
 from cgclora.storage import adapter_dir, provenance
 from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.hub import adapter_folder
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 from cgclora.training.settings import TrainingSettings
 from cgclora.training.task_list import grown, shrunk
@@ -39,7 +40,7 @@ EMBEDDING, PROJECTION = "gate.embedding", "gate.projection"
 ROWS_OF_TASKS = ("gate.logits", "gate.turns")
 """What else a gate may hold: [layers, T, ...]."""
 
-_HISTORY = ("created", "code", "training", "imported", "router", "origin")
+_HISTORY = ("created", "code", "training", "imported", "router", "origin", "hub")
 """What a manifest says of how its adapter came about."""
 
 
@@ -120,13 +121,14 @@ def add_tasks(
 
     The folder is left as it is; the grown adapter is `adapter` in the run folder. Records are of
     the new tasks alone. `facts` go into its manifest, licence and descriptions of tasks beside the
-    parent's; `options` are `progress` and `stop` as for `train`. Returns the manifest of the grown
-    adapter.
+    parent's; `options` are `progress`, `stop`, `report_to` and `judge` as for `train`. Returns
+    the manifest of the grown adapter.
 
     Raises:
         ConfigError: As `grown`; or there is weight decay, or the result would replace the adapter.
         AdapterError: Not of this backbone; a new task has nothing to learn; or others changed.
     """
+    folder = adapter_folder(folder)
     manifest, config = adapter_dir.read_manifest(folder)
     if settings.weight_decay:
         raise ConfigError("weight_decay would change the other tasks: leave it at 0.")
@@ -182,6 +184,7 @@ def drop_tasks(folder: str | Path, tasks: Sequence[str], out: str | Path) -> dic
         ConfigError: As `shrunk`.
         AdapterError: The folder is not an adapter, or `out` holds something else.
     """
+    folder = adapter_folder(folder)
     manifest, config = adapter_dir.read_manifest(folder)
     new = shrunk(config, tasks)
     files = adapter_dir.read_files(folder, manifest)

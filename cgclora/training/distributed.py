@@ -8,6 +8,7 @@ processes before a step. So what reads or writes an adapter is the same for both
 """
 
 import os
+from collections.abc import Mapping
 
 import torch
 from accelerate import PartialState
@@ -105,6 +106,14 @@ class Processes:
         if self.count > 1:
             torch.distributed.all_reduce(value)
         return value
+
+    def gather(self, values: Mapping[int, str]) -> dict[int, str]:
+        """The values of all processes."""
+        if self.count == 1:
+            return dict(values)
+        of_all: list[Mapping[int, str]] = [{}] * self.count
+        torch.distributed.all_gather_object(of_all, dict(values))
+        return {key: value for one in of_all for key, value in one.items()}
 
     def wait(self) -> None:
         """Until all processes are here."""

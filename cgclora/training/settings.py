@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from cgclora.config import ConfigError, number, whole
 from cgclora.data.sampling import Sampling, Weighting
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
     from cgclora.adapter import Adapter
     from cgclora.data.records import Record
+    from cgclora.inference.request import Request
+
+BestBy = Literal["loss", "score"]
+
+NO_JUDGE = (
+    "best_by is 'score', and nothing here knows the tasks' metrics: use `python -m evals` in place "
+    "of `python -m cgclora`, or give `judge`, such as `evals.scoring.dev_scores.TaskJudge`."
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,11 @@ class TrainingSettings:
     records_of: Mapping[str, int] = field(default_factory=dict)  # other numbers for some tasks
     dev_records_per_task: int = 0  # the same for the dev loss
     evaluations: int = 8  # number of dev losses, evenly spread; a checkpoint follows each
-    patience: int = 0  # evaluations without a lower dev loss before stopping; 0 never stops
+    patience: int = 0  # evaluations without better weights before stopping; 0 never stops
+    # What makes weights better: a lower dev `loss`, or a higher `score` of dev answers, the mean of
+    # the tasks' main metrics, and among equal ones a lower loss.
+    best_by: BestBy = "loss"
+    score_records: int = 50  # dev records of a task that are answered for it; 0 takes all
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
     seed: int = 0  # of the records' order and of dropout, from 0 to 2^32 - 1
 
@@ -58,6 +71,7 @@ class TrainingSettings:
             ("dev_records_per_task", 0),
             ("evaluations", 1),
             ("patience", 0),
+            ("score_records", 0),
             ("seed", 0),
         ):
             whole(name, getattr(self, name), least)
@@ -80,9 +94,20 @@ class TrainingSettings:
         number("warmup", self.warmup, 0)
         if self.warmup >= 1:
             raise ConfigError(f"warmup must be in [0, 1), got {self.warmup!r}.")
-        for name, kinds in (("sampling", get_args(Sampling)), ("weighting", get_args(Weighting))):
+        for name, kinds in (
+            ("sampling", get_args(Sampling)),
+            ("weighting", get_args(Weighting)),
+            ("best_by", get_args(BestBy)),
+        ):
             if getattr(self, name) not in kinds:
                 raise ConfigError(f"{name} must be one of {kinds}, got {getattr(self, name)!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, those of scoring only with `best_by="score"`."""
+        values = dataclasses.asdict(self)
+        if self.best_by == "loss":
+            del values["best_by"], values["score_records"]
+        return values
 
     def steps(self, records: int, processes: int = 1) -> int:
         """How many steps so many training records make, if no patience ends them early."""
@@ -98,6 +123,24 @@ class TrainingSettings:
         if step < rise:
             return step / rise
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class Judge(Protocol):
+    """What knows the tasks and their metrics."""
+
+    def request(self, record: Record) -> Request:
+        """What is asked for a record."""
+
+    def score(self, task: str, answers: Sequence[tuple[Record, str]]) -> float:
+        """The main score of answers to records of a task; more is better."""
+
+    def metrics(self, tasks: Sequence[str]) -> Mapping[str, str]:
+        """Name and version of each task's main metric, for the manifest.
+
+        Raises:
+            DataError: A task is not known.
+            ConfigError: A metric cannot be computed here.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,3 +159,9 @@ class TrainingRun:
     check: Callable[[], None] | None = None  # called before saving; may raise to prevent it
     facts: Mapping[str, Any] = field(default_factory=dict)  # more for the adapter's manifest
     dtype: torch.dtype | None = None  # of the saved weights; None keeps fp32
+    judge: Judge | None = None  # scores dev answers, for `best_by="score"`
+
+    def __post_init__(self) -> None:
+        """Check that there is a judge if one is needed."""
+        if self.settings.best_by == "score" and self.judge is None:
+            raise ConfigError(NO_JUDGE)

@@ -38,7 +38,7 @@ from cgclora.storage.run_dir import (
 from cgclora.training.distributed import Processes, shard, wants_fsdp
 from cgclora.training.expert_bank import ExpertBank, banks
 from cgclora.training.loss import TargetLoss
-from cgclora.training.member import Member, Share
+from cgclora.training.runs.member import Member, Share
 
 PASS_TOKENS = 512
 """Padded tokens of a pass that members share on a processor: twice as many make it a tenth faster,
@@ -110,6 +110,7 @@ class SideBySide:
             member.step_loss = self._step_losses[place]
             member.restore_optimizer()
         self._cut_seconds, self._last_cut = 0.0, time.monotonic()
+        self._scoring = 0.0  # seconds of the round that went into dev scores
 
     def run(self, stop: Callable[[], bool] | None) -> None:
         """Take rounds until all members have ended.
@@ -144,7 +145,7 @@ class SideBySide:
 
     def take_round(self, active: Sequence[Member]) -> None:
         """A step of each member, and what follows it."""
-        started = time.monotonic()
+        started, self._scoring = time.monotonic(), 0.0
         self.model.train()
         shares = [member.shares() for member in active]
         spent = dict.fromkeys(active, 0)
@@ -157,7 +158,7 @@ class SideBySide:
             self._guarded(member, self._step)
         if evaluating := [one for one in active if one.evaluates and not one.error]:
             self._evaluate(evaluating)
-        elapsed, tokens = time.monotonic() - started, sum(spent.values())
+        elapsed, tokens = time.monotonic() - started - self._scoring, sum(spent.values())
         for member in active:
             member.seconds += elapsed * spent[member] / tokens
         self.round += 1
@@ -179,7 +180,7 @@ class SideBySide:
 
     @torch.no_grad()
     def _evaluate(self, members: Sequence[Member]) -> None:
-        """The dev losses of some members."""
+        """The dev losses of some members, and the dev scores of those that have them."""
         self.model.eval()
         self._dev_sums.zero_()
         for together in zip_longest(*(member.dev_shares() for member in members)):
@@ -187,7 +188,11 @@ class SideBySide:
 
         def note(member: Member) -> None:
             sums = self.processes.sum(self._dev_sums[:, member.slots].clone())
-            self.report(member, member.note_dev_losses(sums))
+            started = time.monotonic()
+            facts = member.evaluate(sums)
+            if member.scores is not None:
+                self._scoring += time.monotonic() - started
+            self.report(member, facts)
 
         for member in members:
             self._guarded(member, note)

@@ -5,7 +5,6 @@ a run's schedule, log and checkpoints from `member`, shared passes from `side_by
 `expert_bank`, files from `cgclora.storage.run_dir`, several processes from `distributed`.
 """
 
-import dataclasses
 import math
 import sys
 import time
@@ -23,13 +22,15 @@ from cgclora.config import ConfigError
 from cgclora.data.records import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.data.sampling import Collator
 from cgclora.inference.router import TaskRouter
-from cgclora.models.checkpoint import fingerprint
+from cgclora.models.backbone import Backbone, fingerprint
 from cgclora.models.vocabulary import pad_id, readable
 from cgclora.storage import atomic_io, provenance
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingDiverged, claim, hold
 from cgclora.training.distributed import Processes
-from cgclora.training.member import Member
+from cgclora.training.runs.member import Member
+from cgclora.training.runs.scoring import DevScores
+from cgclora.training.runs.trackers import Trackers
 from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide, resume
 
@@ -40,8 +41,10 @@ def print_progress(facts: Mapping[str, Any]) -> None:
     """Write a line of progress to standard error."""
     run = f"{facts['run']}: " if facts["runs"] > 1 else ""
     parts = [f"{run}step {facts['step']}/{facts['steps']}"]
-    names = {"loss": "loss", "dev_loss": "dev loss"}
+    names = {"loss": "loss", "dev_loss": "dev loss", "dev_score": "dev score"}
     parts += [f"{name} {facts[key]:.4f}" for key, name in names.items() if key in facts]
+    if "scoring_seconds" in facts:
+        parts[-1] += f" ({facts['scoring_seconds']:.0f} s of scoring)"
     if facts["seconds_left"] is not None:
         parts.append(f"{facts['seconds_left'] / 60:.1f} min left")
     print(" · ".join(parts), file=sys.stderr, flush=True)
@@ -57,21 +60,25 @@ def train(
     *,
     progress: Progress = print_progress,
     stop: Callable[[], bool] | None = None,
+    report_to: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Train an attached adapter, or go on with a run that was interrupted in this folder.
 
-    Afterwards the adapter, a fresh one before, holds the weights with the lowest dev loss, and has
-    a router. Under `accelerate launch` the processes share each step's batch, and process 0 writes;
-    with an FSDP config they share the backbone, too, which can only be trained then (see
-    `distributed`). Every task needs records of both kinds.
+    Afterwards the adapter, a fresh one before, holds the best weights by its settings, those with
+    the lowest dev loss or the highest dev score, and has a router. Under `accelerate launch` the
+    processes share each step's batch, and process 0 writes; with an FSDP config they share the
+    backbone, too, which can only be trained then (see `distributed`). Every task needs records of
+    both kinds.
 
     `progress` is called with `run`, `runs`, `step`, `steps`, `seconds_left` and losses. `stop` is
     called after each step of a single process; true writes a checkpoint and ends the run, to be
-    resumed later. `options` are `only`, `learns`, `check`, `facts` and `dtype` of `TrainingRun`.
+    resumed later. `report_to` names trackers, see `cgclora.training.runs.trackers`. `options` are
+    the further fields of `TrainingRun`, such as `facts` and `judge`.
     Returns the manifest of the saved adapter.
 
     Raises:
+        ConfigError: `best_by` is "score", and there is no judge or a metric that it cannot compute.
         DataError: A task has no usable record.
         TrainingError: The folder holds another run or one that is under way, or an FSDP config does
             not work with it.
@@ -81,7 +88,9 @@ def train(
     run = TrainingRun(
         adapter, train_records, dev_records, settings, Path(run_folder).absolute(), **options
     )
-    (outcome,) = train_side_by_side([run], tokenizer, progress=progress, stop=stop)
+    (outcome,) = train_side_by_side(
+        [run], tokenizer, progress=progress, stop=stop, report_to=report_to
+    )
     if isinstance(outcome, TrainingDiverged):
         raise outcome
     return outcome
@@ -94,20 +103,23 @@ def train_side_by_side(
     tokens: int | None = None,
     progress: Progress = print_progress,
     stop: Callable[[], bool] | None = None,
+    report_to: Sequence[str] = (),
 ) -> list[dict[str, Any] | TrainingDiverged]:
     """Train several adapters of one backbone in the same passes, each as if it were alone.
 
     They may differ in method, rank, seed, rates, tasks, data and steps; each may be resumed alone.
-    `tokens` is the largest number of padded tokens of a shared pass (None: by device); `progress`
-    and `stop` are as for `train`.
+    `tokens` is the largest number of padded tokens of a shared pass (None: by device); `progress`,
+    `stop` and `report_to` are as for `train`.
 
     Returns:
         For each run the manifest of the saved adapter, or why it alone diverged.
 
     Raises:
-        ConfigError: Two runs share a folder or an adapter, or there are several backbones.
+        ConfigError: Two runs share a folder or an adapter, there are several backbones, or a
+            tracker is not known or not installed.
         DataError, TrainingError, TrainingStopped: As `train`.
     """
+    trackers = Trackers(report_to)
     provenance.commit()  # cached from here on: a commit made during the run is not the run's code
     model = _model_of(runs)
     processes = Processes(runs[0].adapter.device)
@@ -137,7 +149,14 @@ def train_side_by_side(
             else:
                 finish(member)
         if active:
-            report = _Progress(active, progress) if processes.writes else lambda *_: None
+            held.callback(trackers.close)
+            listener = _Progress(active, progress)
+
+            def report(member: Member, facts: dict[str, Any]) -> None:
+                if processes.writes:
+                    trackers(member.run, member.step, facts)
+                    listener(member, facts)
+
             _take_steps(
                 SideBySide(active, model, processes, name, reached, tokens, finish, report), stop
             )
@@ -173,6 +192,7 @@ class _Preparation:
         self.tokenizer = tokenizer
         self.processes = processes
         self.fingerprint = fingerprint(model)
+        self.backbone = Backbone(model, tokenizer, str(model.name_or_path), self.fingerprint)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.positions = positions if positions and positions > 0 else sys.maxsize
         self.pad_id = pad_id(model, tokenizer)
@@ -188,7 +208,7 @@ class _Preparation:
             raise ConfigError(f"records_of names tasks that the adapter does not know: {unknown}.")
         max_records = {
             "train": [settings.records_of.get(task, settings.records_per_task) for task in tasks],
-            "dev": [settings.dev_records_per_task for _ in tasks],
+            "dev": [settings.dev_records_per_task] * len(tasks),
         }
         max_length = min(settings.max_length, self.positions)
         only = None if run.only is None else tuple(run.only)
@@ -202,10 +222,15 @@ class _Preparation:
             hashes[f"{split}_data"] = digest
         identity = {
             "config": adapter.config.to_dict(),
-            "settings": dataclasses.asdict(settings),
+            "settings": settings.to_dict(),
             "backbone": self.fingerprint,
             **hashes,
         }
+        scores = None
+        if settings.best_by == "score":
+            assert run.judge is not None  # noqa: S101 - checked by the run
+            scores = DevScores(run, run.judge, self.backbone, self.processes)
+            identity["metrics"] = scores.metrics
         if only is None:
             router = ("router", hashes["train_data"], tasks)
             adapter.files = self._once(router, fit_router, run.train_records, tasks).to_files()
@@ -218,7 +243,7 @@ class _Preparation:
             "too_long": dict(too_long),
         }
         collator = Collator(self.pad_id, settings.weighting, self.positions)
-        return Member(run, data, collator, self.processes, facts)
+        return Member(run, data, collator, self.processes, facts, scores)
 
     def _once(self, key: tuple[Any, ...], work: Callable[..., Any], *arguments: Any) -> Any:
         if key not in self._cache:
@@ -288,6 +313,11 @@ def _save(member: Member, members: int) -> dict[str, Any]:
         "steps": member.step,
         "best_step": member.best_step,
         "best_dev_loss": member.best_loss,
+        **(
+            {"best_dev_score": member.best_score, "scoring": member.scores.facts()}
+            if member.scores
+            else {}
+        ),
         "resumed_at": member.resumed_at,
         "seconds": round(member.seconds, 3),
         "side_by_side": members,

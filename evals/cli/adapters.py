@@ -1,4 +1,4 @@
-"""`python -m evals gates | forgetting | add-task | added`: what experts do, and what they cost."""
+"""`python -m evals train | gates | forgetting | add-task | added`: adapters, made and measured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ from evals.cli.common import answering_options, trained_descriptions
 if TYPE_CHECKING:
     from evals.data.datasets import Dataset
     from evals.leaderboard.tables import Table
+    from evals.scoring.dev_scores import TaskJudge
 
 _SECONDS = 10.0  # between two lines of progress
+
+TRAIN = """Train as `python -m cgclora train` does, whose `--help` explains data and runs, with one
+more way to choose the weights that are saved: by the score of dev answers instead of the dev loss.
+
+  python -m evals train --data train.jsonl --dev dev.jsonl --run runs/mine --best-by score
+
+At each evaluation so many dev records of a task (--score-records) are answered and scored by the
+task's main metric. The mean over the tasks counts, and the lower dev loss among equal ones. The log
+has the scores by task, the manifest the seconds that they took."""
 
 GATES = """Answer the dev records of an adapter with its learned gates, with uniform ones, and
 without its specific or its common experts; score the answers, and compare them in pairs.
@@ -58,15 +68,20 @@ With --write the report goes into the adapter's manifest, under `added`: the app
 
 def add(command: AddCommand) -> None:
     """Add these commands to a command line."""
+    from cgclora.cli import train
+
+    train.add_options(command("train", TRAIN, _train))
     gates = command("gates", GATES, _gates)
-    gates.add_argument("--adapter", type=Path, required=True, help="adapter folder")
+    gates.add_argument("--adapter", type=Path, required=True, help="adapter folder or hub id")
     gates.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
     gates.add_argument("--split", default="dev", help="of a folder or hub id (default dev)")
     gates.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
     gates.add_argument("--write", action="store_true", help="put the table into the manifest")
     answering_options(gates)
     forgetting = command("forgetting", FORGETTING, _forgetting)
-    forgetting.add_argument("adapter", type=Path, nargs="*", help="adapter folder; none is bare")
+    forgetting.add_argument(
+        "adapter", type=Path, nargs="*", help="adapter folder or hub id; none is bare"
+    )
     forgetting.add_argument("--texts", type=Path, help="file of texts (default: our own passages)")
     forgetting.add_argument(
         "--tasks-per-text",
@@ -88,7 +103,9 @@ def _added_options(command: AddCommand) -> None:
     add_task.add_options(command("add-task", ADD_TASK, _add_task))
     parser = command("added", ADDED, _added)
     parser.add_argument("adapter", type=Path, help="folder of the grown adapter")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the one before")
+    parser.add_argument(
+        "--base", dest="base_adapter", type=Path, required=True, help="the one before"
+    )
     parser.add_argument("--data", help="file, folder or hub id; default: $CGCLORA_DATA")
     parser.add_argument("--split", default="dev", help="of a folder or hub id (default dev)")
     parser.add_argument("--most", type=int, default=0, help="first so many of a task; 0 takes all")
@@ -112,6 +129,23 @@ def _progress() -> Callable[[int, int], None]:
             print_progress({"done": done, "total": total, "seconds_left": left})
 
     return progress
+
+
+def _train(options: argparse.Namespace) -> None:
+    from cgclora.cli import train
+
+    train.execute(options, _judge_of)
+
+
+def _judge_of(options: argparse.Namespace) -> TaskJudge | None:
+    """The judge of a run's data; None where the dev loss chooses."""
+    from evals.data import datasets
+    from evals.scoring.dev_scores import TaskJudge
+
+    if options.best_by == "loss":
+        return None
+    # What a task asks for is recognised from the larger part of its records.
+    return TaskJudge(datasets.read(options.data, split="train", tasks=options.task).descriptions)
 
 
 def _gates(options: argparse.Namespace) -> None:
@@ -197,11 +231,15 @@ def _add_task(options: argparse.Namespace) -> None:
     # What a task asks for is recognised from the larger part of its records.
     own = datasets.read(options.data, split="train", tasks=tasks).own
     dev = dataclasses.replace(datasets.read(options.dev, split="dev", tasks=tasks), own=own)
-    manifest = grow(options)
+    manifest = grow(options, _judge_of(options))
     leave_processes()
     if manifest:  # other processes of this run write nothing
         options.int8, options.batch_size, options.write = False, None, True
-        options.base, options.adapter, options.most = options.adapter, options.run / "adapter", 0
+        options.base_adapter, options.adapter, options.most = (
+            options.adapter,
+            options.run / "adapter",
+            0,
+        )
         _compare(options, dev)
 
 
@@ -219,7 +257,7 @@ def _compare(options: argparse.Namespace, dataset: Dataset) -> None:
 
     report = compare(
         load(options),
-        options.base,
+        options.base_adapter,
         options.adapter,
         dataset,
         per_task=options.most,

@@ -15,7 +15,7 @@ With --write the table goes into the adapter's manifest, under `classification`.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder")
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder or hub id")
     parser.add_argument("--data", required=True, help="file, folder or hub id")
     parser.add_argument("--backbone", help="local folder or hub id; default: the embedded one")
     parser.add_argument("--most", type=int, default=0, help="records of a task; 0 takes all")

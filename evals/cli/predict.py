@@ -55,7 +55,9 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     data_options(parser)
     parser.add_argument("--task", type=task_name, action="append", help="these tasks only (repeat)")
     parser.add_argument("--per-task", type=int, default=0, help="records of a task; 0 takes all")
-    parser.add_argument("--adapter", type=Path, action="append", default=[], help="may repeat")
+    parser.add_argument(
+        "--adapter", type=Path, action="append", default=[], help="folder or hub id; may repeat"
+    )
     answering_options(parser)
     parser.add_argument("--server", metavar="URL", help="completions API that answers instead")
     parser.add_argument(

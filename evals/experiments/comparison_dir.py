@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import read_manifest
@@ -65,6 +66,27 @@ class Training:
     tasks: tuple[str, ...]  # tasks of the adapter
     # The task that is added to this adapter afterwards; None for a final adapter.
     added: str | None = None
+
+
+class DevResult(NamedTuple):
+    """How good trained weights are on dev: the least is the best."""
+
+    negative_score: float  # minus the mean of the tasks' scores; 0 where the loss chooses
+    loss: float  # in nats a target token; inf if training diverged
+
+    @classmethod
+    def of(cls, training: Mapping[str, Any]) -> DevResult:
+        """From the `training` of an adapter's manifest."""
+        score = training.get("best_dev_score", 0.0)
+        return cls(-float(score), float(training["best_dev_loss"]))
+
+    @classmethod
+    def mean(cls, results: Sequence[DevResult]) -> DevResult:
+        """Of several trainings, field by field."""
+        return cls(*(math.fsum(values) / len(results) for values in zip(*results, strict=True)))
+
+
+DIVERGED = DevResult(math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -145,18 +167,18 @@ def diverged(folder: Path) -> bool:
     return (folder / DIVERGED_FILE).exists()
 
 
-def dev_loss(folder: Path) -> float:
-    """The lowest dev loss of a training, from its adapter or `ADAPTER_RECORD`.
+def dev_result(folder: Path) -> DevResult:
+    """How a training did on dev, from its adapter or `ADAPTER_RECORD`.
 
     Raises:
         AdapterError: The adapter is damaged.
         TrainingError: `ADAPTER_RECORD` is damaged.
     """
     if (folder / "adapter" / MANIFEST_FILE).exists():
-        return float(read_manifest(folder / "adapter")[0]["training"]["best_dev_loss"])
+        return DevResult.of(read_manifest(folder / "adapter")[0]["training"])
     record = folder / ADAPTER_RECORD
     try:
-        return float(atomic_io.read_sealed(record)["training"]["best_dev_loss"])
+        return DevResult.of(atomic_io.read_sealed(record)["training"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{record} is damaged ({error!r}): put back a copy, or remove it and give the command "

@@ -190,7 +190,7 @@ class Grid:
     def _questions(self, cell: Cell, place: int, attached: ExitStack) -> PendingRun:
         """The questions of a cell with its adapters attached until `attached` closes."""
         tasks = self.recipe.clusters[cell.cluster]
-        rate, dev_losses = self.trainer.learning_rate(cell)
+        rate, dev_results = self.trainer.learning_rate(cell)
         adapters = self._adapters(cell, rate, f"cell{place}", attached)
         return PendingRun(
             self.folder.run(cell),
@@ -203,7 +203,7 @@ class Grid:
             facts={
                 "recipe": {"name": self.recipe.name, "hash": self.recipe.hash},
                 "learning_rate": rate,
-                "dev_losses": dev_losses,
+                **dev_results,
             },
         )
 

@@ -101,6 +101,7 @@ def plan(grid: Grid) -> GridPlan:
     stages = []
     for seed, rates, chosen, cells in remaining:
         searched = [cell for cell in cells if cell.method.adapters == "composed"]
+        scoring = {"rates": rates, "training": chosen}
         for work, count, tokens, rate in (
             ("rates", len(rates), sum(map(costs.training, rates)), training_rate),
             ("training", len(chosen), sum(map(costs.training, chosen)), training_rate),
@@ -108,7 +109,9 @@ def plan(grid: Grid) -> GridPlan:
             ("answers", len(cells), sum(map(costs.answers, cells)), answering_rate),
         ):
             if count:
-                stages.append(Stage(seed, work, count, tokens, tokens / rate))
+                scored = sum(costs.scoring(one) for one in scoring.get(work, ()))
+                seconds = tokens / rate + scored / answering_rate
+                stages.append(Stage(seed, work, count, tokens, seconds))
     return GridPlan(tuple(stages), training_rate, answering_rate, members, memory.bytes())
 
 
@@ -138,7 +141,7 @@ class _Costs:
         self.grid = grid
         tokenizer = grid.backbone.tokenizer
         self.lengths: dict[str, dict[str, list[int]]] = {}  # padded, by split and task
-        self.targets: Counter[str] = Counter()  # of the test records, by task
+        self.targets: dict[str, Counter[str]] = defaultdict(Counter)  # by split and task
         for split, dataset in grid.splits.items():
             lengths = self.lengths[split] = defaultdict(list)
             prompts = encode_prompts([one.prompt for one in dataset.records], tokenizer, "\n")
@@ -149,8 +152,7 @@ class _Costs:
                 length = len(prompt) + len(target) + 1
                 padded = next((one for one in LENGTHS if one >= length), length)
                 lengths[record.task].append(padded)
-                if split == "test":
-                    self.targets[record.task] += len(target) + 1
+                self.targets[split][record.task] += len(target) + 1
 
     def training(self, training: Training) -> int:
         """Padded tokens of a training; those of the dev loss weighted by their time."""
@@ -177,7 +179,19 @@ class _Costs:
 
     def answers(self, cell: Cell) -> int:
         """Tokens of a cell's answers, if they are as long as the references."""
-        return sum(self.targets[task] for task in self.grid.recipe.clusters[cell.cluster])
+        return sum(self.targets["test"][task] for task in self.grid.recipe.clusters[cell.cluster])
+
+    def scoring(self, training: Training) -> float:
+        """Tokens of the answers that a training's dev scores take, estimated likewise."""
+        settings = self.grid.recipe.training
+        if settings.best_by == "loss":
+            return 0.0
+        tokens = 0.0
+        for task in training.tasks:
+            records = len(self.lengths["dev"].get(task, ()))
+            answered = min(settings.score_records or records, records)
+            tokens += self.targets["dev"][task] * answered / max(1, records)
+        return settings.evaluations * tokens
 
 
 def _training_rate(grid: Grid, costs: _Costs, trainings: Sequence[Training]) -> tuple[float, int]:

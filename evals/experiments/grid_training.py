@@ -29,18 +29,21 @@ from evals.data import datasets
 from evals.data.datasets import Dataset
 from evals.experiments.comparison_dir import (
     ADAPTER_RECORD,
+    DIVERGED,
     DIVERGED_FILE,
     Busy,
     Cell,
     ComparisonFolder,
+    DevResult,
     Training,
-    dev_loss,
+    dev_result,
     diverged,
     is_trained,
 )
 from evals.experiments.recipe import Recipe
 from evals.methods import Method
 from evals.runs.evaluate import PROMPTS
+from evals.scoring.dev_scores import TaskJudge
 
 CPU_MEMBERS = 4
 """Maximum members of a pass on a CPU: more are not faster, and all of them would end late."""
@@ -73,7 +76,7 @@ class Trainer:
         self.members = members
         self.report: Callable[[str], None] = lambda _: None
         self.deadline = math.inf
-        self._dev_losses: dict[Cell, dict[float, float]] = {}
+        self._dev_results: dict[Cell, dict[float, DevResult]] = {}
         self._records: dict[tuple[str, tuple[str, ...], str], list[Record]] = {}
 
     def is_out_of_time(self) -> bool:
@@ -102,8 +105,11 @@ class Trainer:
             for training in self.recipe.trainings(cell, rate)
         ]
 
-    def learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, float | None] | None]:
-        """The rate with the lowest dev loss, and the dev loss by rate, None where it diverged.
+    def learning_rate(self, cell: Cell) -> tuple[float | None, dict[str, Any]]:
+        """The best rate on dev, and what shows it for the manifest of a run.
+
+        That is `dev_losses` by rate, None where it diverged, and where scores choose `dev_scores`
+        likewise; `dev_losses` alone is None if nothing is trained.
 
         Raises:
             Busy, TrainingStopped: As `train`.
@@ -111,31 +117,39 @@ class Trainer:
         """
         tuned = self.recipe.tuned(cell)
         if tuned is None:
-            return None, None
-        if tuned not in self._dev_losses:  # each look at an adapter reads all of its files
-            self._dev_losses[tuned] = {
-                rate: self._dev_loss(tuned, rate) for rate in self.recipe.learning_rates
+            return None, {"dev_losses": None}
+        if tuned not in self._dev_results:  # each look at an adapter reads all of its files
+            self._dev_results[tuned] = {
+                rate: self._dev_result(tuned, rate) for rate in self.recipe.learning_rates
             }
-        losses = self._dev_losses[tuned]
-        best = min(losses, key=losses.__getitem__)
-        if math.isinf(losses[best]):
+        results = self._dev_results[tuned]
+        best = min(results, key=results.__getitem__)
+        if math.isinf(results[best].loss):
             raise TrainingError(
                 f"{tuned.method.name} diverged with every learning rate: give the recipe lower "
                 "ones."
             )
-        return best, {
-            f"{rate:g}": None if math.isinf(loss) else round(loss, 6)
-            for rate, loss in losses.items()
-        }
 
-    def _dev_loss(self, cell: Cell, rate: float) -> float:
-        """The mean dev loss of a cell's trainings, which run if needed; inf if one diverged."""
+        def by_rate(values: Mapping[float, float]) -> dict[str, float | None]:
+            return {
+                f"{rate:g}": None if math.isinf(value) else round(value, 6)
+                for rate, value in values.items()
+            }
+
+        facts = {"dev_losses": by_rate({rate: one.loss for rate, one in results.items()})}
+        if self.recipe.training.best_by == "score":
+            scores = {rate: -one.negative_score for rate, one in results.items()}
+            facts["dev_scores"] = by_rate(scores)
+        return best, facts
+
+    def _dev_result(self, cell: Cell, rate: float) -> DevResult:
+        """The mean of a cell's trainings, which run if needed; `DIVERGED` if one did."""
         needed = self.recipe.trainings(cell, rate)
         self.train(needed, weights=False)
         folders = [self.folder.training(one) for one in needed]
         if any(diverged(folder) for folder in folders):
-            return math.inf
-        return sum(map(dev_loss, folders)) / len(folders)
+            return DIVERGED
+        return DevResult.mean([dev_result(folder) for folder in folders])
 
     # Training -----------------------------------------------------------------------------
 
@@ -236,8 +250,12 @@ class Trainer:
             atomic_io.write_json(folder / DIVERGED_FILE, str(outcome))
             self.report(f"{self._name(folder)}: {outcome}")
             return
-        loss, seconds = outcome["training"]["best_dev_loss"], outcome["training"]["seconds"]
-        self.report(f"{self._name(folder)}: dev loss {loss:.3f}, {seconds:.0f} s")
+        training = outcome["training"]
+        result = f"dev loss {training['best_dev_loss']:.3f}, {training['seconds']:.0f} s"
+        if "scoring" in training:
+            seconds = training["scoring"]["seconds"]
+            result = f"dev score {training['best_dev_score']:.3f} ({seconds:.0f} s), {result}"
+        self.report(f"{self._name(folder)}: {result}")
 
     def run(self, training: Training, name: str, folder: Path) -> TrainingRun:
         """A training as a run in a folder; its adapter is attached under a name."""
@@ -251,7 +269,13 @@ class Trainer:
             folder,
             facts=self.facts(method, training.tasks),
             dtype=torch.bfloat16,
+            judge=self._judge(),
         )
+
+    def _judge(self) -> TaskJudge | None:
+        if self.recipe.training.best_by == "loss":
+            return None
+        return TaskJudge(self.splits["dev"].descriptions)
 
     def facts(self, method: Method, tasks: Sequence[str]) -> dict[str, Any]:
         """Entries of the manifest of an adapter for these tasks."""
@@ -311,6 +335,7 @@ class Trainer:
                     facts=self.facts(training.cell.method, tasks),
                     progress=lambda _: None,
                     stop=self.is_out_of_time,
+                    judge=self._judge(),
                 )
             except TrainingDiverged as error:
                 outcome = error

@@ -74,7 +74,8 @@ class Recipe:
     # Names of methods, in the order in which they are run.
     methods: tuple[str, ...] = field(default_factory=compared)
     seeds: tuple[int, ...] = (0,)  # training seeds; learning rates are tuned with the first
-    # Candidates of each method; the one with the lowest dev loss is used.
+    # Candidates of each method; the best one by `training.best_by` is used: that with the lowest
+    # dev loss, or with the highest dev score.
     learning_rates: tuple[float, ...] = (6e-4,)
     # The cluster on which rates are tuned for all clusters; None tunes on each.
     tune_on: str | None = None
@@ -135,7 +136,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values: dict[str, Any] = dataclasses.asdict(self) | {"training": self.training.to_dict()}
+        values = json.loads(json.dumps(values))
         for name in _SET_ELSEWHERE:
             del values["training"][name]
         return values

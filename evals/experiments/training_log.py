@@ -29,6 +29,8 @@ class TrainingLog:
     losses: dict[str, Points] = field(default_factory=dict)  # by task
     dev_loss: Points = field(default_factory=list)  # mean over the tasks
     dev_losses: dict[str, Points] = field(default_factory=dict)  # by task
+    dev_score: Points = field(default_factory=list)  # mean over the tasks, where scores choose
+    dev_scores: dict[str, Points] = field(default_factory=dict)  # by task
     # Step and gate weights [T][E], mean over the layers.
     gates: list[tuple[int, list[list[float]]]] = field(default_factory=list)
     seconds_a_step: float | None = None  # dev evaluations included; None before there are two lines
@@ -42,8 +44,14 @@ class TrainingLog:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the lowest dev loss; None before the first."""
-        return min(self.dev_loss, key=lambda point: point[1], default=None)
+        """Step and dev loss of the best weights so far; None before the first dev loss.
+
+        They have the highest dev score, if there are scores, and the lowest dev loss among these.
+        """
+        scores = dict(self.dev_score)
+        return min(
+            self.dev_loss, key=lambda point: (-scores.get(point[0], 0.0), point[1]), default=None
+        )
 
     def specific_shares(self, tasks: Sequence[str], common: int) -> dict[str, Points]:
         """The share of each task's gate weight on its specific experts, over the steps.
@@ -85,9 +93,14 @@ def _add_line(log: TrainingLog, facts: dict[str, Any]) -> float:
     losses = {task: float(value) for task, value in facts[f"{kind}es"].items()}
     gates = [[float(weight) for weight in row] for row in facts["gates"]] if is_training else []
     total, by_task = (log.loss, log.losses) if is_training else (log.dev_loss, log.dev_losses)
-    total.append((step, loss))
-    for task, value in losses.items():
-        by_task.setdefault(task, []).append((step, value))
+    added = [(total, by_task, loss, losses)]
+    if "dev_score" in facts:
+        scores = {task: float(value) for task, value in facts["dev_scores"].items()}
+        added.append((log.dev_score, log.dev_scores, float(facts["dev_score"]), scores))
+    for points, points_by_task, mean, values in added:
+        points.append((step, mean))
+        for task, value in values.items():
+            points_by_task.setdefault(task, []).append((step, value))
     if gates:
         log.gates.append((step, gates))
     log.step, log.steps = step, steps

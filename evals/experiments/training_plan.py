@@ -103,8 +103,9 @@ def command(
     if isinstance(plan, Addition):
         base = ("--adapter", str(plan.base))
         return ("-m", "evals", "add-task", *base, *files, *_settings_options(settings))
+    package = "cgclora" if settings.best_by == "loss" else "evals"  # which knows the metrics
     return (
-        *("-m", "cgclora", "train", *files),
+        *("-m", package, "train", *files),
         *config_options(plan.config()),
         *_settings_options(settings),
         *(("--half",) if plan.half else ()),

@@ -18,7 +18,7 @@ from cgclora.data.records import Encoded
 from cgclora.data.sampling import Collator
 from cgclora.models.backbone import Backbone
 from cgclora.training.distributed import Processes
-from cgclora.training.member import Member
+from cgclora.training.runs.member import Member
 from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide
 from evals.speed.harness import Bar, Part

@@ -26,6 +26,7 @@ class Hub(ThreadingHTTPServer):
         accepted: Tokens that may write; None takes any.
         branches: Made beside the main one.
         requests: Method and path of each, in their order.
+        hidden: Whether the repository is private to others, and so not there for this client.
         down: Whether it answers 503 to everything.
         full: Whether it refuses commits.
     """
@@ -40,6 +41,7 @@ class Hub(ThreadingHTTPServer):
         self.accepted: set[str] | None = None
         self.branches: list[str] = []
         self.requests: list[str] = []
+        self.hidden = False
         self.down = False
         self.full = False
 
@@ -64,13 +66,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(503, {})
         if path == "/api/whoami-v2":
             return self.reply(200, {"name": "me"})
-        if self.server.files is None:
+        if self.server.files is None or self.server.hidden:
             return self.reply(404, {}, {"X-Error-Code": "RepoNotFound"})
         return self.read(path, self.server.files)
 
     def read(self, path: str, files: dict[str, bytes]) -> None:
         if re.fullmatch(f"{_REPO}(/revision/.*)?", path):
-            there = [{"rfilename": name} for name in files]
+            there = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
             facts = {"_id": "1", "id": path.split("/", 3)[3], "sha": self.server.revision}
             return self.reply(200, {**facts, "siblings": there, "private": self.server.private})
         if re.match(f"{_REPO}/tree/", path):
@@ -81,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
                     for name, content in files.items()
                 ],
             )
-        if path.startswith("/datasets/me/kept/resolve/"):
-            name = path.split("/", 6)[6]
+        if resolved := re.match("/(datasets/me/kept|me/mine)/resolve/[^/]+/", path):
+            name = path[resolved.end() :]
             if (content := files.get(name)) is not None:
                 marks = {"ETag": f'"{_mark(content)}"', "X-Repo-Commit": self.server.revision}
                 return self.reply(200, content, marks)

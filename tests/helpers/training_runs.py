@@ -16,7 +16,7 @@ from cgclora.config import AdapterConfig
 from cgclora.data.records import Record
 from cgclora.models.backbone import Backbone
 from cgclora.storage.adapter_dir import read_manifest
-from cgclora.training.settings import TrainingSettings
+from cgclora.training.settings import Judge, TrainingSettings
 from cgclora.training.train import train
 from tests.helpers.tiny import make_backbone
 
@@ -60,6 +60,8 @@ def run(
     train_records: Sequence[Record] = TRAIN,
     dev_records: Sequence[Record] = DEV,
     stop: Callable[[], bool] | None = None,
+    judge: Judge | None = None,
+    report_to: Sequence[str] = (),
     **changes: Any,
 ) -> tuple[Adapter, dict[str, Any]]:
     """Train on a tiny backbone in this process, without progress on the screen."""
@@ -74,6 +76,8 @@ def run(
         folder,
         progress=lambda facts: None,
         stop=stop,
+        judge=judge,
+        report_to=report_to,
     )
     return adapter, manifest
 

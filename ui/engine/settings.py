@@ -78,7 +78,7 @@ class Settings:
     """Settings of `app.py`.
 
     Attributes:
-        adapters: Folder of the adapter folders.
+        adapters: Folder of the adapter folders; the variable may also list folders and hub ids.
         runs: Folder of evaluations and trainings.
         keep: Folder to back up evaluations to, see `evals.jobs.backup`.
         keep_dataset: Dataset repository to back them up to.
@@ -134,10 +134,25 @@ class Settings:
             "keep_dataset": get("CGCLORA_KEEP_DATASET") or None,
             "limits": AppLimits.from_environment(environment),
         }
-        for name in ("adapters", "runs", "keep"):
+        for name in ("runs", "keep"):
             if folder := get(f"CGCLORA_{name.upper()}"):
                 values[name] = Path(folder)
+        if adapters := get("CGCLORA_ADAPTERS"):
+            values["adapters"] = _adapters(adapters, values.get("runs", cls.runs))
         return cls(**values)
+
+
+def _adapters(sources: str, runs: Path) -> Path:
+    """A folder of adapters, or one with those that are listed, which may be on the hub."""
+    if Path(sources).is_dir():
+        return Path(sources)
+    from cgclora.storage.adapter_dir import AdapterError  # noqa: PLC0415 - slow to import
+    from cgclora.storage.hub import collected  # noqa: PLC0415
+
+    try:
+        return collected(sources, runs / ".adapters")
+    except AdapterError as error:
+        raise SettingsError(f"CGCLORA_ADAPTERS: {error}") from error
 
 
 def _switch(environment: Mapping[str, str], name: str, default: bool) -> bool:

@@ -41,6 +41,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "vLLM 套件\n全部 LoRA、启动脚本和客户端，一个服务器回答所有任务",
         "vLLM bundle\nLoRAs, start script and client: one server for all tasks",
     ),
+    "export_format cgclora": (
+        "cgclora\n适配器本身，可在本项目中按 Hub 编号使用",
+        "cgclora\nthe adapter itself, to be used here by its hub id",
+    ),
     "export_size": ("约 {size}", "≈ {size}"),
     "export_size_unknown": ("大小未知", "size unknown"),
     "export_size_later": ("模型加载后显示大小", "size once the model is loaded"),

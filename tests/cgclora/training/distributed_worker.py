@@ -21,7 +21,7 @@ from cgclora.adapter import Adapter
 from cgclora.storage import run_dir
 from cgclora.training import side_by_side
 from cgclora.training.forward import can_pass
-from cgclora.training.member import Member
+from cgclora.training.runs.member import Member
 from cgclora.training.settings import TrainingSettings
 from cgclora.training.train import train
 from tests.helpers.tiny import make_backbone

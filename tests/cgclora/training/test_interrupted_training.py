@@ -25,7 +25,7 @@ from cgclora.storage.run_dir import (
     claim,
     read_state,
 )
-from cgclora.training.member import Member
+from cgclora.training.runs.member import Member
 from tests.helpers.tiny import make_backbone
 from tests.helpers.training_runs import (
     CONFIG,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from cgclora.training.member import Member
+from cgclora.training.runs.member import Member
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.comparison_dir import is_run
 from evals.experiments.grid import Grid

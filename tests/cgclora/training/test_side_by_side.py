@@ -21,11 +21,11 @@ from cgclora.data.records import Record
 from cgclora.models.backbone import Backbone, load_backbone
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingDiverged, TrainingError, TrainingStopped
-from cgclora.training import member as member_module
 from cgclora.training import side_by_side
 from cgclora.training import train as train_module
 from cgclora.training.loss import TargetLoss
-from cgclora.training.member import Member
+from cgclora.training.runs import member as member_module
+from cgclora.training.runs.member import Member
 from cgclora.training.settings import TrainingRun, TrainingSettings
 from cgclora.training.side_by_side import SideBySide
 from cgclora.training.train import print_progress, train, train_side_by_side

@@ -14,12 +14,14 @@ from cgclora.data.task_table import DESCRIPTIONS
 from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Grid
-from evals.experiments.recipe import Recipe, recipe_from_dict
+from evals.experiments.recipe import Recipe, read_recipe, recipe_from_dict
 from evals.leaderboard.board import boards
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
 from tests.helpers.tiny import make_backbone
+
+ASSETS = Path(__file__).parents[3] / "assets"
 
 VALUES: dict[str, Any] = {
     "name": "tiny",
@@ -102,6 +104,33 @@ def test_the_learning_rate_with_the_lowest_dev_loss_answers(whole):
     settings = adapter["manifest"]["training"]["settings"]
     assert settings["learning_rate"] == facts["learning_rate"]
     assert settings["gate_learning_rate"] == pytest.approx(3 * facts["learning_rate"])
+
+
+def test_a_recipe_may_choose_weights_and_rate_by_the_scores_of_dev_answers(source, tmp_path):
+    changes = {
+        "methods": ["CGC-LoRA"],
+        "clusters": {"medical": VALUES["clusters"]["medical"]},
+        "training": {**VALUES["training"], "best_by": "score", "score_records": 1},
+    }
+    grid = made(source, tmp_path, **changes)
+    grid.run()
+    facts = manifest_of(tmp_path, "medical/cgc-lora")
+    values = {
+        float(rate): (-facts["dev_scores"][rate], loss)
+        for rate, loss in facts["dev_losses"].items()
+    }
+    assert facts["learning_rate"] == min(values, key=values.__getitem__)
+    (adapter,) = facts["adapters"]
+    training = adapter["manifest"]["training"]
+    assert training["scoring"]["records"] == {"KUAKE-QIC": 1, "IMCS-V2-NER": 1}
+    assert training["settings"]["best_by"] == "score"
+    assert grid.recipe.hash != recipe(**{**changes, "training": VALUES["training"]}).hash
+
+
+def test_the_shipped_recipes_are_still_those_of_their_results():
+    for name in ("main", "growth"):
+        stored = json.loads((ASSETS / "results" / name / "recipe.json").read_text("utf-8"))
+        assert read_recipe(name).hash == stored["hash"]
 
 
 def test_single_has_an_adapter_a_task_and_the_backbone_none(whole):

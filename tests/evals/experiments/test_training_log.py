@@ -44,6 +44,16 @@ def test_losses_stand_by_task_over_the_steps(tmp_path: Path) -> None:
     assert (log.step, log.steps, log.best) == (3, 10, (2, 2.0))
 
 
+def test_where_there_are_dev_scores_the_highest_is_the_best(tmp_path: Path) -> None:
+    lines = [
+        {**dev(step, step, a=loss), "dev_score": score, "dev_scores": {"a": score}}
+        for step, loss, score in ((1, 1.0, 0.2), (2, 3.0, 0.7), (3, 2.0, 0.7))
+    ]
+    log = logged(tmp_path, *lines)
+    assert log.best == (3, 2.0)
+    assert log.dev_score == log.dev_scores["a"] == [(1, 0.2), (2, 0.7), (3, 0.7)]
+
+
 def test_shares_of_specific_experts_are_those_of_the_gates(tmp_path: Path) -> None:
     shares = logged(tmp_path, loss(1, 0, a=1.0), loss(2, 1, a=1.0)).specific_shares("ab", 2)
     assert [step for step, _ in shares["a"]] == [1, 2]

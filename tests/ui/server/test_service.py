@@ -75,6 +75,16 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
         Settings.from_environment({"CGCLORA_INT8": "yes"})
 
 
+def test_adapters_may_be_listed_by_folder_or_hub_id(tmp_path: Path) -> None:
+    adapters = Path(__file__).parents[3] / "assets" / "adapters"
+    shipped = [str(adapters / name) for name in ("general", "medical")]
+    environment = {"CGCLORA_ADAPTERS": ", ".join(shipped), "CGCLORA_RUNS": str(tmp_path)}
+    folder = Settings.from_environment(environment).adapters
+    assert [str(path.resolve()) for path in sorted(folder.iterdir())] == shipped
+    with pytest.raises(SettingsError, match=r"CGCLORA_ADAPTERS: me/none .* hub"):
+        Settings.from_environment({"CGCLORA_ADAPTERS": "me/none"})
+
+
 def test_the_app_says_what_is_wrong_with_its_environment() -> None:
     said = subprocess.run(
         [sys.executable, "app.py"],

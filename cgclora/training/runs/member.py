@@ -32,6 +32,7 @@ from cgclora.storage.run_dir import (
 )
 from cgclora.training.distributed import Processes
 from cgclora.training.expert_bank import ExpertBank
+from cgclora.training.runs.scoring import DevScores
 from cgclora.training.settings import TrainingRun
 
 MAX_GRADIENT_NORM = 1.0
@@ -61,7 +62,7 @@ class Member:
         steps: How many there will be, if no patience ends them early.
         ended: Whether the last was taken.
         error: Why it ended without a result.
-        seconds: Training time so far, its share of the passes.
+        seconds: Training time so far, its share of the passes; without that of `scores`.
         losses: Sum of loss and number of target tokens a task since the last log line, [2, T].
         step_loss: Sum of the losses of the steps since then, [].
         place: Number among the members trained together.
@@ -75,9 +76,11 @@ class Member:
         collator: Collator,
         processes: Processes,
         facts: Mapping[str, Any] = MappingProxyType({}),
+        scores: DevScores | None = None,
     ) -> None:
         self.run = run
         self.facts = facts
+        self.scores = scores
         self.adapter = run.adapter
         self.settings = settings = run.settings
         self.collator = collator
@@ -94,6 +97,7 @@ class Member:
         self.step = self.logged = self.misses = 0
         self.best_step: int | None = None
         self.best_loss = math.inf
+        self.best_score: float | None = None  # of the same weights
         self.best: Mapping[str, Tensor] = {}
         self.ended = False
         self.error: TrainingDiverged | None = None
@@ -211,11 +215,11 @@ class Member:
         """Whether a line of the log follows the step that was taken."""
         return self.evaluates or self.step % self.log_interval == 0
 
-    def note_dev_losses(self, sums: Tensor) -> dict[str, Any]:
-        """Record a dev loss: keep the weights if it is the lowest, end if patience is used up.
+    def evaluate(self, sums: Tensor) -> dict[str, Any]:
+        """Record a dev loss, and dev scores if the run has them; keep the weights if they are best.
 
-        `sums` are of loss and target tokens a task, over all processes, [2, T]. Returns what the
-        log records.
+        Ends the run if patience is used up. `sums` are of loss and target tokens a task, over all
+        processes, [2, T]. Returns what the log records, and `scoring_seconds` so far.
 
         Raises:
             TrainingDiverged: It is no finite number.
@@ -223,17 +227,22 @@ class Member:
         losses = self._by_task(sums.tolist())
         if not all(map(math.isfinite, losses.values())):
             raise self._not_finite("dev loss", math.nan)
-        loss = sum(losses.values()) / len(losses)
-        if loss < self.best_loss:
-            self.best_step, self.best_loss, self.misses = self.step, loss, 0
+        loss, score = sum(losses.values()) / len(losses), None
+        facts: dict[str, Any] = {"dev_loss": loss, "dev_losses": losses}
+        if self.scores is not None:
+            scores = self.scores()
+            score = sum(scores.values()) / len(scores)
+            facts |= {"dev_score": score, "dev_scores": scores}
+        if (-(score or 0.0), loss) < (-(self.best_score or 0.0), self.best_loss):
+            self.best_step, self.best_loss, self.best_score = self.step, loss, score
+            self.misses = 0
             self.best = {name: t.clone() for name, t in self.adapter.state_dict().items()}
         else:
             self.misses += 1
         if self.settings.patience and self.misses >= self.settings.patience:
             self.ended = True
-        facts = {"dev_loss": loss, "dev_losses": losses}
         self._write_log(facts)
-        return facts
+        return facts | ({"scoring_seconds": self.scores.seconds} if self.scores else {})
 
     def _by_task(self, sums: Sequence[Sequence[float]]) -> dict[str, float]:
         """Nats a target token of each task that was seen."""
@@ -312,6 +321,7 @@ class Member:
                 "ended": self.ended,
                 "best_step": self.best_step,
                 "best_dev_loss": None if self.best_step is None else self.best_loss,
+                **self._scoring_state(),
                 "evaluations_without_gain": self.misses,
                 "seconds": round(self.seconds, 2),
                 "cut": list(cut),
@@ -321,6 +331,12 @@ class Member:
             folder = self.run.folder / "checkpoints" / f"checkpoint-{self.step}"
             write_checkpoint(folder, tables, state)
         self.processes.wait()
+
+    def _scoring_state(self) -> dict[str, float | None]:
+        if self.scores is None:
+            return {}
+        seconds = round(self.scores.seconds, 2)
+        return {"best_dev_score": self.best_score, "scoring_seconds": seconds}
 
     def _moments(self) -> dict[str, Tensor]:
         """Adam's moments by the parameters' names, as they are; zeros before the first step."""
@@ -353,6 +369,9 @@ class Member:
         self.best_step = state["best_step"]
         if self.best_step is not None:
             self.best_loss = state["best_dev_loss"]
+        if self.scores is not None:
+            self.best_score = state["best_dev_score"]
+            self.scores.seconds = state["scoring_seconds"]
         self.seconds = state["seconds"]
         self.resumed_at = self.step
         weights = load_file(checkpoint / WEIGHTS_FILE)
