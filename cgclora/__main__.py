@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from cgclora.cli import (
     accelerate,
     add_task,
-    affinity,
+    data,
     export,
     generate,
     import_,
     inspect,
-    router,
     serve,
     train,
 )
+from cgclora.cli.analysis import affinity, router
 from cgclora.cli.common import command_line
 from cgclora.cli.exit_codes import run
 
 COMMANDS = {
     "train": train,
+    "data": data,
     "generate": generate,
     "inspect": inspect,
     "affinity": affinity,

@@ -13,16 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-FORMAT = 2
+FORMAT = 3
 """Version of the saved form; larger ones are refused."""
 
 BEFORE_START = 1
 """The last version without `start`: its adapters were trained with `bos`."""
 
+BEFORE_TEMPLATE = 2
+"""The last version without chat templates; adapters that have none are still saved as this one."""
+
 Gate = Literal["task", "skills", "uniform", "none"]
 GateScope = Literal["layer", "model"]
 ScaleRule = Literal["expert", "active", "total", "sqrt"]
 Start = Literal["tokenizer", "bos"]
+Options = tuple[tuple[str, str | int | float | bool], ...]
+"""What a chat template is told by name, such as `enable_thinking`; sorted."""
 
 
 class ConfigError(ValueError):
@@ -61,6 +66,21 @@ def _names(field: str, values: object) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _options(values: object) -> Options:
+    """Template options, from a mapping or pairs, in the order of their names."""
+    try:
+        options = dict(cast(Any, values))
+    except (TypeError, ValueError):
+        raise ConfigError(f"template_options must be names and values, got {values!r}.") from None
+    for name, value in options.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float):
+            raise ConfigError(
+                f"template_options must be names with text, numbers or true and false, "
+                f"got {name!r}: {value!r}."
+            )
+    return tuple(sorted(options.items()))
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """What is added to a prompt before it is encoded.
@@ -69,10 +89,21 @@ class PromptFormat:
         separator: Text between the prompt and its answer.
         start: `tokenizer`, the special tokens that the backbone's tokenizer adds by itself, as with
             PEFT, TRL and vLLM; `bos`, only its `bos_token`, if it has one.
+        template: A chat template in Jinja, as transformers has them; None is a plain prompt. With
+            one, separator and start have no effect: the template writes all of it.
+        template_options: What the template is told by name.
+        system: System text of a prompt that has none of its own.
     """
 
     separator: str = "\n"
     start: Start = "tokenizer"
+    template: str | None = None
+    template_options: Options = ()
+    system: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The format as JSON values."""
+        return {**vars(self), "template_options": dict(self.template_options)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +139,10 @@ class AdapterConfig:
             all adaptable layers, see `cgclora.models.target_modules.linear_paths`.
         separator: Text between a prompt and its answer, in training and decoding alike.
         start: Special tokens of a prompt, see `PromptFormat`; `bos` is for older adapters.
+        template: Text of the chat template, or None, see `PromptFormat`. The adapter keeps it,
+            since the backbone's own may change.
+        template_options: For the template; a mapping will do.
+        system: System text of prompts without one, or None.
 
     Raises:
         ConfigError: A value is out of range, or no task could use any expert.
@@ -127,6 +162,9 @@ class AdapterConfig:
     target_modules: tuple[str, ...] | None = None
     separator: str = "\n"
     start: Start = "tokenizer"
+    template: str | None = None
+    template_options: Options = ()
+    system: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a config may come from a file or a form."""
@@ -161,11 +199,16 @@ class AdapterConfig:
             raise ConfigError(f"shared_A must be true or false, got {self.shared_A!r}.")
         if not isinstance(self.separator, str):
             raise ConfigError(f"separator must be text, got {self.separator!r}.")
+        for field in ("template", "system"):
+            if not isinstance(value := getattr(self, field), str | None) or value == "":
+                raise ConfigError(f"{field} must be non-empty text or None, got {value!r}.")
+        object.__setattr__(self, "template_options", _options(self.template_options))
 
     @property
     def prompt_format(self) -> PromptFormat:
         """The prompt format of training and decoding."""
-        return PromptFormat(self.separator, self.start)
+        fields = (field.name for field in dataclasses.fields(PromptFormat))
+        return PromptFormat(**{name: getattr(self, name) for name in fields})
 
     @property
     def num_experts(self) -> int:
@@ -310,13 +353,16 @@ class AdapterConfig:
             rank,
             dropout=self.dropout,
             target_modules=self.target_modules,
-            separator=self.separator,
-            start=self.start,
+            **vars(self.prompt_format),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON values, stamped with the format's version."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """The config as JSON values, stamped with the oldest version that reads it rightly."""
+        values = dataclasses.asdict(self)
+        chat = {name: values.pop(name) for name in ("template", "template_options", "system")}
+        if not any(chat.values()):
+            return {"format": BEFORE_TEMPLATE, **values}
+        return {"format": FORMAT, **values, **chat, "template_options": dict(self.template_options)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterConfig:

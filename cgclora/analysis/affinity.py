@@ -36,7 +36,7 @@ from cgclora.analysis.shared_parameters import SharedParameters
 from cgclora.data.records import DataError, Encoded, Record, data_hash, encode
 from cgclora.data.sampling import Collator, TaskSampler
 from cgclora.models.backbone import fingerprint
-from cgclora.models.vocabulary import pad_id, readable
+from cgclora.models.vocabulary import end_ids, pad_id, readable
 from cgclora.storage import provenance
 from cgclora.storage.run_dir import TrainingDiverged, TrainingStopped, claim, hold
 from cgclora.training.loss import TargetLoss
@@ -166,6 +166,7 @@ class _Run:
             prompt_format=adapter.config.prompt_format,
             max_length=settings.max_length,
             readable_ids=readable(adapter.model),
+            ends=end_ids(adapter.model.generation_config, tokenizer),
         )
         self.groups: list[list[Encoded]] = [[] for _ in adapter.config.tasks]
         for item in self.data:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cgclora.cli.exit_codes import EXIT_CODES
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from cgclora.config import PromptFormat
     from cgclora.models.backbone import Backbone
 
 _ADAPTERS = ("adapter", "base_adapter")
@@ -91,6 +94,54 @@ def int8_option(parser: argparse.ArgumentParser) -> None:
         "--int8",
         action="store_true",
         help="decode with 8-bit weights: faster on CPUs, about 1 token in 100 differs",
+    )
+
+
+def prompt_options(parser: argparse._ActionsContainer) -> None:
+    """Options that say how a prompt is written."""
+    parser.add_argument(
+        "--template",
+        metavar="chat|plain|FILE",
+        help="chat template: the backbone's own, none, or one in a file "
+        "(default: chat where the backbone has one)",
+    )
+    parser.add_argument("--system", help="system text of prompts that have none of their own")
+    parser.add_argument(
+        "--template-option",
+        type=_template_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the template is told, such as enable_thinking=true (repeat)",
+    )
+
+
+def _template_option(text: str) -> tuple[str, str | int | float | bool]:
+    """`NAME=VALUE` as a pair, for argparse, which reports the ValueError of anything else."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(text)
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, read if isinstance(read, bool | int | float) else value
+
+
+def has_prompts(options: argparse.Namespace) -> bool:
+    """Whether any of the `prompt_options` is given."""
+    return bool(options.template or options.system or options.template_option)
+
+
+def choose_prompts(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+    """The prompt format that the options name for a backbone; raises as `choose_format`."""
+    from cgclora.data.template import choose_format
+
+    return choose_format(
+        tokenizer,
+        options.template,
+        options=dict(options.template_option),
+        system=options.system,
     )
 
 

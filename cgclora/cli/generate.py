@@ -5,10 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cgclora.cli.common import backbone_options, four_bit_option, int8_option, load
+from cgclora.cli.common import (
+    backbone_options,
+    choose_prompts,
+    four_bit_option,
+    has_prompts,
+    int8_option,
+    load,
+    prompt_options,
+)
+
+if TYPE_CHECKING:
+    from cgclora.config import PromptFormat
+    from cgclora.data.records import Record
+    from cgclora.inference.request import Request
 
 HELP = """Answer prompts with a task's experts.
 
@@ -17,7 +31,9 @@ HELP = """Answer prompts with a task's experts.
   python -m cgclora generate --adapter runs/mine/adapter --file questions.jsonl --json
 
 Without --adapter the bare backbone answers. A file's lines have the fields of training data
-(`target` may be missing), and every line may name another task: they share batches."""
+(`target` may be missing), and every line may name another task: they share batches. An adapter gets
+its prompts as it was trained with them; where it has a chat template, the last question of a
+conversation is answered, else the first. Only the bare backbone's prompts can be chosen."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +45,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", type=Path, help="adapter folder or hub id; without it, the backbone"
     )
-    parser.add_argument("--task", help="task whose experts answer")
+    parser.add_argument(
+        "--task", help="task whose experts answer; with --file, that of records which name none"
+    )
     parser.add_argument("--file", help="file of records to answer instead of one prompt")
+    prompt_options(parser.add_argument_group("prompts of the bare backbone"))
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -47,9 +66,15 @@ def execute(options: argparse.Namespace) -> None:
     from cgclora.inference.engine import Engine
     from cgclora.inference.request_queue import Limits
 
-    requests = _requests(options)
+    records = _records(options)
     backbone = load(options)
-    adapter = Adapter.load(options.adapter, backbone).for_inference() if options.adapter else None
+    adapter, bare = None, None
+    if options.adapter:
+        adapter = Adapter.load(options.adapter, backbone).for_inference()
+        prompt_format = adapter.config.prompt_format
+    else:
+        prompt_format = bare = choose_prompts(options, backbone.tokenizer)
+    requests = _requests(options, records, prompt_format, bare)
     engine = Engine(backbone, adapter, Limits(batch_size=options.batch_size))
     if options.file is None and not options.json:
         for piece in engine.stream(requests):
@@ -64,30 +89,45 @@ def execute(options: argparse.Namespace) -> None:
             print(answer.text)
 
 
-def _requests(options: argparse.Namespace) -> list[Any]:
+def _records(options: argparse.Namespace) -> list[Record]:
+    """What is asked, as records; checks the options."""
     from cgclora.config import ConfigError
     from cgclora.data.readers import read_records
+    from cgclora.data.records import Record
+
+    if options.adapter is None and options.task is not None and options.file is None:
+        raise ConfigError("--task needs --adapter: name the adapter that knows the task.")
+    if options.adapter and has_prompts(options):
+        raise ConfigError(
+            "an adapter has the template and system text of its training: leave out "
+            "--template, --system and --template-option."
+        )
+    if options.file is not None:
+        if options.prompt is not None:
+            raise ConfigError("--file has its own prompts: leave out the prompt.")
+        return read_records(options.file, split="test", task=options.task, need_target=False)
+    if options.adapter and options.task is None:
+        raise ConfigError("--adapter needs --task: name the task whose experts answer.")
+    prompt = sys.stdin.read().rstrip("\n") if options.prompt is None else options.prompt
+    return [Record("", options.task or "", prompt, "")]
+
+
+def _requests(
+    options: argparse.Namespace,
+    records: Sequence[Record],
+    prompt_format: PromptFormat,
+    bare: PromptFormat | None,
+) -> list[Request]:
+    """The requests of records; `bare` is the format of the bare backbone, if it answers."""
     from cgclora.inference.request import Request
 
-    if options.task is not None and options.adapter is None:
-        raise ConfigError("--task needs --adapter: name the adapter that knows the task.")
-    if options.file is not None and (options.prompt is not None or options.task is not None):
-        raise ConfigError("--file has its own prompts and tasks: leave out prompt and --task.")
-    prompts: list[tuple[str | None, str]]
-    if options.file is not None:
-        records = read_records(options.file, split="test", need_target=False)
-        prompts = [(record.task, record.prompt) for record in records]
-    else:
-        prompt = sys.stdin.read().rstrip("\n") if options.prompt is None else options.prompt
-        prompts = [(options.task, prompt)]
-    if options.adapter is None:
-        prompts = [(None, prompt) for _, prompt in prompts]
-    elif any(task is None for task, _ in prompts):
-        raise ConfigError("--adapter needs --task: name the task whose experts answer.")
+    takes_turns = prompt_format.template is not None
+    asked = [one.last_question if takes_turns else one.question for one in records]
     return [
-        Request(
-            task,
-            prompt,
+        Request.ask(
+            None if bare else record.task,
+            question,
+            prompt_format=bare,
             max_new_tokens=options.max_new_tokens,
             stop=tuple(options.stop),
             temperature=options.temperature,
@@ -95,5 +135,5 @@ def _requests(options: argparse.Namespace) -> list[Any]:
             seed=options.seed,
             choices=tuple(options.choice) if options.choice else None,
         )
-        for task, prompt in prompts
+        for record, question in zip(records, asked, strict=True)
     ]

@@ -2,9 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from cgclora.cli.common import show
-from cgclora.data.readers import task_name
+from cgclora.cli.common import choose_prompts, has_prompts, prompt_options, show
+from cgclora.data.forms import task_name
 
 HELP = """Import LoRAs in PEFT's format as an adapter. One stays what it is, several become experts:
 
@@ -37,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="PEFT folder or hub id of a LoRA or a Poly (repeat)",
     )
+    prompt_options(parser.add_argument_group("prompts (default: as exported, else plain)"))
     parser.add_argument("--task", type=task_name, action="append", help="task name (repeat)")
     parser.add_argument(
         "--method",
@@ -85,8 +87,11 @@ def execute(options: argparse.Namespace) -> None:
     common = [read_peft(folder) for folder in options.common_peft]
     facts = imported_facts([*loras, *common], tasks)
     backbone = load_backbone(options.backbone or EMBEDDED, device="cpu")
+    prompts: dict[str, Any] = {"separator": options.separator}
+    if has_prompts(options):
+        prompts = {"prompt_format": choose_prompts(options, backbone.tokenizer)}
     if method == "lora":
-        adapter = import_peft(loras[0], backbone, tasks, separator=options.separator)
+        adapter = import_peft(loras[0], backbone, tasks, **prompts)
     else:
         own = dict(zip(tasks, loras, strict=True)) if method == "cgc-lora" else {}
         alone = method == "cgc-lora" and not common and len(loras) == len(options.peft)
@@ -97,7 +102,7 @@ def execute(options: argparse.Namespace) -> None:
             tasks=tasks,
             fresh=int(alone) if options.common is None else options.common,
             expert_rank=options.expert_rank,
-            separator=options.separator,
+            **prompts,
             seed=options.seed,
         )
     manifest = adapter.save(
@@ -116,6 +121,8 @@ def _check(options: argparse.Namespace, method: str, tasks: list[str], loras: in
     """Refuse options that do not go together."""
     from cgclora.config import ConfigError, whole
 
+    if options.separator is not None and has_prompts(options):
+        raise ConfigError("--separator is of plain prompts: leave it out, or what says otherwise.")
     if method == "lora" and loras > 1:
         raise ConfigError("--method lora takes one LoRA: cgc-lora and moe-lora take several.")
     if method == "cgc-lora" and len(tasks) != loras:

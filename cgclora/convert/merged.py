@@ -1,5 +1,6 @@
 """A task as a whole model: its experts added to the backbone's weights, saved for transformers."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from cgclora.adapter import GATES, Adapter, folded_in
 from cgclora.convert.model_card import describe, export_folder
 from cgclora.convert.to_lora import TaskLoRAs
+from cgclora.data.template import standalone
 from cgclora.layer import ExpertLinear
 from cgclora.models.checkpoint import auto_class, quiet
 from cgclora.storage.adapter_dir import AdapterError
@@ -47,6 +49,9 @@ def export_merged(
     with export_folder(out, sum(distinct.values())) as fresh:
         with quiet():
             adapter.model.save_pretrained(fresh, state_dict=weights)
+        if template := standalone(adapter.config.prompt_format):
+            tokenizer = copy.copy(tokenizer)
+            tokenizer.chat_template = template
         tokenizer.save_pretrained(fresh)
         facts = {"format": "merged", "tasks": [task], "rank": adapter.config.active_rank}
         usage = _USAGE.format(cls=cls.__name__)

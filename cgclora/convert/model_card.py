@@ -15,9 +15,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from cgclora.config import AdapterConfig
+from cgclora.config import AdapterConfig, PromptFormat
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.task_table import Entries, description_facts, descriptions_in
+from cgclora.data.template import TEMPLATE_FILE, standalone
 from cgclora.storage import atomic_io, provenance
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError, read_manifest
 from cgclora.storage.hub import adapter_folder
@@ -103,6 +104,7 @@ def describe(
         "backbone": dict(first.manifest.get("backbone", {})) | {"model_type": kind},
         "separator": first.config.separator,
         "start": first.config.start,
+        **_chat_facts(first.config.prompt_format),
         "licence": licence(sources),
         **description_facts(
             {
@@ -114,6 +116,8 @@ def describe(
         ),
         **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
     }
+    if template := standalone(first.config.prompt_format):
+        atomic_io.write_text(folder / TEMPLATE_FILE, template)
     write_card(folder, manifest, [source.manifest for source in sources], usage)
     manifest["files"] = {
         path.relative_to(folder).as_posix(): atomic_io.size_and_hash(path)
@@ -156,10 +160,22 @@ def export_adapter(
             "adapters": [origin(manifest, config)],
             "separator": config.separator,
             "start": config.start,
+            **_chat_facts(config.prompt_format),
             "licence": manifest.get("licence"),
         }
         write_card(fresh, described, [manifest], usage)
     return manifest
+
+
+def _chat_facts(prompt_format: PromptFormat) -> dict[str, Any]:
+    """What a manifest says of a chat template and a system text; empty where there is neither."""
+    facts: dict[str, Any] = {}
+    if prompt_format.template:
+        facts["chat_template"] = TEMPLATE_FILE
+        facts["template_options"] = dict(prompt_format.template_options)
+    if prompt_format.system:
+        facts["system"] = prompt_format.system
+    return facts
 
 
 def licence(sources: Sequence[TaskLoRAs]) -> str | None:
@@ -278,7 +294,6 @@ _ABOUT: Mapping[str, str] = {
 def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[_Score], *, gemma: bool) -> str:
     export, backbone = manifest["export"], manifest["backbone"]
     adapters = ", ".join((one["sha256"] or "not saved")[:12] for one in manifest["adapters"])
-    separator = json.dumps(manifest["separator"], ensure_ascii=False)
     terms = [f"**Licence:** {manifest['licence'] or 'not stated by the adapter'}."]
     terms += [_data_note(one) for one in manifest["adapters"] if one["train_data"]]
     if gemma:
@@ -304,9 +319,7 @@ def _card(manifest: Mapping[str, Any], usage: str, scores: Sequence[_Score], *, 
         f"(fingerprint {str(backbone.get('fingerprint', 'unknown'))[:12]}, type {kind})",
         f"- adapter: sha256 {adapters}",
         f"- rank: {export['rank']}",
-        f"- text between prompt and answer: {separator}",
-        "",
-        "A prompt ends with that text, and begins with " + _STARTS[manifest["start"]] + ".",
+        *_prompts(manifest),
         "",
         *_described(descriptions_in(manifest)),
         "## Use",
@@ -332,6 +345,33 @@ def _data_note(adapter: Mapping[str, Any]) -> str:
         f"**Data:** trained on {records} with sha256 {adapter['train_data'][:12]}, whose licence "
         "applies to the adapter, too."
     )
+
+
+def _prompts(manifest: Mapping[str, Any]) -> list[str]:
+    """How a prompt is written, as Markdown."""
+    if name := manifest.get("chat_template"):
+        return [
+            f"- prompts: the chat template in `{name}`, which has the system text and the options "
+            "of the training as its defaults",
+            "",
+            "A question is one message of the user, and the answer that of the assistant:",
+            "",
+            "```python",
+            f'tokenizer.chat_template = open("{name}", encoding="utf-8").read()',
+            'messages = [{"role": "user", "content": "..."}]',
+            "text = tokenizer.apply_chat_template(messages, tokenize=False, "
+            "add_generation_prompt=True)",
+            "```",
+        ]
+    separator = json.dumps(manifest["separator"], ensure_ascii=False)
+    before = "begins with " + _STARTS[manifest["start"]]
+    if system := manifest.get("system"):
+        before += f", and the system text {json.dumps(system, ensure_ascii=False)} in a line"
+    return [
+        f"- text between prompt and answer: {separator}",
+        "",
+        f"A prompt ends with that text, and {before}.",
+    ]
 
 
 def _described(entries: Entries) -> list[str]:

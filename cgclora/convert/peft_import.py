@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cgclora.config import Start
 from cgclora.data.task_table import Entries, descriptions_in
+from cgclora.data.template import TEMPLATE_FILE
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 from cgclora.storage.atomic_io import sha256_file
 from cgclora.storage.hub import adapter_folder, adapter_name
@@ -80,6 +81,10 @@ class PeftLoRA:
     start: Start
     licence: str | None
     descriptions: Entries  # of its tasks, of an export of ours only; by name
+    # Of an export of ours only: its chat template, in which options and system text stand; and the
+    # system text where there is no template.
+    template: str | None = None
+    system: str | None = None
 
 
 def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> PeftLoRA:
@@ -133,6 +138,8 @@ def read_peft(folder: str | Path, config: Mapping[str, Any] | None = None) -> Pe
         dropout=dropout,
         facts=facts,
         separator=ours.get("separator"),
+        template=_template(folder, ours),
+        system=None if "chat_template" in ours else ours.get("system"),
         start=ours.get("start", "bos") if ours else "tokenizer",
         licence=ours.get("licence"),
         descriptions=descriptions_in(ours),
@@ -238,6 +245,18 @@ def _fits(pattern: str, path: str) -> bool:
     return re.match(rf"(.*\.)?({pattern})$", path) is not None
 
 
+def _template(folder: Path, ours: Mapping[str, Any]) -> str | None:
+    """The chat template of an export of ours; None if it has none."""
+    if "chat_template" not in ours:
+        return None
+    try:
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterError(
+            f"{folder / TEMPLATE_FILE} is missing or damaged ({error}): fetch the folder again."
+        ) from error
+
+
 def _our_manifest(folder: Path) -> Mapping[str, Any]:
     """The manifest of an export of ours; empty for folders of others."""
     path = folder / MANIFEST_FILE
@@ -247,7 +266,7 @@ def _our_manifest(folder: Path) -> Mapping[str, Any]:
             raise TypeError(f"a {type(manifest).__name__} where a table should be")
         if "export" not in manifest:
             return {}
-        for name in ("separator", "licence"):
+        for name in ("separator", "licence", "chat_template", "system"):
             if not isinstance(manifest.get(name), str | None):
                 raise TypeError(f"{name} is {manifest[name]!r}, which is no text")
     except FileNotFoundError:

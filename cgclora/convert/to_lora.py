@@ -22,7 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
 from cgclora.adapter import Adapter
-from cgclora.config import AdapterConfig
+from cgclora.config import AdapterConfig, PromptFormat
 from cgclora.layer import TaskGate, folded_B
 from cgclora.models.checkpoint import auto_class
 from cgclora.models.gates import gate_of
@@ -55,7 +55,7 @@ class PlainLoRA:
     layers: Mapping[str, tuple[Tensor, Tensor]]  # fp32 A [r, in] and B [out, r] by path
     rank: int  # r, the same in every layer
     target_modules: tuple[str, ...]  # names by which PEFT finds exactly these layers
-    separator: str  # text between a prompt and its answer
+    prompt_format: PromptFormat  # of its training
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class TaskLoRAs:
         ):
             folded = folded_B(B.float(), weights.float(), len(A))
             layers[path] = A.float()[usable].contiguous(), folded[:, usable].contiguous()
-        return PlainLoRA(task, layers, rank, self.target_modules, config.separator)
+        return PlainLoRA(task, layers, rank, self.target_modules, config.prompt_format)
 
     @property
     def hidden_from_peft(self) -> tuple[str, ...]:

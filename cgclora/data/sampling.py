@@ -101,7 +101,7 @@ class Collator:
 
     def weight(self, item: Encoded) -> float:
         """The weight of each target token of a record."""
-        return 1.0 if self.weighting == "token" else 1 / (len(item.ids) - item.prompt_length)
+        return 1.0 if self.weighting == "token" else 1 / item.target_tokens
 
     def __call__(self, items: Sequence[Encoded], width: int | None = None) -> dict[str, Tensor]:
         """Make a batch of these records, padded to their own width or to a larger one."""
@@ -113,11 +113,12 @@ class Collator:
         weights: list[float] = []
         for row, item in enumerate(items):
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
-            first, end = item.prompt_length - 1, len(item.ids) - 1
-            positions += range(row * width + first, row * width + end)
-            targets += item.ids[item.prompt_length :]
-            tasks += [item.task] * (end - first)
-            weights += [self.weight(item)] * (end - first)
+            for places in item.targets:
+                before = row * width - 1  # a token is told by the state at the one before it
+                positions += range(before + places.start, before + places.stop)
+                targets += item.ids[places.start : places.stop]
+            tasks += [item.task] * item.target_tokens
+            weights += [self.weight(item)] * item.target_tokens
         return {
             "input_ids": ids,
             "tasks": torch.tensor([item.task for item in items]),

@@ -23,6 +23,7 @@ from threading import Lock, Thread
 from typing import Self
 
 from cgclora.adapter import Adapter
+from cgclora.config import PromptFormat
 from cgclora.inference.batch import may_pad
 from cgclora.inference.continuous import loop
 from cgclora.inference.decoding import decode
@@ -259,9 +260,9 @@ class Engine:
                 f"an answer of {request.max_new_tokens} tokens is longer than the "
                 f"{limits.answer_tokens} that this server gives."
             )
-        if len(request.prompt) > _MAX_CHARACTERS * limits.prompt_tokens:  # not worth encoding
+        if request.characters > _MAX_CHARACTERS * limits.prompt_tokens:  # not worth encoding
             raise DecodingError(
-                f"the prompt's {len(request.prompt)} characters are more than the "
+                f"the prompt's {request.characters} characters are more than the "
                 f"{limits.prompt_tokens} tokens that this server reads: shorten it."
             )
         with self._tokenizer:  # not thread-safe
@@ -335,6 +336,7 @@ def answers_of(
     adapters: Sequence[Adapter | None],
     *,
     batch_size: int | None = None,
+    bare_format: PromptFormat | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Answer requests in mixed batches, each with its own adapter, see `Engine.answers`.
 
@@ -346,6 +348,7 @@ def answers_of(
         adapters: The adapter of each, attached to the backbone; None is the bare backbone, whatever
             the request's task.
         batch_size: Maximum rows of a batch; None takes `default_rows`.
+        bare_format: What the bare backbone's prompts get; None is as for any request.
 
     Raises:
         ConfigError: An adapter does not know its request's task.
@@ -357,7 +360,7 @@ def answers_of(
     for adapter, name in names.items():
         clusters.add(name, adapter)
     named = [
-        replace(request, task=None, gates=None, cluster=None)
+        replace(request, task=None, gates=None, cluster=None, prompt_format=bare_format)
         if adapter is None
         else replace(request, cluster=names[adapter])
         for request, adapter in zip(requests, adapters, strict=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from cgclora.adapter import folded_in
 from cgclora.config import PromptFormat
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import ChatError, Message, Prompt, encode_prompts
+from cgclora.data.template import own_template
 from cgclora.inference.multi_adapter import Adapters, Resident
 from cgclora.models.backbone import Backbone
 from cgclora.models.vocabulary import readable, unreadable_word
@@ -26,11 +27,12 @@ class DecodingError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt with its task and decoding settings.
+    """A prompt, or a conversation, with its task and decoding settings.
 
     Attributes:
         task: Its experts answer; None is the bare backbone.
-        prompt: The prompt without what its `PromptFormat` adds.
+        prompt: The prompt without what its `PromptFormat` adds; with a chat template it is the one
+            message of the user.
         max_new_tokens: Maximum tokens of the answer.
         stop: Texts at which the answer ends; they are not part of it.
         temperature: 0 is greedy; otherwise (1e-6 to 1e6) tokens are sampled.
@@ -40,12 +42,16 @@ class Request:
             it; None allows any text.
         gates: Weights instead of the gate's: [E] for all layers, or [L, E].
         cluster: Cluster of the task; None takes the first that knows it.
-        separator: Text between prompt and answer; None takes the adapter's, and a line break for
-            the bare backbone.
+        separator: Text between prompt and answer, which then stands in no chat template; None takes
+            the adapter's format, and for the bare backbone a line break.
+        messages: A conversation instead of a prompt: turns, and the question to be answered. An
+            adapter without chat template reads one question, with any system text before it; the
+            bare backbone takes its tokenizer's template.
+        prompt_format: What is added to prompt or messages instead; None is as said above.
     """
 
     task: str | None
-    prompt: str
+    prompt: str = ""
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
@@ -55,9 +61,13 @@ class Request:
     gates: Tensor | None = None
     cluster: str | None = None
     separator: str | None = None
+    messages: tuple[Message, ...] = ()
+    prompt_format: PromptFormat | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a request may come from a form."""
+        if self.prompt and self.messages:
+            raise DecodingError("there are a prompt and messages: give one of them.")
         if self.max_new_tokens < 1:
             raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
@@ -72,6 +82,23 @@ class Request:
             raise DecodingError("stop has an empty text, which would end every answer.")
         if self.choices is not None and not all(self.choices or [""]):
             raise DecodingError("choices is empty or has an empty text: list the allowed answers.")
+
+    @classmethod
+    def ask(cls, task: str | None, question: Prompt, **settings: Any) -> Self:
+        """A request with a prompt, or with messages; `settings` are further fields."""
+        if isinstance(question, str):
+            return cls(task, question, **settings)
+        return cls(task, messages=tuple(question), **settings)
+
+    @property
+    def asked(self) -> Prompt:
+        """The conversation, or the prompt if there is none."""
+        return self.messages or self.prompt
+
+    @property
+    def characters(self) -> int:
+        """Length of the prompt, or of all messages together."""
+        return len(self.prompt) + sum(len(one.content) for one in self.messages)
 
 
 @dataclass(frozen=True)
@@ -112,13 +139,11 @@ def encode_requests(
         DecodingError: As `Engine.stream`.
     """
     resident = Resident.of(adapters)
-    formats = []
-    for request in requests:
-        prompt_format = resident.prompt_format(request) if resident else PromptFormat()
-        if request.separator is not None:
-            prompt_format = replace(prompt_format, separator=request.separator)
-        formats.append(prompt_format)
-    prompts = encode_prompts([one.prompt for one in requests], backbone.tokenizer, formats)
+    formats = [_format(backbone, request, resident) for request in requests]
+    try:
+        prompts = encode_prompts([one.asked for one in requests], backbone.tokenizer, formats)
+    except ChatError as error:
+        raise DecodingError(f"{error}.") from error
     encoded = [EncodedRequest(*pair) for pair in zip(requests, prompts, strict=True)]
     for one in encoded:
         _check(backbone, one, resident)
@@ -128,12 +153,27 @@ def encode_requests(
     return encoded
 
 
+def _format(backbone: Backbone, request: Request, resident: Resident | None) -> PromptFormat:
+    """What is added to a request's prompt."""
+    if request.prompt_format is not None:
+        return request.prompt_format
+    if resident is None or request.task is None:
+        known = PromptFormat()
+        if request.messages and request.separator is None:
+            known = own_template(backbone.tokenizer) or known
+    else:
+        known = resident.prompt_format(request)
+    if request.separator is None:
+        return known
+    return PromptFormat(request.separator, known.start)
+
+
 def _check(backbone: Backbone, encoded: EncodedRequest, adapters: Resident | None) -> None:
     request, ids, tokenizer = encoded.request, encoded.ids, backbone.tokenizer
     config = backbone.model.config.get_text_config()
     max_tokens = getattr(config, "max_position_embeddings", math.inf)
     vocabulary = readable(backbone.model)
-    if not request.prompt.strip():
+    if not request.messages and not request.prompt.strip():
         raise DecodingError("the prompt is empty: write a question.")
     if len(ids) + request.max_new_tokens > max_tokens:
         raise DecodingError(
@@ -173,5 +213,5 @@ def check_folded(
 
 def longest_first(requests: Sequence[Request]) -> list[int]:
     """The indices of requests by decreasing maximum length of answer, then of prompt."""
-    lengths = [(request.max_new_tokens, len(request.prompt)) for request in requests]
+    lengths = [(request.max_new_tokens, request.characters) for request in requests]
     return sorted(range(len(requests)), key=lengths.__getitem__, reverse=True)

@@ -7,7 +7,7 @@ from threading import RLock
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cgclora.models.checkpoint import (
     BackboneError,
@@ -30,7 +30,7 @@ from cgclora.models.embedded import (
 from cgclora.models.families import is_known
 from cgclora.models.hardware import choose_device, choose_dtype
 from cgclora.models.quantized import has_kernel
-from cgclora.models.vocabulary import pad_id
+from cgclora.models.vocabulary import end_ids, pad_id
 
 __all__ = ["EMBEDDED", "Backbone", "BackboneError", "fingerprint", "load_backbone"]
 
@@ -56,14 +56,8 @@ class Backbone:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Ids of the tokens that end an answer, of the tokenizer and of the generation config.
-
-        Most chat models name several in the generation config, others than the tokenizer's.
-        """
-        settings = self.model.generation_config
-        ids = None if settings is None else settings.eos_token_id
-        ids = ids if isinstance(ids, list | tuple) else [ids]
-        return frozenset(one for one in (self.tokenizer.eos_token_id, *ids) if one is not None)
+        """Ids of the tokens that end an answer, see `end_ids`."""
+        return end_ids(self.model.generation_config, self.tokenizer)
 
 
 def public_name(source: str) -> str:
@@ -117,6 +111,28 @@ def load_backbone(
         backbone = replace(backbone, int8=True)
     report(f"{name} is ready", 1.0)
     return backbone
+
+
+def load_tokenizer_of(source: str) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """A backbone's tokenizer without its weights, and the ids that may end an answer.
+
+    Raises:
+        BackboneError: As `load_backbone`.
+    """
+    with quiet():
+        if source == EMBEDDED:
+            folder = embedded_folder(print_progress)
+            tokenizer = embedded_tokenizer(folder)
+        else:
+            folder = Path(source).expanduser()
+            if not folder.is_dir():
+                folder = download(source, ["*.json", "*.model", "*.txt", "*.jinja"])
+            tokenizer = load_tokenizer(folder, source)
+        try:
+            settings = GenerationConfig.from_pretrained(folder)
+        except OSError:  # many have none
+            settings = None
+    return tokenizer, end_ids(settings, tokenizer)
 
 
 def _load_other(

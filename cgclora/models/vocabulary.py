@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:  # slow to import, and a backbone that is there has imported them
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def readable(model: PreTrainedModel) -> int:
@@ -22,6 +22,18 @@ def pad_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """
     own = cast(int, tokenizer.pad_token_id)
     return own if own < readable(model) else 0
+
+
+def end_ids(
+    settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> frozenset[int]:
+    """Ids of the tokens that end an answer, of the tokenizer and of the generation config.
+
+    Most chat models name several in the generation config, others than the tokenizer's.
+    """
+    ids = None if settings is None else settings.eos_token_id
+    ids = ids if isinstance(ids, list | tuple) else [ids]
+    return frozenset(one for one in (tokenizer.eos_token_id, *ids) if one is not None)
 
 
 def unreadable_word(

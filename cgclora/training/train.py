@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +23,9 @@ from cgclora.config import ConfigError
 from cgclora.data.records import Encoded, Record, data_hash, encode, sample_per_task
 from cgclora.data.sampling import Collator
 from cgclora.inference.router import TaskRouter
-from cgclora.models.backbone import Backbone, fingerprint
-from cgclora.models.vocabulary import pad_id, readable
+from cgclora.models.backbone import Backbone
+from cgclora.models.checkpoint import fingerprint
+from cgclora.models.vocabulary import end_ids, pad_id, readable
 from cgclora.storage import atomic_io, provenance
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingDiverged, claim, hold
@@ -197,6 +199,7 @@ class _Preparation:
         self.positions = positions if positions and positions > 0 else sys.maxsize
         self.pad_id = pad_id(model, tokenizer)
         self.readable = readable(model)
+        self.ends = end_ids(model.generation_config, tokenizer)
         self._cache: dict[Any, Any] = {}
 
     def __call__(self, run: TrainingRun) -> Member:
@@ -212,9 +215,11 @@ class _Preparation:
         }
         max_length = min(settings.max_length, self.positions)
         only = None if run.only is None else tuple(run.only)
+        is_chat = adapter.config.template is not None
         data, too_long, hashes = {}, Counter[str](), {}
         for split, records in (("train", run.train_records), ("dev", run.dev_records)):
-            digest = self._once(("hash", id(records)), data_hash, records)
+            hashing = partial(data_hash, conversations=is_chat)
+            digest = self._once(("hash", id(records), is_chat), hashing, records)
             key = ("ids", digest, tasks, adapter.config.prompt_format, max_length, only)
             encoded, skipped = self._once(key, self._encode, run, records, max_length)
             data[split] = sample_per_task(encoded, max_records[split], settings.seed)
@@ -261,7 +266,14 @@ class _Preparation:
             max_length=max_length,
             needed=run.only,
             readable_ids=self.readable,
+            ends=self.ends,
         )
+        if run.adapter.config.template is None and (later := later_answers(records)):
+            print(
+                f"left out {later} later turns of conversations, of which plain prompts take the "
+                "first; with a chat template all are trained",
+                file=sys.stderr,
+            )
         if skipped:
             print(f"left out as longer than {max_length} tokens: {dict(skipped)}", file=sys.stderr)
         return encoded, skipped
@@ -339,6 +351,11 @@ def _take_steps(training: SideBySide, stop: Callable[[], bool] | None) -> None:
         if checkpointing:
             model.gradient_checkpointing_disable()
         model.eval()
+
+
+def later_answers(records: Sequence[Record]) -> int:
+    """How many answers follow the first ones of conversations."""
+    return sum(record.later_answers for record in records)
 
 
 def fit_router(records: Sequence[Record], tasks: Sequence[str]) -> TaskRouter:

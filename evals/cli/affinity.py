@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    from cgclora.cli.affinity import read_result
+    from cgclora.cli.analysis.affinity import read_result
     from cgclora.config import ConfigError
     from cgclora.storage import atomic_io
     from evals.figures.affinity import heat_map

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgclora.cli.common import AddCommand, load
-from cgclora.data.readers import task_name
+from cgclora.cli.common import AddCommand, choose_prompts, load, prompt_options
+from cgclora.data.forms import task_name
 from evals.cli.common import answering_options, data_options, dataset, print_line
 from evals.methods import BACKBONE, METHODS, method_of
 
 if TYPE_CHECKING:
+    from cgclora.config import PromptFormat
     from evals.data.datasets import Dataset
     from evals.runs.engines import LocalEngine
     from evals.runs.evaluate import ModelAPI
@@ -71,6 +72,11 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", type=Path, help="models.json of `python -m cgclora export --format vllm`"
     )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="send messages to the server's chat completions (default: as --models says)",
+    )
     parser.add_argument("--method", help="name on the leaderboard (default: the adapter's method)")
     parser.add_argument("--label", default="", help="tells runs of one method apart")
     with_task_name = [name for name, method in METHODS.items() if method.prompt == "task name"]
@@ -80,6 +86,7 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         default="plain",
         help=f"`task name`, before each prompt, as for {' and '.join(with_task_name)}",
     )
+    prompt_options(parser.add_argument_group("prompts of the bare backbone"))
     parser.add_argument(
         "--forgetting",
         action="store_true",
@@ -121,6 +128,8 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
 
     source = _server if options.server else local_engine
     engine, engine_tasks, method, seed = source(options)
+    if isinstance(engine, LocalEngine):
+        engine.bare_format = choose_prompts(options, engine.backbone.tokenizer)
     selected = datasets.only(dataset, _selected_tasks(options.task, dataset, engine_tasks))
     run = predict(
         options.run,
@@ -140,13 +149,18 @@ def _predict(options: argparse.Namespace, dataset: Dataset, *, to_be_scored: boo
     return run
 
 
-def _bundle(path: Path) -> tuple[dict[str, str], str]:
-    """An exported bundle's model name by task, and its separator; ConfigError if it is none."""
-    from cgclora.config import ConfigError
+def _bundle(path: Path) -> tuple[dict[str, str], PromptFormat, bool]:
+    """An exported bundle's model name by task, plain prompts, and whether it has a chat template.
+
+    Raises:
+        ConfigError: The file is of no bundle.
+    """
+    from cgclora.config import ConfigError, PromptFormat
 
     try:
         bundle = json.loads(path.read_text(encoding="utf-8"))
-        return dict(bundle["models"]), str(bundle["separator"])
+        plain = PromptFormat(str(bundle["separator"]), system=bundle.get("system"))
+        return dict(bundle["models"]), plain, "chat_template" in bundle
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no models.json of an exported bundle: {error!r}.") from error
 
@@ -173,7 +187,7 @@ def _selected_tasks(
 def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str, None]:
     """The engine, its tasks (None: any), and name and training seed of its method."""
     from cgclora.config import ConfigError
-    from evals.runs.engines import KEY_VARIABLE, ServerEngine
+    from evals.runs.engines import KEY_VARIABLE, PLAIN_PROMPTS, ServerEngine
 
     if options.adapter or not (options.model or options.models) or not options.method:
         raise ConfigError(
@@ -181,10 +195,13 @@ def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str
         )
     if options.forgetting:
         raise ConfigError("a server does not tell how likely a text is: leave --forgetting out.")
-    models, separator = _bundle(options.models) if options.models else ({}, "\n")
+    unknown = ({}, PLAIN_PROMPTS, False)
+    models, prompts, chat = _bundle(options.models) if options.models else unknown
     models |= dict(options.model)
     key = os.environ.get(KEY_VARIABLE)
-    server = ServerEngine(options.server, models, separator=separator, key=key)
+    server = ServerEngine(
+        options.server, models, prompts=prompts, chat=chat or options.chat, key=key
+    )
     tasks = set(models) if options.models and "*" not in models else None
     return server, tasks, options.method, None
 

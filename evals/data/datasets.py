@@ -46,7 +46,7 @@ class Dataset(RecordSet):
     @property
     def turns_left_out(self) -> int:
         """The number of later turns of conversations, of which only the first turn is a record."""
-        return sum(self.later_turns.get(record.id, 0) for record in self.records)
+        return sum(record.later_answers for record in self.records)
 
     @cached_property
     def duplicates(self) -> tuple[tuple[str, str], ...]:

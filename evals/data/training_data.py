@@ -180,12 +180,11 @@ def to_jsonl(records: Iterable[Record]) -> str:
 
 
 def _line(record: Record) -> str:
-    fields: dict[str, object] = {
-        "sample_id": record.id,
-        "task": record.task,
-        "input": record.prompt,
-        "target": record.target,
-    }
+    fields: dict[str, object] = {"sample_id": record.id, "task": record.task}
+    if record.messages:
+        fields["messages"] = [one.to_openai() for one in record.messages]
+    else:
+        fields |= {"input": record.prompt, "target": record.target}
     if record.choices:
         fields["answer_choices"] = record.choices
     return json.dumps(fields, ensure_ascii=False) + "\n"

@@ -29,6 +29,9 @@ RECIPE_FILE = "recipe.json"
 CLAIMS = ("hash", "backbone", "data")
 """Fields of `RECIPE_FILE` that must not change within a comparison."""
 
+PROMPT_FORMAT = "prompt_format"
+"""Another one, which is there where prompts are not plain."""
+
 OTHERS = "others"
 """In the folder of an added task: the adapter of the cluster's other tasks."""
 
@@ -131,14 +134,16 @@ def read_recipe_file(out: Path) -> dict[str, Any]:
 
 def claims(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all parts of a comparison share."""
-    return {name: recipe[name] for name in CLAIMS}
+    more = {PROMPT_FORMAT: recipe[PROMPT_FORMAT]} if PROMPT_FORMAT in recipe else {}
+    return {name: recipe[name] for name in CLAIMS} | more
 
 
 def check_same(
     out: Path, recipe: Mapping[str, Any], other: Mapping[str, Any], part: str = ""
 ) -> None:
     """Raise RunError if the comparison in `out` is another one than that of a part or call."""
-    if differing := [name for name in CLAIMS if recipe.get(name) != other.get(name)]:
+    names = (*CLAIMS, PROMPT_FORMAT)
+    if differing := [name for name in names if recipe.get(name) != other.get(name)]:
         raise RunError(
             f"{out} holds a comparison that differs in {', '.join(differing)}"
             f"{f' from that of {part}' if part else ''}: choose another folder."

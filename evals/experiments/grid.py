@@ -28,6 +28,7 @@ from cgclora.storage.run_dir import TrainingError, TrainingStopped
 from evals.data import datasets
 from evals.data.datasets import Dataset
 from evals.experiments.comparison_dir import (
+    PROMPT_FORMAT,
     RECIPE_FILE,
     Busy,
     Cell,
@@ -42,7 +43,7 @@ from evals.experiments.grid_training import Trainer
 from evals.experiments.lorahub import compose
 from evals.experiments.recipe import Recipe
 from evals.methods import METHODS, SINGLE
-from evals.runs.engines import LocalEngine
+from evals.runs.engines import PLAIN_PROMPTS, LocalEngine
 from evals.runs.evaluate import ModelAPI, PendingRun, predict_together
 from evals.runs.forgetting import measure_run
 from evals.runs.run_dir import MANIFEST_FILE, METRICS_FILE, Run, read_run
@@ -194,7 +195,12 @@ class Grid:
         adapters = self._adapters(cell, rate, f"cell{place}", attached)
         return PendingRun(
             self.folder.run(cell),
-            LocalEngine(self.backbone, adapters, batch_size=self.batch_size),
+            LocalEngine(
+                self.backbone,
+                adapters,
+                batch_size=self.batch_size,
+                bare_format=self.trainer.prompt_format,
+            ),
             datasets.only(self.splits["test"], tasks),
             cell.method.name,
             label=self.recipe.name,
@@ -237,7 +243,13 @@ class Grid:
             for engine, request in pairs
         ]
         requests = [request for _, request in pairs]
-        return answers_of(self.backbone, requests, adapters, batch_size=self.batch_size)
+        return answers_of(
+            self.backbone,
+            requests,
+            adapters,
+            batch_size=self.batch_size,
+            bare_format=self.trainer.prompt_format,
+        )
 
     def _unscored(self) -> list[Cell]:
         runs = {cell: self.folder.run(cell) for cell in self.recipe.cells()}
@@ -341,6 +353,8 @@ class Grid:
             "backbone": self.backbone.fingerprint,
             "data": {split: dataset.hash for split, dataset in self.splits.items()},
         }
+        if (prompt_format := self.trainer.prompt_format) != PLAIN_PROMPTS:
+            facts[PROMPT_FORMAT] = prompt_format.to_dict()
         if path.exists():
             check_same(self.out, read_recipe_file(self.out), facts)
         atomic_io.write_json(

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.data.sampling import LENGTHS
 from cgclora.inference.engine import answers_of
 from cgclora.models.hardware import PeakMemory
@@ -144,7 +144,8 @@ class _Costs:
         self.targets: dict[str, Counter[str]] = defaultdict(Counter)  # by split and task
         for split, dataset in grid.splits.items():
             lengths = self.lengths[split] = defaultdict(list)
-            prompts = encode_prompts([one.prompt for one in dataset.records], tokenizer, "\n")
+            questions = [one.question for one in dataset.records]
+            prompts = encode_prompts(questions, tokenizer, grid.trainer.prompt_format)
             targets = tokenizer(
                 [one.target for one in dataset.records] or [""], add_special_tokens=False
             )["input_ids"]
@@ -240,6 +241,12 @@ def _answering_rate(grid: Grid) -> float:
     ]
     adapters = [None] * len(requests)
     started = time.monotonic()
-    answers = answers_of(grid.backbone, requests, adapters, batch_size=grid.batch_size)
+    answers = answers_of(
+        grid.backbone,
+        requests,
+        adapters,
+        batch_size=grid.batch_size,
+        bare_format=grid.trainer.prompt_format,
+    )
     tokens = sum(answer.tokens for _, answer in answers)
     return tokens / (time.monotonic() - started)

@@ -42,7 +42,7 @@ from evals.experiments.comparison_dir import (
 )
 from evals.experiments.recipe import Recipe
 from evals.methods import Method
-from evals.runs.evaluate import PROMPTS
+from evals.runs.evaluate import prompted
 from evals.scoring.dev_scores import TaskJudge
 
 CPU_MEMBERS = 4
@@ -56,6 +56,7 @@ class Trainer:
     """Trains the adapters of a comparison, at most `members` side by side (None fits the device).
 
     Attributes:
+        prompt_format: What all prompts of the comparison get.
         report: Called with a line of progress.
         deadline: By `time.monotonic`; training stops then.
     """
@@ -74,6 +75,7 @@ class Trainer:
         self.splits = splits
         self.folder = folder
         self.members = members
+        self.prompt_format = recipe.prompts.format_for(backbone.tokenizer)
         self.report: Callable[[str], None] = lambda _: None
         self.deadline = math.inf
         self._dev_results: dict[Cell, dict[float, DevResult]] = {}
@@ -261,6 +263,7 @@ class Trainer:
         """A training as a run in a folder; its adapter is attached under a name."""
         method = training.cell.method
         config = self.recipe.config(method.name, training.tasks)
+        config = dataclasses.replace(config, **vars(self.prompt_format))
         return TrainingRun(
             Adapter.attach(self.backbone, config, name=name, seed=training.cell.seed),
             self.records("train", training.tasks, method.prompt),
@@ -290,9 +293,9 @@ class Trainer:
         """Records with a method's prompts; equal arguments give the same list."""
         key = (split, tasks, prompt)
         if key not in self._records:
-            as_prompt, descriptions = PROMPTS[prompt], self.splits[split].descriptions
+            descriptions = self.splits[split].descriptions
             self._records[key] = [
-                dataclasses.replace(record, prompt=as_prompt(record, descriptions[record.task]))
+                prompted(record, prompt, descriptions[record.task])
                 for record in datasets.only(self.splits[split], tasks).records
             ]
         return self._records[key]

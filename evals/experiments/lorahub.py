@@ -95,7 +95,7 @@ class Composer:
             alpha=first.alpha,
             scale_rule=first.scale_rule,
             target_modules=first.target_modules,
-            separator=first.separator,
+            **vars(first.prompt_format),
         )
         self._A, self._B = (
             {
@@ -175,6 +175,7 @@ class Composer:
             prompt_format=adapter.config.prompt_format,
             max_length=sys.maxsize,
             readable_ids=readable(adapter.model),
+            ends=self.backbone.ends,
         )
         batch: dict[str, Tensor] = Collator(self.backbone.pad_id)(encoded)
         names = ("input_ids", "positions", "targets")

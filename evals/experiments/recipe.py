@@ -15,6 +15,7 @@
     [sizes]              # of `Sizes`
     [training]           # of `TrainingSettings`, without rates, seed and record numbers
     [search]             # of `Search`, for LoRAHub
+    [prompts]            # of `Prompts`
 
 Missing keys have their default. Seeds and methods may be added to a recipe during a comparison;
 any other change makes it a different comparison.
@@ -29,15 +30,19 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cgclora.config import AdapterConfig, ConfigError, number, whole
+from cgclora.config import AdapterConfig, ConfigError, PromptFormat, number, whole
+from cgclora.data.template import choose_format
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.comparison_dir import Cell, Training, slug
 from evals.experiments.lorahub import Search
 from evals.methods import METHODS, SINGLE, Sizes, compared
 from evals.tasks import TASKS
 from evals.tasks.recognition import OWN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that can be named without a path."""
@@ -59,6 +64,21 @@ class Records:
         """Check every field."""
         for name, value in vars(self).items():
             whole(f"records.{name}", value, 0)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How prompts are written, by all methods alike; see `cgclora.data.template.choose_format`."""
+
+    template: str | None = None  # `chat`, `plain` or a file; None takes the backbone's, if any
+    template_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    system: str | None = None  # system text of records that have none
+
+    def format_for(self, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+        """The prompt format on a backbone; raises ConfigError where it cannot have it."""
+        return choose_format(
+            tokenizer, self.template, options=self.template_options, system=self.system
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,7 @@ class Recipe:
     sizes: Sizes = field(default_factory=Sizes)
     training: TrainingSettings = field(default_factory=TrainingSettings)  # without rates and seed
     search: Search = field(default_factory=Search)  # for LoRAHub
+    prompts: Prompts = field(default_factory=Prompts)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -140,6 +161,8 @@ class Recipe:
         values = json.loads(json.dumps(values))
         for name in _SET_ELSEWHERE:
             del values["training"][name]
+        if self.prompts == Prompts():  # as recipes were that knew no templates
+            del values["prompts"]
         return values
 
     @property
@@ -224,7 +247,13 @@ def read_recipe(source: str | Path) -> Recipe:
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     """A recipe from the tables of a TOML file; raises ConfigError as `read_recipe`."""
-    kinds = {"records": Records, "sizes": Sizes, "training": TrainingSettings, "search": Search}
+    kinds = {
+        "records": Records,
+        "sizes": Sizes,
+        "training": TrainingSettings,
+        "search": Search,
+        "prompts": Prompts,
+    }
     values = {
         name: _from_table(kinds[name], value, name) if name in kinds else value
         for name, value in values.items()

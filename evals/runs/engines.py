@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 
 from cgclora.adapter import Adapter
+from cgclora.config import PromptFormat
+from cgclora.data.chat import Message, plain_text
 from cgclora.inference.continuous.loop import default_rows
 from cgclora.inference.engine import answers_of
 from cgclora.inference.request import Answer, Finish, Request, longest_first
@@ -21,6 +23,8 @@ from evals.runs.run_dir import RunError
 KEY_VARIABLE = "CGCLORA_SERVER_KEY"
 """Environment variable that holds a server's API key, so that no command line shows it."""
 
+
+PLAIN_PROMPTS = PromptFormat()
 
 _REPORTS = {
     "classification",
@@ -39,6 +43,7 @@ class LocalEngine:
             by the bare backbone.
         batch_size: Most requests in one batch, whose adapters mix; None takes as many as suit the
             device, see `default_rows`.
+        bare_format: Prompt format of the bare backbone.
     """
 
     def __init__(
@@ -47,7 +52,9 @@ class LocalEngine:
         adapters: Mapping[str, Adapter],
         *,
         batch_size: int | None = None,
+        bare_format: PromptFormat = PLAIN_PROMPTS,
     ) -> None:
+        self.bare_format = bare_format
         self.backbone = backbone
         self.adapters = adapters
         self.batch_size = default_rows(backbone) if batch_size is None else batch_size
@@ -66,6 +73,8 @@ class LocalEngine:
                 adapter = self.adapters[task]
                 used.setdefault(id(adapter), (adapter, []))[1].append(task)
         distinct = [adapter for adapter, _ in used.values()]
+        is_bare = any(task not in self.adapters for task in tasks)
+        has_format = is_bare and self.bare_format != PLAIN_PROMPTS
         return {
             "backbone": {
                 "name": public_name(self.backbone.name),
@@ -81,6 +90,7 @@ class LocalEngine:
                 "temperature": 0,
                 "batch_size": self.batch_size,
                 **Runtime.of(self.backbone).facts(),
+                **({"prompt_format": self.bare_format.to_dict()} if has_format else {}),
             },
             "peak_memory": self._memory.bytes(),
             **provenance.stamp(self.backbone.model),
@@ -93,6 +103,7 @@ class LocalEngine:
             requests,
             [self.adapter_of(request) for request in requests],
             batch_size=self.batch_size,
+            bare_format=self.bare_format,
         )
 
     def adapter_of(self, request: Request) -> Adapter | None:
@@ -120,7 +131,8 @@ class ServerEngine:
         url: Where it is, such as `http://127.0.0.1:8000/v1`.
         models: The server's model name for each task; `*` stands for all others, and `{task}` in
             a name for the task, as `python -m cgclora serve` names its models.
-        separator: Text between prompt and answer, as the adapters were trained with.
+        prompts: The plain prompts that the adapters were trained with.
+        chat: Whether the server writes the prompts by a chat template: it then gets messages.
         key: Its API key, if it wants one.
         parallel: Requests under way at once; the server makes batches of them.
         timeout: Seconds to wait for one answer.
@@ -131,14 +143,16 @@ class ServerEngine:
         url: str,
         models: Mapping[str, str],
         *,
-        separator: str = "\n",
+        prompts: PromptFormat = PLAIN_PROMPTS,
+        chat: bool = False,
         key: str | None = None,
         parallel: int = 32,
         timeout: float = 300.0,
     ) -> None:
         self.url = url.rstrip("/")
         self.models = models
-        self.separator = separator
+        self.prompt_format = prompts
+        self.chat = chat
         self.parallel = parallel
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
@@ -153,6 +167,7 @@ class ServerEngine:
                 "engine": "server",
                 "temperature": 0,
                 "models": {task: self._model(task) for task in tasks},
+                **({"chat": True} if self.chat else {}),
             },
             "peak_memory": None,
             **provenance.stamp(None),
@@ -193,9 +208,16 @@ class ServerEngine:
             raise RunError(f"no model name is given for task {task}: add it, or one for '*'.")
         return model.replace("{task}", task or "")
 
+    def _asked(self, request: Request) -> dict[str, Any]:
+        """The question as the server takes it."""
+        if not self.chat:
+            return {"prompt": plain_text(request.asked, self.prompt_format)}
+        messages = request.messages or (Message("user", request.prompt),)
+        return {"messages": [one.to_openai() for one in messages]}
+
     def _post(self, client: httpx.Client, body: Mapping[str, Any]) -> httpx.Response:
         """Asks again where a server hangs up: it may close a kept connection as it is used."""
-        address = f"{self.url}/completions"
+        address = f"{self.url}/chat/completions" if self.chat else f"{self.url}/completions"
         try:
             return client.post(address, json=body)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
@@ -204,7 +226,7 @@ class ServerEngine:
     def _ask(self, client: httpx.Client, request: Request) -> Answer:
         body = {
             "model": self._model(request.task),
-            "prompt": request.prompt + self.separator,
+            **self._asked(request),
             "max_tokens": request.max_new_tokens,
             "temperature": 0,
             **({"stop": list(request.stop)} if request.stop else {}),
@@ -216,7 +238,8 @@ class ServerEngine:
             choice = found["choices"][0]
             usage = found.get("usage") or {}
             finish: Finish = "length" if choice.get("finish_reason") == "length" else "end"
-            text, stopped = _before_stop(choice["text"], request.stop)
+            said = choice["message"]["content"] or "" if self.chat else choice["text"]
+            text, stopped = _before_stop(said, request.stop)
             return Answer(
                 text,
                 "stop" if stopped else finish,
@@ -234,7 +257,8 @@ class ServerEngine:
         except httpx.HTTPError as error:
             raise RunError(f"no answer from {self.url}: {error!r}. Is the server up?") from error
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.url} does not speak the completions API: {error!r}.") from error
+            api = "chat completions" if self.chat else "completions"
+            raise RunError(f"{self.url} does not speak the {api} API: {error!r}.") from error
 
 
 def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -6,6 +6,7 @@ packages (`evals.runs.score`). So the two can be made on different machines.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -28,11 +29,11 @@ FLUSH_SECONDS = 10.0
 """Interval between two entries of the progress log."""
 
 
-PROMPTS: Mapping[str, Callable[[Record, Task], str]] = {
-    "plain": lambda record, _: record.prompt,
-    "task name": lambda record, task: f"任务：{task.title_zh}\n{record.prompt}",
+PROMPTS: Mapping[str, Callable[[str, Task], str]] = {
+    "plain": lambda prompt, _: prompt,
+    "task name": lambda prompt, task: f"任务：{task.title_zh}\n{prompt}",
 }
-"""The prompt of a record: as it is, or with the task's name before it (LoRA (Full+TP))."""
+"""What makes a prompt of a record's: as it is, or the task's name before it (LoRA (Full+TP))."""
 
 
 class ModelAPI(Protocol):
@@ -114,7 +115,7 @@ class PendingRun:
             "tasks": {
                 name: {
                     "version": self._tasks[name].version,
-                    "prompts": _hash([r.prompt for r in requests if r.task == name]),
+                    "prompts": _hash([_told(r) for r in requests if r.task == name]),
                     **described.get(name, {}),
                 }
                 for name in self.dataset.tasks
@@ -264,6 +265,17 @@ class _Clock:
         self.progress({"done": done, "total": self.total, "seconds_left": left})
 
 
+def prompted(record: Record, prompt: str, task: Task) -> Record:
+    """A record with another prompt, one of `PROMPTS`, to which its first question is changed."""
+    text = PROMPTS[prompt]
+    messages = list(record.messages)
+    first = next((place for place, one in enumerate(messages) if one.role == "user"), None)
+    if first is not None:
+        content = text(messages[first].content, task)
+        messages[first] = dataclasses.replace(messages[first], content=content)
+    return dataclasses.replace(record, prompt=text(record.prompt, task), messages=tuple(messages))
+
+
 def request_of(record: Record, prompt: str = "plain", task: Task | None = None) -> Request:
     """The request of a record, with its task's longest answer and stop texts.
 
@@ -273,9 +285,9 @@ def request_of(record: Record, prompt: str = "plain", task: Task | None = None) 
         task: The record's; None takes the built-in one.
     """
     task = task or TASKS[record.task]
-    return Request(
+    return Request.ask(
         record.task,
-        PROMPTS[prompt](record, task),
+        prompted(record, prompt, task).question,
         max_new_tokens=task.max_new_tokens,
         stop=("\n",) if task.kind == "classification" else (),
     )
@@ -293,5 +305,10 @@ def _data_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _hash(texts: Sequence[str]) -> str:
+def _told(request: Request) -> str | list[dict[str, Any]]:
+    """A request's prompt, or its messages, as JSON has them."""
+    return request.prompt or [one.to_openai() for one in request.messages]
+
+
+def _hash(texts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

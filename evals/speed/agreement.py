@@ -99,6 +99,7 @@ def _encoded(
         max_length=max_length,
         needed=sorted({record.task for record in chosen}),
         readable_ids=readable(backbone.model),
+        ends=backbone.ends,
     )[0]
 
 

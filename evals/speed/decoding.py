@@ -29,7 +29,8 @@ from cgclora.adapter import Adapter
 from cgclora.config import PromptFormat
 from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
-from cgclora.data.records import Record, encode_prompts
+from cgclora.data.chat import encode_prompts
+from cgclora.data.records import Record
 from cgclora.inference.engine import Engine
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone, load_backbone

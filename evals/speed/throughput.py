@@ -21,7 +21,8 @@ from cgclora.adapter import Adapter
 from cgclora.config import ConfigError, PromptFormat
 from cgclora.convert.peft_export import write_peft
 from cgclora.convert.to_lora import TaskLoRAs
-from cgclora.data.records import Record, encode_prompts
+from cgclora.data.chat import encode_prompts
+from cgclora.data.records import Record
 from cgclora.inference.engine import answers_of, generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request, longest_first

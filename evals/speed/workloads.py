@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference.batch import Batch
 from cgclora.inference.multi_adapter import Adapters, Clusters
 from cgclora.inference.request import Request

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cgclora.data import sources
-from cgclora.data.readers import task_name
+from cgclora.data.forms import task_name
 from evals.tasks.family import DatasetFamily, read_family
 from evals.tasks.names import UnknownNameError
 from evals.tasks.parsing import Language, Parsed

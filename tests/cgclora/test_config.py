@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgclora.config import FORMAT, AdapterConfig, ConfigError
+from cgclora.config import BEFORE_TEMPLATE, FORMAT, AdapterConfig, ConfigError
 
 ABC = ("a", "b", "c")
 LETTERS = 'ab 甲\U0001f600"\\\n\u2028'
@@ -40,6 +40,9 @@ def configs(draw) -> AdapterConfig:
         dropout=draw(st.floats(0, 0.9)),
         target_modules=draw(st.none() | st.just(("q_proj", "v_proj"))),
         separator=draw(st.text(LETTERS, max_size=3)),
+        template=draw(st.none() | st.text(LETTERS, min_size=1)),
+        template_options=draw(st.dictionaries(st.text(LETTERS), st.booleans() | st.integers())),
+        system=draw(st.none() | st.text(LETTERS, min_size=1)),
     )
 
 
@@ -200,7 +203,9 @@ def test_a_task_without_any_expert_is_refused():
 @settings(max_examples=25, deadline=None)
 def test_a_config_survives_json(config):
     saved = json.loads(json.dumps(config.to_dict(), ensure_ascii=False))
-    assert saved["format"] == FORMAT
+    has_chat = bool(config.template or config.template_options or config.system)
+    assert saved["format"] == (FORMAT if has_chat else BEFORE_TEMPLATE)
+    assert has_chat or saved.keys().isdisjoint({"template", "template_options", "system"})
     assert AdapterConfig.from_dict(saved) == config
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 
 from cgclora.__main__ import main
+from cgclora.config import PromptFormat
 from cgclora.convert.vllm import MODELS_FILE
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference.engine import generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Request
@@ -117,7 +118,8 @@ def samples() -> list[Request]:
 def ask(url: str, bundle: Path, asked: Sequence[Request], parallel: int) -> list[str]:
     """A server's answers, some requests at once, by the bundle's table of model names."""
     known = json.loads((bundle / MODELS_FILE).read_text(encoding="utf-8"))
-    engine = ServerEngine(url, known["models"], separator=known["separator"], parallel=parallel)
+    prompts = PromptFormat(known["separator"])
+    engine = ServerEngine(url, known["models"], prompts=prompts, parallel=parallel)
     answers = dict(engine.answers(asked))
     return [answers[place].text for place in range(len(asked))]
 

@@ -122,9 +122,7 @@ class Member:
         start = place * self.records_a_step
         indices = self._order[1][start : start + self.records_a_step]
         records = [self.train[index] for index in indices]
-        weight = sum(
-            self.collator.weight(item) * (len(item.ids) - item.prompt_length) for item in records
-        )
+        weight = sum(self.collator.weight(item) * item.target_tokens for item in records)
         return [
             Share(
                 self,

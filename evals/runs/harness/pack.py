@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cgclora.data.readers import task_name
+from cgclora.data.forms import task_name
 from cgclora.data.records import DataError, Record
 from cgclora.data.sources import FOLDER_VARIABLE
 from evals.data import datasets

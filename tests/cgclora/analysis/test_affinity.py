@@ -20,7 +20,7 @@ from cgclora.analysis.affinity import measure, records_for
 from cgclora.analysis.affinity_settings import AffinitySettings
 from cgclora.analysis.affinity_state import with_means
 from cgclora.analysis.shared_parameters import SharedParameters
-from cgclora.cli.affinity import group, prior_groups
+from cgclora.cli.analysis.affinity import group, prior_groups
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import DataError, Encoded, Record
 from cgclora.data.sampling import Collator

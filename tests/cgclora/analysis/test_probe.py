@@ -8,7 +8,7 @@ import torch
 from cgclora.adapter import Adapter
 from cgclora.analysis.probe import contributions, label_probabilities, scaled_gates
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference.request import DecodingError, Request
 from cgclora.models.backbone import Backbone
 from tests.helpers.tiny import ARCHITECTURES, make_backbone

@@ -285,7 +285,6 @@ def failing(case: str, folder: Path, tmp_path: Path) -> list[str]:
             *("generate", "--backbone", str(folder / "backbone"), "--task", "mood", PROMPT)
         ],
         "prompt and file": answering(folder, "--file", str(bad), PROMPT),
-        "task and file": answering(folder, "--file", str(bad), "--task", "mood"),
         "bad rank": training(folder, "--method", "moe-lora", "--rank", "7", *run),
         "bad setting": training(folder, "--epochs", "0", *run),
         "no backbone": ["generate", "--backbone", str(tmp_path / "nothing"), PROMPT],
@@ -312,7 +311,6 @@ def failing(case: str, folder: Path, tmp_path: Path) -> list[str]:
         ("adapter without task", 2, "--task"),
         ("task without adapter", 2, "--adapter"),
         ("prompt and file", 2, "--file"),
-        ("task and file", 2, "--file"),
         ("bad rank", 2, "rank 7"),
         ("bad setting", 2, "epochs"),
         ("no backbone", 3, "nothing"),

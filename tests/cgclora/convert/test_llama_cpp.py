@@ -15,7 +15,7 @@ import torch
 from cgclora.adapter import Adapter
 from cgclora.convert.gguf import export_gguf
 from cgclora.convert.to_lora import TaskLoRAs
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from cgclora.models.backbone import load_backbone

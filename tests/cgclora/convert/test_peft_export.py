@@ -27,7 +27,7 @@ from cgclora.convert.merged import export_merged
 from cgclora.convert.peft_export import export_peft
 from cgclora.convert.to_lora import TaskLoRAs, file_names
 from cgclora.convert.vllm import MODELS_FILE, TEMPLATE_FILE, export_vllm
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.models.backbone import EMBEDDED, Backbone, load_backbone
 from cgclora.models.embedded import CHECKED_FILE
 from cgclora.storage.adapter_dir import AdapterError, read_manifest

@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_both_firefly_forms_make_the_same_record(tmp_path: Path) -> None:
     second = read(lines(tmp_path / "new.jsonl", {**CONVERSATION, "conversation": TURNS[:1]}))
     assert first.records == (Record("old-1", "OpenQA", "你是谁？", "一个模型。"),)
     assert data_hash(second.records) == data_hash(first.records)
-    assert first.later_turns == second.later_turns == {}
+    assert first.records[0].later_answers == second.records[0].later_answers == 0
 
 
 def test_conversations_with_the_same_number_are_kept(tmp_path: Path) -> None:
@@ -100,21 +100,6 @@ def test_records_without_an_id_are_called_after_family_file_and_line(tmp_path: P
         assert [record.id for record in read(source, split="dev").records] == expected
     numbered = read(lines(tmp_path / "x.jsonl", {**FIREFLY, "sample_id": 17}))
     assert numbered.records[0].id == "17"
-
-
-def test_the_trainer_counts_the_later_turns_that_it_leaves_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    longer = {**CONVERSATION, "conversation": TURNS * 2}
-    path = lines(tmp_path / "a.jsonl", CONVERSATION, longer, FIREFLY)
-    assert [record.prompt for record in read_records(path)] == [
-        "你是谁？",
-        "你是谁？",
-        "上联：春风",
-    ]
-    assert "left out 4 later turns" in capsys.readouterr().err
-    read_records(lines(tmp_path / "b.jsonl", FIREFLY))
-    assert not capsys.readouterr().err
 
 
 def test_only_wanted_tasks_are_kept_and_a_missing_one_is_named(tmp_path: Path) -> None:
@@ -303,10 +288,11 @@ def test_trainer_and_judge_read_the_same_records_ids_hash_and_problems(
             )
         return
     ours, theirs = read(path, skip_bad=True), evals.data.datasets.read(path, skip_bad=True)
-    assert list(ours.records) == expected
+    assert [replace(record, messages=()) for record in ours.records] == expected
     assert ours == RecordSet(**{name: getattr(theirs, name) for name in vars(ours)})
     assert [problem.line for problem in ours.problems] == places
-    assert sum(ours.later_turns.values()) == sum(line.later_turns for _, line in numbered)
+    later = [line.later_turns for _, line in numbered if line.record is not None]
+    assert [record.later_answers for record in ours.records] == later
     told = "".join(json.dumps([one.task, one.prompt, one.target]) for one in expected)
     assert data_hash(ours.records) == theirs.hash == hashlib.sha256(told.encode()).hexdigest()
     if places:
@@ -315,7 +301,7 @@ def test_trainer_and_judge_read_the_same_records_ids_hash_and_problems(
         assert message.endswith(f". Correct {path}.")
         assert (f"; {len(places)} bad lines in all" in message) is (len(places) > 1)
     else:
-        assert read_records(path) == expected
+        assert read_records(path) == list(ours.records)
 
 
 def test_a_training_names_the_first_bad_lines_and_their_number_and_drops_none(
@@ -346,7 +332,7 @@ BAD = [
     ("{not json", None, "not JSON (Expecting property name"),
     ('{"kind": "a"} {}', None, "not JSON (Extra data"),
     ("[1, 2]", None, "must be an object, got [1, 2]"),
-    ({"input": "问", "target": "答"}, None, "to name the task, got ['input', 'target']"),
+    ({"input": "问", "target": "答"}, None, "records which name none, got ['input', 'target']"),
     ({**FIREFLY, "kind": 3}, "kind", "must be non-empty text, got 3"),
     ({**FIREFLY, "input": "  "}, "input", "must be non-empty text, got '  '"),
     ({**FIREFLY, "target": ""}, "target", "must be non-empty text, got ''"),

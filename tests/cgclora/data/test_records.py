@@ -9,15 +9,8 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from cgclora.config import PromptFormat
-from cgclora.data.records import (
-    DataError,
-    Encoded,
-    Record,
-    data_hash,
-    encode,
-    encode_prompts,
-    sample_per_task,
-)
+from cgclora.data.chat import encode_prompts
+from cgclora.data.records import DataError, Encoded, Record, data_hash, encode, sample_per_task
 from tests.helpers.tiny import make_tokenizer
 
 # Hash and subset --------------------------------------------------------------------------

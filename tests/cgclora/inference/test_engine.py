@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference import decoding
 from cgclora.inference.engine import Engine, generate, stream
 from cgclora.inference.fast_decoder import FastDecoder

@@ -11,7 +11,7 @@ import torch
 import cgclora.inference.request
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data.records import encode_prompts
+from cgclora.data.chat import encode_prompts
 from cgclora.inference.batch import Batch
 from cgclora.inference.engine import generate, stream
 from cgclora.inference.merged_cache import FoldedWeights, folded_bytes

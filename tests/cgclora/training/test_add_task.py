@@ -13,7 +13,8 @@ from torch import Tensor
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data.records import DataError, Record, encode_prompts
+from cgclora.data.chat import encode_prompts
+from cgclora.data.records import DataError, Record
 from cgclora.inference.batch import Batch
 from cgclora.inference.request import Request
 from cgclora.inference.router import JoinedRouter, TaskRouter

@@ -15,7 +15,8 @@ import cgclora.data.records
 import cgclora.training.train
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
-from cgclora.data.records import DataError, Record, data_hash, encode_prompts
+from cgclora.data.chat import encode_prompts
+from cgclora.data.records import DataError, Record, data_hash
 from cgclora.storage import provenance
 from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.run_dir import TrainingError

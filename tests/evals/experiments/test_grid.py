@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from cgclora.config import ConfigError
+from cgclora.config import AdapterConfig, ConfigError, PromptFormat
 from cgclora.data.records import DataError
 from cgclora.data.task_table import DESCRIPTIONS
+from cgclora.models.backbone import Backbone, fingerprint
 from cgclora.storage.run_dir import TrainingError
 from evals.experiments import grid as matrix_module
 from evals.experiments.grid import Grid
@@ -19,7 +20,8 @@ from evals.leaderboard.board import boards
 from evals.methods import ADDED, METHODS, compared
 from evals.runs.run_dir import RunError, find_runs, read_run
 from evals.tasks import TASKS
-from tests.helpers.tiny import make_backbone
+from tests.helpers.templates import CHATML, chat_tokenizer
+from tests.helpers.tiny import make_backbone, make_model
 
 ASSETS = Path(__file__).parents[3] / "assets"
 
@@ -410,3 +412,33 @@ def test_without_the_scoring_packages_answers_wait_for_a_call_with_them(
 def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         recipe(**changes)
+
+
+def test_all_methods_get_the_prompts_of_the_recipe_and_a_recipe_without_any_is_as_before(
+    source: Path, tmp_path: Path
+) -> None:
+    tokenizer = chat_tokenizer(CHATML)
+    model = make_model(vocab_size=len(tokenizer))
+    backbone = Backbone(model, tokenizer, "tiny-chat", fingerprint(model))
+    fixed = {
+        "methods": ["LoRA (Full+TP)", "Backbone"],
+        "learning_rates": [1e-3],
+        "clusters": {"general": ["NER"]},
+    }
+    chosen = recipe(**fixed, prompts={"system": "简短", "template_options": {"a": True}})
+    grid = Grid(chosen, backbone, source, tmp_path)
+    form = PromptFormat(template=CHATML, template_options=(("a", True),), system="简短")
+    assert grid.run().left == ()
+    bare = manifest_of(tmp_path, "general/backbone")
+    assert bare["decoding"]["prompt_format"] == form.to_dict()
+    (adapter,) = manifest_of(tmp_path, "general/lora-full-tp")["adapters"]
+    assert AdapterConfig.from_dict(adapter["manifest"]["training"]["config"]).prompt_format == form
+    default = recipe(**fixed)
+    Grid(default, backbone, source, tmp_path / "default")
+    tokenizer.chat_template = None
+    with pytest.raises(RunError, match="prompt_format"):
+        Grid(default, backbone, source, tmp_path / "default")
+    assert "prompts" not in recipe().to_dict()
+    assert recipe().hash == recipe(prompts={}).hash != chosen.hash
+    with pytest.raises(ConfigError, match="prompts"):
+        recipe(prompts={"colour": "blue"})

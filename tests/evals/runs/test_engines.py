@@ -18,6 +18,8 @@ import httpx
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from cgclora.config import PromptFormat
+from cgclora.data.chat import Message
 from cgclora.inference.engine import generate
 from cgclora.inference.request import Answer, Request
 from cgclora.models.backbone import Backbone, load_backbone
@@ -187,8 +189,11 @@ def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(models, server):
 def test_the_separator_stands_between_prompt_and_answer(server):
     joined = Request("KUAKE-QIC", "灯光柔和：\n", max_new_tokens=5)
     apart = Request("KUAKE-QIC", "灯光柔和", max_new_tokens=5)
-    assert ask(server, joined, separator="")[0].text == ask(server, apart, separator="：\n")[0].text
-    assert ask(server, joined, separator="")[0].text != ask(server, apart)[0].text
+    assert (
+        ask(server, joined, prompts=PromptFormat(""))[0].text
+        == ask(server, apart, prompts=PromptFormat("：\n"))[0].text
+    )
+    assert ask(server, joined, prompts=PromptFormat(""))[0].text != ask(server, apart)[0].text
 
 
 def test_a_model_that_the_server_does_not_have_is_named(tmp_path, server, dataset):
@@ -299,3 +304,30 @@ def test_the_command_line_asks_for_the_models_of_a_bundle_and_its_tasks_only(tmp
     assert main([*words, "--server", server.url, "--models", str(models)]) == 0
     run = read_run(tmp_path / "run")
     assert run.manifest["decoding"]["models"] == {task: name}
+
+
+class ChatDoor(Door):
+    """A server of chat completions that answers with what it was asked."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = [self.path, *([one["role"], one["content"]] for one in body["messages"])]
+        message = {"role": "assistant", "content": json.dumps(said)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self.reply(200, json.dumps({"choices": [choice]}).encode())
+
+
+def test_a_server_with_a_chat_template_gets_messages() -> None:
+    talk = (Message("system", "简"), Message("user", "问"))
+    requests = [Request("KUAKE-QIC", "灯"), Request("KUAKE-QIC", messages=talk)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), ChatDoor) as found:
+        Thread(target=found.serve_forever, daemon=True).start()
+        engine = ServerEngine(f"http://127.0.0.1:{found.server_port}/v1", MODELS, chat=True)
+        answers = dict(engine.answers(requests))
+        found.shutdown()
+    path = "/v1/chat/completions"
+    assert [json.loads(answers[place].text) for place in range(2)] == [
+        [path, ["user", "灯"]],
+        [path, ["system", "简"], ["user", "问"]],
+    ]
+    assert engine.facts(["KUAKE-QIC"])["decoding"]["chat"] is True

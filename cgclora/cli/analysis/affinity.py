@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgclora.cli.common import aligned, backbone_options, load, show
-from cgclora.data.readers import read_records, task_name
+from cgclora.cli.common import aligned, backbone_options, choose_prompts, load, prompt_options, show
+from cgclora.data.forms import task_name
+from cgclora.data.readers import read_records
 
 HELP = """Measure how much a training step on one task helps another, and group the tasks by it.
 
@@ -37,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     backbone_options(source)
     source.add_argument("--rank", type=int, default=16, help="of the LoRA (default 16)")
     _settings_options(parser.add_argument_group("how"))
+
+    prompt_options(parser.add_argument_group("prompts"))
 
     groups = parser.add_argument_group("grouping")
     groups.add_argument(
@@ -147,8 +150,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     records = [record for source in options.data for record in read_records(source)]
     tasks = options.task or sorted({record.task for record in records})
     records = [record for record in records if record.task in set(tasks)]
-    config = AdapterConfig.lora(tasks, options.rank)
     backbone = load(options)
+    prompts = vars(choose_prompts(options, backbone.tokenizer))
+    config = AdapterConfig.lora(tasks, options.rank, **prompts)
     adapter = Adapter.attach(backbone, config, seed=settings.seed)
     return measure(adapter, backbone.tokenizer, records, settings, options.run)
 
