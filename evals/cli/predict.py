@@ -195,8 +195,10 @@ def _server(options: argparse.Namespace) -> tuple[ModelAPI, set[str] | None, str
         )
     if options.forgetting:
         raise ConfigError("a server does not tell how likely a text is: leave --forgetting out.")
-    unknown = ({}, PLAIN_PROMPTS, False)
-    models, prompts, chat = _bundle(options.models) if options.models else unknown
+    models: dict[str, str] = {}
+    prompts, chat = PLAIN_PROMPTS, options.chat
+    if options.models:
+        models, prompts, chat = _bundle(options.models)
     models |= dict(options.model)
     key = os.environ.get(KEY_VARIABLE)
     server = ServerEngine(
