@@ -1,4 +1,4 @@
-"""`python -m cgclora serve`: all clusters on one backbone, behind OpenAI's completions API."""
+"""`python -m cgclora serve`: all clusters on one backbone, behind OpenAI's API."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path
 
 from cgclora.cli.common import backbone_options, four_bit_option, int8_option, load
 
-HELP = """Serve all tasks of all adapters from one backbone, with OpenAI's completions API. A model
-is a task; `<cluster>/<task>` where several adapters have it, `auto` where the adapters' routers
-find the task, and the backbone's own name for the bare backbone. Requests of any tasks share
-batches.
+HELP = """Serve all tasks of all adapters from one backbone, with OpenAI's API: chat/completions,
+completions and models. A model is a task; `<cluster>/<task>` where several adapters have it, `auto`
+where the adapters' routers find the task, and the backbone's own name for the bare backbone.
+Requests of any tasks share batches.
 
   python -m cgclora serve --adapter assets/adapters/medical --adapter assets/adapters/general
   curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
       -d '{"model": "KUAKE-QIC", "prompt": "...", "max_tokens": 32, "temperature": 0}'
+  curl http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\
+      -d '{"model": "KUAKE-QIC", "messages": [{"role": "user", "content": "..."}]}'
   python -m evals predict --server http://127.0.0.1:8000/v1 --model '*={task}' ...
 
 The separator that an adapter was trained with may be at the end of a prompt or missing. With
@@ -108,7 +110,7 @@ def execute(options: argparse.Namespace) -> None:
     from cgclora.inference.engine import Engine
     from cgclora.inference.multi_adapter import Clusters
     from cgclora.inference.request_queue import Limits
-    from cgclora.serving.openai_api import model_names
+    from cgclora.serving.models import model_names
     from cgclora.serving.server import application
 
     limits = Limits(

@@ -18,7 +18,7 @@ from cgclora.adapter import folded_in, follow
 from cgclora.inference.continuous import dynamic_cache
 from cgclora.inference.fast_decoder import BatchExperts, FastDecoder
 from cgclora.inference.multi_adapter import Adapters, Resident
-from cgclora.inference.request import DecodingError, Request
+from cgclora.inference.request import DecodingError, Request, TokenLogprob
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
@@ -26,6 +26,8 @@ from cgclora.models.families import is_known
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.models.quantized import FEW_ROWS
 from cgclora.storage.atomic_io import in_short
+
+_SCORED_STATES = 64  # whose logits over a large vocabulary fit in memory at once
 
 
 class Batch:
@@ -87,7 +89,12 @@ class Batch:
 
     def prefill_hidden(self) -> Tensor:
         """Hidden states [batch, H] after the prompts."""
-        return self._locked(self._pass.prefill)
+        return torch.stack([states[-1] for states in self.prefill_states()])
+
+    def prefill_states(self) -> list[Tensor]:
+        """Hidden states [tokens, H] after each token of each prompt."""
+        hidden = self._locked(self._pass.prefill)
+        return [row[where] for row, where in zip(hidden, self._pass.columns, strict=True)]
 
     def step_hidden(self, tokens: Sequence[int]) -> Tensor:
         """Hidden states [batch, H] after one more token per row."""
@@ -119,6 +126,33 @@ class Batch:
         """The most likely next token after each hidden state of [N, H]."""
         with self.backbone.lock, torch.inference_mode():
             return self.head.argmax(hidden)
+
+    def logprobs(
+        self, hidden: Tensor, tokens: Sequence[int], tops: Sequence[int]
+    ) -> list[TokenLogprob]:
+        """The log-probabilities of tokens, each after one of the hidden states [N, H].
+
+        Args:
+            hidden: Of any rows.
+            tokens: N token ids.
+            tops: Number of most likely tokens to list with each.
+        """
+        found: list[TokenLogprob] = []
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
+        for states, following in zip(
+            hidden.split(_SCORED_STATES), ids.split(_SCORED_STATES), strict=True
+        ):
+            with self.backbone.lock, torch.inference_mode():
+                logits = self.head(states)
+                own = logits.gather(1, following[:, None])
+                ranks = (logits > own).sum(-1) + 1
+                best, words = logits.topk(min(max(tops, default=0), logits.shape[1]))
+                total = logits.logsumexp(-1, keepdim=True)
+            columns = (following, (own - total)[:, 0], ranks, words, best - total)
+            for token, logprob, rank, *top in zip(*map(Tensor.tolist, columns), strict=True):
+                likely = tuple(zip(*top, strict=True))[: tops[len(found)]]
+                found.append(TokenLogprob(token, logprob, rank, likely))
+        return found
 
     def keep(self, rows: Sequence[int]) -> None:
         """Select rows by index; an index that occurs several times duplicates its row."""
@@ -167,10 +201,10 @@ class _FastPass:
         rows = [torch.tensor(prompt) for prompt in prompts]
         self.ids = pad_sequence(rows, True, pad_id).to(decoder.device)
         self.counts = torch.tensor([len(prompt) for prompt in prompts], device=decoder.device)
+        self.columns = [slice(len(prompt)) for prompt in prompts]  # of the prompts in `ids`
 
     def prefill(self) -> Tensor:
-        hidden = self.decoder(self.ids, self.cache, self.experts, self.counts)
-        return hidden[torch.arange(len(hidden), device=hidden.device), self.counts - 1]
+        return self.decoder(self.ids, self.cache, self.experts, self.counts)
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -210,10 +244,11 @@ class _ReferencePass:
         self.mask = torch.tensor(
             [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
         )
+        self.columns = [slice(width - len(prompt), None) for prompt in prompts]
 
     def prefill(self) -> Tensor:
         positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        return self._forward(self.ids, positions)[:, -1]
+        return self._forward(self.ids, positions)
 
     def read(self, ids: Tensor) -> Tensor:
         first = self.mask.sum(-1, keepdim=True)
@@ -317,7 +352,7 @@ def _try_padding(model: PreTrainedModel) -> _Padding:
     """Compare cached steps, with and without padding, with one pass of all tokens."""
 
     def expected(prompt: Sequence[int], steps: int) -> Tensor:
-        return _ReferencePass(model, [[*prompt, *[_NEXT] * steps]], 0).prefill()[0]
+        return _ReferencePass(model, [[*prompt, *[_NEXT] * steps]], 0).prefill()[0, -1]
 
     try:
         together, alone = (_step(_after(model, _SHORT, *more))[0] for more in ([_LONG], []))

@@ -19,7 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from cgclora.inference.batch import Batch
 from cgclora.inference.multi_adapter import Resident
 from cgclora.inference.prompt_lookup import PromptLookup
-from cgclora.inference.request import Answer, EncodedRequest, Finish, Piece, Request, check_folded
+from cgclora.inference.request import (
+    Answer,
+    EncodedRequest,
+    Finish,
+    Piece,
+    Request,
+    TokenLogprob,
+    check_folded,
+)
 from cgclora.inference.runtime import Runtime
 from cgclora.models.backbone import Backbone
 
@@ -55,11 +63,13 @@ def decode(
     """
     joining = _Joining(backbone, adapters, take, reference, [*requests])
     rows, batch, hidden = joining.begin()
+    yield from _without_tokens(rows)
     while True:
         # Joining copies the cache, as dropping rows does below, so both wait until it pays.
         room = width - len(rows)
         if batch.can_join and 4 * room >= width and joining.arrived(room):
             new, other, first = joining.begin()
+            yield from _without_tokens(new)
             batch.join(other)
             rows, hidden = [*rows, *new], torch.cat([hidden, first])
         if len(rows) == 1 and batch.can_drop_last:
@@ -71,6 +81,7 @@ def decode(
             hidden = rest
             continue
         tokens = _choose(batch, rows, hidden)
+        _score(batch, rows, hidden, tokens)
         for row, token in zip(rows, tokens, strict=True):
             if row.finish is None:
                 yield from row.append(token)
@@ -83,6 +94,14 @@ def decode(
             batch.keep(alive)
             rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
         hidden = batch.step_hidden(tokens)
+
+
+def _without_tokens(rows: Sequence[Reply]) -> Iterator[Piece]:
+    """End the new rows whose prompts are scored only."""
+    for row in rows:
+        if row.request.max_new_tokens == 0:
+            row.finish = "length"
+            yield row.piece("")
 
 
 @dataclass
@@ -114,7 +133,12 @@ class _Joining:
             row.started = time.monotonic()
         check_folded(self.backbone, requests, self.adapters)  # may have changed since encoding
         batch = Batch(self.backbone, self.adapters, requests, prompts, reference=self.reference)
-        return rows, batch, batch.prefill_hidden()
+        prompts_states = batch.prefill_states()
+        for row, states in zip(rows, prompts_states, strict=True):
+            if (top := row.request.prompt_logprobs) is not None:
+                scored = batch.logprobs(states[:-1], row.prompt[1:], [top] * (len(states) - 1))
+                row.prompt_logprobs = tuple(scored)
+        return rows, batch, torch.stack([states[-1] for states in prompts_states])
 
 
 def _decode_alone(
@@ -129,12 +153,15 @@ def _decode_alone(
     `interrupted` is called before each pass; if true, the hidden state after the last token [1, H]
     is returned, so that requests can join. None is returned once the answer has ended.
     """
+    if row.finish is not None:
+        return None
     lookup = PromptLookup(row.prompt, Runtime.of(row.backbone).ngrams, row.ngram_group)
     for token in row.ids:
         lookup.add(token)
     max_drafts = batch.max_drafts if row.is_greedy else 0
     tokens = _choose(batch, [row], hidden)
     while True:
+        _score(batch, [row] * len(tokens), hidden, tokens)
         new: list[int] = []
         for token in tokens:  # the backbone has read all but the last, as drafts
             new.append(token)
@@ -154,17 +181,18 @@ def _decode_alone(
             return batch.read(torch.tensor([unread], device=batch.device))[0, -1:]
         draft = lookup.draft(max_drafts) if max_drafts else []
         hidden = batch.read(torch.tensor([[*unread, *draft]], device=batch.device))[0]
+        hidden = hidden[len(unread) - 1 :]
         if not draft:
-            tokens = _choose(batch, [row], hidden[-1:])
+            tokens = _choose(batch, [row], hidden)
             continue
-        best = batch.argmax(hidden[len(unread) - 1 :])
+        best = batch.argmax(hidden)
         accepted = next((i for i, token in enumerate(draft) if token != best[i]), len(draft))
         batch.drop_last(len(draft) - accepted)
-        tokens = best[: accepted + 1]
+        tokens, hidden = best[: accepted + 1], hidden[: accepted + 1]
 
 
 def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
-    """The next token of each row, from hidden states [batch, H]; a finished row repeats its last.
+    """The next token of each row, from hidden states [batch, H]; an ended row repeats its last.
 
     Rows with choices compute the logits of their allowed tokens only.
     """
@@ -177,12 +205,23 @@ def _choose(batch: Batch, rows: Sequence[Reply], hidden: Tensor) -> list[int]:
             chosen[i] = rows[i].pick(logits)
     for i, row in enumerate(rows):
         if row.finish is not None:
-            chosen[i] = row.ids[-1]
+            chosen[i] = (row.ids or row.prompt)[-1]
         elif row.allowed is not None:
             allowed = torch.tensor(row.allowed_now(), device=hidden.device)
             logits = batch.head.of_words(hidden[i : i + 1], allowed)[0]
             chosen[i] = int(allowed[row.pick(logits)])
     return [chosen[i] for i in range(len(rows))]
+
+
+def _score(batch: Batch, rows: Sequence[Reply], hidden: Tensor, tokens: Sequence[int]) -> None:
+    """Add the logprobs of the next tokens after hidden states [n, H] to the rows that want them."""
+    wanting = [i for i, row in enumerate(rows) if row.top is not None and row.finish is None]
+    if not wanting:
+        return
+    tops = [rows[i].top or 0 for i in wanting]
+    found = batch.logprobs(hidden[wanting], [tokens[i] for i in wanting], tops)
+    for i, logprob in zip(wanting, found, strict=True):
+        rows[i].logprobs.append(logprob)
 
 
 @dataclass
@@ -197,11 +236,15 @@ class Reply:
     finish: Finish | None = None  # None until the answer has ended
     ids: list[int] = field(default_factory=list)
     sent: str = ""  # the part of the text that later tokens cannot change
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # may be ahead of the tokens
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    told: int | None = None  # tokens whose logprobs were in a piece; None before the first
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.request.seed)
         self.tokenizer, self.ends = self.backbone.tokenizer, self.backbone.ends
         self.allowed = _allowed_next(self.request.choices, self.tokenizer)
+        self.top = self.request.logprobs
 
     @property
     def ngram_group(self) -> tuple[str | None, str | None]:
@@ -219,7 +262,9 @@ class Reply:
 
     def only_choice(self) -> int | None:
         """The next token, if the choices leave only one."""
-        allowed = self.allowed_now() if self.allowed is not None else []
+        if self.allowed is None or self.top is not None:  # each logprob needs a hidden state
+            return None
+        allowed = self.allowed_now()
         return allowed[0] if len(allowed) == 1 else None
 
     def pick(self, logits: Tensor) -> int:
@@ -236,9 +281,16 @@ class Reply:
         text = self.add(token)
         if self.finish is not None:
             Runtime.of(self.backbone).ngrams.add(self.ngram_group, self.ids)
-            yield Piece(self.index, text, self.answer(time.monotonic() - self.started))
-        elif text:
-            yield Piece(self.index, text)
+        if text or self.finish is not None:
+            yield self.piece(text)
+
+    def piece(self, text: str) -> Piece:
+        """The text with the logprobs of all tokens since the last piece."""
+        scored = tuple(self.logprobs[self.told or 0 : len(self.ids)])
+        prompt_logprobs = self.prompt_logprobs if self.told is None else None
+        self.told = len(self.ids)
+        answer = None if self.finish is None else self.answer(time.monotonic() - self.started)
+        return Piece(self.index, text, answer, scored, prompt_logprobs)
 
     def add(self, token: int) -> str:
         """Add a token; returns the new text that later tokens cannot change.
@@ -302,7 +354,16 @@ class Reply:
         """The finished answer."""
         if self.finish is None:
             raise ValueError("the answer has not ended yet")
-        return Answer(self.sent, self.finish, len(self.prompt), len(self.ids), seconds)
+        scored = None if self.top is None else tuple(self.logprobs[: len(self.ids)])
+        return Answer(
+            self.sent,
+            self.finish,
+            len(self.prompt),
+            len(self.ids),
+            seconds,
+            scored,
+            self.prompt_logprobs,
+        )
 
 
 def _allowed_next(

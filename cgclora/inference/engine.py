@@ -36,6 +36,7 @@ from cgclora.inference.request import (
     Request,
     encode_requests,
     longest_first,
+    max_tokens,
 )
 from cgclora.inference.request_queue import Call, Limits, RequestQueue, Waiting
 from cgclora.inference.runtime import Runtime
@@ -129,8 +130,7 @@ class Engine:
     def _fits_static_batch(self, requests: Sequence[Request]) -> bool:
         if len(requests) < 2 or self.backbone.model.device.type not in loop.ROWS:
             return False  # a single answer is faster with drafts
-        is_greedy = all(one.temperature == 0 and one.choices is None for one in requests)
-        return is_greedy and Runtime.of(self.backbone).is_fast
+        return all(map(loop.can_answer, requests)) and Runtime.of(self.backbone).is_fast
 
     def _stream(
         self, requests: Sequence[Request], width: int, cancelled: Callable[[int], bool]
@@ -225,6 +225,23 @@ class Engine:
                 "at once: send them in several calls."
             )
         self._queue.put([Waiting(self._encode(one), i, call) for i, one in enumerate(requests)])
+
+    def encode(self, request: Request, *, fill: bool = False) -> Request:
+        """The request with the token ids of its prompt instead of the text.
+
+        Args:
+            request: As for `submit`.
+            fill: Set `max_new_tokens` to all that this engine allows and the backbone has room for.
+
+        Raises:
+            ConfigError, DecodingError: As `submit`.
+        """
+        encoded = self._encode(replace(request, max_new_tokens=1) if fill else request)
+        ids = tuple(encoded.ids)
+        tokens = request.max_new_tokens
+        if fill:
+            tokens = min(self.limits.answer_tokens, max_tokens(self.backbone) - len(ids))
+        return replace(request, prompt="", messages=(), prompt_ids=ids, max_new_tokens=tokens)
 
     @property
     def waiting(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from torch import Tensor
 
@@ -33,7 +33,8 @@ class Request:
         task: Its experts answer; None is the bare backbone.
         prompt: The prompt without what its `PromptFormat` adds; with a chat template it is the one
             message of the user.
-        max_new_tokens: Maximum tokens of the answer.
+        max_new_tokens: Maximum tokens of the answer; 0 only scores the prompt, see
+            `prompt_logprobs`.
         stop: Texts at which the answer ends; they are not part of it.
         temperature: 0 is greedy; otherwise (1e-6 to 1e6) tokens are sampled.
         top_p: Sample from the most likely tokens that together have this probability.
@@ -48,6 +49,10 @@ class Request:
             adapter without chat template reads one question, with any system text before it; the
             bare backbone takes its tokenizer's template.
         prompt_format: What is added to prompt or messages instead; None is as said above.
+        prompt_ids: Token ids of a prompt instead of its text; nothing is added to them.
+        logprobs: Number of most likely tokens to list beside each token of the answer, with their
+            log-probabilities; 0 gives those of the answer's tokens alone, None no logprobs.
+        prompt_logprobs: The same for the tokens of the prompt.
     """
 
     task: str | None
@@ -63,13 +68,24 @@ class Request:
     separator: str | None = None
     messages: tuple[Message, ...] = ()
     prompt_format: PromptFormat | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field, since a request may come from a form."""
-        if self.prompt and self.messages:
-            raise DecodingError("there are a prompt and messages: give one of them.")
-        if self.max_new_tokens < 1:
-            raise DecodingError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        given = (bool(self.prompt), bool(self.messages), self.prompt_ids is not None)
+        if sum(given) > 1:
+            raise DecodingError(
+                "there are several of prompt, messages and prompt_ids: give one of them."
+            )
+        least = 1 if self.prompt_logprobs is None else 0
+        if self.max_new_tokens < least:
+            raise DecodingError(
+                f"max_new_tokens must be at least {least}, got {self.max_new_tokens}."
+            )
+        if min(self.logprobs or 0, self.prompt_logprobs or 0) < 0:
+            raise DecodingError("logprobs and prompt_logprobs must be at least 0, or None.")
         if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
             raise DecodingError(
                 f"temperature must be 0, or from 1e-6 to 1e6, got {self.temperature}."
@@ -97,8 +113,8 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """Length of the prompt, or of all messages together."""
-        return len(self.prompt) + sum(len(one.content) for one in self.messages)
+        """Length of the prompt, or of all messages together; of `prompt_ids`, in tokens."""
+        return len(self.prompt_ids or self.prompt) + sum(len(one.content) for one in self.messages)
 
 
 @dataclass(frozen=True)
@@ -109,15 +125,36 @@ class EncodedRequest:
     ids: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability of a token after the tokens before it.
+
+    It is that of the model, over the whole vocabulary: temperature, `top_p` and `choices` do not
+    change it.
+    """
+
+    token: int
+    logprob: float  # in nats
+    rank: int  # 1 is the most likely token
+    top: tuple[tuple[int, float], ...]  # the most likely tokens with theirs, the likeliest first
+
+
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request."""
+    """The answer to a request.
+
+    `logprobs` are those of its tokens, the end token included; `prompt_logprobs` those of the
+    prompt's tokens from the second on, since none comes before the first. Each is None unless the
+    request asked for it.
+    """
 
     text: str
     finish: Finish  # why it ended: its `end` token, a `stop` text, or `length`
     prompt_tokens: int
     tokens: int  # generated, the end token included
     seconds: float  # from joining a batch to the end
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +164,8 @@ class Piece:
     index: int
     text: str  # may be empty
     answer: Answer | None = None  # the whole answer, in the last piece only
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens since the last piece, if requested
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # in the first piece only, if requested
 
 
 def encode_requests(
@@ -140,11 +179,16 @@ def encode_requests(
     """
     resident = Resident.of(adapters)
     formats = [_format(backbone, request, resident) for request in requests]
+    as_text = [i for i, one in enumerate(requests) if one.prompt_ids is None]
     try:
-        prompts = encode_prompts([one.asked for one in requests], backbone.tokenizer, formats)
+        texts, used = [requests[i].asked for i in as_text], [formats[i] for i in as_text]
+        prompts = iter(encode_prompts(texts, backbone.tokenizer, used))
     except ChatError as error:
         raise DecodingError(f"{error}.") from error
-    encoded = [EncodedRequest(*pair) for pair in zip(requests, prompts, strict=True)]
+    encoded = [
+        EncodedRequest(one, next(prompts) if one.prompt_ids is None else [*one.prompt_ids])
+        for one in requests
+    ]
     for one in encoded:
         _check(backbone, one, resident)
     if resident is not None and resident.model is not backbone.model:
@@ -168,17 +212,27 @@ def _format(backbone: Backbone, request: Request, resident: Resident | None) -> 
     return PromptFormat(request.separator, known.start)
 
 
+def max_tokens(backbone: Backbone) -> int:
+    """The most tokens that prompt and answer may have together."""
+    config = backbone.model.config.get_text_config()
+    return cast(int, getattr(config, "max_position_embeddings", sys.maxsize))
+
+
 def _check(backbone: Backbone, encoded: EncodedRequest, adapters: Resident | None) -> None:
     request, ids, tokenizer = encoded.request, encoded.ids, backbone.tokenizer
-    config = backbone.model.config.get_text_config()
-    max_tokens = getattr(config, "max_position_embeddings", math.inf)
+    most = max_tokens(backbone)
     vocabulary = readable(backbone.model)
-    if not request.messages and not request.prompt.strip():
+    if not (request.prompt_ids or request.messages or request.prompt.strip()):
         raise DecodingError("the prompt is empty: write a question.")
-    if len(ids) + request.max_new_tokens > max_tokens:
+    if len(ids) + request.max_new_tokens > most:
         raise DecodingError(
             f"prompt ({len(ids)} tokens) and answer (up to {request.max_new_tokens}) exceed the "
-            f"{max_tokens} tokens that this backbone reads: shorten the prompt."
+            f"{most} tokens that this backbone reads: shorten the prompt."
+        )
+    wrong = (one for one in request.prompt_ids or () if not 0 <= one < vocabulary)
+    if (token := next(wrong, None)) is not None:
+        raise DecodingError(
+            f"there is no token {str(token)[:20]}: this backbone reads 0 to {vocabulary - 1}."
         )
     if (word := unreadable_word(ids, vocabulary, tokenizer)) is not None:
         raise DecodingError(f"this backbone cannot read {word!r}: leave it out of the prompt.")

@@ -1,1 +1,1 @@
-"""An HTTP server with OpenAI's completions API."""
+"""An HTTP server with OpenAI's API: chats, completions, and their log-probabilities."""

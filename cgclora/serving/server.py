@@ -1,4 +1,4 @@
-"""The routes of the completions server: OpenAI's API, and vLLM's to load and unload adapters."""
+"""The routes of the server: OpenAI's API, and vLLM's to load and unload adapters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.inference.engine import Engine
-from cgclora.inference.request import DecodingError, Piece
+from cgclora.inference.request import Answer, DecodingError, Piece
 from cgclora.inference.request_queue import Call, QueueFullError
-from cgclora.serving import openai_api
-from cgclora.serving.openai_api import ApiError, CompletionRequest, text_field
+from cgclora.serving import models as api_models
+from cgclora.serving.chat import Chat, ChatRequest
+from cgclora.serving.completions import Completion, CompletionRequest, usage
+from cgclora.serving.fields import ApiError, text_field
+from cgclora.serving.token_text import TokenTexts
 from cgclora.storage.adapter_dir import AdapterError
 
 MAX_BODY_BYTES = 4 << 20
@@ -61,6 +64,7 @@ def application(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(key))])
     facts = {"object": "model", "created": int(time.time()), "owned_by": "cgclora"}
+    texts = TokenTexts(engine.backbone.tokenizer)
 
     @app.api_route("/health", methods=_READ_METHODS)
     async def health() -> Response:
@@ -68,18 +72,23 @@ def application(
 
     @routes.api_route("/models", methods=_READ_METHODS)
     async def models() -> dict[str, Any]:
-        names = openai_api.model_names(engine.clusters)
+        names = api_models.model_names(engine.clusters)
         return {"object": "list", "data": [{"id": name, **facts} for name in names]}
 
     @routes.api_route("/models/{model:path}", methods=_READ_METHODS)
     async def retrieve(model: str) -> dict[str, Any]:
-        openai_api.check_model(model, engine.clusters)
+        api_models.check_model(model, engine.clusters)
         return {"id": model, **facts}
 
     @routes.post("/completions")
     async def complete(http: Request) -> Response:
-        completion = CompletionRequest.parse(await _body(http))
-        return await _complete(engine, completion, http)
+        request = CompletionRequest.parse(await _body(http))
+        return await _complete(engine, texts, request, http)
+
+    @routes.post("/chat/completions")
+    async def chat(http: Request) -> Response:
+        request = ChatRequest.parse(await _body(http))
+        return await _complete(engine, texts, request, http)
 
     @routes.post("/load_lora_adapter")
     async def load(http: Request) -> Response:
@@ -193,9 +202,11 @@ async def _body(http: Request) -> Any:
     return body
 
 
-async def _complete(engine: Engine, completion: CompletionRequest, http: Request) -> Response:
+async def _complete(
+    engine: Engine, texts: TokenTexts, request: CompletionRequest | ChatRequest, http: Request
+) -> Response:
     """Answer a completion; its requests are cancelled when the client disconnects."""
-    model, requests = await asyncio.to_thread(openai_api.to_requests, completion, engine.clusters)
+    completion: Completion | Chat = await asyncio.to_thread(request.prepare, engine, texts)
     queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -205,16 +216,14 @@ async def _complete(engine: Engine, completion: CompletionRequest, http: Request
 
     call = Call(tell)
     try:
-        await asyncio.to_thread(engine.submit, call, requests)
+        await asyncio.to_thread(engine.submit, call, completion.requests)
     except BaseException:
         call.cancelled = True
         raise
-    pieces = _pieces(call, queue, len(requests))
-    envelope = openai_api.envelope(model)
-    if completion.stream:
-        events = _events(envelope, pieces, include_usage=completion.include_usage)
-        return StreamingResponse(events, media_type="text/event-stream")
-    body = asyncio.ensure_future(_whole(envelope, pieces))
+    pieces = _pieces(call, queue, len(completion.requests))
+    if completion.settings.stream:
+        return StreamingResponse(_events(completion, pieces), media_type="text/event-stream")
+    body = asyncio.ensure_future(_whole(completion, pieces))
     disconnected = asyncio.ensure_future(_disconnected(http))
     try:
         await asyncio.wait({body, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -245,35 +254,38 @@ async def _pieces(
         call.cancelled = True
 
 
-async def _whole(envelope: Mapping[str, Any], pieces: AsyncGenerator[Piece]) -> dict[str, Any]:
+async def _whole(completion: Completion | Chat, pieces: AsyncGenerator[Piece]) -> dict[str, Any]:
     answers = {piece.index: piece.answer async for piece in pieces if piece.answer is not None}
     return {
-        **envelope,
-        "choices": [openai_api.choice(i, one.text, one) for i, one in sorted(answers.items())],
-        "usage": openai_api.usage([*answers.values()]),
+        **completion.envelope(chunk=False),
+        **await asyncio.to_thread(completion.whole, answers),
+        "usage": usage(answers, completion.settings.n),
     }
 
 
 async def _events(
-    envelope: Mapping[str, Any], pieces: AsyncGenerator[Piece], *, include_usage: bool
+    completion: Completion | Chat, pieces: AsyncGenerator[Piece]
 ) -> AsyncGenerator[str]:
-    """Server-sent events: one per piece or error, then `[DONE]`."""
-    answers = []
+    """Server-sent events: those of each piece, or an error, then `[DONE]`."""
+    answers: dict[int, Answer] = {}
+    settings, envelope = completion.settings, completion.envelope(chunk=True)
+    if settings.include_usage:
+        envelope["usage"] = None
     async with aclosing(pieces):
         try:
             async for piece in pieces:
                 if piece.answer is not None:
-                    answers.append(piece.answer)
-                choices = [openai_api.choice(piece.index, piece.text, piece.answer)]
-                yield _event({**envelope, "choices": choices})
+                    answers[piece.index] = piece.answer
+                for choice in completion.chunks(piece):
+                    yield _event({**envelope, "choices": [choice]})
         except Exception as error:  # the HTTP status has been sent already
             api_error = _api_error(error)
             if api_error.status >= 500:
                 _log.error("an answer failed in its stream", exc_info=error)
             yield _event(api_error.body())
             return
-    if include_usage:
-        yield _event({**envelope, "choices": [], "usage": openai_api.usage(answers)})
+    if settings.include_usage:
+        yield _event({**envelope, "choices": [], "usage": usage(answers, settings.n)})
     yield "data: [DONE]\n\n"
 
 

@@ -66,7 +66,7 @@ def answers(
 
     Args:
         backbone: One that `FastDecoder` supports.
-        requests: Without choices, and at temperature 0.
+        requests: Without choices and logprobs, and at temperature 0.
         adapters: They know the requests' tasks.
         batch_size: Maximum number of rows; None takes `default_rows`. Memory may limit it further.
         prefill_tokens: As `PREFILL_TOKENS`.
@@ -114,13 +114,21 @@ def answers(
             yield row.reply.index, row.reply.answer(seconds)
 
 
+def can_answer(request: Request) -> bool:
+    """Whether a request may be in a static batch: it only takes the most likely token."""
+    beyond = (request.choices, request.logprobs, request.prompt_logprobs)
+    return request.temperature == 0 and all(one is None for one in beyond)
+
+
 def _check_supported(backbone: Backbone, requests: Sequence[Request], rows: int) -> None:
     if rows < 1:
         raise DecodingError(f"batch_size must be at least 1, got {rows}.")
     if not Runtime.of(backbone).is_fast:
         raise DecodingError(f"{backbone.name} is of a family that static batches do not support.")
-    if any(request.temperature or request.choices is not None for request in requests):
-        raise DecodingError("a static batch takes greedy requests without choices only.")
+    if not all(map(can_answer, requests)):
+        raise DecodingError(
+            "a static batch takes greedy requests without choices or logprobs only."
+        )
 
 
 def _slots(

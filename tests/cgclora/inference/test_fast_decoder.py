@@ -434,10 +434,17 @@ def test_answers_are_the_same_with_drafts_as_without(architecture, monkeypatch):
     )
     found = generate(backbone, requests, adapter, batch_size=1)
     assert max(read) > 1  # drafts were tried
+    wanting = [dataclasses.replace(one, logprobs=0) for one in requests]
+    read.clear()
+    scored = generate(backbone, wanting, adapter, batch_size=1)
+    assert max(read) > 1
     monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
-    plain = generate(backbone, requests, adapter, batch_size=1)
-    assert [one.text for one in found] == [one.text for one in plain]
+    plain = generate(backbone, wanting, adapter, batch_size=1)
+    assert [one.text for one in found] == [one.text for one in scored] == [p.text for p in plain]
     assert [one.tokens for one in found] == [one.tokens for one in plain]
+    for one, other in zip(scored, plain, strict=True):
+        for a, b in zip(one.logprobs, other.logprobs, strict=True):
+            assert (a.token, a.logprob) == (b.token, pytest.approx(b.logprob, abs=1e-5))
 
 
 def test_a_draft_that_is_right_saves_passes(monkeypatch):

@@ -7,114 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from openai import OpenAI
 
 from cgclora.__main__ import main
-from cgclora.adapter import Adapter
-from cgclora.config import AdapterConfig
 from cgclora.inference.batch import Batch
 from cgclora.inference.engine import Engine, generate
 from cgclora.inference.multi_adapter import Clusters
 from cgclora.inference.request import Answer, DecodingError, Piece, Request
 from cgclora.inference.request_queue import Call, Limits, QueueFullError
-from cgclora.inference.router import TaskRouter
 from cgclora.serving.server import application
 from evals.runs.engines import LocalEngine, ServerEngine
-from tests.helpers.reference import scatter
+from tests.helpers.serving import CONFIGS, PROMPTS, serve
 from tests.helpers.tiny import make_backbone, save_backbone
 
-CONFIGS = {
-    "small": AdapterConfig(("a", "b"), common=2, expert_rank=2, embedding_size=4),
-    "large": AdapterConfig(("c", "d", "b"), common=3, expert_rank=3, separator="\n答："),
-}
-PROMPTS = ("今天天气很好", "头痛和发热是感冒的常见症状。", "The cat", "这句话说的是什么意思？")
 LONG = 200
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a saved adapter of each config; the small one has a router."""
-    folder = tmp_path_factory.mktemp("adapters")
-    backbone = make_backbone()
-    for seed, (name, config) in enumerate(CONFIGS.items()):
-        adapter = scatter(Adapter.attach(backbone, config, name=name), seed=seed)
-        adapter.save(folder / name)
-        adapter.detach()
-    things = ["今天天气很好", "头痛发热", "山高水长", "明月几时有", "我们去公园散步"]
-    kinds = {"a": "请把下面的句子译成英文：", "b": "请写一首关于秋天的诗："}
-    TaskRouter.fit({t: [kind + one for one in things] for t, kind in kinds.items()}).save(
-        folder / "small"
-    )
-    return folder
-
-
-@dataclass(frozen=True)
-class Served:
-    """A running server, and what is behind it."""
-
-    url: str
-    engine: Engine
-
-    def post(self, path: str = "completions", **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/{path}", json=body, timeout=60)
-
-    def text(self, **body: Any) -> str:
-        response = self.post(**{"temperature": 0, **body})
-        assert response.status_code == 200, response.text
-        return str(response.json()["choices"][0]["text"])
-
-    def events(self, **body: Any) -> Iterator[dict[str, Any]]:
-        body = {"temperature": 0, "stream": True, **body}
-        with httpx.stream("POST", f"{self.url}/completions", json=body, timeout=60) as response:
-            assert response.headers["content-type"].startswith("text/event-stream")
-            lines = [line for line in response.iter_lines() if line]
-        assert lines.pop() == "data: [DONE]"
-        yield from (json.loads(line.removeprefix("data: ")) for line in lines)
-
-    def expected(self, task: str | None, prompt: str, tokens: int = 16, **options: Any) -> Answer:
-        as_it_is = {"separator": ""} if task is None else {}
-        request = Request(task, prompt, max_new_tokens=tokens, **as_it_is, **options)
-        return generate(self.engine.backbone, [request], self.engine.clusters)[0]
-
-
-@contextmanager
-def serve(folders: Path, limits: Limits | None = None, **options: Any) -> Iterator[Served]:
-    clusters = Clusters(make_backbone())
-    for name in CONFIGS:
-        clusters.add(name, folders / name)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        Engine(clusters.backbone, clusters, limits or Limits()) as engine,
-    ):
-        app = application(engine, **options)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", engine)
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def served(folders: Path) -> Iterator[Served]:
-    with serve(folders, adapters_folder=folders) as found:
-        yield found
 
 
 def until(condition: Any) -> None:
@@ -393,10 +308,10 @@ def test_a_caller_that_cannot_be_told_loses_its_answers_and_nobody_else_s(cluste
 def test_long_prompts_are_not_read_together(clusters, monkeypatch):
     engine = Engine(clusters.backbone, clusters, Limits(batch_tokens=64))
     heard, together = Heard(), []
-    prefill = Batch.prefill_hidden
+    prefill = Batch.prefill_states
     monkeypatch.setattr(
         Batch,
-        "prefill_hidden",
+        "prefill_states",
         lambda self: (together.append(len(self.requests)), prefill(self))[1],
     )
     long = "天" * 60
@@ -482,15 +397,39 @@ def test_the_work_of_a_client_that_goes_away_stops(served, monkeypatch, streamed
         ({"model": "large/a"}, 404, "model"),
         ({"model": ""}, 400, "model"),
         ({"prompt": None}, 400, "prompt"),
-        ({"prompt": [1, 2]}, 400, "prompt"),
+        ({"prompt": [1, 2.0]}, 400, "prompt"),
+        ({"prompt": [1, True]}, 400, "prompt"),
+        ({"prompt": [1, "x"]}, 400, "prompt"),
+        ({"prompt": [[1], [2, "x"]]}, 400, "prompt"),
+        ({"prompt": [[]]}, 400, None),
+        ({"prompt": [300]}, 400, None),
+        ({"prompt": [-1]}, 400, None),
+        ({"prompt": [10**400]}, 400, None),
+        ({"prompt": [2] * 256}, 400, None),
         ({"prompt": []}, 400, "prompt"),
         ({"prompt": ["x"] * 257}, 400, "prompt"),
         ({"prompt": ""}, 400, None),
-        ({"n": 2}, 400, "n"),
-        ({"echo": True}, 400, "echo"),
-        ({"logprobs": 1}, 400, "logprobs"),
+        ({"prompt": ["x"] * 3, "n": 100}, 400, "n"),
+        ({"n": 0}, 400, "n"),
+        ({"n": 129}, 400, "n"),
+        ({"n": 10**400}, 400, "n"),
+        ({"n": True}, 400, "n"),
+        ({"n": 2, "best_of": 3}, 400, "best_of"),
+        ({"best_of": []}, 400, "best_of"),
+        ({"echo": 1}, 400, "echo"),
+        ({"logprobs": True}, 400, "logprobs"),
+        ({"logprobs": -1}, 400, "logprobs"),
+        ({"logprobs": 21}, 400, "logprobs"),
+        ({"logprobs": "all"}, 400, "logprobs"),
+        ({"prompt_logprobs": -1}, 400, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs"),
+        ({"stream_options": {"continuous_usage_stats": True}}, 400, "stream_options"),
+        ({"stream_options": [1]}, 400, "stream_options"),
+        ({"presence_penalty": 0.1}, 400, "presence_penalty"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
+        ({"messages": []}, 400, "messages"),
         ({"top_k": 5}, 400, "top_k"),
-        ({"max_tokens": 0}, 400, None),
+        ({"max_tokens": 0}, 400, "max_tokens"),
         ({"max_tokens": 1.5}, 400, "max_tokens"),
         ({"max_tokens": 1 << 20}, 400, None),
         ({"temperature": -1}, 400, None),
@@ -628,7 +567,7 @@ def test_a_page_of_an_allowed_origin_may_ask_and_read_every_reply(
     assert named == ["authorization", "content-type", "x-stainless-os"]
     key = {"Authorization": "Bearer secret"}
     with monkeypatch.context() as patch:
-        patch.setattr("cgclora.serving.openai_api.model_names", None)
+        patch.setattr("cgclora.serving.models.model_names", None)
         replies = {
             500: client.get("/v1/models", headers={"Origin": PAGE, **key}),
             401: client.get("/v1/models", headers={"Origin": PAGE}),
@@ -678,7 +617,7 @@ def test_an_error_of_ours_in_a_stream_is_told_apart_and_logged(served, monkeypat
     def fail(*_: Any) -> None:
         raise RuntimeError("secret place /home/somebody")
 
-    monkeypatch.setattr(Batch, "prefill_hidden", fail)
+    monkeypatch.setattr(Batch, "prefill_states", fail)
     response = served.post(model="a", prompt="x", stream=True)
     event = json.loads(response.text.removeprefix("data: "))
     assert event["error"]["code"] == "internal_error"
