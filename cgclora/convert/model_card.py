@@ -104,7 +104,7 @@ def describe(
         "backbone": dict(first.manifest.get("backbone", {})) | {"model_type": kind},
         "separator": first.config.separator,
         "start": first.config.start,
-        **_chat_facts(first.config.prompt_format),
+        **_write_template(folder, first.config.prompt_format),
         "licence": licence(sources),
         **description_facts(
             {
@@ -116,8 +116,6 @@ def describe(
         ),
         **{name: value for name, value in provenance.stamp(None).items() if name != "hardware"},
     }
-    if template := standalone(first.config.prompt_format):
-        atomic_io.write_text(folder / TEMPLATE_FILE, template)
     write_card(folder, manifest, [source.manifest for source in sources], usage)
     manifest["files"] = {
         path.relative_to(folder).as_posix(): atomic_io.size_and_hash(path)
@@ -160,17 +158,18 @@ def export_adapter(
             "adapters": [origin(manifest, config)],
             "separator": config.separator,
             "start": config.start,
-            **_chat_facts(config.prompt_format),
+            **_write_template(fresh, config.prompt_format),
             "licence": manifest.get("licence"),
         }
         write_card(fresh, described, [manifest], usage)
     return manifest
 
 
-def _chat_facts(prompt_format: PromptFormat) -> dict[str, Any]:
-    """What a manifest says of a chat template and a system text; empty where there is neither."""
+def _write_template(folder: Path, prompt_format: PromptFormat) -> dict[str, Any]:
+    """Write the chat template, if there is one; what a manifest says of it and a system text."""
     facts: dict[str, Any] = {}
-    if prompt_format.template:
+    if template := standalone(prompt_format):
+        atomic_io.write_text(folder / TEMPLATE_FILE, template)
         facts["chat_template"] = TEMPLATE_FILE
         facts["template_options"] = dict(prompt_format.template_options)
     if prompt_format.system:

@@ -8,6 +8,7 @@ import pytest
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import PromptFormat
+from cgclora.convert.model_card import export_adapter
 from cgclora.data.chat import Message, encode_prompts
 from cgclora.data.readers import read_records
 from cgclora.data.template import TEMPLATE_FILE
@@ -202,6 +203,9 @@ def test_exports_carry_the_template_and_say_how_to_prompt(folder: Path, tmp_path
         assert "'content': \"简短\"" in (out / TEMPLATE_FILE).read_text(encoding="utf-8")
         assert "apply_chat_template" in (out / "README.md").read_text(encoding="utf-8")
         assert json.loads((out / "manifest.json").read_text("utf-8"))["system"] == "简短"
+    export_adapter(folder / "run" / "adapter", tmp_path / "native")
+    alone = (tmp_path / "peft" / TEMPLATE_FILE).read_bytes()
+    assert (tmp_path / "native" / TEMPLATE_FILE).read_bytes() == alone
     serve = (tmp_path / "vllm" / "serve.sh").read_text(encoding="utf-8")
     assert f"--chat-template {TEMPLATE_FILE}" in serve
     assert "client.chat.completions" in (tmp_path / "vllm" / "client.py").read_text("utf-8")
