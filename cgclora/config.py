@@ -20,7 +20,7 @@ BEFORE_START = 1
 """The last version without `start`: its adapters were trained with `bos`."""
 
 BEFORE_TEMPLATE = 2
-"""The last version without chat templates; adapters that have none are still saved as this one."""
+"""The last version without chat templates and `shared_A`: what has neither is saved as this one."""
 
 Gate = Literal["task", "skills", "uniform", "none"]
 GateScope = Literal["layer", "model"]
@@ -359,10 +359,11 @@ class AdapterConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON values, stamped with the oldest version that reads it rightly."""
         values = dataclasses.asdict(self)
-        chat = {name: values.pop(name) for name in ("template", "template_options", "system")}
-        if not any(chat.values()):
+        names = ("template", "template_options", "system", "shared_A")
+        new = {name: values.pop(name) for name in names}
+        if not any(new.values()):
             return {"format": BEFORE_TEMPLATE, **values}
-        return {"format": FORMAT, **values, **chat, "template_options": dict(self.template_options)}
+        return {"format": FORMAT, **values, **new, "template_options": dict(self.template_options)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterConfig:

@@ -203,9 +203,10 @@ def test_a_task_without_any_expert_is_refused():
 @settings(max_examples=25, deadline=None)
 def test_a_config_survives_json(config):
     saved = json.loads(json.dumps(config.to_dict(), ensure_ascii=False))
-    has_chat = bool(config.template or config.template_options or config.system)
-    assert saved["format"] == (FORMAT if has_chat else BEFORE_TEMPLATE)
-    assert has_chat or saved.keys().isdisjoint({"template", "template_options", "system"})
+    new = {"template", "template_options", "system", "shared_A"}
+    is_new = any(getattr(config, name) for name in new)
+    assert saved["format"] == (FORMAT if is_new else BEFORE_TEMPLATE)
+    assert is_new or saved.keys().isdisjoint(new)
     assert AdapterConfig.from_dict(saved) == config
 
 
