@@ -10,8 +10,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from cgclora.storage import hub as storage
 
 _REPO = "/api/(datasets/me/kept|models/me/mine)"
 
@@ -164,6 +170,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _mark(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def only_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
+    """A hub that this process takes for the real one, with an empty cache."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    storage._download.cache_clear()
+    with hub() as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.address)
+        template = found.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield found
+    storage._download.cache_clear()
 
 
 @contextmanager

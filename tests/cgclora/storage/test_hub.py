@@ -17,7 +17,7 @@ from cgclora.storage import hub as hub_module
 from cgclora.storage.adapter_dir import AdapterError, annotate, read_manifest
 from cgclora.storage.hub import adapter_folder, cluster_name, collected
 from cgclora.training.add_task import drop_tasks
-from tests.helpers.hub import Hub, hub
+from tests.helpers.hub import Hub, only_hub
 from tests.helpers.reference import scatter
 from tests.helpers.tiny import make_backbone, save_backbone
 
@@ -37,18 +37,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saved: Path) -> Iterator[Hub]:
     """A hub that holds the adapter, and files that are none of its business."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    hub_module._download.cache_clear()
-    with hub() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.address)
-        template = found.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with only_hub(monkeypatch, tmp_path / "cache") as found:
         found.files = {path.name: path.read_bytes() for path in saved.iterdir()}
         found.files |= {"evil.py": b"raise SystemExit", "pytorch_model.bin": b"\x80\x04."}
         yield found
-    hub_module._download.cache_clear()
 
 
 def gone(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
