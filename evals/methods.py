@@ -32,7 +32,7 @@ class Sizes:
     # rank, as published.
     alpha: float = 16.0
     moe_experts: int = 8  # experts of MOE-LoRA
-    moe_rank: int = 0  # their total rank; 0 takes that of CGC-LoRA
+    moe_rank: int = 0  # their total rank; 0 takes the one closest to that of CGC-LoRA
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -129,7 +129,9 @@ def _lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
 
 
 def _moe_lora(tasks: Sequence[str], sizes: Sizes) -> AdapterConfig:
-    rank = sizes.moe_rank or _cgc_lora(tasks, sizes).total_rank
+    equal = _cgc_lora(tasks, sizes).total_rank
+    each = max(1, round(equal / sizes.moe_experts))
+    rank = sizes.moe_rank or each * sizes.moe_experts
     return AdapterConfig.moe_lora(tasks, sizes.moe_experts, rank, alpha=2.0 * rank)
 
 

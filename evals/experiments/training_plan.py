@@ -195,12 +195,6 @@ def budgets(plan: Plan, kinds: Sequence[LayerKind] | None) -> tuple[Budget, ...]
     return tuple(budget(dataclasses.replace(plan, method=method), kinds) for method in trainable())
 
 
-def fitting_rank(tasks: Sequence[str], sizes: Sizes) -> int:
-    """The multiple of MOE-LoRA's number of experts that is closest to CGC-LoRA's total rank."""
-    total = (sizes.common + sizes.specific * len(tasks)) * sizes.expert_rank
-    return max(1, round(total / sizes.moe_experts)) * sizes.moe_experts
-
-
 def kinds_of_model(model: PreTrainedModel) -> tuple[LayerKind, ...]:
     """The kinds of linear layers of a loaded backbone that an adapter can adapt."""
     from cgclora.models.target_modules import linear_paths  # noqa: PLC0415 - slow: imports torch

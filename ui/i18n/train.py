@@ -119,6 +119,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_max_length": ("记录的最多词元数", "Maximum tokens of a record"),
     "train_sampling": ("任务采样", "Task sampling"),
     "train_weighting": ("损失加权", "Loss weighting"),
+    "train_best_by": ("最优权重的依据（开发集）", "Best weights by dev"),
     "train_alpha": ("缩放系数 alpha", "Scale alpha"),
     "train_modules": ("适配的线性层（不选就是全部）", "Adapted linear layers (none chosen: all)"),
     "train_dev_records": (

@@ -18,8 +18,7 @@ from evals.data.prose import read_prose
 from evals.data.splits import SPLITS, Splits
 from evals.experiments.own_data.wishes import Wishes
 from evals.experiments.recipe import Recipe, Records, recipe_from_dict
-from evals.experiments.training_plan import fitting_rank
-from evals.methods import METHODS, SINGLE, Sizes
+from evals.methods import METHODS, SINGLE
 from evals.runs.run_dir import RunError
 from evals.runs.time_left import ANSWER_WEIGHT
 from evals.tasks.recognition import OWN
@@ -144,7 +143,6 @@ def _recipe(
         seeds=tuple(range(wishes.seeds)),
         learning_rates=wishes.learning_rates,
         records=records,
-        sizes=Sizes(moe_rank=fitting_rank(tasks, Sizes())),
         training=replace(_TRAINING, epochs=epochs),
     )
 

@@ -17,7 +17,7 @@ from cgclora.storage.layer_shapes import LayerKind, layer_kinds
 from evals.data.datasets import Dataset
 from evals.data.report import CountTokens, Report, report
 from evals.data.training_data import Source, TrainingData, read_source, training_data
-from evals.experiments.training_plan import Plan, fitting_rank, kinds_of_model
+from evals.experiments.training_plan import Plan, kinds_of_model
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.recognition import Entry
@@ -200,8 +200,6 @@ def plan_of(values: Mapping[str, Any], tasks: tuple[str, ...]) -> Plan:
         ConfigError: A size is out of range.
     """
     sizes = {name: _whole(values[name]) for name in SIZES}
-    made = Sizes(**sizes, alpha=values["alpha"])
-    sizes["moe_rank"] = fitting_rank(tasks, made)
     return Plan(
         method=str(values["method"]),
         tasks=tasks,
@@ -228,6 +226,7 @@ def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSet
         dev_records_per_task=_whole(values["dev_records"]),
         sampling=values["sampling"],
         weighting=values["weighting"],
+        best_by=values["best_by"],
     )
 
 

@@ -25,6 +25,7 @@ _ADVANCED_NUMBERS = (
 _CHOICES = {
     "sampling": ["proportional", "uniform", "temperature"],
     "weighting": ["token", "record"],
+    "best_by": ["loss", "score"],
 }
 
 
