@@ -218,9 +218,14 @@ def is_diagonal(weights: Tensor, rank: int) -> bool:
 
 def weighted(z: Tensor, weights: Tensor) -> Tensor:
     """Products A x [..., r] of a batch's tokens under `LayerExperts.weights`, [..., R]."""
-    rows = z.view(len(weights), -1, z.shape[-1])
+    rows = by_row(z, weights)
     mixed = rows * weights if is_diagonal(weights, z.shape[-1]) else rows @ weights
     return mixed.view(*z.shape[:-1], weights.shape[-1])
+
+
+def by_row(z: Tensor, weights: Tensor) -> Tensor:
+    """View z [..., n] of a batch's tokens as [batch, tokens, n]; a batch may be empty."""
+    return z.view(len(weights), z.shape[:-1].numel() // max(len(weights), 1), z.shape[-1])
 
 
 def folded_B(B: Tensor, weights: Tensor, rank: int) -> Tensor:  # noqa: N802 - the matrix

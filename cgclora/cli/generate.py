@@ -83,7 +83,8 @@ def execute(options: argparse.Namespace) -> None:
         return
     for request, answer in zip(requests, engine.generate(requests), strict=True):
         if options.json:
-            facts = {"task": request.task, **vars(answer)}
+            told = {name: value for name, value in vars(answer).items() if value is not None}
+            facts = {"task": request.task, **told}
             print(json.dumps(facts, ensure_ascii=False))
         else:
             print(answer.text)

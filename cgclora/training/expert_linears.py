@@ -21,6 +21,7 @@ from cgclora.layer import (
     LayerExperts,
     add_product,
     by_adapter,
+    by_row,
     is_diagonal,
     row_count,
     weighted,
@@ -184,7 +185,7 @@ def _of_segment(
 
 def _of_weighted(gradient: Tensor, z: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of `weighted` by z and by the weights."""
-    own, out = (one.view(len(weights), -1, one.shape[-1]) for one in (z, gradient))
+    own, out = by_row(z, weights), by_row(gradient, weights)
     if is_diagonal(weights, z.shape[-1]):
         return (out * weights).view_as(z), (out * own).sum(1, keepdim=True)
     return (out @ weights.mT).view_as(z), own.mT @ out

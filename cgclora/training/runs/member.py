@@ -156,12 +156,15 @@ class Member:
         experts = nn.Parameter(bank.master[row])
         experts.grad = bank.gradient[row]
         rate, gate_rate = self.settings.learning_rate, self.settings.gate_learning_rate
+        gate_rate = rate if gate_rate is None else gate_rate
         groups: list[dict[str, Any]] = [
             {"params": [experts], "weight_decay": self.settings.weight_decay, "peak": rate}
         ]
-        for name, parameter in self.adapter.gate.named_parameters():
-            peak = rate if gate_rate is None or name == "turns" else gate_rate
-            groups.append({"params": [parameter], "weight_decay": 0.0, "peak": peak})
+        gate = dict(self.adapter.gate.named_parameters())
+        turns = [gate.pop("turns")] if "turns" in gate else []  # matrices of experts, rather
+        for own, peak in (([*gate.values()], gate_rate), (turns, rate)):
+            if own:
+                groups.append({"params": own, "weight_decay": 0.0, "peak": peak})
         self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self._parameters = [experts, *self._gate]
         self.adapter.gate.zero_grad()
