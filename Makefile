@@ -20,8 +20,8 @@ app: .venv/app
 # The types, which one core checks, beside the tests.
 test: lint suite
 
-# As many processes as there are cores, but not more than memory has room for; a file stays in one,
-# and files come in the order of their names: those of few tests are not the quick ones.
+# As many processes as `tests/conftest.py` says, but not more than memory has room for; a file stays in
+# one, and files come in the order of their names: those of few tests are not the quick ones.
 suite: browser axe
 	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 

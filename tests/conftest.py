@@ -26,6 +26,12 @@ hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one
 hypothesis.settings.load_profile("any machine")
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be left out
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: browsers and servers keep tests waiting."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of 300 tokens."""
