@@ -160,9 +160,9 @@ class Member:
         groups: list[dict[str, Any]] = [
             {"params": [experts], "weight_decay": self.settings.weight_decay, "peak": rate}
         ]
-        gate = dict(self.adapter.gate.named_parameters())
-        turns = [gate.pop("turns")] if "turns" in gate else []  # matrices of experts, rather
-        for own, peak in (([*gate.values()], gate_rate), (turns, rate)):
+        learned = dict(self.adapter.gate.named_parameters())
+        turns = [learned.pop("turns")] if "turns" in learned else []  # matrices of experts, rather
+        for own, peak in (([*learned.values()], gate_rate), (turns, rate)):
             if own:
                 groups.append({"params": own, "weight_decay": 0.0, "peak": peak})
         self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
