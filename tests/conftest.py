@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 # Of this process and of those that tests start: threads that wait spin, and tiny tensors lose more
 # to handing work over than they gain.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # where the real backbone has more of them
 # Jobs that tests start and wait for would get next to nothing beside the other tests.
 os.environ["CGCLORA_JOB_NICENESS"] = "0"
 

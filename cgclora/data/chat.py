@@ -33,12 +33,9 @@ _NOT_READ = ("tool_calls", "function_call", "audio", "refusal")
 
 
 class ChatError(ValueError):
-    """Messages, or a template, that make no prompt; the message says why and what to do.
+    """Messages, or a template, that make no prompt; the message says why and what to do."""
 
-    Attributes:
-        place: Which of several conversations is meant, from 0; None where there is one.
-    """
-
+    # Which of several conversations is meant, from 0; None where there is one.
     place: int | None = None
 
 

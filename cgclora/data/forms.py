@@ -64,17 +64,12 @@ _SPEAKERS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How records are read.
+    """How records are read."""
 
-    Attributes:
-        need_target: Whether one without an answer is wrong; else its target is "".
-        templates: Of the tasks whose forms can be read.
-        task: Name of the task of records that name none; None makes them wrong.
-    """
-
-    need_target: bool = True
+    need_target: bool = True  # whether one without an answer is wrong; else its target is ""
+    # Of the tasks whose forms can be read.
     templates: Templates = dataclasses.field(default_factory=dict)
-    task: str | None = None
+    task: str | None = None  # name of the task of records that name none; None makes them wrong
 
 
 def task_name(name: str) -> str:

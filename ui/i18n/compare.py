@@ -20,13 +20,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "compare_dev_file": ("开发集（可选）", "Dev data (optional)"),
     "compare_test_file": ("测试集（可选）", "Test data (optional)"),
     "compare_formats": (
-        "每行一个 JSON 对象，含 task、input、target；PromptCBLUE 和 Firefly 的文件也可以。没有"
-        "开发集或测试集时，从训练数据里划出：相同的输入不会分在两边，标签比例不变。启动后，数据随这次比较"
-        "保留，删除比较时一并删除。",
-        "A JSON object a line with task, input and target; PromptCBLUE and Firefly files work, "
-        "too. Dev and test data are split off the training data if you give none: equal inputs "
-        "stay together, labels keep their shares. Once started, the data stays with the "
-        "comparison and is removed with it.",
+        "每行一个 JSON 对象，含 task、input、target；PromptCBLUE、Firefly、ShareGPT、Alpaca 的文件"
+        "也可以。没有开发集或测试集时，从训练数据里划出：相同的输入不会分在两边，标签比例不变。启动后，"
+        "数据随这次比较保留，删除比较时一并删除。",
+        "A JSON object a line with task, input and target; PromptCBLUE, Firefly, ShareGPT and "
+        "Alpaca files work, too. Dev and test data are split off the training data if you give "
+        "none: equal inputs stay together, labels keep their shares. Once started, the data stays "
+        "with the comparison and is removed with it.",
     ),
     "compare_hub": ("数据集 id", "Dataset id"),
     "compare_hub_example": (

@@ -19,10 +19,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "train_file": ("训练文件", "Train file"),
     "train_dev_file": ("开发文件（可不传）", "Dev file (optional)"),
     "train_formats": (
-        "也支持 PromptCBLUE 和 Firefly 的文件。上传的文件只用于本次访问；启动训练后，"
-        "副本随任务保留，训练完成或停止一天后删除。",
-        "PromptCBLUE and Firefly files work, too. An upload is only used in this session; "
-        "a copy stays with a training job until it is done, or a day after it stopped.",
+        "也支持 PromptCBLUE、Firefly、ShareGPT、Alpaca 的文件。上传的文件只用于本次访问；"
+        "启动训练后，副本随任务保留，训练完成或停止一天后删除。",
+        "PromptCBLUE, Firefly, ShareGPT and Alpaca files work, too. An upload is only used in "
+        "this session; a copy stays with a training job until it is done, or a day after it "
+        "stopped.",
     ),
     "train_fraction": ("从训练数据中划出的开发集比例", "Share split off as dev set"),
     "train_tasks": ("任务（不选就是全部）", "Tasks (none chosen: all)"),
