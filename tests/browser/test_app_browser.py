@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.app_server import ADAPTERS, serve
-from tests.browser.app_tour import View, browsing, looking, show, tabs_of, use
+from tests.browser.app_tour import View, browsing, looking, settle, show, tabs_of, use
 from tests.browser.axe import violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.backbone]
@@ -137,6 +137,7 @@ def test_stop_ends_the_answer_and_the_next_one_works(server: str, visit: Visit) 
     page = visit.page
     page.goto(f"{server}/?cluster={cluster}&task={task}")
     page.locator(".status.ready").wait_for()
+    settle(page)  # what opens the page would take the place of an answer that is stopped by then
     page.evaluate(RUN, "stop it")
     page.locator("#answer-0 .card.done").wait_for()
     page.locator("#run").wait_for()

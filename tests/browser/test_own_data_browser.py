@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from evals.tasks.samples import OWN_EXAMPLE
 from tests.browser.app_server import serve
-from tests.browser.app_tour import View, browsing, looking
+from tests.browser.app_tour import View, browsing, looking, settle
 from tests.helpers.tiny import save_backbone
 from tests.ui.test_app import save_adapter
 
@@ -56,6 +56,7 @@ def page(folder: Path) -> Iterator[Page]:
 
 
 def test_a_file_becomes_a_board_an_adapter_and_an_export(page: Page, folder: Path) -> None:
+    settle(page)  # an upload before the page is open would go unnoticed
     page.set_input_files("#compare-train-file input[type=file]", folder / "mine.jsonl")
     expect(page.locator("#compare-report .train-figures")).to_contain_text("4")
     expect(page.locator("#compare-own")).to_contain_text("lines of key and value")
