@@ -3,13 +3,22 @@
 Its environment variables are in `docs/deploy.md`.
 """
 
+import gc
 import sys
 
 if __name__ == "__main__":
+    from ui.engine.model_process import open_models
+    from ui.engine.settings import Settings, SettingsError
     from ui.server.quick_import import without_stubs
     from ui.server.splash import SplashPage
 
     splash = SplashPage()  # before the imports that take seconds
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        sys.exit(f"{error}")
+    models = open_models(settings)  # loads while this process imports the page
+    gc.disable()  # until everything is imported, which takes 15 % longer with it
     with without_stubs():
         import gradio  # noqa: F401 - what is imported below is imported by then
 
@@ -26,14 +35,17 @@ from evals.leaderboard.run_sources import Library
 from ui.api import add_endpoints
 from ui.components.texts import I18N, TEXTS
 from ui.components.theme import theme
-from ui.engine.engine import AppEngine, loader
-from ui.engine.rates import Rates
-from ui.engine.settings import Settings, SettingsError
+from ui.engine.engine import AppEngine
+from ui.engine.memory import bound_memory
+from ui.engine.model_process import ModelProcess
+from ui.engine.models import Models
+from ui.engine.settings import Settings
 from ui.engine.zero_gpu import ZERO_GPU
 from ui.server.exports import export_jobs, remove_expired_regularly, routes
 from ui.server.log import set_up_log
-from ui.server.memory import bound_memory, bound_sessions
+from ui.server.memory import bound_sessions
 from ui.server.page import Page
+from ui.server.rates import Rates
 from ui.server.service import around, shut_down_on_sigterm
 from ui.shell import Shell
 from ui.tabs.registry import TABS, Services, TabEntry
@@ -109,30 +121,27 @@ def _rows(engine: AppEngine) -> int:
     return engine.limits.at_once + engine.limits.waiting
 
 
-def main(settings: Settings, built: Callable[[], None]) -> None:
+def main(settings: Settings, models: Models | ModelProcess, built: Callable[[], None]) -> None:
     """Serve until the process is stopped."""
     set_up_log(as_json=settings.json_log)
     bound_memory()
-    limits = settings.limits
     engine = AppEngine(
         folder=settings.adapters,
-        load=loader(settings.backbone, int8=settings.int8),
+        models=models,
         trained=settings.runs / "training",
-        limits=limits,
-        rates=Rates(limits.per_minute, proxied=settings.proxied),
+        rates=Rates(settings.limits.per_minute, proxied=settings.proxied),
     )
     for backup in backups(settings.runs, settings.keep, settings.keep_dataset):
         backup.start()
     exports = export_jobs(settings)
     remove_expired_regularly(exports)
     page = launch(engine, settings, built=built)
+    gc.freeze()  # what is imported by now stays
+    gc.enable()
     ending = (Jobs(settings.runs / "jobs"), exports) if settings.jobs_end else ()
     shut_down_on_sigterm(page, engine, settings.ending_seconds, ending)
     page.block_thread()
 
 
 if __name__ == "__main__":
-    try:
-        main(Settings.from_environment(), splash.close)
-    except SettingsError as error:
-        sys.exit(f"{error}")
+    main(settings, models, splash.close)

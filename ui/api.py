@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
 
 from cgclora.config import ConfigError
+from cgclora.inference.request import Answer, Piece
 from evals.leaderboard.exports import board_as_json
 from evals.leaderboard.run_sources import Library
 from evals.runs.run_dir import RunError
@@ -18,9 +19,6 @@ from ui.components.figures import expert_names
 from ui.components.forms import task_of
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import AppEngine
-
-if TYPE_CHECKING:
-    from cgclora.inference.request import Answer, Piece
 
 
 class Endpoints:

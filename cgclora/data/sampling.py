@@ -1,17 +1,19 @@
 """Which records make a batch, and how they become tensors."""
 
+from __future__ import annotations
+
 import math
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from cgclora.data.records import Encoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LENGTHS = tuple(step << octave for octave in range(3, 11) for step in (4, 5, 6, 7))
 """Padded lengths, 32 to 7168, four an octave: few, since bf16 on CPU compiles each new shape."""
@@ -105,6 +107,8 @@ class Collator:
 
     def __call__(self, items: Sequence[Encoded], width: int | None = None) -> dict[str, Tensor]:
         """Make a batch of these records, padded to their own width or to a larger one."""
+        import torch  # noqa: PLC0415 - settings, which this module has types for, need none
+
         width = width or self.width(items)
         ids = torch.full((len(items), width), self.pad_id)
         positions: list[int] = []

@@ -1,4 +1,7 @@
-"""Requests and answers: the types that decoding, serving, evaluation and the app share."""
+"""Requests and answers: the types that decoding, serving, evaluation and the app share.
+
+Importing them takes no torch: the app's page, whose model is in another process, has none.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from torch import Tensor
-
-from cgclora.adapter import folded_in
 from cgclora.config import PromptFormat
 from cgclora.data.chat import ChatError, Message, Prompt, encode_prompts
 from cgclora.data.template import own_template
-from cgclora.inference.multi_adapter import Adapters, Resident
-from cgclora.models.backbone import Backbone
 from cgclora.models.vocabulary import readable, unreadable_word
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cgclora.inference.multi_adapter import Adapters, Resident
+    from cgclora.models.backbone import Backbone
 
 Finish = Literal["end", "stop", "length"]
 
@@ -177,6 +181,8 @@ def encode_requests(
         ConfigError: No adapter knows a task.
         DecodingError: As `Engine.stream`.
     """
+    from cgclora.inference.multi_adapter import Resident  # noqa: PLC0415 - needs torch
+
     resident = Resident.of(adapters)
     formats = [_format(backbone, request, resident) for request in requests]
     as_text = [i for i, one in enumerate(requests) if one.prompt_ids is None]
@@ -255,6 +261,8 @@ def check_folded(
     Raises:
         DecodingError: It cannot answer some request.
     """
+    from cgclora.adapter import folded_in  # noqa: PLC0415 - needs torch
+
     if (folded := folded_in(backbone.model)) is not None:
         name, task = folded
         names = None if adapters is None else [one.name for one in adapters.adapters.values()]

@@ -1,5 +1,6 @@
 """Where a backbone comes from: the embedded default, a local folder or a hub id."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,9 +164,11 @@ def _load_embedded(
         folder = embedded_folder(report_conversion, rebuild=rebuild)
         report(f"loading {EMBEDDED}", 0.9)
         check_memory(read_config(folder, EMBEDDED), EMBEDDED, device, dtype, four_bit)
-        model, mark = load_model(folder, EMBEDDED, device, dtype, four_bit)
+        with ThreadPoolExecutor(1) as reader:  # a second, in which another thread can go on
+            tokenizer = reader.submit(embedded_tokenizer, folder)
+            model, mark = load_model(folder, EMBEDDED, device, dtype, four_bit)
         if mark == read_manifest(folder)["fingerprint"]:
-            return Backbone(model, embedded_tokenizer(folder), EMBEDDED, mark)
+            return Backbone(model, tokenizer.result(), EMBEDDED, mark)
     raise BackboneError(
         f"{folder} does not give back what was written to it: check the disk, or set CGCLORA_CACHE "
         "to a folder on another one."

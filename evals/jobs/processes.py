@@ -45,19 +45,24 @@ def start(command: Sequence[str], log: IO[bytes], cwd: Path) -> subprocess.Popen
     Raises:
         OSError: It cannot be started, for example because `cwd` is gone.
     """
-    path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
-    given = {name: value for name, value in os.environ.items() if name not in _own}
     child = subprocess.Popen(  # noqa: S603 - only callers compose the command
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env={**given, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        env={**importing(), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     )
     _yield_processors(child.pid)
     return child
+
+
+def importing() -> dict[str, str]:
+    """This process's environment for a Python that can import these packages."""
+    path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
+    given = {name: value for name, value in os.environ.items() if name not in _own}
+    return {**given, "PYTHONPATH": path}
 
 
 def job_niceness(environment: Mapping[str, str] = os.environ) -> int:

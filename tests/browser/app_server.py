@@ -120,12 +120,22 @@ def _ready(address: str) -> bool:
 
 
 def held(process: int, what: str) -> int | None:
-    """Bytes of memory that a process holds, by Linux's name (`VmRSS`, `VmHWM`); elsewhere None."""
-    status = Path(f"/proc/{process}/status")
-    if not status.is_file():
+    """Bytes of memory that a process and its children hold; elsewhere than on Linux None.
+
+    `what` is Linux's name (`VmRSS`, `VmHWM`). Pages that they share count for each.
+    """
+    folder = Path(f"/proc/{process}")
+    try:
+        found = re.search(rf"{what}:\s*(\d+) kB", (folder / "status").read_text())
+        children = {
+            int(child)
+            for listed in folder.glob("task/*/children")
+            for child in listed.read_text().split()
+        }
+    except OSError:  # not Linux, or it has ended
         return None
-    found = re.search(rf"{what}:\s*(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
+    own = int(found[1]) * 1024 if found else 0
+    return own + sum(held(child, what) or 0 for child in children)
 
 
 def _answers(address: str) -> bool:

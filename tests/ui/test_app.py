@@ -24,6 +24,7 @@ from cgclora.models.backbone import Backbone
 from evals.tasks import CHOICES, TASKS
 from tests.helpers.colours import contrast
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_models import tiny_models
 from ui.components import forms, render
 from ui.components.answering_models import AnsweringModel
 from ui.components.figures import gate_heat_map, share_bar
@@ -31,6 +32,7 @@ from ui.components.texts import I18N, LANGUAGES, STAGES, TEXTS, language_of, tex
 from ui.components.theme import COMMON, FROZEN, SPECIFIC
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import AppEngine, Status
+from ui.engine.models import Models
 from ui.engine.questions import BARE, BARE_TOKENS
 from ui.engine.settings import AppLimits, Settings
 from ui.engine.task_gates import TaskGates
@@ -81,7 +83,7 @@ def save_adapters(folder: Path) -> Path:
 
 def loaded_engine(folder: Path) -> AppEngine:
     """An engine whose loading has ended."""
-    engine = AppEngine(folder, load=lambda progress: make_backbone())
+    engine = AppEngine(folder, tiny_models())
     engine.start()
     assert engine.wait(60)
     return engine
@@ -306,12 +308,12 @@ def test_an_adapter_whose_saving_was_killed_keeps_its_place(tmp_path: Path) -> N
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("NER",))
     for folder in (tmp_path / "shipped" / "general", tmp_path / "runs" / "mine" / "adapter"):
         folder.rename(folder.with_name(f".{folder.name}.old"))
-    engine = AppEngine(tmp_path / "shipped", lambda progress: make_backbone(), tmp_path / "runs")
+    engine = AppEngine(tmp_path / "shipped", tiny_models(), tmp_path / "runs")
     assert {"general", "mine"} <= engine.configs.keys()
 
 
 def test_tasks_are_known_before_the_model_is_loaded(adapters: Path) -> None:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone())
+    engine = AppEngine(adapters, tiny_models())
     assert engine.configs["general"].tasks == ("SentimentAnalyze", "NER", "Couplet")
     assert not engine.status.ready
 
@@ -320,7 +322,7 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
     def broken(progress: Callable[[str, float], None]) -> Backbone:
         raise RuntimeError("the disk is full: make room")
 
-    engine = AppEngine(adapters, load=broken)
+    engine = AppEngine(adapters, Models(broken))
     engine.start()
     assert engine.wait(60)
     assert "make room" in render.problems(engine, "en")
@@ -330,7 +332,7 @@ def test_a_backbone_that_does_not_load_is_a_sentence_on_the_page(adapters: Path)
 
 def test_chinese_pages_name_the_stages_of_loading_in_chinese() -> None:
     root = Path(app.__file__).parent
-    files = ("cgclora/models/backbone.py", "cgclora/models/embedded.py", "ui/engine/engine.py")
+    files = ("cgclora/models/backbone.py", "cgclora/models/embedded.py", "ui/engine/models.py")
     source = "".join((root / file).read_text("utf-8") for file in files)
     for start, words in STAGES.items():
         assert re.search(f'"{start}[ "]', source), start
@@ -343,14 +345,13 @@ def test_the_others_work_only_if_there_are_others(adapters: Path, tmp_path: Path
     (tmp_path / "empty").mkdir()
     others = text("others_work", "zh")
     pages = [
-        render.problems(AppEngine(folder, load=lambda progress: make_backbone()), "zh")
-        for folder in (adapters, tmp_path)
+        render.problems(AppEngine(folder, tiny_models()), "zh") for folder in (adapters, tmp_path)
     ]
     assert [others in page for page in pages] == [True, False]
 
 
 def test_without_adapters_the_page_says_how_to_train_one(tmp_path: Path) -> None:
-    engine = AppEngine(tmp_path / "none", load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path / "none", tiny_models())
     assert engine.clusters() == ()
     assert "python -m cgclora train" in render.problems(engine, "en")
 
@@ -406,7 +407,7 @@ def test_several_questions_at_once_get_the_answers_they_get_alone(engine: AppEng
 def form(task: str, values: dict[str, str], **changes: object) -> Form:
     settings = {"own_prompt": None, "labels_only": False, "max_new_tokens": 6}
     cluster = "general" if task in TASKS else "my-own"
-    undescribed = AppEngine(Path("nowhere"), load=lambda progress: make_backbone())
+    undescribed = AppEngine(Path("nowhere"), tiny_models())
     task_form = forms.task_of(undescribed, cluster, task)
     return Form(cluster, task_form, values, **{**settings, **changes})
 
@@ -500,7 +501,7 @@ def test_stopping_keeps_what_has_been_said_and_ends_the_work(engine: AppEngine) 
 
 
 def test_a_question_that_waits_for_the_model_can_be_stopped(adapters: Path) -> None:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone())  # never started
+    engine = AppEngine(adapters, tiny_models())  # never started
     asked = form("NER", {"text": "你好"})
     (view,) = answering.answer(engine, asked, "en", stopped=lambda: True)
     assert view.replies[0].state == "live"

@@ -15,14 +15,14 @@ from gradio_client.exceptions import AppError
 
 import app
 from evals.tasks import TASKS
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import loaded_engine, save_adapter, save_adapters
 from ui.components import forms
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
-from ui.engine.rates import Rates
 from ui.engine.settings import Settings
+from ui.server.rates import Rates
 from ui.shell import Shell
 from ui.tabs.registry import TABS, Services, TabEntry
 from ui.tabs.try_it.tab import TryIt
@@ -153,7 +153,7 @@ def test_a_cluster_found_damaged_while_loading_gives_way_to_another(tmp_path: Pa
     save_adapter(tmp_path / "broken", ("NER",))
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
     save_adapter(tmp_path / "sound", ("Couplet",))
-    engine = AppEngine(tmp_path, load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path, tiny_models())
     tab = tab_of(engine)
     assert tab.open(visitor())[tab.cluster]["value"] == "broken"
     assert tab.shell.clock not in tab.watch("broken", "NER", visitor())
@@ -212,9 +212,7 @@ def test_gates_endpoint_gives_a_row_for_every_layer(client: Client, engine: AppE
 
 
 def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
-    page = app.build(
-        AppEngine(adapters, load=lambda progress: make_backbone()), Settings()
-    )  # never started
+    page = app.build(AppEngine(adapters, tiny_models()), Settings())  # never started
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)
     for _ in range(3):  # no wave larger than the queue, which refuses what does not fit
@@ -227,7 +225,7 @@ def test_no_endpoint_waits_for_the_model(adapters: Path) -> None:
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(adapters: Path) -> None:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone(), rates=Rates(2))
+    engine = AppEngine(adapters, tiny_models(), rates=Rates(2))
     page = app.build(engine, Settings())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     client = Client(url, verbose=False)

@@ -1,6 +1,6 @@
-"""The backbone and its adapters: loaded in the background, then asked.
+"""The backbone and its adapters as the page knows them: loaded in the background, then asked.
 
-Modules that need torch are imported while loading, so that the page is served before.
+The model itself is in `Models`, mostly in another process; here nothing needs torch.
 """
 
 from __future__ import annotations
@@ -9,36 +9,34 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cgclora.config import AdapterConfig, ConfigError
+from cgclora.inference.request import Piece, Request
 from cgclora.storage.atomic_io import recover_folders
 from evals.tasks import TASKS
-from ui.engine.client import BusyError, EngineError, Wait, stream_pieces
-from ui.engine.questions import BARE, BARE_TOKENS, answers, label_shares
-from ui.engine.rates import Rates
+from ui.engine.client import BusyError, EngineError, Wait
+from ui.engine.model_process import ModelEndedError, ModelProcess
+from ui.engine.models import BackboneFacts, Models
+from ui.engine.questions import (
+    BARE,
+    BARE_TOKENS,
+    attach,
+    label_shares,
+    stream_answers,
+    token_counts,
+)
 from ui.engine.settings import AppLimits
 from ui.engine.task_gates import AdapterGates, TaskGates
-from ui.engine.zero_gpu import ZERO_GPU, Inherited, to_gpu
-
-if TYPE_CHECKING:
-    from cgclora.adapter import Adapter
-    from cgclora.inference.engine import Engine
-    from cgclora.inference.multi_adapter import Clusters
-    from cgclora.inference.request import Piece, Request
-    from cgclora.models.backbone import Backbone
+from ui.engine.zero_gpu import ZERO_GPU
+from ui.server.rates import Rates
 
 COMPARED = "compare"
 """The folder of adapters that others are compared with."""
-
-Progress = Callable[[str, float], None]
-Load = Callable[[Progress], "Backbone"]
-
-_SECONDS_UNTIL_ROOM = 2
-"""Used while the model is loading, and on ZeroGPU, where there is no queue."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,35 +59,33 @@ class Status:
 
 
 @dataclass
-class AppEngine(Inherited):
+class AppEngine:
     """One backbone with N adapters.
 
     Attributes:
         folder: Holds one folder per adapter, named after its cluster. Those in its subfolder
             `COMPARED` are named `compare/...`; they answer beside others and are no clusters.
-        load: Loads the backbone.
+        models: Computes.
         trained: Holds training runs, whose adapters are clusters too; None if there are none.
-        limits: Largest prompts, answers and queues.
         rates: The rate limit of each visitor.
         configs: Configurations of the adapters by name.
         manifests: Their manifests by name.
         problems: Why an adapter cannot be used, by name.
         status: Progress of loading.
+        facts: Of the backbone; None until it is loaded.
         ending: Whether the server is shutting down.
     """
 
     folder: Path
-    load: Load
+    models: Models | ModelProcess
     trained: Path | None = None
-    limits: AppLimits = field(default_factory=AppLimits)
     rates: Rates = field(default_factory=lambda: Rates(AppLimits.per_minute))
     configs: dict[str, AdapterConfig] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
+    facts: BackboneFacts | None = None
     ending: bool = False
-    _clusters: Clusters | None = None
-    _inference: Engine | None = None
     _finished: threading.Event = field(default_factory=threading.Event)
     _paths: dict[str, Path] = field(default_factory=dict)
     _gates: dict[str, AdapterGates] = field(default_factory=dict)
@@ -108,8 +104,9 @@ class AppEngine(Inherited):
             return ()
         with self._refreshing:
             new = self._read_configs()
-            if self._clusters is not None and self.status.ready:
-                self._attach(self._clusters, new)
+            if self.status.ready:
+                with suppress(ModelEndedError):  # then all are attached again
+                    self._attach(new)
         return new
 
     def _read_configs(self) -> tuple[str, ...]:
@@ -117,7 +114,7 @@ class AppEngine(Inherited):
         new = {name: path for name, path in self._folders().items() if name not in self._paths}
         for name, path in new.items():
             try:
-                # `read_manifest` checks more, once torch is loaded.
+                # `read_manifest` checks more when it is attached, but needs torch.
                 config = json.loads((path / "config.json").read_text("utf-8"))
                 manifest = json.loads((path / "manifest.json").read_text("utf-8"))
                 self.configs[name] = AdapterConfig.from_dict(config)
@@ -155,8 +152,7 @@ class AppEngine(Inherited):
     def adapters(self) -> tuple[str, ...]:
         """Names of all usable adapters: the clusters' and those to compare with."""
         names = dict.fromkeys(["medical", "general", *sorted(self.configs)])
-        resident = self._clusters.adapters if self._clusters and self.status.ready else None
-        usable = self.configs if resident is None else resident  # a new one takes a moment
+        usable = self._gates if self.status.ready else self.configs  # a new one takes a moment
         return tuple(name for name in names if name in usable and name not in self.problems)
 
     def rivals(self, cluster: str, task: str) -> tuple[str, ...]:
@@ -168,11 +164,6 @@ class AppEngine(Inherited):
     def path(self, name: str) -> Path:
         """The folder of an adapter."""
         return self._paths[name]
-
-    @property
-    def backbone(self) -> Backbone | None:
-        """The adapted backbone; None until everything is loaded."""
-        return self._clusters.backbone if self._clusters and self.status.ready else None
 
     def tasks(self, cluster: str) -> tuple[str, ...]:
         """A cluster's tasks: the project's in their own order, then the others."""
@@ -220,14 +211,12 @@ class AppEngine(Inherited):
             DecodingError: The choices are empty.
         """
         cluster = None if name == BARE else name
-        self.resident(cluster)
+        self.check(cluster)
         if len(prompt) > self.limits.characters:
             raise EngineError(
                 f"the prompt has {len(prompt)} characters, at most {self.limits.characters} are "
                 "read: shorten it."
             )
-        from cgclora.inference.request import Request  # noqa: PLC0415 - torch is loaded by now
-
         most = max(1, min(max_new_tokens, self.limits.answer_tokens))
         if cluster is None:
             return Request(None, prompt, min(most, BARE_TOKENS), choices=choices)
@@ -244,29 +233,32 @@ class AppEngine(Inherited):
             EngineError: The model is not loaded, or the answers take too long.
             DecodingError, ConfigError: A request cannot be answered.
         """
-        self.resident()
+        self.check()
         if self.ending:
             raise BusyError("the server is shutting down. Ask again in 60 s.")
-        if self._inference is None:  # ZeroGPU: every call runs in a fork
-            yield from answers(self, requests)
-        else:
-            yield from stream_pieces(self._inference, requests, self.limits.answer_seconds)
+        seconds = self.limits.answer_seconds
+        with closing(self.models.run(stream_answers, requests, seconds)) as pieces:
+            yield from pieces
+
+    @property
+    def limits(self) -> AppLimits:
+        """Largest prompts, answers and queues."""
+        return self.models.limits
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return self._inference.waiting if self._inference else 0
+        return self.models.waiting
 
     @property
     def seconds_until_room(self) -> int:
         """When to retry after the queue was full."""
-        return self._inference.seconds_until_room if self._inference else _SECONDS_UNTIL_ROOM
+        return self.models.seconds_until_room
 
     def end(self, seconds: float) -> None:
         """Take no more requests, and finish those in progress within so many seconds."""
         self.ending = True
-        if self._inference is not None:
-            self._inference.drain(seconds)
+        self.models.end(seconds)
 
     def label_probabilities(self, request: Request, labels: Sequence[str]) -> list[float]:
         """The probability of each label as the answer; they add up to 1.
@@ -275,84 +267,77 @@ class AppEngine(Inherited):
             EngineError: The model is not loaded.
             DecodingError, ConfigError: The request cannot be answered.
         """
-        (shares,) = label_shares(self, request, labels)
+        self.check(request.cluster)
+        (shares,) = self.models.run(label_shares, request, labels)
         return shares
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, without start and end token; raises as `check`."""
+        self.check()
+        (counts,) = self.models.run(token_counts, texts)
+        return counts
+
     def gates(self, cluster: str, task: str) -> TaskGates:
-        """The gate of a task; raises as `resident`, and ConfigError for an unknown task."""
+        """The gate of a task; raises as `check`, and ConfigError for an unknown task."""
         return self.all_gates(cluster).of(task)
 
     def all_gates(self, cluster: str) -> AdapterGates:
-        """The gates of all tasks of an adapter; raises as `resident`."""
-        _, adapter = self.loaded(cluster)
-        return self._gates.get(cluster) or AdapterGates.read(adapter)
+        """The gates of all tasks of an adapter; raises as `check`."""
+        self.check(cluster)
+        return self._gates[cluster]
 
-    def loaded(self, name: str) -> tuple[Backbone, Adapter]:
-        """The backbone and one of its adapters; raises as `resident`."""
-        backbone, clusters = self.resident(name)
-        return backbone, clusters.adapters[name]
-
-    def resident(self, name: str | None = None) -> tuple[Backbone, Clusters]:
-        """The backbone and its adapters, among them `name` if given. Never waits.
+    def check(self, name: str | None = None) -> None:
+        """Check that the model can be asked, and that it has the adapter `name`. Never waits.
 
         Raises:
-            EngineError: They are not loaded yet, or cannot be used.
+            EngineError: It is not loaded yet, or cannot be used.
         """
         # Waiting here would occupy all of the server's threads.
         if self.status.problem:
             raise EngineError(f"the model could not be loaded: {self.status.problem}")
-        if self._clusters is None or not self.status.ready:
+        if not self.status.ready:
             raise EngineError(
                 f"the model is still loading ({self.status.fraction:.0%}): ask again in a few "
                 "seconds."
             )
-        if name is not None and name not in self._clusters.adapters:
+        if name is not None and name not in self._gates:
             reason = self.problems.get(name, "there is no such folder")
             raise EngineError(f"the adapter {name!r} cannot be used: {reason}")
-        return self._clusters.backbone, self._clusters
 
     def _run(self) -> None:
-        try:
-            backbone = self.load(self._report)
-            from cgclora.inference.multi_adapter import Clusters  # noqa: PLC0415 - slow, see above
+        while True:
+            self._load()
+            if not (self.status.ready and isinstance(self.models, ModelProcess)):
+                return
+            self.models.watch()
+            _log.error("the model's process has ended, and is started again")
+            self._finished.clear()
+            self.status = Status()
+            self._gates.clear()
 
-            self._clusters = Clusters(backbone)
+    def _load(self) -> None:
+        try:
+            self.facts = self.models.load(self._report)
             with self._refreshing:
-                self._attach(self._clusters, self.configs)
-                if not ZERO_GPU:
-                    self._inference = self._start_workers(self._clusters)
+                self._attach(self.configs)
                 self.status = Status("", 1.0, ready=True)
         except Exception as error:  # any error must end the wait
-            _log.exception("the model could not be loaded")
+            if not isinstance(error, EngineError):  # of the model's process, which logs its own
+                _log.exception("the model could not be loaded")
             self.status = Status(problem=self._message(error))
         finally:
             self._finished.set()
 
-    def _start_workers(self, clusters: Clusters) -> Engine:
-        from cgclora.inference.engine import Engine  # noqa: PLC0415 - slow
-        from cgclora.inference.request_queue import Limits  # noqa: PLC0415 - slow, see above
-
-        limits = Limits(
-            batch_size=self.limits.at_once,
-            queue=self.limits.waiting,
-            prompt_tokens=self.limits.prompt_tokens,
-            answer_tokens=self.limits.answer_tokens,
-        )
-        return Engine(clusters.backbone, clusters, limits).__enter__()
-
-    def _attach(self, clusters: Clusters, names: Iterable[str]) -> None:
+    def _attach(self, names: Iterable[str]) -> None:
         """Load adapters; a damaged one does not stop the others."""
-        from cgclora.storage.adapter_dir import AdapterError  # noqa: PLC0415 - slow, see above
-
         for name in names:
-            if name in self.problems:
-                continue
-            try:
-                self._gates[name] = AdapterGates.read(clusters.add(name, self._paths[name]))
-            except Exception as error:  # the others must still work
-                if not isinstance(error, AdapterError | ConfigError):
-                    _log.exception("the adapter %s cannot be used", name)
-                self.problems[name] = self._message(error)
+            if name not in self.problems:
+                try:
+                    (self._gates[name],) = self.models.run(attach, name, self._paths[name])
+                except ModelEndedError:
+                    raise
+                except EngineError as error:
+                    self.problems[name] = self._message(error)
 
     def _report(self, stage: str, fraction: float) -> None:
         self.status = Status(stage, fraction)
@@ -370,30 +355,3 @@ def _subfolders(folder: Path) -> list[Path]:
     recover_folders(folder)
     paths = sorted(folder.glob("*/")) if folder.is_dir() else []
     return [path for path in paths if not path.name.startswith(".")]
-
-
-def loader(source: str | None, *, int8: bool = True) -> Load:
-    """How to load a backbone: a local folder, a hub id, or None for the embedded one.
-
-    Args:
-        source: The backbone.
-        int8: See `load_backbone`.
-    """
-
-    def load(progress: Progress) -> Backbone:
-        from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - slow, see above
-        from cgclora.models.backbone import EMBEDDED, load_backbone  # noqa: PLC0415
-
-        if not ZERO_GPU:
-            backbone = load_backbone(source or EMBEDDED, int8=int8, progress=progress)
-            if backbone.int8:
-                progress("packing the weights", 0.9)
-                Runtime.of(backbone).warm_up()
-            return backbone
-        # The reading threads do not see the device, so the weights are moved afterwards.
-        path = source or EMBEDDED
-        backbone = load_backbone(path, device="cpu", dtype="bfloat16", progress=progress)
-        to_gpu(backbone)
-        return backbone
-
-    return load

@@ -20,7 +20,8 @@ from tests.helpers.tiny_gguf import write_gguf
 from tests.helpers.training_runs import TASKS
 from tests.suites.faults.works import PACKAGE_FILE, make_adapter, stand_in, write_data
 from tests.ui.test_app import pieces
-from ui.engine.engine import AppEngine, Load, loader
+from ui.engine.engine import AppEngine
+from ui.engine.models import Load, Models, loader
 
 FIRST = 1
 """The turn of the adapters that were committed before."""
@@ -68,7 +69,7 @@ class World:
             load: Another backbone than the tiny one, which then fits no adapter.
         """
         with _started(
-            AppEngine(self.folder / "adapters", load or _tiny, trained=self.runs)
+            AppEngine(self.folder / "adapters", Models(load or _tiny), trained=self.runs)
         ) as engine:
             if load is None:
                 assert set(adapters) <= set(engine.adapters()), engine.problems
@@ -150,7 +151,7 @@ def _answer(engine: AppEngine) -> str:
 
 @cache
 def _expected_answer() -> str:
-    with _started(AppEngine(_template() / "adapters", _tiny)) as engine:
+    with _started(AppEngine(_template() / "adapters", Models(_tiny))) as engine:
         return _answer(engine)
 
 

@@ -102,7 +102,7 @@ def test_users_at_once_get_their_own_answers_and_those_who_leave_cost_nothing() 
 _HOLD_ON = """
 import os, time
 from tests.browser.app_server import held
-from ui.server import memory
+from ui.engine import memory
 
 parts = [bytearray(100_000) for _ in range(2000)]  # each too small for a place of its own
 last = bytearray(100_000)  # keeps what is freed below it from going by itself

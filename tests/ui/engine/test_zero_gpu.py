@@ -10,41 +10,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import torch
 
-from cgclora.adapter import Adapter
-from cgclora.config import AdapterConfig
 from cgclora.models.backbone import load_backbone
 from tests.browser.app_server import ROOT
-from tests.helpers.tiny import make_model, make_tokenizer
-from tests.ui.engine.zero_gpu_process import TASKS, replies
+from tests.ui.engine.questions import replies
 from ui.engine.engine import AppEngine
+from ui.engine.models import Models
 from ui.engine.zero_gpu import ZERO_GPU, on_gpu
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two adapters, and the tiny backbone that they belong to."""
-    folder = tmp_path_factory.mktemp("zero")
-    backbone = folder / "backbone"
-    model = make_model("llama")
-    model.config.max_position_embeddings = 2048
-    model.save_pretrained(backbone)
-    make_tokenizer().save_pretrained(backbone)
-    for seed, name in enumerate(("one", "two")):
-        loaded = load_backbone(backbone, device="cpu", dtype="bfloat16")
-        adapter = Adapter.attach(loaded, AdapterConfig(tasks=TASKS, common=2, specific=1))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for _, parameter in adapter.named_parameters():
-                parameter.normal_(0, 0.3, generator=generator)
-        adapter.save(folder / "adapters" / name)
-    return folder / "adapters", backbone
 
 
 def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(folders):
     adapters, backbone = folders
-    here = AppEngine(adapters, lambda _: load_backbone(backbone, device="cpu", dtype="bfloat16"))
+    here = AppEngine(
+        adapters, Models(lambda _: load_backbone(backbone, device="cpu", dtype="bfloat16"))
+    )
     here.start()
     assert here.wait(60)
     expected = replies(here)
@@ -52,7 +31,7 @@ def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     found = subprocess.run(
-        [sys.executable, "-m", "tests.ui.engine.zero_gpu_process", adapters, backbone],
+        [sys.executable, "-m", "tests.ui.engine.questions", adapters, backbone],
         check=False,
         cwd=ROOT,
         env={
@@ -70,7 +49,7 @@ def test_on_zero_gpu_every_answer_comes_from_a_fork_and_is_what_it_is_elsewhere(
     assert "Traceback" not in found.stderr, found.stderr
     said = json.loads(found.stdout.splitlines()[-1])
     assert said.pop("here") is False
-    assert set(said.pop("calls")) == {"answers", "label_shares", "_outcomes"}
+    assert set(said.pop("calls")) == {"answers", "label_shares", "outcomes"}
     assert said.pop("refreshed") == []
     assert [name for name, _ in said["refusals"]] == [
         *("EngineError", "ConfigError", "DecodingError", "EngineError")

@@ -25,13 +25,15 @@ from cgclora.config import AdapterConfig
 from cgclora.inference.request import Request
 from tests.browser.app_server import ROOT, start, wait_until_ready
 from tests.helpers.tiny import make_backbone, make_model, make_tokenizer
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import save_adapters
 from ui.engine.client import BusyError, EngineError, Wait
 from ui.engine.engine import AppEngine
+from ui.engine.models import Models
 from ui.engine.questions import BARE
-from ui.engine.rates import Rates
 from ui.engine.settings import AppLimits, Settings, SettingsError, variable
 from ui.server import log
+from ui.server.rates import Rates
 from ui.server.service import around, state
 
 SECRET = "这句话只有我知道"
@@ -42,8 +44,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapters(tmp_path_factory.mktemp("adapters"))
 
 
-def ready(adapters: Path, **settings: Any) -> AppEngine:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone(), **settings)
+def ready(adapters: Path, limits: AppLimits | None = None) -> AppEngine:
+    engine = AppEngine(adapters, tiny_models(limits))
     engine.start()
     assert engine.wait(60)
     return engine
@@ -137,7 +139,7 @@ def test_without_a_proxy_nobody_believes_what_a_request_says_of_itself() -> None
 
 
 def test_visitors_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.engine.rates._MOST_VISITORS", 10)
+    monkeypatch.setattr("ui.server.rates._MOST_VISITORS", 10)
     now = [0.0]
     rates = Rates(5, clock=lambda: now[0])
     for number in range(100):
@@ -149,7 +151,7 @@ def test_visitors_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
 def test_questions_at_once_share_a_batch(adapters: Path) -> None:
     engine = ready(adapters)
     alone = [answers(engine, question(engine, prompt)) for prompt in ("你好", "天气", "吃饭")]
-    served = engine._inference.served  # type: ignore[union-attr]
+    served = engine.models.inference.served  # type: ignore[union-attr]
     before = served.batches
     found: dict[int, list[str]] = {}
     threads = [
@@ -158,7 +160,7 @@ def test_questions_at_once_share_a_batch(adapters: Path) -> None:
         )
         for n, p in enumerate(("你好", "天气", "吃饭"))
     ]
-    with engine.backbone.lock:  # type: ignore[union-attr]  # so that all have come before a pass
+    with engine.models.backbone.lock:  # type: ignore[union-attr]  # so that all have come before a pass
         for thread in threads:
             thread.start()
         time.sleep(0.2)
@@ -176,8 +178,8 @@ def answers(engine: AppEngine, asked: list[Request]) -> list[str]:
 def test_what_waits_is_told_how_many_come_first_and_what_does_not_fit_is_refused(
     adapters: Path,
 ) -> None:
-    engine = ready(adapters, limits=AppLimits(at_once=1, waiting=2))
-    with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
+    engine = ready(adapters, AppLimits(at_once=1, waiting=2))
+    with engine.models.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
         running = [engine.ask(question(engine)) for _ in range(2)]  # as many as there are workers
         for one in running:
             assert isinstance(next(one), Wait)
@@ -210,10 +212,10 @@ def waiting_becomes(engine: AppEngine, count: int) -> bool:
 
 
 def test_a_program_that_hangs_up_leaves_nothing_to_be_answered(adapters: Path) -> None:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone(), limits=AppLimits(at_once=1))
+    engine = AppEngine(adapters, tiny_models(AppLimits(at_once=1)))
     page = app.launch(engine, Settings(), quiet=True, server_name="127.0.0.1")
     assert engine.wait(60)
-    with engine.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
+    with engine.models.backbone.lock:  # type: ignore[union-attr]  # nothing is answered meanwhile
         running = [engine.ask(question(engine)) for _ in range(2)]  # as many as there are workers
         for one in running:
             next(one)
@@ -255,7 +257,7 @@ def test_a_server_that_is_loading_or_has_failed_is_healthy_but_not_ready(adapter
     from starlette.testclient import TestClient
 
     for load, model in ((lambda progress: make_backbone(), "loading"), (fail, "failed")):
-        engine = AppEngine(adapters, load=load)
+        engine = AppEngine(adapters, Models(load))
         if model == "failed":
             engine.start()
             assert engine.wait(60)
@@ -363,7 +365,7 @@ def test_the_log_of_a_server_holds_no_text_of_a_visitor(tmp_path: Path) -> None:
 def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> None:
     engine = ready(adapters)
     asked = engine.ask(question(engine, most=32))
-    with engine.backbone.lock:  # type: ignore[union-attr]
+    with engine.models.backbone.lock:  # type: ignore[union-attr]
         assert next(asked) == Wait(0)
         ending = threading.Thread(target=engine.end, args=(60,))
         ending.start()
@@ -380,7 +382,7 @@ def test_what_was_taken_is_answered_when_the_end_has_come(adapters: Path) -> Non
 def test_the_end_does_not_wait_for_ever(adapters: Path) -> None:
     engine = ready(adapters)
     asked = engine.ask(question(engine, most=64))
-    with engine.backbone.lock:  # type: ignore[union-attr]
+    with engine.models.backbone.lock:  # type: ignore[union-attr]
         assert next(asked) == Wait(0)
         ending = threading.Thread(target=engine.end, args=(0.1,))
         ending.start()

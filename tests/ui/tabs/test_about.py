@@ -18,6 +18,7 @@ from cgclora.storage.adapter_dir import read_manifest
 from cgclora.storage.layer_shapes import layer_kinds
 from tests.browser.app_tour import visiting
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import MARKUP, loaded_engine
 from ui.components.answering_models import adapter_title
 from ui.components.texts import text
@@ -172,7 +173,7 @@ def test_an_adapter_whose_file_is_damaged_is_left_out(adapters: Path, tmp_path: 
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / name).write_bytes((adapters / "general" / name).read_bytes())
     (tmp_path / "broken" / "adapter.safetensors").write_bytes(b"no tensors here")
-    engine = AppEngine(tmp_path, load=lambda progress: make_backbone())
+    engine = AppEngine(tmp_path, tiny_models())
     assert [*readable_adapters(engine)] == ["sound"]
 
 
@@ -212,7 +213,7 @@ def row(html: str, key: str) -> list[str]:
 
 
 def test_the_table_says_what_configs_and_manifests_say() -> None:
-    engine = AppEngine(ROOT / "assets" / "adapters", load=lambda progress: make_backbone())
+    engine = AppEngine(ROOT / "assets" / "adapters", tiny_models())
     html = about_facts.budgets(engine, "en")
     for place, name in enumerate(engine.adapters()):
         manifest, config = read_manifest(engine.path(name))
@@ -233,7 +234,7 @@ def test_the_table_says_what_configs_and_manifests_say() -> None:
 def test_the_share_is_of_the_backbone_without_its_adapters(engine: AppEngine) -> None:
     html = about_facts.budgets(engine, "en")
     size = sum(parameter.numel() for parameter in make_backbone().model.parameters())
-    backbone, _ = engine.loaded("general")
+    backbone = engine.models.backbone
     assert backbone_parameters(backbone.model) == size
     assert row(html, "about_share") == [
         f"{engine.manifests[name]['trainable_parameters'] / size:.2%}" for name in engine.adapters()
@@ -294,7 +295,7 @@ def test_the_tab_says_whether_mcp_is_on(engine: AppEngine, mcp: bool) -> None:
 
 
 def test_the_backbone_s_size_comes_once_it_is_loaded(adapters: Path) -> None:
-    engine = AppEngine(adapters, load=lambda progress: make_backbone())
+    engine = AppEngine(adapters, tiny_models())
     tab = tab_of(engine)
     before = tab.watch(visitor(lang="en"))
     assert before[tab.clock].active

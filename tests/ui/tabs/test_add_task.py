@@ -23,6 +23,7 @@ from tests.helpers.queues import Waiting, Worked
 from tests.helpers.records import lines
 from tests.helpers.reference import scatter
 from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.tabs.test_train import ENGLISH, figures, filled_in, settings_of, tab_of, visitor
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
@@ -56,7 +57,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(adapters: Path, runs: Path) -> AppEngine:
-    return AppEngine(adapters, load=lambda progress: make_backbone(), trained=runs / "training")
+    return AppEngine(adapters, tiny_models(), trained=runs / "training")
 
 
 @pytest.fixture

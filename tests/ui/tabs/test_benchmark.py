@@ -20,7 +20,8 @@ from evals.jobs.queue import Job, Jobs
 from evals.runs.run_dir import read_run
 from tests.browser.app_tour import visiting
 from tests.helpers.queues import Waiting, Worked
-from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny import save_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import text
 from ui.engine.engine import AppEngine
@@ -49,7 +50,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(adapters: Path) -> AppEngine:
-    return AppEngine(adapters, load=lambda progress: make_backbone())
+    return AppEngine(adapters, tiny_models())
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_a_job_runs_the_command_that_was_shown(engine, jobs):
 
 def test_the_queue_has_an_end(adapters, jobs):
     limits = AppLimits(jobs=3)
-    tab = tab_of(AppEngine(adapters, load=lambda progress: make_backbone(), limits=limits), jobs)
+    tab = tab_of(AppEngine(adapters, tiny_models(limits)), jobs)
     for _ in range(3):
         tab.submit(visitor(), "general", "samples", None, ["NER"], 1)
     refused = tab.submit(visitor(lang="en"), "general", "samples", None, ["NER"], 1)

@@ -16,7 +16,8 @@ from evals.methods import METHODS
 from evals.tasks.samples import OWN_EXAMPLE
 from tests.helpers.queues import Waiting
 from tests.helpers.records import lines
-from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny import save_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import AppEngine
@@ -39,7 +40,7 @@ def engine(tmp_path: Path) -> AppEngine:
     save_adapter(tmp_path / "adapters" / "general", ("NER",))
     return AppEngine(
         tmp_path / "adapters",
-        load=lambda progress: make_backbone(),
+        tiny_models(),
         trained=tmp_path / "runs" / "training",
     )
 

@@ -29,7 +29,8 @@ from evals.jobs.queue import Job, Jobs
 from tests.helpers.hub import Hub, hub
 from tests.helpers.queues import Waiting
 from tests.helpers.reference import logits, scatter, token_ids
-from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny import save_backbone
+from tests.helpers.tiny_models import tiny_models
 from ui.components.texts import LANGUAGES, TEXTS, text
 from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits, Settings
@@ -54,7 +55,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(saved: Path) -> AppEngine:
-    engine = AppEngine(saved / "adapters", load=lambda progress: make_backbone())
+    engine = AppEngine(saved / "adapters", tiny_models())
     engine.start()
     assert engine.wait(60)
     assert engine.status.ready, engine.status
@@ -256,7 +257,7 @@ def test_a_large_export_is_refused_before_it_begins(
     saved: Path, jobs: Jobs, settings: Settings
 ) -> None:
     folder = saved / "adapters"
-    small = AppEngine(folder, load=lambda progress: make_backbone(), limits=AppLimits(export_mb=1))
+    small = AppEngine(folder, tiny_models(AppLimits(export_mb=1)))
     tab = tab_of(small, jobs, settings)
     small.start()
     assert small.wait(60)

@@ -20,12 +20,14 @@ from cgclora.inference.engine import generate
 from cgclora.inference.request import Request
 from evals.tasks import CHOICES, TASKS
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import loaded_engine
 from ui.components import forms
 from ui.components.texts import text
 from ui.components.theme import COMMON, SPECIFIC
 from ui.engine.client import EngineError
 from ui.engine.engine import AppEngine
+from ui.engine.models import Models
 from ui.engine.task_gates import AdapterGates
 from ui.shell import Shell
 from ui.tabs.gates import render as gates_render
@@ -261,7 +263,7 @@ def test_the_comparison_ends_with_what_the_model_says_under_both_weights(
 ) -> None:
     prompt = prompt_of(task)
     found = compared(engine, ("cgc", task, prompt), 0, 1, 2, keep_sum=keep_sum)[-1]
-    backbone, adapter = engine.loaded("cgc")
+    backbone, adapter = engine.models.backbone, engine.models.adapter("cgc")
     gates = scaled_gates(adapter, task, (0, 1, 2), keep_sum=keep_sum)
     most = min(TASKS[task].max_new_tokens, MAX_TOKENS)
     requests = [Request(task, prompt, most), Request(task, prompt, most, gates=gates)]
@@ -406,7 +408,7 @@ def test_a_task_of_the_cluster_before_changes_nothing(engine: AppEngine) -> None
 
 
 def test_nothing_is_seen_until_the_model_is_loaded(engine: AppEngine) -> None:
-    waiting = AppEngine(engine.folder, load=lambda progress: make_backbone())
+    waiting = AppEngine(engine.folder, tiny_models())
     tab = tab_of(waiting)
     page = shown(tab)
     assert text("gates_loading", "zh") in page[tab.notice]["value"]
@@ -426,7 +428,7 @@ def test_without_an_adapter_or_a_model_the_tab_says_so(tmp_path: Path, engine: A
     def fail(progress: Any) -> Any:
         raise OSError("no such file")
 
-    broken = AppEngine(engine.folder, load=fail)
+    broken = AppEngine(engine.folder, Models(fail))
     broken.start()
     assert broken.wait(60)
     tab = tab_of(broken)

@@ -21,6 +21,7 @@ from ui.components import forms
 from ui.components.own_tasks import Corrections, OwnTasks, listed
 from ui.components.widgets import Bilingual
 from ui.engine.engine import AppEngine
+from ui.engine.models import Models
 from ui.tabs.gates.what_if import labels_of
 from ui.tabs.jobs.view import task_title
 from ui.tabs.try_it import answering
@@ -179,7 +180,7 @@ def mine(folder: Path) -> str:
 def test_a_training_gets_the_corrected_table_beside_its_data(tmp_path: Path) -> None:
     jobs = Waiting(tmp_path / "runs" / "jobs")
     save_adapter(tmp_path / "adapters" / "one", ("mood",))
-    engine = AppEngine(tmp_path / "adapters", load=lambda progress: None)  # type: ignore[arg-type, return-value]
+    engine = AppEngine(tmp_path / "adapters", models=Models(lambda progress: None))  # type: ignore[arg-type, return-value]
     tab = training.tab_of(engine, jobs, tmp_path / "runs")
     given = {"source": "upload", "train_file": mine(tmp_path)}
     english = training.ENGLISH
@@ -204,7 +205,7 @@ def test_a_training_gets_the_corrected_table_beside_its_data(tmp_path: Path) -> 
 
 def test_an_evaluation_gets_the_corrected_table_beside_its_file(tmp_path: Path) -> None:
     jobs = Waiting(tmp_path / "runs" / "jobs")
-    engine = AppEngine(tmp_path / "adapters", load=lambda progress: None)  # type: ignore[arg-type, return-value]
+    engine = AppEngine(tmp_path / "adapters", models=Models(lambda progress: None))  # type: ignore[arg-type, return-value]
     tab = benchmark.tab_of(engine, jobs)
     request = SimpleNamespace(session_hash="one", query_params={"lang": "en"}, headers={})
     form = ("backbone", "upload", mine(tmp_path))

@@ -19,7 +19,8 @@ from evals.jobs.worker import work
 from tests.browser.app_tour import visiting
 from tests.helpers.queues import Waiting, Worked
 from tests.helpers.records import lines
-from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny import save_backbone
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import AppEngine
@@ -48,7 +49,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def engine(adapters: Path, tmp_path: Path) -> AppEngine:
     return AppEngine(
-        adapters, load=lambda progress: make_backbone(), trained=tmp_path / "runs" / "training"
+        adapters,
+        tiny_models(),
+        trained=tmp_path / "runs" / "training",
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from cgclora.storage import adapter_dir
 from evals.methods import method_of
 from evals.tasks import TASKS
+from tests.helpers.tiny_models import tiny_models
 from tests.ui.test_app import MODEL, ask, form, loaded_engine, pieces, save_adapter
 from tests.ui.test_page import tab_of, visitor
 from ui.components.answering_models import answering_models
@@ -20,8 +21,8 @@ from ui.components.render import label_bars, marked
 from ui.engine.client import EngineError, Wait
 from ui.engine.engine import COMPARED, AppEngine
 from ui.engine.questions import BARE
-from ui.engine.rates import Rates
 from ui.engine.settings import AppLimits
+from ui.server.rates import Rates
 from ui.tabs.try_it import answering
 from ui.tabs.try_it.answers import MAX_BESIDE
 from ui.tabs.try_it.recent import RecentQuestion, read
@@ -71,14 +72,13 @@ def test_who_waits_sees_how_many_come_first_and_who_asks_too_much_is_told(tmp_pa
     save_adapter(tmp_path / "general", ("NER",))
     engine = AppEngine(
         tmp_path,
-        loaded_engine(tmp_path).load,
-        limits=AppLimits(at_once=1, waiting=1),
+        tiny_models(AppLimits(at_once=1, waiting=1)),
         rates=Rates(1),
     )
     engine.start()
     assert engine.wait(60)
     asked = replace(form("NER", {"text": "你好"}), beside=())
-    with engine.backbone.lock:  # type: ignore[union-attr]
+    with engine.models.backbone.lock:  # type: ignore[union-attr]
         running = [ask(engine, "general", "NER", "你好", 4) for _ in range(2)]
         assert [type(next(one)) for one in running] == [Wait, Wait]
         first = ask(engine, "general", "NER", "你好", 4)
@@ -113,9 +113,7 @@ def test_label_probabilities_are_those_of_the_side_that_is_asked(engine: AppEngi
 
 def test_an_adapter_that_appears_is_found_and_answers(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
-    engine = AppEngine(
-        tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
-    )
+    engine = AppEngine(tmp_path / "shipped", tiny_models(), tmp_path / "runs")
     engine.start()
     assert engine.wait(60)
     assert engine.refresh() == ()
@@ -129,9 +127,7 @@ def test_an_adapter_that_appears_is_found_and_answers(tmp_path: Path) -> None:
 def test_a_run_without_an_adapter_yet_is_looked_at_again(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    engine = AppEngine(
-        tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
-    )
+    engine = AppEngine(tmp_path / "shipped", tiny_models(), tmp_path / "runs")
     assert engine.refresh() == ()
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("Couplet",))
     assert engine.refresh() == ("mine",)
@@ -140,9 +136,7 @@ def test_a_run_without_an_adapter_yet_is_looked_at_again(tmp_path: Path) -> None
 def test_a_shipped_adapter_keeps_its_name_before_a_trained_one(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
     save_adapter(tmp_path / "runs" / "general" / "adapter", ("Couplet",))
-    engine = AppEngine(
-        tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
-    )
+    engine = AppEngine(tmp_path / "shipped", tiny_models(), tmp_path / "runs")
     assert engine.tasks("general") == ("NER",)
     assert engine.path("general") == tmp_path / "shipped" / "general"
 
@@ -325,9 +319,7 @@ def test_two_answers_that_repeat_themselves_are_compared_at_once() -> None:
 
 def test_an_adapter_that_is_not_loaded_yet_is_not_offered(tmp_path: Path) -> None:
     save_adapter(tmp_path / "shipped" / "general", ("NER",))
-    engine = AppEngine(
-        tmp_path / "shipped", loaded_engine(tmp_path / "shipped").load, tmp_path / "runs"
-    )
+    engine = AppEngine(tmp_path / "shipped", tiny_models(), tmp_path / "runs")
     engine.start()
     assert engine.wait(60)
     save_adapter(tmp_path / "runs" / "mine" / "adapter", ("Couplet",))

@@ -49,18 +49,6 @@ def backbone_name(engine: AppEngine) -> str:
     return next((str(name) for name in names if name), "")
 
 
-def backbone_size(engine: AppEngine) -> int | None:
-    """The backbone's number of parameters; None until it is loaded."""
-    names = engine.adapters()
-    if not (engine.status.ready and names):
-        return None
-    from cgclora.adapter import backbone_parameters  # noqa: PLC0415 - torch is loaded by now
-
-    backbone, _ = engine.loaded(names[0])
-    with backbone.lock:  # an adapter may be attached meanwhile
-        return backbone_parameters(backbone.model)
-
-
 def millions(count: int) -> str:
     """A number of parameters in millions, with about three digits."""
     return f"{count / 1e6:.{0 if count >= 1e8 else 1 if count >= 1e7 else 2}f} M"
@@ -72,12 +60,9 @@ def millions(count: int) -> str:
 def tree(engine: AppEngine, language: Language) -> str:
     """Backbone, clusters and tasks as nested lists."""
     facts = [text("about_backbone", language)]
-    if (size := backbone_size(engine)) is not None:
-        from cgclora.inference.runtime import Runtime  # noqa: PLC0415 - torch is loaded by now
-
-        decoding = Runtime.of(engine.loaded(engine.adapters()[0])[0]).facts()
-        code, weights = decoding["pass"], decoding["weights"]
-        facts.append(text("about_size", language, count=millions(size)))
+    if (backbone := engine.facts) is not None:
+        code, weights = backbone.decoding["pass"], backbone.decoding["weights"]
+        facts.append(text("about_size", language, count=millions(backbone.parameters)))
         facts.append(text("about_decoding", language, code=code, weights=weights))
     root = (
         f'<div class="node frozen"><b>{escape(backbone_name(engine))}</b>'
@@ -118,7 +103,7 @@ def budgets(engine: AppEngine, language: Language) -> str:
     names = engine.adapters()
     if not names:
         return quiet(text("about_no_adapter", language))
-    size = backbone_size(engine)
+    size = engine.facts.parameters if engine.facts else None
     columns = [_facts(engine, name, size, language) for name in names]
     rows = [
         (text(f"about_{key}", language), *(column[key] or "–" for column in columns))

@@ -39,7 +39,7 @@ from ui.tabs.compare.layout import HUB, CompareForm
 from ui.tabs.compare.runs import Comparisons
 from ui.tabs.jobs.tab import NamedJobTab
 from ui.tabs.jobs.view import unreadable
-from ui.tabs.train.form import BackboneFacts, folders
+from ui.tabs.train.form import BackboneView, folders
 from ui.tabs.train.view import bad_settings, no_data
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Compare(NamedJobTab):
 
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
-        self.backbone = BackboneFacts(engine)
+        self.backbone = BackboneView(engine)
         # Counts arrivals at the tab: events that follow see all that the page holds by then.
         self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)

@@ -16,11 +16,12 @@ from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, plot, show_samples
 from ui.engine.client import BusyError, EngineError
 from ui.engine.engine import AppEngine
+from ui.engine.gate_changes import Outcome
 from ui.engine.task_gates import TaskGates
 from ui.server.page_sessions import PageSessions
 from ui.shell import AT_ONCE, LAST, Shell, Updates, session_of
 from ui.tabs.gates import render as gates_render
-from ui.tabs.gates.what_if import Outcome, WhatIf
+from ui.tabs.gates.what_if import WhatIf
 
 SLIDERS = 12
 """How many experts of a task have a slider."""

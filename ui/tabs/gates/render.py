@@ -16,8 +16,8 @@ from ui.components.figures import expert_names, is_common
 from ui.components.html import hidden_table, quiet, row, table, wide_table
 from ui.components.render import bar_cell, gate_shares, label_bars, marked
 from ui.components.texts import text
+from ui.engine.gate_changes import Outcome, Side
 from ui.engine.task_gates import AdapterGates, TaskGates
-from ui.tabs.gates.what_if import Outcome, Side
 
 _COLOURS = {"original": "var(--neutral-400)", "changed": "var(--body-text-color)"}
 

@@ -8,16 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cgclora.config import AdapterConfig
 from cgclora.data.records import DataError, Record
 from cgclora.data.sources import FOLDER_VARIABLE
 from cgclora.storage.layer_shapes import LayerKind, layer_kinds
+from cgclora.training.settings import TrainingSettings
 from evals.data.datasets import Dataset
 from evals.data.report import CountTokens, Report, report
 from evals.data.training_data import Source, TrainingData, read_source, training_data
-from evals.experiments.training_plan import Plan, kinds_of_model
+from evals.experiments.training_plan import Plan
 from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.recognition import Entry
@@ -25,9 +26,6 @@ from evals.tasks.samples import SAMPLES
 from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
-
-if TYPE_CHECKING:
-    from cgclora.training.settings import TrainingSettings
 
 SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
@@ -215,8 +213,6 @@ def settings_of(values: Mapping[str, Any], config: AdapterConfig) -> TrainingSet
     Raises:
         ConfigError: A value is out of range.
     """
-    from cgclora.training.settings import TrainingSettings  # noqa: PLC0415 - torch; slow before it is loaded
-
     numbers = ("batch_size", "accumulation", "max_length", "records_per_task")
     return TrainingSettings(
         **{name: _whole(values[name]) for name in (*numbers, "evaluations", "patience", "seed")},
@@ -238,25 +234,22 @@ def _whole(value: Any) -> Any:
 # Backbone --------------------------------------------------------------------------------------
 
 
-class BackboneFacts:
-    """Layers, size and tokenizer of an engine's backbone."""
+class BackboneView:
+    """Layers, size and tokenizer of an engine's backbone, as far as they are known."""
 
     def __init__(self, engine: AppEngine) -> None:
         self._engine = engine
-        self._kinds: tuple[LayerKind, ...] | None = None
-        self._parameters: int | None = None
-        self._count: CountTokens | None = None
 
     def kinds(self) -> tuple[LayerKind, ...] | None:
         """Its linear layers; None if neither the backbone nor an adapter of it can be read yet."""
-        self._read()
-        if self._kinds is None:
-            # If the adapter was made for another backbone, loading will find out.
-            for name in self._engine.adapters():
-                if self._engine.configs[name].target_modules is None:
-                    with suppress(ValueError):
-                        return layer_kinds(self._engine.path(name))
-        return self._kinds
+        if self._engine.facts is not None:
+            return self._engine.facts.kinds
+        # If the adapter was made for another backbone, loading will find out.
+        for name in self._engine.adapters():
+            if self._engine.configs[name].target_modules is None:
+                with suppress(ValueError):
+                    return layer_kinds(self._engine.path(name))
+        return None
 
     def modules(self) -> list[str]:
         """Names of its kinds of linear layers."""
@@ -264,26 +257,11 @@ class BackboneFacts:
 
     def parameters(self) -> int | None:
         """Number of its parameters; None before it is loaded."""
-        self._read()
-        return self._parameters
+        return self._engine.facts.parameters if self._engine.facts else None
 
     def count_tokens(self) -> CountTokens | None:
-        """Its tokenizer as a counter, always the same object; None before it is loaded."""
-        self._read()
-        return self._count
+        """Its tokenizer as a counter, always an equal one; None before it is loaded."""
+        return self._count if self._engine.status.ready else None
 
-    def _read(self) -> None:
-        backbone = self._engine.backbone
-        if self._count is not None or backbone is None:
-            return
-        from cgclora.adapter import backbone_parameters  # noqa: PLC0415 - torch is loaded by now
-
-        tokenizer = backbone.tokenizer
-
-        def count(texts: Sequence[str]) -> Sequence[int]:
-            encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-            return [len(ids) + 2 for ids in encoded]  # with the start and the end token
-
-        self._kinds = kinds_of_model(backbone.model)
-        self._parameters = backbone_parameters(backbone.model)
-        self._count = count
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return [count + 2 for count in self._engine.token_counts(texts)]  # with start and end

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import short_path
+from cgclora.training.settings import TrainingSettings
 from evals.experiments.training_plan import Addition, Plan, budgets, command, trainable
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import CGC_SIZES, METHODS
@@ -32,7 +33,7 @@ from ui.tabs.train import growth, view
 from ui.tabs.train.form import (
     SIZES,
     STAND_INS,
-    BackboneFacts,
+    BackboneView,
     DataChoice,
     Inspected,
     NoNewTaskError,
@@ -43,10 +44,6 @@ from ui.tabs.train.form import (
 )
 from ui.tabs.train.layout import TrainForm
 from ui.tabs.train.runs import TrainingRuns
-
-if TYPE_CHECKING:
-    from cgclora.training.settings import TrainingSettings
-
 
 _OWN = ("own_written", "own_recognised")
 """What the values of `OwnTasks.inputs` are called here."""
@@ -74,7 +71,7 @@ class Train(NamedJobTab):
 
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
-        self.backbone = BackboneFacts(engine)
+        self.backbone = BackboneView(engine)
         with self.notes:
             self.command_note = shell.bilingual.paragraph("train_command_files", visible=False)
         self.load_clock = gr.Timer(1.0, active=False)  # while the backbone is loaded

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from cgclora.config import ConfigError
+from cgclora.inference.request import Answer
 from evals.scoring.metrics import Pair, get_metric, sample_scores
 from evals.tasks import Language, Task, exact_match
 from evals.tasks.samples import Sample
@@ -21,9 +21,6 @@ from ui.components.texts import text
 from ui.engine.client import BusyError, EngineError, Wait
 from ui.engine.engine import AppEngine
 from ui.engine.questions import BARE
-
-if TYPE_CHECKING:
-    from cgclora.inference.request import Answer
 
 _SECONDS_BETWEEN_VIEWS = 0.1
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.ui.test_app import ask, pieces
 from ui.engine.client import EngineError, Wait
-from ui.engine.engine import AppEngine, loader
+from ui.engine.engine import AppEngine
+from ui.engine.models import Models, loader
 from ui.engine.questions import BARE
 from ui.engine.settings import Settings
 from ui.tabs.gates.what_if import WhatIf
@@ -64,7 +65,7 @@ def main(adapters: str, backbone: str) -> None:
 
     from app import launch
 
-    engine = AppEngine(Path(adapters), loader(backbone))
+    engine = AppEngine(Path(adapters), Models(loader(backbone)))
     said: dict[str, Any] = {}
     with TemporaryDirectory() as runs:
         page = launch(engine, Settings(runs=Path(runs), jobs_allowed=False), quiet=True)
