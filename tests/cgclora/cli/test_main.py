@@ -390,6 +390,7 @@ def test_an_error_of_ours_is_not_swallowed(folder: Path, monkeypatch: pytest.Mon
 
 HELP = """
 import contextlib, io, sys
+import cgclora.convert.hub, cgclora.storage.hub
 from cgclora.cli import exit_codes
 from cgclora.__main__ import main
 for command in ([], ["train"], ["generate"], ["inspect"], ["export"]):

@@ -22,7 +22,7 @@ from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError
 from cgclora.convert.gguf import export_gguf
-from cgclora.convert.import_lora import import_peft
+from cgclora.convert.importing.lora import import_peft
 from cgclora.convert.merged import export_merged
 from cgclora.convert.peft_export import export_peft
 from cgclora.convert.to_lora import TaskLoRAs, file_names

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.convert.model_card import export_adapter
+from cgclora.convert.native import export_adapter
 from cgclora.storage import hub as hub_module
 from cgclora.storage.adapter_dir import AdapterError, annotate, read_manifest
 from cgclora.storage.hub import adapter_folder, cluster_name, collected
