@@ -75,9 +75,9 @@ def execute(options: argparse.Namespace) -> None:
     """Import, save, and report what was made."""
     import torch
 
-    from cgclora.convert.import_lora import import_peft, imported_facts, upcycle
-    from cgclora.convert.peft_import import read_peft
-    from cgclora.convert.poly_import import read_tasks
+    from cgclora.convert.importing.lora import import_peft, imported_facts, upcycle
+    from cgclora.convert.importing.peft import read_peft
+    from cgclora.convert.importing.poly import read_tasks
     from cgclora.models.backbone import EMBEDDED, load_backbone
 
     loras = [lora for folder in options.peft for lora in read_tasks(folder)]

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cgclora.config import ConfigError
+from cgclora.storage.adapter_dir import read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +72,6 @@ class Export:
 
     def named_backbone(self, folder: Path) -> str:
         """The backbone that an adapter names; empty if it names none."""
-        from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
-
         manifest, _ = read_manifest(folder)
         return str(manifest["backbone"].get("name") or "")
 
@@ -182,7 +181,6 @@ def _merged(order: Export) -> dict[str, Any]:
     from cgclora.adapter import Adapter  # noqa: PLC0415 - slow, see above
     from cgclora.convert.merged import export_merged  # noqa: PLC0415
     from cgclora.models.backbone import load_backbone  # noqa: PLC0415
-    from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415
 
     (folder,) = order.adapters
     _, config = read_manifest(folder)
@@ -206,7 +204,7 @@ def _merged_size(order: Export) -> int:
 
 
 def _adapter(order: Export) -> dict[str, Any]:
-    from cgclora.convert.model_card import export_adapter  # noqa: PLC0415 - slow, see above
+    from cgclora.convert.native import export_adapter  # noqa: PLC0415 - slow, see above
 
     (folder,) = order.adapters
     if order.precision:
@@ -215,8 +213,6 @@ def _adapter(order: Export) -> dict[str, Any]:
 
 
 def _adapter_size(order: Export) -> int:
-    from cgclora.storage.adapter_dir import read_manifest  # noqa: PLC0415 - slow, see above
-
     manifest, _ = read_manifest(order.adapters[0])
     return sum(int(file["bytes"]) for file in manifest["files"].values())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from cgclora.storage.adapter_dir import MANIFEST_FILE
@@ -16,7 +17,9 @@ Reason = Literal["token", "name", "denied", "taken", "public", "offline", "refus
 network; or the hub refused for a reason of its own."""
 
 _TOKEN = re.compile(r"[!-~]{1,4096}")  # what a header of a request may hold
-_HUBS_OWN = {".gitattributes"}  # in every repository
+_HUBS_OWN = re.compile(rf"\.gitattributes|{re.escape(EVAL_RESULTS_FOLDER)}/.*")
+"""What every repository has, and results of benchmarks, which others may have added."""
+
 _REVISION = re.compile(r"[\w.-][\w./-]{0,99}", re.ASCII)
 
 
@@ -131,7 +134,8 @@ def _older_export(api: HfApi, repo: str, revision: str | None, *, private: bool)
             "public",
             f"{repo} exists and is public: make it private on the hub, or choose another name.",
         )
-    names = {file.rfilename for file in info.siblings or ()} - _HUBS_OWN
+    files = (file.rfilename for file in info.siblings or ())
+    names = {name for name in files if not _HUBS_OWN.fullmatch(name)}
     if names and MANIFEST_FILE not in names:
         raise PushError(
             "taken", f"{repo} holds something other than an export: choose another name."

@@ -15,31 +15,22 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from cgclora.config import AdapterConfig, PromptFormat
+from cgclora.config import AdapterConfig
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.data.task_table import Entries, description_facts, descriptions_in
 from cgclora.data.template import TEMPLATE_FILE, standalone
 from cgclora.storage import atomic_io, provenance
-from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError, read_manifest
-from cgclora.storage.hub import adapter_folder
+from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
-from cgclora.training.add_task import drop_tasks
 
 EXPORT_FORMAT = 1
 NATIVE = "cgclora"
-"""The format of an adapter itself, see `export_adapter`."""
+"""The format of an adapter itself, see `cgclora.convert.native`."""
 
 _GEMMA_NOTICE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms"
 )
-
-_NATIVE_USAGE = """
-    python -m cgclora generate --adapter {place} --task {task} "..."
-    python -m cgclora serve --adapter {place}
-
-`{place}` is this folder, or `owner/name` on the hub (`owner/name@revision`). In Python:
-`cgclora.Adapter.load("{place}", backbone)`. Only JSON and safetensors are read."""
 
 _STARTS: Mapping[str, str] = {
     "tokenizer": "the special tokens that the backbone's tokenizer adds to a text by itself",
@@ -102,9 +93,7 @@ def describe(
         "export": facts,
         "adapters": [origin(source.manifest, source.config) for source in sources],
         "backbone": dict(first.manifest.get("backbone", {})) | {"model_type": kind},
-        "separator": first.config.separator,
-        "start": first.config.start,
-        **_write_template(folder, first.config.prompt_format),
+        **write_prompt_form(folder, first.config),
         "licence": licence(sources),
         **description_facts(
             {
@@ -126,54 +115,15 @@ def describe(
     return manifest
 
 
-def export_adapter(
-    folder: str | Path, out: str | Path, tasks: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Write an adapter, with some of its tasks or all, as an export; returns its manifest.
-
-    The backbone is not needed.
-
-    Raises:
-        ConfigError: A task is unknown.
-        AdapterError: The folder is no adapter, or `out` holds something other than an export.
-    """
-    folder = adapter_folder(folder)
-    manifest, config = read_manifest(folder)
-    for task in tasks or ():
-        config.task_index(task)
-    dropped = [task for task in config.tasks if tasks and task not in tasks]
-    with export_folder(out) as fresh:
-        if dropped:
-            drop_tasks(folder, dropped, fresh)
-        else:
-            for name in (*manifest["files"], MANIFEST_FILE):
-                shutil.copy2(folder / name, fresh / name)
-        manifest, config = read_manifest(fresh)
-        facts = {"format": NATIVE, "tasks": list(config.tasks), "rank": config.total_rank}
-        manifest |= {"export": facts}
-        atomic_io.write_sealed(fresh / MANIFEST_FILE, manifest)
-        usage = _NATIVE_USAGE.format(place="<owner>/<name>", task=config.tasks[0])
-        described = {
-            **manifest,
-            "adapters": [origin(manifest, config)],
-            "separator": config.separator,
-            "start": config.start,
-            **_write_template(fresh, config.prompt_format),
-            "licence": manifest.get("licence"),
-        }
-        write_card(fresh, described, [manifest], usage)
-    return manifest
-
-
-def _write_template(folder: Path, prompt_format: PromptFormat) -> dict[str, Any]:
-    """Write the chat template, if there is one; what a manifest says of it and a system text."""
-    facts: dict[str, Any] = {}
-    if template := standalone(prompt_format):
+def write_prompt_form(folder: Path, config: AdapterConfig) -> dict[str, Any]:
+    """Write an adapter's chat template, if it has one; returns what a manifest says of prompts."""
+    facts: dict[str, Any] = {"separator": config.separator, "start": config.start}
+    if template := standalone(config.prompt_format):
         atomic_io.write_text(folder / TEMPLATE_FILE, template)
         facts["chat_template"] = TEMPLATE_FILE
-        facts["template_options"] = dict(prompt_format.template_options)
-    if prompt_format.system:
-        facts["system"] = prompt_format.system
+        facts["template_options"] = dict(config.template_options)
+    if config.system:
+        facts["system"] = config.system
     return facts
 
 

@@ -7,7 +7,10 @@ none. Anything else is the path of a file. The adapter keeps the text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -80,6 +83,38 @@ def choose_format(
     except ChatError as error:
         raise ConfigError(f"{choice or CHAT} is no usable chat template: {error}.") from error
     return made
+
+
+def with_options(
+    format_: PromptFormat, options: Mapping[str, object], tokenizer: PreTrainedTokenizerBase
+) -> PromptFormat:
+    """A format whose template is told more, as a request may ask: `options` go over its own.
+
+    What is false or None has no effect on a template that does not ask about it, and is left out;
+    None leaves the format's own value.
+
+    Raises:
+        ConfigError: The template does not ask about an option, it is a name that transformers or
+            the tokenizer gives, or its value is no text, number, true or false.
+    """
+    taken = {"messages", *tokenizer.special_tokens_map}
+    taken |= signature(tokenizer.apply_chat_template).parameters.keys()
+    told = dict(format_.template_options)
+    for name, value in options.items():
+        if name in taken:
+            raise ConfigError(f"{name!r} is no option of a chat template: leave it out.")
+        if value is None:
+            continue
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{name!r} must be text, a number, true or false, or left out.")
+        # As a word of its own: no attribute, and no text in quotes.
+        if name and re.search(rf"""(?<![\w.'"]){re.escape(name)}\b""", format_.template or ""):
+            told[name] = value
+        elif value is not False:
+            whose = "the chat template of this model does not ask about"
+            none = "this model has no chat template that asks about"
+            raise ConfigError(f"{whose if format_.template else none} {name!r}: leave it out.")
+    return replace(format_, template_options=tuple(sorted(told.items())))
 
 
 def standalone(format_: PromptFormat) -> str | None:

@@ -22,7 +22,7 @@ from cgclora.inference.request import DecodingError, Request, TokenLogprob
 from cgclora.inference.runtime import Runtime
 from cgclora.layer import Route
 from cgclora.models.backbone import Backbone, BackboneError
-from cgclora.models.families import is_known
+from cgclora.models.families import is_known, picks_may_tie
 from cgclora.models.lm_head import alike, text_decoder
 from cgclora.models.quantized import FEW_ROWS
 from cgclora.storage.atomic_io import in_short
@@ -316,7 +316,8 @@ def may_pad(backbone: Backbone) -> bool:
     """Whether rows of unequal length may be decoded in one batch, padded on the left.
 
     Some models derive positions from the column and ignore the mask. Models that `FastDecoder`
-    does not support are tested once, on a few tokens.
+    does not support are tested once, on a few tokens, and for what only longer prompts show, see
+    `picks_may_tie`.
 
     Raises:
         BackboneError: A pass with cached tokens differs from a pass of all tokens.
@@ -361,7 +362,7 @@ def _try_padding(model: PreTrainedModel) -> _Padding:
         raise _undecodable(model, f" ({in_short(error)})") from error
     if not alike(alone, first):
         raise _undecodable(model)
-    if not alike(together, first):
+    if not alike(together, first) or picks_may_tie(model):
         return _Padding(may_pad=False, joins=False)
     try:
         steps = _steps_of_joining(model)

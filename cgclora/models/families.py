@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 
+_MANY_HEADS = 16  # of an indexer: the fewest of a released model
+
 
 def is_known(model: PreTrainedModel) -> bool:
     """Whether the passes written here compute what this model computes."""
@@ -37,3 +39,15 @@ def is_known(model: PreTrainedModel) -> bool:
         and "longrope" not in str(getattr(config, "rope_parameters", None))
         and getattr(model.config, "quantization_config", None) is None
     )
+
+
+def picks_may_tie(model: PreTrainedModel) -> bool:
+    """Whether the keys that a model picks for sparse attention may be equally good.
+
+    The indexer of DeepSeek-V3.2 (arXiv 2512.02556), GLM-5 and others adds up a ReLU per head, and
+    keys whose ReLUs are all 0 tie. `topk` then takes some of them, and other ones in a wider row.
+    With half of the ReLUs at 0 that is one key in 2^heads: none with the 16 to 64 heads of released
+    models.
+    """
+    config = model.config.get_text_config()
+    return hasattr(config, "index_topk") and getattr(config, "index_n_heads", 0) < _MANY_HEADS

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
+from cgclora.config import ConfigError, PromptFormat
 from cgclora.data.chat import ChatError, Message, read_messages
+from cgclora.data.template import own_template, with_options
 from cgclora.inference.engine import Engine
 from cgclora.inference.request import Answer, Piece, Request
 from cgclora.serving import logprobs
@@ -17,11 +20,13 @@ from cgclora.serving.fields import MAX_LOGPROBS, ApiError, Settings, boolean, wh
 from cgclora.serving.models import answering_name, targets
 from cgclora.serving.token_text import TokenTexts
 
-_SUPPORTED = {"max_completion_tokens", "messages", "top_logprobs"}
+MAX_TEMPLATE_OPTIONS = 4000
+"""Characters of their JSON; no limit of the prompt counts what a template writes of them."""
+
+_SUPPORTED = {"chat_template_kwargs", "max_completion_tokens", "messages", "top_logprobs"}
 _NO_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (None, True),
     "audio": (None,),
-    "chat_template_kwargs": (None, {}),
     "continue_final_message": (None, False),
     "echo": (None, False),
     "function_call": (None, "none"),
@@ -47,6 +52,7 @@ class ChatRequest:
     messages: tuple[Message, ...]
     max_tokens: int | None  # None: as many as there is room for
     logprobs: int | None
+    template_options: Mapping[str, Any]  # as vLLM and SGLang: over those of the adapter
 
     @classmethod
     def parse(cls, body: Any) -> Self:
@@ -65,13 +71,14 @@ class ChatRequest:
         if top and not wanted:
             message = "top_logprobs needs logprobs: set logprobs to true."
             raise ApiError(400, message, param="top_logprobs")
-        return cls(settings, messages, _max_tokens(body), top if wanted else None)
+        scored = top if wanted else None
+        return cls(settings, messages, _max_tokens(body), scored, _template_options(body))
 
     def prepare(self, engine: Engine, texts: TokenTexts) -> Chat:
         """The requests to the engine, checked and encoded, with the form of their responses.
 
         Raises:
-            ApiError: There is no such model.
+            ApiError: There is no such model, or its template does not take the options.
             ConfigError, DataError: The model is `auto` and the routers find no task.
             DecodingError: A field is out of range, or the model's format has no place for the
                 messages.
@@ -91,9 +98,37 @@ class ChatRequest:
             logprobs=self.logprobs,
             prompt_logprobs=settings.prompt_logprobs,
         )
+        if self.template_options:
+            request = replace(request, prompt_format=self._prompt_format(request, engine))
         request = engine.encode(request, fill=self.max_tokens is None)
         requests = [replace(request, seed=settings.seed_of(i)) for i in range(settings.n)]
         return Chat(self, answering_name(settings.model, found), requests, texts)
+
+    def _prompt_format(self, request: Request, engine: Engine) -> PromptFormat:
+        """The format that the engine would take, with the template's options of this request."""
+        tokenizer = engine.backbone.tokenizer
+        if request.task is None:
+            known = own_template(tokenizer) or PromptFormat()
+        else:
+            known = engine.clusters.snapshot().prompt_format(request)
+        try:
+            return with_options(known, self.template_options, tokenizer)
+        except ConfigError as error:
+            raise ApiError(400, str(error), param="chat_template_kwargs") from error
+
+
+def _template_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = body.get("chat_template_kwargs")
+    options = {} if value is None else value
+    wrong = None
+    if not isinstance(options, dict):
+        wrong = "must be an object with the options of the chat template by name."
+    elif len(json.dumps(options)) > MAX_TEMPLATE_OPTIONS:
+        wrong = f"has more than {MAX_TEMPLATE_OPTIONS} characters."
+    if wrong:
+        message = f"chat_template_kwargs {wrong}"
+        raise ApiError(400, message, param="chat_template_kwargs")
+    return cast(Mapping[str, Any], options)
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:

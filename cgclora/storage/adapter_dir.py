@@ -2,23 +2,26 @@
 
 A task router's file may lie beside them. JSON and safetensors only, never pickle. The manifest
 holds the hashes of the others and of itself, so that a damaged folder is noticed before anything of
-it is used.
+it is used. Nothing here imports torch before tensors are read or written.
 """
+
+from __future__ import annotations
 
 import json
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from cgclora.config import AdapterConfig
 from cgclora.storage import atomic_io
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
@@ -74,6 +77,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OSError: The disk is full, or the file cannot be written for another reason.
     """
+    from safetensors.torch import save_file  # noqa: PLC0415 - imports torch
+
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:
@@ -187,6 +192,8 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         AdapterError: The file is damaged.
     """
+    from safetensors.torch import load_file  # noqa: PLC0415 - as above
+
     path = Path(folder) / WEIGHTS_FILE
     try:
         return load_file(path)

@@ -24,7 +24,6 @@ from cgclora.storage.atomic_io import in_short
 from cgclora.storage.layer_shapes import WEIGHTS_FILE
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-][\w./-]*))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_JSON = 64 << 20
 """Bytes of a JSON file; the manifest of an adapter of many tasks takes less than one MiB."""
 
@@ -76,47 +75,26 @@ def _hub_id(source: str | Path) -> re.Match[str] | None:
 def _download(repo: str, revision: str | None, needed: tuple[str, ...]) -> Path:
     # Slow to import, and folders need none of it.
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
     name = repo if revision is None else f"{repo}@{revision}"
-
-    def fetch(*, offline: bool) -> Path:
-        patterns = [*needed, ROUTER_FILE]
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=patterns, local_files_only=offline
+    patterns = [*needed, ROUTER_FILE]
+    with hub_errors(name, AdapterError, "an adapter"):
+        api = HfApi(library_name="cgclora")
+        # The commit that is checked is the one that is fetched, whatever arrives meanwhile. Without
+        # a network it is the one that the cache holds.
+        commit = api.resolve_revision(repo, revision=revision)
+        with suppress(LocalEntryNotFoundError):  # not here yet
+            folder = Path(
+                snapshot_download(
+                    repo, revision=commit, allow_patterns=patterns, local_files_only=True
+                )
             )
-        )
-
-    if revision is not None and _COMMIT.fullmatch(revision):
-        with suppress(LocalEntryNotFoundError, HFValidationError):  # not here yet
-            folder = fetch(offline=True)
             if all((folder / one).is_file() for one in needed):
                 return folder
-    with hub_errors(name, AdapterError, "an adapter"):
-        try:
-            info = HfApi(library_name="cgclora").model_info(
-                repo, revision=revision, files_metadata=True
-            )
-        except Exception as error:
-            if not _is_unreachable(error):
-                raise
-            return fetch(offline=True)
+        info = api.model_info(repo, revision=commit.resolved, files_metadata=True)
         _check({file.rfilename: file.size or 0 for file in info.siblings or ()}, name, needed)
-        return fetch(offline=False)
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Whether there was no answer, or none but an error of the server."""
-    import httpx  # noqa: PLC0415 - as above
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500
-    return isinstance(error, httpx.HTTPError | ConnectionError | TimeoutError)
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
 
 
 def _check(sizes: Mapping[str, int], name: str, needed: Sequence[str]) -> None:
@@ -150,8 +128,10 @@ def hub_errors(name: str, kind: type[Exception], what: str = "a model") -> Itera
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        RevisionResolutionError,
     )
 
     try:
@@ -169,7 +149,7 @@ def hub_errors(name: str, kind: type[Exception], what: str = "a model") -> Itera
             f"{name} is neither a folder here nor {what} on the hub: check the spelling; for a "
             "private one log in with `hf auth login`."
         ) from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
         raise kind(
             f"{name} is no folder here, and the hub cannot be reached: check the spelling and the "
             "network, or unset HF_HUB_OFFLINE."

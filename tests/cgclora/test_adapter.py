@@ -874,7 +874,7 @@ def test_a_save_that_fails_leaves_the_old_adapter(saved, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(adapter_dir, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         attach(make_model(), METHODS["LoRA"]).save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -1084,7 +1084,7 @@ def test_a_full_disk_is_the_system_s_error_and_leaves_the_adapter(saved, monkeyp
         raise SafetensorError("No space left on device (os error 28)")
 
     before = adapter_dir.read_manifest(saved)
-    monkeypatch.setattr(adapter_dir, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="free room there or choose another folder: No space left"):
         attach(make_model()).save(saved)
     assert adapter_dir.read_manifest(saved) == before

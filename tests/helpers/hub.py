@@ -34,6 +34,8 @@ class Hub(ThreadingHTTPServer):
         requests: Method and path of each, in their order.
         hidden: Whether the repository is private to others, and so not there for this client.
         down: Whether it answers 503 to everything.
+        commits: The files of all that it was asked about, by revision.
+        meanwhile: Files that it holds once it has been asked what it holds; None leaves those.
         full: Whether it refuses commits.
     """
 
@@ -49,6 +51,8 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.hidden = False
         self.down = False
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.meanwhile: dict[str, bytes] | None = None
         self.full = False
 
     @property
@@ -74,13 +78,24 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(200, {"name": "me"})
         if self.server.files is None or self.server.hidden:
             return self.reply(404, {}, {"X-Error-Code": "RepoNotFound"})
-        return self.read(path, self.server.files)
+        newest = self.server.revision
+        self.server.commits[newest] = {**self.server.files}
+        wanted = re.search("/(revision|tree|resolve)/([0-9a-f]{40})(/|$)", path)
+        revision = wanted[2] if wanted else newest
+        if revision not in self.server.commits:
+            return self.reply(404, {}, {"X-Error-Code": "RevisionNotFound"})
+        return self.read(path, revision, self.server.commits[revision])
 
-    def read(self, path: str, files: dict[str, bytes]) -> None:
+    def read(self, path: str, revision: str, files: dict[str, bytes]) -> None:
         if re.fullmatch(f"{_REPO}(/revision/.*)?", path):
             there = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-            facts = {"_id": "1", "id": path.split("/", 3)[3], "sha": self.server.revision}
-            return self.reply(200, {**facts, "siblings": there, "private": self.server.private})
+            facts = {"_id": "1", "id": path.split("/", 3)[3].split("/revision/", maxsplit=1)[0]}
+            if self.server.meanwhile is not None:
+                self.server.files, self.server.meanwhile = self.server.meanwhile, None
+            return self.reply(
+                200,
+                {**facts, "sha": revision, "siblings": there, "private": self.server.private},
+            )
         if re.match(f"{_REPO}/tree/", path):
             return self.reply(
                 200,
@@ -92,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         if resolved := re.match("/(datasets/me/kept|me/mine)/resolve/[^/]+/", path):
             name = path[resolved.end() :]
             if (content := files.get(name)) is not None:
-                marks = {"ETag": f'"{_mark(content)}"', "X-Repo-Commit": self.server.revision}
+                marks = {"ETag": f'"{_mark(content)}"', "X-Repo-Commit": revision}
                 return self.reply(200, content, marks)
         return self.reply(404, {}, {"X-Error-Code": "EntryNotFound"})
 

@@ -8,7 +8,7 @@ import pytest
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import PromptFormat
-from cgclora.convert.model_card import export_adapter
+from cgclora.convert.native import export_adapter
 from cgclora.data.chat import Message, encode_prompts
 from cgclora.data.readers import read_records
 from cgclora.data.template import TEMPLATE_FILE

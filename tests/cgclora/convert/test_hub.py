@@ -60,9 +60,10 @@ def test_all_files_arrive_in_one_commit_in_a_repository_that_is_made(server, exp
 
 
 def test_an_older_export_is_replaced_whole(server, exported):
-    server.files = {"manifest.json": b"{}", "summary/old.gguf": b"old", ".gitattributes": b"x"}
+    hubs_own = {".gitattributes": b"x", ".eval_results/gsm8k.yaml": b"- value: 0.5"}
+    server.files = {"manifest.json": b"{}", "summary/old.gguf": b"old", **hubs_own}
     assert push(exported, "mine", token=TOKEN, endpoint=server.address).endswith("/me/mine")
-    assert server.files == {**content(exported), ".gitattributes": b"x"}
+    assert server.files == {**content(exported), **hubs_own}
     assert len(commits(server)) == 1
 
 

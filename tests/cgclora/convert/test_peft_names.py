@@ -11,7 +11,7 @@ from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cgclora.adapter import Adapter
-from cgclora.convert.import_lora import import_peft
+from cgclora.convert.importing.lora import import_peft
 from cgclora.convert.merged import export_merged
 from cgclora.convert.peft_export import export_peft
 from cgclora.convert.to_lora import _EXPERT_NAMES, TaskLoRAs

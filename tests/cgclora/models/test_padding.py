@@ -1,6 +1,8 @@
 """Backbones of which some take no padding on the left, and some keep no keys and values."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from cgclora.adapter import Adapter
 from cgclora.inference.batch import Batch, may_pad
@@ -10,6 +12,7 @@ from cgclora.models.backbone import Backbone, BackboneError, fingerprint
 from tests.helpers.reference import METHODS, scatter
 from tests.helpers.tiny import make_tokenizer
 from tests.suites.backbones.checks import make_bare
+from tests.suites.backbones.configs import tiny_config
 
 PROMPTS = ("好", "Is this about health?", "天", "what")
 
@@ -29,6 +32,24 @@ def test_prompts_of_unequal_length_are_answered_together_as_alone(model_type: st
     alone = [generate(backbone, [request], adapter)[0] for request in requests]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert len({answer.text for answer in together}) > 1
+
+
+@pytest.mark.parametrize("heads", [1, 16])
+def test_an_indexer_whose_scores_tie_gets_no_padding(heads: int):
+    """In one batch or not, each answer is that of `generate` of transformers to it alone."""
+    config = tiny_config("glm_moe_dsa")
+    config.index_n_heads = heads
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    backbone = Backbone(model, make_tokenizer(), "tiny-glm_moe_dsa", fingerprint(model))
+    assert may_pad(backbone) == (heads == 16)
+    prompts = [tuple(range(5, 5 + 3 * length, 3)) for length in (30, 12, 17, 12)]
+    assert config.index_topk < min(map(len, prompts))
+    requests = [Request(None, prompt_ids=ids, max_new_tokens=8, logprobs=0) for ids in prompts]
+    for ids, answer in zip(prompts, generate(backbone, requests), strict=True):
+        (whole,) = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
+        assert [one.token for one in answer.logprobs or ()] == whole[len(ids) :].tolist()
 
 
 def test_a_batch_that_would_be_padded_is_refused_where_padding_is_read():

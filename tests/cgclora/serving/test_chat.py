@@ -15,6 +15,7 @@ from cgclora.inference.request import Request
 from cgclora.inference.request_queue import Limits
 from tests.helpers.reference import scatter
 from tests.helpers.serving import PROMPTS, Served, serve
+from tests.helpers.templates import QWEN3
 from tests.helpers.tiny import make_backbone
 
 TEMPLATE = (
@@ -216,6 +217,11 @@ def test_neutral_fields_are_taken_and_a_stop_ends_the_answer(templated):
         ({"max_tokens": 0}, None),
         ({"n": 10**9}, "n"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"role": [1]}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": ["role"]}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"role": "x" * 5000}}, "chat_template_kwargs"),
         ({"frequency_penalty": 1}, "frequency_penalty"),
     ],
 )
@@ -227,6 +233,83 @@ def test_what_cannot_be_answered_is_refused_in_openai_s_format(templated, body, 
         assert response.status_code == 400, response.text
         error = response.json()["error"]
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+# Options of the template -------------------------------------------------------------------
+
+STYLED = "{{ '~' * (dots | default(0)) }}" + QWEN3
+
+
+@pytest.fixture(scope="module")
+def thinking(folders: Path) -> Iterator[Served]:
+    """A server whose backbone may think, and an adapter that was trained not to, with dots."""
+    backbone = make_backbone()
+    backbone.tokenizer.chat_template = STYLED
+    options = {"enable_thinking": False, "dots": 3}
+    config = AdapterConfig(("f",), template=STYLED, template_options=options)
+    adapter = scatter(Adapter.attach(backbone, config))
+    adapter.save(folders / "thinking")
+    adapter.detach()
+    with serve(folders, backbone=backbone) as found:
+        found.engine.clusters.add("thinking", folders / "thinking")
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "rendered"),
+    [
+        ("f", None, {"enable_thinking": False, "dots": 3}),
+        ("f", {}, {"enable_thinking": False, "dots": 3}),
+        ("f", {"enable_thinking": None}, {"enable_thinking": False, "dots": 3}),
+        ("f", {"enable_thinking": True}, {"enable_thinking": True, "dots": 3}),
+        ("f", {"dots": 5}, {"enable_thinking": False, "dots": 5}),
+        ("f", {"custom_tools": False, "dots": 0}, {"enable_thinking": False, "dots": 0}),
+        ("tiny-qwen2", None, {"enable_thinking": False}),
+        ("tiny-qwen2", {"enable_thinking": True, "dots": 1}, {"enable_thinking": True, "dots": 1}),
+    ],
+)
+def test_a_request_s_options_go_over_those_of_the_adapter(thinking, model, given, rendered):
+    clusters = thinking.engine.clusters
+    ids = clusters.backbone.tokenizer.apply_chat_template(
+        QUESTION, add_generation_prompt=True, return_dict=False, **rendered
+    )
+    task = "f" if model == "f" else None
+    asked = Request(task, prompt_ids=tuple(ids), max_new_tokens=9)
+    (expected,) = generate(clusters.backbone, [asked], clusters)
+    body = {} if given is None else {"chat_template_kwargs": given}
+    found = chat(thinking, model=model, messages=QUESTION, **body)
+    assert found["usage"]["prompt_tokens"] == len(ids)
+    assert found["choices"][0]["message"]["content"] == expected.text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"add_generation_prompt": False}, "'add_generation_prompt' is no option"),
+        ({"tokenize": True}, "'tokenize' is no option"),
+        ({"messages": []}, "'messages' is no option"),
+        ({"chat_template": "{{ 1 }}"}, "'chat_template' is no option"),
+        ({"eos_token": "x"}, "'eos_token' is no option"),
+        ({"enable_thinkin": True}, "does not ask about 'enable_thinkin': leave it out"),
+        ({"dots": [1]}, "'dots' must be text, a number, true or false"),
+        ({"dots": "many"}, "the chat template refuses"),
+    ],
+)
+def test_what_a_template_cannot_take_is_said(thinking, options, words):
+    for model in ("f", "tiny-qwen2"):
+        client = client_of(thinking)
+        body = {"chat_template_kwargs": options}
+        with pytest.raises(BadRequestError, match=words):
+            client.chat.completions.create(model=model, messages=QUESTION, extra_body=body)
+
+
+def test_a_model_without_template_takes_options_that_have_no_effect(served):
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    plain = chat(served, model="a", messages=QUESTION)["choices"]
+    assert chat(served, model="a", messages=QUESTION, **off)["choices"] == plain
+    on = {"chat_template_kwargs": {"enable_thinking": True}}
+    refused = served.post("chat/completions", model="a", messages=QUESTION, **on)
+    assert "no chat template that asks about" in refused.json()["error"]["message"]
 
 
 def test_the_client_of_openai_raises_its_own_errors(served):

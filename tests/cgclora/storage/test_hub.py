@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig
-from cgclora.convert.model_card import export_adapter
+from cgclora.convert.native import export_adapter
 from cgclora.storage import hub as hub_module
 from cgclora.storage.adapter_dir import AdapterError, annotate, read_manifest
 from cgclora.storage.hub import adapter_folder, cluster_name, collected
@@ -86,6 +86,32 @@ def test_a_process_keeps_the_commit_that_it_began_with(server):
     assert adapter_folder("me/mine") != first
 
 
+def test_what_is_fetched_is_the_commit_whose_files_were_checked(server, saved):
+    first = server.revision
+    bloated = bytes(1000) + (saved / "adapter.safetensors").read_bytes()
+    server.meanwhile = {**server.files, "adapter.safetensors": bloated}
+    folder = adapter_folder("me/mine")
+    assert server.revision != first, "a commit arrived in between"
+    assert read_manifest(folder)[0]["hub"] == {"repo": "me/mine", "revision": first}
+    for name in ("adapter.safetensors", "manifest.json"):
+        assert (folder / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_a_cached_branch_is_used_where_no_hub_answers(server, monkeypatch):
+    first = adapter_folder("me/mine@dev")
+    # Nothing listens there.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    hub_module._download.cache_clear()
+    assert adapter_folder("me/mine@dev") == first
+    with pytest.raises(AdapterError, match="the hub cannot be reached"):
+        adapter_folder("me/mine@other")
+    with pytest.raises(AdapterError, match="check network"):
+        adapter_folder(f"me/mine@{'0' * 40}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(AdapterError, match="unset HF_HUB_OFFLINE"):
+        adapter_folder(f"me/mine@{'0' * 40}")
+
+
 def test_what_is_not_there_or_no_adapter_is_said(server, monkeypatch):
     server.hidden = True
     with pytest.raises(AdapterError, match=r"neither a folder here nor an adapter on the hub.*hf"):
@@ -101,9 +127,11 @@ def test_what_is_not_there_or_no_adapter_is_said(server, monkeypatch):
     with pytest.raises(AdapterError, match="nothing of the repository is downloaded"):
         adapter_folder("me/mine")
     assert not any("resolve" in one for one in server.requests)
+    with pytest.raises(AdapterError, match="no such revision"):
+        adapter_folder(f"me/mine@{'0' * 40}")
     gone(server, monkeypatch)
     with pytest.raises(AdapterError, match="the hub cannot be reached"):
-        adapter_folder("me/mine")
+        adapter_folder("me/mine@v1")
 
 
 def test_damaged_files_are_noticed_as_in_a_folder(server):

@@ -36,9 +36,10 @@ never run. Of multimodal checkpoints the text model is adapted and answers; imag
   [training](training.md#four-bits-and-a-24-gb-card).
 * **PEFT** exports name layers that are called like routed experts by their weight
   (`target_parameters`), which PEFT 0.17 and later reads. vLLM is not given those: export to merged.
-
-* **GLM-5** attends to the 2,048 tokens that its indexer picks; in longer prompts a padded batch may
-  pick others than a prompt alone.
+* **GLM-5, DeepSeek-V3.2** and others attend to the 2,048 tokens that an indexer picks, in a padded
+  batch to the same ones, since the scores are equal bit for bit. Only tokens of equal score may be
+  picked differently, which indexers of few heads have and released ones (16 to 64 heads) do not.
+  Where there are fewer than 16, prompts of different length share no batch.
 
 The table has every model type that `AutoModelForCausalLM` of transformers {transformers} knows,
 and some multimodal ones, as a tiny random model in float64, or in float32 where its own code cannot

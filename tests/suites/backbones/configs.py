@@ -29,7 +29,7 @@ SMALL: dict[str, int] = {
     **{"first_k_dense_replace": 1, "decoder_sparse_step": 1, "expert_ffn_hidden_size": 16},
     # latent attention and what picks its keys
     **{"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
-    **{"v_head_dim": 8, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 8},
+    **{"v_head_dim": 8, "index_n_heads": 16, "index_head_dim": 8, "index_topk": 8},
     **{"index_kpool": 2},
     # linear attention and state spaces
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2},

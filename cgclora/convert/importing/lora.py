@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from cgclora.adapter import Adapter
 from cgclora.config import AdapterConfig, ConfigError, PromptFormat
-from cgclora.convert.peft_import import PeftLoRA, read_peft
+from cgclora.convert.importing.peft import PeftLoRA, read_peft
 from cgclora.convert.to_lora import module_names
 from cgclora.data.task_table import description_facts
 from cgclora.models.backbone import Backbone

@@ -22,8 +22,8 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cgclora.convert.import_lora import import_peft, same_model, upcycle
-from cgclora.convert.peft_import import PEFT_CONFIG, read_peft
+from cgclora.convert.importing.lora import import_peft, same_model, upcycle
+from cgclora.convert.importing.peft import PEFT_CONFIG, read_peft
 from cgclora.storage.adapter_dir import AdapterError
 from tests.helpers.reference import logits, token_ids
 from tests.helpers.tiny import make_backbone, make_model

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cgclora.convert.peft_import import (
+from cgclora.convert.importing.peft import (
     PEFT_FILES,
     PEFT_WEIGHTS,
     PREFIX,

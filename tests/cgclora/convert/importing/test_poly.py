@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
-from cgclora.convert.import_lora import upcycle
-from cgclora.convert.peft_import import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
-from cgclora.convert.poly_import import read_tasks
+from cgclora.convert.importing.lora import upcycle
+from cgclora.convert.importing.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
+from cgclora.convert.importing.poly import read_tasks
 from cgclora.models.backbone import load_backbone
 from cgclora.storage.adapter_dir import AdapterError
 from tests.helpers.reference import logits, token_ids

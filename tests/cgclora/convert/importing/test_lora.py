@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from cgclora.__main__ import main
 from cgclora.adapter import Adapter
 from cgclora.config import ConfigError
-from cgclora.convert.import_lora import import_peft, upcycle
+from cgclora.convert.importing.lora import import_peft, upcycle
+from cgclora.convert.importing.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 from cgclora.convert.peft_export import export_peft
-from cgclora.convert.peft_import import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 from cgclora.convert.to_lora import TaskLoRAs
 from cgclora.models.backbone import load_backbone
 from cgclora.storage.adapter_dir import MANIFEST_FILE, AdapterError, read_manifest
@@ -328,7 +328,7 @@ def importing(tmp_path: Path) -> list[str]:
 def test_the_command_imports(tmp_path, importing, capsys, monkeypatch, words, method, sizes):
     opened = Counter[str]()
     monkeypatch.setattr(
-        "cgclora.convert.peft_import.load_file",
+        "cgclora.convert.importing.peft.load_file",
         lambda path: opened.update([path.parent.name]) or load_file(path),
     )
     words = [str(tmp_path / word) if word in {"a", "b"} else word for word in words]
