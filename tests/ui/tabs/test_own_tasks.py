@@ -7,11 +7,16 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from transformers import AutoModelForCausalLM
 
+from cgclora.adapter import Adapter
+from cgclora.config import AdapterConfig
 from cgclora.data.records import DataError, Record
 from cgclora.data.task_table import DESCRIPTIONS, TABLE_FILE
+from cgclora.models.backbone import load_backbone
 from evals.tasks.recognition import recognise, to_toml
 from tests.helpers.queues import Waiting
+from tests.helpers.templates import CHATML, save_chat_backbone
 from tests.ui.tabs import test_benchmark as benchmark
 from tests.ui.tabs import test_train as training
 from tests.ui.test_app import loaded_engine, save_adapter
@@ -222,3 +227,29 @@ def test_an_evaluation_gets_the_corrected_table_beside_its_file(tmp_path: Path) 
     assert job.clean == ("upload/mine.jsonl", f"upload/{TABLE_FILE}")
     assert task_title(job, "换算", "en") == "Unit conversion"
     assert task_title(job, "NER", "en") == "Named entities"
+
+
+def test_a_chat_adapter_is_asked_through_its_template(tmp_path: Path) -> None:
+    folder = save_chat_backbone(tmp_path / "backbone", CHATML)
+    backbone = load_backbone(folder, device="cpu", dtype="float32")
+    config = AdapterConfig(("greet",), template=CHATML, system="简短")
+    adapter = Adapter.attach(backbone, config)
+    adapter.save(tmp_path / "adapters" / "chat")  # untrained: its answers are the backbone's
+    engine = AppEngine(
+        tmp_path / "adapters",
+        Models(lambda progress: load_backbone(folder, device="cpu", dtype="float32")),
+    )
+    engine.start()
+    assert engine.wait(60)
+    asked = Form(
+        "chat", forms.task_of(engine, "chat", "greet"), {"text": "你好"}, None, False, 8, ()
+    )
+    *_, view = answering.answer(engine, asked, "zh")
+    turns = [{"role": "system", "content": "简短"}, {"role": "user", "content": asked.prompt}]
+    tokenizer, model = backbone.tokenizer, AutoModelForCausalLM.from_pretrained(folder)
+    told = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+    ids = told["input_ids"]
+    expected = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+    words = tokenizer.decode(expected, skip_special_tokens=True)
+    assert view.replies[0].text == words.rstrip("\ufffd")  # half a character is not said
+    assert not view.problem
