@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
+from tempfile import TemporaryDirectory
 
 from cgclora.config import ConfigError
 from cgclora.inference.request import DecodingError
@@ -124,13 +125,18 @@ def main() -> None:
     bound_memory()
     gc.disable()  # until everything is imported, which takes 15 % longer with it
     models = Loading(loader(start.source, int8=start.int8), start.limits)
-    with Listener(authkey=start.key) as listener:
+    with TemporaryDirectory(prefix="cgclora-") as folder, _listener(folder, start) as listener:
         threading.Thread(target=_accept, args=(listener, models), daemon=True).start()
         with page:
             pickle.dump(listener.address, page)
         threading.Thread(target=models.begin, daemon=True).start()
         sys.stdin.buffer.read()
     os._exit(0)  # threads may be deep within a product
+
+
+def _listener(folder: str, start: Start) -> Listener:
+    address = None if sys.platform == "win32" else f"{folder}/model"  # Windows has pipes by name
+    return Listener(address, authkey=start.key)
 
 
 def _accept(listener: Listener, models: Models) -> None:
