@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,15 @@ def test_closing_a_call_stops_its_work(started):
     with closing(models.run(count)) as counting:
         assert [next(counting) for _ in range(3)] == [0, 1, 2]
     assert becomes(lambda: [*models.run(closed)] == [before + 1], 10)
+
+
+def test_nobody_else_may_call(started):
+    _, models = started
+    with pytest.raises(AuthenticationError):
+        Client(models._address, authkey=b"guessed")
+    assert stat.S_IMODE(Path(models._address).parent.stat().st_mode) == 0o700
+    (count,) = models.run(closed)  # it goes on
+    assert count >= 0
 
 
 def test_the_queue_is_followed(started):
