@@ -17,7 +17,14 @@ Handler = Callable[..., Any]
 Updates = dict[Any, Any]
 """Updates of components."""
 
-AT_ONCE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+SILENT: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
+"""Settings of an event that shows no progress.
+
+Without the empty list the browser still records a hidden progress for each output, and at every
+step of any event it searches the whole page for each component that it has a record of.
+"""
+
+AT_ONCE: dict[str, Any] = {"api_visibility": "private", "queue": False, **SILENT}
 """Settings of a short event, which bypasses the queue."""
 
 LAST: dict[str, Any] = {"trigger_mode": "always_last", **AT_ONCE}

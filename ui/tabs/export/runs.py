@@ -21,7 +21,7 @@ from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual
 from ui.server.exports import archive, download_link, keep, remove_expired
 from ui.server.files import PROJECT, public_path
-from ui.shell import AT_ONCE, Shell, Updates
+from ui.shell import AT_ONCE, SILENT, Shell, Updates
 from ui.tabs.export.order import format_title, megabytes
 from ui.tabs.jobs.tab import JobPanel
 from ui.tabs.jobs.view import advice, log_tail, section, state
@@ -75,7 +75,7 @@ class Exports(JobPanel):
                 [self.choice, self.repo, self.private, self.token],
                 [self.token, self.push, self.outcome],
                 api_visibility="private",
-                show_progress="hidden",
+                **SILENT,
                 trigger_mode="once",
                 concurrency_limit=None,
             )

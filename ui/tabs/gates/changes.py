@@ -19,7 +19,7 @@ from ui.engine.engine import AppEngine
 from ui.engine.gate_changes import Outcome
 from ui.engine.task_gates import TaskGates
 from ui.server.page_sessions import PageSessions
-from ui.shell import AT_ONCE, LAST, Shell, Updates, session_of
+from ui.shell import AT_ONCE, LAST, SILENT, Shell, Updates, session_of
 from ui.tabs.gates import render as gates_render
 from ui.tabs.gates.what_if import WhatIf
 
@@ -135,7 +135,7 @@ class Changes:
             concurrency_limit=_AT_A_TIME,
             concurrency_id="what-if",
             api_visibility="private",
-            show_progress="hidden",
+            **SILENT,
         )
         computed.failure(self.refuse, None, [self.pending], **AT_ONCE)
 

@@ -13,7 +13,7 @@ from ui.components.html import quiet, script
 from ui.components.texts import language_of, text
 from ui.components.widgets import Bilingual, Choice, plot, show_samples
 from ui.engine.engine import AppEngine
-from ui.shell import AT_ONCE, LAST, Shell, Updates
+from ui.shell import AT_ONCE, LAST, SILENT, Shell, Updates
 from ui.tabs.try_it.answering import Form
 from ui.tabs.try_it.answers import Answers
 from ui.tabs.try_it.fields import Fields, FreeInput
@@ -129,7 +129,7 @@ class TryIt:
                 concurrency_limit=None,  # requests wait in the engine, which shows their position
                 concurrency_id="page",
                 api_visibility="private",
-                show_progress="hidden",
+                **SILENT,
             )
             # Two events, since Gradio runs `then` after a success alone.
             settled = answered.then(answers.catch_up, None, answers.parts, **each)
