@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -59,7 +60,6 @@ class _Step:
     inputs: Sequence[Any]
     outputs: Sequence[Any]
     js: str | None = None
-    tab: str = ""
 
 
 class Shell:
@@ -77,7 +77,7 @@ class Shell:
         self._page = page
         self._tab: dict[str, gr.Tab] = {}
         self._on_open: list[_Step] = []
-        self._on_show: list[_Step] = []
+        self._on_show: dict[str, list[_Step]] = {}
         self._on_close: list[Callable[[str], None]] = []
         add = self.bilingual
         with gr.Row(elem_id="top"):
@@ -127,8 +127,7 @@ class Shell:
         The handler takes a `request: gr.Request`, then the values of the inputs; it returns
         updates by component.
         """
-        self._tab[name].select(handler, [*inputs], [*outputs], **AT_ONCE)
-        self._on_show.append(_Step(handler, inputs, outputs, tab=name))
+        self._on_show.setdefault(name, []).append(_Step(handler, inputs, outputs))
 
     def on_close(self, handler: Callable[[str], None]) -> None:
         """Run a handler when a page is closed; it gets the session, see `session_of`."""
@@ -141,21 +140,36 @@ class Shell:
         ).then(None, self._other_language, None, js=_SET_LANGUAGE, **AT_ONCE)
         for step in self._on_open:
             event = event.then(step.handler, [*step.inputs], [*step.outputs], js=step.js, **AT_ONCE)
+        for name, steps in self._on_show.items():
+            self._tab[name].select(self._showing(name), *_parts(steps), **AT_ONCE)
         # One call for all tabs, so that the requested one is shown soon.
-        inputs = [part for step in self._on_show for part in step.inputs]
-        outputs = dict.fromkeys(part for step in self._on_show for part in step.outputs)
-        event.then(self._show, inputs, [*outputs], **AT_ONCE)
+        every = [step for steps in self._on_show.values() for step in steps]
+        event.then(self._show, *_parts(every), **AT_ONCE)
         self._page.unload(self._forget)
         self._other_language.click(None, self._other_language, None, js=_SWITCH_LANGUAGE, **AT_ONCE)
 
     def _show(self, request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
         """Updates of the tab that the address names."""
-        selected, rest, updates = self._selected(request), [*values], {}
-        for step in self._on_show:
-            inputs, rest = rest[: len(step.inputs)], rest[len(step.inputs) :]
-            if step.tab == selected and step.handler is not None:
-                updates.update(step.handler(request, *inputs))
-        return updates or gr.skip()
+        selected, start = self._selected(request), 0
+        for name, steps in self._on_show.items():
+            count = sum(len(step.inputs) for step in steps)
+            if name == selected:
+                return self._showing(name)(request, *values[start : start + count])
+            start += count
+        return gr.skip()
+
+    def _showing(self, name: str) -> Handler:
+        """All steps of a tab as a single handler: an event each would take a round trip each."""
+
+        def show(request: gr.Request, *values: Any) -> Any:
+            rest, updates = iter(values), {}
+            for step in self._on_show[name]:
+                inputs = islice(rest, len(step.inputs))
+                if step.handler is not None:
+                    updates.update(step.handler(request, *inputs))
+            return updates or gr.skip()
+
+        return show
 
     def _forget(self, request: gr.Request) -> None:
         for handler in self._on_close:
@@ -178,6 +192,12 @@ def remember(event: Any, **components: Any) -> None:
     Each component's keyword is its name in the address; empty values are left out.
     """
     event.then(None, [*components.values()], None, js=_remember([*components]), **AT_ONCE)
+
+
+def _parts(steps: Sequence[_Step]) -> tuple[list[Any], list[Any]]:
+    """Inputs of all steps, one after another, and outputs of all."""
+    outputs = dict.fromkeys(part for step in steps for part in step.outputs)
+    return [part for step in steps for part in step.inputs], [*outputs]
 
 
 def _remember(names: Sequence[str]) -> str:

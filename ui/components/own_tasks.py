@@ -113,11 +113,13 @@ class OwnTasks:
         except DataError as error:
             problem = render.notice(text("own_wrong", language), verbatim=str(error))
         tasks = [*of.tasks(own).values()]
+        # Writing what is there already would still be a `change`.
+        is_there = of.applies(own) or of == Corrections(fresh, fresh)
         return {
             self._list: block(listed(tasks, examples, language) if tasks else ""),
             self._fold: gr.update(visible=bool(tasks)),
             self._problem: block(problem),
-            **({} if of.applies(own) else {self.written: fresh, self._recognised: fresh}),
+            **({} if is_there else {self.written: fresh, self._recognised: fresh}),
         }
 
 

@@ -27,6 +27,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "train_fraction": ("从训练数据中划出的开发集比例", "Share split off as dev set"),
     "train_tasks": ("任务（不选就是全部）", "Tasks (none chosen: all)"),
+    "train_reading": ("正在读取数据…", "Reading the data…"),
     "train_upload_first": (
         "选择训练文件后，这里显示检查结果。",
         "Choose a train file to see a report on it here.",

@@ -24,7 +24,15 @@ from tests.helpers.records import lines
 from tests.helpers.reference import scatter
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.helpers.tiny_models import tiny_models
-from tests.ui.tabs.test_train import ENGLISH, figures, filled_in, settings_of, tab_of, visitor
+from tests.ui.tabs.test_train import (
+    ENGLISH,
+    figures,
+    filled_in,
+    settings_of,
+    show,
+    tab_of,
+    visitor,
+)
 from tests.ui.test_app import MARKUP, save_adapter
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import AppEngine
@@ -102,13 +110,13 @@ def start(tab: Train, **values: Any) -> dict[Any, Any]:
 
 
 def test_a_run_may_start_from_adapters_that_can_take_a_task(tab: Train) -> None:
-    arrived = tab.show(visitor(lang="en", base="general"), None, None)[tab.form.settings["base"]]
+    arrived = show(tab, visitor(lang="en", base="general"))[tab.form.settings["base"]]
     assert [name for _, name in arrived["choices"]] == ["", "general"]
     assert arrived["choices"][1][0] == "Add to General (2 tasks)"
     assert arrived["value"] == "general"
     for unknown in ("gone", ""):
-        arrived = tab.show(visitor(lang="en", base=unknown), None, None)
-        assert "value" not in arrived[tab.form.settings["base"]]
+        arrived = show(tab, visitor(lang="en", base=unknown))
+        assert arrived[tab.form.settings["base"]]["value"] == ""
 
 
 def test_tasks_that_the_adapter_has_are_left_out_and_that_is_said(
@@ -235,7 +243,7 @@ def test_a_task_is_trained_measured_and_shown_before_and_after(
     assert engine.tasks("grown") == ("NER", "SentimentAnalyze", "greet") or "greet" in engine.tasks(
         "grown"
     )
-    arrived = tab.show(visitor(lang="en"), "upload", 1)[tab.form.settings["base"]]
+    arrived = show(tab, visitor(lang="en"), source="upload")[tab.form.settings["base"]]
     assert [name for _, name in arrived["choices"]] == ["", "general", "grown"]
 
 

@@ -75,6 +75,12 @@ def filled_in(tab: Compare, **changes: Any) -> list[Any]:
     return [*(values | {"source": "example", "name": "mine"} | changes).values()]
 
 
+def show(tab: Compare, request: gr.Request, **changes: Any) -> Updates:
+    """The tab comes into view; nothing is chosen yet unless the changes say so."""
+    values = filled_in(tab, **{"source": None, "name": None} | changes)
+    return tab.show(request, *values, None)
+
+
 def report(tab: Compare, **changes: Any) -> str:
     return str(tab.inspect(ENGLISH, *filled_in(tab, **changes))[tab.form.report])
 
@@ -216,10 +222,30 @@ def test_on_a_public_server_nothing_starts_and_nothing_is_fetched(
 ) -> None:
     tab = tab_of(engine, jobs, tmp_path, jobs_allowed=False)
     assert TEXTS["jobs_not_allowed"][1] in start(tab)[tab.outcome]
-    sources = tab.show(ENGLISH, None, None)[tab.form.data["source"]]["choices"]
+    arrived = show(tab, ENGLISH)
+    sources = arrived[tab.form.data["source"]]["choices"]
     assert "hub" not in [name for _, name in sources]
     assert jobs.all() == []
     assert report(tab)
+
+
+def test_the_tab_comes_with_report_and_plan(tab: Compare) -> None:
+    arrived = show(tab, visitor(lang="en", compare_source="example"))
+    assert arrived[tab.form.report] == report(tab)
+    assert arrived[tab.form.estimate] == plan(tab)[tab.form.estimate]
+    assert arrived[tab.name] in arrived[tab.command]
+    assert tab.arrived not in arrived
+    nothing = show(tab, ENGLISH)
+    assert text("compare_upload_first", "en") in nothing[tab.form.report]
+    assert nothing[tab.command] == ""
+
+
+def test_the_tab_does_not_wait_for_large_data(tab: Compare, tmp_path: Path) -> None:
+    long = [{"task": "long", "input": f"{n}" * 2**18, "target": "yes"} for n in range(5)]
+    file = str(lines(tmp_path / "long.jsonl", *long))
+    arrived = show(tab, ENGLISH, source="upload", train_file=file)
+    assert text("train_reading", "en") in arrived[tab.form.report]
+    assert arrived[tab.arrived] == 1  # which calls for the report
 
 
 # What it shows ----------------------------------------------------------------------------

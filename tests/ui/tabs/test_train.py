@@ -16,6 +16,7 @@ from cgclora.data.task_table import TABLE_FILE
 from evals.experiments.training_log import read_log
 from evals.jobs.queue import Job, Jobs
 from evals.jobs.worker import work
+from evals.methods import CGC_LORA
 from tests.browser.app_tour import visiting
 from tests.helpers.queues import Waiting, Worked
 from tests.helpers.records import lines
@@ -99,6 +100,14 @@ def filled_in(tab: Train, **changes: Any) -> list[Any]:
     """The values of the form as it comes, with some changed."""
     values = {name: getattr(field, "value", None) for name, field in tab.inputs.items()}
     return [*(values | {"source": "samples", "name": "mine"} | changes).values()]
+
+
+def show(
+    tab: Train, request: gr.Request, arrived: int | None = None, **changes: Any
+) -> Updates:
+    """The tab comes into view; nothing is chosen yet unless the changes say so."""
+    values = filled_in(tab, **{"source": None, "name": None} | changes)
+    return tab.show(request, *values, arrived)
 
 
 def look(tab: Train, **changes: Any) -> str:
@@ -198,11 +207,12 @@ def test_clusters_of_the_data_folder_are_offered(
         some = [json.loads(json.dumps(record).replace("{}", f"{split} {n}")) for n in range(3)]
         lines(tmp_path / "firefly" / f"{split}.jsonl", *some)
     monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
-    arrived = tab.show(visitor(lang="en", source="general", method="MOE-LoRA"), None, None)
+    arrived = show(tab, visitor(lang="en", source="general", method="MOE-LoRA"))
     choices = [name for _, name in arrived[tab.form.data["source"]]["choices"]]
     assert choices == ["samples", "general", "upload"]
     assert arrived[tab.form.data["source"]]["value"] == "general"
-    assert arrived[tab.form.settings["method"]] == "MOE-LoRA"
+    assert arrived[tab.form.settings["method"]]["value"] == "MOE-LoRA"
+    assert figures(arrived[tab.form.report]) == ["1", "3", "3"]
     assert figures(look(tab, source="general")) == ["1", "3", "3"]
     shown = plan(tab, source="general", tasks=["Couplet"])
     assert "--data $CGCLORA_DATA/firefly/train.jsonl" in shown[tab.command]
@@ -211,16 +221,38 @@ def test_clusters_of_the_data_folder_are_offered(
 
 
 def test_the_address_cannot_name_what_is_not_there(tab: Train) -> None:
-    arrived = tab.show(visitor(source="/etc", method="LoRAHub"), None, None)
+    arrived = show(tab, visitor(source="/etc", method="LoRAHub"))
     assert arrived[tab.form.data["source"]]["value"] == "samples"
-    assert tab.form.settings["method"] not in arrived
+    assert arrived[tab.form.settings["method"]]["value"] == CGC_LORA
 
 
 def test_what_is_chosen_stays_when_the_tab_is_shown_again(tab: Train) -> None:
-    arrived = tab.show(visitor(source="samples"), "upload", 3)
+    arrived = show(tab, visitor(source="samples"), source="upload", name="x", method="LoRA (Full)")
     assert arrived[tab.form.data["source"]]["value"] == "upload"
-    assert arrived[tab.arrived] == 4
+    assert arrived[tab.form.settings["method"]]["value"] == "LoRA (Full)"
+    assert text("train_upload_first", "zh") in arrived[tab.form.report]
     assert tab.name not in arrived
+
+
+def test_the_tab_comes_with_report_and_plan(tab: Train, tmp_path: Path) -> None:
+    arrived = show(tab, ENGLISH, source="upload", train_file=upload(tmp_path), name="small")
+    assert figures(arrived[tab.form.report])[:3] == ["2", "12", "4"]
+    assert "runs/training/small" in arrived[tab.command]
+    assert tab.arrived not in arrived
+
+
+def test_the_tab_does_not_wait_for_large_data_until_it_was_read_once(
+    tab: Train, tmp_path: Path
+) -> None:
+    long = {"task": "mood", "input": "x" * 2**20, "target": "yes"}
+    chosen = {"source": "upload", "train_file": upload(tmp_path, long), "name": "large"}
+    arrived = show(tab, ENGLISH, 3, **chosen)
+    assert text("train_reading", "en") in arrived[tab.form.report]
+    assert arrived[tab.arrived] == 4  # which calls for the report
+    report = look(tab, **chosen)
+    again = show(tab, ENGLISH, 4, **chosen)
+    assert again[tab.form.report] == report
+    assert tab.arrived not in again
 
 
 # Budget and command ---------------------------------------------------------------------------

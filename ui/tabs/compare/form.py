@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from evals.data.splits import Splits, read_splits
 from evals.experiments.own_data.wishes import Wishes
 from evals.tasks.samples import OWN_EXAMPLE
 from ui.components.own_tasks import Examples
+from ui.components.remembered import Remembered, Stamp, is_small, stamp
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
 from ui.tabs.compare.layout import HUB
@@ -22,7 +22,6 @@ from ui.tabs.train.form import folders
 EXAMPLE, UPLOAD = "example", "upload"
 
 _FILES = ("train_file", "dev_file", "test_file")
-_CACHED = 4
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,27 @@ def inspect(choice: DataChoice, limits: AppLimits) -> Inspected | None:
         return None
     for upload in choice.uploads:
         check_upload(upload, limits)
-    paths = [*choice.uploads, *([place] if isinstance(place, Path) and not choice.uploads else [])]
-    files = [
-        file for path in paths for file in (path.rglob("*.json*") if path.is_dir() else [path])
-    ]
-    return _inspect(choice, place, tuple(sorted(file.stat().st_mtime_ns for file in files)))
+    return _inspected(choice, place, _stamp(choice, place))
 
 
-@lru_cache(maxsize=_CACHED)
-def _inspect(choice: DataChoice, place: str | Path, _: tuple[int, ...]) -> Inspected:
+def is_quick(choice: DataChoice) -> bool:
+    """Whether `inspect` takes no time: little is to be read, or it has been read before."""
+    place = choice.place()
+    if place is None:
+        return True
+    try:
+        now = _stamp(choice, place)
+    except OSError:  # `inspect` says so
+        return True
+    is_here = isinstance(place, Path)
+    return (is_here and is_small(now)) or _inspected.has(choice, place, now)
+
+
+def _stamp(choice: DataChoice, place: str | Path) -> Stamp:
+    return stamp(choice.uploads or ([place] if isinstance(place, Path) else []))
+
+
+def _inspect(choice: DataChoice, place: str | Path, _: Stamp) -> Inspected:
     others = [Path(file) if file else None for file in (choice.dev_file, choice.test_file)]
     if choice.source != UPLOAD:
         others = [None, None]
@@ -119,6 +130,9 @@ def _inspect(choice: DataChoice, place: str | Path, _: tuple[int, ...]) -> Inspe
         for entry in splits.train.own
     }
     return Inspected(whole.tasks, splits, shown)
+
+
+_inspected = Remembered(_inspect)
 
 
 def wishes_of(values: Mapping[str, Any]) -> Wishes:

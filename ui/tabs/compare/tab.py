@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from ui.tabs.compare.form import (
     UPLOAD,
     DataChoice,
     inspect,
+    is_quick,
     wish_options,
     wishes_of,
 )
@@ -66,7 +67,7 @@ class Compare(NamedJobTab):
     def __init__(self, shell: Shell, engine: AppEngine, jobs: Jobs, settings: Settings) -> None:
         super().__init__(shell, engine, jobs, settings)
         self.backbone = BackboneView(engine)
-        # Counts arrivals at the tab: events that follow see all that the page holds by then.
+        # Counts up when there is much to read, which the event that follows does.
         self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)
 
@@ -82,46 +83,50 @@ class Compare(NamedJobTab):
         self.inputs: dict[str, Any] = {**form.data, **form.wishes, **own, "name": self.name}
         inputs = [*self.inputs.values()]
         source, hub = form.data["source"], form.data["hub"]
-        shell.on_show(
-            "compare", self.show, [source, self.arrived], [source, self.name, self.arrived]
-        )
+        found = [form.report, form.uploading, hub, form.data["tasks"], *form.own.parts]
+        planned = [form.estimate, self.command]
+        arriving = [source, self.name, self.arrived, *found, *planned]
+        shell.on_show("compare", self.show, [*inputs, self.arrived], arriving)
         files = [form.data[f"{name}_file"].change for name in ("train", "dev", "test")]
-        # Tasks are written by `inspect`, so only what the visitor enters counts.
-        of_data = [source.change, *files, hub.submit, hub.blur, form.data["tasks"].input]
+        # Source and tasks are written by handlers, so only what the visitor enters counts.
+        of_data = [source.input, *files, hub.submit, hub.blur, form.data["tasks"].input]
         of_data.append(form.own.written.change)
-        inspected = gr.on(
-            [self.arrived.change, *of_data],
-            self.inspect,
-            inputs,
-            [form.report, form.uploading, hub, form.data["tasks"], *form.own.parts],
-            **LAST,
-        )
-        parts = [form.estimate, self.command]
-        inspected.then(self.plan, inputs, parts, **AT_ONCE)
+        inspected = gr.on([self.arrived.change, *of_data], self.inspect, inputs, found, **LAST)
+        inspected.then(self.plan, inputs, planned, **AT_ONCE)
         remember(inspected, compare_source=source)
         wishes = [
             one.input if isinstance(one, gr.Slider | gr.CheckboxGroup) else one.change
-            for one in (*form.wishes.values(), self.name)
+            for one in form.wishes.values()
         ]
-        gr.on(wishes, self.plan, inputs, parts, **LAST)
+        gr.on(wishes, self.plan, inputs, planned, **LAST)
+        self.name.change(self.rename, inputs, self.command, **LAST)
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
         self.runs.wire(shell, begun)
 
-    def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
-        """The tab comes into view: what can be chosen, and at first what the address chose."""
-        sources = self._sources(language_of(request))
+    def show(self, request: gr.Request, *given: Any) -> Updates:
+        """The tab comes into view: what can be chosen, and at first what the address chose.
+
+        Report and plan come with it, or later if there is much to read.
+        """
+        *rest, arrived = given
+        language, chosen = language_of(request), self._values(rest)
+        sources = self._sources(language)
         updates: Updates = {}
-        if not source:
+        if not chosen["source"]:
             names = [name for _, name in sources]
             linked = str(request.query_params.get("compare_source", ""))
-            source = linked if linked in names else names[0]
-            updates[self.name] = self.free_name()
-        updates[self.form.data["source"]] = gr.update(choices=sources, value=source)
-        return {**updates, self.arrived: (arrived or 0) + 1}
+            chosen["source"] = linked if linked in names else names[0]
+            chosen["name"] = updates[self.name] = self.free_name()
+        updates[self.form.data["source"]] = gr.update(choices=sources, value=chosen["source"])
+        if not is_quick(DataChoice.of(chosen)):
+            reading = no_data("train_reading", language)
+            return {**updates, self.form.report: reading, self.arrived: (arrived or 0) + 1}
+        values = [*chosen.values()]
+        return {**self.inspect(request, *values), **self.plan(request, *values), **updates}
 
-    def _values(self, values: tuple[Any, ...]) -> dict[str, Any]:
+    def _values(self, values: Iterable[Any]) -> dict[str, Any]:
         return dict(zip(self.inputs, values, strict=True))
 
     def _sources(self, language: Language) -> list[tuple[str, str]]:
@@ -185,6 +190,10 @@ class Compare(NamedJobTab):
             self.command: line,
         }
 
+    def rename(self, request: gr.Request, *given: Any) -> Any:
+        """The command with another name."""
+        return self.plan(request, *given)[self.command]
+
     def _run(self, choice: DataChoice, values: Mapping[str, Any]) -> _Run | None:
         """What is to be compared; None before there is data.
 
@@ -192,13 +201,13 @@ class Compare(NamedJobTab):
             ConfigError: A setting is out of range.
             DataError, OSError: The data cannot be used.
         """
-        from evals.experiments.own_data.comparison import newest_pace  # noqa: PLC0415 - torch, slow
-        from evals.experiments.own_data.plan import make_plan  # noqa: PLC0415 - likewise
-
         wishes = wishes_of(values)
         inspected = inspect(choice, self.engine.limits)
         if inspected is None:
             return None
+        from evals.experiments.own_data.comparison import newest_pace  # noqa: PLC0415 - torch, slow
+        from evals.experiments.own_data.plan import make_plan  # noqa: PLC0415 - likewise
+
         name = str(values["name"] or "").strip() or "my-comparison"
         splits = inspected.splits
         splits = splits.with_own(_corrections(values).entries(splits.train.own))

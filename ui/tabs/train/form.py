@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from cgclora.data.records import DataError, Record
 from cgclora.data.sources import FOLDER_VARIABLE
 from cgclora.storage.layer_shapes import LayerKind, layer_kinds
 from cgclora.training.settings import TrainingSettings
-from evals.data.datasets import Dataset
 from evals.data.report import CountTokens, Report, report
 from evals.data.training_data import Source, TrainingData, read_source, training_data
 from evals.experiments.training_plan import Plan
@@ -23,6 +21,7 @@ from evals.methods import CGC_SIZES, Sizes
 from evals.tasks import FAMILIES
 from evals.tasks.recognition import Entry
 from evals.tasks.samples import SAMPLES
+from ui.components.remembered import Remembered, Stamp, is_small, stamp
 from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
@@ -31,10 +30,6 @@ SIZES = (*CGC_SIZES, "lora_rank", "moe_experts")
 
 STAND_INS = ("train.jsonl", "dev.jsonl")
 """Names of a run's data files, where the visitor's own files cannot be used unchanged."""
-
-_CACHED = 4  # sources, and choices within them
-
-Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -151,10 +146,19 @@ def inspect(
         return None
     for upload in choice.uploads:
         check_upload(upload, limits)
-    return _inspect(choice, source, _stamp(source), max_length, count_tokens)
+    return _inspected(choice, source, _stamp(source), max_length, count_tokens)
 
 
-@lru_cache(maxsize=_CACHED)
+def is_quick(choice: DataChoice, max_length: int, count_tokens: CountTokens | None) -> bool:
+    """Whether `inspect` takes no time: little is to be read, or it has been read before."""
+    source = choice.place()
+    try:
+        now = _stamp(source) if source else ()
+    except OSError:  # `inspect` says so
+        return True
+    return is_small(now) or _inspected.has(choice, source, now, max_length, count_tokens)
+
+
 def _inspect(
     choice: DataChoice,
     source: Source,
@@ -172,20 +176,12 @@ def _inspect(
     return Inspected(new, known, data, report(data, max_length, count_tokens))
 
 
-@lru_cache(maxsize=_CACHED)
-def _read(source: Source, _: Stamp) -> tuple[Dataset, Dataset | None]:
-    return read_source(source)
+_inspected = Remembered(_inspect)
+_read = Remembered(lambda source, _: read_source(source))
 
 
 def _stamp(source: Source) -> Stamp:
-    """Modification times of a source's files, so that changed ones are read again."""
-    paths = [path for path in (source.train, source.dev) if path]
-    files = [
-        file
-        for path in paths
-        for file in (sorted(path.rglob("*.json*")) if path.is_dir() else [path])
-    ]
-    return tuple(file.stat().st_mtime_ns for file in files)
+    return stamp(path for path in (source.train, source.dev) if path)
 
 
 # Plan and settings --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from ui.tabs.train.form import (
     NoNewTaskError,
     folders,
     inspect,
+    is_quick,
     plan_of,
     settings_of,
 )
@@ -75,7 +76,7 @@ class Train(NamedJobTab):
         with self.notes:
             self.command_note = shell.bilingual.paragraph("train_command_files", visible=False)
         self.load_clock = gr.Timer(1.0, active=False)  # while the backbone is loaded
-        # Counts arrivals at the tab: events that follow see all that the page holds by then.
+        # Counts up when there is something to inspect again that no visitor has changed.
         self.arrived = gr.Number(visible="hidden", precision=0)
         self._wire(shell)
 
@@ -91,54 +92,67 @@ class Train(NamedJobTab):
         self.inputs: dict[str, Any] = {**form.data, **form.settings, **own, "name": self.name}
         inputs = [*self.inputs.values()]
         source, base, method = form.data["source"], form.settings["base"], form.settings["method"]
-        arriving = [source, base, method, self.name, self.load_clock, self.arrived]
-        shell.on_show("train", self.show, [source, self.arrived], arriving)
+        sizes = [form.settings[name] for name in (*SIZES, *_OF_NEW)]
+        planned = [form.budget, self.command, self.command_note, *sizes]
+        found = [form.report, form.uploading, form.data["tasks"], form.data["fraction"]]
+        found += form.own.parts
+        arriving = [source, base, self.name, self.load_clock, self.arrived, *found, *planned]
+        shell.on_show("train", self.show, [*inputs, self.arrived], arriving)
         self.load_clock.tick(self.wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
         # In two steps, so that the quick one does not wait for the one that reads data.
         settings = (form.settings[name] for name in ("base", "seed", "max_length"))
         of_data = [*form.data.values(), *settings, form.own.written]
         inspected = gr.on(
-            [self.arrived.change, *map(_changed, of_data)],
-            self.inspect,
-            inputs,
-            [
-                *(form.report, form.uploading, form.data["tasks"], form.data["fraction"]),
-                *form.own.parts,
-            ],
-            **LAST,
+            [self.arrived.change, *map(_changed, of_data)], self.inspect, inputs, found, **LAST
         )
-        sizes = [form.settings[name] for name in (*SIZES, *_OF_NEW)]
-        parts = [form.budget, self.command, self.command_note, *sizes]
-        inspected.then(self.plan, inputs, parts, **AT_ONCE)
+        inspected.then(self.plan, inputs, planned, **AT_ONCE)
         remember(inspected, source=source, base=base)
-        others = [one for one in inputs if one not in [*of_data, *form.own.inputs]]
-        planned = gr.on([*map(_changed, others)], self.plan, inputs, parts, **LAST)
-        remember(planned, method=method)
+        others = [one for one in inputs if one not in [*of_data, *form.own.inputs, self.name]]
+        changed = gr.on([*map(_changed, others)], self.plan, inputs, planned, **LAST)
+        remember(changed, method=method)
+        self.name.change(self.rename, inputs, self.command, **LAST)
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
         self.runs.wire(shell, begun)
 
-    def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
-        """The tab comes into view: what can be chosen, and at first what the address chose."""
-        language = language_of(request)
-        address, sources = request.query_params, self._sources(language)
-        updates: Updates = {}
-        bases: dict[str, Any] = {}
-        if not source:
+    def show(self, request: gr.Request, *given: Any) -> Updates:
+        """The tab comes into view: what can be chosen, and at first what the address chose.
+
+        Report and plan come with it, or later if there is much to read.
+        """
+        *rest, arrived = given
+        values, settings = self._values(rest), self.form.settings
+        updates = self._choices(request, values)
+        if not self._is_quick(values):
+            reading = view.no_data("train_reading", language_of(request))
+            return {**updates, self.form.report: reading, self.arrived: (arrived or 0) + 1}
+        chosen = [*values.values()]
+        planned = self.plan(request, *chosen)
+        planned[settings["method"]] |= updates.pop(settings["method"])
+        return {**self.inspect(request, *chosen), **planned, **updates}
+
+    def _choices(self, request: gr.Request, values: dict[str, Any]) -> Updates:
+        """What can be chosen; at first the address chooses, which changes `values`, too."""
+        language, address = language_of(request), request.query_params
+        sources, updates = self._sources(language), {}
+        if not values["source"]:
             names = [name for _, name in sources]
-            linked, method = str(address.get("source", "")), str(address.get("method", ""))
-            source = linked if linked in names else names[0]
-            updates[self.name] = self.free_name()
-            if method in trainable():
-                updates[self.form.settings["method"]] = method
-            bases = {"value": base} if (base := address.get("base")) in self.engine.configs else {}
-        updates[self.form.settings["base"]] = gr.update(
-            choices=growth.choices(self.engine, language), **bases
-        )
-        updates[self.form.data["source"]] = gr.update(choices=sources, value=source)
-        updates[self.load_clock] = gr.Timer(active=not self._has_loaded())
-        return {**updates, self.arrived: (arrived or 0) + 1}
+            linked, base = str(address.get("source", "")), address.get("base")
+            values["source"] = linked if linked in names else names[0]
+            values["name"] = updates[self.name] = self.free_name()
+            if (method := str(address.get("method", ""))) in trainable():
+                values["method"] = method
+            if base in self.engine.configs:
+                values["base"] = base
+        bases = growth.choices(self.engine, language)
+        return {
+            **updates,
+            self.form.data["source"]: gr.update(choices=sources, value=values["source"]),
+            self.form.settings["base"]: gr.update(choices=bases, value=values["base"]),
+            self.form.settings["method"]: gr.update(value=values["method"]),
+            self.load_clock: gr.Timer(active=not self._has_loaded()),
+        }
 
     def wait(self, arrived: float | None) -> Any:
         """Update what depends on the backbone, once it is loaded."""
@@ -149,7 +163,7 @@ class Train(NamedJobTab):
     def _has_loaded(self) -> bool:
         return self.engine.status.ready or bool(self.engine.status.problem)
 
-    def _values(self, values: tuple[Any, ...]) -> dict[str, Any]:
+    def _values(self, values: Iterable[Any]) -> dict[str, Any]:
         return dict(zip(self.inputs, values, strict=True))
 
     # What is to be trained ------------------------------------------------------------------
@@ -198,6 +212,10 @@ class Train(NamedJobTab):
     def _choice(self, values: Mapping[str, Any]) -> DataChoice:
         return DataChoice.of(values, growth.known_tasks(self.engine, values["base"]))
 
+    def _is_quick(self, values: Mapping[str, Any]) -> bool:
+        max_length = values["max_length"] or 0
+        return is_quick(self._choice(values), max_length, self.backbone.count_tokens())
+
     def _inspect(self, choice: DataChoice, values: Mapping[str, Any]) -> Inspected | None:
         """See `ui.tabs.train.form.inspect`."""
         max_length = values["max_length"] or 0
@@ -229,6 +247,10 @@ class Train(NamedJobTab):
             self.form.budget: self._budget(run, language),
             self.command: self._command_line(choice, run, str(values["name"])),
         }
+
+    def rename(self, request: gr.Request, *given: Any) -> Any:
+        """The command with another name."""
+        return self.plan(request, *given)[self.command]
 
     def _run(
         self, choice: DataChoice, values: Mapping[str, Any], language: Language
@@ -365,10 +387,10 @@ def _corrections(values: Mapping[str, Any]) -> Corrections:
 
 
 def _changed(component: Any) -> Any:
-    """The event of another value."""
-    # Pasted values and those of the address are no `input`; but what `inspect` and `plan` write
-    # must not call them again.
-    is_written = isinstance(component, gr.Slider | gr.Checkbox) or getattr(
-        component, "multiselect", False
-    )
-    return component.input if is_written else component.change
+    """The event of another value that the visitor chose.
+
+    What a handler writes is a `change`, too, and must not call it again. Of texts and files nothing
+    is written while they are in use, and text that is pasted is no `input`.
+    """
+    is_change = isinstance(component, gr.Textbox | gr.File)
+    return component.change if is_change else component.input
