@@ -144,26 +144,25 @@ class Shell:
             self._tab[name].select(self._showing(name), *_parts(steps), **AT_ONCE)
         # One call for all tabs, so that the requested one is shown soon.
         every = [step for steps in self._on_show.values() for step in steps]
-        event.then(self._show, *_parts(every), **AT_ONCE)
+        event.then(self._show, None, _parts(every)[1], **AT_ONCE)
         self._page.unload(self._forget)
         self._other_language.click(None, self._other_language, None, js=_SWITCH_LANGUAGE, **AT_ONCE)
 
-    def _show(self, request: gr.Request, *values: Any) -> Any:  # Gradio wants the request first
-        """Updates of the tab that the address names."""
-        selected, start = self._selected(request), 0
-        for name, steps in self._on_show.items():
-            count = sum(len(step.inputs) for step in steps)
-            if name == selected:
-                return self._showing(name)(request, *values[start : start + count])
-            start += count
-        return gr.skip()
+    def _show(self, request: gr.Request) -> Any:
+        """Updates of the tab that the address names, whose components are as they were built.
+
+        Their values are no inputs: the browser slows down with each input of any event.
+        """
+        name = self._selected(request)
+        inputs, _ = _parts(self._on_show.get(name, []))
+        return self._showing(name)(request, *(part.value for part in inputs))
 
     def _showing(self, name: str) -> Handler:
         """All steps of a tab as a single handler: an event each would take a round trip each."""
 
         def show(request: gr.Request, *values: Any) -> Any:
             rest, updates = iter(values), {}
-            for step in self._on_show[name]:
+            for step in self._on_show.get(name, []):
                 inputs = islice(rest, len(step.inputs))
                 if step.handler is not None:
                     updates.update(step.handler(request, *inputs))

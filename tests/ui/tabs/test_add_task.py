@@ -29,7 +29,6 @@ from tests.ui.tabs.test_train import (
     figures,
     filled_in,
     settings_of,
-    show,
     tab_of,
     visitor,
 )
@@ -110,13 +109,13 @@ def start(tab: Train, **values: Any) -> dict[Any, Any]:
 
 
 def test_a_run_may_start_from_adapters_that_can_take_a_task(tab: Train) -> None:
-    arrived = show(tab, visitor(lang="en", base="general"))[tab.form.settings["base"]]
+    arrived = tab.show(visitor(lang="en", base="general"), None, None)[tab.form.settings["base"]]
     assert [name for _, name in arrived["choices"]] == ["", "general"]
     assert arrived["choices"][1][0] == "Add to General (2 tasks)"
     assert arrived["value"] == "general"
     for unknown in ("gone", ""):
-        arrived = show(tab, visitor(lang="en", base=unknown))
-        assert arrived[tab.form.settings["base"]]["value"] == ""
+        arrived = tab.show(visitor(lang="en", base=unknown), None, None)
+        assert "value" not in arrived[tab.form.settings["base"]]
 
 
 def test_tasks_that_the_adapter_has_are_left_out_and_that_is_said(
@@ -243,7 +242,7 @@ def test_a_task_is_trained_measured_and_shown_before_and_after(
     assert engine.tasks("grown") == ("NER", "SentimentAnalyze", "greet") or "greet" in engine.tasks(
         "grown"
     )
-    arrived = show(tab, visitor(lang="en"), source="upload")[tab.form.settings["base"]]
+    arrived = tab.show(visitor(lang="en"), "upload", 1)[tab.form.settings["base"]]
     assert [name for _, name in arrived["choices"]] == ["", "general", "grown"]
 
 

@@ -75,12 +75,6 @@ def filled_in(tab: Compare, **changes: Any) -> list[Any]:
     return [*(values | {"source": "example", "name": "mine"} | changes).values()]
 
 
-def show(tab: Compare, request: gr.Request, **changes: Any) -> Updates:
-    """The tab comes into view; nothing is chosen yet unless the changes say so."""
-    values = filled_in(tab, **{"source": None, "name": None} | changes)
-    return tab.show(request, *values, None)
-
-
 def report(tab: Compare, **changes: Any) -> str:
     return str(tab.inspect(ENGLISH, *filled_in(tab, **changes))[tab.form.report])
 
@@ -222,7 +216,7 @@ def test_on_a_public_server_nothing_starts_and_nothing_is_fetched(
 ) -> None:
     tab = tab_of(engine, jobs, tmp_path, jobs_allowed=False)
     assert TEXTS["jobs_not_allowed"][1] in start(tab)[tab.outcome]
-    arrived = show(tab, ENGLISH)
+    arrived = tab.show(ENGLISH, None, None)
     sources = arrived[tab.form.data["source"]]["choices"]
     assert "hub" not in [name for _, name in sources]
     assert jobs.all() == []
@@ -230,20 +224,23 @@ def test_on_a_public_server_nothing_starts_and_nothing_is_fetched(
 
 
 def test_the_tab_comes_with_report_and_plan(tab: Compare) -> None:
-    arrived = show(tab, visitor(lang="en", compare_source="example"))
+    arrived = tab.show(visitor(lang="en", compare_source="example"), None, None)
     assert arrived[tab.form.report] == report(tab)
     assert arrived[tab.form.estimate] == plan(tab)[tab.form.estimate]
     assert arrived[tab.name] in arrived[tab.command]
     assert tab.arrived not in arrived
-    nothing = show(tab, ENGLISH)
+    nothing = tab.show(ENGLISH, None, None)
     assert text("compare_upload_first", "en") in nothing[tab.form.report]
     assert nothing[tab.command] == ""
 
 
-def test_the_tab_does_not_wait_for_large_data(tab: Compare, tmp_path: Path) -> None:
-    long = [{"task": "long", "input": f"{n}" * 2**18, "target": "yes"} for n in range(5)]
-    file = str(lines(tmp_path / "long.jsonl", *long))
-    arrived = show(tab, ENGLISH, source="upload", train_file=file)
+def test_the_tab_does_not_wait_for_large_data(
+    tab: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    couplets = [{"kind": "Couplet", "input": f"{n}" * 2**18, "target": "y"} for n in range(5)]
+    lines(tmp_path / "firefly" / "train.jsonl", *couplets)
+    monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
+    arrived = tab.show(visitor(lang="en", compare_source="general"), None, None)
     assert text("train_reading", "en") in arrived[tab.form.report]
     assert arrived[tab.arrived] == 1  # which calls for the report
 

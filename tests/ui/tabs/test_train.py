@@ -102,14 +102,6 @@ def filled_in(tab: Train, **changes: Any) -> list[Any]:
     return [*(values | {"source": "samples", "name": "mine"} | changes).values()]
 
 
-def show(
-    tab: Train, request: gr.Request, arrived: int | None = None, **changes: Any
-) -> Updates:
-    """The tab comes into view; nothing is chosen yet unless the changes say so."""
-    values = filled_in(tab, **{"source": None, "name": None} | changes)
-    return tab.show(request, *values, arrived)
-
-
 def look(tab: Train, **changes: Any) -> str:
     return str(tab.inspect(ENGLISH, *filled_in(tab, **changes))[tab.form.report])
 
@@ -207,7 +199,7 @@ def test_clusters_of_the_data_folder_are_offered(
         some = [json.loads(json.dumps(record).replace("{}", f"{split} {n}")) for n in range(3)]
         lines(tmp_path / "firefly" / f"{split}.jsonl", *some)
     monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
-    arrived = show(tab, visitor(lang="en", source="general", method="MOE-LoRA"))
+    arrived = tab.show(visitor(lang="en", source="general", method="MOE-LoRA"), None, None)
     choices = [name for _, name in arrived[tab.form.data["source"]]["choices"]]
     assert choices == ["samples", "general", "upload"]
     assert arrived[tab.form.data["source"]]["value"] == "general"
@@ -221,36 +213,43 @@ def test_clusters_of_the_data_folder_are_offered(
 
 
 def test_the_address_cannot_name_what_is_not_there(tab: Train) -> None:
-    arrived = show(tab, visitor(source="/etc", method="LoRAHub"))
+    arrived = tab.show(visitor(source="/etc", method="LoRAHub"), None, None)
     assert arrived[tab.form.data["source"]]["value"] == "samples"
     assert arrived[tab.form.settings["method"]]["value"] == CGC_LORA
 
 
 def test_what_is_chosen_stays_when_the_tab_is_shown_again(tab: Train) -> None:
-    arrived = show(tab, visitor(source="samples"), source="upload", name="x", method="LoRA (Full)")
+    arrived = tab.show(visitor(source="samples", method="MOE-LoRA"), "upload", 3)
     assert arrived[tab.form.data["source"]]["value"] == "upload"
-    assert arrived[tab.form.settings["method"]]["value"] == "LoRA (Full)"
-    assert text("train_upload_first", "zh") in arrived[tab.form.report]
-    assert tab.name not in arrived
+    assert arrived[tab.arrived] == 4  # which calls for the report on what the page holds
+    for part in (tab.name, tab.form.report, tab.form.settings["method"]):
+        assert part not in arrived
 
 
-def test_the_tab_comes_with_report_and_plan(tab: Train, tmp_path: Path) -> None:
-    arrived = show(tab, ENGLISH, source="upload", train_file=upload(tmp_path), name="small")
-    assert figures(arrived[tab.form.report])[:3] == ["2", "12", "4"]
-    assert "runs/training/small" in arrived[tab.command]
+def test_the_tab_comes_with_report_and_plan(tab: Train) -> None:
+    arrived = tab.show(ENGLISH, None, None)
+    assert arrived[tab.form.report] == look(tab)
+    assert arrived[tab.form.budget] == plan(tab)[tab.form.budget]
+    assert "runs/training/my-1" in arrived[tab.command]
+    assert arrived[tab.form.settings["lora_rank"]] == gr.update(visible=False)
     assert tab.arrived not in arrived
 
 
 def test_the_tab_does_not_wait_for_large_data_until_it_was_read_once(
-    tab: Train, tmp_path: Path
+    tab: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = {"task": "mood", "input": "x" * 2**20, "target": "yes"}
-    chosen = {"source": "upload", "train_file": upload(tmp_path, long), "name": "large"}
-    arrived = show(tab, ENGLISH, 3, **chosen)
+    for split in ("train", "dev"):
+        couplets = [
+            {"kind": "Couplet", "input": f"{split} {n}" * 2**16, "target": "y"} for n in "12"
+        ]
+        lines(tmp_path / "firefly" / f"{split}.jsonl", *couplets)
+    monkeypatch.setenv("CGCLORA_DATA", str(tmp_path))
+    request = visitor(lang="en", source="general")
+    arrived = tab.show(request, None, 3)
     assert text("train_reading", "en") in arrived[tab.form.report]
     assert arrived[tab.arrived] == 4  # which calls for the report
-    report = look(tab, **chosen)
-    again = show(tab, ENGLISH, 4, **chosen)
+    report = look(tab, source="general")
+    again = tab.show(request, None, None)
     assert again[tab.form.report] == report
     assert tab.arrived not in again
 

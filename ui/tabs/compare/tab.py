@@ -86,7 +86,7 @@ class Compare(NamedJobTab):
         found = [form.report, form.uploading, hub, form.data["tasks"], *form.own.parts]
         planned = [form.estimate, self.command]
         arriving = [source, self.name, self.arrived, *found, *planned]
-        shell.on_show("compare", self.show, [*inputs, self.arrived], arriving)
+        shell.on_show("compare", self.show, [source, self.arrived], arriving)
         files = [form.data[f"{name}_file"].change for name in ("train", "dev", "test")]
         # Source and tasks are written by handlers, so only what the visitor enters counts.
         of_data = [source.input, *files, hub.submit, hub.blur, form.data["tasks"].input]
@@ -99,32 +99,36 @@ class Compare(NamedJobTab):
             for one in form.wishes.values()
         ]
         gr.on(wishes, self.plan, inputs, planned, **LAST)
-        self.name.change(self.rename, inputs, self.command, **LAST)
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
+        self.wire_name(begun, inputs)
         self.runs.wire(shell, begun)
 
-    def show(self, request: gr.Request, *given: Any) -> Updates:
-        """The tab comes into view: what can be chosen, and at first what the address chose.
+    def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
+        """The tab comes into view; at first with report and plan of what the address chose.
 
-        Report and plan come with it, or later if there is much to read.
+        They follow if there is much to read, or if the page holds choices of the visitor's: see
+        `ui.tabs.train.tab.Train.show`.
         """
-        *rest, arrived = given
-        language, chosen = language_of(request), self._values(rest)
+        language = language_of(request)
         sources = self._sources(language)
-        updates: Updates = {}
-        if not chosen["source"]:
-            names = [name for _, name in sources]
-            linked = str(request.query_params.get("compare_source", ""))
-            chosen["source"] = linked if linked in names else names[0]
-            chosen["name"] = updates[self.name] = self.free_name()
-        updates[self.form.data["source"]] = gr.update(choices=sources, value=chosen["source"])
-        if not is_quick(DataChoice.of(chosen)):
-            reading = no_data("train_reading", language)
-            return {**updates, self.form.report: reading, self.arrived: (arrived or 0) + 1}
-        values = [*chosen.values()]
-        return {**self.inspect(request, *values), **self.plan(request, *values), **updates}
+        field, count = self.form.data["source"], {self.arrived: (arrived or 0) + 1}
+        if source:
+            return {field: gr.update(choices=sources, value=source), **count}
+        names = [name for _, name in sources]
+        linked = str(request.query_params.get("compare_source", ""))
+        values = {name: part.value for name, part in self.inputs.items()}
+        values["source"] = linked if linked in names else names[0]
+        values["name"] = self.free_name()
+        updates = {
+            field: gr.update(choices=sources, value=values["source"]),
+            self.name: values["name"],
+        }
+        if not is_quick(DataChoice.of(values)):
+            return {**updates, self.form.report: no_data("train_reading", language), **count}
+        chosen = [*values.values()]
+        return {**self.inspect(request, *chosen), **self.plan(request, *chosen), **updates}
 
     def _values(self, values: Iterable[Any]) -> dict[str, Any]:
         return dict(zip(self.inputs, values, strict=True))
@@ -189,10 +193,6 @@ class Compare(NamedJobTab):
             form.estimate: view.estimate(run.plan, budgets, minutes, language),
             self.command: line,
         }
-
-    def rename(self, request: gr.Request, *given: Any) -> Any:
-        """The command with another name."""
-        return self.plan(request, *given)[self.command]
 
     def _run(self, choice: DataChoice, values: Mapping[str, Any]) -> _Run | None:
         """What is to be compared; None before there is data.

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -344,6 +344,23 @@ class NamedJobTab(JobTab):
                 max_length=40,
                 elem_id=f"{self.prefix}-name",
             )
+
+    def wire_name(self, begun: Any, inputs: Sequence[Any]) -> None:
+        """Register what updates the command when the name changes; `begun` submits a job.
+
+        `change` would follow whenever the tab proposes a name, and `input` misses pasted text.
+        """
+        by_hand = [self.name.input, self.name.blur, self.name.submit]
+        gr.on(by_hand, self.rename, inputs, self.command, **LAST)
+        begun.success(self.rename, inputs, self.command, **AT_ONCE)
+
+    def rename(self, request: gr.Request, *given: Any) -> Any:
+        """The command with another name."""
+        return self.plan(request, *given)[self.command]
+
+    @abstractmethod
+    def plan(self, request: gr.Request, *given: Any) -> Updates:
+        """Updates of the command and of what starting the form's job would cost."""
 
     @abstractmethod
     def is_taken(self, name: str) -> bool:

@@ -18,10 +18,12 @@ from evals.data.report import CountTokens, Report, report
 from evals.data.training_data import Source, TrainingData, read_source, training_data
 from evals.experiments.training_plan import Plan
 from evals.methods import CGC_SIZES, Sizes
-from evals.tasks import FAMILIES
+from evals.tasks import FAMILIES, Language
 from evals.tasks.recognition import Entry
 from evals.tasks.samples import SAMPLES
+from ui.components.forms import cluster_title
 from ui.components.remembered import Remembered, Stamp, is_small, stamp
+from ui.components.texts import text
 from ui.engine.engine import AppEngine
 from ui.engine.settings import AppLimits
 from ui.server.files import check_upload
@@ -96,6 +98,15 @@ def folders() -> dict[str, Path]:
         return {}
     existing = {family.cluster: Path(named) / family.name for family in FAMILIES.values()}
     return {cluster: path for cluster, path in existing.items() if path.is_dir()}
+
+
+def source_choices(language: Language) -> list[tuple[str, str]]:
+    """Titles of the sources of data, and their names."""
+    choices = [(text("train_source_samples", language), "samples")]
+    for cluster in folders():
+        words = cluster_title(cluster, language)
+        choices.append((text("train_source_folder", language, cluster=words), cluster))
+    return [*choices, (text("train_source_upload", language), "upload")]
 
 
 # Data ---------------------------------------------------------------------------------------

@@ -37,11 +37,11 @@ from ui.tabs.train.form import (
     DataChoice,
     Inspected,
     NoNewTaskError,
-    folders,
     inspect,
     is_quick,
     plan_of,
     settings_of,
+    source_choices,
 )
 from ui.tabs.train.layout import TrainForm
 from ui.tabs.train.runs import TrainingRuns
@@ -97,7 +97,7 @@ class Train(NamedJobTab):
         found = [form.report, form.uploading, form.data["tasks"], form.data["fraction"]]
         found += form.own.parts
         arriving = [source, base, self.name, self.load_clock, self.arrived, *found, *planned]
-        shell.on_show("train", self.show, [*inputs, self.arrived], arriving)
+        shell.on_show("train", self.show, [source, self.arrived], arriving)
         self.load_clock.tick(self.wait, self.arrived, [self.load_clock, self.arrived], **AT_ONCE)
         # In two steps, so that the quick one does not wait for the one that reads data.
         settings = (form.settings[name] for name in ("base", "seed", "max_length"))
@@ -110,32 +110,37 @@ class Train(NamedJobTab):
         others = [one for one in inputs if one not in [*of_data, *form.own.inputs, self.name]]
         changed = gr.on([*map(_changed, others)], self.plan, inputs, planned, **LAST)
         remember(changed, method=method)
-        self.name.change(self.rename, inputs, self.command, **LAST)
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
+        self.wire_name(begun, inputs)
         self.runs.wire(shell, begun)
 
-    def show(self, request: gr.Request, *given: Any) -> Updates:
-        """The tab comes into view: what can be chosen, and at first what the address chose.
+    def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
+        """The tab comes into view; at first with report and plan of what the address chose.
 
-        Report and plan come with it, or later if there is much to read.
+        They follow if there is much to read, or if the page holds choices of the visitor's: these
+        are not inputs here, since the browser slows down with each input of any event.
         """
-        *rest, arrived = given
-        values, settings = self._values(rest), self.form.settings
+        values = {**_as_built(self.inputs), "source": source}
         updates = self._choices(request, values)
+        count = {self.arrived: (arrived or 0) + 1}
+        if source:
+            return {**updates, **count}
         if not self._is_quick(values):
             reading = view.no_data("train_reading", language_of(request))
-            return {**updates, self.form.report: reading, self.arrived: (arrived or 0) + 1}
-        chosen = [*values.values()]
+            return {**updates, self.form.report: reading, **count}
+        chosen, method = [*values.values()], self.form.settings["method"]
         planned = self.plan(request, *chosen)
-        planned[settings["method"]] |= updates.pop(settings["method"])
+        planned[method] |= updates.pop(method)
         return {**self.inspect(request, *chosen), **planned, **updates}
 
     def _choices(self, request: gr.Request, values: dict[str, Any]) -> Updates:
         """What can be chosen; at first the address chooses, which changes `values`, too."""
         language, address = language_of(request), request.query_params
-        sources, updates = self._sources(language), {}
+        sources, settings = source_choices(language), self.form.settings
+        bases = gr.update(choices=growth.choices(self.engine, language))
+        updates: Updates = {settings["base"]: bases}
         if not values["source"]:
             names = [name for _, name in sources]
             linked, base = str(address.get("source", "")), address.get("base")
@@ -143,14 +148,12 @@ class Train(NamedJobTab):
             values["name"] = updates[self.name] = self.free_name()
             if (method := str(address.get("method", ""))) in trainable():
                 values["method"] = method
+            updates[settings["method"]] = gr.update(value=values["method"])
             if base in self.engine.configs:
-                values["base"] = base
-        bases = growth.choices(self.engine, language)
+                values["base"] = bases["value"] = base
         return {
             **updates,
             self.form.data["source"]: gr.update(choices=sources, value=values["source"]),
-            self.form.settings["base"]: gr.update(choices=bases, value=values["base"]),
-            self.form.settings["method"]: gr.update(value=values["method"]),
             self.load_clock: gr.Timer(active=not self._has_loaded()),
         }
 
@@ -167,14 +170,6 @@ class Train(NamedJobTab):
         return dict(zip(self.inputs, values, strict=True))
 
     # What is to be trained ------------------------------------------------------------------
-
-    def _sources(self, language: Language) -> list[tuple[str, str]]:
-        """Titles of the sources of data, and their names."""
-        choices = [(text("train_source_samples", language), "samples")]
-        for cluster in folders():
-            words = forms.cluster_title(cluster, language)
-            choices.append((text("train_source_folder", language, cluster=words), cluster))
-        return [*choices, (text("train_source_upload", language), "upload")]
 
     def inspect(self, request: gr.Request, *given: Any) -> Updates:
         """The report on the data."""
@@ -247,10 +242,6 @@ class Train(NamedJobTab):
             self.form.budget: self._budget(run, language),
             self.command: self._command_line(choice, run, str(values["name"])),
         }
-
-    def rename(self, request: gr.Request, *given: Any) -> Any:
-        """The command with another name."""
-        return self.plan(request, *given)[self.command]
 
     def _run(
         self, choice: DataChoice, values: Mapping[str, Any], language: Language
@@ -384,6 +375,11 @@ def _base_title(values: Mapping[str, Any], language: Language) -> str:
 
 def _corrections(values: Mapping[str, Any]) -> Corrections:
     return Corrections.of(*(values[name] for name in _OWN))
+
+
+def _as_built(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of components in a page that has just been opened."""
+    return {name: part.value for name, part in inputs.items()}
 
 
 def _changed(component: Any) -> Any:
