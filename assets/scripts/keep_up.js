@@ -5,7 +5,7 @@
   const keepUp = () => {
     const cluster = chosen("#clusters"), task = chosen("#tasks");
     if (!cluster || !task) return;
-    for (const card of document.querySelectorAll("#answers > *")) {
+    for (const card of document.querySelectorAll("#answers > :not([aria-live])")) {
       card.setAttribute("aria-live", "polite");
     }
     const address = new URL(location);

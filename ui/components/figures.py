@@ -1,7 +1,8 @@
 """Plotly figures of one task's gate."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,10 +15,47 @@ from ui.components.texts import text
 from ui.components.theme import COMMON, SPECIFIC
 from ui.engine.task_gates import TaskGates
 
+P = ParamSpec("P")
+
 _FLAT = 0.01
 """Weights that differ by less are drawn as equal."""
 
+_KEPT = 128  # figures of each kind
 
+
+class _Key:
+    """Gates that are equal if their values are."""
+
+    def __init__(self, gates: TaskGates) -> None:
+        self.gates = gates
+        self._values = (gates.task, gates.layers, gates.common, gates.weights.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+
+def drawn_once(draw: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
+    """Keeps the figures that a function of `TaskGates` draws; nobody may change them.
+
+    Plotly takes ten times as long to build and check a figure as to write it out.
+    """
+
+    @lru_cache(_KEPT)
+    def kept(key: _Key, *others: Any, **options: Any) -> go.Figure:
+        return draw(key.gates, *others, **options)  # type: ignore[arg-type]
+
+    @wraps(draw)
+    def drawn(*given: P.args, **options: P.kwargs) -> go.Figure:
+        gates, *others = given
+        return kept(_Key(gates), *others, **options)  # type: ignore[arg-type]
+
+    return drawn
+
+
+@drawn_once
 def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
     """One bar of length 1: how the task splits its weight among its experts."""
     figure = go.Figure()
@@ -50,6 +88,7 @@ def share_bar(gates: TaskGates, language: Language = "zh") -> go.Figure:
     return figure
 
 
+@drawn_once
 def gate_heat_map(
     gates: TaskGates,
     module: str | None = None,

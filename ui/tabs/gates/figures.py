@@ -13,7 +13,14 @@ from cgclora.analysis.gates import GatePath, average_linkage
 from evals.figures.palette import faded
 from evals.figures.parts import INK, layout
 from evals.tasks import Language
-from ui.components.figures import depth_axis, expert_heat_map, expert_names, is_common, split_kinds
+from ui.components.figures import (
+    depth_axis,
+    drawn_once,
+    expert_heat_map,
+    expert_names,
+    is_common,
+    split_kinds,
+)
 from ui.components.texts import text
 from ui.components.theme import COMMON, FROZEN, SPECIFIC
 from ui.engine.task_gates import AdapterGates, TaskGates
@@ -33,6 +40,7 @@ _AXIS: dict[str, Any] = {
 }
 
 
+@drawn_once
 def entropy_lines(gates: TaskGates, module: str | None, language: Language) -> go.Figure:
     """Normalised gate entropy of each transformer layer; the chosen module's line is thick.
 
