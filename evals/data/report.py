@@ -10,7 +10,7 @@ from typing import Literal
 
 from cgclora.data.readers import Problem
 from cgclora.data.records import Record
-from evals.data.datasets import examples, letters_and_digits, overlap
+from evals.data.datasets import examples, letters_and_digits
 from evals.data.training_data import TrainingData
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
@@ -196,9 +196,10 @@ def _findings(data: TrainingData, tasks: Sequence[TaskReport]) -> list[Finding]:
         names = tuple(task.name for task in tasks if holds(task))
         return [Finding(kind, names, len(names))] if names else []
 
-    repeated, conflicts = _repeated(data.train.records)
-    findings = []
-    if leaked := len(overlap(data.train, data.dev)):
+    prompts = [letters_and_digits(record.prompt) for record in data.train.records]
+    repeated, conflicts = _repeated(data.train.records, prompts)
+    trained, findings = set(prompts), []
+    if leaked := sum(letters_and_digits(one.prompt) in trained for one in data.dev.records):
         findings.append(Finding("leakage", count=leaked))
     if conflicts:
         findings.append(Finding("conflicts", count=conflicts))
@@ -219,12 +220,15 @@ def _findings(data: TrainingData, tasks: Sequence[TaskReport]) -> list[Finding]:
     return findings
 
 
-def _repeated(records: Sequence[Record]) -> tuple[int, int]:
-    """Numbers of records with the prompt of an earlier one, and of those with another target."""
+def _repeated(records: Sequence[Record], prompts: Sequence[str]) -> tuple[int, int]:
+    """Numbers of records with the prompt of an earlier one, and of those with another target.
+
+    `prompts` are those of the records as they are compared, see `letters_and_digits`.
+    """
     first: dict[tuple[str, str], str] = {}
     repeated = conflicts = 0
-    for record in records:
-        key = record.task, letters_and_digits(record.prompt)
+    for record, prompt in zip(records, prompts, strict=True):
+        key = record.task, prompt
         if key in first:
             repeated += 1
             conflicts += first[key].strip() != record.target.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from evals.leaderboard.board import Board, Leaderboards, boards
@@ -31,11 +32,7 @@ class Library:
 
     def name(self, folder: str | Path) -> str:
         """A run's name without the folder's location: `shipped/medical/cgc-lora/seed-0`."""
-        at = Path(folder).resolve()
-        for origin, root in ((LOCAL, self.local), (SHIPPED, self.shipped)):
-            if at.is_relative_to(root.resolve()):
-                return f"{origin}/{at.relative_to(root.resolve()).as_posix()}"
-        return at.name
+        return _name(str(folder), self.local, self.shipped)
 
     def run(self, name: str) -> Run:
         """The run of a name.
@@ -71,3 +68,13 @@ class Library:
 
     def _is_local(self, folder: str) -> bool:
         return self.name(folder).startswith(f"{LOCAL}/")
+
+
+@lru_cache(4096)
+def _name(folder: str, local: Path, shipped: Path) -> str:
+    """See `Library.name`; kept, since links are followed file by file."""
+    at = Path(folder).resolve()
+    for origin, root in ((LOCAL, local.resolve()), (SHIPPED, shipped.resolve())):
+        if at.is_relative_to(root):
+            return f"{origin}/{at.relative_to(root).as_posix()}"
+    return at.name

@@ -227,11 +227,16 @@ def test_the_tab_comes_with_report_and_plan(tab: Compare) -> None:
     arrived = tab.show(visitor(lang="en", compare_source="example"), None, None)
     assert arrived[tab.form.report] == report(tab)
     assert arrived[tab.form.estimate] == plan(tab)[tab.form.estimate]
-    assert arrived[tab.name] in arrived[tab.command]
+    assert "runs/evaluations/mine-1" in arrived[tab.command]
+    assert tab.name not in arrived  # the field was built with it
     assert tab.arrived not in arrived
     nothing = tab.show(ENGLISH, None, None)
     assert text("compare_upload_first", "en") in nothing[tab.form.report]
     assert nothing[tab.command] == ""
+    start(tab, name="mine-1")
+    later = tab.show(visitor(lang="en", compare_source="example"), None, None)
+    assert later[tab.name] == "mine-2"
+    assert "runs/evaluations/mine-2" in later[tab.command]
 
 
 def test_the_tab_does_not_wait_for_large_data(

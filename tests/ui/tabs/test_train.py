@@ -231,8 +231,13 @@ def test_the_tab_comes_with_report_and_plan(tab: Train) -> None:
     assert arrived[tab.form.report] == look(tab)
     assert arrived[tab.form.budget] == plan(tab)[tab.form.budget]
     assert "runs/training/my-1" in arrived[tab.command]
+    assert tab.name not in arrived  # the field was built with it
     assert arrived[tab.form.settings["lora_rank"]] == gr.update(visible=False)
     assert tab.arrived not in arrived
+    start(tab, name="my-1")
+    later = tab.show(ENGLISH, None, None)
+    assert later[tab.name] == "my-2"
+    assert "runs/training/my-2" in later[tab.command]
 
 
 def test_the_tab_does_not_wait_for_large_data_until_it_was_read_once(

@@ -102,7 +102,7 @@ class Compare(NamedJobTab):
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
-        self.wire_name(begun, inputs)
+        self.name.change(self.rename, inputs, self.command, **LAST)
         self.runs.wire(shell, begun)
 
     def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
@@ -120,11 +120,9 @@ class Compare(NamedJobTab):
         linked = str(request.query_params.get("compare_source", ""))
         values = {name: part.value for name, part in self.inputs.items()}
         values["source"] = linked if linked in names else names[0]
-        values["name"] = self.free_name()
-        updates = {
-            field: gr.update(choices=sources, value=values["source"]),
-            self.name: values["name"],
-        }
+        updates = self.propose_name()
+        values["name"] = updates.get(self.name, values["name"])
+        updates[field] = gr.update(choices=sources, value=values["source"])
         if not is_quick(DataChoice.of(values)):
             return {**updates, self.form.report: no_data("train_reading", language), **count}
         chosen = [*values.values()]

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -341,18 +341,18 @@ class NamedJobTab(JobTab):
             self.name = shell.bilingual(
                 gr.Textbox,
                 {"label": f"{self.prefix}_name", "info": f"{self.prefix}_name_info"},
+                value=self.free_name(),
                 max_length=40,
                 elem_id=f"{self.prefix}-name",
             )
 
-    def wire_name(self, begun: Any, inputs: Sequence[Any]) -> None:
-        """Register what updates the command when the name changes; `begun` submits a job.
+    def propose_name(self) -> Updates:
+        """An update of the name, if another than the built one is proposed by now.
 
-        `change` would follow whenever the tab proposes a name, and `input` misses pasted text.
+        It is a change of the name like any other, which asks for the command again.
         """
-        by_hand = [self.name.input, self.name.blur, self.name.submit]
-        gr.on(by_hand, self.rename, inputs, self.command, **LAST)
-        begun.success(self.rename, inputs, self.command, **AT_ONCE)
+        name = self.free_name()
+        return {} if name == self.name.value else {self.name: name}
 
     def rename(self, request: gr.Request, *given: Any) -> Any:
         """The command with another name."""

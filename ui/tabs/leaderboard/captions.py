@@ -3,7 +3,7 @@
 from html import escape
 
 from evals.figures.captions import percent, title
-from evals.leaderboard.board import Board, Leaderboards, duel, find_entry, gains
+from evals.leaderboard.board import Board, Leaderboards, duel, find_entry
 from evals.leaderboard.published import PUBLISHED
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
@@ -85,7 +85,7 @@ def verdict(shown: BoardView, language: Language) -> str:
         return render.notice(text("board_empty", language), verbatim=_EVALUATE)
     if not part.entries:
         return ""
-    significant = _significant(part, shown.query.reference, language)
+    significant = _significant(shown, language)
     lines = [
         f'<p class="quiet">{escape(board_title(part, language))}</p>',
         f'<p class="verdict-line">{shared_rank(part, language)}</p>',
@@ -119,10 +119,10 @@ def shared_rank(part: Board, language: Language) -> str:
     return text(key, language, all=count, tied=len(first), name=escape(first[0]))
 
 
-def _significant(part: Board, reference: str, language: Language) -> str:
-    if len(part.entries) < 2:
+def _significant(shown: BoardView, language: Language) -> str:
+    if len(shown.gains) < 2:
         return ""
-    overall = {name: row[OVERALL] for name, row in gains(part, reference).items()}
+    overall = {name: row[OVERALL] for name, row in shown.gains.items()}
     effects = {name: gain.value for name, gain in overall.items() if gain.significant}
 
     def names(sign: int) -> str:
@@ -131,7 +131,11 @@ def _significant(part: Board, reference: str, language: Language) -> str:
         return comma.join(matching) or text("board_nobody", language)
 
     return text(
-        "board_sure", language, reference=escape(reference), above=names(1), below=names(-1)
+        "board_sure",
+        language,
+        reference=escape(shown.query.reference),
+        above=names(1),
+        below=names(-1),
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 from evals.figures import pareto
@@ -13,18 +13,21 @@ from evals.leaderboard.board import (
     Leaderboards,
     UnknownEntryError,
     find_entry,
+    gains,
+    leaders,
     restrict,
 )
 from evals.leaderboard.drilldown import KINDS
 from evals.leaderboard.entries import Entry
 from evals.leaderboard.run_sources import Library
 from evals.methods import family
-from evals.scoring.effect_sizes import OVERALL
+from evals.scoring.effect_sizes import OVERALL, Gain
 
 VIEWS = ("table", "tasks", "seesaw", "pareto", "heat", "wins", "radar", "noise")
 COSTS = ("parameters", "active_rank", "training_seconds")
 
 RANK = "rank"
+_KEPT = 64  # results of queries
 _LOWER_IS_BETTER = ("name", RANK, *COSTS, "forgetting")
 _MEASURED = (*_LOWER_IS_BETTER, "tokens_per_second", "overall", "spread")
 
@@ -136,6 +139,17 @@ class BoardView:
         return dataclasses.replace(self.query, reference=reference).to_address()
 
     @cached_property
+    def leaders(self) -> dict[str, frozenset[str]]:
+        """`board.leaders` of the filtered board; empty if there is none."""
+        return {} if self.filtered is None else leaders(self.filtered)
+
+    @cached_property
+    def gains(self) -> dict[str, dict[str, Gain]]:
+        """`board.gains` of the filtered board over the reference; empty without entries."""
+        part = self.filtered
+        return gains(part, self.query.reference) if part and part.entries else {}
+
+    @cached_property
     def drawn(self) -> Board:
         """The filtered board with the entries that match the search; ranks stay.
 
@@ -149,12 +163,41 @@ class BoardView:
         return dataclasses.replace(self.filtered, entries=entries)
 
 
+class _Runs:
+    """Leaderboards that are equal if they have the same runs."""
+
+    def __init__(self, boards: Leaderboards) -> None:
+        self.boards = boards
+        # The boards of the same runs are the same objects, see `evals.leaderboard.board.boards`.
+        self._facts = (
+            id(boards.boards),
+            boards.unscored,
+            *map(_pairs, (boards.damaged, boards.replaced)),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Runs) and self._facts == other._facts
+
+    def __hash__(self) -> int:
+        return hash(self._facts)
+
+
+def _pairs(words: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(words.items())
+
+
 def run_query(library: Library, query: Query) -> BoardView:
     """Apply a query; unknown names are ignored.
 
-    A board that is part of another one is shown as the cluster of that one.
+    A board that is part of another one is shown as the cluster of that one. The last results are
+    kept until there are other runs.
     """
-    boards = library.leaderboards(local=query.local)
+    return _run(query, _Runs(library.leaderboards(local=query.local)))
+
+
+@lru_cache(_KEPT)
+def _run(query: Query, runs: _Runs) -> BoardView:
+    boards = runs.boards
     by_id = {board.id: board for board in boards.boards}
     board = by_id.get(query.board) or next(iter(boards.boards), None)
     if board is None:

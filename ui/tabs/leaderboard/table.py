@@ -12,7 +12,7 @@ from evals.figures.captions import percent, points, size, title
 from evals.figures.charts import Quantity
 from evals.figures.palette import colour, symbol
 from evals.leaderboard import tables
-from evals.leaderboard.board import Board, leaders, wins
+from evals.leaderboard.board import Board, wins
 from evals.leaderboard.entries import Entry
 from evals.leaderboard.run_sources import Library
 from evals.leaderboard.tables import Table
@@ -77,7 +77,7 @@ class _BoardTable:
         self.library = library
         self.selected = (selection.entry, selection.cell)
         self.language = language
-        self.close = leaders(board)
+        self.close = shown.leaders
         self.best = {
             task: max(entry.scores[task].estimate.value for entry in board.entries)
             for task in self.close

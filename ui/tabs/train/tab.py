@@ -113,7 +113,7 @@ class Train(NamedJobTab):
         begun = self.start.click(
             self.submit, inputs, [self.outcome, self.name, *self.runs.parts], **AT_ONCE
         )
-        self.wire_name(begun, inputs)
+        self.name.change(self.rename, inputs, self.command, **LAST)
         self.runs.wire(shell, begun)
 
     def show(self, request: gr.Request, source: str | None, arrived: float | None) -> Updates:
@@ -145,7 +145,8 @@ class Train(NamedJobTab):
             names = [name for _, name in sources]
             linked, base = str(address.get("source", "")), address.get("base")
             values["source"] = linked if linked in names else names[0]
-            values["name"] = updates[self.name] = self.free_name()
+            updates |= self.propose_name()
+            values["name"] = updates.get(self.name, values["name"])
             if (method := str(address.get("method", ""))) in trainable():
                 values["method"] = method
             updates[settings["method"]] = gr.update(value=values["method"])
