@@ -372,3 +372,37 @@ def test_every_tab_declares_what_it_writes_into_the_address(engine: AppEngine) -
     assert written - {"tab"}
     for key in written - {"tab"}:
         assert any(fnmatch(key, pattern) for pattern in declared), key
+
+
+def test_an_event_without_progress_leaves_no_record_of_it_in_the_browser(engine: AppEngine) -> None:
+    events = app.build(engine, Settings()).get_config_file()["dependencies"]
+    ours = [event for event in events if event["api_visibility"] == "private" and event["outputs"]]
+    assert len(ours) > 50
+    assert [event["id"] for event in ours if event["show_progress_on"] != []] == []
+
+
+def test_a_tab_opens_with_a_single_call(engine: AppEngine) -> None:
+    config = app.build(engine, Settings()).get_config_file()
+    names = {
+        part["id"]: part["props"]["id"]
+        for part in config["components"]
+        if part["type"] == "tabitem"
+    }
+    called = [
+        names[target]
+        for event in config["dependencies"]
+        for target, kind in event["targets"]
+        if kind == "select" and target in names and event["backend_fn"]
+    ]
+    assert called == [tab.id for tab in TABS if tab.id != "try"]
+
+
+def test_a_page_shows_all_parts_of_the_tab_that_its_address_names(engine: AppEngine) -> None:
+    page = app.build(engine, Settings())
+    (opened,) = (fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "_show")
+    request = SimpleNamespace(session_hash="one", query_params={"tab": "train"}, headers={})
+    assert opened.fn is not None
+    assert opened.inputs == []
+    shown = {part.elem_id for part in opened.fn(request)}
+    assert {"train-source", "train-report", "train-command", "train-jobs"} <= shown
+    assert not any(name and name.startswith(("bench", "board")) for name in shown)
