@@ -18,7 +18,7 @@ from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import read_sealed
 from evals.jobs.queue import Job, Jobs
 from evals.runs.run_dir import read_run
-from tests.browser.app_tour import visiting
+from tests.browser.app_tour import settle, visiting
 from tests.helpers.queues import Waiting, Worked
 from tests.helpers.tiny import save_backbone
 from tests.helpers.tiny_models import tiny_models
@@ -521,6 +521,7 @@ def page(engine: AppEngine, worked: Worked, tmp_path: Path) -> Iterator[Page]:
         shell.wire()
     with visiting(built, "tab=benchmark&lang=en&bench_data=samples&bench_n=1") as page:
         page.locator("#bench-tasks label").first.wait_for()
+        settle(page)
         yield page
 
 
