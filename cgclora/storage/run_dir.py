@@ -15,18 +15,21 @@ A checkpoint counts only when the hashes of all its files are there, which are w
 that was killed while it wrote one resumes from the one before. It needs no other checkpoint.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cgclora.storage import atomic_io
 from cgclora.storage.adapter_dir import write_tensors
 from cgclora.storage.atomic_io import in_short
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COMPLETE_FILE = "complete.json"
 STATE_FILE = "state.json"

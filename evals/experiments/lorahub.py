@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from cgclora.adapter import Adapter
-from cgclora.config import AdapterConfig, ConfigError, number, whole
+from cgclora.config import AdapterConfig, ConfigError
 from cgclora.data.records import Record, encode
 from cgclora.data.sampling import Collator
 from cgclora.models.backbone import Backbone
@@ -34,24 +34,10 @@ from cgclora.models.vocabulary import readable
 from cgclora.storage import atomic_io
 from cgclora.training.loss import TargetLoss
 from evals.experiments.comparison_dir import slug
+from evals.experiments.recipe import Search
 
 BOUND = 1.5
 """Largest weight, as published."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """Settings of the search; the defaults are those of the published code."""
-
-    examples: int = 5  # number of the task's records for the loss
-    evaluations: int = 40  # maximum evaluations of the loss
-    l1: float = 0.05  # factor of the mean absolute weight
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name in ("examples", "evaluations"):
-            whole(f"search.{name}", getattr(self, name), 1)
-        number("search.l1", self.l1, 0)
 
 
 @dataclass(frozen=True)

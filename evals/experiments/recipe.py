@@ -36,7 +36,6 @@ from cgclora.config import AdapterConfig, ConfigError, PromptFormat, number, who
 from cgclora.data.template import choose_format
 from cgclora.training.settings import TrainingSettings
 from evals.experiments.comparison_dir import Cell, Training, slug
-from evals.experiments.lorahub import Search
 from evals.methods import METHODS, SINGLE, Sizes, compared
 from evals.tasks import TASKS
 from evals.tasks.recognition import OWN
@@ -64,6 +63,21 @@ class Records:
         """Check every field."""
         for name, value in vars(self).items():
             whole(f"records.{name}", value, 0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings of LoRAHub's search; the defaults are those of its published code."""
+
+    examples: int = 5  # number of the task's records for the loss
+    evaluations: int = 40  # maximum evaluations of the loss
+    l1: float = 0.05  # factor of the mean absolute weight
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name in ("examples", "evaluations"):
+            whole(f"search.{name}", getattr(self, name), 1)
+        number("search.l1", self.l1, 0)
 
 
 @dataclass(frozen=True)

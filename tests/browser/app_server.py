@@ -73,6 +73,9 @@ def start(
                 yield Running(f"http://127.0.0.1:{port}", process, log)
                 found = log.read_text().count("Traceback")
                 assert tracebacks is None or found <= tracebacks, log.read_text()
+                maps = Path(f"/proc/{process.pid}/maps")  # Linux's
+                if process.poll() is None and maps.is_file():
+                    assert "libtorch" not in maps.read_text(), "the page has imported torch"
             finally:
                 process.terminate()
                 process.wait(30)

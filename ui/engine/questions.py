@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgclora.config import ConfigError
+from cgclora.convert.formats import Export, size
 from ui.engine.client import EngineError, Wait, stream_pieces
 from ui.engine.task_gates import AdapterGates
 from ui.engine.zero_gpu import on_gpu
@@ -70,6 +71,14 @@ def label_shares(models: Models, request: Request, labels: Sequence[str]) -> Gen
 
     adapter = models.adapter(request.cluster) if request.cluster else None
     yield label_probabilities(models.backbone, request, labels, adapter)
+
+
+def export_size(models: Models, kind: str, order: Export) -> Generator[int | None]:
+    """Yield once how many bytes an export will have; None if nobody knows before."""
+    try:
+        yield size(kind, order)
+    except (OSError, ValueError, RuntimeError):  # the export itself says what is wrong
+        yield None
 
 
 def token_counts(models: Models, texts: Sequence[str]) -> Generator[list[int]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cgclora.storage.adapter_dir import AdapterError
+from cgclora.storage.hub import collected
 from evals.jobs.processes import job_niceness
 
 _HERE = Path(__file__).resolve().parents[2]
@@ -146,9 +148,6 @@ def _adapters(sources: str, runs: Path) -> Path:
     """A folder of adapters, or one with those that are listed, which may be on the hub."""
     if Path(sources).is_dir():
         return Path(sources)
-    from cgclora.storage.adapter_dir import AdapterError  # noqa: PLC0415 - slow to import
-    from cgclora.storage.hub import collected  # noqa: PLC0415
-
     try:
         return collected(sources, runs / ".adapters")
     except AdapterError as error:

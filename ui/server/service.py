@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cgclora import __version__
 from evals.jobs.queue import Jobs
 from ui.engine.engine import AppEngine
 from ui.server.files import UploadQuota
@@ -98,8 +99,6 @@ async def _ready(engine: AppEngine, _: Request) -> JSONResponse:
 
 @cache
 def _versions() -> dict[str, str]:
-    from cgclora import __version__  # noqa: PLC0415 - imports torch
-
     return {"cgclora": __version__, **{name: metadata.version(name) for name in _PACKAGES}}
 
 

@@ -20,9 +20,8 @@ from cgclora.training.settings import TrainingSettings
 from evals.experiments.comparison_dir import is_run
 from evals.experiments.grid import Grid
 from evals.experiments.grid_plan import plan
-from evals.experiments.lorahub import Search
 from evals.experiments.parts.parts import read_parts, write_parts
-from evals.experiments.recipe import Recipe, Records, read_recipe
+from evals.experiments.recipe import Recipe, Records, Search, read_recipe
 from evals.leaderboard.board import boards
 from evals.methods import Sizes, compared
 from evals.runs.run_dir import Unfinished, find_runs, read_run

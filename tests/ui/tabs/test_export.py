@@ -262,7 +262,7 @@ def test_a_large_export_is_refused_before_it_begins(
     small.start()
     assert small.wait(60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ui.tabs.export.order.size", lambda *_: 2_500_000)
+        patch.setattr("ui.engine.questions.size", lambda *_: 2_500_000)
         refused = tab.submit(ENGLISH, *form(base="never/measured"))[tab.outcome]
     assert "about 2.50 MB, at most 1.00 MB are allowed" in refused
     assert not jobs.all()

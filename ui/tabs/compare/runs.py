@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import plotly.graph_objects as go
 
 from cgclora.storage.atomic_io import replace_folder
+from evals.experiments.comparison_dir import slug
+from evals.experiments.own_data.comparison import Comparison, adapter_of, read_comparison
 from evals.experiments.training_log import read_log
 from evals.figures import charts
 from evals.figures.captions import title
@@ -30,9 +32,6 @@ from ui.shell import AT_ONCE, Shell
 from ui.tabs.compare import view
 from ui.tabs.jobs.tab import JobPanel
 from ui.tabs.jobs.view import link
-
-if TYPE_CHECKING:
-    from evals.experiments.own_data.comparison import Comparison
 
 _FIGURES = ("seesaw", "costs", "gates")
 _ROW = 30
@@ -95,9 +94,6 @@ class Comparisons(JobPanel):
 
     def keep_adapter(self, chosen: str | None, method: str | None, request: gr.Request) -> Any:
         """Make a method's adapter one of the page's, for all tabs."""
-        from evals.experiments.comparison_dir import slug  # noqa: PLC0415 - torch; slow before it is loaded
-        from evals.experiments.own_data.comparison import adapter_of  # noqa: PLC0415 - likewise
-
         language = language_of(request)
         job = next((job for job in self.all() if job.id == chosen), None)
         comparison = self.comparison(job) if job else None
@@ -122,8 +118,6 @@ class Comparisons(JobPanel):
 
     def comparison(self, job: Job) -> Comparison | None:
         """The state of a job's comparison; None if its folder is gone or damaged."""
-        from evals.experiments.own_data.comparison import read_comparison  # noqa: PLC0415 - torch
-
         with suppress(RunError, OSError):
             return read_comparison(self.folder / job.title)
         return None
@@ -137,8 +131,6 @@ class Comparisons(JobPanel):
 
 def kept_methods(comparison: Comparison) -> list[str]:
     """The methods with an adapter for all tasks, the best first."""
-    from evals.experiments.own_data.comparison import adapter_of  # noqa: PLC0415 - torch
-
     entries = comparison.board.entries if comparison.board else ()
     methods = dict.fromkeys(entry.method for entry in entries)
     return [method for method in methods if adapter_of(comparison, method) is not None]
@@ -160,8 +152,6 @@ def figures(comparison: Comparison, language: Language) -> list[go.Figure | None
 
 def gate_figure(comparison: Comparison, language: Language) -> go.Figure | None:
     """The gate weights [T, E] of CGC-LoRA, else of MOE-LoRA, mean over the layers."""
-    from evals.experiments.own_data.comparison import adapter_of  # noqa: PLC0415 - torch
-
     for method in (CGC_LORA, MOE_LORA):
         folder = adapter_of(comparison, method)
         log = read_log(folder.parent) if folder is not None else None

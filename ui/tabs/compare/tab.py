@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -14,6 +14,8 @@ from cgclora.config import ConfigError
 from cgclora.data.records import DataError
 from cgclora.storage.atomic_io import short_path
 from evals.data.splits import Splits
+from evals.experiments.own_data.comparison import DATA_FOLDER, begin, newest_pace
+from evals.experiments.own_data.plan import ComparisonPlan, make_plan
 from evals.experiments.training_plan import Budget
 from evals.jobs.queue import Job, JobError, Jobs
 from evals.methods import METHODS
@@ -42,9 +44,6 @@ from ui.tabs.jobs.tab import NamedJobTab
 from ui.tabs.jobs.view import unreadable
 from ui.tabs.train.form import BackboneView, folders
 from ui.tabs.train.view import bad_settings, no_data
-
-if TYPE_CHECKING:
-    from evals.experiments.own_data.plan import ComparisonPlan
 
 _OWN = ("own_written", "own_recognised")
 """What the values of `OwnTasks.inputs` are called here."""
@@ -203,9 +202,6 @@ class Compare(NamedJobTab):
         inspected = inspect(choice, self.engine.limits)
         if inspected is None:
             return None
-        from evals.experiments.own_data.comparison import newest_pace  # noqa: PLC0415 - torch, slow
-        from evals.experiments.own_data.plan import make_plan  # noqa: PLC0415 - likewise
-
         name = str(values["name"] or "").strip() or "my-comparison"
         splits = inspected.splits
         splits = splits.with_own(_corrections(values).entries(splits.train.own))
@@ -275,8 +271,6 @@ class Compare(NamedJobTab):
         return self.with_name(name, lambda: self._queue(run, name, choice), language)
 
     def _queue(self, run: _Run, name: str, choice: DataChoice) -> Job:
-        from evals.experiments.own_data.comparison import DATA_FOLDER, begin  # noqa: PLC0415 - torch
-
         out = self.folder / name
         begin(out, run.splits, run.plan)
         shown = short_path(out, Path.cwd())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from evals.data.splits import Splits
+from evals.experiments.own_data.comparison import Comparison
+from evals.experiments.own_data.plan import ComparisonPlan
 from evals.experiments.training_plan import Budget
 from evals.figures.captions import points, title
 from evals.jobs.queue import Job
@@ -34,10 +35,6 @@ from ui.tabs.jobs.view import (
 )
 from ui.tabs.leaderboard.table import interval, marker, places, scale
 from ui.tabs.train.view import figures
-
-if TYPE_CHECKING:
-    from evals.experiments.own_data.comparison import Comparison
-    from evals.experiments.own_data.plan import ComparisonPlan
 
 _FEW = 50  # test records of a task, below which intervals are wide
 _STEPS = ("dev loss", "one seed", "all seeds")

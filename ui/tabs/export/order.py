@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cgclora.convert.formats import FORMATS, Export, size
+from cgclora.convert.formats import FORMATS, Export
 from evals.tasks import Language
 from ui.components.texts import TEXTS, text
 from ui.engine.engine import AppEngine
+from ui.engine.model_process import ModelEndedError, ModelProcess
+from ui.engine.models import Models
+from ui.engine.questions import export_size
 
 PRECISIONS = ("", "float32", "float16", "bfloat16")
 """The first is the format's own."""
@@ -80,30 +84,28 @@ class Order:
         ]
 
     def bytes(self, engine: AppEngine, backbone: str | None) -> int | None:
-        """How large it will be, see `cgclora.convert.formats.size`; None if that is not known.
-
-        Raises:
-            ConfigError, AdapterError, BackboneError, OSError, ValueError: Adapter or backbone
-                cannot be read.
-        """
+        """How large it will be, see `cgclora.convert.formats.size`; None if that is not known."""
         tasks = self.tasks
         if self.lacks_task:
             tasks = engine.tasks(self.adapter)[:1]  # all have the same size
         folder, seal = engine.path(self.adapter), str(engine.manifests[self.adapter].get("seal"))
-        return _size(
-            self.format, folder, seal, tasks, backbone, self.base or None, self.precision or None
-        )
+        others = (backbone, self.base or None, self.precision or None)
+        with suppress(ModelEndedError):
+            return _size(engine.models, self.format, folder, seal, tasks, *others)
+        return None
 
 
 @lru_cache(maxsize=256)
 def _size(
-    format: str,  # noqa: A002 - the field's word
+    models: Models | ModelProcess,
+    kind: str,
     folder: Path,
     _seal: str,  # an adapter of this name may be another one by now
     tasks: tuple[str, ...],
     *others: str | None,
 ) -> int | None:
-    return size(format, Export([folder], Path(), tasks or None, *others))
+    (count,) = models.run(export_size, kind, Export([folder], Path(), tasks or None, *others))
+    return count
 
 
 def megabytes(count: float) -> str:

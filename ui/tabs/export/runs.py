@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from cgclora.convert.hub import PushError, push
 from evals.jobs.queue import Job, JobError
 from evals.tasks import Language
 from ui.components import render
@@ -188,8 +189,6 @@ def _values(job: Job) -> Iterator[tuple[str, str]]:
 
 def _push(job: Job, repo: str, token: str, *, private: bool, language: Language) -> str:
     """Upload an export; returns its address or what went wrong as HTML, without the token."""
-    from cgclora.convert.hub import PushError, push  # noqa: PLC0415 - slow
-
     failed = text("push_failed", language)
     try:
         keep(job)

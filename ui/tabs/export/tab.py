@@ -140,16 +140,10 @@ class ExportTab(JobTab):
     def _size(self, order: Order, language: Language) -> str:
         if not (self.engine.status.ready or self.engine.status.problem):
             return text("export_size_later", language)
-        count = self._bytes(order)
+        count = order.bytes(self.engine, self.backbone_name)
         if count is None:
             return text("export_size_unknown", language)
         return text("export_size", language, size=megabytes(count))
-
-    def _bytes(self, order: Order) -> int | None:
-        try:
-            return order.bytes(self.engine, self.backbone_name)
-        except (OSError, ValueError, RuntimeError):  # the export itself says what is wrong
-            return None
 
     def _extent(self, order: Order, language: Language) -> str:
         if order.lacks_task:
@@ -177,7 +171,7 @@ class ExportTab(JobTab):
             raise JobError(text("export_no_adapter", language))
         if order.lacks_task:
             raise JobError(text("export_one_task", language))
-        count = self._bytes(order)
+        count = order.bytes(self.engine, self.backbone_name)
         if count is not None:
             self._check_room(count, language)
         folder = self.jobs.prepare()
