@@ -34,7 +34,7 @@ SPEED = """Time answers to our examples by ways to decode, one prompt at a time,
 
   python -m evals speed --adapter assets/adapters/medical --adapter assets/adapters/general
 
-By transformers' forward pass, by the faster one in bf16 and with 8-bit weights, and, where
+By transformers' forward pass, by the faster one with and without 8-bit weights, and, where
 llama-cpp-python is installed, by llama.cpp with the embedded backbone's own file."""
 
 THROUGHPUT = """Time many requests of mixed tasks in batches, side by side with the peers' way.

@@ -85,7 +85,7 @@ def _caption(source: Path, page: Path) -> str:
     """The file of a table, and the code and machine of its measurement."""
     report = _read(source)
     hardware = report.get("hardware", {})
-    processor = filter(None, map(hardware.get, ("machine", "cpu_capability")))
+    processor = filter(None, map(hardware.get, ("processor", "machine", "cpu_capability")))
     facts = [
         hardware.get("gpu") or " ".join(processor),
         f"{hardware['threads']} threads" if hardware.get("threads", 1) > 1 else "",

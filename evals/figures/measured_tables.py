@@ -67,7 +67,7 @@ def _members(report: Report) -> Iterator[Row]:
 
 
 def _speed(report: Report) -> Iterator[Row]:
-    yield ("", "first token", "answer", "tokens/s after the first", "same answer as bf16")
+    yield ("", "first token", "answer", "tokens/s after the first", "same answer as without int8")
     for name, way in report["ways"].items():
         yield (
             name,

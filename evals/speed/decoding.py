@@ -92,6 +92,9 @@ BARS = {
 }
 """Of `BEST`; judged if llama.cpp is installed."""
 
+PLAIN = "lean"
+"""With the backbone's own weights, in the dtype that is the fastest on this processor."""
+
 BEST = "lean, int8"
 
 
@@ -114,7 +117,7 @@ def measure(
 
     Returns:
         `ways`, each with medians of `first token` and of a whole `answer` in seconds, `tokens per
-        second` after the first, and the number of `same` answers as in bf16; `ratios` to
+        second` after the first, and the number of `same` answers as of `PLAIN`; `ratios` to
         `transformers` and, if installed, to llama.cpp, the latter for each kind of task in `kinds`
         too; `bars`; and the provenance.
 
@@ -131,7 +134,7 @@ def measure(
     return {
         "prompts": len(chosen),
         "rounds": rounds,
-        "ways": {name: _summary(one, best["lean, bf16"]) for name, one in best.items()},
+        "ways": {name: _summary(one, best[PLAIN]) for name, one in best.items()},
         "ratios": {
             f"{name} / {reference}": _ratio(one, best[reference])
             for reference in ("transformers", LLAMA_CPP)
@@ -211,7 +214,7 @@ def _ratio(timings: Sequence[Timing], reference: Sequence[Timing]) -> Mapping[st
 def _ways(
     folders: Sequence[str | Path], stack: ExitStack
 ) -> tuple[dict[str, Way], set[str], PreTrainedModel]:
-    backbone = load_backbone(device="cpu", dtype="bfloat16")
+    backbone = load_backbone(device="cpu")
     # A backbone for each way, so that the answers of one are no drafts for the other.
     plain, small = (dataclasses.replace(backbone, int8=int8) for int8 in (False, True))
     adapters = [
@@ -221,8 +224,8 @@ def _ways(
     by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
     ways: dict[str, Way] = {
         "transformers": _ours(backbone, by_task, reference=True),
-        "lean, bf16": _ours(plain, by_task),
-        "lean, int8": _ours(small, by_task),
+        PLAIN: _ours(plain, by_task),
+        BEST: _ours(small, by_task),
     }
     if importlib.util.find_spec(LLAMA_CPP_PACKAGE):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

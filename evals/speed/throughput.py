@@ -83,12 +83,12 @@ def measure(
         AdapterError, BackboneError: As loading says.
     """
     provenance.commit()  # cached: the commit at the start
-    backbone = load_backbone(source, device="cpu", dtype="bfloat16")
+    backbone = load_backbone(source, device="cpu")
     adapters = [Adapter.load(f, backbone, name=f"own_{i}") for i, f in enumerate(folders)]
     by_task = {task: adapter for adapter in adapters for task in adapter.config.tasks}
     records = first_of_each_task(dataset.records, by_task, per_task)
     # On a second backbone: the layers of the first one have experts by now.
-    peers = _Peers(load_backbone(source, device="cpu", dtype="bfloat16"), adapters)
+    peers = _Peers(load_backbone(source, device="cpu"), adapters)
     resident = Clusters(backbone)
     for place, adapter in enumerate(adapters):
         resident.add(str(place), adapter.for_inference())

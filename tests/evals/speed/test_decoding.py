@@ -8,6 +8,7 @@ from evals.data import datasets
 from evals.speed.decoding import (
     BEST,
     LLAMA_CPP,
+    PLAIN,
     Timing,
     _against_llama_cpp,
     _ratio,
@@ -48,6 +49,6 @@ def test_all_ways_answer_the_prompts():
     found = measure([ROOT / "assets" / "adapters" / "medical"], chosen)
     assert found["prompts"] == 2
     ways = found["ways"]
-    assert {"transformers", "lean, bf16", "lean, int8"} <= ways.keys()
+    assert {"transformers", PLAIN, BEST} <= ways.keys()
     assert all(one["tokens"] >= 4 and one["first token"] > 0 for one in ways.values())
     assert found["ratios"]["lean, int8 / transformers"]["answer"] > 0
