@@ -77,11 +77,18 @@ def _speed(report: Report) -> Iterator[Row]:
         )
 
 
-def _speed_bars(report: Report) -> Iterator[Row]:
-    yield ("8-bit weights, times as fast as llama.cpp", *_BAR[2:])
-    for name, bar in report["bars"].items():
-        row = _bar({**bar, "of": name, "against": ""})
-        yield (row[0], *row[2:])
+def _speed_bars(*reports: Report) -> Iterator[Row]:
+    """A column for each processor."""
+    yield ("8-bit weights, times as fast as llama.cpp", "bar", *map(_processor, reports))
+    for name, bar in reports[0]["bars"].items():
+        found = (report["bars"][name] for report in reports)
+        cells = (f"{one['ratio']:.2f} ({_verdict(one['reached'])})" for one in found)
+        yield (name, f"{bar['least']:.2f}", *cells)
+
+
+def _processor(report: Report) -> str:
+    names = map(report["hardware"].get, ("processor", "cpu_capability", "dtype"))
+    return ", ".join(filter(None, names))
 
 
 def _throughput(report: Report) -> Iterator[Row]:
@@ -221,7 +228,8 @@ REPORTED: Mapping[str, tuple[Callable[..., Iterable[Row]], Sequence[str]]] = {
     "side_by_side": (_bars("training", "members"), ["side_by_side"]),
     "members": (_members, ["side_by_side"]),
     "speed": (_speed, ["speed"]),
-    "speed_bars": (_speed_bars, ["speed"]),
+    "speed_avx2": (_speed, ["speed_avx2"]),
+    "speed_bars": (_speed_bars, ["speed", "speed_avx2"]),
     "throughput": (_throughput, ["throughput"]),
     "throughput_bars": (_throughput_bars, ["throughput"]),
     "agreement": (_agreement, ["agreement"]),
