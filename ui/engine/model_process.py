@@ -61,8 +61,11 @@ class ModelProcess:
             _close(self._process.stdout)
             self._process, self._address = self._spawn(), None
         if self._address is None:
-            with self._told, suppress(EOFError):  # then it has ended, as the call below will say
-                self._address = pickle.load(self._told)  # noqa: S301 - of our own process
+            try:
+                with self._told:
+                    self._address = pickle.load(self._told)  # noqa: S301 - of our own process
+            except EOFError as error:
+                raise _ended(self._process) from error
         for step in self.run(loading):
             if isinstance(step, BackboneFacts):
                 return step
@@ -73,14 +76,16 @@ class ModelProcess:
         """The values of `work(models, *arguments)`; closing the iterator stops the work.
 
         Raises:
-            ModelEndedError: The process has ended, or ends meanwhile.
+            ModelEndedError: The process has ended, ends meanwhile, or has hardly been started.
             RuntimeError: An error that nobody expected, which the process has logged.
             The errors of `work` otherwise.
         """
         process = self._process  # another one takes its place when it has ended
+        if self._address is None:
+            raise ModelEndedError("the model's process is being started: ask again in a minute.")
         try:
             connection = Client(self._address, authkey=self._start.key)
-        except (OSError, EOFError, TypeError) as error:
+        except (OSError, EOFError) as error:
             raise _ended(process) from error
         with connection:
             try:
@@ -143,7 +148,9 @@ def _ended(process: subprocess.Popen[bytes]) -> ModelEndedError:
     with suppress(subprocess.TimeoutExpired):
         process.wait(_ENDING_SECONDS)
     code = process.returncode
-    how = f"by signal {-code}" if code and code < 0 else f"with exit code {code}"
+    if code is None:
+        return ModelEndedError("the model's process hung up; its log says why: ask again.")
+    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
     memory = "; perhaps the memory was full" if code == -KILL else ""
     return ModelEndedError(f"the model's process ended {how}{memory}: ask again in a minute.")
 

@@ -140,6 +140,8 @@ def test_a_model_that_dies_is_started_again_and_says_the_same(started):
 
 def test_a_backbone_that_does_not_load_is_a_sentence_and_the_process_ends_with_the_page(tmp_path):
     models = ModelProcess(Start(str(tmp_path), int8=False))
+    with pytest.raises(ModelEndedError, match="is being started"):
+        next(models.run(count))
     engine = AppEngine(tmp_path / "adapters", models)
     engine.start()
     assert engine.wait(120)
