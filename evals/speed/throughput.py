@@ -2,8 +2,9 @@
 
 `measure` compares with the peers' way: `generate` of `transformers` on PEFT's mixed-adapter batch,
 with a LoRA for each task, exported from the same adapters, and one of them for each row. Requests
-are sorted alike for both, and both answer in bf16; a peers' batch lasts as long as its longest
-answer. `measure_mixed` times our own way with any number of adapters in one batch.
+are sorted alike for both, and both answer in the dtype that is the fastest here; a peers' batch
+lasts as long as its longest answer. `measure_mixed` times our own way with any number of adapters
+in one batch.
 """
 
 from __future__ import annotations
