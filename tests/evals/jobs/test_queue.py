@@ -182,7 +182,7 @@ def test_a_command_has_the_environment_of_the_server_but_for_what_that_set_for_i
 
 
 def test_the_caches_of_a_server_that_answers_are_its_own() -> None:
-    code = "from ui.server.memory import bound_memory; bound_memory(); import os, sys;"
+    code = "from ui.engine.memory import bound_memory; bound_memory(); import os, sys;"
     code += "from evals.jobs.processes import start; from pathlib import Path;"
     code += "names = ('LRU_CACHE_CAPACITY', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY');"
     code += "here = [os.environ.get(name) for name in names]; print(here);"

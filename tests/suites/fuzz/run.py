@@ -219,6 +219,7 @@ def serving(
             "CGCLORA_BACKBONE": str(folder / "backbone"),
             "CGCLORA_RUNS": str(folder / "runs"),
             "CGCLORA_ALLOW_JOBS": "0",
+            "CGCLORA_END_JOBS": "1",  # a call may start an export, which writes to the folder
             "CGCLORA_JSON_LOG": "1",
             "CGCLORA_MAX_PER_MINUTE": "999999",
             "CGCLORA_MAX_ANSWER_TOKENS": "8",
