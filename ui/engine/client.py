@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from cgclora.inference.request import Piece, Request
+from cgclora.inference.request_queue import Call, QueueFullError
+
 if TYPE_CHECKING:
     from cgclora.inference.engine import Engine
-    from cgclora.inference.request import Piece, Request
 
 _POLL_SECONDS = 0.25
 
@@ -49,8 +51,6 @@ def stream_pieces(
         EngineError: The time limit has passed.
         DecodingError, ConfigError: A request cannot be answered.
     """
-    from cgclora.inference.request_queue import Call, QueueFullError  # noqa: PLC0415 - torch is loaded by now
-
     received: SimpleQueue[Piece | Exception] = SimpleQueue()
     call = Call(received.put)
     try:

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 from evals.jobs.processes import KILL, importing
 from ui.engine.client import EngineError
 from ui.engine.model_server import Start, drain, loading, queue
-from ui.engine.models import BackboneFacts, Models, Progress, loader
+from ui.engine.models import SECONDS_UNTIL_ROOM, BackboneFacts, Models, Progress, loader
 from ui.engine.settings import Settings
 from ui.engine.zero_gpu import ZERO_GPU
 
@@ -46,7 +46,7 @@ class ModelProcess:
         self._start = start
         self.limits = start.limits
         self._ending = False
-        self.waiting, self.seconds_until_room = 0, 1
+        self.waiting, self.seconds_until_room = 0, SECONDS_UNTIL_ROOM
         self._process = self._spawn()
         self._address: Any = None
 

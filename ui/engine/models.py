@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from cgclora.inference.request_queue import Limits
 from cgclora.storage.layer_shapes import LayerKind
 from ui.engine.settings import AppLimits
 from ui.engine.zero_gpu import ZERO_GPU, Inherited, to_gpu
@@ -26,7 +27,7 @@ T = TypeVar("T")
 Progress = Callable[[str, float], None]
 Load = Callable[[Progress], "Backbone"]
 
-_SECONDS_UNTIL_ROOM = 2
+SECONDS_UNTIL_ROOM = 2
 """Used while the model is loading, and on ZeroGPU, where there is no queue."""
 
 
@@ -97,7 +98,7 @@ class Models(Inherited):
     @property
     def seconds_until_room(self) -> int:
         """When to retry after the queue was full."""
-        return self.inference.seconds_until_room if self.inference else _SECONDS_UNTIL_ROOM
+        return self.inference.seconds_until_room if self.inference else SECONDS_UNTIL_ROOM
 
     def end(self, seconds: float) -> None:
         """Take no more requests, and finish those in progress within so many seconds."""
@@ -105,8 +106,7 @@ class Models(Inherited):
             self.inference.drain(seconds)
 
     def _start_workers(self, clusters: Clusters) -> Engine:
-        from cgclora.inference.engine import Engine  # noqa: PLC0415 - slow
-        from cgclora.inference.request_queue import Limits  # noqa: PLC0415 - slow, see above
+        from cgclora.inference.engine import Engine  # noqa: PLC0415 - slow, see above
 
         limits = Limits(
             batch_size=self.limits.at_once,

@@ -74,11 +74,15 @@ def label_shares(models: Models, request: Request, labels: Sequence[str]) -> Gen
 
 
 def export_size(models: Models, kind: str, order: Export) -> Generator[int | None]:
-    """Yield once how many bytes an export will have; None if nobody knows before."""
+    """Yield once how many bytes an export will have; None if its format does not say.
+
+    Raises:
+        EngineError: Adapter or backbone cannot be read.
+    """
     try:
         yield size(kind, order)
-    except (OSError, ValueError, RuntimeError):  # the export itself says what is wrong
-        yield None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineError(str(error)) from error
 
 
 def token_counts(models: Models, texts: Sequence[str]) -> Generator[list[int]]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from cgclora.convert.formats import FORMATS, Export
 from evals.tasks import Language
 from ui.components.texts import TEXTS, text
+from ui.engine.client import EngineError
 from ui.engine.engine import AppEngine
-from ui.engine.model_process import ModelEndedError, ModelProcess
+from ui.engine.model_process import ModelProcess
 from ui.engine.models import Models
 from ui.engine.questions import export_size
 
@@ -90,7 +91,7 @@ class Order:
             tasks = engine.tasks(self.adapter)[:1]  # all have the same size
         folder, seal = engine.path(self.adapter), str(engine.manifests[self.adapter].get("seal"))
         others = (backbone, self.base or None, self.precision or None)
-        with suppress(ModelEndedError):
+        with suppress(EngineError):  # not for ever; the export itself says what is wrong
             return _size(engine.models, self.format, folder, seal, tasks, *others)
         return None
 
